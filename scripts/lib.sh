@@ -1,0 +1,374 @@
+# shellcheck shell=bash
+# Functions shared by the scripts of this folder; sourced, never run:
+#
+#   set -euo pipefail
+#   # shellcheck source=SCRIPTDIR/lib.sh
+#   . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+#
+# What must outlive a call is handed over in variables, not on standard output:
+# the clean-up list would be lost in the subshell of "$(...)".
+
+# The repository's top folder, and the folder of these scripts.
+SCRIPTS=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+REPO=$(dirname -- "$SCRIPTS")
+export SCRIPTS REPO
+
+# ---------------------------------------------------------------- messages
+
+# say TEXT...: one line for the reader, on stderr, as stdout may be a result.
+say() { printf '%s\n' "$*" >&2; }
+
+# die TEXT...: says why and ends the script (the clean-up still runs).
+die() {
+    say "${0##*/}: $*"
+    exit 1
+}
+
+# run COMMAND...: prints "$ COMMAND", quoted only where a shell needs it, then
+# runs it with both its outputs on stdout, so that a demo reads in order.
+# Returns the command's status.
+run() {
+    local word line='$'
+    for word in "$@"; do
+        [[ $word =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]] || word=${word@Q}
+        line+=" $word"
+    done
+    printf '%s\n' "$line"
+    "$@" 2>&1
+}
+
+# ---------------------------------------------------------------- waiting
+
+# await SECONDS DESCRIPTION COMMAND...: runs COMMAND until it succeeds; on the
+# deadline says what was awaited and the last words of COMMAND, and returns 1.
+# COMMAND runs in a subshell; what it printed last is in AWAITED afterwards.
+# The one place that sleeps: for conditions that nobody announces.
+await() {
+    local seconds=$1 what=$2 now end
+    shift 2
+    # EPOCHREALTIME has a comma in some locales; digits alone are microseconds.
+    now=${EPOCHREALTIME//[!0-9]/}
+    end=$((now + seconds * 1000000))
+    until AWAITED=$("$@" 2>&1); do
+        now=${EPOCHREALTIME//[!0-9]/}
+        if ((now >= end)); then
+            say "waited ${seconds} s in vain for ${what}${AWAITED:+; last answer: ${AWAITED##*$'\n'}}"
+            return 1
+        fi
+        sleep 0.05
+    done
+}
+
+# ---------------------------------------------------------------- clean-up
+
+declare -a CLEANUP=()         # commands, run last first when the script ends
+declare -A PROCESS_STARTED=() # pid -> start time, see record_pid
+CLEANUP_SHELL=$BASHPID
+
+# on_exit COMMAND...: has COMMAND run when the script ends, whatever ends it.
+on_exit() {
+    ((BASHPID == CLEANUP_SHELL)) || die "on_exit $1: called in a subshell, where it would be forgotten"
+    CLEANUP+=("${*@Q}")
+}
+
+run_cleanup() {
+    local status=$? i
+    # A second Ctrl-C must not leave half of it behind.
+    trap '' INT TERM HUP
+    trap - EXIT
+    set +e
+    for ((i = ${#CLEANUP[@]} - 1; i >= 0; i--)); do
+        eval "${CLEANUP[i]}"
+    done
+    exit "$status"
+}
+trap run_cleanup EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# process_start PID: prints the start time of a live process; fails when there
+# is none or only a zombie. The name in /proc/PID/stat may hold blanks and
+# parentheses, so what is before the last ")" is cut off first.
+process_start() {
+    local stat
+    local -a field
+    { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 1
+    read -r -a field <<<"${stat##*) }"
+    [[ ${field[0]} != [ZX] ]] || return 1
+    printf '%s\n' "${field[19]}"
+}
+
+# record_pid PID: notes a process that this script started and ends it at exit.
+# The start time is kept, so that a pid that was given to somebody else in the
+# meantime is never signalled.
+record_pid() {
+    PROCESS_STARTED[$1]=$(process_start "$1") || return 0
+    on_exit stop_process "$1"
+}
+
+# is_running PID: whether that recorded process is still there.
+is_running() {
+    [[ -n ${PROCESS_STARTED[$1]:-} && $(process_start "$1") == "${PROCESS_STARTED[$1]}" ]]
+}
+is_gone() { ! is_running "$1"; }
+
+# stop_process PID [KILL]: TERM, ten seconds, then KILL; or KILL at once, to test
+# a crash. Only for pids given to record_pid; success when the process has gone.
+# Sets STOPPED_STATUS: the exit status of a child that TERM sufficed for, 137 when
+# it took KILL, 127 when it was no child.
+stop_process() {
+    local pid=$1 signal=${2:-TERM}
+    if is_running "$pid" && [[ $signal == TERM ]]; then
+        kill -TERM "$pid" 2>/dev/null || true
+        await 10 "the end of process $pid" is_gone "$pid" || signal=KILL
+    fi
+    if is_running "$pid"; then
+        # bash would announce the killed job; it forgets those it has disowned.
+        disown "$pid" 2>/dev/null || true
+        kill -KILL "$pid" 2>/dev/null || true
+        await 5 "the end of the killed process $pid" is_gone "$pid" || return 1
+    fi
+    # Takes the status of a child, so that no zombie stays.
+    STOPPED_STATUS=0
+    wait "$pid" 2>/dev/null || STOPPED_STATUS=$?
+    # What "wait" says of a disowned child depends on chance.
+    [[ $signal == TERM ]] || STOPPED_STATUS=137
+    export STOPPED_STATUS
+    unset "PROCESS_STARTED[$pid]"
+}
+
+# make_tmp: makes the script's temporary folder once and sets WORK to it; gone
+# at exit with everything mounted below it, unless KEEP=1.
+make_tmp() {
+    [[ -z ${WORK:-} ]] || return 0
+    WORK=$(mktemp -d "${TMPDIR:-/tmp}/li.XXXXXX")
+    WORK=$(cd "$WORK" && pwd -P) # /proc/self/mountinfo has no symlinks
+    on_exit remove_tmp
+    on_exit remove_cgroups
+    # A unix socket's path has 107 bytes at most; NAME/containerd.sock.ttrpc
+    # and the like need some of them.
+    ((${#WORK} <= 60)) || die "TMPDIR=${TMPDIR:-/tmp} is too long a path for unix sockets; set TMPDIR to a shorter one"
+}
+
+# unmount_below DIR: unmounts all that is mounted below DIR, the newest first,
+# as mounts stack; lazily where something still holds one.
+unmount_below() {
+    local dir=$1 line point
+    local -a fields points=()
+    while read -r line; do
+        read -r -a fields <<<"$line"
+        printf -v point %b "${fields[4]}" # blanks are written \040
+        if [[ $point == "$dir"/* ]]; then points=("$point" "${points[@]}"); fi
+    done </proc/self/mountinfo
+    for point in "${points[@]}"; do
+        umount "$point" 2>/dev/null || umount -l "$point" 2>/dev/null || say "cannot unmount $point"
+    done
+}
+
+remove_tmp() {
+    unmount_below "$WORK"
+    if [[ ${KEEP:-} == 1 ]]; then
+        say "kept: $WORK"
+    else
+        # Never into a mount that would not go: its files are not ours.
+        rm -rf --one-file-system "$WORK"
+    fi
+}
+
+# ---------------------------------------------------------------- packages
+
+# apt_get ARGUMENTS...: the machine's apt-get; what it prints is in AWAITED. The
+# timeout below covers dpkg's locks only: "update" gives up at once when somebody
+# else holds the lists' lock, so that case is repeated here.
+apt_get() {
+    await 120 "apt's locks" apt_get_unless_locked "$@" || return
+    # The last line is apt-get's status, as success only ended the waiting.
+    local status=${AWAITED##*$'\n'}
+    AWAITED=${AWAITED%$'\n'*}
+    return "$status"
+}
+
+apt_get_unless_locked() {
+    local log status=0
+    log=$(DEBIAN_FRONTEND=noninteractive LC_ALL=C apt-get -q -y \
+        -o DPkg::Lock::Timeout=120 -o APT::Update::Error-Mode=any "$@" 2>&1 </dev/null) || status=$?
+    printf '%s\n' "$log" "$status"
+    ((status == 0)) || [[ $log != *'Could not get lock'* && $log != *'Unable to lock'* ]]
+}
+
+# need PROGRAM PACKAGE: installs PACKAGE when PROGRAM is not there.
+need() {
+    local program=$1 package=$2
+    ! command -v "$program" >/dev/null || return 0
+    command -v apt-get >/dev/null || die "$program is missing and there is no apt-get to install it with"
+    ((EUID == 0)) || die "$program is missing; as root: apt-get install $package"
+    say "installing $package, for $program"
+    # The lists on the machine do for most; when they are missing or name a file
+    # that the mirror has replaced, they are fetched anew.
+    if ! apt_get install --no-install-recommends "$package"; then
+        say "apt-get update, as the machine's package lists do not do"
+        apt_get update || die "apt-get update failed: $AWAITED"
+        apt_get install --no-install-recommends "$package" || die "cannot install $package: $AWAITED"
+    fi
+    hash -r
+    command -v "$program" >/dev/null || die "$package is installed, but brought no $program"
+}
+
+# ---------------------------------------------------------------- containerd
+
+declare -A CONTAINERD_BINDIR_OF=() CONTAINERD_DIR_OF=() CONTAINERD_PID_OF=()
+
+# start_containerd NAME BINDIR [FRAGMENT_FILE [PLUGIN_TO_DISABLE...]]: starts a
+# containerd of BINDIR with all it writes in $WORK/NAME, and returns when it
+# answers. NAME is short and without blanks; several may run at once. Started
+# again after stop_containerd, it finds its data as they were.
+# FRAGMENT_FILE (or '') is TOML, appended to the configuration. RUNC_DIR, when
+# set, comes first in the PATH in which the shims look for runc.
+# Sets, for the one started last:
+#   CONTAINERD_DIR  CONTAINERD_SOCKET  CONTAINERD_PID  CONTAINERD_LOG
+start_containerd() {
+    local name=$1 bindir=$2 fragment=${3:-} plugin disabled
+    shift "$(($# < 3 ? $# : 3))"
+    make_tmp
+    [[ -x $bindir/containerd && -x $bindir/ctr ]] || die "no containerd and ctr in $bindir"
+    [[ -z ${CONTAINERD_PID_OF[$name]:-} ]] || die "start_containerd: \"$name\" runs already"
+    CONTAINERD_DIR=$WORK/$name
+    CONTAINERD_SOCKET=$CONTAINERD_DIR/c.sock
+    CONTAINERD_LOG=$CONTAINERD_DIR/log
+    mkdir -p "$CONTAINERD_DIR"
+
+    # CRI and NRI would look into /etc/cni, /opt and /run/nri; a plugin that a
+    # version does not know is no error in this list.
+    disabled=
+    for plugin in io.containerd.grpc.v1.cri io.containerd.cri.v1.images \
+        io.containerd.cri.v1.runtime io.containerd.nri.v1.nri \
+        io.containerd.podsandbox.controller.v1.podsandbox "$@"; do
+        disabled+="\"$plugin\", "
+    done
+    # Version 2 is read by 1.3 and all later ones; 2.x translates it.
+    cat >"$CONTAINERD_DIR/config.toml" <<TOML
+version = 2
+root = "$CONTAINERD_DIR/root"
+state = "$CONTAINERD_DIR/state"
+disabled_plugins = [$disabled]
+
+[grpc]
+  address = "$CONTAINERD_SOCKET"
+
+[ttrpc]
+  address = "$CONTAINERD_SOCKET.ttrpc"
+
+[debug]
+  address = "$CONTAINERD_DIR/debug.sock"
+  level = "${CONTAINERD_LOG_LEVEL:-info}"
+
+[plugins."io.containerd.internal.v1.opt"]
+  path = "$CONTAINERD_DIR/opt"
+
+TOML
+    [[ -z $fragment ]] || cat -- "$fragment" >>"$CONTAINERD_DIR/config.toml"
+
+    # The shims' sockets are in /run/containerd/s, which containerd has built in.
+    [[ -e /run/containerd ]] || on_exit remove_shim_folder
+    # A socket left by a killed one would look ready. Nobody listens: see above.
+    rm -f "$CONTAINERD_SOCKET" "$CONTAINERD_SOCKET.ttrpc"
+    # The shim is looked for in PATH, and runc by the shim. With NOTIFY_SOCKET,
+    # when this script runs under systemd, it would report as that service.
+    env -u NOTIFY_SOCKET TMPDIR="$CONTAINERD_DIR" PATH="$bindir${RUNC_DIR:+:$RUNC_DIR}:$PATH" \
+        "$bindir/containerd" --config "$CONTAINERD_DIR/config.toml" \
+        </dev/null >>"$CONTAINERD_LOG" 2>&1 &
+    CONTAINERD_PID=$!
+    record_pid "$CONTAINERD_PID"
+    CONTAINERD_BINDIR_OF[$name]=$bindir
+    CONTAINERD_DIR_OF[$name]=$CONTAINERD_DIR
+    CONTAINERD_PID_OF[$name]=$CONTAINERD_PID
+    on_exit stop_containerd "$name"
+
+    if ! await 30 "containerd \"$name\"" containerd_answers_or_died "$name" ||
+        ! is_running "$CONTAINERD_PID"; then
+        say "containerd \"$name\" of $bindir does not run; the end of its log:"
+        tail -n 20 "$CONTAINERD_LOG" >&2
+        return 1
+    fi
+    export CONTAINERD_DIR CONTAINERD_SOCKET CONTAINERD_PID CONTAINERD_LOG
+}
+
+# Waiting for one that has ended would only waste the deadline.
+containerd_answers_or_died() {
+    is_gone "${CONTAINERD_PID_OF[$1]}" ||
+        { [[ -S ${CONTAINERD_DIR_OF[$1]}/c.sock ]] && ctr_for "$1" --connect-timeout 1s --timeout 2s version; }
+}
+
+# ctr_for NAME ARGUMENTS...: the ctr of that containerd's version, talking to it.
+ctr_for() {
+    local name=$1
+    shift
+    "${CONTAINERD_BINDIR_OF[$name]}/ctr" --address "${CONTAINERD_DIR_OF[$name]}/c.sock" "$@"
+}
+
+# ctr_run NAME NAMESPACE ARGUMENTS...: "ctr run" that keeps ctr's and runc's own
+# files below $WORK too, which by default are in /run/containerd, and that puts
+# the container into a control group of this script's, to be removed at exit.
+ctr_run() {
+    local name=$1 namespace=$2 dir=${CONTAINERD_DIR_OF[$1]}
+    shift 2
+    # ctr mounts the image in TMPDIR for a moment, to read its /etc/passwd.
+    TMPDIR=$dir ctr_for "$name" --namespace "$namespace" run --fifo-dir "$dir/fifo" \
+        --runc-root "$dir/runc" --cgroup "/${WORK##*/}/$SRANDOM" "$@"
+}
+
+# remove_cgroups: those of ctr_run, in each of version 1's hierarchies or in
+# version 2's only one. The kernel removes none that has a process.
+remove_cgroups() {
+    local top
+    for top in /sys/fs/cgroup/"${WORK##*/}" /sys/fs/cgroup/*/"${WORK##*/}"; do
+        [[ -d $top && ! -L ${top%/*} ]] || continue
+        find "$top" -depth -type d -exec rmdir {} +
+    done
+}
+
+# stop_containerd NAME [KILL]: ends its containers first, as shims outlive
+# containerd by design, then containerd itself; with KILL it kills containerd at
+# once, and its containers after it. No error when it has ended already.
+stop_containerd() {
+    local name=$1 signal=${2:-TERM} pid=${CONTAINERD_PID_OF[$1]:-} namespace task
+    [[ -n $pid ]] || return 0
+    if [[ $signal == KILL ]]; then
+        stop_process "$pid" KILL
+    elif is_running "$pid"; then
+        for namespace in $(ctr_for "$name" --timeout 10s namespaces list -q 2>/dev/null); do
+            for task in $(ctr_for "$name" --timeout 10s -n "$namespace" tasks list -q 2>/dev/null); do
+                ctr_for "$name" --timeout 10s -n "$namespace" tasks rm -f "$task" >/dev/null 2>&1 || true
+            done
+        done
+    fi
+    stop_shims "${CONTAINERD_DIR_OF[$name]}"
+    stop_process "$pid"
+    unmount_below "${CONTAINERD_DIR_OF[$name]}"
+    unset "CONTAINERD_PID_OF[$name]"
+}
+
+# remove_shim_folder: for a machine that had none before. Another's sockets keep it.
+remove_shim_folder() { rmdir /run/containerd/s /run/containerd 2>/dev/null || true; }
+
+# stop_shims DIR: what stop_containerd could not ask containerd for, as when it
+# was killed. A shim is known by having DIR's socket, a path that only this
+# script has, as an argument of its own; its children are the containers.
+stop_shims() {
+    local dir=$1 shim child
+    local -a words children
+    for shim in /proc/[0-9]*; do
+        [[ $(readlink "$shim/exe") == */containerd-shim* ]] || continue
+        { mapfile -d '' -t words <"$shim/cmdline"; } 2>/dev/null || continue
+        [[ " ${words[*]} " == *" $dir/c.sock "* ]] || continue
+        read -r -d '' -a children < <(cat "$shim"/task/*/children 2>/dev/null) || true
+        for child in "${children[@]}"; do
+            record_pid "$child"
+            # The first process of a container need not heed TERM.
+            if is_running "$child"; then kill -KILL "$child" 2>/dev/null || true; fi
+        done
+        record_pid "${shim#/proc/}"
+        stop_process "${shim#/proc/}" || true
+    done
+}

@@ -1,0 +1,4 @@
+//! x
+pub mod api;
+pub mod model;
+pub mod store;

@@ -1,0 +1,79 @@
+//! When a digest is valid, by the rules of go-digest 1.0 as containerd 2.3 links it.
+//!
+//! Three algorithms are known: sha256, sha384 and sha512, each with lower-case hex of its full
+//! length. Any other well-formed digest is refused as unsupported. Nothing is hashed here.
+
+/// Why a digest is refused; the text is go-digest's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// Not of the form `algorithm:encoded`, or not hex where hex is due.
+    #[error("invalid checksum digest format")]
+    Format,
+    /// The encoded part has not the length of its algorithm.
+    #[error("invalid checksum digest length")]
+    Length,
+    /// Well-formed, of an algorithm that containerd does not know.
+    #[error("unsupported digest algorithm")]
+    Unsupported,
+}
+
+/// Checks `digest` as containerd checks the digest of an image's target.
+pub fn validate(digest: &str) -> Result<(), Invalid> {
+    let (algorithm, encoded) = digest.split_once(':').ok_or(Invalid::Format)?;
+    if algorithm.is_empty() || encoded.is_empty() {
+        return Err(Invalid::Format);
+    }
+    let hex_length = match algorithm {
+        "sha256" => 64,
+        "sha384" => 96,
+        "sha512" => 128,
+        _ if is_well_formed(algorithm, encoded) => return Err(Invalid::Unsupported),
+        _ => return Err(Invalid::Format),
+    };
+    // Length comes before content: a digest that is too long and not hex is called too long.
+    if encoded.len() != hex_length {
+        return Err(Invalid::Length);
+    }
+    if !encoded.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(Invalid::Format);
+    }
+    Ok(())
+}
+
+/// The grammar for algorithms nobody knows: parts of `[a-z0-9]+` joined by one of `.+_-`, then
+/// `[a-zA-Z0-9=_-]+`.
+fn is_well_formed(algorithm: &str, encoded: &str) -> bool {
+    let part = |p: &str| {
+        !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    };
+    algorithm.split(['.', '+', '_', '-']).all(part)
+        && encoded.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'=' | b'_' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_algorithms_want_lower_case_hex_of_their_length() {
+        for (algorithm, length) in [("sha256", 64), ("sha384", 96), ("sha512", 128)] {
+            let of = |c: &str, n: usize| format!("{algorithm}:{}", c.repeat(n));
+            assert_eq!(validate(&of("a", length)), Ok(()));
+            assert_eq!(validate(&of("a", length - 1)), Err(Invalid::Length));
+            assert_eq!(validate(&of("a", length + 1)), Err(Invalid::Length));
+            assert_eq!(validate(&of("A", length)), Err(Invalid::Format));
+            assert_eq!(validate(&of("/", length)), Err(Invalid::Format));
+            assert_eq!(validate(&of("/", length + 1)), Err(Invalid::Length));
+        }
+    }
+
+    #[test]
+    fn unknown_algorithms_are_unsupported_when_well_formed() {
+        for digest in ["md5:aa", "sha256+b64:aA=_-", "multihash+base58:Qm", "a.b-c_d:0"] {
+            assert_eq!(validate(digest), Err(Invalid::Unsupported), "{digest}");
+        }
+        for digest in ["", ":", "x", "sha256", "sha256:", ":aa", "SHA256:aa", "a..b:aa", "md5:a/a", "é:a"] {
+            assert_eq!(validate(digest), Err(Invalid::Format), "{digest}");
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! containerd's filter language, as of containerd 2.3.4 (`pkg/filters`).
+//!
+//! ```text
+//! filter    := "" | selector ("," selector)*
+//! selector  := fieldpath [ operator value ]
+//! fieldpath := field ("." field)*
+//! field     := quoted | [A-Za-z0-9_]+
+//! operator  := "==" | "!=" | "~="
+//! value     := quoted | visible runes other than ","
+//! quoted    := a Go string literal between " and ", or, as the value of "~="
+//!              only, between / and / or | and |
+//! ```
+//!
+//! A request may hold several filters, any of which may match; all selectors of
+//! a filter must. No filter at all, or an empty one, matches everything. The
+//! empty filter is special: one of only white space is an error.
+//!
+//! White space is skipped before a token, except where the grammar looks ahead
+//! for `,` `.` or the end: `a == b` parses, `a==b ,c` does not. An unquoted
+//! value cannot begin with `.`, a quote or an operator rune, which come out as
+//! tokens of their own.
+//!
+//! Both values and field names are bytes, as a literal may spell any (`"\xff"`).
+//!
+//! The regular expressions of `~=` are Go's; see [`regexp`]. One that does not
+//! compile is no parse error: such a selector matches nothing, and is logged
+//! once, here, rather than for each object as containerd does.
+//!
+//! Which fields an object has is not the language's business but that of its
+//! [`Fields`].
+
+mod parser;
+mod scanner;
+
+use std::fmt;
+
+pub use parser::ParseError;
+use regex::Regex;
+
+use crate::model::go::charset::is_print;
+use crate::model::go::quote::quote;
+use crate::model::go::regexp;
+use crate::model::go::text::{first_rune, lossy};
+
+/// The memory that the compiled regular expressions of one request may take
+/// together, and a single one at most.
+const REGEXPS_SIZE: usize = 64 << 20;
+const REGEXP_SIZE: usize = regexp::SIZE_LIMIT;
+
+/// An object that filters can be applied to.
+pub trait Fields {
+    /// The value of the field at `path`, which is never empty; `None` if the
+    /// object has no such field.
+    fn field(&self, path: &[Vec<u8>]) -> Option<&[u8]>;
+}
+
+/// What the filters of a request ask for: objects that any of them matches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// Never empty; for a filter that always matches, one empty conjunction.
+    alternatives: Vec<Vec<Selector>>,
+}
+
+impl Filter {
+    /// Parses the filters of a request. None at all match everything.
+    ///
+    /// # Errors
+    /// The first filter that does not parse fails them all.
+    pub fn parse_all<S: AsRef<[u8]>>(filters: &[S]) -> Result<Filter, ParseError> {
+        let mut alternatives = Vec::with_capacity(filters.len());
+        for filter in filters {
+            alternatives.push(match filter.as_ref() {
+                [] => Vec::new(),
+                text => parser::parse(text)?,
+            });
+        }
+        if filters.is_empty() || alternatives.iter().any(Vec::is_empty) {
+            return Ok(Filter { alternatives: vec![Vec::new()] });
+        }
+        compile_patterns(&mut alternatives);
+        Ok(Filter { alternatives })
+    }
+
+    /// Whether the filter matches `object`.
+    pub fn matches<F: Fields + ?Sized>(&self, object: &F) -> bool {
+        let matches_all = |selectors: &Vec<Selector>| {
+            selectors.iter().all(|selector| selector.matches(object))
+        };
+        self.alternatives.iter().any(matches_all)
+    }
+
+    /// Whether the filter matches every object whatever its fields.
+    pub fn is_always(&self) -> bool {
+        self.alternatives.iter().any(Vec::is_empty)
+    }
+
+    /// The selectors of each filter: an object matches if all selectors of one
+    /// of these do.
+    pub fn alternatives(&self) -> &[Vec<Selector>] {
+        &self.alternatives
+    }
+}
+
+impl fmt::Display for Filter {
+    /// Each filter on a line of its own: literals never hold a newline.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (line, selectors) in self.alternatives.iter().enumerate() {
+            if line > 0 {
+                f.write_str("\n")?;
+            }
+            for (index, selector) in selectors.iter().enumerate() {
+                let separator = if index > 0 { "," } else { "" };
+                write!(f, "{separator}{selector}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Compiles every regular expression, within the memory for all of them.
+fn compile_patterns(alternatives: &mut [Vec<Selector>]) {
+    let mut patterns: Vec<&mut Pattern> = alternatives
+        .iter_mut()
+        .flatten()
+        .filter_map(|selector| match &mut selector.operator {
+            Operator::Matches(pattern) => Some(pattern),
+            _ => None,
+        })
+        .collect();
+    let share = (REGEXPS_SIZE / patterns.len().max(1)).min(REGEXP_SIZE);
+    for pattern in &mut patterns {
+        pattern.compile(share);
+    }
+}
+
+/// A test of one field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selector {
+    path: Vec<Vec<u8>>,
+    operator: Operator,
+}
+
+/// What is asked of a field. Except for [`Operator::Present`], a field that is
+/// absent is one of no bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// The object has the field.
+    Present,
+    /// `==`: the object has the field and its value is this.
+    Equal(Vec<u8>),
+    /// `!=`: the value is not this. An absent field matches `!=x`, not `!=""`.
+    NotEqual(Vec<u8>),
+    /// `~=`: the regular expression is found in the value.
+    Matches(Pattern),
+}
+
+impl Selector {
+    /// The path of the field, at least one name.
+    pub fn path(&self) -> &[Vec<u8>] {
+        &self.path
+    }
+
+    /// What is asked of the field.
+    pub fn operator(&self) -> &Operator {
+        &self.operator
+    }
+
+    /// Whether `object` passes.
+    pub fn matches<F: Fields + ?Sized>(&self, object: &F) -> bool {
+        let value = object.field(&self.path);
+        match &self.operator {
+            Operator::Present => value.is_some(),
+            Operator::Equal(wanted) => value == Some(wanted.as_slice()),
+            Operator::NotEqual(unwanted) => value.unwrap_or_default() != unwanted.as_slice(),
+            Operator::Matches(pattern) => pattern.is_found_in(value.unwrap_or_default()),
+        }
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, field) in self.path.iter().enumerate() {
+            let separator = if index > 0 { "." } else { "" };
+            write!(f, "{separator}{}", Literal(field))?;
+        }
+        match &self.operator {
+            Operator::Present => Ok(()),
+            Operator::Equal(value) => write!(f, "=={}", Literal(value)),
+            Operator::NotEqual(value) => write!(f, "!={}", Literal(value)),
+            Operator::Matches(pattern) => write!(f, "~={}", Literal(&pattern.source)),
+        }
+    }
+}
+
+/// A Go regular expression as a filter gave it, compiled if it is one.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    source: Vec<u8>,
+    regex: Option<Regex>,
+}
+
+impl PartialEq for Pattern {
+    /// The source says it all.
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Eq for Pattern {}
+
+impl Pattern {
+    fn new(source: Vec<u8>) -> Self {
+        Pattern { source, regex: None }
+    }
+
+    fn compile(&mut self, size_limit: usize) {
+        match regexp::compile(&self.source, size_limit) {
+            Ok(regex) => self.regex = Some(regex),
+            Err(error) => {
+                log::warn!("error compiling regexp {}: {error}", quote(&self.source));
+            }
+        }
+    }
+
+    /// The expression as the filter has it, quotes undone.
+    pub fn source(&self) -> &[u8] {
+        &self.source
+    }
+
+    /// Whether the expression matches anywhere in `value`.
+    pub fn is_found_in(&self, value: &[u8]) -> bool {
+        self.regex.as_ref().is_some_and(|regex| regex.is_match(&lossy(value)))
+    }
+}
+
+/// Prints bytes so that the scanner reads them back: a plain word bare, anything
+/// else quoted. Go's own quoting would not do, as it leaves U+FFFD as it is,
+/// which the scanner refuses.
+struct Literal<'b>(&'b [u8]);
+
+impl fmt::Display for Literal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |&byte: &u8| scanner::is_field(char::from(byte));
+        if !self.0.is_empty() && self.0.iter().all(word) {
+            return f.write_str(&lossy(self.0));
+        }
+        f.write_str("\"")?;
+        let mut rest = self.0;
+        while let Some((rune, width)) = first_rune(rest) {
+            let (bytes, tail) = rest.split_at_checked(width).unwrap_or((rest, &[]));
+            match rune {
+                Some(rune @ ('"' | '\\')) => write!(f, "\\{rune}")?,
+                Some(rune) if is_print(rune) && rune != char::REPLACEMENT_CHARACTER => {
+                    write!(f, "{rune}")?;
+                }
+                _ => bytes.iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?,
+            }
+            rest = tail;
+        }
+        f.write_str("\"")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An object as a list of dotted paths and values.
+    struct Object(&'static [(&'static str, &'static str)]);
+
+    impl Fields for Object {
+        fn field(&self, path: &[Vec<u8>]) -> Option<&[u8]> {
+            let path = path.join(&b'.');
+            let found = self.0.iter().find(|(name, _)| name.as_bytes() == path);
+            found.map(|(_, value)| value.as_bytes())
+        }
+    }
+
+    const OBJECT: Object = Object(&[("name", "alpine"), ("labels.os", "linux"), ("empty", "")]);
+
+    fn parse(filters: &[&str]) -> Filter {
+        Filter::parse_all(filters).expect("filters that parse")
+    }
+
+    #[test]
+    fn one_selector() {
+        for (filter, expected) in [
+            ("name", true),
+            ("labels", false),
+            ("name==alpine", true),
+            ("name==alp", false),
+            ("labels.os!=linux", false),
+            ("labels.os!=windows", true),
+            ("labels.\"os\"==\"linux\"", true),
+            ("name~=^alp", true),
+            ("name~=/p.n/", true),
+            ("name~=^p", false),
+            ("name~=(", false),
+        ] {
+            assert_eq!(parse(&[filter]).matches(&OBJECT), expected, "{filter}");
+        }
+    }
+
+    #[test]
+    fn absent_fields_compare_as_empty_but_are_not_equal_to_it() {
+        for (filter, expected) in [
+            ("absent", false),
+            ("absent==\"\"", false),
+            ("empty==\"\"", true),
+            ("absent!=\"\"", false),
+            ("absent!=x", true),
+            ("absent~=^$", true),
+            ("absent~=x", false),
+        ] {
+            assert_eq!(parse(&[filter]).matches(&OBJECT), expected, "{filter}");
+        }
+    }
+
+    #[test]
+    fn any_filter_but_all_of_its_selectors() {
+        assert!(parse(&["name==x", "name==alpine"]).matches(&OBJECT));
+        assert!(!parse(&["name==alpine,labels.os==x"]).matches(&OBJECT));
+        assert!(parse(&["name==alpine,labels.os==linux"]).matches(&OBJECT));
+    }
+
+    #[test]
+    fn nothing_asked_is_always() {
+        assert!(parse(&[]).is_always());
+        assert!(parse(&["name==x", ""]).is_always());
+        assert!(parse(&["name==x", ""]).matches(&OBJECT));
+        assert!(!parse(&["name"]).is_always());
+        assert!(Filter::parse_all(&["", "="]).is_err(), "an empty filter hides no error");
+    }
+
+    #[test]
+    fn printing_quotes_what_needs_it() {
+        for (filter, printed) in [
+            ("a.b", "a.b"),
+            (r#"a."b.c"==x-1"#, r#"a."b.c"=="x-1""#),
+            (r"a~=/\/\\d/", r#"a~="/\\d""#),
+            (r#"a!="\xff\u0000\ufffd\u2603\n""#, "a!=\"\\xff\\x00\\xef\\xbf\\xbd☃\\x0a\""),
+            (r#"a=="""#, r#"a=="""#),
+        ] {
+            assert_eq!(parse(&[filter]).to_string(), printed);
+            assert_eq!(parse(&[printed]), parse(&[filter]));
+        }
+        assert_eq!(parse(&["a", "b~=c,d"]).to_string(), "a\nb~=c,d");
+        assert_eq!(parse(&[]).to_string(), "");
+    }
+
+    #[test]
+    fn values_that_are_not_text_match_byte_by_byte() {
+        struct Raw;
+        impl Fields for Raw {
+            fn field(&self, _: &[Vec<u8>]) -> Option<&[u8]> {
+                Some(b"\xe2\x98")
+            }
+        }
+        assert!(parse(&[r#"x=="\xe2\x98""#]).matches(&Raw));
+        assert!(parse(&["x~=/^..$/"]).matches(&Raw));
+    }
+}

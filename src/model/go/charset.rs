@@ -1,0 +1,117 @@
+//! Sets of code points, as Go's Unicode tables have them.
+//!
+//! Go 1.26 carries Unicode 15.0 while `regex-syntax` moves on, so every set is
+//! cut down to what was assigned in 15.0 (the `Age` property). What remains
+//! agrees: a code point's category and script hardly ever change once assigned,
+//! and the few case pairs that later versions added between old code points are
+//! listed in [`UNFOLDED`].
+
+use std::sync::LazyLock;
+
+use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, HirKind};
+
+/// The Unicode version of Go 1.26's tables, as an `Age` property value.
+const VERSION: &str = "15.0";
+
+/// Code points of Unicode 15.0 that later versions gave their first simple case
+/// folding, for an opposite number that is new or another of these: Go leaves
+/// them alone.
+const UNFOLDED: &str = "\u{19b}\u{264}\u{390}\u{3b0}\u{1fd3}\u{1fe3}\u{fb05}\u{fb06}";
+
+/// A set of code points other than surrogates, which no text holds.
+pub type CharSet = ClassUnicode;
+
+/// Whether Go's `unicode.IsGraphic` holds: letters, marks, numbers,
+/// punctuation, symbols and spaces (category Zs).
+pub fn is_graphic(rune: char) -> bool {
+    static GRAPHIC: LazyLock<CharSet> = LazyLock::new(|| {
+        let mut set = parse(r"[\p{L}\p{M}\p{N}\p{P}\p{S}\p{Zs}]");
+        set.intersect(&AGED);
+        set
+    });
+    if rune.is_ascii() {
+        return matches!(rune, ' '..='~');
+    }
+    contains(&GRAPHIC, rune)
+}
+
+/// Whether Go's `unicode.IsPrint` and `strconv.IsPrint` hold: graphic, but the
+/// only space is U+0020.
+pub fn is_print(rune: char) -> bool {
+    rune == ' ' || is_graphic(rune) && !is_space(rune)
+}
+
+/// Whether Go's `unicode.IsSpace` holds: the property White_Space, which Rust's
+/// standard library has as well.
+pub fn is_space(rune: char) -> bool {
+    rune.is_whitespace()
+}
+
+/// The general category of this name (`Lu`, or `L` for all letters).
+pub fn category(name: &str) -> CharSet {
+    let mut set = parse(&format!(r"\p{{gc={name}}}"));
+    match name {
+        // What was assigned later is unassigned still.
+        "C" | "Cn" => set.union(&later()),
+        _ => set.intersect(&AGED),
+    }
+    set
+}
+
+/// The script of this name (`Greek`).
+pub fn script(name: &str) -> CharSet {
+    let mut set = parse(&format!(r"\p{{sc={name}}}"));
+    set.intersect(&AGED);
+    set
+}
+
+/// Adds to `set` all that Go's `unicode.SimpleFold` reaches from it.
+pub fn fold(set: &mut CharSet) {
+    // What Go does not fold is never reached from what it does, so the two
+    // parts of the set can be told apart before and put together after.
+    static FIXED: LazyLock<CharSet> = LazyLock::new(|| {
+        let mut set = later();
+        set.union(&ranges(UNFOLDED.chars().map(|rune| (rune, rune))));
+        set
+    });
+    let mut fixed = FIXED.clone();
+    fixed.intersect(set);
+    set.difference(&fixed);
+    // The error is a build without folding tables; then nothing folds.
+    let _ = set.try_case_fold_simple();
+    set.union(&fixed);
+}
+
+/// The set of these ranges, both ends included.
+pub fn ranges(ranges: impl IntoIterator<Item = (char, char)>) -> CharSet {
+    ClassUnicode::new(
+        ranges.into_iter().map(|(first, last)| ClassUnicodeRange::new(first, last)),
+    )
+}
+
+/// All code points that had been assigned, or set aside, in [`VERSION`].
+static AGED: LazyLock<CharSet> = LazyLock::new(|| parse(&format!(r"\p{{Age={VERSION}}}")));
+
+fn later() -> CharSet {
+    let mut set = AGED.clone();
+    set.negate();
+    set
+}
+
+/// The set that a class of `regex-syntax` stands for. Those here are all known
+/// to it, as the tests make sure.
+fn parse(class: &str) -> CharSet {
+    match regex_syntax::parse(class).map(|hir| hir.into_kind()) {
+        Ok(HirKind::Class(Class::Unicode(set))) => set,
+        Ok(HirKind::Literal(literal)) => {
+            ranges(String::from_utf8_lossy(&literal.0).chars().map(|rune| (rune, rune)))
+        }
+        _ => ClassUnicode::empty(),
+    }
+}
+
+fn contains(set: &CharSet, rune: char) -> bool {
+    let ranges = set.ranges();
+    let next = ranges.partition_point(|range| range.end() < rune);
+    ranges.get(next).is_some_and(|range| range.start() <= rune)
+}

@@ -1,0 +1,195 @@
+//! What makes an image record valid, what is stored of it, and how an update changes it, as in
+//! containerd 2.3 (`core/metadata/images.go`).
+//!
+//! The record is the API's own `Image` message: it is stored as it goes over the wire.
+
+use protobuf::MessageField;
+use protobuf::well_known_types::timestamp::Timestamp;
+
+use super::go::quote::quote;
+use super::{Error, Result, digest, label};
+use crate::api::descriptor::Descriptor;
+pub use crate::api::images::Image;
+
+/// The image of a request, reduced to the fields containerd keeps: no unknown fields, no times.
+///
+/// An unset `image` or `target` is refused: containerd 2.3.4 dies of either, 1.6 answers
+/// InvalidArgument. `request` names the message in the error.
+pub fn from_request(image: MessageField<Image>, request: &str) -> Result<Image> {
+    let Some(image) = image.into_option() else {
+        return Err(Error::invalid_argument(format_args!("{request}.image must be set")));
+    };
+    // The name comes first, as in containerd, and without its usual ending.
+    if image.name.is_empty() {
+        return Err(Error::InvalidArgument("Image.Name required".into()));
+    }
+    let Some(target) = image.target.into_option() else {
+        return Err(Error::invalid_argument(format_args!(
+            "{request}.image.target must be set, image {}",
+            quote(&image.name)
+        )));
+    };
+    Ok(Image {
+        name: image.name,
+        labels: image.labels,
+        target: MessageField::some(known_fields(target)),
+        ..Image::default()
+    })
+}
+
+/// The image as another store holds it, with its times; unknown fields are dropped.
+pub fn from_record(image: Image) -> Image {
+    let time = |t: MessageField<Timestamp>| MessageField::some(normal_time(&t));
+    Image {
+        name: image.name,
+        labels: image.labels,
+        target: image.target.into_option().map(known_fields).into(),
+        created_at: time(image.created_at),
+        updated_at: time(image.updated_at),
+        ..Image::default()
+    }
+}
+
+fn known_fields(descriptor: Descriptor) -> Descriptor {
+    Descriptor { special_fields: Default::default(), ..descriptor }
+}
+
+/// Readies an image for the store: checks it, then drops what containerd does not keep.
+pub fn prepare(image: &mut Image) -> Result<()> {
+    validate(image)?;
+    label::drop_empty(&mut image.labels, "image.Labels")?;
+    label::drop_empty(&mut image.target.mut_or_insert_default().annotations, "target.Annotations")
+}
+
+/// Checks labels, then target. Annotations are not checked by containerd.
+fn validate(image: &Image) -> Result<()> {
+    label::validate_sizes(&image.labels)
+        .map_err(|e| Error::InvalidArgument(format!("image.Labels: {e}")))?;
+    let target = &image.target;
+    if let Err(reason) = digest::validate(&target.digest) {
+        let digest = quote(&target.digest);
+        return Err(Error::invalid_argument(format_args!(
+            "target.Digest {digest} invalid: {reason}"
+        )));
+    }
+    if target.size <= 0 {
+        return Err(Error::invalid_argument("target.Size must be greater than zero"));
+    }
+    if target.media_type.is_empty() {
+        return Err(Error::invalid_argument("target.MediaType must be set"));
+    }
+    Ok(())
+}
+
+/// Applies `change` to the record `current`, field by field in the order of `mask`; an empty mask
+/// replaces all but the name and the time of creation.
+pub fn update(current: &mut Image, mut change: Image, mask: &[String]) -> Result<()> {
+    if mask.is_empty() {
+        current.labels = change.labels;
+        current.target = change.target;
+        return Ok(());
+    }
+    // Every path reads `change` as it came: one path may be named twice, or overlap another.
+    let target = change.target.mut_or_insert_default();
+    for path in mask {
+        if let Some(key) = path.strip_prefix("labels.") {
+            let value = change.labels.get(key).cloned().unwrap_or_default();
+            current.labels.insert(key.to_owned(), value);
+        } else if let Some(key) = path.strip_prefix("annotations.") {
+            let value = target.annotations.get(key).cloned().unwrap_or_default();
+            current.target.mut_or_insert_default().annotations.insert(key.to_owned(), value);
+        } else {
+            match path.as_str() {
+                "labels" => current.labels = change.labels.clone(),
+                "target" => current.target = MessageField::some(target.clone()),
+                "annotations" => {
+                    current.target.mut_or_insert_default().annotations = target.annotations.clone();
+                }
+                _ => {
+                    return Err(Error::invalid_argument(format_args!(
+                        "cannot update {} field on image {}",
+                        quote(path),
+                        quote(&current.name)
+                    )));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `time` with nanoseconds in 0..10⁹, carried into the seconds as Go's `time.Unix` does.
+pub fn normal_time(time: &Timestamp) -> Timestamp {
+    const SECOND: i32 = 1_000_000_000;
+    Timestamp {
+        seconds: time.seconds.wrapping_add(time.nanos.div_euclid(SECOND).into()),
+        nanos: time.nanos.rem_euclid(SECOND),
+        ..Timestamp::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+    fn image(labels: &[(&str, &str)]) -> Image {
+        Image {
+            name: "i".into(),
+            labels: labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+            target: MessageField::some(Descriptor {
+                media_type: "m".into(),
+                digest: DIGEST.into(),
+                size: 1,
+                ..Descriptor::default()
+            }),
+            ..Image::default()
+        }
+    }
+
+    fn mask(paths: &[&str]) -> Vec<String> {
+        paths.iter().map(|p| p.to_string()).collect()
+    }
+
+    #[test]
+    fn what_ends_containerd_is_an_invalid_argument() {
+        for unset in [MessageField::none(), MessageField::some(Image { name: "i".into(), ..Image::default() })] {
+            assert!(matches!(
+                from_request(unset, "CreateImageRequest"),
+                Err(Error::InvalidArgument(m)) if m.contains("must be set")
+            ));
+        }
+    }
+
+    #[test]
+    fn unknown_fields_and_client_times_are_dropped() {
+        let mut given = image(&[]);
+        given.created_at = MessageField::some(Timestamp { seconds: 7, ..Timestamp::default() });
+        given.special_fields.mut_unknown_fields().add_varint(99, 1);
+        given.target.as_mut().unwrap().special_fields.mut_unknown_fields().add_varint(99, 1);
+        assert_eq!(from_request(MessageField::some(given), "R").unwrap(), image(&[]));
+    }
+
+    #[test]
+    fn masks_apply_in_order_and_a_missing_key_empties() {
+        let mut current = image(&[("a", "1"), ("b", "2")]);
+        update(&mut current, image(&[("c", "3"), ("a", "9")]), &mask(&["labels", "labels.b", "labels.a"])).unwrap();
+        prepare(&mut current).unwrap();
+        assert_eq!(current, image(&[("a", "9"), ("c", "3")]));
+    }
+
+    #[test]
+    fn an_unknown_path_is_named() {
+        let error = update(&mut image(&[]), image(&[]), &mask(&["name"])).unwrap_err();
+        assert_eq!(error.message(), "cannot update \"name\" field on image \"i\": invalid argument");
+    }
+
+    #[test]
+    fn times_carry_like_go() {
+        let at = |seconds, nanos| Timestamp { seconds, nanos, ..Timestamp::default() };
+        assert_eq!(normal_time(&at(5, -1)), at(4, 999_999_999));
+        assert_eq!(normal_time(&at(5, 2_000_000_001)), at(7, 1));
+        assert_eq!(normal_time(&at(i64::MAX, 1_000_000_000)), at(i64::MIN, 0));
+    }
+}

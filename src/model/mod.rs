@@ -1,0 +1,14 @@
+//! What the service speaks of, as containerd defines it: images, namespaces, digests, filters, errors.
+//!
+//! Pure: no I/O, no clock, no store. Everything here can be tested with values alone.
+
+pub mod digest;
+pub mod error;
+pub mod filter;
+pub mod go;
+pub mod image;
+pub mod label;
+pub mod namespace;
+
+pub use error::{Error, Result};
+pub use namespace::Namespace;

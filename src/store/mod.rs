@@ -1,0 +1,156 @@
+//! The store: records of containerd in one LMDB environment.
+//!
+//! - [`schema`]: what lies where, drawn as a tree, and its version
+//! - [`value`]: the header and checksum around every record
+//! - [`verify`]: what is checked of a file before LMDB maps it
+//! - [`root`]: the folder, who owns it
+//! - [`records`]: reading and changing records inside a transaction
+//! - [`writer`]: the one thread that writes, and commits what waits together
+//!
+//! Synchronous. It knows names and bytes; what a request means is `service`'s. This is the only
+//! module that names heed, and the only one with `unsafe`.
+
+pub mod records;
+pub mod root;
+pub mod schema;
+pub mod value;
+pub mod verify;
+pub mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use heed::{Env, EnvFlags, EnvOpenOptions, WithoutTls};
+
+use crate::model::{Error, Result};
+pub use records::{Change, Entry, Records, Snapshot};
+use root::Root;
+use schema::Tables;
+use writer::Writer;
+
+/// Readers at one time, of all processes together. A daemon needs a few; an admin's command one.
+const MAX_READERS: u32 = 512;
+
+/// Address space that is reserved for the map. It costs neither memory nor disk.
+const MAP_SIZE: usize = 1 << 40;
+
+/// The smallest map that is worth starting with, when the address space is limited.
+const MIN_MAP_SIZE: usize = 16 << 20;
+
+/// An open store. Clones share it; the last one closes it, after all accepted writes.
+#[derive(Clone, Debug)]
+pub struct Store {
+    // Dropped in this order: writes end, the environment closes, the folder is given up.
+    writer: Writer,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    env: Env<WithoutTls>,
+    tables: Tables,
+    root: Root,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("root", &self.root.path()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store in the folder `root`, creating both if need be, and takes ownership of it:
+    /// a second owner, in any process, is refused until this one is dropped.
+    pub fn open(root: &Path) -> Result<Self> {
+        let root = Root::acquire(root)?;
+        verify::before_mapping(&root.data_file())?;
+        let env = map(root.path())?;
+        let tables = schema::open(&env, root.path())?;
+        root.sync()?;
+        let shared = Arc::new(Shared { env, tables, root });
+        let writer = Writer::start(Arc::clone(&shared))?;
+        Ok(Self { writer, shared })
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        self.shared.root.path()
+    }
+
+    /// Reads from one state of the store. `work` must be short: pages that it may still see are
+    /// not used again while it runs.
+    pub fn read<T>(&self, work: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
+        let txn = self.shared.env.read_txn().map_err(|e| failure("beginning to read", &e))?;
+        work(&Snapshot::new(txn, &self.shared.tables))
+    }
+
+    /// Where changes are handed in.
+    pub fn writer(&self) -> &Writer {
+        &self.writer
+    }
+}
+
+/// Maps the environment in `root`, with as much address space as the process may have.
+fn map(root: &Path) -> Result<Env<WithoutTls>> {
+    let mut size = MAP_SIZE;
+    loop {
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options.map_size(size).max_readers(MAX_READERS).max_dbs(schema::DATABASES);
+        // SAFETY: the file was verified (`verify::before_mapping`) and belongs to us while `Root`
+        // is held: nobody else changes it but through LMDB. NO_READ_AHEAD only changes how the
+        // kernel reads ahead of page faults.
+        let opened = unsafe { options.flags(EnvFlags::NO_READ_AHEAD).open(root) };
+        match opened {
+            // An address-space limit (RLIMIT_AS, a small machine): take what there is.
+            Err(heed::Error::Io(e))
+                if e.kind() == std::io::ErrorKind::OutOfMemory && size / 2 >= MIN_MAP_SIZE =>
+            {
+                size /= 2;
+            }
+            Err(e) => return Err(failure(&format!("opening {}", root.display()), &e)),
+            Ok(env) => {
+                if size < MAP_SIZE {
+                    log::warn!(
+                        "address space is limited: the store can grow to {} MiB only",
+                        size >> 20
+                    );
+                }
+                return Ok(env);
+            }
+        }
+    }
+}
+
+/// A failure of LMDB as the crate's error. `doing` says what failed, in a few words.
+fn failure(doing: &str, error: &heed::Error) -> Error {
+    use heed::MdbError::{MapFull, Panic, ReadersFull};
+    match error {
+        heed::Error::Mdb(MapFull) => Error::ResourceExhausted(format!(
+            "{doing}: the store has reached the size of its map; nothing was written"
+        )),
+        heed::Error::Mdb(ReadersFull) => Error::Unavailable(format!(
+            "{doing}: all {MAX_READERS} reader slots are taken; try again"
+        )),
+        heed::Error::Mdb(Panic) => Error::Unavailable(format!(
+            "{doing}: an earlier write to the disk failed and the store stopped; restart the daemon"
+        )),
+        heed::Error::Io(e) if e.kind() == std::io::ErrorKind::StorageFull => {
+            Error::ResourceExhausted(format!("{doing}: the disk is full; nothing was written"))
+        }
+        other => Error::Internal(format!("{doing}: {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_has_one_owner_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Store::open(dir.path()).unwrap();
+        let refused = Store::open(dir.path()).unwrap_err();
+        assert!(matches!(&refused, Error::FailedPrecondition(m) if m.contains("process")), "{refused}");
+        drop(first);
+        Store::open(dir.path()).unwrap();
+    }
+}

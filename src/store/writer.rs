@@ -1,0 +1,314 @@
+//! The one thread that writes.
+//!
+//! LMDB has one writer at a time, and wants a transaction ended on the thread that began it. So a
+//! thread takes the jobs that have queued up, runs each inside one transaction, commits, and only
+//! then answers them: those who wait share one sync of the disk. A single job is never delayed in
+//! the hope of company.
+//!
+//! **Invariant.** A job whose answer is a success is on disk. A job that answers an error has
+//! changed nothing, but where the error itself says that the outcome is unknown.
+//!
+//! A job may refuse; if it had changed nothing by then, the others in the batch are not touched.
+//! If it had, or if it panicked, or LMDB failed, the batch is thrown away and its jobs are run
+//! one by one, each in a transaction of its own. A job therefore may run twice, and must decide
+//! by what it finds in its transaction only.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Change, Shared, failure};
+use crate::model::{Error, Result};
+
+/// So many jobs may wait; further callers wait to be let in.
+const QUEUE: usize = 1024;
+
+/// So many jobs share a commit. More would not make the sync cheaper, only answers later.
+const BATCH: usize = 256;
+
+/// Hands changes to the writing thread. Clones share it; when the last is dropped, the accepted
+/// jobs are finished and the thread ends.
+#[derive(Clone)]
+pub struct Writer {
+    queue: mpsc::Sender<Box<dyn Job>>,
+    // Only held: its drop waits for the thread, after `queue` (declared first) is dropped.
+    _thread: Arc<Joined>,
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("free", &self.queue.capacity()).finish()
+    }
+}
+
+struct Joined(Mutex<Option<JoinHandle<()>>>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        let thread = self.0.get_mut().ok().and_then(Option::take);
+        // A panic of the thread was reported when it happened; its callers have their errors.
+        let _ = thread.map(JoinHandle::join);
+    }
+}
+
+impl Writer {
+    pub(super) fn start(shared: Arc<Shared>) -> Result<Self> {
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || run(&shared, jobs))
+            .map_err(|e| Error::Internal(format!("starting the writing thread: {e}")))?;
+        Ok(Self { queue, _thread: Arc::new(Joined(Mutex::new(Some(thread)))) })
+    }
+
+    /// Runs `work` in a transaction and answers after its commit. Once the job is accepted it ends,
+    /// even if the returned future is dropped.
+    pub async fn write<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
+    {
+        let (job, answer) = job(work);
+        self.queue.send(job).await.map_err(|_| stopped())?;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// The same for callers outside of an async runtime.
+    pub fn write_blocking<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
+    {
+        let (job, answer) = job(work);
+        self.queue.blocking_send(job).map_err(|_| stopped())?;
+        answer.blocking_recv().unwrap_or_else(|_| Err(stopped()))
+    }
+}
+
+fn stopped() -> Error {
+    Error::Unavailable("the store is closed".into())
+}
+
+/// A change that waits, with the way back to its caller.
+trait Job: Send {
+    /// Runs in `change`, keeping the answer. Returns false when the transaction must be thrown
+    /// away.
+    fn run(&mut self, change: &mut Change<'_>) -> bool;
+
+    /// Answers: with what `run` kept, or with why it was not committed.
+    fn finish(self: Box<Self>, committed: Result<()>);
+}
+
+struct Task<T, F> {
+    work: F,
+    outcome: Result<T>,
+    caller: oneshot::Sender<Result<T>>,
+}
+
+fn job<T, F>(work: F) -> (Box<dyn Job>, oneshot::Receiver<Result<T>>)
+where
+    T: Send + 'static,
+    F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
+{
+    let (caller, answer) = oneshot::channel();
+    (Box::new(Task { work, outcome: Err(stopped()), caller }), answer)
+}
+
+impl<T, F> Job for Task<T, F>
+where
+    T: Send,
+    F: FnMut(&mut Change<'_>) -> Result<T> + Send,
+{
+    fn run(&mut self, change: &mut Change<'_>) -> bool {
+        // What earlier jobs of the batch wrote is not this one's.
+        let wrote_before = std::mem::replace(&mut change.wrote, false);
+        // `work` is not run again in this transaction, and what it changed is thrown away.
+        let outcome = catch_unwind(AssertUnwindSafe(|| (self.work)(change)));
+        let keep = match outcome {
+            Ok(outcome) => {
+                self.outcome = outcome;
+                change.fault.is_none() && (self.outcome.is_ok() || !change.wrote)
+            }
+            Err(_) => {
+                self.outcome = Err(Error::Internal("a change panicked; nothing was written".into()));
+                false
+            }
+        };
+        change.wrote |= wrote_before;
+        keep
+    }
+
+    fn finish(self: Box<Self>, committed: Result<()>) {
+        // A caller that is gone does not want its answer.
+        let _ = self.caller.send(match (self.outcome, committed) {
+            (Ok(_), Err(why)) => Err(why),
+            (outcome, _) => outcome,
+        });
+    }
+}
+
+/// What became of a transaction.
+enum End {
+    Committed,
+    /// Thrown away, nothing of it is on disk.
+    Aborted(Error),
+    /// The commit failed where LMDB itself cannot tell.
+    Unknown(Error),
+}
+
+fn run(shared: &Shared, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while jobs.blocking_recv_many(&mut batch, BATCH) > 0 {
+        match play(shared, &mut batch) {
+            // One by one: only those at fault get the error.
+            End::Aborted(_) if batch.len() > 1 => {
+                for job in batch.drain(..) {
+                    let mut alone = vec![job];
+                    let end = play(shared, &mut alone);
+                    answer(&mut alone, &end);
+                }
+            }
+            end => answer(&mut batch, &end),
+        }
+    }
+}
+
+fn answer(jobs: &mut Vec<Box<dyn Job>>, end: &End) {
+    for job in jobs.drain(..) {
+        job.finish(match end {
+            End::Committed => Ok(()),
+            End::Aborted(why) | End::Unknown(why) => Err(why.clone()),
+        });
+    }
+}
+
+/// Runs the jobs in one transaction and commits it.
+fn play(shared: &Shared, jobs: &mut [Box<dyn Job>]) -> End {
+    let txn = match shared.env.write_txn() {
+        Ok(txn) => txn,
+        Err(e) => return End::Aborted(failure("beginning to write", &e)),
+    };
+    let mut change = Change::new(txn, &shared.tables);
+    for job in jobs {
+        if !job.run(&mut change) {
+            let why = change.fault.take();
+            return End::Aborted(why.unwrap_or_else(|| Error::Internal("the change was undone".into())));
+        }
+    }
+    if !change.wrote {
+        return End::Committed;
+    }
+    let Change { txn, .. } = change;
+    let Err(e) = txn.commit() else { return End::Committed };
+    let why = failure("committing", &e);
+    log::error!("{why}");
+    // After a failed write of a meta page LMDB refuses everything: whether that page reached the
+    // disk is not known.
+    match shared.env.write_txn() {
+        Err(heed::Error::Mdb(heed::MdbError::Panic)) => End::Unknown(Error::Unavailable(format!(
+            "{why}: it is unknown whether the change is on disk; restart the daemon and look"
+        ))),
+        _ => End::Aborted(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Records, Store};
+    use super::*;
+    use crate::model::Namespace;
+
+    fn store() -> (tempfile::TempDir, Store, Namespace) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        (dir, store, Namespace::parse("n").unwrap())
+    }
+
+    /// A job that holds the thread until it is told to go on, so that others queue up behind it.
+    fn gate(store: &Store) -> (std::sync::mpsc::Sender<()>, std::thread::JoinHandle<Result<()>>) {
+        let (go, wait) = std::sync::mpsc::channel();
+        let (inside, entered) = std::sync::mpsc::channel();
+        let store = store.clone();
+        let thread = std::thread::spawn(move || {
+            store.writer().write_blocking(move |_| {
+                inside.send(()).unwrap();
+                wait.recv().unwrap();
+                Ok(())
+            })
+        });
+        entered.recv().unwrap();
+        (go, thread)
+    }
+
+    fn names(store: &Store, namespace: &Namespace) -> usize {
+        store.read(|s| Ok(s.images(namespace)?.count())).unwrap()
+    }
+
+    #[test]
+    fn a_panic_or_a_refusal_after_a_write_leaves_nothing_and_spares_the_others() {
+        let (_dir, store, ns) = store();
+        let (go, held) = gate(&store);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let outcomes = runtime.block_on(async {
+            let put = |name: &'static str, then: fn() -> Result<()>| {
+                let (writer, ns) = (store.writer().clone(), ns.clone());
+                async move {
+                    writer.write(move |c| { c.put_image(&ns, name, b"")?; then() }).await
+                }
+            };
+            let opened = async { go.send(()).unwrap() };
+            tokio::join!(
+                biased;
+                put("good", || Ok(())),
+                put("refuses", || Err(Error::not_found("x"))),
+                put("panics", || panic!("on purpose")),
+                put("also good", || Ok(())),
+                opened,
+            )
+        });
+        held.join().unwrap().unwrap();
+        assert_eq!(outcomes.0, Ok(()));
+        assert_eq!(outcomes.1, Err(Error::not_found("x")));
+        assert!(matches!(outcomes.2, Err(Error::Internal(_))));
+        assert_eq!(outcomes.3, Ok(()));
+        assert_eq!(names(&store, &ns), 2);
+    }
+
+    #[test]
+    fn an_accepted_job_ends_though_its_caller_is_gone() {
+        let (_dir, store, ns) = store();
+        let (go, held) = gate(&store);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let ns = ns.clone();
+            let write = store.writer().write(move |c| c.put_image(&ns, "i", b""));
+            tokio::select! { biased; _ = write => panic!("the gate is closed"), () = std::future::ready(()) => {} }
+        });
+        go.send(()).unwrap();
+        held.join().unwrap().unwrap();
+        // Behind the abandoned one in the queue.
+        store.writer().write_blocking(|_| Ok(())).unwrap();
+        assert_eq!(names(&store, &ns), 1);
+    }
+
+    #[test]
+    fn a_job_sees_what_earlier_jobs_of_its_batch_wrote() {
+        let (_dir, store, ns) = store();
+        let (go, held) = gate(&store);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let seen = runtime.block_on(async {
+            let (first, second) = (ns.clone(), ns.clone());
+            tokio::join!(
+                biased;
+                store.writer().write(move |c| c.put_image(&first, "i", b"x")),
+                store.writer().write(move |c| Ok(c.image(&second, "i")?.map(<[u8]>::to_vec))),
+                async { go.send(()).unwrap() },
+            ).1
+        });
+        held.join().unwrap().unwrap();
+        assert_eq!(seen, Ok(Some(b"x".to_vec())));
+    }
+}
