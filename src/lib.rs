@@ -1,4 +1,36 @@
-//! x
+//! containerd's Images service over LMDB, on ttrpc and gRPC.
+//!
+//! # A map of the code
+//!
+//! A module imports only what stands below it (`tests/layers.rs` keeps that true):
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cli`] | parses the command line, starts logging, calls one function |
+//! | [`daemon`], [`admin`] | which sockets there are and the order of start and end; an admin's command a file |
+//! | [`transport`] | gRPC and ttrpc: connections, messages, bounds, status codes |
+//! | [`front`] | speaking to a containerd |
+//! | [`service`] | what the requests mean, on the local store |
+//! | [`store`] | records in LMDB; the only place of heed and of `unsafe` |
+//! | [`model`] | images, namespaces, digests, filters, errors: values only |
+//! | [`api`] | the messages, generated from `protos/` |
+//!
+//! # The way of a request
+//!
+//! A Create over ttrpc: `transport::listener` accepts the connection, `transport::ttrpc` takes the
+//! frame apart (its bytes watched by `transport::ttrpc_io`), `service::local` checks the request
+//! by the rules of `model::image`, and hands a change to `store::writer`; on the writing thread
+//! `service::images` makes the record and `store::records` puts it under its key
+//! (`store::schema`), with a checksum (`store::value`). After the commit the answer goes back the
+//! same way. Over gRPC only the first two steps are others: `transport::grpc` and
+//! `transport::grpc_message`.
+
+pub mod admin;
 pub mod api;
+pub mod cli;
+pub mod daemon;
+pub mod front;
 pub mod model;
+pub mod service;
 pub mod store;
+pub mod transport;

@@ -3,9 +3,12 @@
 //!
 //! The record is the API's own `Image` message: it is stored as it goes over the wire.
 
+use std::collections::BTreeMap;
+
 use protobuf::MessageField;
 use protobuf::well_known_types::timestamp::Timestamp;
 
+use super::filter::Fields;
 use super::go::quote::quote;
 use super::{Error, Result, digest, label};
 use crate::api::descriptor::Descriptor;
@@ -54,15 +57,8 @@ fn known_fields(descriptor: Descriptor) -> Descriptor {
     Descriptor { special_fields: Default::default(), ..descriptor }
 }
 
-/// Readies an image for the store: checks it, then drops what containerd does not keep.
-pub fn prepare(image: &mut Image) -> Result<()> {
-    validate(image)?;
-    label::drop_empty(&mut image.labels, "image.Labels")?;
-    label::drop_empty(&mut image.target.mut_or_insert_default().annotations, "target.Annotations")
-}
-
 /// Checks labels, then target. Annotations are not checked by containerd.
-fn validate(image: &Image) -> Result<()> {
+pub fn validate(image: &Image) -> Result<()> {
     label::validate_sizes(&image.labels)
         .map_err(|e| Error::InvalidArgument(format!("image.Labels: {e}")))?;
     let target = &image.target;
@@ -79,6 +75,13 @@ fn validate(image: &Image) -> Result<()> {
         return Err(Error::invalid_argument("target.MediaType must be set"));
     }
     Ok(())
+}
+
+/// Drops what containerd does not keep of a valid image: labels and annotations without a value.
+/// An empty key with a value is refused.
+pub fn drop_empty(image: &mut Image) -> Result<()> {
+    label::drop_empty(&mut image.labels, "image.Labels")?;
+    label::drop_empty(&mut image.target.mut_or_insert_default().annotations, "target.Annotations")
 }
 
 /// Applies `change` to the record `current`, field by field in the order of `mask`; an empty mask
@@ -128,6 +131,39 @@ pub fn normal_time(time: &Timestamp) -> Timestamp {
     }
 }
 
+/// The fields that filters may name, as containerd 2.3 adapts an image. Anything else is
+/// absent.
+impl Fields for Image {
+    fn field(&self, path: &[Vec<u8>]) -> Option<&[u8]> {
+        let (first, rest) = path.split_first()?;
+        match (first.as_slice(), rest) {
+            (b"name", _) => present(&self.name),
+            (b"target", [what, ..]) => {
+                let value = match what.as_slice() {
+                    b"digest" => &self.target.digest,
+                    b"mediatype" => &self.target.media_type,
+                    _ => return None,
+                };
+                present(value)
+            }
+            (b"labels", key) => entry(&self.labels, key),
+            (b"annotations", key) => entry(&self.target.annotations, key),
+            _ => None,
+        }
+    }
+}
+
+/// A field that is empty is absent.
+fn present(text: &str) -> Option<&[u8]> {
+    (!text.is_empty()).then_some(text.as_bytes())
+}
+
+/// The value whose key is the rest of a path: keys may have dots in them.
+fn entry<'m>(map: &'m BTreeMap<String, String>, path: &[Vec<u8>]) -> Option<&'m [u8]> {
+    let key = String::from_utf8(path.join(&b'.')).ok()?;
+    map.get(&key).map(String::as_bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,7 +211,7 @@ mod tests {
     fn masks_apply_in_order_and_a_missing_key_empties() {
         let mut current = image(&[("a", "1"), ("b", "2")]);
         update(&mut current, image(&[("c", "3"), ("a", "9")]), &mask(&["labels", "labels.b", "labels.a"])).unwrap();
-        prepare(&mut current).unwrap();
+        drop_empty(&mut current).unwrap();
         assert_eq!(current, image(&[("a", "9"), ("c", "3")]));
     }
 

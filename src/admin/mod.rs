@@ -1,0 +1,3 @@
+//! The admin's commands, one a file.
+
+pub mod import;

@@ -1,0 +1,183 @@
+//! Making a socket with its owner and mode, or refusing to, with a sentence.
+//!
+//! A socket is made under another name and moved into its place: nobody can connect before its
+//! mode is right, and what is moved over is a socket that nobody answers.
+
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use tokio::net::UnixListener;
+
+use crate::model::{Error, Result};
+
+/// The longest path of a socket, in bytes: what `sockaddr_un` holds beside its closing zero.
+pub const MAX_PATH: usize = 107;
+
+/// Who may connect.
+#[derive(Debug, Clone, Copy)]
+pub struct Access {
+    /// The permission bits.
+    pub mode: u32,
+    /// The group, when it is not that of the process.
+    pub gid: Option<u32>,
+}
+
+/// Creates the folder for sockets if need be. Others may pass through it: the sockets have modes.
+pub fn make_folder(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+        .map_err(|e| Error::Internal(format!("creating {}: {e}", path.display())))
+}
+
+/// A path that a socket may be made at.
+#[derive(Debug)]
+pub struct Socket {
+    path: PathBuf,
+}
+
+impl Socket {
+    /// Refuses a path that is too long, that somebody answers, or where there is something else
+    /// than a socket.
+    pub fn claim(path: PathBuf) -> Result<Self> {
+        let length = path.as_os_str().as_bytes().len();
+        if length > MAX_PATH {
+            return Err(Error::InvalidArgument(format!(
+                "the socket path {} has {length} bytes, the system allows {MAX_PATH}: choose a shorter --state",
+                path.display()
+            )));
+        }
+        match fs::symlink_metadata(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Self { path }),
+            Err(e) => return Err(Error::Internal(format!("looking at {}: {e}", path.display()))),
+            Ok(found) if !found.file_type().is_socket() => {
+                return Err(Error::FailedPrecondition(format!(
+                    "{} is there and is no socket: move it away",
+                    path.display()
+                )));
+            }
+            Ok(_) => {}
+        }
+        match UnixStream::connect(&path) {
+            Err(e) if e.kind() == ErrorKind::ConnectionRefused => Ok(Self { path }),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self { path }),
+            Err(e) => Err(Error::FailedPrecondition(format!(
+                "cannot tell whether somebody answers at {}: {e}",
+                path.display()
+            ))),
+            Ok(_) => Err(Error::FailedPrecondition(format!(
+                "another process answers at {}: stop it, or choose another --state",
+                path.display()
+            ))),
+        }
+    }
+
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the socket and listens.
+    pub fn open(self, access: Access) -> Result<Open> {
+        // Shorter than every name of ours, so never too long.
+        let made = self.path.with_file_name(format!(".{}", std::process::id()));
+        let made = made.as_path();
+        let told = |doing: &'static str| {
+            let path = self.path.display().to_string();
+            move |e: std::io::Error| Error::Internal(format!("{doing} the socket {path}: {e}"))
+        };
+        // Left over from a process of the same number that was killed between two lines below.
+        let _ = fs::remove_file(made);
+        let listener = UnixListener::bind(made).map_err(told("making"))?;
+        let finish = || {
+            if let Some(gid) = access.gid {
+                std::os::unix::fs::chown(made, None, Some(gid))?;
+            }
+            fs::set_permissions(made, fs::Permissions::from_mode(access.mode))?;
+            let inode = fs::symlink_metadata(made)?.ino();
+            fs::rename(made, &self.path)?;
+            Ok(inode)
+        };
+        let inode = finish().map_err(|e| {
+            let _ = fs::remove_file(made);
+            told("setting up")(e)
+        })?;
+        Ok(Open { bound: Bound { path: self.path.clone(), inode }, listener })
+    }
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Open {
+    bound: Bound,
+    listener: UnixListener,
+}
+
+impl Open {
+    /// Its name for the log, its place in the folder, and the listener.
+    pub fn into_parts(self) -> (String, Bound, UnixListener) {
+        (self.bound.path.display().to_string(), self.bound, self.listener)
+    }
+}
+
+/// A socket's place in the folder, cleared when dropped; unless somebody else has it by then.
+#[derive(Debug)]
+pub struct Bound {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|m| m.ino() == self.inode) {
+            // Nothing is lost when it stays: the next daemon replaces it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ACCESS: Access = Access { mode: 0o660, gid: None };
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let live = Socket::claim(path.clone()).unwrap().open(ACCESS).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        let refused = Socket::claim(path.clone()).unwrap_err();
+        assert!(refused.message().contains("another process answers"), "{refused}");
+        drop(live);
+        assert!(!path.exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_no_socket_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        fs::write(&path, "mine").unwrap();
+        assert!(Socket::claim(path.clone()).unwrap_err().message().contains("no socket"));
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+        let link = dir.path().join("l");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(Socket::claim(link).unwrap_err().message().contains("no socket"));
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_is_refused_with_its_length() {
+        let of = |length: usize| PathBuf::from(format!("/{}", "x".repeat(length - 1)));
+        Socket::claim(of(MAX_PATH)).unwrap();
+        let refused = Socket::claim(of(MAX_PATH + 1)).unwrap_err();
+        assert!(refused.message().contains("has 108 bytes"), "{refused}");
+    }
+}

@@ -1,0 +1,163 @@
+//! Listing more images than one reply of containerd may carry (16 MiB): asking in parts.
+//!
+//! A part is a filter. The first is everything; one that is too large is split by the next hex
+//! digit of the target's digest, which spreads evenly. Many names may share one digest, so after
+//! some digits a part is split by the name: by ranges of its next character. Parts never overlap and
+//! together are what was split, so every image that stays is seen once. (One whose target changes
+//! meanwhile may be seen twice or not at all: whoever needs more must look again.)
+
+use std::fmt;
+
+use crate::model::go::quote::quote;
+
+/// Digest digits before names are used: 4,096 parts an algorithm.
+const DIGITS: usize = 3;
+
+const LAST: u32 = 0x10_ffff;
+
+/// Some of the images of a namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// What the digest of the target begins with; containerd stores sha256, sha384 and sha512.
+    digest: String,
+    names: Names,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Names {
+    All,
+    /// This name.
+    One(String),
+    /// Names that begin so and go on with a character of this range.
+    After(String, u32, u32),
+}
+
+/// What splitting gives.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Sizes {
+    /// These instead.
+    Smaller(Vec<Part>),
+    /// It cannot be split: it is one image.
+    Smallest,
+}
+
+impl Part {
+    /// All images.
+    pub fn all() -> Self {
+        Self { digest: String::new(), names: Names::All }
+    }
+
+    /// The filters of a List request for this part.
+    pub fn filters(&self) -> Vec<String> {
+        let mut selectors = Vec::new();
+        if !self.digest.is_empty() {
+            selectors.push(format!("target.digest~={}", quote(format!("^{}", self.digest))));
+        }
+        match &self.names {
+            Names::All => {}
+            Names::One(name) => selectors.push(format!("name=={}", quote(name))),
+            Names::After(head, first, last) => {
+                // Characters by number: nothing in a name needs escaping then.
+                let head: String = head.chars().map(|c| format!(r"\x{{{:x}}}", u32::from(c))).collect();
+                let pattern = format!(r"^{head}[\x{{{first:x}}}-\x{{{last:x}}}]");
+                selectors.push(format!("name~={}", quote(pattern)));
+            }
+        }
+        if selectors.is_empty() { Vec::new() } else { vec![selectors.join(",")] }
+    }
+
+    /// Smaller parts that are this one together.
+    pub fn split(&self) -> Sizes {
+        let named = |names| Self { digest: self.digest.clone(), names };
+        Sizes::Smaller(match &self.names {
+            Names::All => match self.digest.split_once(':') {
+                None => ["sha256:", "sha384:", "sha512:"]
+                    .map(|d| Self { digest: d.into(), names: Names::All })
+                    .into(),
+                Some((_, digits)) if digits.len() < DIGITS => "0123456789abcdef"
+                    .chars()
+                    .map(|digit| Self { digest: format!("{}{digit}", self.digest), names: Names::All })
+                    .collect(),
+                // No image has an empty name.
+                Some(_) => vec![named(Names::After(String::new(), 0, LAST))],
+            },
+            Names::One(_) => return Sizes::Smallest,
+            Names::After(head, first, last) if first == last => {
+                // A surrogate is no character: no name goes on with it.
+                let Some(next) = char::from_u32(*first) else { return Sizes::Smaller(Vec::new()) };
+                let head = format!("{head}{next}");
+                vec![named(Names::One(head.clone())), named(Names::After(head, 0, LAST))]
+            }
+            Names::After(head, first, last) => {
+                // Most names are ASCII: that is the first cut.
+                let middle = if *first < 0x80 && *last >= 0x80 { 0x7f } else { first.midpoint(*last) };
+                [(*first, middle), (middle + 1, *last)]
+                    .map(|(first, last)| named(Names::After(head.clone(), first, last)))
+                    .into()
+            }
+        })
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.names {
+            Names::One(name) => write!(f, "image {}", quote(name)),
+            _ => write!(f, "the images that match {:?}", self.filters()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::images::Image;
+    use crate::model::filter::Filter;
+
+    fn image(name: &str, digest: &str) -> Image {
+        let mut image = Image { name: name.into(), ..Image::default() };
+        image.target.mut_or_insert_default().digest = digest.into();
+        image
+    }
+
+    /// Lists with a limit of `most` images a reply, as often as that takes.
+    fn listed(images: &[Image], most: usize) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut parts = vec![Part::all()];
+        while let Some(part) = parts.pop() {
+            let filter = Filter::parse_all(&part.filters()).unwrap();
+            let matching: Vec<_> = images.iter().filter(|i| filter.matches(*i)).collect();
+            if matching.len() <= most {
+                found.extend(matching.into_iter().map(|i| i.name.clone()));
+            } else if let Sizes::Smaller(smaller) = part.split() {
+                parts.extend(smaller);
+            }
+        }
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn every_image_is_in_one_part_however_small_the_parts() {
+        let same = format!("sha256:{}", "ab".repeat(32));
+        let mut images: Vec<_> = (0..200u32)
+            .map(|i| image(&format!("other/{i}"), &format!("sha256:{:064x}", u128::from(i) << 100)))
+            .collect();
+        images.push(image("x", &format!("sha512:{}", "0".repeat(128))));
+        images.push(image("y", &format!("sha384:{}", "0".repeat(96))));
+        for name in ["a", "ab", "abc", "a\"b\\", "a,b ", "é", "\u{10ffff}", "\u{d7ff}", "\u{e000}", "\0", "a\n"] {
+            images.push(image(name, &same));
+        }
+        let mut names: Vec<_> = images.iter().map(|i| i.name.clone()).collect();
+        names.sort();
+        for most in [1, 2, 50, 1000] {
+            assert_eq!(listed(&images, most), names, "{most} a reply");
+        }
+    }
+
+    #[test]
+    fn one_image_cannot_be_split() {
+        let one = Part { digest: "sha256:abc".into(), names: Names::One("a".into()) };
+        assert_eq!(one.split(), Sizes::Smallest);
+    }
+}

@@ -1,0 +1,117 @@
+//! The services over the local store.
+//!
+//! Here async code meets the synchronous store, and nowhere else. Writes go to the store's writer.
+//! A Get runs where it is called: it is one look-up in mapped memory. A List runs on a pool, as
+//! it may read everything.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::Semaphore;
+
+use super::budget::{Budget, SMALL};
+use super::images::{self, Built};
+use super::{Call, Images, Reply};
+use crate::api::images::{
+    CreateImageRequest, DeleteImageRequest, GetImageRequest, ListImagesRequest, UpdateImageRequest,
+};
+use crate::model::{Error, Result, image};
+use crate::store::{Change, Snapshot, Store};
+
+/// Images served from the local store.
+#[derive(Debug, Clone)]
+pub struct Local {
+    store: Store,
+    replies: Budget,
+    lists: Arc<Semaphore>,
+}
+
+impl Local {
+    /// Serves `store`; its large replies share `replies`.
+    pub fn new(store: Store, replies: Budget) -> Self {
+        // More than the processors at once would only wait for each other, and hold snapshots.
+        let lists = std::thread::available_parallelism().map_or(2, usize::from);
+        Self { store, replies, lists: Arc::new(Semaphore::new(lists)) }
+    }
+
+    /// Answers with what `build` makes: first with little room, which suits almost all; when the
+    /// answer is larger, it is measured by then, and gets its share of the budget.
+    async fn answer<B>(&self, call: &Call, pooled: bool, build: B) -> Result<Reply>
+    where
+        B: Fn(&Snapshot<'_>, usize) -> Result<Built> + Send + Sync + 'static,
+    {
+        let build = Arc::new(build);
+        let mut hold = None;
+        let mut room = SMALL.min(call.reply_limit);
+        loop {
+            let built = if pooled {
+                let (store, build) = (self.store.clone(), Arc::clone(&build));
+                let _turn = self.lists.acquire().await;
+                tokio::task::spawn_blocking(move || store.read(|s| build(s, room)))
+                    .await
+                    .unwrap_or_else(|e| Err(Error::Internal(format!("listing images: {e}"))))?
+            } else {
+                self.store.read(|s| build(s, room))?
+            };
+            if let Some(message) = built.message {
+                return Ok(Reply { message, hold });
+            }
+            if built.size > call.reply_limit {
+                return Err(Error::message_too_large(built.size, call.reply_limit));
+            }
+            // Given back first: two who wait while holding might wait for each other.
+            drop(hold.take());
+            hold = self.replies.share(built.size).await;
+            room = built.size;
+        }
+    }
+
+    /// A message that exists already, with its share of the budget.
+    async fn written(&self, message: Vec<u8>) -> Result<Reply> {
+        let hold = self.replies.share(message.len()).await;
+        Ok(Reply { message, hold })
+    }
+}
+
+#[async_trait]
+impl Images for Local {
+    async fn get(&self, call: &Call, request: GetImageRequest) -> Result<Reply> {
+        let namespace = call.namespace()?;
+        self.answer(call, false, move |s, room| images::get(s, &namespace, &request.name, room)).await
+    }
+
+    async fn list(&self, call: &Call, request: ListImagesRequest) -> Result<Reply> {
+        let namespace = call.namespace()?;
+        let filter = images::filter(&request)?;
+        self.answer(call, true, move |s, room| images::list(s, &namespace, &filter, room)).await
+    }
+
+    async fn create(&self, call: &Call, request: CreateImageRequest) -> Result<Reply> {
+        let image = image::from_request(request.image, "CreateImageRequest")?;
+        let namespace = call.namespace()?;
+        image::validate(&image)?;
+        let (epoch, room) = (request.source_date_epoch, call.reply_limit);
+        let work = move |change: &mut Change<'_>| {
+            images::create(change, &namespace, image.clone(), epoch.as_ref(), room)
+        };
+        self.written(self.store.writer().write(work).await?).await
+    }
+
+    async fn update(&self, call: &Call, request: UpdateImageRequest) -> Result<Reply> {
+        let image = image::from_request(request.image, "UpdateImageRequest")?;
+        let namespace = call.namespace()?;
+        let mask = request.update_mask.into_option().unwrap_or_default().paths;
+        let (epoch, room) = (request.source_date_epoch, call.reply_limit);
+        let work = move |change: &mut Change<'_>| {
+            images::update(change, &namespace, image.clone(), &mask, epoch.as_ref(), room)
+        };
+        self.written(self.store.writer().write(work).await?).await
+    }
+
+    async fn delete(&self, call: &Call, request: DeleteImageRequest) -> Result<Reply> {
+        let namespace = call.namespace()?;
+        let work = move |change: &mut Change<'_>| images::delete(change, &namespace, &request);
+        self.store.writer().write(work).await?;
+        Ok(Reply::default())
+    }
+}

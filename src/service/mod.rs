@@ -1,0 +1,62 @@
+//! What the requests mean: the operations of containerd's services on the local store.
+//!
+//! - [`images`]: the five operations of Images, inside a transaction
+//! - [`local`]: the same as an async service; where async code meets the synchronous store
+//! - [`budget`]: how much memory large messages may take together
+//!
+//! No transport and no network: a request comes in as its message, an answer leaves as the
+//! encoded bytes of its message.
+
+pub mod budget;
+pub mod images;
+pub mod local;
+
+use async_trait::async_trait;
+
+use crate::api::images::{
+    CreateImageRequest, DeleteImageRequest, GetImageRequest, ListImagesRequest, UpdateImageRequest,
+};
+use crate::model::{Namespace, Result};
+use budget::Hold;
+
+/// What a call brings along beside its message.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The namespace header as it came, if it came.
+    pub namespace: Option<String>,
+    /// The largest message, in bytes, that the transport can carry back.
+    pub reply_limit: usize,
+}
+
+impl Call {
+    /// The namespace the call runs in; without a valid one it must not run.
+    pub fn namespace(&self) -> Result<Namespace> {
+        Namespace::required(self.namespace.as_deref())
+    }
+}
+
+/// An answer, encoded.
+#[derive(Debug, Default)]
+pub struct Reply {
+    /// The message as it goes over the wire.
+    pub message: Vec<u8>,
+    /// For a large message its share of the budget, to be held until the message is sent.
+    pub hold: Option<Hold>,
+}
+
+/// containerd's Images service. The local store is one; a front that passes writes on to a
+/// containerd is another. Transports know only this.
+#[async_trait]
+pub trait Images: Send + Sync + 'static {
+    /// The image of a name. Answers a `GetImageResponse`.
+    async fn get(&self, call: &Call, request: GetImageRequest) -> Result<Reply>;
+    /// The images that match any of the filters, in byte order of names. Answers a
+    /// `ListImagesResponse`.
+    async fn list(&self, call: &Call, request: ListImagesRequest) -> Result<Reply>;
+    /// Makes a new image. Answers a `CreateImageResponse`.
+    async fn create(&self, call: &Call, request: CreateImageRequest) -> Result<Reply>;
+    /// Changes an image. Answers an `UpdateImageResponse`.
+    async fn update(&self, call: &Call, request: UpdateImageRequest) -> Result<Reply>;
+    /// Removes an image. Answers `google.protobuf.Empty`.
+    async fn delete(&self, call: &Call, request: DeleteImageRequest) -> Result<Reply>;
+}

@@ -1,0 +1,197 @@
+//! gRPC: HTTP/2 connections, and which call goes where.
+//!
+//! `images.sock` answers Images, Health and Version. Every other method is UNIMPLEMENTED, with a
+//! sentence that says what this socket is: clients meant for a whole containerd should learn at
+//! once that they ask the wrong address.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::{Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use protobuf::Message;
+use tokio::net::UnixStream;
+
+use super::connection::Connection;
+use super::grpc_message::{self as message, Body};
+use super::listener::{Stop, stopped};
+use super::{GRPC_MESSAGE, Limits, grpc_services, status};
+use crate::api::health::HealthCheckRequest;
+use crate::model::{Error, Result};
+use crate::service::{Call, Images, Reply};
+
+/// The full name of the Images service.
+pub const IMAGES: &str = "containerd.services.images.v1.Images";
+
+/// The header that carries the namespace.
+const NAMESPACE: &str = "containerd-namespace";
+
+/// Streams of one connection at a time. Calls of Images have a lower bound of their own; long
+/// streams (Watch) must not keep calls from being accepted.
+const STREAMS: u32 = 4096;
+
+/// The most bytes of request headers.
+const HEADERS: u32 = 256 << 10;
+
+/// How often a connection is asked whether it lives, and how long it may take to answer. A client
+/// that stops in the middle of a frame cannot answer.
+const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
+
+/// How often a connection is looked at for replies that nobody reads.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Serves the calls of gRPC connections.
+#[derive(Clone)]
+pub struct Grpc {
+    images: Arc<dyn Images>,
+    limits: Limits,
+}
+
+impl Grpc {
+    /// Serves `images`, and what goes with it on `images.sock`.
+    pub fn new(images: Arc<dyn Images>, limits: Limits) -> Self {
+        Self { images, limits }
+    }
+
+    /// Serves one connection until it ends, or until it has ended what it began when `stop` turns.
+    pub async fn connection(self, stream: UnixStream, mut stop: Stop) {
+        // A client that connects and says nothing holds a place. gRPC clients speak first.
+        match tokio::time::timeout(self.limits.message_time, stream.readable()).await {
+            Ok(Ok(())) => {}
+            _ => return log::debug!("a gRPC client said nothing and is disconnected"),
+        }
+        let unread_time = self.limits.unread_time;
+        let connection = Connection::new(self.limits.calls);
+        let stopping = stop.clone();
+        let state = Arc::clone(&connection);
+        let service = service_fn(move |request| {
+            let (grpc, state, stop) = (self.clone(), Arc::clone(&state), stopping.clone());
+            async move { Ok::<_, Infallible>(grpc.answer(request, &state, stop).await) }
+        });
+        let http = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING.0)
+            .keep_alive_timeout(PING.1)
+            .max_concurrent_streams(STREAMS)
+            .max_pending_accept_reset_streams(STREAMS as usize)
+            .max_local_error_reset_streams(STREAMS as usize)
+            .max_header_list_size(HEADERS)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(http);
+        let mut look = tokio::time::interval(LOOK);
+        let mut stopping = false;
+        loop {
+            tokio::select! {
+                ended = http.as_mut() => {
+                    if let Err(e) = ended {
+                        log::debug!("a gRPC connection ended: {e}");
+                    }
+                    return;
+                }
+                () = stopped(&mut stop), if !stopping => {
+                    stopping = true;
+                    http.as_mut().graceful_shutdown();
+                }
+                _ = look.tick() => if connection.is_stuck(unread_time) {
+                    return log::warn!("a gRPC client leaves its replies unread and is disconnected");
+                }
+            }
+        }
+    }
+
+    /// Answers one request, whatever it is and whatever happens.
+    async fn answer(&self, request: Request<Incoming>, connection: &Arc<Connection>, stop: Stop) -> Response<Body> {
+        let is_grpc = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
+        if request.method() != Method::POST || !is_grpc {
+            let mut response = Response::new(Body::default());
+            *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return response;
+        }
+        // What a call works on is thrown away with it, or is the store's, which undoes its own.
+        let answer = AssertUnwindSafe(self.dispatch(request, connection, stop)).catch_unwind().await;
+        match answer {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => message::refusal(&error),
+            Err(_) => message::refusal(&status::panicked()),
+        }
+    }
+
+    async fn dispatch(
+        &self,
+        request: Request<Incoming>,
+        connection: &Arc<Connection>,
+        stop: Stop,
+    ) -> Result<Response<Body>> {
+        let images = &self.images;
+        let path = request.uri().path().to_owned();
+        let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
+        match (service, method) {
+            (IMAGES, "Get") => self.unary(request, connection, |c, m| async move { images.get(&c, m).await }).await,
+            (IMAGES, "List") => self.unary(request, connection, |c, m| async move { images.list(&c, m).await }).await,
+            (IMAGES, "Create") => self.unary(request, connection, |c, m| async move { images.create(&c, m).await }).await,
+            (IMAGES, "Update") => self.unary(request, connection, |c, m| async move { images.update(&c, m).await }).await,
+            (IMAGES, "Delete") => self.unary(request, connection, |c, m| async move { images.delete(&c, m).await }).await,
+            ("containerd.services.version.v1.Version", "Version") => {
+                self.unary(request, connection, |_, _: protobuf::well_known_types::empty::Empty| async {
+                    grpc_services::version().map(plain)
+                })
+                .await
+            }
+            ("grpc.health.v1.Health", "Check") => {
+                self.unary(request, connection, |_, m: HealthCheckRequest| async move {
+                    grpc_services::check(&m, &stop).map(plain)
+                })
+                .await
+            }
+            ("grpc.health.v1.Health", "Watch") => {
+                let (asked, _) = message::read(request.into_body(), &self.limits).await?;
+                grpc_services::watch(&asked, stop)
+            }
+            _ => Err(Error::Unimplemented(format!(
+                "unknown method {method} of service {service}: this socket is lmdb-images {}, which \
+                 serves image names only; send other calls to containerd's own socket",
+                env!("CARGO_PKG_VERSION")
+            ))),
+        }
+    }
+
+    /// One request message, one reply message.
+    async fn unary<M, H, F>(&self, request: Request<Incoming>, connection: &Arc<Connection>, handle: H) -> Result<Response<Body>>
+    where
+        M: Message,
+        H: FnOnce(Call, M) -> F,
+        F: Future<Output = Result<Reply>>,
+    {
+        let call = Call { namespace: namespace(&request)?, reply_limit: GRPC_MESSAGE };
+        message::within(message::deadline(&request), async {
+            let slot = connection.slot().await;
+            let (asked, _held) = message::read(request.into_body(), &self.limits).await?;
+            let Reply { message, hold } = handle(call, asked).await?;
+            Ok(message::reply(message, connection.sending(slot, hold)))
+        })
+        .await
+    }
+}
+
+/// The namespace header, the first if there are several.
+fn namespace<B>(request: &Request<B>) -> Result<Option<String>> {
+    let Some(value) = request.headers().get(NAMESPACE) else { return Ok(None) };
+    let value = std::str::from_utf8(value.as_bytes()).map_err(|_| {
+        Error::InvalidArgument(format!("the header {NAMESPACE} is not UTF-8: {value:?}"))
+    })?;
+    Ok(Some(value.to_owned()))
+}
+
+fn plain(message: Vec<u8>) -> Reply {
+    Reply { message, hold: None }
+}

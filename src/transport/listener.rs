@@ -1,0 +1,88 @@
+//! Accepting connections, the same way for both protocols.
+//!
+//! A connection over the limit is closed at once: its client gets an error instead of waiting. When
+//! file handles run out, accepting pauses instead of spinning; connections that are open go on.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::Limits;
+
+/// The first and the longest pause after a failed accept.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// Turns true when the daemon stops.
+pub type Stop = watch::Receiver<bool>;
+
+/// Waits until the daemon stops.
+pub async fn stopped(stop: &mut Stop) {
+    // A sender that is gone means the same.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Accepts from `listener` and runs `serve` for each connection, until `stop`; then lets the
+/// connections end, which `serve` is told by its own `stop`, for `limits.drain_time`.
+/// `name` is the socket's in the log.
+pub async fn run<S, F>(name: &str, listener: UnixListener, limits: &Limits, stop: Stop, serve: S)
+where
+    S: Fn(UnixStream, Stop) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let mut connections = JoinSet::new();
+    let mut stopping = stop.clone();
+    let mut pause = PAUSE.0;
+    let mut full = false;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stopped(&mut stopping) => break,
+            // Ended connections are taken off the set as they end.
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                pause = PAUSE.0;
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                    if !std::mem::replace(&mut full, true) {
+                        log::warn!(
+                            "{name}: {} connections are open, further ones are closed",
+                            limits.connections
+                        );
+                    }
+                    continue;
+                };
+                full = false;
+                let connection = serve(stream, stop.clone());
+                connections.spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+            Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(e) => {
+                if pause == PAUSE.0 {
+                    log::error!("{name}: cannot accept a connection: {e}; trying again");
+                }
+                tokio::select! {
+                    () = stopped(&mut stopping) => break,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(PAUSE.1);
+            }
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(limits.drain_time, drained).await.is_err() {
+        log::warn!("{name}: {} connections did not end in time and are closed", connections.len());
+        connections.shutdown().await;
+    }
+}

@@ -1,0 +1,57 @@
+//! The two protocols: sockets and frames on one side, the services' traits on the other.
+//!
+//! - [`listener`]: accepting connections, on both protocols alike
+//! - [`connection`]: what is kept of one connection, so that it stays in its bounds
+//! - [`grpc`]: HTTP/2 connections, and which call goes where; [`grpc_message`]: one unary call's
+//!   messages; [`grpc_services`]: Health and Version
+//! - [`ttrpc`]: ttrpc connections; [`ttrpc_io`]: the byte stream under one, watched frame by frame
+//! - [`status`]: the one table from errors to status codes
+//!
+//! No rule of Images is decided here, and only here are the server types of tonic, hyper and
+//! ttrpc named.
+
+pub mod connection;
+pub mod grpc;
+pub mod grpc_message;
+pub mod grpc_services;
+pub mod listener;
+pub mod status;
+pub mod ttrpc;
+pub mod ttrpc_io;
+
+use std::time::Duration;
+
+use crate::service::budget::Budget;
+
+/// The largest gRPC message either way, in bytes: containerd's limit.
+pub const GRPC_MESSAGE: usize = 16 << 20;
+
+/// What clients may take, whatever they do. Times are generous: they end only what hangs.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections to one socket at a time; one more is closed at once.
+    pub connections: usize,
+    /// Calls of one connection at a time; further ones wait to be read (ttrpc) or run (gRPC).
+    pub calls: usize,
+    /// How long a client may take to send a message it has begun.
+    pub message_time: Duration,
+    /// How long replies may lie unread before their connection is closed.
+    pub unread_time: Duration,
+    /// How long calls in flight may take to end when the daemon stops.
+    pub drain_time: Duration,
+    /// Memory for large requests under way, of all connections together.
+    pub requests: Budget,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            calls: 256,
+            message_time: Duration::from_secs(30),
+            unread_time: Duration::from_secs(60),
+            drain_time: Duration::from_secs(10),
+            requests: Budget::new(64 << 20),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! ttrpc: connections of shims, guests and small clients; Images only.
+//!
+//! Frames and dispatch are the library's. Each connection has a server of its own in it, so that
+//! its calls know which connection they belong to, and what they hold is given back when their
+//! reply is written.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::{FutureExt, stream};
+use protobuf::Message;
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use ttrpc::r#async::transport::Listener;
+use ttrpc::r#async::{MethodHandler, Server, Service, TtrpcContext};
+
+use super::connection::Connection;
+use super::listener::{Stop, stopped};
+use super::ttrpc_io::Watched;
+use super::{Limits, grpc, status};
+use crate::model::{Error, Result};
+use crate::service::{Call, Images, Reply};
+
+/// The metadata key that carries the namespace.
+const NAMESPACE: &str = "containerd-namespace-ttrpc";
+
+/// The largest message of a reply, in bytes: a frame carries 4 MiB, and some bytes go to the
+/// envelope around the message.
+pub const MESSAGE: usize = ttrpc::proto::MESSAGE_LENGTH_MAX - 16;
+
+/// Serves the calls of ttrpc connections.
+#[derive(Clone)]
+pub struct Ttrpc {
+    images: Arc<dyn Images>,
+    limits: Limits,
+}
+
+impl Ttrpc {
+    /// Serves `images`.
+    pub fn new(images: Arc<dyn Images>, limits: Limits) -> Self {
+        Self { images, limits }
+    }
+
+    /// Serves one connection until it ends, or until it has ended what it began when `stop` turns.
+    pub async fn connection(self, stream: UnixStream, mut stop: Stop) {
+        let connection = Connection::new(self.limits.calls);
+        let (end, mut ended) = oneshot::channel();
+        let socket = Watched::new(stream, Arc::clone(&connection), &self.limits, end);
+        let listener = Listener::new(stream::once(async { Ok(socket) }));
+        let mut server = Server::new()
+            .add_listener(listener)
+            .register_service(services(&self.images, &connection));
+        if let Err(e) = server.start().await {
+            return log::error!("a ttrpc connection cannot be served: {e}");
+        }
+        // `end` is never sent: it is dropped with the socket, when the connection is over.
+        tokio::select! {
+            _ = &mut ended => return,
+            () = stopped(&mut stop) => {}
+        }
+        server.disconnect().await;
+        let _ = ended.await;
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Method {
+    Get,
+    List,
+    Create,
+    Update,
+    Delete,
+}
+
+fn services(images: &Arc<dyn Images>, connection: &Arc<Connection>) -> HashMap<String, Service> {
+    use Method::{Create, Delete, Get, List, Update};
+    let methods = [Get, List, Create, Update, Delete].map(|method| {
+        let handler = Handler { images: Arc::clone(images), connection: Arc::clone(connection), method };
+        (format!("{method:?}"), Box::new(handler) as Box<dyn MethodHandler + Send + Sync>)
+    });
+    let service = Service { methods: methods.into(), streams: HashMap::new() };
+    HashMap::from([(grpc::IMAGES.to_owned(), service)])
+}
+
+/// One method of Images on one connection.
+struct Handler {
+    images: Arc<dyn Images>,
+    connection: Arc<Connection>,
+    method: Method,
+}
+
+impl Handler {
+    async fn answer(&self, context: &TtrpcContext, payload: &[u8]) -> Result<Vec<u8>> {
+        let namespace = context.metadata.get(NAMESPACE).and_then(|values| values.first()).cloned();
+        let (call, images) = (Call { namespace, reply_limit: MESSAGE }, &self.images);
+        let Reply { message, hold } = match self.method {
+            Method::Get => images.get(&call, parse(payload)?).await,
+            Method::List => images.list(&call, parse(payload)?).await,
+            Method::Create => images.create(&call, parse(payload)?).await,
+            Method::Update => images.update(&call, parse(payload)?).await,
+            Method::Delete => images.delete(&call, parse(payload)?).await,
+        }?;
+        self.connection.keep(context.mh.stream_id, hold);
+        Ok(message)
+    }
+}
+
+fn parse<M: Message>(payload: &[u8]) -> Result<M> {
+    M::parse_from_bytes(payload)
+        .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))
+}
+
+#[async_trait]
+impl MethodHandler for Handler {
+    async fn handler(&self, context: TtrpcContext, request: ttrpc::Request) -> ttrpc::Result<ttrpc::Response> {
+        // What a call works on is thrown away with it, or is the store's, which undoes its own.
+        let answer = AssertUnwindSafe(self.answer(&context, &request.payload)).catch_unwind().await;
+        let mut response = ttrpc::Response::new();
+        match answer.unwrap_or_else(|_| Err(status::panicked())) {
+            Ok(message) => response.payload = message,
+            Err(error) => response.status = Some(status::ttrpc(&error)).into(),
+        }
+        Ok(response)
+    }
+}
