@@ -13,7 +13,8 @@ use crate::model::go::quote::quote;
 /// Digest digits before names are used: 4,096 parts an algorithm.
 const DIGITS: usize = 3;
 
-const LAST: u32 = 0x10_ffff;
+/// Every character.
+const ANY: (char, char) = ('\0', char::MAX);
 
 /// Some of the images of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +30,7 @@ enum Names {
     /// This name.
     One(String),
     /// Names that begin so and go on with a character of this range.
-    After(String, u32, u32),
+    After(String, char, char),
 }
 
 /// What splitting gives.
@@ -58,8 +59,9 @@ impl Part {
             Names::One(name) => selectors.push(format!("name=={}", quote(name))),
             Names::After(head, first, last) => {
                 // Characters by number: nothing in a name needs escaping then.
-                let head: String = head.chars().map(|c| format!(r"\x{{{:x}}}", u32::from(c))).collect();
-                let pattern = format!(r"^{head}[\x{{{first:x}}}-\x{{{last:x}}}]");
+                let number = |c: char| format!(r"\x{{{:x}}}", u32::from(c));
+                let head: String = head.chars().map(number).collect();
+                let pattern = format!("^{head}[{}-{}]", number(*first), number(*last));
                 selectors.push(format!("name~={}", quote(pattern)));
             }
         }
@@ -79,24 +81,32 @@ impl Part {
                     .map(|digit| Self { digest: format!("{}{digit}", self.digest), names: Names::All })
                     .collect(),
                 // No image has an empty name.
-                Some(_) => vec![named(Names::After(String::new(), 0, LAST))],
+                Some(_) => vec![named(Names::After(String::new(), ANY.0, ANY.1))],
             },
             Names::One(_) => return Sizes::Smallest,
             Names::After(head, first, last) if first == last => {
-                // A surrogate is no character: no name goes on with it.
-                let Some(next) = char::from_u32(*first) else { return Sizes::Smaller(Vec::new()) };
-                let head = format!("{head}{next}");
-                vec![named(Names::One(head.clone())), named(Names::After(head, 0, LAST))]
+                let head = format!("{head}{first}");
+                vec![named(Names::One(head.clone())), named(Names::After(head, ANY.0, ANY.1))]
             }
-            Names::After(head, first, last) => {
-                // Most names are ASCII: that is the first cut.
-                let middle = if *first < 0x80 && *last >= 0x80 { 0x7f } else { first.midpoint(*last) };
-                [(*first, middle), (middle + 1, *last)]
-                    .map(|(first, last)| named(Names::After(head.clone(), first, last)))
-                    .into()
-            }
+            Names::After(head, first, last) => halves(*first, *last)
+                .map(|(first, last)| named(Names::After(head.clone(), first, last)))
+                .into(),
         })
     }
+}
+
+/// Two ranges that are `first..=last` together; the two are not the same character.
+fn halves(first: char, last: char) -> [(char, char); 2] {
+    // Most names are ASCII: that is the first cut.
+    let middle = if first.is_ascii() && !last.is_ascii() {
+        0x7f
+    } else {
+        u32::from(first).midpoint(u32::from(last))
+    };
+    // There are no characters from d800 to dfff.
+    let left = char::from_u32(middle).unwrap_or('\u{d7ff}');
+    let right = char::from_u32(u32::from(left) + 1).unwrap_or('\u{e000}');
+    [(first, left), (right, last)]
 }
 
 impl fmt::Display for Part {
