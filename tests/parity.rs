@@ -93,17 +93,27 @@ fn code_name(code: i32) -> String {
 }
 
 async fn answer(client: &Client, step: &Value) -> Value {
-    let request = base64::engine::general_purpose::STANDARD.decode(step["request"].as_str().unwrap()).unwrap();
+    let request = base64::engine::general_purpose::STANDARD
+        .decode(step["request"].as_str().unwrap())
+        .unwrap();
     let method = step["method"].as_str().unwrap();
     let expected = &step["response"];
     match client.raw(method, step["namespace"].as_str(), request).await {
-        Err(failed) => json!({"code": code_name(failed.code), "message": failed.message, "response": null}),
+        Err(failed) => {
+            json!({"code": code_name(failed.code), "message": failed.message, "response": null})
+        }
         Ok(bytes) => {
             let one = |image: Option<Image>| image.map_or(Value::Null, |i| shown(&i, expected));
             let response = match method {
-                "Get" => one(GetImageResponse::parse_from_bytes(&bytes).unwrap().image.into_option()),
-                "Create" => one(CreateImageResponse::parse_from_bytes(&bytes).unwrap().image.into_option()),
-                "Update" => one(UpdateImageResponse::parse_from_bytes(&bytes).unwrap().image.into_option()),
+                "Get" => {
+                    one(GetImageResponse::parse_from_bytes(&bytes).unwrap().image.into_option())
+                }
+                "Create" => {
+                    one(CreateImageResponse::parse_from_bytes(&bytes).unwrap().image.into_option())
+                }
+                "Update" => {
+                    one(UpdateImageResponse::parse_from_bytes(&bytes).unwrap().image.into_option())
+                }
                 "Delete" => Value::Null,
                 "List" => {
                     let images = ListImagesResponse::parse_from_bytes(&bytes).unwrap().images;
@@ -137,8 +147,14 @@ async fn replay(protocol: Protocol) {
         served.daemon.stop().await;
     }
     println!("{protocol:?}: {requests} requests replayed, {} differences", differences.len());
-    let shown: Vec<String> = differences.iter().take(10).map(|d| d.chars().take(1500).collect()).collect();
-    assert!(requests > 0 && differences.is_empty(), "{} differences\n{}", differences.len(), shown.join("\n"));
+    let shown: Vec<String> =
+        differences.iter().take(10).map(|d| d.chars().take(1500).collect()).collect();
+    assert!(
+        requests > 0 && differences.is_empty(),
+        "{} differences\n{}",
+        differences.len(),
+        shown.join("\n")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

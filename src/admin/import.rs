@@ -35,7 +35,10 @@ impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { namespaces, new, changed, unchanged } = self;
         let images = new + changed + unchanged;
-        write!(f, "{images} images in {namespaces} namespaces: {new} new, {changed} changed, {unchanged} unchanged")
+        write!(
+            f,
+            "{images} images in {namespaces} namespaces: {new} new, {changed} changed, {unchanged} unchanged"
+        )
     }
 }
 
@@ -94,12 +97,14 @@ async fn put_namespace(store: &Store, namespace: &Namespace, record: Record) -> 
 }
 
 /// Writes those that differ; counts the new, the changed and the unchanged.
-async fn put_images(store: &Store, namespace: &Namespace, images: Vec<Image>) -> Result<(u64, u64, u64)> {
+async fn put_images(
+    store: &Store,
+    namespace: &Namespace,
+    images: Vec<Image>,
+) -> Result<(u64, u64, u64)> {
     let namespace = namespace.clone();
-    let messages: Vec<_> = images
-        .into_iter()
-        .map(|image| Ok((encode(&image)?, image.name)))
-        .collect::<Result<_>>()?;
+    let messages: Vec<_> =
+        images.into_iter().map(|image| Ok((encode(&image)?, image.name))).collect::<Result<_>>()?;
     let work = move |change: &mut Change<'_>| {
         let mut counts = (0, 0, 0);
         for (message, name) in &messages {

@@ -18,7 +18,12 @@ pub struct Import {
     root: Root,
 
     /// Socket of the containerd
-    #[arg(long, env = "LMDB_IMAGES_CONTAINERD", value_name = "SOCKET", default_value = "/run/containerd/containerd.sock")]
+    #[arg(
+        long,
+        env = "LMDB_IMAGES_CONTAINERD",
+        value_name = "SOCKET",
+        default_value = "/run/containerd/containerd.sock"
+    )]
     containerd: PathBuf,
 }
 

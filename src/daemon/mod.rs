@@ -17,10 +17,10 @@ use crate::service::Images;
 use crate::service::budget::Budget;
 use crate::service::local::Local;
 use crate::store::Store;
+use crate::transport::Limits;
 use crate::transport::grpc::Grpc;
 use crate::transport::listener;
 use crate::transport::ttrpc::Ttrpc;
-use crate::transport::Limits;
 use sockets::{Access, Socket};
 
 /// Where the daemon keeps what, and who may speak to it.
@@ -61,20 +61,35 @@ impl Daemon {
         let store = tokio::task::spawn_blocking(move || Store::open(&root))
             .await
             .map_err(|e| Error::Internal(format!("opening the store: {e}")))??;
-        let images: Arc<dyn Images> = Arc::new(Local::new(store.clone(), Budget::new(config.reply_budget)));
+        let images: Arc<dyn Images> =
+            Arc::new(Local::new(store.clone(), Budget::new(config.reply_budget)));
         let (stop, stopping) = watch::channel(false);
-        let mut daemon =
-            Self { grpc: grpc.path().into(), ttrpc: ttrpc.path().into(), stop, servers: Vec::new(), store };
+        let mut daemon = Self {
+            grpc: grpc.path().into(),
+            ttrpc: ttrpc.path().into(),
+            stop,
+            servers: Vec::new(),
+            store,
+        };
         let limits = &config.limits;
         let served = Grpc::new(Arc::clone(&images), limits.clone());
-        daemon.serve(grpc.open(access)?, limits, stopping.clone(), move |s, stop| served.clone().connection(s, stop));
+        daemon.serve(grpc.open(access)?, limits, stopping.clone(), move |s, stop| {
+            served.clone().connection(s, stop)
+        });
         let served = Ttrpc::new(images, limits.clone());
-        daemon.serve(ttrpc.open(access)?, limits, stopping, move |s, stop| served.clone().connection(s, stop));
+        daemon.serve(ttrpc.open(access)?, limits, stopping, move |s, stop| {
+            served.clone().connection(s, stop)
+        });
         Ok(daemon)
     }
 
-    fn serve<S, F>(&mut self, socket: sockets::Open, limits: &Limits, stop: listener::Stop, serve: S)
-    where
+    fn serve<S, F>(
+        &mut self,
+        socket: sockets::Open,
+        limits: &Limits,
+        stop: listener::Stop,
+        serve: S,
+    ) where
         S: Fn(tokio::net::UnixStream, listener::Stop) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {

@@ -25,8 +25,12 @@ pub struct Signals {
 impl Signals {
     /// From now on these signals do not kill the process.
     pub fn listen() -> Result<Self> {
-        let on = |kind| signal(kind).map_err(|e| Error::Internal(format!("listening to signals: {e}")));
-        Ok(Self { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
+        let on =
+            |kind| signal(kind).map_err(|e| Error::Internal(format!("listening to signals: {e}")));
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+        })
     }
 
     /// Waits for the next; says its name.

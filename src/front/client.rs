@@ -55,27 +55,40 @@ impl Containerd {
     /// All namespaces with their labels.
     pub async fn namespaces(&self) -> Result<Vec<Record>> {
         let path = "/containerd.services.namespaces.v1.Namespaces/List";
-        let reply: ListNamespacesResponse =
-            self.call(path, None, ListNamespacesRequest::new()).await.map_err(|s| self.failed("listing namespaces", &s))?;
+        let reply: ListNamespacesResponse = self
+            .call(path, None, ListNamespacesRequest::new())
+            .await
+            .map_err(|s| self.failed("listing namespaces", &s))?;
         Ok(reply.namespaces)
     }
 
     /// All images of a namespace, handed to `take` part by part: one reply carries 16 MiB at most.
-    pub async fn images(&self, namespace: &Namespace, mut take: impl AsyncFnMut(Vec<Image>) -> Result<()>) -> Result<()> {
+    pub async fn images(
+        &self,
+        namespace: &Namespace,
+        mut take: impl AsyncFnMut(Vec<Image>) -> Result<()>,
+    ) -> Result<()> {
         let path = "/containerd.services.images.v1.Images/List";
         let mut parts = vec![Part::all()];
         while let Some(part) = parts.pop() {
             let request = ListImagesRequest { filters: part.filters(), ..Default::default() };
             match self.call::<_, ListImagesResponse>(path, Some(namespace), request).await {
                 Ok(reply) => take(reply.images).await?,
-                Err(status) if status.code() == tonic::Code::ResourceExhausted => match part.split() {
-                    Sizes::Smaller(smaller) => parts.extend(smaller),
-                    Sizes::Smallest => {
-                        return Err(self.failed(&format!("listing {part} of namespace {namespace}"), &status));
+                Err(status) if status.code() == tonic::Code::ResourceExhausted => {
+                    match part.split() {
+                        Sizes::Smaller(smaller) => parts.extend(smaller),
+                        Sizes::Smallest => {
+                            return Err(self.failed(
+                                &format!("listing {part} of namespace {namespace}"),
+                                &status,
+                            ));
+                        }
                     }
-                },
+                }
                 Err(status) => {
-                    return Err(self.failed(&format!("listing images of namespace {namespace}"), &status));
+                    return Err(
+                        self.failed(&format!("listing images of namespace {namespace}"), &status)
+                    );
                 }
             }
         }
@@ -97,7 +110,9 @@ impl Containerd {
         let mut grpc = self.grpc.clone();
         grpc.ready().await.map_err(|e| Status::unavailable(innermost(&e)))?;
         let path = PathAndQuery::from_static(path);
-        grpc.unary(request, path, MessageCodec::<Q, R>::default()).await.map(tonic::Response::into_inner)
+        grpc.unary(request, path, MessageCodec::<Q, R>::default())
+            .await
+            .map(tonic::Response::into_inner)
     }
 
     fn failed(&self, doing: &str, status: &Status) -> Error {

@@ -78,7 +78,10 @@ impl Part {
                     .into(),
                 Some((_, digits)) if digits.len() < DIGITS => "0123456789abcdef"
                     .chars()
-                    .map(|digit| Self { digest: format!("{}{digit}", self.digest), names: Names::All })
+                    .map(|digit| Self {
+                        digest: format!("{}{digit}", self.digest),
+                        names: Names::All,
+                    })
                     .collect(),
                 // No image has an empty name.
                 Some(_) => vec![named(Names::After(String::new(), ANY.0, ANY.1))],
@@ -155,7 +158,19 @@ mod tests {
             .collect();
         images.push(image("x", &format!("sha512:{}", "0".repeat(128))));
         images.push(image("y", &format!("sha384:{}", "0".repeat(96))));
-        for name in ["a", "ab", "abc", "a\"b\\", "a,b ", "é", "\u{10ffff}", "\u{d7ff}", "\u{e000}", "\0", "a\n"] {
+        for name in [
+            "a",
+            "ab",
+            "abc",
+            "a\"b\\",
+            "a,b ",
+            "é",
+            "\u{10ffff}",
+            "\u{d7ff}",
+            "\u{e000}",
+            "\0",
+            "a\n",
+        ] {
             images.push(image(name, &same));
         }
         let mut names: Vec<_> = images.iter().map(|i| i.name.clone()).collect();

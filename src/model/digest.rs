@@ -43,9 +43,8 @@ pub fn validate(digest: &str) -> Result<(), Invalid> {
 /// The grammar for algorithms nobody knows: parts of `[a-z0-9]+` joined by one of `.+_-`, then
 /// `[a-zA-Z0-9=_-]+`.
 fn is_well_formed(algorithm: &str, encoded: &str) -> bool {
-    let part = |p: &str| {
-        !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-    };
+    let part =
+        |p: &str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     algorithm.split(['.', '+', '_', '-']).all(part)
         && encoded.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'=' | b'_' | b'-'))
 }
@@ -72,7 +71,9 @@ mod tests {
         for digest in ["md5:aa", "sha256+b64:aA=_-", "multihash+base58:Qm", "a.b-c_d:0"] {
             assert_eq!(validate(digest), Err(Invalid::Unsupported), "{digest}");
         }
-        for digest in ["", ":", "x", "sha256", "sha256:", ":aa", "SHA256:aa", "a..b:aa", "md5:a/a", "é:a"] {
+        for digest in
+            ["", ":", "x", "sha256", "sha256:", ":aa", "SHA256:aa", "a..b:aa", "md5:a/a", "é:a"]
+        {
             assert_eq!(validate(digest), Err(Invalid::Format), "{digest}");
         }
     }

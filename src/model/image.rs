@@ -190,7 +190,10 @@ mod tests {
 
     #[test]
     fn what_ends_containerd_is_an_invalid_argument() {
-        for unset in [MessageField::none(), MessageField::some(Image { name: "i".into(), ..Image::default() })] {
+        for unset in [
+            MessageField::none(),
+            MessageField::some(Image { name: "i".into(), ..Image::default() }),
+        ] {
             assert!(matches!(
                 from_request(unset, "CreateImageRequest"),
                 Err(Error::InvalidArgument(m)) if m.contains("must be set")
@@ -210,7 +213,12 @@ mod tests {
     #[test]
     fn masks_apply_in_order_and_a_missing_key_empties() {
         let mut current = image(&[("a", "1"), ("b", "2")]);
-        update(&mut current, image(&[("c", "3"), ("a", "9")]), &mask(&["labels", "labels.b", "labels.a"])).unwrap();
+        update(
+            &mut current,
+            image(&[("c", "3"), ("a", "9")]),
+            &mask(&["labels", "labels.b", "labels.a"]),
+        )
+        .unwrap();
         drop_empty(&mut current).unwrap();
         assert_eq!(current, image(&[("a", "9"), ("c", "3")]));
     }
@@ -218,7 +226,10 @@ mod tests {
     #[test]
     fn an_unknown_path_is_named() {
         let error = update(&mut image(&[]), image(&[]), &mask(&["name"])).unwrap_err();
-        assert_eq!(error.message(), "cannot update \"name\" field on image \"i\": invalid argument");
+        assert_eq!(
+            error.message(),
+            "cannot update \"name\" field on image \"i\": invalid argument"
+        );
     }
 
     #[test]

@@ -72,10 +72,7 @@ mod tests {
         }
         for name in ["-a", "a-", "a..b", "a.-b", "a/b", "a b", "é", "a\n"] {
             let error = Namespace::required(Some(name)).unwrap_err();
-            assert!(
-                error.message().starts_with("namespace validation: identifier \""),
-                "{error}"
-            );
+            assert!(error.message().starts_with("namespace validation: identifier \""), "{error}");
             assert!(error.message().ends_with("*$: invalid argument"), "{error}");
         }
     }
@@ -91,9 +88,7 @@ mod tests {
         for header in [None, Some("")] {
             assert_eq!(
                 Namespace::required(header),
-                Err(Error::FailedPrecondition(
-                    "namespace is required: failed precondition".into()
-                ))
+                Err(Error::FailedPrecondition("namespace is required: failed precondition".into()))
             );
         }
     }

@@ -25,7 +25,12 @@ pub struct Built {
 }
 
 /// Builds the `GetImageResponse` for an image, if it fits into `room` bytes.
-pub fn get(records: &impl Records, namespace: &Namespace, name: &str, room: usize) -> Result<Built> {
+pub fn get(
+    records: &impl Records,
+    namespace: &Namespace,
+    name: &str,
+    room: usize,
+) -> Result<Built> {
     let image = records.image(namespace, name)?.ok_or_else(|| not_found(name))?;
     let mut answer = Answer::new(room);
     answer.add(image);
@@ -211,7 +216,15 @@ mod tests {
     #[test]
     fn an_answer_is_the_message_it_stands_for() {
         let image = |name: usize| Image { name: "x".repeat(name), ..Image::default() };
-        let images = [image(0), image(1), image(126), image(127), image(128), image(20_000), image(3_000_000)];
+        let images = [
+            image(0),
+            image(1),
+            image(126),
+            image(127),
+            image(128),
+            image(20_000),
+            image(3_000_000),
+        ];
         let mut answer = Answer::new(usize::MAX);
         for image in &images {
             answer.add(&image.write_to_bytes().unwrap());

@@ -46,10 +46,7 @@ impl Local {
         loop {
             let built = if pooled {
                 let (store, build) = (self.store.clone(), Arc::clone(&build));
-                let _turn = self.lists.acquire().await;
-                tokio::task::spawn_blocking(move || store.read(|s| build(s, room)))
-                    .await
-                    .unwrap_or_else(|e| Err(Error::Internal(format!("listing images: {e}"))))?
+                self.pooled(move || store.read(|s| build(s, room))).await?
             } else {
                 self.store.read(|s| build(s, room))?
             };
@@ -66,6 +63,17 @@ impl Local {
         }
     }
 
+    /// Runs what may take long on a thread for that, a few at a time.
+    async fn pooled<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let _turn = self.lists.acquire().await;
+        tokio::task::spawn_blocking(work)
+            .await
+            .unwrap_or_else(|e| Err(Error::Internal(format!("listing images: {e}"))))
+    }
+
     /// A message that exists already, with its share of the budget.
     async fn written(&self, message: Vec<u8>) -> Result<Reply> {
         let hold = self.replies.share(message.len()).await;
@@ -77,12 +85,18 @@ impl Local {
 impl Images for Local {
     async fn get(&self, call: &Call, request: GetImageRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        self.answer(call, false, move |s, room| images::get(s, &namespace, &request.name, room)).await
+        self.answer(call, false, move |s, room| images::get(s, &namespace, &request.name, room))
+            .await
     }
 
     async fn list(&self, call: &Call, request: ListImagesRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let filter = images::filter(&request)?;
+        let filter = if request.filters.is_empty() {
+            images::filter(&request)?
+        } else {
+            // Regular expressions are compiled: that may take as long as a walk.
+            self.pooled(move || images::filter(&request)).await?
+        };
         self.answer(call, true, move |s, room| images::list(s, &namespace, &filter, room)).await
     }
 

@@ -149,7 +149,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = Store::open(dir.path()).unwrap();
         let refused = Store::open(dir.path()).unwrap_err();
-        assert!(matches!(&refused, Error::FailedPrecondition(m) if m.contains("process")), "{refused}");
+        assert!(
+            matches!(&refused, Error::FailedPrecondition(m) if m.contains("process")),
+            "{refused}"
+        );
         drop(first);
         Store::open(dir.path()).unwrap();
     }

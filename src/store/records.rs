@@ -107,7 +107,8 @@ pub trait Records: sealed::Txn {
             let Some(path) = key.strip_prefix(schema::ROOT_PREFIX) else { break };
             let name = match path.iter().position(|b| *b == b'/') {
                 None => {
-                    let name = std::str::from_utf8(path).ok().and_then(|n| Namespace::parse(n).ok());
+                    let name =
+                        std::str::from_utf8(path).ok().and_then(|n| Namespace::parse(n).ok());
                     found.push(name.ok_or_else(|| damaged(&format!("key {}", lossy(key))))?);
                     from = [key, b"\0"].concat();
                     continue;
@@ -133,12 +134,18 @@ fn get<'t>(txn: &'t (impl sealed::Txn + ?Sized), key: &[u8]) -> Result<Option<&'
     txn.tables().records.get(txn.txn(), key).map_err(told)
 }
 
-fn range_from<'t>(txn: &'t (impl sealed::Txn + ?Sized), from: &[u8]) -> Result<RoRange<'t, Bytes, Bytes>> {
+fn range_from<'t>(
+    txn: &'t (impl sealed::Txn + ?Sized),
+    from: &[u8],
+) -> Result<RoRange<'t, Bytes, Bytes>> {
     let bounds = (Bound::Included(from), Bound::Unbounded);
     txn.tables().records.range(txn.txn(), &bounds).map_err(told)
 }
 
-fn first_key_from<'t>(txn: &'t (impl sealed::Txn + ?Sized), from: &[u8]) -> Result<Option<&'t [u8]>> {
+fn first_key_from<'t>(
+    txn: &'t (impl sealed::Txn + ?Sized),
+    from: &[u8],
+) -> Result<Option<&'t [u8]>> {
     let found = txn.tables().records.get_greater_than_or_equal_to(txn.txn(), from).map_err(told)?;
     Ok(found.map(|(key, _)| key))
 }
@@ -156,7 +163,9 @@ pub struct Images<'t> {
 
 impl<'t> Images<'t> {
     fn read(&mut self) -> Result<Option<Entry<'t>>> {
-        let Some((key, value)) = self.range.next().transpose().map_err(told)? else { return Ok(None) };
+        let Some((key, value)) = self.range.next().transpose().map_err(told)? else {
+            return Ok(None);
+        };
         Ok(key.starts_with(&self.prefix).then_some(Entry { key, value, prefix: self.prefix.len() }))
     }
 
@@ -224,7 +233,8 @@ impl<'t> Entry<'t> {
     /// The whole name of a long entry, out of its record; a damaged one goes by its key.
     fn sort_key(&self) -> Vec<u8> {
         use protobuf::Message;
-        let image = self.message().ok().and_then(|m| crate::api::images::Image::parse_from_bytes(m).ok());
+        let image =
+            self.message().ok().and_then(|m| crate::api::images::Image::parse_from_bytes(m).ok());
         image.map_or_else(|| self.name_bytes().to_vec(), |image| image.name.into_bytes())
     }
 }
@@ -248,7 +258,8 @@ impl<'e> Change<'e> {
     /// Removes the image of that name; says whether it was there.
     pub fn delete_image(&mut self, namespace: &Namespace, name: &str) -> Result<bool> {
         self.wrote = true;
-        let deleted = self.tables.records.delete(&mut self.txn, &schema::image_key(namespace, name));
+        let deleted =
+            self.tables.records.delete(&mut self.txn, &schema::image_key(namespace, name));
         deleted.map_err(|e| self.broke("removing an image", &e))
     }
 
@@ -295,7 +306,9 @@ mod tests {
 
     fn listed(store: &Store, ns: &Namespace) -> Vec<String> {
         let names = store.read(|s| {
-            s.images(ns)?.map(|e| Ok(Image::parse_from_bytes(e?.message()?).unwrap().name)).collect()
+            s.images(ns)?
+                .map(|e| Ok(Image::parse_from_bytes(e?.message()?).unwrap().name))
+                .collect()
         });
         names.unwrap()
     }
@@ -306,13 +319,17 @@ mod tests {
         let (before, ns, after) = (namespace("a"), namespace("a.b"), namespace("a0"));
         let head = "h".repeat(NAME_HEAD);
         let cut_inside_a_character = format!("{}ü", "h".repeat(NAME_HEAD - 1));
-        let mut names: Vec<String> = ["", "/", "x", "xyz", "~", "é", "\u{10ffff}", &head, &cut_inside_a_character]
-            .iter()
-            .flat_map(|stem| ["", "z", "a", "\0", "é"].map(|end| format!("{stem}{end}")))
-            .chain((0..40).map(|i| format!("{head}/{i}")))
-            .chain([format!("{head}{}", "a".repeat(40_000)), format!("{}i", "h".repeat(NAME_HEAD - 1))])
-            .filter(|name| !name.is_empty())
-            .collect();
+        let mut names: Vec<String> =
+            ["", "/", "x", "xyz", "~", "é", "\u{10ffff}", &head, &cut_inside_a_character]
+                .iter()
+                .flat_map(|stem| ["", "z", "a", "\0", "é"].map(|end| format!("{stem}{end}")))
+                .chain((0..40).map(|i| format!("{head}/{i}")))
+                .chain([
+                    format!("{head}{}", "a".repeat(40_000)),
+                    format!("{}i", "h".repeat(NAME_HEAD - 1)),
+                ])
+                .filter(|name| !name.is_empty())
+                .collect();
         for name in &names {
             put(&store, &ns, name);
         }
@@ -322,7 +339,7 @@ mod tests {
         names.dedup();
         assert_eq!(listed(&store, &ns), names);
         for name in &names {
-            store.read(|s| Ok(assert!(s.image(&ns, name)?.is_some(), "{name}"))).unwrap();
+            assert!(store.read(|s| Ok(s.image(&ns, name)?.is_some())).unwrap(), "{name}");
         }
     }
 
@@ -332,9 +349,12 @@ mod tests {
         let ns = namespace("n");
         let long = "x".repeat(1000);
         put(&store, &ns, &long);
-        store.read(|s| Ok(assert!(s.image(&ns, &long[1..])?.is_none()))).unwrap();
+        assert!(store.read(|s| Ok(s.image(&ns, &long[1..])?.is_none())).unwrap());
         let doomed = (ns.clone(), long.clone());
-        assert_eq!(store.writer().write_blocking(move |c| c.delete_image(&doomed.0, &doomed.1)), Ok(true));
+        assert_eq!(
+            store.writer().write_blocking(move |c| c.delete_image(&doomed.0, &doomed.1)),
+            Ok(true)
+        );
         assert!(listed(&store, &ns).is_empty());
     }
 
@@ -367,7 +387,10 @@ mod tests {
         };
         store.writer().write_blocking(bad).unwrap();
         let got = store.read(|s| s.image(&ns, "b").map(drop)).unwrap_err();
-        assert!(matches!(&got, Error::DataLoss(m) if m.contains("image \"b\" in namespace n")), "{got}");
+        assert!(
+            matches!(&got, Error::DataLoss(m) if m.contains("image \"b\" in namespace n")),
+            "{got}"
+        );
         let whole = store
             .read(|s| Ok(s.images(&ns)?.filter(|e| e.as_ref().unwrap().message().is_ok()).count()))
             .unwrap();

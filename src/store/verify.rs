@@ -68,7 +68,10 @@ pub fn before_mapping(path: &Path) -> Result<()> {
         .filter(|wanted| *wanted <= super::MAP_SIZE as u64)
         .ok_or_else(|| refuse(format!("its last page would be number {}", live.last_page)))?;
     if length < wanted {
-        log::warn!("{} has {length} bytes of {wanted}; the missing end is read as empty", path.display());
+        log::warn!(
+            "{} has {length} bytes of {wanted}; the missing end is read as empty",
+            path.display()
+        );
         file.set_len(wanted).map_err(told)?;
     }
     Ok(())
@@ -141,7 +144,14 @@ mod tests {
         for meta in [0, 4096] {
             far_end[meta + 16 + 120..][..8].copy_from_slice(&(1u64 << 60).to_ne_bytes());
         }
-        for bad in [b"not a database".to_vec(), good[..4096].to_vec(), other_magic, other_version, far_root, far_end] {
+        for bad in [
+            b"not a database".to_vec(),
+            good[..4096].to_vec(),
+            other_magic,
+            other_version,
+            far_root,
+            far_end,
+        ] {
             std::fs::write(&file, &bad).unwrap();
             let error = Store::open(dir.path()).unwrap_err();
             assert!(matches!(error, Error::DataLoss(_)), "{error}");

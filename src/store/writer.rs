@@ -133,7 +133,8 @@ where
                 change.fault.is_none() && (self.outcome.is_ok() || !change.wrote)
             }
             Err(_) => {
-                self.outcome = Err(Error::Internal("a change panicked; nothing was written".into()));
+                self.outcome =
+                    Err(Error::Internal("a change panicked; nothing was written".into()));
                 false
             }
         };
@@ -195,7 +196,9 @@ fn play(shared: &Shared, jobs: &mut [Box<dyn Job>]) -> End {
     for job in jobs {
         if !job.run(&mut change) {
             let why = change.fault.take();
-            return End::Aborted(why.unwrap_or_else(|| Error::Internal("the change was undone".into())));
+            return End::Aborted(
+                why.unwrap_or_else(|| Error::Internal("the change was undone".into())),
+            );
         }
     }
     if !change.wrote {
@@ -256,7 +259,12 @@ mod tests {
             let put = |name: &'static str, then: fn() -> Result<()>| {
                 let (writer, ns) = (store.writer().clone(), ns.clone());
                 async move {
-                    writer.write(move |c| { c.put_image(&ns, name, b"")?; then() }).await
+                    writer
+                        .write(move |c| {
+                            c.put_image(&ns, name, b"")?;
+                            then()
+                        })
+                        .await
                 }
             };
             let opened = async { go.send(()).unwrap() };
@@ -306,7 +314,8 @@ mod tests {
                 store.writer().write(move |c| c.put_image(&first, "i", b"x")),
                 store.writer().write(move |c| Ok(c.image(&second, "i")?.map(<[u8]>::to_vec))),
                 async { go.send(()).unwrap() },
-            ).1
+            )
+            .1
         });
         held.join().unwrap().unwrap();
         assert_eq!(seen, Ok(Some(b"x".to_vec())));

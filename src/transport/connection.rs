@@ -40,7 +40,11 @@ impl Connection {
     }
 
     /// A reply is handed to the protocol. It counts as sent when the value is dropped.
-    pub fn sending(self: &Arc<Self>, slot: Option<OwnedSemaphorePermit>, hold: Option<Hold>) -> Sending {
+    pub fn sending(
+        self: &Arc<Self>,
+        slot: Option<OwnedSemaphorePermit>,
+        hold: Option<Hold>,
+    ) -> Sending {
         self.unsent.fetch_add(1, Ordering::Relaxed);
         self.moved();
         Sending { connection: Arc::clone(self), _slot: slot, _hold: hold }

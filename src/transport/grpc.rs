@@ -107,7 +107,12 @@ impl Grpc {
     }
 
     /// Answers one request, whatever it is and whatever happens.
-    async fn answer(&self, request: Request<Incoming>, connection: &Arc<Connection>, stop: Stop) -> Response<Body> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        connection: &Arc<Connection>,
+        stop: Stop,
+    ) -> Response<Body> {
         let is_grpc = request
             .headers()
             .get(header::CONTENT_TYPE)
@@ -118,7 +123,8 @@ impl Grpc {
             return response;
         }
         // What a call works on is thrown away with it, or is the store's, which undoes its own.
-        let answer = AssertUnwindSafe(self.dispatch(request, connection, stop)).catch_unwind().await;
+        let answer =
+            AssertUnwindSafe(self.dispatch(request, connection, stop)).catch_unwind().await;
         match answer {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => message::refusal(&error),
@@ -136,15 +142,33 @@ impl Grpc {
         let path = request.uri().path().to_owned();
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
         match (service, method) {
-            (IMAGES, "Get") => self.unary(request, connection, |c, m| async move { images.get(&c, m).await }).await,
-            (IMAGES, "List") => self.unary(request, connection, |c, m| async move { images.list(&c, m).await }).await,
-            (IMAGES, "Create") => self.unary(request, connection, |c, m| async move { images.create(&c, m).await }).await,
-            (IMAGES, "Update") => self.unary(request, connection, |c, m| async move { images.update(&c, m).await }).await,
-            (IMAGES, "Delete") => self.unary(request, connection, |c, m| async move { images.delete(&c, m).await }).await,
+            (IMAGES, "Get") => {
+                self.unary(request, connection, |c, m| async move { images.get(&c, m).await }).await
+            }
+            (IMAGES, "List") => {
+                self.unary(request, connection, |c, m| async move { images.list(&c, m).await })
+                    .await
+            }
+            (IMAGES, "Create") => {
+                self.unary(request, connection, |c, m| async move { images.create(&c, m).await })
+                    .await
+            }
+            (IMAGES, "Update") => {
+                self.unary(request, connection, |c, m| async move { images.update(&c, m).await })
+                    .await
+            }
+            (IMAGES, "Delete") => {
+                self.unary(request, connection, |c, m| async move { images.delete(&c, m).await })
+                    .await
+            }
             ("containerd.services.version.v1.Version", "Version") => {
-                self.unary(request, connection, |_, _: protobuf::well_known_types::empty::Empty| async {
-                    grpc_services::version().map(plain)
-                })
+                self.unary(
+                    request,
+                    connection,
+                    |_, _: protobuf::well_known_types::empty::Empty| async {
+                        grpc_services::version().map(plain)
+                    },
+                )
                 .await
             }
             ("grpc.health.v1.Health", "Check") => {
@@ -166,7 +190,12 @@ impl Grpc {
     }
 
     /// One request message, one reply message.
-    async fn unary<M, H, F>(&self, request: Request<Incoming>, connection: &Arc<Connection>, handle: H) -> Result<Response<Body>>
+    async fn unary<M, H, F>(
+        &self,
+        request: Request<Incoming>,
+        connection: &Arc<Connection>,
+        handle: H,
+    ) -> Result<Response<Body>>
     where
         M: Message,
         H: FnOnce(Call, M) -> F,

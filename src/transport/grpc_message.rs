@@ -32,12 +32,12 @@ const PREFIX: usize = 5;
 /// Reads the one message of a request, with its share of the budget when it is large.
 pub async fn read<M: Message>(body: Incoming, limits: &Limits) -> Result<(M, Option<Hold>)> {
     let time = limits.message_time;
-    let (bytes, hold) = tokio::time::timeout(time, collect(body, limits)).await.map_err(|_| {
-        Error::DeadlineExceeded(format!("the request did not arrive whole within {time:?}"))
-    })??;
-    let message = M::parse_from_bytes(&bytes).map_err(|e| {
-        Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME))
-    })?;
+    let (bytes, hold) =
+        tokio::time::timeout(time, collect(body, limits)).await.map_err(|_| {
+            Error::DeadlineExceeded(format!("the request did not arrive whole within {time:?}"))
+        })??;
+    let message = M::parse_from_bytes(&bytes)
+        .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))?;
     Ok((message, hold))
 }
 
@@ -111,12 +111,15 @@ pub fn deadline<B>(request: &Request<B>) -> Option<Duration> {
 }
 
 /// Runs `call`, for as long as the client's deadline allows.
-pub async fn within<T>(deadline: Option<Duration>, call: impl Future<Output = Result<T>>) -> Result<T> {
+pub async fn within<T>(
+    deadline: Option<Duration>,
+    call: impl Future<Output = Result<T>>,
+) -> Result<T> {
     match deadline {
         None => call.await,
-        Some(time) => tokio::time::timeout(time, call).await.unwrap_or_else(|_| {
-            Err(Error::DeadlineExceeded("context deadline exceeded".into()))
-        }),
+        Some(time) => tokio::time::timeout(time, call)
+            .await
+            .unwrap_or_else(|_| Err(Error::DeadlineExceeded("context deadline exceeded".into()))),
     }
 }
 
@@ -138,7 +141,9 @@ pub fn reply(message: Vec<u8>, sending: Sending) -> Response<Body> {
 /// A response around any body.
 pub fn response(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }
 
@@ -194,7 +199,9 @@ mod tests {
 
     #[test]
     fn deadlines_have_a_unit() {
-        let of = |value: &str| deadline(&Request::builder().header("grpc-timeout", value).body(()).unwrap());
+        let of = |value: &str| {
+            deadline(&Request::builder().header("grpc-timeout", value).body(()).unwrap())
+        };
         assert_eq!(of("2H"), Some(Duration::from_secs(7200)));
         assert_eq!(of("3M"), Some(Duration::from_secs(180)));
         assert_eq!(of("5S"), Some(Duration::from_secs(5)));

@@ -77,7 +77,8 @@ enum Method {
 fn services(images: &Arc<dyn Images>, connection: &Arc<Connection>) -> HashMap<String, Service> {
     use Method::{Create, Delete, Get, List, Update};
     let methods = [Get, List, Create, Update, Delete].map(|method| {
-        let handler = Handler { images: Arc::clone(images), connection: Arc::clone(connection), method };
+        let handler =
+            Handler { images: Arc::clone(images), connection: Arc::clone(connection), method };
         (format!("{method:?}"), Box::new(handler) as Box<dyn MethodHandler + Send + Sync>)
     });
     let service = Service { methods: methods.into(), streams: HashMap::new() };
@@ -114,7 +115,11 @@ fn parse<M: Message>(payload: &[u8]) -> Result<M> {
 
 #[async_trait]
 impl MethodHandler for Handler {
-    async fn handler(&self, context: TtrpcContext, request: ttrpc::Request) -> ttrpc::Result<ttrpc::Response> {
+    async fn handler(
+        &self,
+        context: TtrpcContext,
+        request: ttrpc::Request,
+    ) -> ttrpc::Result<ttrpc::Response> {
         // What a call works on is thrown away with it, or is the store's, which undoes its own.
         let answer = AssertUnwindSafe(self.answer(&context, &request.payload)).catch_unwind().await;
         let mut response = ttrpc::Response::new();

@@ -22,7 +22,8 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 use ttrpc::proto::{
-    MESSAGE_HEADER_LENGTH, MESSAGE_LENGTH_MAX, MESSAGE_TYPE_DATA, MESSAGE_TYPE_REQUEST, MessageHeader,
+    MESSAGE_HEADER_LENGTH, MESSAGE_LENGTH_MAX, MESSAGE_TYPE_DATA, MESSAGE_TYPE_REQUEST,
+    MessageHeader,
 };
 
 use super::Limits;
@@ -59,7 +60,12 @@ pub struct Watched {
 
 impl Watched {
     /// Watches `stream`; `end` is dropped when it is closed.
-    pub fn new(stream: UnixStream, connection: Arc<Connection>, limits: &Limits, end: oneshot::Sender<()>) -> Self {
+    pub fn new(
+        stream: UnixStream,
+        connection: Arc<Connection>,
+        limits: &Limits,
+        end: oneshot::Sender<()>,
+    ) -> Self {
         Self {
             stream,
             connection,
@@ -107,7 +113,11 @@ impl Watched {
 }
 
 impl AsyncRead for Watched {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.incoming.is_between() && this.under_way >= this.calls {
             this.paused = Some(cx.waker().clone());
@@ -123,7 +133,9 @@ impl AsyncRead for Watched {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
             Poll::Pending if this.incoming.is_between() => return Poll::Pending,
-            Poll::Pending => return this.half_read.poll(cx, "a request did not arrive whole in time"),
+            Poll::Pending => {
+                return this.half_read.poll(cx, "a request did not arrive whole in time");
+            }
         }
         let mut read = buf.filled().get(before..).unwrap_or_default();
         while let Some(event) = this.incoming.take(&mut read) {
@@ -140,7 +152,11 @@ impl AsyncRead for Watched {
 }
 
 impl AsyncWrite for Watched {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let count = match Pin::new(&mut this.stream).poll_write(cx, buf) {
             Poll::Ready(count) => count?,
@@ -154,7 +170,9 @@ impl AsyncWrite for Watched {
             if let Event::End(head) = event {
                 this.connection.release(head.stream_id);
                 this.under_way = this.under_way.saturating_sub(1);
-                this.paused.take().map(Waker::wake);
+                if let Some(reader) = this.paused.take() {
+                    reader.wake();
+                }
             }
         }
         Poll::Ready(Ok(count))

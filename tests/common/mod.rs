@@ -46,7 +46,13 @@ impl Served {
 }
 
 pub fn config(dir: &Path, limits: Limits) -> Config {
-    Config { root: dir.join("root"), state: dir.join("state"), gid: None, limits, reply_budget: 64 << 20 }
+    Config {
+        root: dir.join("root"),
+        state: dir.join("state"),
+        gid: None,
+        limits,
+        reply_budget: 64 << 20,
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,11 +88,18 @@ impl Client {
     }
 
     pub async fn ttrpc(path: &Path) -> Self {
-        Self::Ttrpc(ttrpc::r#async::Client::connect(&format!("unix://{}", path.display())).await.unwrap())
+        Self::Ttrpc(
+            ttrpc::r#async::Client::connect(&format!("unix://{}", path.display())).await.unwrap(),
+        )
     }
 
     /// One call of Images with bytes in and bytes out.
-    pub async fn raw(&self, method: &str, namespace: Option<&str>, message: Vec<u8>) -> Result<Vec<u8>, Failed> {
+    pub async fn raw(
+        &self,
+        method: &str,
+        namespace: Option<&str>,
+        message: Vec<u8>,
+    ) -> Result<Vec<u8>, Failed> {
         match self {
             Self::Grpc(channel) => grpc(channel, IMAGES, method, namespace, message).await,
             Self::Ttrpc(client) => {
@@ -104,14 +117,21 @@ impl Client {
                 }
                 match client.request(request).await {
                     Ok(response) => Ok(response.payload),
-                    Err(ttrpc::Error::RpcStatus(s)) => Err(Failed { code: s.code.value(), message: s.message }),
+                    Err(ttrpc::Error::RpcStatus(s)) => {
+                        Err(Failed { code: s.code.value(), message: s.message })
+                    }
                     Err(other) => Err(Failed { code: -1, message: other.to_string() }),
                 }
             }
         }
     }
 
-    pub async fn call<R: Message>(&self, method: &str, namespace: &str, message: &impl Message) -> Result<R, Failed> {
+    pub async fn call<R: Message>(
+        &self,
+        method: &str,
+        namespace: &str,
+        message: &impl Message,
+    ) -> Result<R, Failed> {
         let bytes = self.raw(method, Some(namespace), message.write_to_bytes().unwrap()).await?;
         Ok(R::parse_from_bytes(&bytes).unwrap())
     }
@@ -140,7 +160,8 @@ pub async fn grpc(
         let value = tonic::metadata::MetadataValue::try_from(namespace.as_bytes()).unwrap();
         request.metadata_mut().insert("containerd-namespace", value);
     }
-    let failed = |s: tonic::Status| Failed { code: s.code() as i32, message: s.message().to_owned() };
+    let failed =
+        |s: tonic::Status| Failed { code: s.code() as i32, message: s.message().to_owned() };
     let mut grpc = tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(usize::MAX);
     grpc.ready().await.map_err(|e| Failed { code: -1, message: e.to_string() })?;
     let path = PathAndQuery::try_from(format!("/{service}/{method}")).unwrap();

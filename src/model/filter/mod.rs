@@ -83,9 +83,8 @@ impl Filter {
 
     /// Whether the filter matches `object`.
     pub fn matches<F: Fields + ?Sized>(&self, object: &F) -> bool {
-        let matches_all = |selectors: &Vec<Selector>| {
-            selectors.iter().all(|selector| selector.matches(object))
-        };
+        let matches_all =
+            |selectors: &Vec<Selector>| selectors.iter().all(|selector| selector.matches(object));
         self.alternatives.iter().any(matches_all)
     }
 

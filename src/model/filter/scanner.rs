@@ -293,6 +293,20 @@ mod tests {
     }
 
     #[test]
+    fn separators_turn_value_mode_off() {
+        let expected = [
+            (Kind::Operator, "=="),
+            (Kind::Quoted, "\"a\""),
+            (Kind::Separator, ","),
+            (Kind::Field, "b"),
+            (Kind::Separator, "."),
+            (Kind::Field, "c"),
+            (Kind::Other, ""),
+        ];
+        assert_eq!(tokens("==\"a\",b.c"), expected);
+    }
+
+    #[test]
     fn the_first_complaint_stands() {
         for (input, complaint) in [
             ("\"a", "quoted literal not terminated"),

@@ -84,9 +84,7 @@ pub fn fold(set: &mut CharSet) {
 
 /// The set of these ranges, both ends included.
 pub fn ranges(ranges: impl IntoIterator<Item = (char, char)>) -> CharSet {
-    ClassUnicode::new(
-        ranges.into_iter().map(|(first, last)| ClassUnicodeRange::new(first, last)),
-    )
+    ClassUnicode::new(ranges.into_iter().map(|(first, last)| ClassUnicodeRange::new(first, last)))
 }
 
 /// All code points that had been assigned, or set aside, in [`VERSION`].
@@ -114,4 +112,59 @@ fn contains(set: &CharSet, rune: char) -> bool {
     let ranges = set.ranges();
     let next = ranges.partition_point(|range| range.end() < rune);
     ranges.get(next).is_some_and(|range| range.start() <= rune)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folded(rune: char) -> String {
+        let mut set = ranges([(rune, rune)]);
+        fold(&mut set);
+        set.iter().flat_map(|range| range.start()..=range.end()).collect()
+    }
+
+    #[test]
+    fn folding_is_that_of_unicode_15() {
+        assert_eq!(folded('k'), "Kk\u{212a}");
+        assert_eq!(folded('ς'), "Σςσ");
+        assert_eq!(folded('İ'), "İ");
+        // Folded since 15.1 and 16.0.
+        assert_eq!(folded('\u{fb05}'), "\u{fb05}");
+        assert_eq!(folded('\u{19b}'), "\u{19b}");
+        assert_eq!(folded('\u{10d50}'), "\u{10d50}");
+    }
+
+    /// [`fold`] relies on it.
+    #[test]
+    fn what_go_does_not_fold_is_out_of_reach() {
+        let mut fixed = later();
+        fixed.union(&ranges(UNFOLDED.chars().map(|rune| (rune, rune))));
+        let mut others = fixed.clone();
+        others.negate();
+        others.case_fold_simple();
+        others.intersect(&fixed);
+        assert!(others.ranges().is_empty(), "{others:?}");
+    }
+
+    #[test]
+    fn visible_and_invisible() {
+        for (rune, graphic, print) in [
+            (' ', true, true),
+            ('~', true, true),
+            ('\x7f', false, false),
+            ('é', true, true),
+            ('\u{a0}', true, false),
+            ('\u{ad}', false, false),
+            ('\u{200b}', false, false),
+            ('\u{2028}', false, false),
+            ('\u{301}', true, true),
+            ('\u{fffd}', true, true),
+            ('\u{e000}', false, false),
+            ('\u{11f00}', true, true),
+            ('\u{105c0}', false, false),
+        ] {
+            assert_eq!((is_graphic(rune), is_print(rune)), (graphic, print), "{rune:?}");
+        }
+    }
 }

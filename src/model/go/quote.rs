@@ -131,10 +131,7 @@ fn number(digits: &[u8], radix: u32, count: usize) -> Result<(u32, &[u8]), Quote
     Ok((value.ok_or(QuoteError)?, tail))
 }
 
-fn rune<'l>(
-    (value, tail): (u32, &'l [u8]),
-    bytes: &mut Vec<u8>,
-) -> Result<&'l [u8], QuoteError> {
+fn rune<'l>((value, tail): (u32, &'l [u8]), bytes: &mut Vec<u8>) -> Result<&'l [u8], QuoteError> {
     // A rune is a signed number to containerd. The eight digits of \U can make
     // it negative, which passes for smaller than any limit, and then only the
     // lowest byte is kept.
@@ -193,9 +190,23 @@ mod tests {
     #[test]
     fn anything_else_is_no_literal() {
         for literal in [
-            "", "\"", "a", "\"a/", "'a'", "`a`", "\"\n\"", r#""""#.repeat(2).as_str(),
-            r#""\400""#, r#""\U00110000""#, r#""\U7fffffff""#, r#""\q""#, r#""\'""#, r#""\/""#,
-            r#""\x4""#, r#""\u12""#, r#""\"#,
+            "",
+            "\"",
+            "a",
+            "\"a/",
+            "'a'",
+            "`a`",
+            "\"\n\"",
+            r#""""#.repeat(2).as_str(),
+            r#""\400""#,
+            r#""\U00110000""#,
+            r#""\U7fffffff""#,
+            r#""\q""#,
+            r#""\'""#,
+            r#""\/""#,
+            r#""\x4""#,
+            r#""\u12""#,
+            r#""\"#,
         ] {
             assert_eq!(unquote_delimited(literal.as_bytes()), Err(QuoteError), "{literal}");
         }
