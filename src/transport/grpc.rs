@@ -17,6 +17,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use protobuf::Message;
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
 use super::connection::Connection;
@@ -33,6 +34,9 @@ pub const IMAGES: &str = "containerd.services.images.v1.Images";
 /// The header that carries the namespace.
 const NAMESPACE: &str = "containerd-namespace";
 
+/// What an HTTP/2 client says first (RFC 9113, 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// Streams of one connection at a time. Calls of Images have a lower bound of their own; long
 /// streams (Watch) must not keep calls from being accepted.
 const STREAMS: u32 = 4096;
@@ -43,9 +47,6 @@ const HEADERS: u32 = 256 << 10;
 /// How often a connection is asked whether it lives, and how long it may take to answer. A client
 /// that stops in the middle of a frame cannot answer.
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
-
-/// How often a connection is looked at for replies that nobody reads.
-const LOOK: Duration = Duration::from_secs(5);
 
 /// Serves the calls of gRPC connections.
 #[derive(Clone)]
@@ -62,11 +63,14 @@ impl Grpc {
 
     /// Serves one connection until it ends, or until it has ended what it began when `stop` turns.
     pub async fn connection(self, stream: UnixStream, mut stop: Stop) {
+        let (mut read, write) = stream.into_split();
         // A client that connects and says nothing holds a place. gRPC clients speak first.
-        match tokio::time::timeout(self.limits.message_time, stream.readable()).await {
-            Ok(Ok(())) => {}
-            _ => return log::debug!("a gRPC client said nothing and is disconnected"),
+        let mut preface = [0; PREFACE.len()];
+        match tokio::time::timeout(self.limits.message_time, read.read_exact(&mut preface)).await {
+            Ok(Ok(_)) if preface == *PREFACE => {}
+            _ => return log::debug!("a client that does not speak HTTP/2 is disconnected"),
         }
+        let stream = tokio::io::join(PREFACE.chain(read), write);
         let unread_time = self.limits.unread_time;
         let connection = Connection::new(self.limits.calls);
         let stopping = stop.clone();
@@ -85,7 +89,8 @@ impl Grpc {
             .max_header_list_size(HEADERS)
             .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(http);
-        let mut look = tokio::time::interval(LOOK);
+        // How often it is looked at for replies that nobody reads.
+        let mut look = tokio::time::interval(unread_time / 4);
         let mut stopping = false;
         loop {
             tokio::select! {
