@@ -6,6 +6,7 @@
 //! images SOCKET NAMESPACE list [FILTER…]
 //! images SOCKET NAMESPACE create NAME DIGEST SIZE [MEDIA-TYPE]
 //! images SOCKET NAMESPACE delete NAME
+//! images SOCKET NAMESPACE fill COUNT BYTES       images of about that size, all of one target
 //! images SOCKET NAMESPACE raw METHOD [HEX]       the request as bytes, for tests
 //! ```
 //!
@@ -93,7 +94,7 @@ impl Client {
 
 async fn run(arguments: &[&str]) -> Result<String> {
     let [socket, namespace, command, rest @ ..] = arguments else {
-        return Err("images SOCKET NAMESPACE get|list|create|delete|raw …".into());
+        return Err("images SOCKET NAMESPACE get|list|create|delete|fill|raw …".into());
     };
     let client = Client { socket: socket.into(), namespace: (*namespace).into() };
     match (*command, rest) {
@@ -119,6 +120,19 @@ async fn run(arguments: &[&str]) -> Result<String> {
         ("delete", [name]) => {
             let request = DeleteImageRequest { name: (*name).into(), ..Default::default() };
             client.call::<_, Empty>("Delete", request).await
+        }
+        ("fill", [count, bytes]) => {
+            for number in 0..count.parse()? {
+                let mut image = Image { name: format!("filler/{number:06}"), ..Default::default() };
+                let target = image.target.mut_or_insert_default();
+                target.media_type = "application/vnd.oci.image.manifest.v1+json".into();
+                target.digest = format!("sha256:{}", "0".repeat(64));
+                target.size = 1;
+                target.annotations.insert("filler".into(), "x".repeat(bytes.parse()?));
+                let request = CreateImageRequest { image: Some(image).into(), ..Default::default() };
+                client.call::<_, CreateImageResponse>("Create", request).await?;
+            }
+            Ok(format!("{count} images\n"))
         }
         ("raw", [method, hex @ ..]) => {
             let bytes = unhex(hex.first().unwrap_or(&""))?;

@@ -28,6 +28,7 @@ start_daemon() {
         tail -n 20 "$DAEMON_LOG" >&2
         return 1
     fi
+    export DAEMON_ROOT DAEMON_STATE DAEMON_SOCKET DAEMON_TTRPC DAEMON_PID DAEMON_LOG
 }
 
 daemon_answers_or_died() {
