@@ -129,7 +129,8 @@ async fn run(arguments: &[&str]) -> Result<String> {
                 target.digest = format!("sha256:{}", "0".repeat(64));
                 target.size = 1;
                 target.annotations.insert("filler".into(), "x".repeat(bytes.parse()?));
-                let request = CreateImageRequest { image: Some(image).into(), ..Default::default() };
+                let request =
+                    CreateImageRequest { image: Some(image).into(), ..Default::default() };
                 client.call::<_, CreateImageResponse>("Create", request).await?;
             }
             Ok(format!("{count} images\n"))
