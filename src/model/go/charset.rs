@@ -4,7 +4,7 @@
 //! cut down to what was assigned in 15.0 (the `Age` property). What remains
 //! agrees: a code point's category and script hardly ever change once assigned,
 //! and the few case pairs that later versions added between old code points are
-//! listed in [`UNFOLDED`].
+//! listed in `UNFOLDED`.
 
 use std::sync::LazyLock;
 
