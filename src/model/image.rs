@@ -16,7 +16,7 @@ pub use crate::api::images::Image;
 
 /// The image of a request, reduced to the fields containerd keeps: no unknown fields, no times.
 ///
-/// An unset `image` or `target` is refused: containerd 2.3.4 dies of either, 1.6 answers
+/// An unset `image` or `target` is refused: containerd 1.7 and 2 die of either, 1.6 answers
 /// InvalidArgument. `request` names the message in the error.
 pub fn from_request(image: MessageField<Image>, request: &str) -> Result<Image> {
     let Some(image) = image.into_option() else {
