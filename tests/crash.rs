@@ -13,19 +13,17 @@
 )]
 
 mod common;
+mod process;
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
 
 use common::{Client, Failed, create, image};
 use lmdb_images::api::images::{
     CreateImageResponse, DeleteImageRequest, Image, ListImagesRequest, ListImagesResponse,
     UpdateImageRequest, UpdateImageResponse,
 };
+use process::Process;
 use protobuf::MessageField;
 use protobuf::well_known_types::empty::Empty;
 
@@ -43,46 +41,6 @@ impl Random {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % end
-    }
-}
-
-/// A daemon as a process of its own.
-struct Process(Child);
-
-impl Process {
-    /// Starts it and waits until it says that it serves.
-    fn start(dir: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_lmdb-images"))
-            .arg("serve")
-            .args([
-                Path::new("--root"),
-                &dir.join("root"),
-                Path::new("--state"),
-                &dir.join("state"),
-            ])
-            .env("RUST_LOG", "info,ttrpc=off")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (said, says) = mpsc::channel();
-        let log = BufReader::new(child.stderr.take().unwrap());
-        std::thread::spawn(move || {
-            for line in log.lines().map_while(Result::ok) {
-                if line.contains("serving") {
-                    // Sent once; nobody listens to what comes later.
-                    let _ = said.send(());
-                } else if line.contains("ERROR") || line.contains("panicked") {
-                    println!("daemon: {line}");
-                }
-            }
-        });
-        says.recv_timeout(Duration::from_secs(30)).expect("the daemon does not start");
-        Self(child)
-    }
-
-    fn kill(mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
     }
 }
 

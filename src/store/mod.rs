@@ -20,7 +20,7 @@ pub mod writer;
 use std::path::Path;
 use std::sync::Arc;
 
-use heed::{Env, EnvFlags, EnvOpenOptions, WithoutTls};
+use heed::{Env, EnvOpenOptions, WithoutTls};
 
 use crate::model::{Error, Result};
 pub use records::{Change, Entry, Records, Snapshot};
@@ -96,9 +96,8 @@ fn map(root: &Path) -> Result<Env<WithoutTls>> {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(size).max_readers(MAX_READERS).max_dbs(schema::DATABASES);
         // SAFETY: the file was verified (`verify::before_mapping`) and belongs to us while `Root`
-        // is held: nobody else changes it but through LMDB. NO_READ_AHEAD only changes how the
-        // kernel reads ahead of page faults.
-        let opened = unsafe { options.flags(EnvFlags::NO_READ_AHEAD).open(root) };
+        // is held: nobody else changes it but through LMDB.
+        let opened = unsafe { options.open(root) };
         match opened {
             // An address-space limit (RLIMIT_AS, a small machine): take what there is.
             Err(heed::Error::Io(e))

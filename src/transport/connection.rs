@@ -1,8 +1,7 @@
 //! What is kept of one connection, so that it stays in its bounds: how many calls run, and since
 //! when replies lie unread.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,10 +13,8 @@ use crate::service::budget::Hold;
 #[derive(Debug)]
 pub struct Connection {
     calls: Arc<Semaphore>,
-    /// Replies handed to the protocol and not sent yet.
-    unsent: AtomicUsize,
-    /// When the last reply was handed over or sent.
-    progress: Mutex<Instant>,
+    /// gRPC: replies handed to the protocol and not sent yet, in the order they were handed over.
+    unsent: Mutex<BTreeMap<u64, Instant>>,
     /// ttrpc: what the calls under way hold, by their stream.
     holds: Mutex<HashMap<u32, Vec<Hold>>>,
 }
@@ -27,8 +24,7 @@ impl Connection {
     pub fn new(calls: usize) -> Arc<Self> {
         Arc::new(Self {
             calls: Arc::new(Semaphore::new(calls)),
-            unsent: AtomicUsize::new(0),
-            progress: Mutex::new(Instant::now()),
+            unsent: Mutex::default(),
             holds: Mutex::default(),
         })
     }
@@ -45,14 +41,16 @@ impl Connection {
         slot: Option<OwnedSemaphorePermit>,
         hold: Option<Hold>,
     ) -> Sending {
-        self.unsent.fetch_add(1, Ordering::Relaxed);
-        self.moved();
-        Sending { connection: Arc::clone(self), _slot: slot, _hold: hold }
+        let mut unsent = lock(&self.unsent);
+        let number = unsent.last_key_value().map_or(0, |(last, _)| last.wrapping_add(1));
+        unsent.insert(number, Instant::now());
+        Sending { connection: Arc::clone(self), number, _slot: slot, _hold: hold }
     }
 
-    /// Replies are waiting, and for `time` none was handed over or sent.
+    /// A reply has been waiting for longer than `time` to be sent.
     pub fn is_stuck(&self, time: Duration) -> bool {
-        self.unsent.load(Ordering::Relaxed) > 0 && lock(&self.progress).elapsed() > time
+        let unsent = lock(&self.unsent);
+        unsent.first_key_value().is_some_and(|(_, since)| since.elapsed() > time)
     }
 
     /// Keeps `hold` until [`Connection::release`] of that stream.
@@ -66,24 +64,20 @@ impl Connection {
     pub fn release(&self, stream: u32) {
         lock(&self.holds).remove(&stream);
     }
-
-    fn moved(&self) {
-        *lock(&self.progress) = Instant::now();
-    }
 }
 
 /// A reply on its way.
 #[derive(Debug)]
 pub struct Sending {
     connection: Arc<Connection>,
+    number: u64,
     _slot: Option<OwnedSemaphorePermit>,
     _hold: Option<Hold>,
 }
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        self.connection.unsent.fetch_sub(1, Ordering::Relaxed);
-        self.connection.moved();
+        lock(&self.connection.unsent).remove(&self.number);
     }
 }
 
@@ -97,13 +91,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_is_stuck_when_replies_wait_and_nothing_moves() {
+    fn one_reply_that_waits_makes_it_stuck_though_others_are_sent() {
         let connection = Connection::new(1);
         assert!(!connection.is_stuck(Duration::ZERO));
-        let reply = connection.sending(None, None);
-        assert!(connection.is_stuck(Duration::ZERO));
+        let waits = connection.sending(None, None);
+        let since = Instant::now();
+        while since.elapsed() < Duration::from_millis(2) {
+            drop(connection.sending(None, None));
+        }
+        assert!(connection.is_stuck(Duration::from_millis(2)));
         assert!(!connection.is_stuck(Duration::from_secs(60)));
-        drop(reply);
+        drop(waits);
         assert!(!connection.is_stuck(Duration::ZERO));
     }
 }
