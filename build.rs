@@ -3,10 +3,20 @@
 use protobuf_codegen::{Codegen, Customize};
 
 const PROTOS: &[&str] = &[
+    "protos/containerd/events/image_events.proto",
+    "protos/containerd/events/namespace_events.proto",
     "protos/containerd/types/descriptor.proto",
+    "protos/containerd/types/event.proto",
+    "protos/containerd/types/platform.proto",
+    "protos/containerd/types/transfer/imagestore.proto",
+    "protos/containerd/services/events/v1/events.proto",
+    "protos/containerd/services/introspection/v1/introspection.proto",
+    "protos/containerd/services/leases/v1/leases.proto",
+    "protos/containerd/services/transfer/v1/transfer.proto",
     "protos/containerd/services/images/v1/images.proto",
     "protos/containerd/services/namespaces/v1/namespace.proto",
     "protos/containerd/services/version/v1/version.proto",
+    "protos/google/rpc/status.proto",
     "protos/grpc/health/v1/health.proto",
 ];
 

@@ -7,4 +7,7 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/api/mod.rs"));
 }
 
-pub use generated::{descriptor, health, images, namespace, version};
+pub use generated::{
+    descriptor, event, events, health, image_events, images, imagestore, introspection, leases,
+    namespace, namespace_events, transfer, version,
+};

@@ -20,8 +20,10 @@ use lmdb_images::api::images::{
 };
 use lmdb_images::daemon::sockets::{Access, Socket};
 use lmdb_images::model::Result;
+use lmdb_images::service::events::Exchange;
 use lmdb_images::service::{Call, Images, Reply};
-use lmdb_images::transport::grpc::Grpc;
+use lmdb_images::transport::grpc::{Asked, Grpc, Handler};
+use lmdb_images::transport::grpc_message::Body;
 use lmdb_images::transport::ttrpc::Ttrpc;
 use lmdb_images::transport::{Limits, listener};
 use protobuf::Message;
@@ -269,7 +271,17 @@ async fn a_ttrpc_client_that_does_not_read_is_not_read_and_then_disconnected() {
 }
 
 /// A service with a fault in it.
+#[derive(Clone)]
 struct Faulty;
+
+impl Handler for Faulty {
+    async fn answer(&self, asked: Asked, _: listener::Stop) -> Result<http::Response<Body>> {
+        if asked.path().ends_with("List") {
+            return asked.unary(async |_, _: ListImagesRequest| Ok(Reply::default())).await;
+        }
+        panic!("on purpose")
+    }
+}
 
 #[async_trait]
 impl Images for Faulty {
@@ -294,7 +306,6 @@ impl Images for Faulty {
 async fn a_panic_is_answered_internal() {
     let dir = tempfile::tempdir().unwrap();
     let (stop, stopping) = tokio::sync::watch::channel(false);
-    let faulty: Arc<dyn Images> = Arc::new(Faulty);
     let open = |name: &str| {
         let access = Access { mode: 0o600, gid: None };
         Socket::claim(dir.path().join(name)).unwrap().open(access).unwrap().into_parts()
@@ -302,17 +313,17 @@ async fn a_panic_is_answered_internal() {
     let limits = Limits::default();
     let (grpc, ttrpc) = (open("grpc"), open("ttrpc"));
     let servers = {
-        let (shared, images, stop) = (limits.clone(), Arc::clone(&faulty), stopping.clone());
+        let (shared, stop) = (limits.clone(), stopping.clone());
         let grpc = tokio::spawn(async move {
             let limits = shared;
-            let service = Grpc::new(images, limits.clone());
+            let service = Grpc::new(Faulty, limits.clone());
             listener::run(&grpc.0, grpc.2, &limits, stop, |s, stop| {
                 service.clone().connection(s, stop)
             })
             .await;
         });
         let ttrpc = tokio::spawn(async move {
-            let service = Ttrpc::new(faulty, limits.clone());
+            let service = Ttrpc::new(Arc::new(Faulty), Exchange::default(), limits.clone());
             listener::run(&ttrpc.0, ttrpc.2, &limits, stopping, |s, stop| {
                 service.clone().connection(s, stop)
             })

@@ -7,13 +7,14 @@
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use protobuf::Message;
 
 use crate::api::images::Image;
 use crate::api::namespace::Namespace as Record;
 use crate::front::client::Containerd;
 use crate::model::{Error, Namespace, Result, image};
-use crate::store::{Change, Records, Store};
+use crate::service::collector;
+use crate::service::message::encode;
+use crate::store::{Change, Kind, Records, Store};
 
 /// So many records go into a transaction.
 const BATCH: usize = 256;
@@ -103,19 +104,24 @@ async fn put_images(
     images: Vec<Image>,
 ) -> Result<(u64, u64, u64)> {
     let namespace = namespace.clone();
-    let messages: Vec<_> =
-        images.into_iter().map(|image| Ok((encode(&image)?, image.name))).collect::<Result<_>>()?;
+    let messages: Vec<_> = images
+        .into_iter()
+        .map(|image| {
+            let expires = collector::expires(&image.labels).map(str::to_owned);
+            Ok((encode(&image)?, image.name, expires))
+        })
+        .collect::<Result<_>>()?;
     let work = move |change: &mut Change<'_>| {
         let mut counts = (0, 0, 0);
-        for (message, name) in &messages {
-            match change.image(&namespace, name) {
+        for (message, name, expires) in &messages {
+            match change.record(&namespace, Kind::Image, name) {
                 Ok(Some(stored)) if stored == message => counts.2 += 1,
                 Ok(None) => {
-                    change.put_image(&namespace, name, message)?;
+                    change.put(&namespace, Kind::Image, name, message, expires.as_deref())?;
                     counts.0 += 1;
                 }
                 Ok(Some(_)) | Err(Error::DataLoss(_)) => {
-                    change.put_image(&namespace, name, message)?;
+                    change.put(&namespace, Kind::Image, name, message, expires.as_deref())?;
                     counts.1 += 1;
                 }
                 Err(e) => return Err(e),
@@ -124,8 +130,4 @@ async fn put_images(
         Ok(counts)
     };
     store.writer().write(work).await
-}
-
-fn encode(message: &impl Message) -> Result<Vec<u8>> {
-    message.write_to_bytes().map_err(|e| Error::Internal(format!("encoding a record: {e}")))
 }

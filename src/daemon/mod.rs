@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::model::{Error, Result};
-use crate::service::Images;
+use crate::service::alone::Alone;
 use crate::service::budget::Budget;
 use crate::service::local::Local;
 use crate::store::Store;
@@ -61,8 +61,7 @@ impl Daemon {
         let store = tokio::task::spawn_blocking(move || Store::open(&root))
             .await
             .map_err(|e| Error::Internal(format!("opening the store: {e}")))??;
-        let images: Arc<dyn Images> =
-            Arc::new(Local::new(store.clone(), Budget::new(config.reply_budget)));
+        let local = Local::new(store.clone(), Budget::new(config.reply_budget));
         let (stop, stopping) = watch::channel(false);
         let mut daemon = Self {
             grpc: grpc.path().into(),
@@ -72,14 +71,16 @@ impl Daemon {
             store,
         };
         let limits = &config.limits;
-        let served = Grpc::new(Arc::clone(&images), limits.clone());
+        let served = Grpc::new(Arc::new(Alone::new(local.clone())), limits.clone());
         daemon.serve(grpc.open(access)?, limits, stopping.clone(), move |s, stop| {
             served.clone().connection(s, stop)
         });
-        let served = Ttrpc::new(images, limits.clone());
-        daemon.serve(ttrpc.open(access)?, limits, stopping, move |s, stop| {
+        let events = local.events().clone();
+        let served = Ttrpc::new(Arc::new(local.clone()), events, limits.clone());
+        daemon.serve(ttrpc.open(access)?, limits, stopping.clone(), move |s, stop| {
             served.clone().connection(s, stop)
         });
+        daemon.servers.push(tokio::spawn(collect(local, stopping)));
         Ok(daemon)
     }
 
@@ -123,5 +124,18 @@ impl Daemon {
         let store = self.store;
         // Closing waits for the writing thread.
         let _ = tokio::task::spawn_blocking(move || drop(store)).await;
+    }
+}
+
+/// Removes what has expired: once after the start, then whenever it is time, until `stop`.
+async fn collect(local: Local, mut stop: listener::Stop) {
+    loop {
+        if let Err(e) = local.collect().await {
+            log::error!("collecting what has expired: {e}");
+        }
+        tokio::select! {
+            () = listener::stopped(&mut stop) => return,
+            () = local.collector().due() => {}
+        }
     }
 }

@@ -154,12 +154,12 @@ impl Fields for Image {
 }
 
 /// A field that is empty is absent.
-fn present(text: &str) -> Option<&[u8]> {
+pub fn present(text: &str) -> Option<&[u8]> {
     (!text.is_empty()).then_some(text.as_bytes())
 }
 
 /// The value whose key is the rest of a path: keys may have dots in them.
-fn entry<'m>(map: &'m BTreeMap<String, String>, path: &[Vec<u8>]) -> Option<&'m [u8]> {
+pub fn entry<'m>(map: &'m BTreeMap<String, String>, path: &[Vec<u8>]) -> Option<&'m [u8]> {
     let key = String::from_utf8(path.join(&b'.')).ok()?;
     map.get(&key).map(String::as_bytes)
 }

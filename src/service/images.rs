@@ -4,16 +4,17 @@
 //! Every answer is built as bytes around the stored record, which is the encoded image already:
 //! nothing is decoded to be encoded again.
 
-use protobuf::Message;
 use protobuf::well_known_types::timestamp::Timestamp;
 
+use super::events::Labels;
+use super::message::{decode, encode};
+use super::{collector, namespaces};
 use crate::api::images::{DeleteImageRequest, ListImagesRequest};
-use crate::api::namespace::Namespace as NamespaceRecord;
 use crate::model::filter::Filter;
 use crate::model::go::quote::quote;
 use crate::model::image::{self, Image};
 use crate::model::{Error, Namespace, Result};
-use crate::store::{Change, Records};
+use crate::store::{Change, Kind, Records};
 
 /// An answer that was built if it fitted into the room there was for it.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,6 +25,15 @@ pub struct Built {
     pub message: Option<Vec<u8>>,
 }
 
+/// What a change made.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The encoded response, with the image as it is now.
+    pub answer: Vec<u8>,
+    /// The image's labels as they are now.
+    pub labels: Labels,
+}
+
 /// Builds the `GetImageResponse` for an image, if it fits into `room` bytes.
 pub fn get(
     records: &impl Records,
@@ -31,7 +41,7 @@ pub fn get(
     name: &str,
     room: usize,
 ) -> Result<Built> {
-    let image = records.image(namespace, name)?.ok_or_else(|| not_found(name))?;
+    let image = records.record(namespace, Kind::Image, name)?.ok_or_else(|| not_found(name))?;
     let mut answer = Answer::new(room);
     answer.add(image);
     Ok(answer.built())
@@ -53,7 +63,7 @@ pub fn list(
     room: usize,
 ) -> Result<Built> {
     let mut answer = Answer::new(room);
-    for entry in records.images(namespace)? {
+    for entry in records.walk(namespace, Kind::Image)? {
         let image = match entry?.message() {
             Ok(image) => image,
             Err(e) => {
@@ -61,37 +71,29 @@ pub fn list(
                 continue;
             }
         };
-        if filter.is_always() || filter.matches(&decode(image)?) {
+        if filter.is_always() || filter.matches(&decode::<Image>(image)?) {
             answer.add(image);
         }
     }
     Ok(answer.built())
 }
 
-/// Stores a new, validated image with its time of creation, and the namespace if it is the first
-/// record there.
+/// Stores a new, validated image with its time of creation.
 pub fn create(
     change: &mut Change<'_>,
     namespace: &Namespace,
     mut image: Image,
     epoch: Option<&Timestamp>,
     room: usize,
-) -> Result<Vec<u8>> {
-    if change.image(namespace, &image.name)?.is_some() {
+) -> Result<Written> {
+    if change.record(namespace, Kind::Image, &image.name)?.is_some() {
         return Err(Error::already_exists(format_args!("image {}", quote(&image.name))));
     }
     image::drop_empty(&mut image)?;
     let now = time(epoch);
     image.created_at = Some(now.clone()).into();
     image.updated_at = Some(now).into();
-    // The answer must fit before anything is written.
-    let (record, answer) = answer_with(&image, room)?;
-    if change.namespace(namespace)?.is_none() {
-        let first = NamespaceRecord { name: namespace.to_string(), ..Default::default() };
-        change.put_namespace(namespace, &encode(&first)?)?;
-    }
-    change.put_image(namespace, &image.name, &record)?;
-    Ok(answer)
+    write(change, namespace, image, room)
 }
 
 /// Changes an image by `new` under `mask`.
@@ -102,16 +104,15 @@ pub fn update(
     mask: &[String],
     epoch: Option<&Timestamp>,
     room: usize,
-) -> Result<Vec<u8>> {
-    let stored = change.image(namespace, &new.name)?.ok_or_else(|| not_found(&new.name))?;
-    let mut image = decode(stored)?;
+) -> Result<Written> {
+    let stored =
+        change.record(namespace, Kind::Image, &new.name)?.ok_or_else(|| not_found(&new.name))?;
+    let mut image: Image = decode(stored)?;
     image::update(&mut image, new, mask)?;
     image::validate(&image)?;
     image::drop_empty(&mut image)?;
     image.updated_at = Some(time(epoch)).into();
-    let (record, answer) = answer_with(&image, room)?;
-    change.put_image(namespace, &image.name, &record)?;
-    Ok(answer)
+    write(change, namespace, image, room)
 }
 
 /// Removes an image; if the request names a target's digest, only while the image has it.
@@ -123,8 +124,8 @@ pub fn delete(
     let name = &request.name;
     let wanted = &request.target.digest;
     if !wanted.is_empty() {
-        let stored = change.image(namespace, name)?.ok_or_else(|| not_found(name))?;
-        let found = decode(stored)?.target.digest.clone();
+        let stored = change.record(namespace, Kind::Image, name)?.ok_or_else(|| not_found(name))?;
+        let found = decode::<Image>(stored)?.target.digest.clone();
         if found != *wanted {
             return Err(Error::not_found(format_args!(
                 "image {} has target {found}, not {wanted}",
@@ -132,7 +133,7 @@ pub fn delete(
             )));
         }
     }
-    if change.delete_image(namespace, name)? { Ok(()) } else { Err(not_found(name)) }
+    if change.delete(namespace, Kind::Image, name)? { Ok(()) } else { Err(not_found(name)) }
 }
 
 fn not_found(name: &str) -> Error {
@@ -144,25 +145,22 @@ fn time(epoch: Option<&Timestamp>) -> Timestamp {
     epoch.map_or_else(Timestamp::now, image::normal_time)
 }
 
-fn decode(record: &[u8]) -> Result<Image> {
-    Image::parse_from_bytes(record)
-        .map_err(|e| Error::DataLoss(format!("a record passes its checksum but is no image: {e}")))
-}
-
-fn encode(message: &impl Message) -> Result<Vec<u8>> {
-    message.write_to_bytes().map_err(|e| Error::Internal(format!("encoding a record: {e}")))
-}
-
-/// The record of `image`, and the answer that carries it: an error when that would not fit.
-fn answer_with(image: &Image, room: usize) -> Result<(Vec<u8>, Vec<u8>)> {
-    let record = encode(image)?;
+/// Stores an image, if the answer that carries it fits into `room` bytes.
+fn write(
+    change: &mut Change<'_>,
+    namespace: &Namespace,
+    image: Image,
+    room: usize,
+) -> Result<Written> {
+    let record = encode(&image)?;
     let mut answer = Answer::new(room);
     answer.add(&record);
     let built = answer.built();
-    match built.message {
-        Some(message) => Ok((record, message)),
-        None => Err(Error::message_too_large(built.size, room)),
-    }
+    let answer = built.message.ok_or_else(|| Error::message_too_large(built.size, room))?;
+    namespaces::ensure(change, namespace)?;
+    let expires = collector::expires(&image.labels);
+    change.put(namespace, Kind::Image, &image.name, &record, expires)?;
+    Ok(Written { answer, labels: image.labels })
 }
 
 /// A response under construction. In every response of Images the image, or each of the images,
@@ -212,6 +210,7 @@ impl Answer {
 mod tests {
     use super::*;
     use crate::api::images::ListImagesResponse;
+    use protobuf::Message;
 
     #[test]
     fn an_answer_is_the_message_it_stands_for() {

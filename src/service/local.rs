@@ -1,4 +1,4 @@
-//! The services over the local store.
+//! Images over the local store.
 //!
 //! Here async code meets the synchronous store, and nowhere else. Writes go to the store's writer.
 //! A Get runs where it is called: it is one look-up in mapped memory. A List runs on a pool, as
@@ -10,12 +10,14 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use super::budget::{Budget, SMALL};
-use super::images::{self, Built};
+use super::collector::{self, Trigger};
+use super::events::{Exchange, Happened};
+use super::images::{self, Built, Written};
 use super::{Call, Images, Reply};
 use crate::api::images::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, ListImagesRequest, UpdateImageRequest,
 };
-use crate::model::{Error, Result, image};
+use crate::model::{Error, Namespace, Result, image};
 use crate::store::{Change, Snapshot, Store};
 
 /// Images served from the local store.
@@ -24,6 +26,8 @@ pub struct Local {
     store: Store,
     replies: Budget,
     lists: Arc<Semaphore>,
+    events: Exchange,
+    collector: Arc<Trigger>,
 }
 
 impl Local {
@@ -31,7 +35,56 @@ impl Local {
     pub fn new(store: Store, replies: Budget) -> Self {
         // More than the processors at once would only wait for each other, and hold snapshots.
         let lists = std::thread::available_parallelism().map_or(2, usize::from);
-        Self { store, replies, lists: Arc::new(Semaphore::new(lists)) }
+        Self {
+            store,
+            replies,
+            lists: Arc::new(Semaphore::new(lists)),
+            events: Exchange::default(),
+            collector: Arc::default(),
+        }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Where its events are told.
+    pub fn events(&self) -> &Exchange {
+        &self.events
+    }
+
+    /// When it is time to collect what has expired.
+    pub fn collector(&self) -> &Trigger {
+        &self.collector
+    }
+
+    /// Removes what has expired, and tells of the images that went.
+    pub async fn collect(&self) -> Result<()> {
+        let events = self.events.clone();
+        let told = move |gone: &Vec<(Namespace, String)>| {
+            for (namespace, name) in gone {
+                events.tell(namespace, Happened::ImageDeleted { name: name.clone() });
+            }
+        };
+        self.store.writer().write_then(collector::collect, told).await.map(drop)
+    }
+
+    /// Makes a change in a namespace; after its commit, tells what `happened` by what it gave.
+    pub async fn change<T, F, G>(&self, namespace: Namespace, work: F, happened: G) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
+        G: FnOnce(&T) -> Option<Happened> + Send + 'static,
+    {
+        let (events, collector) = (self.events.clone(), Arc::clone(&self.collector));
+        let then = move |made: &T| {
+            collector.changed();
+            if let Some(happened) = happened(made) {
+                events.tell(&namespace, happened);
+            }
+        };
+        self.store.writer().write_then(work, then).await
     }
 
     /// Answers with what `build` makes: first with little room, which suits almost all; when the
@@ -64,7 +117,7 @@ impl Local {
     }
 
     /// Runs what may take long on a thread for that, a few at a time.
-    async fn pooled<T: Send + 'static>(
+    pub async fn pooled<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
@@ -75,7 +128,7 @@ impl Local {
     }
 
     /// A message that exists already, with its share of the budget.
-    async fn written(&self, message: Vec<u8>) -> Result<Reply> {
+    pub async fn written(&self, message: Vec<u8>) -> Result<Reply> {
         let hold = self.replies.share(message.len()).await;
         Ok(Reply { message, hold })
     }
@@ -104,28 +157,36 @@ impl Images for Local {
         let image = image::from_request(request.image, "CreateImageRequest")?;
         let namespace = call.namespace()?;
         image::validate(&image)?;
-        let (epoch, room) = (request.source_date_epoch, call.reply_limit);
+        let (epoch, room, ns) = (request.source_date_epoch, call.reply_limit, namespace.clone());
+        let name = image.name.clone();
         let work = move |change: &mut Change<'_>| {
-            images::create(change, &namespace, image.clone(), epoch.as_ref(), room)
+            images::create(change, &ns, image.clone(), epoch.as_ref(), room)
         };
-        self.written(self.store.writer().write(work).await?).await
+        let created = |w: &Written| Some(Happened::ImageCreated { name, labels: w.labels.clone() });
+        self.written(self.change(namespace, work, created).await?.answer).await
     }
 
     async fn update(&self, call: &Call, request: UpdateImageRequest) -> Result<Reply> {
         let image = image::from_request(request.image, "UpdateImageRequest")?;
         let namespace = call.namespace()?;
         let mask = request.update_mask.into_option().unwrap_or_default().paths;
-        let (epoch, room) = (request.source_date_epoch, call.reply_limit);
+        let (epoch, room, ns) = (request.source_date_epoch, call.reply_limit, namespace.clone());
+        let name = image.name.clone();
         let work = move |change: &mut Change<'_>| {
-            images::update(change, &namespace, image.clone(), &mask, epoch.as_ref(), room)
+            images::update(change, &ns, image.clone(), &mask, epoch.as_ref(), room)
         };
-        self.written(self.store.writer().write(work).await?).await
+        let updated = |w: &Written| Some(Happened::ImageUpdated { name, labels: w.labels.clone() });
+        self.written(self.change(namespace, work, updated).await?.answer).await
     }
 
     async fn delete(&self, call: &Call, request: DeleteImageRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let work = move |change: &mut Change<'_>| images::delete(change, &namespace, &request);
-        self.store.writer().write(work).await?;
+        let (ns, name, sync) = (namespace.clone(), request.name.clone(), request.sync);
+        let work = move |change: &mut Change<'_>| images::delete(change, &ns, &request);
+        self.change(namespace, work, |()| Some(Happened::ImageDeleted { name })).await?;
+        if sync {
+            self.collect().await?;
+        }
         Ok(Reply::default())
     }
 }

@@ -1,15 +1,27 @@
 //! What the requests mean: the operations of containerd's services on the local store.
 //!
-//! - [`images`]: the five operations of Images, inside a transaction
-//! - [`local`]: the same as an async service; where async code meets the synchronous store
+//! - [`images`], [`namespaces`], [`leases`]: the operations inside a transaction
+//! - [`events`]: what happened, to all who subscribe
+//! - [`collector`]: removing what has expired
+//! - [`transfer`], [`introspection`]: what is offered of these services
+//! - [`local`]: Images as an async service; where async code meets the synchronous store
+//! - [`alone`]: the services beside it, when no containerd stands behind
 //! - [`budget`]: how much memory large messages may take together
 //!
 //! No transport and no network: a request comes in as its message, an answer leaves as the
 //! encoded bytes of its message.
 
+pub mod alone;
 pub mod budget;
+pub mod collector;
+pub mod events;
 pub mod images;
+pub mod introspection;
+pub mod leases;
 pub mod local;
+pub mod message;
+pub mod namespaces;
+pub mod transfer;
 
 use async_trait::async_trait;
 

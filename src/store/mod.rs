@@ -4,7 +4,7 @@
 //! - [`value`]: the header and checksum around every record
 //! - [`verify`]: what is checked of a file before LMDB maps it
 //! - [`root`]: the folder, who owns it
-//! - [`records`]: reading and changing records inside a transaction
+//! - [`records`]: reading and changing records inside a transaction; [`walk`]: in their order
 //! - [`writer`]: the one thread that writes, and commits what waits together
 //!
 //! Synchronous. It knows names and bytes; what a request means is `service`'s. This is the only
@@ -15,6 +15,7 @@ pub mod root;
 pub mod schema;
 pub mod value;
 pub mod verify;
+pub mod walk;
 pub mod writer;
 
 use std::path::Path;
@@ -23,8 +24,9 @@ use std::sync::Arc;
 use heed::{Env, EnvOpenOptions, WithoutTls};
 
 use crate::model::{Error, Result};
-pub use records::{Change, Entry, Records, Snapshot};
+pub use records::{Change, Records, Snapshot};
 use root::Root;
+pub use schema::Kind;
 use schema::Tables;
 use writer::Writer;
 
@@ -48,6 +50,7 @@ pub struct Store {
 struct Shared {
     env: Env<WithoutTls>,
     tables: Tables,
+    uuid: String,
     root: Root,
 }
 
@@ -64,9 +67,9 @@ impl Store {
         let root = Root::acquire(root)?;
         verify::before_mapping(&root.data_file())?;
         let env = map(root.path())?;
-        let tables = schema::open(&env, root.path())?;
+        let (tables, uuid) = schema::open(&env, root.path())?;
         root.sync()?;
-        let shared = Arc::new(Shared { env, tables, root });
+        let shared = Arc::new(Shared { env, tables, uuid, root });
         let writer = Writer::start(Arc::clone(&shared))?;
         Ok(Self { writer, shared })
     }
@@ -74,6 +77,11 @@ impl Store {
     /// The folder.
     pub fn root(&self) -> &Path {
         self.shared.root.path()
+    }
+
+    /// What tells this store from all others, for as long as it lives.
+    pub fn uuid(&self) -> &str {
+        &self.shared.uuid
     }
 
     /// Reads from one state of the store. `work` must be short: pages that it may still see are

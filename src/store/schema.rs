@@ -3,10 +3,14 @@
 //! ```text
 //! data.mdb
 //! ├── meta                              facts about the environment
-//! │   └── schema                        → version of this schema, u32 little-endian
-//! └── records                           containerd's bolt path, flattened; values as in `value`
-//!     ├── v1/<namespace>                → Namespace: its labels; exists for every namespace
-//!     └── v1/<namespace>/images/<name>  → Image, with containerd's fields only
+//! │   ├── schema                        → version of this schema, u32 little-endian
+//! │   └── uuid                          → what tells this store from others, as text
+//! ├── records                           containerd's bolt path, flattened; values as in `value`
+//! │   ├── v1/<namespace>                → Namespace: its labels; exists for every namespace
+//! │   ├── v1/<namespace>/images/<name>  → Image, with containerd's fields only
+//! │   └── v1/<namespace>/leases/<id>    → StoredLease: a lease and its resources
+//! └── expiring                          records with the label containerd.io/gc.expire
+//!     └── <key of the record>           → the value of the label
 //! ```
 //!
 //! Keys are bytes in LMDB's order. A namespace has no slash in its name, so a record of one is
@@ -20,8 +24,7 @@
 //! (`records` does).
 //!
 //! **Rule of change.** Another layout is another version, and `migrate` brings the older ones to it
-//! in the transaction that writes the new number. Later keys under `v1/<namespace>/` must not
-//! start with `images/`. A change log will be a database of its own, written in the transaction
+//! in the transaction that writes the new number. A change log will be a database of its own, written in the transaction
 //! of the change.
 
 use std::path::Path;
@@ -47,23 +50,55 @@ pub const NAME_HEAD: usize = 384;
 pub const LONG_MARKER: u8 = 0xff;
 
 const SCHEMA: &str = "schema";
+const UUID: &str = "uuid";
 
 /// The databases of an open environment.
 #[derive(Clone, Copy, Debug)]
 pub struct Tables {
     /// Everything containerd's bolt file would hold, by flattened path.
     pub(super) records: Database<'static, Bytes, Bytes>,
+    /// When records may be collected, by the key of the record.
+    pub(super) expiring: Database<'static, Bytes, Bytes>,
+}
+
+/// The kinds of records that a namespace holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `Image`
+    Image,
+    /// `StoredLease`
+    Lease,
+}
+
+impl Kind {
+    /// How its records are called in keys.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Image => "images",
+            Self::Lease => "leases",
+        }
+    }
+
+    /// How one of them is called in sentences.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Lease => "lease",
+        }
+    }
 }
 
 /// Opens the databases, creating them in an empty environment; an older schema is migrated, a
-/// newer one refused.
-pub fn open(env: &Env<WithoutTls>, root: &Path) -> Result<Tables> {
+/// newer one refused. Gives the store's UUID too.
+pub fn open(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
     let told = |e: heed::Error| failure("opening the databases", &e);
     let txn = env.write_txn().map_err(told)?;
+    let mut uuid = uuid::Uuid::new_v4().to_string();
     let opened = env
         .create_databases_and_commit(txn, |opener, txn| {
             let meta = opener.create_database::<Str, Bytes>(txn, Some("meta"))?;
             let records = opener.create_database::<Bytes, Bytes>(txn, Some("records"))?;
+            let expiring = opener.create_database::<Bytes, Bytes>(txn, Some("expiring"))?;
             let found = match meta.get(txn, SCHEMA)? {
                 Some(bytes) => <[u8; 4]>::try_from(bytes).map_or(u32::MAX, u32::from_le_bytes),
                 None => {
@@ -71,14 +106,20 @@ pub fn open(env: &Env<WithoutTls>, root: &Path) -> Result<Tables> {
                     VERSION
                 }
             };
+            if found == VERSION {
+                match meta.get(txn, UUID)?.and_then(|known| std::str::from_utf8(known).ok()) {
+                    Some(known) => uuid = known.to_owned(),
+                    None => meta.put(txn, UUID, uuid.as_bytes())?,
+                }
+            }
             Ok(match found {
-                VERSION => CommitOrAbort::Commit(records),
+                VERSION => CommitOrAbort::Commit((records, expiring)),
                 other => CommitOrAbort::Abort(other),
             })
         })
         .map_err(told)?;
     match opened {
-        CommitOrAbort::Commit(records) => Ok(Tables { records }),
+        CommitOrAbort::Commit((records, expiring)) => Ok((Tables { records, expiring }, uuid)),
         CommitOrAbort::Abort(version) => Err(Error::failed_precondition(format_args!(
             "the store in {} has schema version {version}, this program knows {VERSION}: it was \
              written by a newer lmdb-images; start that one",
@@ -95,14 +136,14 @@ pub fn namespace_key(namespace: &Namespace) -> Vec<u8> {
 /// What all keys of namespaces, and of what they hold, begin with.
 pub const ROOT_PREFIX: &[u8] = b"v1/";
 
-/// What the keys of all images of a namespace begin with.
-pub fn images_prefix(namespace: &Namespace) -> Vec<u8> {
-    format!("v1/{namespace}/images/").into_bytes()
+/// What the keys of all records of a kind in a namespace begin with.
+pub fn prefix(namespace: &Namespace, kind: Kind) -> Vec<u8> {
+    format!("v1/{namespace}/{}/", kind.folder()).into_bytes()
 }
 
-/// The key of an image.
-pub fn image_key(namespace: &Namespace, name: &str) -> Vec<u8> {
-    let mut key = images_prefix(namespace);
+/// The key of a record.
+pub fn key(namespace: &Namespace, kind: Kind, name: &str) -> Vec<u8> {
+    let mut key = prefix(namespace, kind);
     match name.as_bytes().get(..NAME_HEAD) {
         Some(head) if name.len() > NAME_HEAD => {
             key.extend_from_slice(head);
@@ -122,7 +163,7 @@ mod tests {
     fn no_key_is_longer_than_lmdb_takes() {
         let namespace = Namespace::parse(&"n".repeat(76)).unwrap();
         for length in [1, NAME_HEAD, NAME_HEAD + 1, 40_000] {
-            assert!(image_key(&namespace, &"x".repeat(length)).len() <= 511);
+            assert!(key(&namespace, Kind::Image, &"x".repeat(length)).len() <= 511);
         }
     }
 
@@ -130,8 +171,10 @@ mod tests {
     fn a_name_as_long_as_the_head_is_kept_whole() {
         let namespace = Namespace::parse("n").unwrap();
         let head = "x".repeat(NAME_HEAD);
-        assert!(image_key(&namespace, &head).ends_with(head.as_bytes()));
-        assert!(image_key(&namespace, &head) < image_key(&namespace, &format!("{head}a")));
+        assert!(key(&namespace, Kind::Image, &head).ends_with(head.as_bytes()));
+        assert!(
+            key(&namespace, Kind::Image, &head) < key(&namespace, Kind::Image, &format!("{head}a"))
+        );
     }
 
     #[test]

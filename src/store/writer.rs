@@ -71,7 +71,19 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
     {
-        let (job, answer) = job(work);
+        self.write_then(work, |_| {}).await
+    }
+
+    /// The same, and after the commit, before the answer, `then` with what `work` gave: in the
+    /// order of commits, whether or not somebody still waits. It runs on the writing thread and
+    /// must be short.
+    pub async fn write_then<T, F, G>(&self, work: F, then: G) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
+        G: FnOnce(&T) + Send + 'static,
+    {
+        let (job, answer) = job(work, then);
         self.queue.send(job).await.map_err(|_| stopped())?;
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
@@ -82,7 +94,7 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
     {
-        let (job, answer) = job(work);
+        let (job, answer) = job(work, |_| {});
         self.queue.blocking_send(job).map_err(|_| stopped())?;
         answer.blocking_recv().unwrap_or_else(|_| Err(stopped()))
     }
@@ -102,25 +114,28 @@ trait Job: Send {
     fn finish(self: Box<Self>, committed: Result<()>);
 }
 
-struct Task<T, F> {
+struct Task<T, F, G> {
     work: F,
+    then: G,
     outcome: Result<T>,
     caller: oneshot::Sender<Result<T>>,
 }
 
-fn job<T, F>(work: F) -> (Box<dyn Job>, oneshot::Receiver<Result<T>>)
+fn job<T, F, G>(work: F, then: G) -> (Box<dyn Job>, oneshot::Receiver<Result<T>>)
 where
     T: Send + 'static,
     F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
+    G: FnOnce(&T) + Send + 'static,
 {
     let (caller, answer) = oneshot::channel();
-    (Box::new(Task { work, outcome: Err(stopped()), caller }), answer)
+    (Box::new(Task { work, then, outcome: Err(stopped()), caller }), answer)
 }
 
-impl<T, F> Job for Task<T, F>
+impl<T, F, G> Job for Task<T, F, G>
 where
     T: Send,
     F: FnMut(&mut Change<'_>) -> Result<T> + Send,
+    G: FnOnce(&T) + Send,
 {
     fn run(&mut self, change: &mut Change<'_>) -> bool {
         // What earlier jobs of the batch wrote is not this one's.
@@ -143,11 +158,18 @@ where
     }
 
     fn finish(self: Box<Self>, committed: Result<()>) {
-        // A caller that is gone does not want its answer.
-        let _ = self.caller.send(match (self.outcome, committed) {
+        let Self { then, outcome, caller, .. } = *self;
+        let outcome = match (outcome, committed) {
+            (Ok(value), Ok(())) => {
+                // The change is on disk: a fault in what follows must not take that back.
+                let _ = catch_unwind(AssertUnwindSafe(|| then(&value)));
+                Ok(value)
+            }
             (Ok(_), Err(why)) => Err(why),
-            (outcome, _) => outcome,
-        });
+            (refused, _) => refused,
+        };
+        // A caller that is gone does not want its answer.
+        let _ = caller.send(outcome);
     }
 }
 
@@ -220,7 +242,7 @@ fn play(shared: &Shared, jobs: &mut [Box<dyn Job>]) -> End {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Records, Store};
+    use super::super::{Kind, Records, Store};
     use super::*;
     use crate::model::Namespace;
 
@@ -247,7 +269,7 @@ mod tests {
     }
 
     fn names(store: &Store, namespace: &Namespace) -> usize {
-        store.read(|s| Ok(s.images(namespace)?.count())).unwrap()
+        store.read(|s| Ok(s.walk(namespace, Kind::Image)?.count())).unwrap()
     }
 
     #[test]
@@ -261,7 +283,7 @@ mod tests {
                 async move {
                     writer
                         .write(move |c| {
-                            c.put_image(&ns, name, b"")?;
+                            c.put(&ns, Kind::Image, name, b"", None)?;
                             then()
                         })
                         .await
@@ -292,7 +314,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let ns = ns.clone();
-            let write = store.writer().write(move |c| c.put_image(&ns, "i", b""));
+            let write = store.writer().write(move |c| c.put(&ns, Kind::Image, "i", b"", None));
             tokio::select! { biased; _ = write => panic!("the gate is closed"), () = std::future::ready(()) => {} }
         });
         go.send(()).unwrap();
@@ -311,8 +333,8 @@ mod tests {
             let (first, second) = (ns.clone(), ns.clone());
             tokio::join!(
                 biased;
-                store.writer().write(move |c| c.put_image(&first, "i", b"x")),
-                store.writer().write(move |c| Ok(c.image(&second, "i")?.map(<[u8]>::to_vec))),
+                store.writer().write(move |c| c.put(&first, Kind::Image, "i", b"x", None)),
+                store.writer().write(move |c| Ok(c.record(&second, Kind::Image, "i")?.map(<[u8]>::to_vec))),
                 async { go.send(()).unwrap() },
             )
             .1

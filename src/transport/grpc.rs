@@ -1,8 +1,5 @@
-//! gRPC: HTTP/2 connections, and which call goes where.
-//!
-//! `images.sock` answers Images, Health and Version. Every other method is UNIMPLEMENTED, with a
-//! sentence that says what this socket is: clients meant for a whole containerd should learn at
-//! once that they ask the wrong address.
+//! gRPC: HTTP/2 connections, and the calls on them. Which call goes where is the matter of a
+//! [`Handler`].
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,10 +20,10 @@ use tokio::net::UnixStream;
 use super::connection::Connection;
 use super::grpc_message::{self as message, Body};
 use super::listener::{Stop, stopped};
-use super::{GRPC_MESSAGE, Limits, grpc_services, status};
-use crate::api::health::HealthCheckRequest;
+use super::{GRPC_MESSAGE, Limits, grpc_alone, status};
 use crate::model::{Error, Result};
-use crate::service::{Call, Images, Reply};
+use crate::service::alone::Alone;
+use crate::service::{Call, Reply};
 
 /// The full name of the Images service.
 pub const IMAGES: &str = "containerd.services.images.v1.Images";
@@ -48,17 +45,33 @@ const HEADERS: u32 = 256 << 10;
 /// that stops in the middle of a frame cannot answer.
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
 
+/// Answers calls, whichever they are.
+pub trait Handler: Clone + Send + Sync + 'static {
+    /// Answers one call; `stop` turns when the daemon stops.
+    fn answer(
+        &self,
+        asked: Asked,
+        stop: Stop,
+    ) -> impl Future<Output = Result<Response<Body>>> + Send;
+}
+
+impl Handler for Arc<Alone> {
+    async fn answer(&self, asked: Asked, stop: Stop) -> Result<Response<Body>> {
+        grpc_alone::dispatch(self, asked, stop).await
+    }
+}
+
 /// Serves the calls of gRPC connections.
 #[derive(Clone)]
-pub struct Grpc {
-    images: Arc<dyn Images>,
+pub struct Grpc<H> {
+    handler: H,
     limits: Limits,
 }
 
-impl Grpc {
-    /// Serves `images`, and what goes with it on `images.sock`.
-    pub fn new(images: Arc<dyn Images>, limits: Limits) -> Self {
-        Self { images, limits }
+impl<H: Handler> Grpc<H> {
+    /// Has `handler` answer the calls.
+    pub fn new(handler: H, limits: Limits) -> Self {
+        Self { handler, limits }
     }
 
     /// Serves one connection until it ends, or until it has ended what it began when `stop` turns.
@@ -127,91 +140,49 @@ impl Grpc {
             *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return response;
         }
+        let asked =
+            Asked { request, connection: Arc::clone(connection), limits: self.limits.clone() };
         // What a call works on is thrown away with it, or is the store's, which undoes its own.
-        let answer =
-            AssertUnwindSafe(self.dispatch(request, connection, stop)).catch_unwind().await;
+        let answer = AssertUnwindSafe(self.handler.answer(asked, stop)).catch_unwind().await;
         match answer {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => message::refusal(&error),
             Err(_) => message::refusal(&status::panicked()),
         }
     }
+}
 
-    async fn dispatch(
-        &self,
-        request: Request<Incoming>,
-        connection: &Arc<Connection>,
-        stop: Stop,
-    ) -> Result<Response<Body>> {
-        let images = &self.images;
-        let path = request.uri().path().to_owned();
-        let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
-        match (service, method) {
-            (IMAGES, "Get") => {
-                self.unary(request, connection, |c, m| async move { images.get(&c, m).await }).await
-            }
-            (IMAGES, "List") => {
-                self.unary(request, connection, |c, m| async move { images.list(&c, m).await })
-                    .await
-            }
-            (IMAGES, "Create") => {
-                self.unary(request, connection, |c, m| async move { images.create(&c, m).await })
-                    .await
-            }
-            (IMAGES, "Update") => {
-                self.unary(request, connection, |c, m| async move { images.update(&c, m).await })
-                    .await
-            }
-            (IMAGES, "Delete") => {
-                self.unary(request, connection, |c, m| async move { images.delete(&c, m).await })
-                    .await
-            }
-            ("containerd.services.version.v1.Version", "Version") => {
-                self.unary(
-                    request,
-                    connection,
-                    |_, _: protobuf::well_known_types::empty::Empty| async {
-                        grpc_services::version().map(plain)
-                    },
-                )
-                .await
-            }
-            ("grpc.health.v1.Health", "Check") => {
-                self.unary(request, connection, |_, m: HealthCheckRequest| async move {
-                    grpc_services::check(&m, &stop).map(plain)
-                })
-                .await
-            }
-            ("grpc.health.v1.Health", "Watch") => {
-                let (asked, _) = message::read(request.into_body(), &self.limits).await?;
-                grpc_services::watch(&asked, stop)
-            }
-            _ => Err(Error::Unimplemented(format!(
-                "unknown method {method} of service {service}: this socket is lmdb-images {}, which \
-                 serves image names only; send other calls to containerd's own socket",
-                env!("CARGO_PKG_VERSION")
-            ))),
-        }
+/// One call, not yet read.
+pub struct Asked {
+    request: Request<Incoming>,
+    connection: Arc<Connection>,
+    limits: Limits,
+}
+
+impl Asked {
+    /// `/service/method`
+    pub fn path(&self) -> &str {
+        self.request.uri().path()
     }
 
-    /// One request message, one reply message.
-    async fn unary<M, H, F>(
-        &self,
-        request: Request<Incoming>,
-        connection: &Arc<Connection>,
-        handle: H,
-    ) -> Result<Response<Body>>
+    /// The message of a call that is not unary.
+    pub async fn message<M: Message>(self) -> Result<M> {
+        let (message, _) = message::read(self.request.into_body(), &self.limits).await?;
+        Ok(message)
+    }
+
+    /// Answers a call of one message by one message.
+    pub async fn unary<M, F>(self, handle: impl FnOnce(Call, M) -> F) -> Result<Response<Body>>
     where
         M: Message,
-        H: FnOnce(Call, M) -> F,
         F: Future<Output = Result<Reply>>,
     {
-        let call = Call { namespace: namespace(&request)?, reply_limit: GRPC_MESSAGE };
-        message::within(message::deadline(&request), async {
-            let slot = connection.slot().await;
-            let (asked, _held) = message::read(request.into_body(), &self.limits).await?;
+        let call = Call { namespace: namespace(&self.request)?, reply_limit: GRPC_MESSAGE };
+        message::within(message::deadline(&self.request), async {
+            let slot = self.connection.slot().await;
+            let (asked, _held) = message::read(self.request.into_body(), &self.limits).await?;
             let Reply { message, hold } = handle(call, asked).await?;
-            Ok(message::reply(message, connection.sending(slot, hold)))
+            Ok(message::reply(message, self.connection.sending(slot, hold)))
         })
         .await
     }
@@ -224,8 +195,4 @@ fn namespace<B>(request: &Request<B>) -> Result<Option<String>> {
         Error::InvalidArgument(format!("the header {NAMESPACE} is not UTF-8: {value:?}"))
     })?;
     Ok(Some(value.to_owned()))
-}
-
-fn plain(message: Vec<u8>) -> Reply {
-    Reply { message, hold: None }
 }

@@ -5,7 +5,7 @@ use futures_util::{StreamExt, stream};
 use http::Response;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
-use protobuf::Message;
+use protobuf::well_known_types::empty::Empty;
 
 use super::grpc_message::{self, Body};
 use super::listener::Stop;
@@ -13,13 +13,14 @@ use crate::api::health::health_check_response::ServingStatus;
 use crate::api::health::{HealthCheckRequest, HealthCheckResponse};
 use crate::api::version::VersionResponse;
 use crate::model::{Error, Result};
+use crate::service::message::encode;
 
 /// The services whose health can be asked for; the empty name is the whole server.
 const KNOWN: [&str; 2] = ["", super::grpc::IMAGES];
 
 /// What Version answers: this program's version, and its name where containerd has its revision.
-pub fn version() -> Result<Vec<u8>> {
-    encode(&VersionResponse {
+pub fn version(_: Empty) -> Result<VersionResponse> {
+    Ok(VersionResponse {
         version: env!("CARGO_PKG_VERSION").into(),
         revision: env!("CARGO_PKG_NAME").into(),
         ..VersionResponse::default()
@@ -27,11 +28,11 @@ pub fn version() -> Result<Vec<u8>> {
 }
 
 /// What Health/Check answers.
-pub fn check(request: &HealthCheckRequest, stop: &Stop) -> Result<Vec<u8>> {
+pub fn check(request: &HealthCheckRequest, stop: &Stop) -> Result<HealthCheckResponse> {
     if !KNOWN.contains(&request.service.as_str()) {
         return Err(Error::NotFound(format!("unknown service {:?}", request.service)));
     }
-    health(serving(*stop.borrow()))
+    Ok(health(serving(*stop.borrow())))
 }
 
 /// What Health/Watch answers: how things stand now, and how when the daemon stops.
@@ -52,17 +53,13 @@ pub fn watch(request: &HealthCheckRequest, mut stop: Stop) -> Result<Response<Bo
 }
 
 fn framed(status: ServingStatus) -> Result<Frame<Bytes>> {
-    Ok(Frame::data(grpc_message::framed(&health(status)?)))
+    Ok(Frame::data(grpc_message::framed(&encode(&health(status))?)))
 }
 
 fn serving(stopping: bool) -> ServingStatus {
     if stopping { ServingStatus::NOT_SERVING } else { ServingStatus::SERVING }
 }
 
-fn health(status: ServingStatus) -> Result<Vec<u8>> {
-    encode(&HealthCheckResponse { status: status.into(), ..HealthCheckResponse::default() })
-}
-
-fn encode(message: &impl Message) -> Result<Vec<u8>> {
-    message.write_to_bytes().map_err(|e| Error::Internal(format!("encoding an answer: {e}")))
+fn health(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into(), ..HealthCheckResponse::default() }
 }

@@ -2,8 +2,8 @@
 //!
 //! - [`listener`]: accepting connections, on both protocols alike
 //! - [`connection`]: what is kept of one connection, so that it stays in its bounds
-//! - [`grpc`]: HTTP/2 connections, and which call goes where; [`grpc_message`]: one unary call's
-//!   messages; [`grpc_services`]: Health and Version
+//! - [`grpc`]: HTTP/2 connections and their calls; [`grpc_message`]: one unary call's messages;
+//!   [`grpc_alone`]: which call of `images.sock` goes where; [`grpc_services`]: Health and Version
 //! - [`ttrpc`]: ttrpc connections; [`ttrpc_io`]: the byte stream under one, watched frame by frame
 //! - [`status`]: the one table from errors to status codes
 //!
@@ -12,6 +12,7 @@
 
 pub mod connection;
 pub mod grpc;
+pub mod grpc_alone;
 pub mod grpc_message;
 pub mod grpc_services;
 pub mod listener;

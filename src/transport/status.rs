@@ -25,6 +25,16 @@ pub fn grpc(error: &Error) -> tonic::Status {
     tonic::Status::new(code(error), error.message())
 }
 
+/// The trailers that end a stream with an error.
+pub fn trailers(error: &Error) -> http::HeaderMap {
+    let mut trailers = http::HeaderMap::new();
+    if grpc(error).add_header(&mut trailers).is_err() {
+        // A sentence that no header can hold: the code says enough.
+        trailers.insert("grpc-status", http::HeaderValue::from(code(error) as i32));
+    }
+    trailers
+}
+
 /// The status of ttrpc for an error; there it travels in the reply.
 pub fn ttrpc(error: &Error) -> ttrpc::Status {
     ttrpc::Status {

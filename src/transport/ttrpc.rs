@@ -1,4 +1,4 @@
-//! ttrpc: connections of shims, guests and small clients; Images only.
+//! ttrpc: connections of shims, guests and small clients: Images, and forwarding events.
 //!
 //! Frames and dispatch are the library's. Each connection has a server of its own in it, so that
 //! its calls know which connection they belong to, and what they hold is given back when their
@@ -20,11 +20,17 @@ use super::connection::Connection;
 use super::listener::{Stop, stopped};
 use super::ttrpc_io::Watched;
 use super::{Limits, grpc, status};
+use crate::api::events::ForwardRequest;
 use crate::model::{Error, Result};
+use crate::service::events::Exchange;
+use crate::service::message::required;
 use crate::service::{Call, Images, Reply};
 
 /// The metadata key that carries the namespace.
 const NAMESPACE: &str = "containerd-namespace-ttrpc";
+
+/// containerd's service for shims that tell of events.
+const EVENTS: &str = "containerd.services.events.ttrpc.v1.Events";
 
 /// The largest message of a reply, in bytes: a frame carries 4 MiB, and some bytes go to the
 /// envelope around the message.
@@ -34,13 +40,14 @@ pub const MESSAGE: usize = ttrpc::proto::MESSAGE_LENGTH_MAX - 16;
 #[derive(Clone)]
 pub struct Ttrpc {
     images: Arc<dyn Images>,
+    events: Exchange,
     limits: Limits,
 }
 
 impl Ttrpc {
-    /// Serves `images`.
-    pub fn new(images: Arc<dyn Images>, limits: Limits) -> Self {
-        Self { images, limits }
+    /// Serves `images`, and hands events that are forwarded to `events`.
+    pub fn new(images: Arc<dyn Images>, events: Exchange, limits: Limits) -> Self {
+        Self { images, events, limits }
     }
 
     /// Serves one connection until it ends, or until it has ended what it began when `stop` turns.
@@ -49,9 +56,8 @@ impl Ttrpc {
         let (end, mut ended) = oneshot::channel();
         let socket = Watched::new(stream, Arc::clone(&connection), &self.limits, end);
         let listener = Listener::new(stream::once(async { Ok(socket) }));
-        let mut server = Server::new()
-            .add_listener(listener)
-            .register_service(services(&self.images, &connection));
+        let mut server =
+            Server::new().add_listener(listener).register_service(self.services(&connection));
         if let Err(e) = server.start().await {
             return log::error!("a ttrpc connection cannot be served: {e}");
         }
@@ -65,6 +71,27 @@ impl Ttrpc {
     }
 }
 
+impl Ttrpc {
+    fn services(&self, connection: &Arc<Connection>) -> HashMap<String, Service> {
+        use Method::{Create, Delete, Forward, Get, List, Update};
+        let service = |methods: &[Method]| {
+            let handler = |method: &Method| {
+                let handler = Handler {
+                    server: self.clone(),
+                    connection: Arc::clone(connection),
+                    method: *method,
+                };
+                (format!("{method:?}"), Box::new(handler) as Box<dyn MethodHandler + Send + Sync>)
+            };
+            Service { methods: methods.iter().map(handler).collect(), streams: HashMap::new() }
+        };
+        HashMap::from([
+            (grpc::IMAGES.to_owned(), service(&[Get, List, Create, Update, Delete])),
+            (EVENTS.to_owned(), service(&[Forward])),
+        ])
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Method {
     Get,
@@ -72,22 +99,12 @@ enum Method {
     Create,
     Update,
     Delete,
+    Forward,
 }
 
-fn services(images: &Arc<dyn Images>, connection: &Arc<Connection>) -> HashMap<String, Service> {
-    use Method::{Create, Delete, Get, List, Update};
-    let methods = [Get, List, Create, Update, Delete].map(|method| {
-        let handler =
-            Handler { images: Arc::clone(images), connection: Arc::clone(connection), method };
-        (format!("{method:?}"), Box::new(handler) as Box<dyn MethodHandler + Send + Sync>)
-    });
-    let service = Service { methods: methods.into(), streams: HashMap::new() };
-    HashMap::from([(grpc::IMAGES.to_owned(), service)])
-}
-
-/// One method of Images on one connection.
+/// One method on one connection.
 struct Handler {
-    images: Arc<dyn Images>,
+    server: Ttrpc,
     connection: Arc<Connection>,
     method: Method,
 }
@@ -95,13 +112,18 @@ struct Handler {
 impl Handler {
     async fn answer(&self, context: &TtrpcContext, payload: &[u8]) -> Result<Vec<u8>> {
         let namespace = context.metadata.get(NAMESPACE).and_then(|values| values.first()).cloned();
-        let (call, images) = (Call { namespace, reply_limit: MESSAGE }, &self.images);
+        let (call, images) = (Call { namespace, reply_limit: MESSAGE }, &self.server.images);
         let Reply { message, hold } = match self.method {
             Method::Get => images.get(&call, parse(payload)?).await,
             Method::List => images.list(&call, parse(payload)?).await,
             Method::Create => images.create(&call, parse(payload)?).await,
             Method::Update => images.update(&call, parse(payload)?).await,
             Method::Delete => images.delete(&call, parse(payload)?).await,
+            Method::Forward => {
+                let request: ForwardRequest = parse(payload)?;
+                let envelope = required(request.envelope, "ForwardRequest.envelope")?;
+                self.server.events.forward(envelope).map(|()| Reply::default())
+            }
         }?;
         self.connection.keep(context.mh.stream_id, hold);
         Ok(message)

@@ -1,0 +1,56 @@
+//! Introspection: who answers here, and with which services.
+
+use std::os::unix::fs::MetadataExt;
+
+use crate::api::introspection::{Plugin, ServerResponse};
+use crate::model::filter::{Fields, Filter};
+use crate::model::{Error, Result, image};
+
+/// The services of `images.sock`, each as the plugin that offers it in containerd.
+const SERVICES: [&str; 8] = [
+    "events",
+    "healthcheck",
+    "images",
+    "introspection",
+    "leases",
+    "namespaces",
+    "transfer",
+    "version",
+];
+
+/// The server: the store's UUID, which stays the same, and the process.
+pub fn server(uuid: &str) -> ServerResponse {
+    // The number of the PID namespace is the inode of its file; without /proc it is not known.
+    let pidns = std::fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino());
+    ServerResponse {
+        uuid: uuid.to_owned(),
+        pid: std::process::id().into(),
+        pidns,
+        ..ServerResponse::default()
+    }
+}
+
+/// The plugins that match any of the filters.
+pub fn plugins(filters: &[String], root: &str) -> Result<Vec<Plugin>> {
+    let filter = Filter::parse_all(filters).map_err(Error::invalid_argument)?;
+    let plugin = |id: &str| {
+        let mut plugin =
+            Plugin { type_: "io.containerd.grpc.v1".into(), id: id.into(), ..Plugin::default() };
+        if id == "images" {
+            let server = format!("lmdb-images {}", env!("CARGO_PKG_VERSION"));
+            plugin.exports = [("root".into(), root.into()), ("server".into(), server)].into();
+        }
+        plugin
+    };
+    Ok(SERVICES.into_iter().map(plugin).filter(|plugin| filter.matches(plugin)).collect())
+}
+
+impl Fields for Plugin {
+    fn field(&self, path: &[Vec<u8>]) -> Option<&[u8]> {
+        match path.first()?.as_slice() {
+            b"type" => image::present(&self.type_),
+            b"id" => image::present(&self.id),
+            _ => None,
+        }
+    }
+}

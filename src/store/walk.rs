@@ -1,0 +1,209 @@
+//! Walking records in order of their names.
+//!
+//! LMDB's order of keys is the order of names, but for long ones: those with one head lie side by
+//! side in the order of their hashes, and are sorted here, run by run (`schema` says why that is
+//! enough).
+
+use std::ops::Bound;
+
+use heed::RoRange;
+use heed::types::Bytes;
+use protobuf::CodedInputStream;
+
+use super::records::sealed::Txn;
+use super::records::{Expiring, damaged, told};
+use super::schema::{self, Kind, LONG_MARKER, NAME_HEAD};
+use super::value;
+use crate::model::go::quote::quote;
+use crate::model::go::text::lossy;
+use crate::model::{Namespace, Result};
+
+/// One record of a walk.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'t> {
+    key: &'t [u8],
+    value: &'t [u8],
+    /// Bytes of the key before the name.
+    prefix: usize,
+    kind: Kind,
+}
+
+/// The records of one kind in a namespace, in byte order of names. A damaged record is an entry
+/// like others, whose message cannot be had.
+pub struct Walk<'t> {
+    range: RoRange<'t, Bytes, Bytes>,
+    kind: Kind,
+    prefix: Vec<u8>,
+    /// Long names with one head, sorted by name from last to first.
+    run: Vec<Entry<'t>>,
+    /// The entry behind that run, already read.
+    ahead: Option<Entry<'t>>,
+}
+
+impl<'t> Walk<'t> {
+    pub(super) fn new(
+        txn: &'t (impl Txn + ?Sized),
+        namespace: &Namespace,
+        kind: Kind,
+    ) -> Result<Self> {
+        let prefix = schema::prefix(namespace, kind);
+        Ok(Self { range: range_from(txn, &prefix)?, kind, prefix, run: Vec::new(), ahead: None })
+    }
+
+    fn read(&mut self) -> Result<Option<Entry<'t>>> {
+        let Some((key, value)) = self.range.next().transpose().map_err(told)? else {
+            return Ok(None);
+        };
+        let entry = Entry { key, value, prefix: self.prefix.len(), kind: self.kind };
+        Ok(key.starts_with(&self.prefix).then_some(entry))
+    }
+
+    fn read_run(&mut self, first: Entry<'t>) -> Result<()> {
+        let head = first.head();
+        self.run.push(first);
+        while let Some(entry) = self.read()? {
+            if !entry.is_long() || entry.head() != head {
+                self.ahead = Some(entry);
+                break;
+            }
+            self.run.push(entry);
+        }
+        self.run.sort_by(|a, b| b.name().cmp(a.name()));
+        Ok(())
+    }
+}
+
+impl<'t> Iterator for Walk<'t> {
+    type Item = Result<Entry<'t>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(entry) = self.run.pop() {
+            return Some(Ok(entry));
+        }
+        let read = match self.ahead.take() {
+            Some(entry) => Ok(Some(entry)),
+            None => self.read(),
+        };
+        match read {
+            Ok(Some(entry)) if entry.is_long() => match self.read_run(entry) {
+                Ok(()) => self.run.pop().map(Ok),
+                Err(e) => Some(Err(e)),
+            },
+            other => other.transpose(),
+        }
+    }
+}
+
+impl<'t> Entry<'t> {
+    /// The encoded record; an error when it is damaged.
+    pub fn message(&self) -> Result<&'t [u8]> {
+        value::unseal(self.key, self.value)
+            .map_err(|_| damaged(&format!("{} {}", self.kind.noun(), quote(self.head()))))
+    }
+
+    /// The name: in the key, or, of a long one, in the record; what of it is known, if that is
+    /// damaged.
+    fn name(&self) -> &'t [u8] {
+        let head = self.head();
+        if !self.is_long() {
+            return head;
+        }
+        self.value.get(value::HEADER..).and_then(first_field).unwrap_or(head)
+    }
+
+    /// The name as far as the key has it: whole, but for long names.
+    fn head(&self) -> &'t [u8] {
+        let name = self.key.get(self.prefix..).unwrap_or_default();
+        if self.is_long() { name.get(..NAME_HEAD).unwrap_or(name) } else { name }
+    }
+
+    fn is_long(&self) -> bool {
+        self.key.get(self.prefix + NAME_HEAD) == Some(&LONG_MARKER)
+    }
+}
+
+/// The bytes of a message's field 1, which in every kind of record is its name. Fields are written
+/// in order of their numbers, so it is the first.
+fn first_field(message: &[u8]) -> Option<&[u8]> {
+    const FIELD_1: u32 = 1 << 3 | 2;
+    let mut stream = CodedInputStream::from_bytes(message);
+    if stream.read_raw_tag_or_eof().ok()? != Some(FIELD_1) {
+        return None;
+    }
+    let length = usize::try_from(stream.read_raw_varint32().ok()?).ok()?;
+    let start = usize::try_from(stream.pos()).ok()?;
+    message.get(start..start.checked_add(length)?)
+}
+
+/// The names of all namespaces, in byte order.
+pub fn namespaces(txn: &(impl Txn + ?Sized)) -> Result<Vec<Namespace>> {
+    let mut found = Vec::new();
+    let mut from = schema::ROOT_PREFIX.to_vec();
+    // Records of a namespace lie between it and others: each is skipped with one look-up.
+    while let Some(key) = first_key_from(txn, &from)? {
+        let Some(path) = key.strip_prefix(schema::ROOT_PREFIX) else { break };
+        let Some(slash) = path.iter().position(|b| *b == b'/') else {
+            found.push(parse_namespace(path, key)?);
+            from = [key, b"\0"].concat();
+            continue;
+        };
+        // The byte after '/' follows every key below this namespace.
+        from = [schema::ROOT_PREFIX, path.get(..slash).unwrap_or_default(), b"0"].concat();
+    }
+    Ok(found)
+}
+
+/// The records that have a time to go.
+pub fn expiring(txn: &(impl Txn + ?Sized)) -> Result<Vec<Expiring>> {
+    let mut found = Vec::new();
+    for noted in txn.tables().expiring.iter(txn.txn()).map_err(told)? {
+        let (key, when) = noted.map_err(told)?;
+        let Some(value) = txn.tables().records.get(txn.txn(), key).map_err(told)? else { continue };
+        let strange = || damaged(&format!("key {}", lossy(key)));
+        let path = key.strip_prefix(schema::ROOT_PREFIX).ok_or_else(strange)?;
+        let slash = path.iter().position(|b| *b == b'/').ok_or_else(strange)?;
+        let (namespace, rest) = path.split_at(slash);
+        let namespace = parse_namespace(namespace, key)?;
+        let kind = [Kind::Image, Kind::Lease]
+            .into_iter()
+            .find(|kind| rest.get(1..).is_some_and(|r| r.starts_with(kind.folder().as_bytes())))
+            .ok_or_else(strange)?;
+        let prefix = schema::prefix(&namespace, kind).len();
+        let entry = Entry { key, value, prefix, kind };
+        found.push(Expiring {
+            namespace,
+            kind,
+            name: String::from_utf8(entry.name().to_vec()).map_err(|_| strange())?,
+            when: lossy(when).into_owned(),
+        });
+    }
+    Ok(found)
+}
+
+/// The keys that begin with `prefix`.
+pub fn keys(txn: &(impl Txn + ?Sized), prefix: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let mut found = Vec::new();
+    for record in range_from(txn, prefix)? {
+        let (key, _) = record.map_err(told)?;
+        if !key.starts_with(prefix) {
+            break;
+        }
+        found.push(key.to_vec());
+    }
+    Ok(found)
+}
+
+fn parse_namespace(name: &[u8], key: &[u8]) -> Result<Namespace> {
+    let parsed = std::str::from_utf8(name).ok().and_then(|name| Namespace::parse(name).ok());
+    parsed.ok_or_else(|| damaged(&format!("key {}", lossy(key))))
+}
+
+fn range_from<'t>(txn: &'t (impl Txn + ?Sized), from: &[u8]) -> Result<RoRange<'t, Bytes, Bytes>> {
+    let bounds = (Bound::Included(from), Bound::Unbounded);
+    txn.tables().records.range(txn.txn(), &bounds).map_err(told)
+}
+
+fn first_key_from<'t>(txn: &'t (impl Txn + ?Sized), from: &[u8]) -> Result<Option<&'t [u8]>> {
+    let found = txn.tables().records.get_greater_than_or_equal_to(txn.txn(), from).map_err(told)?;
+    Ok(found.map(|(key, _)| key))
+}

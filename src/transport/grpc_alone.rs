@@ -1,0 +1,143 @@
+//! Which call of `images.sock` goes where, when no containerd stands behind: Images and the little
+//! that clients call around it. Everything else is UNIMPLEMENTED, with a sentence that says what
+//! this socket is: clients meant for a whole containerd should learn at once that they ask the
+//! wrong address.
+
+use std::future::Future;
+
+use futures_util::{StreamExt, stream};
+use http::Response;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use protobuf::Message;
+
+use super::grpc::{Asked, IMAGES};
+use super::grpc_message::{self, Body};
+use super::listener::{Stop, stopped};
+use super::{grpc_services, status};
+use crate::api::health::HealthCheckRequest;
+use crate::model::{Error, Result};
+use crate::service::alone::Alone;
+use crate::service::events::Subscription;
+use crate::service::message::encode;
+use crate::service::{Call, Images, Reply};
+
+/// Answers one call.
+pub async fn dispatch(alone: &Alone, asked: Asked, stop: Stop) -> Result<Response<Body>> {
+    let images = alone.local();
+    let path = asked.path().to_owned();
+    let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
+    match (service, method) {
+        (IMAGES, "Get") => asked.unary(async |c, m| images.get(&c, m).await).await,
+        (IMAGES, "List") => asked.unary(async |c, m| images.list(&c, m).await).await,
+        (IMAGES, "Create") => asked.unary(async |c, m| images.create(&c, m).await).await,
+        (IMAGES, "Update") => asked.unary(async |c, m| images.update(&c, m).await).await,
+        (IMAGES, "Delete") => asked.unary(async |c, m| images.delete(&c, m).await).await,
+        ("containerd.services.namespaces.v1.Namespaces", _) => {
+            namespaces(alone, asked, method).await
+        }
+        ("containerd.services.leases.v1.Leases", _) => leases(alone, asked, method).await,
+        ("containerd.services.events.v1.Events", "Publish") => {
+            message(alone, asked, async |c, m| alone.publish(&c, m).await).await
+        }
+        ("containerd.services.events.v1.Events", "Forward") => {
+            message(alone, asked, async |_, m| alone.forward(m).await).await
+        }
+        ("containerd.services.events.v1.Events", "Subscribe") => {
+            let subscription = alone.subscribe(asked.message().await?).await?;
+            Ok(events(subscription, stop))
+        }
+        ("containerd.services.transfer.v1.Transfer", "Transfer") => {
+            message(alone, asked, async |c, m| alone.transfer(&c, m).await).await
+        }
+        ("containerd.services.introspection.v1.Introspection", "Server") => {
+            message(alone, asked, async |_, m| alone.server(m).await).await
+        }
+        ("containerd.services.introspection.v1.Introspection", "Plugins") => {
+            message(alone, asked, async |_, m| alone.plugins(m).await).await
+        }
+        ("containerd.services.version.v1.Version", "Version") => {
+            message(alone, asked, async |_, m| grpc_services::version(m)).await
+        }
+        ("grpc.health.v1.Health", "Check") => {
+            message(alone, asked, async |_, m: HealthCheckRequest| grpc_services::check(&m, &stop))
+                .await
+        }
+        ("grpc.health.v1.Health", "Watch") => grpc_services::watch(&asked.message().await?, stop),
+        _ => Err(unknown(service, method)),
+    }
+}
+
+async fn namespaces(alone: &Alone, asked: Asked, method: &str) -> Result<Response<Body>> {
+    match method {
+        "Get" => message(alone, asked, async |_, m| alone.get_namespace(m).await).await,
+        "List" => message(alone, asked, async |_, m| alone.list_namespaces(m).await).await,
+        "Create" => message(alone, asked, async |_, m| alone.create_namespace(m).await).await,
+        "Update" => message(alone, asked, async |_, m| alone.update_namespace(m).await).await,
+        "Delete" => message(alone, asked, async |_, m| alone.delete_namespace(m).await).await,
+        _ => Err(unknown("containerd.services.namespaces.v1.Namespaces", method)),
+    }
+}
+
+async fn leases(alone: &Alone, asked: Asked, method: &str) -> Result<Response<Body>> {
+    match method {
+        "Create" => message(alone, asked, async |c, m| alone.create_lease(&c, m).await).await,
+        "Delete" => message(alone, asked, async |c, m| alone.delete_lease(&c, m).await).await,
+        "List" => message(alone, asked, async |c, m| alone.list_leases(&c, m).await).await,
+        "AddResource" => message(alone, asked, async |c, m| alone.add_resource(&c, m).await).await,
+        "DeleteResource" => {
+            message(alone, asked, async |c, m| alone.delete_resource(&c, m).await).await
+        }
+        "ListResources" => {
+            message(alone, asked, async |c, m| alone.list_resources(&c, m).await).await
+        }
+        _ => Err(unknown("containerd.services.leases.v1.Leases", method)),
+    }
+}
+
+fn unknown(service: &str, method: &str) -> Error {
+    Error::Unimplemented(format!(
+        "unknown method {method} of service {service}: this socket is lmdb-images {}, which serves \
+         image names only; send other calls to containerd's own socket",
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+/// A call whose handler gives a message: encoded, measured, with its share of the budget.
+async fn message<Q, R, F>(
+    alone: &Alone,
+    asked: Asked,
+    handle: impl FnOnce(Call, Q) -> F,
+) -> Result<Response<Body>>
+where
+    Q: Message,
+    R: Message,
+    F: Future<Output = Result<R>>,
+{
+    let reply = async |call: Call, request| -> Result<Reply> {
+        let limit = call.reply_limit;
+        let message = encode(&handle(call, request).await?)?;
+        if message.len() > limit {
+            return Err(Error::message_too_large(message.len(), limit));
+        }
+        alone.local().written(message).await
+    };
+    asked.unary(reply).await
+}
+
+/// A stream of events, until the subscriber leaves, falls behind, or the daemon stops.
+fn events(subscription: Subscription, stop: Stop) -> Response<Body> {
+    let frames = stream::unfold(Some((subscription, stop)), |open| async {
+        let (mut subscription, mut stop) = open?;
+        let event = tokio::select! {
+            biased;
+            () = stopped(&mut stop) => Err(Error::Unavailable("the daemon is stopping".into())),
+            event = subscription.next() => event,
+        };
+        Some(match event {
+            Ok(event) => (Frame::data(grpc_message::framed(&event)), Some((subscription, stop))),
+            Err(why) => (Frame::trailers(status::trailers(&why)), None),
+        })
+    });
+    grpc_message::response(StreamBody::new(frames.map(Ok)).boxed_unsync())
+}
