@@ -37,8 +37,8 @@ fn selector(r: &mut Random, names: &[String]) -> String {
     let (before, behind) = (space(r), space(r));
     match r.below(10) {
         0 | 1 => path,
-        2..5 => format!("{path}{before}=={behind}{}", value(r, names)),
-        5 | 6 => format!("{path}{before}!={behind}{}", value(r, names)),
+        2..5 => format!("{path}{before}=={behind}{}", value(r, names, &path)),
+        5 | 6 => format!("{path}{before}!={behind}{}", value(r, names, &path)),
         _ => {
             let pattern = pattern(r);
             let quoted = match r.below(4) {
@@ -55,9 +55,8 @@ fn selector(r: &mut Random, names: &[String]) -> String {
 fn path(r: &mut Random) -> String {
     match r.below(10) {
         0..3 => "name".into(),
-        3 => "target.digest".into(),
-        4 => "target.mediatype".into(),
-        5 | 6 => {
+        3 => r.pick(&["target.digest", "target.mediatype"]).into(),
+        4..7 => {
             let key = r.pick(&text::KEYS[..5]);
             format!("labels.{}", if r.chance(50) { quoted(key) } else { (*key).into() })
         }
@@ -89,7 +88,15 @@ fn path(r: &mut Random) -> String {
     }
 }
 
-fn value(r: &mut Random, names: &[String]) -> String {
+fn value(r: &mut Random, names: &[String], path: &str) -> String {
+    // Mostly what may be there.
+    if r.chance(60) {
+        return quoted(&match path.split('.').next() {
+            Some("labels" | "annotations") => r.pick(text::VALUES).to_owned(),
+            Some("target") => text::digest(r),
+            _ => r.one(names),
+        });
+    }
     match r.below(10) {
         0..3 => quoted(&r.one(names)),
         3 => r.one(names),

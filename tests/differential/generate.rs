@@ -18,7 +18,7 @@ use super::text::{self, KEYS};
 /// The steps of one sequence.
 pub fn sequence(seed: u64) -> Vec<Step> {
     let mut r = Random::new(seed);
-    let names: Vec<String> = (0..r.one(&[1, 2, 3, 5])).map(|_| text::name(&mut r)).collect();
+    let names: Vec<String> = (0..r.one(&[1, 1, 2, 3, 5])).map(|_| text::name(&mut r)).collect();
     let mut generator = Generator { r, names };
     // Something must be there for the others to meet.
     let mut steps: Vec<Step> = (0..generator.r.between(0, 4)).map(|_| generator.first()).collect();
@@ -59,6 +59,7 @@ impl Generator {
         let mask = match self.r.below(10) {
             0..3 => None,
             3 => Some(Vec::new()),
+            4 => Some((0..3).map(|_| unknown_path(&mut self.r)).collect()),
             _ => Some((0..self.r.between(1, 5)).map(|_| path(&mut self.r)).collect()),
         };
         let mask = mask.map(|paths| FieldMask { paths, ..Default::default() });
@@ -146,33 +147,39 @@ fn space(r: &mut Random) -> Space {
 fn path(r: &mut Random) -> String {
     match r.below(20) {
         0..3 => "labels".into(),
-        3..8 => format!("labels.{}", r.pick(KEYS)),
+        3..6 => "labels.a".into(),
+        6..8 => format!("labels.{}", r.pick(KEYS)),
         8..10 => "annotations".into(),
-        10..14 => format!("annotations.{}", r.pick(KEYS)),
-        14..17 => "target".into(),
-        17 => {
+        10..13 => "annotations.a".into(),
+        13..15 => format!("annotations.{}", r.pick(KEYS)),
+        15..18 => "target".into(),
+        18 => {
             // The one of a map's long entry, which no pool holds.
             format!("{}.{}", r.pick(&["labels", "annotations"]), text::long_key(r, 100))
         }
-        _ => r
-            .pick(&[
-                "name",
-                "",
-                ".",
-                "labels.",
-                "annotations.",
-                "target.digest",
-                "target.annotations",
-                "created_at",
-                "updated_at",
-                "Labels",
-                "labels ",
-                " target",
-                "label",
-                "é\"\0",
-            ])
-            .into(),
+        _ => unknown_path(r),
     }
+}
+
+/// What no mask may name: only here the order of a mask is seen.
+fn unknown_path(r: &mut Random) -> String {
+    r.pick(&[
+        "name",
+        "",
+        ".",
+        "labels.",
+        "annotations.",
+        "target.digest",
+        "target.annotations",
+        "created_at",
+        "updated_at",
+        "Labels",
+        "labels ",
+        " target",
+        "label",
+        "é\"\0",
+    ])
+    .into()
 }
 
 fn epoch(r: &mut Random) -> MessageField<Timestamp> {

@@ -127,7 +127,7 @@ impl Servers {
     }
 }
 
-/// Without some steps, half of them first; then with a simpler step.
+/// Without some steps, half of them first; then with a short name, or with a simpler step.
 fn candidates(steps: &[Step]) -> Vec<Vec<Step>> {
     let mut found = Vec::new();
     let mut size = steps.len() / 2;
@@ -140,6 +140,14 @@ fn candidates(steps: &[Step]) -> Vec<Vec<Step>> {
             }
         }
         size /= 2;
+    }
+    let names: BTreeSet<&str> = steps.iter().filter_map(Step::name).collect();
+    for long in names.iter().filter(|name| name.len() > 1) {
+        for short in ["i", "j", "k"].into_iter().filter(|short| !names.contains(short)).take(1) {
+            let mut with = steps.to_vec();
+            with.iter_mut().for_each(|step| step.rename(long, short));
+            found.push(with);
+        }
     }
     for (at, step) in steps.iter().enumerate() {
         for simpler in step.simpler() {

@@ -83,7 +83,30 @@ impl Step {
         }
     }
 
-    /// Containerd 2 dies of a request without an image or a target: none may be sent.
+    /// The name it is about, if it is about one.
+    pub fn name(&self) -> Option<&str> {
+        match &self.request {
+            Request::Get(r) => Some(&r.name),
+            Request::Delete(r) => Some(&r.name),
+            Request::List(_) => None,
+            _ => self.image().map(|image| image.name.as_str()),
+        }
+    }
+
+    pub fn rename(&mut self, from: &str, to: &str) {
+        let name = match &mut self.request {
+            Request::Get(r) => &mut r.name,
+            Request::Delete(r) => &mut r.name,
+            Request::List(_) => return,
+            Request::Create(r) => &mut r.image.mut_or_insert_default().name,
+            Request::Update(r) => &mut r.image.mut_or_insert_default().name,
+        };
+        if name == from {
+            *name = to.into();
+        }
+    }
+
+    /// containerd 2 dies of a request without an image or a target: none may be sent.
     pub fn is_deadly(&self) -> bool {
         matches!(self.request, Request::Create(_) | Request::Update(_))
             && self.image().is_none_or(|image| image.target.is_none())

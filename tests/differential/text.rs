@@ -15,6 +15,9 @@ const ODD: [&str; 34] = [
 /// Keys of labels and of annotations.
 pub const KEYS: &[&str] = &["a", "b", "a.b", "x.y.z", "é", "", "a b", "\"", "label/é", "."];
 
+/// Values of labels and of annotations.
+pub const VALUES: &[&str] = &["1", "2", "v", "é", "a,b", "x==y"];
+
 pub fn odd(r: &mut Random, most: usize) -> String {
     (0..r.between(0, most)).map(|_| r.one(&ODD)).collect()
 }
@@ -66,12 +69,13 @@ pub fn map(r: &mut Random, bounded: bool) -> BTreeMap<String, String> {
         let key = match r.below(30) {
             0 => String::new(),
             1..4 => odd(r, 4),
+            n if n % 2 == 0 => "a".into(),
             _ => r.pick(&KEYS[..5]).to_owned(),
         };
         let value = match r.below(10) {
             0 => String::new(),
             1 => odd(r, 4),
-            _ => r.pick(&["1", "2", "v", "é", "a,b", "x==y"]).to_owned(),
+            _ => r.pick(VALUES).to_owned(),
         };
         map.insert(key, value);
     }
@@ -95,7 +99,7 @@ pub fn digest(r: &mut Random) -> String {
             n => format!("sha256:{}", ["a", "b", "0", "f"][n - 2].repeat(64)),
         };
     }
-    match r.below(6) {
+    match r.below(8) {
         0 => String::new(),
         1 => odd(r, 4),
         2 => {
@@ -105,10 +109,11 @@ pub fn digest(r: &mut Random) -> String {
                 + &odd
         }
         3 => format!("{}:{}", r.pick(&["md5", "blake3", "sha1", "a.b-c_d+e"]), "aZ0=_-"),
-        4 => {
+        4..7 => {
             let digit = r.pick(&["a", "A", "g", "/"]);
-            let algorithm = r.pick(&["sha256", "sha384", "sha512"]);
-            format!("{algorithm}:{}", digit.repeat(r.one(&[63, 64, 65, 96, 128])))
+            let (algorithm, length) = r.one(&[("sha256", 64), ("sha384", 96), ("sha512", 128)]);
+            let length = if r.chance(60) { length } else { r.one(&[length - 1, length + 1, 64]) };
+            format!("{algorithm}:{}", digit.repeat(length))
         }
         _ => format!("{}:{}", r.pick(&["sha256", "Sha256", "sha256 "]), "ab".repeat(32)),
     }
