@@ -1,0 +1,55 @@
+//! Random requests to a real containerd and to us, over both protocols: all answers must be equal,
+//! but for what `differential/known.rs` lists.
+//!
+//! `LMDB_IMAGES_CONTAINERD_BIN=DIR` names the folder of the `containerd` to compare with; without it
+//! nothing is compared. `LMDB_IMAGES_DIFFERENTIAL_SECONDS` is for how long (5), `LMDB_IMAGES_SEED`
+//! with which sequence to begin. `scripts/differential` runs it against several versions.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+mod differential {
+    use super::common;
+
+    pub mod answer;
+    pub mod containerd;
+    pub mod filters;
+    pub mod generate;
+    pub mod known;
+    mod limits;
+    pub mod random;
+    pub mod run;
+    pub mod show;
+    pub mod step;
+    pub mod text;
+}
+
+use std::time::Duration;
+
+use differential::containerd::Containerd;
+use differential::run;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_requests_are_answered_alike() {
+    let Some(bin) = Containerd::bin() else { return };
+    let seed = run::seed();
+    let time = run::number("LMDB_IMAGES_DIFFERENTIAL_SECONDS").unwrap_or(5);
+    let outcome = run::run(&bin, seed, Duration::from_secs(time)).await;
+    println!("from LMDB_IMAGES_SEED={seed}");
+    for (answer, count) in &outcome.answers {
+        println!("{count:8} {answer}");
+    }
+    for (known, count) in &outcome.known {
+        println!("{count:8} known: {known}");
+    }
+    println!(
+        "{} sequences, {} operations compared, {} differences",
+        outcome.sequences, outcome.operations, outcome.differences
+    );
+    assert!(
+        outcome.differences == 0,
+        "{} sequences differ; one of each kind:\n{}",
+        outcome.differences,
+        outcome.reports.join("\n")
+    );
+}
