@@ -223,22 +223,6 @@ async fn the_empty_name_is_never_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_expired_image_stays() {
-    for protocol in BOTH {
-        let served = Served::start().await;
-        let client = served.client(protocol).await;
-        let mut expired = image("expired");
-        let past = "2001-01-01T00:00:00Z";
-        expired.labels.insert("containerd.io/gc.expire".into(), past.into());
-        created(&client, expired).await.unwrap();
-        created(&client, image("other")).await.unwrap();
-        // containerd's collector has run when this returns.
-        delete(&client, "other", true).await.unwrap();
-        assert_eq!(list(&client).await, ["expired"]);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_method_is_unimplemented() {
     let served = Served::start().await;
     let answer = served.client(Protocol::Grpc).await.raw("Nope", Some(SPACE), Vec::new()).await;

@@ -275,14 +275,15 @@ mod tests {
         let subscribe = |filter: &str| exchange.subscribe(&[filter.to_owned()]).unwrap();
         let mut matching = [
             "",
-            "topic==/images/create",
+            "topic==\"/images/create\"",
             "event.name==i",
             "event.labels.a.b==c",
-            "namespace==n,topic~=^/im",
+            "namespace==n,topic~=|^/im|",
         ]
         .map(subscribe);
         let mut others =
-            ["topic==/images/delete", "namespace==m", "event.name==j", "timestamp"].map(subscribe);
+            ["topic==\"/images/delete\"", "namespace==m", "event.name==j", "timestamp"]
+                .map(subscribe);
         exchange.tell(&ns(), created("i"));
         for subscription in &mut matching {
             let event =
