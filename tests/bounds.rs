@@ -20,7 +20,6 @@ use lmdb_images::api::images::{
 };
 use lmdb_images::daemon::sockets::{Access, Socket};
 use lmdb_images::model::Result;
-use lmdb_images::service::events::Exchange;
 use lmdb_images::service::{Call, Images, Reply};
 use lmdb_images::transport::grpc::{Asked, Grpc, Handler};
 use lmdb_images::transport::grpc_message::Body;
@@ -323,7 +322,7 @@ async fn a_panic_is_answered_internal() {
             .await;
         });
         let ttrpc = tokio::spawn(async move {
-            let service = Ttrpc::new(Arc::new(Faulty), Exchange::default(), limits.clone());
+            let service = Ttrpc::new(Arc::new(Faulty), None, limits.clone());
             listener::run(&ttrpc.0, ttrpc.2, &limits, stopping, |s, stop| {
                 service.clone().connection(s, stop)
             })

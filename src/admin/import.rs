@@ -60,7 +60,8 @@ pub async fn run(root: &Path, socket: &Path) -> Result<Summary> {
         progress.set_message(format!("namespace {namespace}"));
         put_namespace(&store, &namespace, record).await?;
         summary.namespaces += 1;
-        let take = async |images: Vec<Image>| {
+        let mut listing = containerd.images(&namespace);
+        while let Some(images) = listing.next().await? {
             for batch in images.chunks(BATCH) {
                 let batch = batch.iter().cloned().map(image::from_record).collect();
                 let (new, changed, unchanged) = put_images(&store, &namespace, batch).await?;
@@ -69,9 +70,7 @@ pub async fn run(root: &Path, socket: &Path) -> Result<Summary> {
                 summary.unchanged += unchanged;
                 progress.inc(new + changed + unchanged);
             }
-            Ok(())
-        };
-        containerd.images(&namespace, take).await?;
+        }
     }
     progress.finish_and_clear();
     Ok(summary)

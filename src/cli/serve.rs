@@ -23,6 +23,11 @@ pub struct Serve {
     #[arg(long, env = "LMDB_IMAGES_STATE", value_name = "DIR", default_value_os_t = default_state())]
     state: PathBuf,
 
+    /// Stand in front of the containerd behind this socket: its clients then use containerd.sock in
+    /// the folder of the sockets
+    #[arg(long, env = "LMDB_IMAGES_CONTAINERD", value_name = "SOCKET")]
+    containerd: Option<PathBuf>,
+
     /// Group that may use the sockets, by number
     #[arg(long, env = "LMDB_IMAGES_GID")]
     gid: Option<u32>,
@@ -43,6 +48,7 @@ impl Serve {
         let config = Config {
             root: self.root.root,
             state: self.state,
+            containerd: self.containerd,
             gid: self.gid,
             limits: Limits { connections: self.max_connections, ..Limits::default() },
             reply_budget: self.reply_budget << 20,
@@ -67,6 +73,9 @@ async fn serve(config: &Config) -> Result<()> {
         daemon.grpc().display(),
         daemon.ttrpc().display()
     );
+    if let Some(whole) = daemon.whole() {
+        log::info!("in front of containerd on {}", whole.display());
+    }
     log::info!("{}: stopping", signals.next().await);
     tokio::select! {
         () = daemon.stop() => log::info!("stopped"),

@@ -26,6 +26,36 @@ pub struct Access {
     pub gid: Option<u32>,
 }
 
+/// The socket of a containerd to stand in front of, and who may connect to it: nobody else may to
+/// ours.
+#[derive(Debug, Clone)]
+pub struct Behind {
+    /// Its path.
+    pub socket: PathBuf,
+    /// Its mode, owner and group; while it is not there, root's alone.
+    pub access: Access,
+}
+
+impl Behind {
+    /// Looks at the socket; one of ours, in the folder `state`, is refused.
+    pub fn look(socket: &Path, state: &Path) -> Result<Self> {
+        let absolute = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let folder = absolute(socket).parent().map(absolute);
+        if folder.is_some_and(|folder| folder == absolute(state)) {
+            return Err(Error::InvalidArgument(format!(
+                "--containerd {} lies in the folder of our own sockets: name containerd's socket",
+                socket.display()
+            )));
+        }
+        let access = match fs::metadata(socket) {
+            Ok(found) => Access { mode: found.mode() & 0o777, gid: Some(found.gid()) },
+            Err(e) if e.kind() == ErrorKind::NotFound => Access { mode: 0o600, gid: None },
+            Err(e) => return Err(Error::Internal(format!("looking at {}: {e}", socket.display()))),
+        };
+        Ok(Self { socket: socket.to_owned(), access })
+    }
+}
+
 /// Creates the folder for sockets if need be. Others may pass through it: the sockets have modes.
 pub fn make_folder(path: &Path) -> Result<()> {
     DirBuilder::new()

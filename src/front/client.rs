@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http::HeaderMap;
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use protobuf::Message;
 use tokio::net::UnixStream;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 
 use super::codec::MessageCodec;
 use super::parts::{Part, Sizes};
@@ -30,6 +31,16 @@ pub struct Containerd {
 impl Containerd {
     /// Connects to the socket of a containerd.
     pub async fn connect(socket: &Path) -> Result<Self> {
+        let containerd = Self::lazy(socket);
+        // The first call would connect, but not say as plainly that there is nobody.
+        UnixStream::connect(socket).await.map_err(|e| {
+            Error::Unavailable(format!("cannot connect to containerd at {}: {e}", socket.display()))
+        })?;
+        Ok(containerd)
+    }
+
+    /// A containerd that is connected to when it is called, and again after it was away.
+    pub fn lazy(socket: &Path) -> Self {
         let path = socket.to_owned();
         let connector = tower::service_fn(move |_| {
             let path = path.clone();
@@ -38,81 +49,64 @@ impl Containerd {
         // The address is only what HTTP/2 names as :authority; grpc-go sends the same.
         let channel = Endpoint::from_static("http://localhost")
             .connect_timeout(CONNECT)
-            .connect_with_connector(connector)
-            .await
-            .map_err(|e| {
-                Error::Unavailable(format!(
-                    "cannot connect to containerd at {}: {}",
-                    socket.display(),
-                    innermost(&e)
-                ))
-            })?;
+            .connect_with_connector_lazy(connector);
         // What containerd sends it has measured against its own limit.
         let grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);
-        Ok(Self { grpc, socket: socket.to_owned() })
+        Self { grpc, socket: socket.to_owned() }
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// All namespaces with their labels.
     pub async fn namespaces(&self) -> Result<Vec<Record>> {
         let path = "/containerd.services.namespaces.v1.Namespaces/List";
         let reply: ListNamespacesResponse = self
-            .call(path, None, ListNamespacesRequest::new())
+            .call(path, None, &HeaderMap::new(), ListNamespacesRequest::new())
             .await
             .map_err(|s| self.failed("listing namespaces", &s))?;
         Ok(reply.namespaces)
     }
 
-    /// All images of a namespace, handed to `take` part by part: one reply carries 16 MiB at most.
-    pub async fn images(
-        &self,
-        namespace: &Namespace,
-        mut take: impl AsyncFnMut(Vec<Image>) -> Result<()>,
-    ) -> Result<()> {
-        let path = "/containerd.services.images.v1.Images/List";
-        let mut parts = vec![Part::all()];
-        while let Some(part) = parts.pop() {
-            let request = ListImagesRequest { filters: part.filters(), ..Default::default() };
-            match self.call::<_, ListImagesResponse>(path, Some(namespace), request).await {
-                Ok(reply) => take(reply.images).await?,
-                Err(status) if status.code() == tonic::Code::ResourceExhausted => {
-                    match part.split() {
-                        Sizes::Smaller(smaller) => parts.extend(smaller),
-                        Sizes::Smallest => {
-                            return Err(self.failed(
-                                &format!("listing {part} of namespace {namespace}"),
-                                &status,
-                            ));
-                        }
-                    }
-                }
-                Err(status) => {
-                    return Err(
-                        self.failed(&format!("listing images of namespace {namespace}"), &status)
-                    );
-                }
-            }
-        }
-        Ok(())
+    /// All images of a namespace, part by part: one reply carries 16 MiB at most.
+    pub fn images<'c>(&'c self, namespace: &'c Namespace) -> Listing<'c> {
+        Listing { containerd: self, namespace, parts: vec![Part::all()] }
     }
 
-    async fn call<Q: Message, R: Message>(
+    /// One call with one reply. `headers` go along.
+    pub async fn call<Q: Message, R: Message>(
         &self,
         path: &'static str,
         namespace: Option<&Namespace>,
+        headers: &HeaderMap,
         message: Q,
     ) -> std::result::Result<R, Status> {
-        let mut request = Request::new(message);
-        if let Some(namespace) = namespace {
-            let value = MetadataValue::try_from(namespace.as_str())
-                .map_err(|e| Status::internal(format!("namespace {namespace} in a header: {e}")))?;
-            request.metadata_mut().insert("containerd-namespace", value);
-        }
-        let mut grpc = self.grpc.clone();
-        grpc.ready().await.map_err(|e| Status::unavailable(innermost(&e)))?;
+        let mut grpc = self.ready().await?;
+        let request = request(namespace, headers, message)?;
         let path = PathAndQuery::from_static(path);
-        grpc.unary(request, path, MessageCodec::<Q, R>::default())
-            .await
-            .map(tonic::Response::into_inner)
+        let reply = grpc.unary(request, path, MessageCodec::<Q, R>::default()).await;
+        reply.map(tonic::Response::into_inner)
+    }
+
+    /// One call with a stream of replies.
+    pub async fn stream<Q: Message, R: Message>(
+        &self,
+        path: &'static str,
+        message: Q,
+    ) -> std::result::Result<Streaming<R>, Status> {
+        let mut grpc = self.ready().await?;
+        let request = request(None, &HeaderMap::new(), message)?;
+        let path = PathAndQuery::from_static(path);
+        let reply = grpc.server_streaming(request, path, MessageCodec::<Q, R>::default()).await;
+        reply.map(tonic::Response::into_inner)
+    }
+
+    async fn ready(&self) -> std::result::Result<tonic::client::Grpc<Channel>, Status> {
+        let mut grpc = self.grpc.clone();
+        grpc.ready().await.map_err(|e| Status::from_error(Box::new(e)))?;
+        Ok(grpc)
     }
 
     fn failed(&self, doing: &str, status: &Status) -> Error {
@@ -125,11 +119,52 @@ impl Containerd {
     }
 }
 
-/// What lies at the bottom of an error; the layers above say only "transport error".
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut inner = error;
-    while let Some(source) = inner.source() {
-        inner = source;
+/// The images of a namespace, as they are asked for.
+#[derive(Debug)]
+pub struct Listing<'c> {
+    containerd: &'c Containerd,
+    namespace: &'c Namespace,
+    parts: Vec<Part>,
+}
+
+impl Listing<'_> {
+    /// Some more images; `None` when there are no more.
+    pub async fn next(&mut self) -> Result<Option<Vec<Image>>> {
+        let path = "/containerd.services.images.v1.Images/List";
+        let headers = HeaderMap::new();
+        while let Some(part) = self.parts.pop() {
+            let request = ListImagesRequest { filters: part.filters(), ..Default::default() };
+            let reply = self.containerd.call(path, Some(self.namespace), &headers, request).await;
+            let failed = |what: String, status: &Status| {
+                let doing = format!("listing {what} of namespace {}", self.namespace);
+                self.containerd.failed(&doing, status)
+            };
+            match reply.map(|reply: ListImagesResponse| reply.images) {
+                Ok(images) => return Ok(Some(images)),
+                Err(status) if status.code() == tonic::Code::ResourceExhausted => {
+                    match part.split() {
+                        Sizes::Smaller(smaller) => self.parts.extend(smaller),
+                        Sizes::Smallest => return Err(failed(part.to_string(), &status)),
+                    }
+                }
+                Err(status) => return Err(failed("images".into(), &status)),
+            }
+        }
+        Ok(None)
     }
-    inner.to_string()
+}
+
+fn request<Q>(
+    namespace: Option<&Namespace>,
+    headers: &HeaderMap,
+    message: Q,
+) -> std::result::Result<Request<Q>, Status> {
+    let mut request = Request::new(message);
+    *request.metadata_mut() = MetadataMap::from_headers(headers.clone());
+    if let Some(namespace) = namespace {
+        let value = MetadataValue::try_from(namespace.as_str())
+            .map_err(|e| Status::internal(format!("namespace {namespace} in a header: {e}")))?;
+        request.metadata_mut().insert("containerd-namespace", value);
+    }
+    Ok(request)
 }

@@ -1,12 +1,18 @@
-//! Speaking to a containerd.
+//! Standing in front of a containerd.
 //!
-//! - [`client`]: the calls made of a containerd, over its gRPC socket
-//! - [`codec`]: this crate's messages on tonic's client
-//! - [`parts`]: listing more images than one reply may carry
+//! - [`client`]: the calls made of a containerd, over its gRPC socket; [`codec`]: this crate's
+//!   messages on tonic's client; [`parts`]: listing more images than one reply may carry
+//! - [`images`]: Images through it: writes to containerd, reads from LMDB; [`locks`]: one a record
+//! - [`spaces`]: which namespaces are current
+//! - [`follow`], [`resync`]: what changes behind our back
 //!
-//! So far only `admin::import` uses it. Standing in front of a containerd (write-through, following
-//! its events, resync) will live here too; nothing of a server does.
+//! Nothing of a server; and nothing is written to containerd that a client did not ask for.
 
 pub mod client;
 pub mod codec;
+pub mod follow;
+pub mod images;
+pub mod locks;
 pub mod parts;
+pub mod resync;
+pub mod spaces;

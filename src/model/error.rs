@@ -32,6 +32,8 @@ pub enum Error {
     DeadlineExceeded(String),
     /// A fault of ours or of the machine.
     Internal(String),
+    /// What a containerd answered: its status code, as gRPC numbers them, and its sentence.
+    Answered(i32, String),
 }
 
 impl Error {
@@ -75,7 +77,8 @@ impl Error {
             | Self::DataLoss(m)
             | Self::Unimplemented(m)
             | Self::DeadlineExceeded(m)
-            | Self::Internal(m) => m,
+            | Self::Internal(m)
+            | Self::Answered(_, m) => m,
         }
     }
 }

@@ -38,6 +38,8 @@ pub struct Call {
     pub namespace: Option<String>,
     /// The largest message, in bytes, that the transport can carry back.
     pub reply_limit: usize,
+    /// What else the client sent along: a lease, say. Whoever passes the call on passes this on.
+    pub headers: http::HeaderMap,
 }
 
 impl Call {

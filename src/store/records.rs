@@ -166,6 +166,20 @@ impl<'e> Change<'e> {
         self.delete_key(&schema::key(namespace, kind, name))
     }
 
+    /// Removes the record of that name, but keeps it where a recovery finds it; says whether it
+    /// was there.
+    pub fn set_aside(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
+        let key = schema::key(namespace, kind, name);
+        let told = |e| failure("setting a record aside", &e);
+        let value = self.tables.records.get(&self.txn, &key).map_err(told)?.map(<[u8]>::to_vec);
+        if let Some(value) = value {
+            self.wrote = true;
+            let kept = self.tables.aside.put(&mut self.txn, &key, &value);
+            kept.map_err(|e| self.broke("setting a record aside", &e))?;
+        }
+        self.delete_key(&key)
+    }
+
     /// Writes the encoded `Namespace`, in place of one that is there.
     pub fn put_namespace(&mut self, namespace: &Namespace, message: &[u8]) -> Result<()> {
         self.put_value(&schema::namespace_key(namespace), message)

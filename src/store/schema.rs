@@ -9,8 +9,10 @@
 //! │   ├── v1/<namespace>                → Namespace: its labels; exists for every namespace
 //! │   ├── v1/<namespace>/images/<name>  → Image, with containerd's fields only
 //! │   └── v1/<namespace>/leases/<id>    → StoredLease: a lease and its resources
-//! └── expiring                          records with the label containerd.io/gc.expire
-//!     └── <key of the record>           → the value of the label
+//! ├── expiring                          records with the label containerd.io/gc.expire
+//! │   └── <key of the record>           → the value of the label
+//! └── aside                             images that a containerd no longer had after a gap
+//!     └── <key of the record>           → the record as it was, the latest that went so
 //! ```
 //!
 //! Keys are bytes in LMDB's order. A namespace has no slash in its name, so a record of one is
@@ -59,6 +61,8 @@ pub struct Tables {
     pub(super) records: Database<'static, Bytes, Bytes>,
     /// When records may be collected, by the key of the record.
     pub(super) expiring: Database<'static, Bytes, Bytes>,
+    /// What was set aside instead of being deleted.
+    pub(super) aside: Database<'static, Bytes, Bytes>,
 }
 
 /// The kinds of records that a namespace holds.
@@ -99,6 +103,7 @@ pub fn open(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
             let meta = opener.create_database::<Str, Bytes>(txn, Some("meta"))?;
             let records = opener.create_database::<Bytes, Bytes>(txn, Some("records"))?;
             let expiring = opener.create_database::<Bytes, Bytes>(txn, Some("expiring"))?;
+            let aside = opener.create_database::<Bytes, Bytes>(txn, Some("aside"))?;
             let found = match meta.get(txn, SCHEMA)? {
                 Some(bytes) => <[u8; 4]>::try_from(bytes).map_or(u32::MAX, u32::from_le_bytes),
                 None => {
@@ -113,13 +118,15 @@ pub fn open(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
                 }
             }
             Ok(match found {
-                VERSION => CommitOrAbort::Commit((records, expiring)),
+                VERSION => CommitOrAbort::Commit((records, expiring, aside)),
                 other => CommitOrAbort::Abort(other),
             })
         })
         .map_err(told)?;
     match opened {
-        CommitOrAbort::Commit((records, expiring)) => Ok((Tables { records, expiring }, uuid)),
+        CommitOrAbort::Commit((records, expiring, aside)) => {
+            Ok((Tables { records, expiring, aside }, uuid))
+        }
         CommitOrAbort::Abort(version) => Err(Error::failed_precondition(format_args!(
             "the store in {} has schema version {version}, this program knows {VERSION}: it was \
              written by a newer lmdb-images; start that one",

@@ -36,10 +36,13 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Streams of one connection at a time. Calls of Images have a lower bound of their own; long
 /// streams (Watch) must not keep calls from being accepted.
-const STREAMS: u32 = 4096;
+pub const STREAMS: u32 = 4096;
 
 /// The most bytes of request headers.
-const HEADERS: u32 = 256 << 10;
+pub const HEADERS: u32 = 256 << 10;
+
+/// How much of a stream, and of all streams of a connection, may be on its way unread.
+pub const WINDOW: (u32, u32) = (1 << 20, 4 << 20);
 
 /// How often a connection is asked whether it lives, and how long it may take to answer. A client
 /// that stops in the middle of a frame cannot answer.
@@ -47,6 +50,11 @@ const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs
 
 /// Answers calls, whichever they are.
 pub trait Handler: Clone + Send + Sync + 'static {
+    /// A handler for one connection's calls.
+    fn for_connection(&self) -> Self {
+        self.clone()
+    }
+
     /// Answers one call; `stop` turns when the daemon stops.
     fn answer(
         &self,
@@ -75,7 +83,8 @@ impl<H: Handler> Grpc<H> {
     }
 
     /// Serves one connection until it ends, or until it has ended what it began when `stop` turns.
-    pub async fn connection(self, stream: UnixStream, mut stop: Stop) {
+    pub async fn connection(mut self, stream: UnixStream, mut stop: Stop) {
+        self.handler = self.handler.for_connection();
         let (mut read, write) = stream.into_split();
         // A client that connects and says nothing holds a place. gRPC clients speak first.
         let mut preface = [0; PREFACE.len()];
@@ -100,6 +109,8 @@ impl<H: Handler> Grpc<H> {
             .max_pending_accept_reset_streams(STREAMS as usize)
             .max_local_error_reset_streams(STREAMS as usize)
             .max_header_list_size(HEADERS)
+            .initial_stream_window_size(WINDOW.0)
+            .initial_connection_window_size(WINDOW.1)
             .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(http);
         // How often it is looked at for replies that nobody reads.
@@ -165,6 +176,16 @@ impl Asked {
         self.request.uri().path()
     }
 
+    /// The request as it came, to be passed on.
+    pub fn into_request(self) -> Request<Incoming> {
+        self.request
+    }
+
+    /// The namespace header.
+    pub fn namespace(&self) -> Result<Option<String>> {
+        namespace(&self.request)
+    }
+
     /// The message of a call that is not unary.
     pub async fn message<M: Message>(self) -> Result<M> {
         let (message, _) = message::read(self.request.into_body(), &self.limits).await?;
@@ -177,7 +198,11 @@ impl Asked {
         M: Message,
         F: Future<Output = Result<Reply>>,
     {
-        let call = Call { namespace: namespace(&self.request)?, reply_limit: GRPC_MESSAGE };
+        let call = Call {
+            namespace: namespace(&self.request)?,
+            reply_limit: GRPC_MESSAGE,
+            headers: metadata(self.request.headers()),
+        };
         message::within(message::deadline(&self.request), async {
             let slot = self.connection.slot().await;
             let (asked, _held) = message::read(self.request.into_body(), &self.limits).await?;
@@ -195,4 +220,13 @@ fn namespace<B>(request: &Request<B>) -> Result<Option<String>> {
         Error::InvalidArgument(format!("the header {NAMESPACE} is not UTF-8: {value:?}"))
     })?;
     Ok(Some(value.to_owned()))
+}
+
+/// The headers that are the client's own, and not of the protocol or of this call's frame.
+fn metadata(headers: &http::HeaderMap) -> http::HeaderMap {
+    let own = |name: &str| {
+        !name.starts_with("grpc-")
+            && !matches!(name, "content-type" | "te" | "user-agent" | "host" | NAMESPACE)
+    };
+    headers.iter().filter(|(n, _)| own(n.as_str())).map(|(n, v)| (n.clone(), v.clone())).collect()
 }

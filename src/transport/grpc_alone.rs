@@ -7,7 +7,7 @@ use std::future::Future;
 
 use futures_util::{StreamExt, stream};
 use http::Response;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::StreamBody;
 use hyper::body::Frame;
 use protobuf::Message;
 
@@ -24,15 +24,10 @@ use crate::service::{Call, Images, Reply};
 
 /// Answers one call.
 pub async fn dispatch(alone: &Alone, asked: Asked, stop: Stop) -> Result<Response<Body>> {
-    let images = alone.local();
     let path = asked.path().to_owned();
     let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
     match (service, method) {
-        (IMAGES, "Get") => asked.unary(async |c, m| images.get(&c, m).await).await,
-        (IMAGES, "List") => asked.unary(async |c, m| images.list(&c, m).await).await,
-        (IMAGES, "Create") => asked.unary(async |c, m| images.create(&c, m).await).await,
-        (IMAGES, "Update") => asked.unary(async |c, m| images.update(&c, m).await).await,
-        (IMAGES, "Delete") => asked.unary(async |c, m| images.delete(&c, m).await).await,
+        (IMAGES, _) => images(alone.local(), asked, method).await,
         ("containerd.services.namespaces.v1.Namespaces", _) => {
             namespaces(alone, asked, method).await
         }
@@ -68,6 +63,18 @@ pub async fn dispatch(alone: &Alone, asked: Asked, stop: Stop) -> Result<Respons
     }
 }
 
+/// A call of Images, whoever answers it.
+pub async fn images(images: &dyn Images, asked: Asked, method: &str) -> Result<Response<Body>> {
+    match method {
+        "Get" => asked.unary(async |c, m| images.get(&c, m).await).await,
+        "List" => asked.unary(async |c, m| images.list(&c, m).await).await,
+        "Create" => asked.unary(async |c, m| images.create(&c, m).await).await,
+        "Update" => asked.unary(async |c, m| images.update(&c, m).await).await,
+        "Delete" => asked.unary(async |c, m| images.delete(&c, m).await).await,
+        _ => Err(unknown(IMAGES, method)),
+    }
+}
+
 async fn namespaces(alone: &Alone, asked: Asked, method: &str) -> Result<Response<Body>> {
     match method {
         "Get" => message(alone, asked, async |_, m| alone.get_namespace(m).await).await,
@@ -95,7 +102,8 @@ async fn leases(alone: &Alone, asked: Asked, method: &str) -> Result<Response<Bo
     }
 }
 
-fn unknown(service: &str, method: &str) -> Error {
+/// What is said of a call that this socket does not answer.
+pub fn unknown(service: &str, method: &str) -> Error {
     Error::Unimplemented(format!(
         "unknown method {method} of service {service}: this socket is lmdb-images {}, which serves \
          image names only; send other calls to containerd's own socket",
@@ -139,5 +147,5 @@ fn events(subscription: Subscription, stop: Stop) -> Response<Body> {
             Err(why) => (Frame::trailers(status::trailers(&why)), None),
         })
     });
-    grpc_message::response(StreamBody::new(frames.map(Ok)).boxed_unsync())
+    grpc_message::response(grpc_message::own(StreamBody::new(frames.map(Ok))))
 }

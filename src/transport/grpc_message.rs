@@ -23,8 +23,8 @@ use super::{GRPC_MESSAGE, Limits, status};
 use crate::model::{Error, Result};
 use crate::service::budget::{Hold, SMALL};
 
-/// The body of every response.
-pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+/// The body of every response. Our own never fail; one that is passed on may.
+pub type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
 /// Compressed flag and length.
 const PREFIX: usize = 5;
@@ -135,7 +135,12 @@ pub fn reply(message: Vec<u8>, sending: Sending) -> Response<Body> {
         frames.push_back(Frame::data(Bytes::from(message)));
     }
     frames.push_back(Frame::trailers(ok()));
-    response(Reply { frames, _sending: sending }.boxed_unsync())
+    response(own(Reply { frames, _sending: sending }))
+}
+
+/// A body of our own making.
+pub fn own(body: impl HttpBody<Data = Bytes, Error = Infallible> + Send + 'static) -> Body {
+    body.map_err(|never| match never {}).boxed_unsync()
 }
 
 /// A response around any body.

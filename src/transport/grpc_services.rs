@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::Response;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::StreamBody;
 use hyper::body::Frame;
 use protobuf::well_known_types::empty::Empty;
 
@@ -49,7 +49,7 @@ pub fn watch(request: &HealthCheckRequest, mut stop: Stop) -> Result<Response<Bo
     };
     let trailers = stream::once(async { Ok(Frame::trailers(grpc_message::ok())) });
     let frames = stream::once(async { Ok(now) }).chain(stream::once(later)).chain(trailers);
-    Ok(grpc_message::response(BodyExt::boxed_unsync(StreamBody::new(frames))))
+    Ok(grpc_message::response(grpc_message::own(StreamBody::new(frames))))
 }
 
 fn framed(status: ServingStatus) -> Result<Frame<Bytes>> {

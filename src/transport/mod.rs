@@ -3,7 +3,8 @@
 //! - [`listener`]: accepting connections, on both protocols alike
 //! - [`connection`]: what is kept of one connection, so that it stays in its bounds
 //! - [`grpc`]: HTTP/2 connections and their calls; [`grpc_message`]: one unary call's messages;
-//!   [`grpc_alone`]: which call of `images.sock` goes where; [`grpc_services`]: Health and Version
+//!   [`grpc_alone`], [`grpc_front`]: which call goes where, without and with a containerd behind;
+//!   [`grpc_services`]: Health and Version; [`forward`]: passing calls on
 //! - [`ttrpc`]: ttrpc connections; [`ttrpc_io`]: the byte stream under one, watched frame by frame
 //! - [`status`]: the one table from errors to status codes
 //!
@@ -11,8 +12,10 @@
 //! ttrpc named.
 
 pub mod connection;
+pub mod forward;
 pub mod grpc;
 pub mod grpc_alone;
+pub mod grpc_front;
 pub mod grpc_message;
 pub mod grpc_services;
 pub mod listener;

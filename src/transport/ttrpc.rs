@@ -40,13 +40,13 @@ pub const MESSAGE: usize = ttrpc::proto::MESSAGE_LENGTH_MAX - 16;
 #[derive(Clone)]
 pub struct Ttrpc {
     images: Arc<dyn Images>,
-    events: Exchange,
+    events: Option<Exchange>,
     limits: Limits,
 }
 
 impl Ttrpc {
-    /// Serves `images`, and hands events that are forwarded to `events`.
-    pub fn new(images: Arc<dyn Images>, events: Exchange, limits: Limits) -> Self {
+    /// Serves `images`, and hands events that are forwarded to `events`, if there is somebody to.
+    pub fn new(images: Arc<dyn Images>, events: Option<Exchange>, limits: Limits) -> Self {
         Self { images, events, limits }
     }
 
@@ -85,10 +85,9 @@ impl Ttrpc {
             };
             Service { methods: methods.iter().map(handler).collect(), streams: HashMap::new() }
         };
-        HashMap::from([
-            (grpc::IMAGES.to_owned(), service(&[Get, List, Create, Update, Delete])),
-            (EVENTS.to_owned(), service(&[Forward])),
-        ])
+        let images = (grpc::IMAGES.to_owned(), service(&[Get, List, Create, Update, Delete]));
+        let events = self.events.is_some().then(|| (EVENTS.to_owned(), service(&[Forward])));
+        events.into_iter().chain([images]).collect()
     }
 }
 
@@ -112,7 +111,8 @@ struct Handler {
 impl Handler {
     async fn answer(&self, context: &TtrpcContext, payload: &[u8]) -> Result<Vec<u8>> {
         let namespace = context.metadata.get(NAMESPACE).and_then(|values| values.first()).cloned();
-        let (call, images) = (Call { namespace, reply_limit: MESSAGE }, &self.server.images);
+        let call = Call { namespace, reply_limit: MESSAGE, headers: http::HeaderMap::new() };
+        let images = &self.server.images;
         let Reply { message, hold } = match self.method {
             Method::Get => images.get(&call, parse(payload)?).await,
             Method::List => images.list(&call, parse(payload)?).await,
@@ -122,7 +122,8 @@ impl Handler {
             Method::Forward => {
                 let request: ForwardRequest = parse(payload)?;
                 let envelope = required(request.envelope, "ForwardRequest.envelope")?;
-                self.server.events.forward(envelope).map(|()| Reply::default())
+                let events = self.server.events.as_ref();
+                events.map_or(Ok(()), |e| e.forward(envelope)).map(|()| Reply::default())
             }
         }?;
         self.connection.keep(context.mh.stream_id, hold);

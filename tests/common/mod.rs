@@ -49,6 +49,7 @@ pub fn config(dir: &Path, limits: Limits) -> Config {
     Config {
         root: dir.join("root"),
         state: dir.join("state"),
+        containerd: None,
         gid: None,
         limits,
         reply_budget: 64 << 20,

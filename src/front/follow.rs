@@ -1,0 +1,149 @@
+//! Following containerd's events: what changes behind our back arrives here.
+//!
+//! An event is only a hint that a record changed: the record is read again under its lock, so our
+//! own writes come back as nothing to do. While events come in without a gap, namespaces can be
+//! current; a gap puts all in doubt, and its end has all read again.
+//!
+//! containerd does not say when a subscription is in place. So an event of our own is published
+//! until it comes back (topic `/lmdb-images/following`): the one thing that containerd is sent
+//! unasked. Nothing of it is stored.
+
+use std::time::Duration;
+
+use protobuf::Message;
+use protobuf::well_known_types::any::Any;
+use protobuf::well_known_types::empty::Empty;
+use tokio::sync::Semaphore;
+use tonic::{Status, Streaming};
+
+use super::images::Front;
+use crate::api::event::Envelope;
+use crate::api::events::{PublishRequest, SubscribeRequest};
+use crate::api::image_events::ImageDelete;
+use crate::model::Namespace;
+
+/// The first and the longest wait before containerd is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// How often the mark is published until it comes back.
+const MARK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How often all namespaces are read again, for what nobody knows to have been missed.
+const RESYNC: Duration = Duration::from_secs(600);
+
+/// Records read at a time because of events.
+const AT_A_TIME: usize = 16;
+
+const MARK: &str = "/lmdb-images/following";
+
+/// Follows for ever: connects, follows, and again.
+pub async fn run(front: Front) {
+    let mut wait = RETRY.0;
+    let mut said = false;
+    loop {
+        match subscribe(&front).await {
+            Ok(events) => {
+                (wait, said) = (RETRY.0, false);
+                front.spaces().follow(true);
+                log::info!("following containerd at {}", front.containerd().socket().display());
+                let ended = follow(&front, events).await;
+                front.spaces().follow(false);
+                log::warn!("containerd's events ended ({ended}): reads ask it again or use LMDB");
+            }
+            Err(status) if !std::mem::replace(&mut said, true) => {
+                log::warn!(
+                    "containerd at {} does not answer: {}; image names are served from LMDB",
+                    front.containerd().socket().display(),
+                    status.message()
+                );
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(RETRY.1);
+    }
+}
+
+/// Subscribes; when this returns, no later event is missed.
+async fn subscribe(front: &Front) -> Result<Streaming<Envelope>, Status> {
+    let filters = ["/images/", "/namespaces/", MARK].map(|topic| format!("topic~=\"^{topic}\""));
+    let request = SubscribeRequest { filters: filters.into(), ..Default::default() };
+    let path = "/containerd.services.events.v1.Events/Subscribe";
+    // containerd sends no headers before the first event, so this waits for the mark.
+    let stream = front.containerd().stream(path, request);
+    tokio::pin!(stream);
+    let mut again = tokio::time::interval(MARK_AGAIN);
+    loop {
+        tokio::select! {
+            stream = &mut stream => return stream,
+            _ = again.tick() => mark(front).await?,
+        }
+    }
+}
+
+async fn mark(front: &Front) -> Result<(), Status> {
+    let event = Any { type_url: "google.protobuf.Empty".into(), ..Any::default() };
+    let request =
+        PublishRequest { topic: MARK.into(), event: Some(event).into(), ..Default::default() };
+    let namespace = Namespace::parse("default").ok();
+    let path = "/containerd.services.events.v1.Events/Publish";
+    let headers = http::HeaderMap::new();
+    let call = front.containerd().call(path, namespace.as_ref(), &headers, request);
+    let sent = tokio::time::timeout(RETRY.1, call).await;
+    sent.map_err(|_| Status::unavailable("it hangs"))?.map(|_: Empty| ())
+}
+
+/// Applies events until they end; says why they did.
+async fn follow(front: &Front, mut events: Streaming<Envelope>) -> String {
+    let room = std::sync::Arc::new(Semaphore::new(AT_A_TIME));
+    let mut again = tokio::time::interval(RESYNC);
+    loop {
+        let event = tokio::select! {
+            event = events.message() => event,
+            _ = again.tick() => {
+                if let Err(e) = want_all(front).await {
+                    return e;
+                }
+                continue;
+            }
+        };
+        let event = match event {
+            Ok(Some(event)) => event,
+            Ok(None) => return "the stream was closed".into(),
+            Err(status) => return status.message().to_owned(),
+        };
+        let Ok(namespace) = Namespace::parse(&event.namespace) else { continue };
+        if event.topic.starts_with("/namespaces/") {
+            front.want_resync(&namespace);
+        }
+        if !event.topic.starts_with("/images/") {
+            continue;
+        }
+        // All three kinds have the name as this one does.
+        let Ok(named) = ImageDelete::parse_from_bytes(&event.event.value) else { continue };
+        if front.spaces().meet(&namespace) {
+            front.want_resync(&namespace);
+        }
+        let (front, place) = (front.clone(), std::sync::Arc::clone(&room).acquire_owned().await);
+        tokio::spawn(async move {
+            if let Err(e) = front.refresh(&namespace, &named.name, false).await {
+                log::debug!("following an event of namespace {namespace}: {e}");
+                front.spaces().doubt(&namespace);
+                front.want_resync(&namespace);
+            }
+            drop(place);
+        });
+    }
+}
+
+/// Has every namespace read again that containerd or LMDB knows.
+async fn want_all(front: &Front) -> Result<(), String> {
+    let theirs = front.containerd().namespaces().await.map_err(|e| e.to_string())?;
+    let ours = front.local().store().read(|s| crate::store::Records::namespaces(s));
+    let names = theirs.iter().filter_map(|record| Namespace::parse(&record.name).ok());
+    for namespace in names.chain(ours.map_err(|e| e.to_string())?) {
+        front.spaces().meet(&namespace);
+        front.want_resync(&namespace);
+    }
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! Bringing a namespace of LMDB to what containerd has.
+//!
+//! What containerd lists is only a hint: by the time it is compared, things may have changed. Each
+//! difference is read again under its lock, and that is applied. An image that containerd no
+//! longer has is set aside, not deleted: a containerd whose database was lost or replaced must
+//! not take the last copy with it.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+
+use tokio::sync::mpsc;
+
+use super::images::Front;
+use crate::model::{Namespace, Result, image};
+use crate::service::message::{decode, encode};
+use crate::store::{Kind, Records};
+
+/// Resyncs the namespaces that come out of `due`, one at a time, for as long as events come in. One
+/// that fails waits for the next occasion.
+pub async fn run(front: Front, mut due: mpsc::UnboundedReceiver<Namespace>) {
+    while let Some(first) = due.recv().await {
+        let mut namespaces = vec![first];
+        while let Ok(more) = due.try_recv() {
+            namespaces.push(more);
+        }
+        namespaces.sort();
+        namespaces.dedup();
+        for namespace in namespaces {
+            // In a gap it would be in vain; the end of the gap wants it again.
+            if !front.spaces().is_following() {
+                continue;
+            }
+            match resync(&front, &namespace).await {
+                Ok(_) => {}
+                Err(e) => log::warn!("resync of namespace {namespace}: {e}"),
+            }
+        }
+    }
+}
+
+/// Makes what LMDB has of a namespace what containerd has; says whether it is current now.
+pub async fn resync(front: &Front, namespace: &Namespace) -> Result<bool> {
+    let mark = front.spaces().mark(namespace);
+    let hasher = RandomState::new();
+    let mut theirs = HashMap::new();
+    let mut listing = front.containerd().images(namespace);
+    while let Some(images) = listing.next().await? {
+        for image in images {
+            let image = image::from_record(image);
+            let hash = hasher.hash_one(encode(&image)?);
+            theirs.insert(image.name, hash);
+        }
+    }
+    let ours = ours(front, namespace, &hasher).await?;
+    let mut gone = 0;
+    for name in ours.keys().filter(|name| !theirs.contains_key(*name)) {
+        front.refresh(namespace, name, true).await?;
+        gone += 1;
+    }
+    if gone > 0 {
+        log::warn!(
+            "namespace {namespace}: containerd no longer has {gone} of {} images; they are set aside",
+            ours.len()
+        );
+    }
+    for (name, hash) in &theirs {
+        if ours.get(name) != Some(hash) {
+            front.refresh(namespace, name, true).await?;
+        }
+    }
+    Ok(front.spaces().settle(namespace, mark))
+}
+
+async fn ours(
+    front: &Front,
+    namespace: &Namespace,
+    hasher: &RandomState,
+) -> Result<HashMap<String, u64>> {
+    let (store, ns, hasher) = (front.local().store().clone(), namespace.clone(), hasher.clone());
+    front
+        .local()
+        .pooled(move || {
+            store.read(|snapshot| {
+                let mut found = HashMap::new();
+                for entry in snapshot.walk(&ns, Kind::Image)? {
+                    // A damaged one is not like any of theirs, and is written anew.
+                    let Ok(message) = entry?.message() else { continue };
+                    let image: image::Image = decode(message)?;
+                    found.insert(image.name, hasher.hash_one(message));
+                }
+                Ok(found)
+            })
+        })
+        .await
+}

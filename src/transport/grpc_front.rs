@@ -1,0 +1,126 @@
+//! Which call goes where, with a containerd behind.
+//!
+//! On `containerd.sock` every call is passed on, but for Images, which are answered here, and
+//! Transfer, which is watched. On `images.sock` only what clients call around image names is passed
+//! on: containerd, where this socket is registered as a proxy plugin, must not get its own calls
+//! back.
+
+use std::sync::Arc;
+
+use http::Response;
+use http_body_util::BodyExt;
+
+use super::forward::Line;
+use super::grpc::{Asked, Handler, IMAGES};
+use super::grpc_message::{self, Body};
+use super::listener::Stop;
+use super::{grpc_alone, grpc_services};
+use crate::api::health::HealthCheckRequest;
+use crate::front::images::Front;
+use crate::front::resync;
+use crate::model::{Error, Namespace, Result};
+use crate::service::Reply;
+use crate::service::message::encode;
+
+const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
+
+/// What `images.sock` passes on.
+const AROUND_IMAGES: [&str; 6] = [
+    "containerd.services.events.v1.Events",
+    "containerd.services.introspection.v1.Introspection",
+    "containerd.services.leases.v1.Leases",
+    "containerd.services.namespaces.v1.Namespaces",
+    "containerd.services.version.v1.Version",
+    TRANSFER,
+];
+
+/// Answers calls in front of a containerd.
+#[derive(Clone, Debug)]
+pub struct Before {
+    front: Front,
+    line: Arc<Line>,
+    whole: bool,
+}
+
+impl Before {
+    /// For `containerd.sock`: everything containerd answers.
+    pub fn whole(front: Front, line: Line) -> Self {
+        Self { front, line: Arc::new(line), whole: true }
+    }
+
+    /// For `images.sock`.
+    pub fn images_only(front: Front, line: Line) -> Self {
+        Self { front, line: Arc::new(line), whole: false }
+    }
+
+    /// Passes a Transfer on. While it runs its namespace is not current, and before its answer is
+    /// given, names that it made are here: they are not in its request, so all are read again.
+    async fn transfer(&self, asked: Asked) -> Result<Response<Body>> {
+        let Ok(namespace) = Namespace::required(asked.namespace()?.as_deref()) else {
+            return self.line.forward(asked.into_request()).await;
+        };
+        let transfer = Transfer::begin(self.front.clone(), namespace);
+        let (head, body) = self.line.forward(asked.into_request()).await?.into_parts();
+        let whole = body
+            .collect()
+            .await
+            .map_err(|e| Error::Unavailable(format!("containerd broke off the transfer: {e}")));
+        transfer.end().await;
+        Ok(Response::from_parts(head, grpc_message::own(whole?)))
+    }
+}
+
+/// A Transfer under way; dropped, when its client leaves, it ends all the same.
+struct Transfer {
+    front: Front,
+    namespace: Namespace,
+}
+
+impl Transfer {
+    fn begin(front: Front, namespace: Namespace) -> Self {
+        front.spaces().transfer_begins(&namespace);
+        Self { front, namespace }
+    }
+
+    async fn end(self) {
+        let (front, namespace) = (self.front.clone(), self.namespace.clone());
+        drop(self);
+        if let Err(e) = resync::resync(&front, &namespace).await {
+            log::warn!("resync of namespace {namespace} after a transfer: {e}");
+        }
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.front.spaces().transfer_ends(&self.namespace);
+        self.front.want_resync(&self.namespace);
+    }
+}
+
+impl Handler for Before {
+    fn for_connection(&self) -> Self {
+        Self { line: Arc::new(self.line.another()), ..self.clone() }
+    }
+
+    async fn answer(&self, asked: Asked, stop: Stop) -> Result<Response<Body>> {
+        let path = asked.path().to_owned();
+        let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
+        match service {
+            IMAGES => grpc_alone::images(&self.front, asked, method).await,
+            TRANSFER => self.transfer(asked).await,
+            _ if self.whole || AROUND_IMAGES.contains(&service) => {
+                self.line.forward(asked.into_request()).await
+            }
+            "grpc.health.v1.Health" if method == "Check" => {
+                let check = async |_, m: HealthCheckRequest| {
+                    let message = encode(&grpc_services::check(&m, &stop)?)?;
+                    Ok(Reply { message, hold: None })
+                };
+                asked.unary(check).await
+            }
+            "grpc.health.v1.Health" => grpc_services::watch(&asked.message().await?, stop),
+            _ => Err(grpc_alone::unknown(service, method)),
+        }
+    }
+}
