@@ -306,7 +306,7 @@ async fn a_panic_is_answered_internal() {
     let dir = tempfile::tempdir().unwrap();
     let (stop, stopping) = tokio::sync::watch::channel(false);
     let open = |name: &str| {
-        let access = Access { mode: 0o600, gid: None };
+        let access = Access { mode: 0o600, uid: None, gid: None };
         Socket::claim(dir.path().join(name)).unwrap().open(access).unwrap().into_parts()
     };
     let limits = Limits::default();

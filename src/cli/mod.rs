@@ -1,5 +1,6 @@
 //! The command line: parses, starts logging, calls one function.
 
+mod diff;
 mod import;
 mod serve;
 
@@ -26,6 +27,7 @@ struct Cli {
 enum Command {
     Serve(serve::Serve),
     Import(import::Import),
+    Diff(diff::Diff),
 }
 
 /// Where the store is.
@@ -36,18 +38,20 @@ struct Root {
     root: PathBuf,
 }
 
-/// Runs the program. 0: done; 1: it failed, with a sentence on stderr; 2: the command line is wrong.
+/// Runs the program. 0: done; 1: it failed, with a sentence on stderr, or `diff` found something; 2:
+/// the command line is wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(DEFAULT_LOG))
         .format_target(false)
         .init();
-    let done: Result<()> = match cli.command {
-        Command::Serve(command) => command.run(),
-        Command::Import(command) => command.run(),
+    let done: Result<ExitCode> = match cli.command {
+        Command::Serve(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Import(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Diff(command) => command.run(),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(e) => {
             eprintln!("lmdb-images: {e}");
             ExitCode::FAILURE

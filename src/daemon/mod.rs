@@ -63,7 +63,7 @@ pub struct Daemon {
 impl Daemon {
     /// Opens the store, then the sockets: when this returns, calls are answered.
     pub async fn start(config: &Config) -> Result<Self> {
-        let access = Access { mode: 0o660, gid: config.gid };
+        let access = Access { mode: 0o660, uid: None, gid: config.gid };
         sockets::make_folder(&config.state)?;
         // A live socket is found before the store is touched.
         let socket = |name: &str| Socket::claim(config.state.join(name));

@@ -22,6 +22,8 @@ pub const MAX_PATH: usize = 107;
 pub struct Access {
     /// The permission bits.
     pub mode: u32,
+    /// The owner, when it is not that of the process.
+    pub uid: Option<u32>,
     /// The group, when it is not that of the process.
     pub gid: Option<u32>,
 }
@@ -48,8 +50,14 @@ impl Behind {
             )));
         }
         let access = match fs::metadata(socket) {
-            Ok(found) => Access { mode: found.mode() & 0o777, gid: Some(found.gid()) },
-            Err(e) if e.kind() == ErrorKind::NotFound => Access { mode: 0o600, gid: None },
+            Ok(found) => Access {
+                mode: found.mode() & 0o777,
+                uid: Some(found.uid()),
+                gid: Some(found.gid()),
+            },
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                Access { mode: 0o600, uid: None, gid: None }
+            }
             Err(e) => return Err(Error::Internal(format!("looking at {}: {e}", socket.display()))),
         };
         Ok(Self { socket: socket.to_owned(), access })
@@ -125,8 +133,8 @@ impl Socket {
         let _ = fs::remove_file(made);
         let listener = UnixListener::bind(made).map_err(told("making"))?;
         let finish = || {
-            if let Some(gid) = access.gid {
-                std::os::unix::fs::chown(made, None, Some(gid))?;
+            if access.uid.is_some() || access.gid.is_some() {
+                std::os::unix::fs::chown(made, access.uid, access.gid)?;
             }
             fs::set_permissions(made, fs::Permissions::from_mode(access.mode))?;
             let inode = fs::symlink_metadata(made)?.ino();
@@ -175,7 +183,7 @@ impl Drop for Bound {
 mod tests {
     use super::*;
 
-    const ACCESS: Access = Access { mode: 0o660, gid: None };
+    const ACCESS: Access = Access { mode: 0o660, uid: None, gid: None };
 
     #[tokio::test]
     async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tonic::{Status, Streaming};
 
 use super::images::Front;
+use super::resync;
 use crate::api::event::Envelope;
 use crate::api::events::{PublishRequest, SubscribeRequest};
 use crate::api::image_events::ImageDelete;
@@ -113,8 +114,10 @@ async fn follow(front: &Front, mut events: Streaming<Envelope>) -> String {
             Err(status) => return status.message().to_owned(),
         };
         let Ok(namespace) = Namespace::parse(&event.namespace) else { continue };
-        if event.topic.starts_with("/namespaces/") {
-            front.want_resync(&namespace);
+        if event.topic.starts_with("/namespaces/")
+            && let Err(e) = resync::namespaces(front).await
+        {
+            return e.to_string();
         }
         if !event.topic.starts_with("/images/") {
             continue;
@@ -138,10 +141,7 @@ async fn follow(front: &Front, mut events: Streaming<Envelope>) -> String {
 
 /// Has every namespace read again that containerd or LMDB knows.
 async fn want_all(front: &Front) -> Result<(), String> {
-    let theirs = front.containerd().namespaces().await.map_err(|e| e.to_string())?;
-    let ours = front.local().store().read(|s| crate::store::Records::namespaces(s));
-    let names = theirs.iter().filter_map(|record| Namespace::parse(&record.name).ok());
-    for namespace in names.chain(ours.map_err(|e| e.to_string())?) {
+    for namespace in resync::namespaces(front).await.map_err(|e| e.to_string())? {
         front.spaces().meet(&namespace);
         front.want_resync(&namespace);
     }

@@ -7,8 +7,9 @@
 //! A write is sent to containerd as the client sent it, and containerd's answer is stored, under
 //! the record's lock. That runs detached: a client that leaves does not leave half of it behind.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::io::{self, ErrorKind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use http::HeaderMap;
@@ -46,6 +47,8 @@ struct Shared {
     spaces: Spaces,
     locks: Locks,
     resyncs: mpsc::UnboundedSender<Namespace>,
+    /// When containerd last let a call go unanswered.
+    silent: Mutex<Option<Instant>>,
 }
 
 /// What became of a call to containerd.
@@ -54,6 +57,8 @@ enum Asked<R> {
     Answer(R),
     /// It answered that it will not.
     Refused(Error),
+    /// Nobody was there to be asked: nothing was done.
+    Unreached(String),
     /// Nobody answered: whether it was done is not known.
     Unknown(String),
 }
@@ -63,8 +68,9 @@ impl Front {
     /// Namespaces that want a resync come out of the receiver.
     pub fn new(containerd: Containerd, local: Local) -> (Self, mpsc::UnboundedReceiver<Namespace>) {
         let (resyncs, due) = mpsc::unbounded_channel();
-        let (spaces, locks) = (Spaces::default(), Locks::default());
-        (Self { shared: Arc::new(Shared { containerd, local, spaces, locks, resyncs }) }, due)
+        let (spaces, locks, silent) = (Spaces::default(), Locks::default(), Mutex::default());
+        let shared = Shared { containerd, local, spaces, locks, resyncs, silent };
+        (Self { shared: Arc::new(shared) }, due)
     }
 
     /// Which namespaces are current.
@@ -101,7 +107,7 @@ impl Front {
                 self.drop_record(namespace, name, aside).await
             }
             Asked::Refused(e) => Err(e),
-            Asked::Unknown(why) => Err(Error::Unavailable(why)),
+            Asked::Unreached(why) | Asked::Unknown(why) => Err(Error::Unavailable(why)),
         }
     }
 
@@ -148,14 +154,32 @@ impl Front {
             Ok(Err(status)) if is_containerds(&status) => {
                 Asked::Refused(Error::Answered(status.code() as i32, status.message().to_owned()))
             }
-            Ok(Err(status)) => Asked::Unknown(format!(
-                "containerd at {name} cannot be reached: {}",
-                innermost(&status)
-            )),
+            Ok(Err(status)) => {
+                let inner = innermost(&status);
+                let why = format!("containerd at {name} cannot be reached: {inner}");
+                let nobody = |e: &io::Error| {
+                    matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound)
+                };
+                if inner.downcast_ref().is_some_and(nobody) {
+                    Asked::Unreached(why)
+                } else {
+                    Asked::Unknown(why)
+                }
+            }
             Err(_) => {
+                *self.silent() = Some(Instant::now());
                 Asked::Unknown(format!("containerd at {name} did not answer within {time:?}"))
             }
         }
+    }
+
+    /// Whether containerd is worth asking for a read: not while it has just let one wait.
+    fn is_answering(&self) -> bool {
+        self.silent().is_none_or(|since| since.elapsed() > ANSWER.0)
+    }
+
+    fn silent(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.shared.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a change to containerd and stores what it answers, whether or not the client waits.
@@ -181,6 +205,9 @@ impl Front {
                     front.reply(encode(&answer)?, limit).await
                 }
                 Asked::Refused(e) => Err(e),
+                Asked::Unreached(why) => Err(Error::Unavailable(format!(
+                    "{why}; nothing was changed: try again when it is back"
+                ))),
                 Asked::Unknown(why) => {
                     front.shared.spaces.doubt(&namespace);
                     front.want_resync(&namespace);
@@ -242,7 +269,9 @@ impl Front {
             }
             Asked::Answer(_) => Ok(()),
             Asked::Refused(e) => Err(e),
-            Asked::Unknown(why) => Err(Error::Unavailable(why)),
+            Asked::Unreached(why) | Asked::Unknown(why) => {
+                Err(Error::Unavailable(format!("{why}; nothing was changed")))
+            }
         }
     }
 }
@@ -254,6 +283,9 @@ impl Images for Front {
         let is_current = self.shared.spaces.is_current(&namespace);
         if is_current && let Ok(found) = self.shared.local.get(call, request.clone()).await {
             return Ok(found);
+        }
+        if !self.is_answering() {
+            return self.shared.local.get(call, request).await;
         }
         let path = "/containerd.services.images.v1.Images/Get";
         let name = request.name.clone();
@@ -271,13 +303,13 @@ impl Images for Front {
                 self.reply(encode(&found)?, call.reply_limit).await
             }
             Asked::Refused(e) => Err(e),
-            Asked::Unknown(_) => self.shared.local.get(call, request).await,
+            Asked::Unreached(_) | Asked::Unknown(_) => self.shared.local.get(call, request).await,
         }
     }
 
     async fn list(&self, call: &Call, request: ListImagesRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        if self.shared.spaces.is_current(&namespace) {
+        if self.shared.spaces.is_current(&namespace) || !self.is_answering() {
             return self.shared.local.list(call, request).await;
         }
         let path = "/containerd.services.images.v1.Images/List";
@@ -290,7 +322,7 @@ impl Images for Front {
                 self.reply(encode(&found)?, call.reply_limit).await
             }
             Asked::Refused(e) => Err(e),
-            Asked::Unknown(_) => self.shared.local.list(call, request).await,
+            Asked::Unreached(_) | Asked::Unknown(_) => self.shared.local.list(call, request).await,
         }
     }
 
@@ -323,10 +355,10 @@ fn is_containerds(status: &Status) -> bool {
 }
 
 /// What lies at the bottom of an error; the layers above say only "transport error".
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut inner = error;
+fn innermost(error: &Status) -> &(dyn std::error::Error + 'static) {
+    let mut inner: &(dyn std::error::Error + 'static) = error;
     while let Some(source) = inner.source() {
         inner = source;
     }
-    inner.to_string()
+    inner
 }

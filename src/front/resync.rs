@@ -11,9 +11,10 @@ use std::hash::{BuildHasher, RandomState};
 use tokio::sync::mpsc;
 
 use super::images::Front;
+use crate::api::namespace::Namespace as Record;
 use crate::model::{Namespace, Result, image};
 use crate::service::message::{decode, encode};
-use crate::store::{Kind, Records};
+use crate::store::{Change, Kind, Records};
 
 /// Resyncs the namespaces that come out of `due`, one at a time, for as long as events come in. One
 /// that fails waits for the next occasion.
@@ -36,6 +37,38 @@ pub async fn run(front: Front, mut due: mpsc::UnboundedReceiver<Namespace>) {
             }
         }
     }
+}
+
+/// Makes the namespaces of LMDB those that containerd has, with their labels. One that is gone
+/// there goes here too, unless it still has images: they are a resync's business.
+pub async fn namespaces(front: &Front) -> Result<Vec<Namespace>> {
+    let theirs = front.containerd().namespaces().await?;
+    let mut records = Vec::new();
+    for record in theirs {
+        let known = Record { name: record.name, labels: record.labels, ..Record::default() };
+        records.push((Namespace::parse(&known.name)?, encode(&known)?));
+    }
+    let mut all: Vec<_> = records.iter().map(|(namespace, _)| namespace.clone()).collect();
+    let work = move |change: &mut Change<'_>| {
+        for (namespace, record) in &records {
+            if change.namespace(namespace)? != Some(record) {
+                change.put_namespace(namespace, record)?;
+            }
+        }
+        let ours = change.namespaces()?;
+        let gone = ours.into_iter().filter(|ours| !records.iter().any(|(n, _)| n == ours));
+        let mut left = Vec::new();
+        for namespace in gone {
+            if change.walk(&namespace, Kind::Image)?.next().is_none() {
+                change.delete_namespace(&namespace)?;
+            } else {
+                left.push(namespace);
+            }
+        }
+        Ok(left)
+    };
+    all.extend(front.local().store().writer().write(work).await?);
+    Ok(all)
 }
 
 /// Makes what LMDB has of a namespace what containerd has; says whether it is current now.

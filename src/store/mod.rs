@@ -21,7 +21,7 @@ pub mod writer;
 use std::path::Path;
 use std::sync::Arc;
 
-use heed::{Env, EnvOpenOptions, WithoutTls};
+use heed::{Env, EnvFlags, EnvOpenOptions, WithoutTls};
 
 use crate::model::{Error, Result};
 pub use records::{Change, Records, Snapshot};
@@ -97,6 +97,39 @@ impl Store {
     }
 }
 
+/// A store that is only read, beside the daemon that owns it or without one.
+#[derive(Debug)]
+pub struct Reader {
+    env: Env<WithoutTls>,
+    tables: Tables,
+}
+
+impl Reader {
+    /// Opens the store in the folder `root`, which must be there. Nothing in it is changed but
+    /// LMDB's list of readers.
+    pub fn open(root: &Path) -> Result<Self> {
+        let file = root.join("data.mdb");
+        if !file.exists() {
+            return Err(Error::not_found(format_args!("there is no store in {}", root.display())));
+        }
+        verify::before_reading(&file)?;
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options.max_readers(MAX_READERS).max_dbs(schema::DATABASES);
+        // SAFETY: the file was verified. Its owner changes it through LMDB only, whose readers'
+        // list this environment is entered in; READ_ONLY takes nothing away from that.
+        let env = unsafe { options.flags(EnvFlags::READ_ONLY).open(root) }
+            .map_err(|e| failure(&format!("opening {} to read", root.display()), &e))?;
+        let tables = schema::open_to_read(&env, root)?;
+        Ok(Self { env, tables })
+    }
+
+    /// Reads from one state of the store.
+    pub fn read<T>(&self, work: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
+        let txn = self.env.read_txn().map_err(|e| failure("beginning to read", &e))?;
+        work(&Snapshot::new(txn, &self.tables))
+    }
+}
+
 /// Maps the environment in `root`, with as much address space as the process may have.
 fn map(root: &Path) -> Result<Env<WithoutTls>> {
     let mut size = MAP_SIZE;
@@ -162,5 +195,13 @@ mod tests {
         );
         drop(first);
         Store::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn without_a_store_there_is_nothing_to_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = Reader::open(dir.path()).unwrap_err();
+        assert!(matches!(missing, Error::NotFound(_)), "{missing}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -95,6 +95,11 @@ pub trait Records: sealed::Txn {
         walk::namespaces(self)
     }
 
+    /// How many images are set aside.
+    fn aside(&self) -> Result<u64> {
+        self.tables().aside.len(self.txn()).map_err(told)
+    }
+
     /// All records that have a time from which on they may be collected, whether it has come or
     /// not.
     fn expiring(&self) -> Result<Vec<Expiring>> {

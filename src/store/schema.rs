@@ -135,6 +135,40 @@ pub fn open(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
     }
 }
 
+/// Opens the databases of an environment that is only read.
+pub fn open_to_read(env: &Env<WithoutTls>, root: &Path) -> Result<Tables> {
+    let told = |e: heed::Error| failure("opening the databases", &e);
+    let txn = env.read_txn().map_err(told)?;
+    let opened = env
+        .open_databases_and_commit(txn, |opener, txn| {
+            let meta = opener.open_database::<Str, Bytes>(txn, Some("meta"))?;
+            let version = match &meta {
+                Some(meta) => meta.get(txn, SCHEMA)?,
+                None => None,
+            };
+            let known = version == Some(&VERSION.to_le_bytes()[..]);
+            let open = |name| opener.open_database::<Bytes, Bytes>(txn, Some(name));
+            let databases = (open("records")?, open("expiring")?, open("aside")?);
+            Ok(match databases {
+                (Some(records), Some(expiring), Some(aside)) if known => {
+                    CommitOrAbort::Commit((records, expiring, aside))
+                }
+                _ => CommitOrAbort::Abort(()),
+            })
+        })
+        .map_err(told)?;
+    match opened {
+        CommitOrAbort::Commit((records, expiring, aside)) => {
+            Ok(Tables { records, expiring, aside })
+        }
+        CommitOrAbort::Abort(()) => Err(Error::failed_precondition(format_args!(
+            "the store in {} is not one of schema version {VERSION}: it was written by another \
+             lmdb-images",
+            root.display()
+        ))),
+    }
+}
+
 /// The key of a namespace.
 pub fn namespace_key(namespace: &Namespace) -> Vec<u8> {
     format!("v1/{namespace}").into_bytes()

@@ -35,6 +35,25 @@ struct Meta {
 /// store. A file that ends before its last page is extended: the pages at the end are free ones
 /// that LMDB never wrote, or, if the file was cut, they read as zeros instead of killing us.
 pub fn before_mapping(path: &Path) -> Result<()> {
+    let Some((file, length, wanted)) = check(path, true)? else { return Ok(()) };
+    if length < wanted {
+        log::warn!(
+            "{} has {length} bytes of {wanted}; the missing end is read as empty",
+            path.display()
+        );
+        let told = |e| Error::Internal(format!("extending {}: {e}", path.display()));
+        file.set_len(wanted).map_err(told)?;
+    }
+    Ok(())
+}
+
+/// The same for a store that somebody else may be writing: nothing is changed.
+pub fn before_reading(path: &Path) -> Result<()> {
+    check(path, false).map(drop)
+}
+
+/// The file, how long it is, and how long its pages say it should be; nothing of a new store.
+fn check(path: &Path, write: bool) -> Result<Option<(File, u64, u64)>> {
     let refuse = |why: String| {
         Error::DataLoss(format!(
             "{} is damaged: {why}; nothing was changed; put a backup in its place or move it away",
@@ -42,14 +61,14 @@ pub fn before_mapping(path: &Path) -> Result<()> {
         ))
     };
     let told = |e: io::Error| Error::Internal(format!("checking {}: {e}", path.display()));
-    let file = match OpenOptions::new().read(true).write(true).open(path) {
+    let file = match OpenOptions::new().read(true).write(write).open(path) {
         Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(told(e)),
     };
     let length = file.metadata().map_err(told)?.len();
     if length == 0 {
-        return Ok(());
+        return Ok(None);
     }
     let first = read_meta(&file, 0, length).map_err(|why| refuse(format!("meta page 0 {why}")))?;
     let second = read_meta(&file, first.page_size, length)
@@ -67,14 +86,7 @@ pub fn before_mapping(path: &Path) -> Result<()> {
         .and_then(|pages| pages.checked_mul(live.page_size))
         .filter(|wanted| *wanted <= super::MAP_SIZE as u64)
         .ok_or_else(|| refuse(format!("its last page would be number {}", live.last_page)))?;
-    if length < wanted {
-        log::warn!(
-            "{} has {length} bytes of {wanted}; the missing end is read as empty",
-            path.display()
-        );
-        file.set_len(wanted).map_err(told)?;
-    }
-    Ok(())
+    Ok(Some((file, length, wanted)))
 }
 
 fn read_meta(file: &File, at: u64, length: u64) -> std::result::Result<Meta, String> {
