@@ -202,7 +202,7 @@ impl Front {
             match front.ask::<Q, R>(path, &namespace, &headers, request, ANSWER.1).await {
                 Asked::Answer(answer) => {
                     front.book(&namespace, &name, made(&answer)).await;
-                    front.reply(encode(&answer)?, limit).await
+                    encode(&answer)
                 }
                 Asked::Refused(e) => Err(e),
                 Asked::Unreached(why) => Err(Error::Unavailable(format!(
@@ -217,7 +217,9 @@ impl Front {
                 }
             }
         });
-        detached.await.unwrap_or_else(|e| Err(Error::Internal(format!("writing an image: {e}"))))
+        let told = |e| Error::Internal(format!("writing an image: {e}"));
+        // The lock is given back by now: a reply that waits for room holds up no other write.
+        self.reply(detached.await.map_err(told)??, limit).await
     }
 
     /// Stores what a write made. It is done in containerd: when it cannot be stored here, the
