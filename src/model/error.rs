@@ -34,6 +34,8 @@ pub enum Error {
     Internal(String),
     /// What a containerd answered: its status code, as gRPC numbers them, and its sentence.
     Answered(i32, String),
+    /// What containerd gives no code, where clients may know it so.
+    Unknown(String),
 }
 
 impl Error {
@@ -78,7 +80,8 @@ impl Error {
             | Self::Unimplemented(m)
             | Self::DeadlineExceeded(m)
             | Self::Internal(m)
-            | Self::Answered(_, m) => m,
+            | Self::Answered(_, m)
+            | Self::Unknown(m) => m,
         }
     }
 }

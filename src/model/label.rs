@@ -35,11 +35,16 @@ pub fn drop_empty(map: &mut BTreeMap<String, String>, field: &str) -> Result<()>
     map.retain(|_, value| !value.is_empty());
     match map.get("") {
         None => Ok(()),
-        Some(value) => Err(Error::invalid_argument(format_args!(
-            "{field}: the key of value {} is empty; give it a name or leave it out",
-            quote(value)
-        ))),
+        Some(value) => Err(empty_key(field, value)),
     }
+}
+
+/// The error of an empty key.
+pub fn empty_key(field: &str, value: &str) -> Error {
+    Error::invalid_argument(format_args!(
+        "{field}: the key of value {} is empty; give it a name or leave it out",
+        quote(value)
+    ))
 }
 
 #[cfg(test)]

@@ -79,10 +79,10 @@ impl Alone {
         &self,
         request: UpdateNamespaceRequest,
     ) -> Result<UpdateNamespaceResponse> {
-        let (name, labels) = (request.namespace.name.clone(), request.namespace.labels.clone());
-        required(request.namespace.clone(), "UpdateNamespaceRequest.namespace")?;
-        let namespace = Namespace::parse(&name)?;
-        let work = move |change: &mut Change<'_>| namespaces::update(change, &request).map(drop);
+        let update = namespaces::Update::new(&request)?;
+        let (namespace, name) = (update.namespace.clone(), update.namespace.to_string());
+        let labels = request.namespace.into_option().unwrap_or_default().labels;
+        let work = move |change: &mut Change<'_>| namespaces::update(change, &update);
         let updated = |_: &()| Some(Happened::NamespaceUpdated { name, labels });
         self.local.change(namespace, work, updated).await?;
         Ok(UpdateNamespaceResponse::new())
@@ -169,14 +169,12 @@ impl Alone {
             Error::not_found(format_args!("image {}", crate::model::go::quote::quote(&tag.source)))
         };
         let target = found.await?.ok_or_else(missing)?.target;
-        for name in tag.names {
-            let image = Image {
-                name: name.clone(),
-                labels: tag.labels.clone(),
-                target: target.clone(),
-                ..Image::default()
-            };
+        for image in tag.images(&target)? {
+            if image.name.is_empty() {
+                return Err(Error::invalid_argument("image name must not be empty"));
+            }
             image::validate(&image)?;
+            let name = image.name.clone();
             let (ns, limit) = (namespace.clone(), usize::MAX);
             let work = move |change: &mut Change<'_>| -> Result<(bool, Written)> {
                 let image = image.clone();
@@ -200,7 +198,7 @@ impl Alone {
     }
 
     pub async fn publish(&self, call: &Call, request: PublishRequest) -> Result<Empty> {
-        let namespace = call.namespace()?;
+        let namespace = call.namespace().map_err(unpublished)?;
         self.local.events().publish(&namespace, &request.topic, request.event)?;
         Ok(Empty::new())
     }
@@ -245,5 +243,33 @@ impl Alone {
         let ns = namespace.clone();
         let work = move |change: &mut Change<'_>| work(change, &ns);
         self.local.change(namespace, work, |_| None).await
+    }
+}
+
+/// The error of a call's namespace, as Publish tells it.
+fn unpublished(error: Error) -> Error {
+    let told = |why: String| format!("failed publishing event: {why}");
+    match error {
+        Error::FailedPrecondition(why) => Error::FailedPrecondition(told(why)),
+        Error::InvalidArgument(why) => Error::InvalidArgument(told(why)),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn publish_tells_what_it_could_not_do() {
+        let told = |header| unpublished(Namespace::required(header).unwrap_err());
+        assert_eq!(
+            told(None),
+            Error::FailedPrecondition(
+                "failed publishing event: namespace is required: failed precondition".into()
+            )
+        );
+        assert!(matches!(told(Some("-")), Error::InvalidArgument(m)
+            if m.starts_with("failed publishing event: namespace validation: identifier")));
     }
 }

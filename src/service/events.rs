@@ -28,6 +28,9 @@ const WAITING: usize = 1024;
 /// The most bytes of an event: with those that wait, 64 MiB.
 const LARGEST: usize = 64 << 10;
 
+/// The first second of year 1.
+const GO_ZERO: i64 = -62_135_596_800;
+
 /// Labels of an image or a namespace.
 pub type Labels = BTreeMap<String, String>;
 
@@ -124,14 +127,18 @@ impl Exchange {
     }
 
     /// Sends an event of elsewhere as it is.
-    pub fn forward(&self, envelope: Envelope) -> Result<()> {
+    pub fn forward(&self, mut envelope: Envelope) -> Result<()> {
         Namespace::parse(&envelope.namespace).map_err(|e| {
             Error::InvalidArgument(format!("event envelope has invalid namespace: {e}"))
         })?;
         check_topic(&envelope.topic)?;
-        if envelope.timestamp.is_none() {
+        // One that is not set is the epoch's beginning, as in containerd; Go's own beginning of
+        // time is what counts as not set.
+        let time = image::normal_time(&envelope.timestamp);
+        if (time.seconds, time.nanos) == (GO_ZERO, 0) {
             return Err(Error::invalid_argument("timestamp must be set on forwarded event"));
         }
+        envelope.timestamp = Some(time).into();
         self.send(envelope)
     }
 
@@ -151,8 +158,9 @@ impl Exchange {
     /// The events from now on that match any of the filters; without filters all.
     pub fn subscribe(&self, filters: &[String]) -> Result<Subscription> {
         let filter = Filter::parse_all(filters).map_err(|e| {
-            Error::InvalidArgument(format!(
-                "failed parsing subscription filters: {}",
+            // Of a stream's errors containerd tells no code.
+            Error::Unknown(format!(
+                "subscription error: failed parsing subscription filters: {}",
                 Error::invalid_argument(e)
             ))
         })?;
@@ -232,7 +240,9 @@ fn named(event: &Any) -> Option<(String, Labels)> {
         "containerd.events.NamespaceUpdate",
         "containerd.events.NamespaceDelete",
     ];
-    if !known.contains(&event.type_url.as_str()) {
+    // A type URL may have a host before it.
+    let name = event.type_url.rsplit('/').next()?;
+    if !known.contains(&name) {
         return None;
     }
     // They all have the fields of this one, or fewer, under the same numbers.
@@ -321,6 +331,62 @@ mod tests {
         }
         assert!(exchange.publish(&ns(), "/a//b", MessageField::none()).is_err());
         exchange.publish(&ns(), "/a/b", MessageField::none()).unwrap();
+    }
+
+    #[test]
+    fn a_forwarded_time_is_carried_as_go_does_and_unset_is_1970() {
+        let exchange = Exchange::default();
+        let mut all = exchange.subscribe(&[]).unwrap();
+        let mut forward = |time: Option<(i64, i32)>| {
+            let time =
+                time.map(|(seconds, nanos)| Timestamp { seconds, nanos, ..Timestamp::new() });
+            exchange.forward(Envelope {
+                namespace: "n".into(),
+                topic: "/a".into(),
+                timestamp: time.into(),
+                ..Envelope::default()
+            })?;
+            let sent = all.next().now_or_never().unwrap()?;
+            let time = Envelope::parse_from_bytes(&sent).unwrap().timestamp.unwrap();
+            Ok::<_, Error>((time.seconds, time.nanos))
+        };
+        assert_eq!(forward(None), Ok((0, 0)));
+        assert_eq!(forward(Some((5, -1))), Ok((4, 999_999_999)));
+        let refused = forward(Some((GO_ZERO + 1, -1_000_000_000))).unwrap_err();
+        assert_eq!(refused.message(), "timestamp must be set on forwarded event: invalid argument");
+        assert_eq!(forward(Some((GO_ZERO, 1))), Ok((GO_ZERO, 1)));
+    }
+
+    #[test]
+    fn a_type_url_may_have_a_host() {
+        let event = any(&ImageDelete { name: "i".into(), ..Default::default() }).unwrap();
+        let hosted = Any { type_url: format!("types.example.com/{}", event.type_url), ..event };
+        assert_eq!(named(&hosted).unwrap().0, "i");
+    }
+
+    #[test]
+    fn filters_know_the_fields_of_images_and_namespaces_only() {
+        let exchange = Exchange::default();
+        let mut named = exchange.subscribe(&["event.id==i".to_owned()]).unwrap();
+        let mut all = exchange.subscribe(&["topic==\"/a\"".to_owned()]).unwrap();
+        let event = Any {
+            type_url: "containerd.events.ContainerDelete".into(),
+            value: b"\x0a\x01i".to_vec(),
+            ..Any::default()
+        };
+        exchange.publish(&ns(), "/a", Some(event).into()).unwrap();
+        assert!(named.next().now_or_never().is_none());
+        assert!(all.next().now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_subscription_with_a_wrong_filter_has_no_code() {
+        let refused = Exchange::default().subscribe(&["==".to_owned()]).unwrap_err();
+        assert!(
+            matches!(&refused, Error::Unknown(m)
+                if m.starts_with("subscription error: failed parsing subscription filters: ")),
+            "{refused:?}"
+        );
     }
 
     #[test]

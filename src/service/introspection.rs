@@ -32,7 +32,10 @@ pub fn server(uuid: &str) -> ServerResponse {
 
 /// The plugins that match any of the filters.
 pub fn plugins(filters: &[String], root: &str) -> Result<Vec<Plugin>> {
-    let filter = Filter::parse_all(filters).map_err(Error::invalid_argument)?;
+    // containerd says it twice.
+    let filter = Filter::parse_all(filters).map_err(|e| {
+        Error::InvalidArgument(format!("invalid argument: {}", Error::invalid_argument(e)))
+    })?;
     let plugin = |id: &str| {
         let mut plugin =
             Plugin { type_: "io.containerd.grpc.v1".into(), id: id.into(), ..Plugin::default() };
@@ -52,5 +55,17 @@ impl Fields for Plugin {
             b"id" => image::present(&self.id),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_does_not_parse_is_refused_in_containerds_words() {
+        let told = plugins(&["id==".into()], "/").unwrap_err();
+        assert!(told.message().starts_with("invalid argument: filters: parse error: "), "{told}");
+        assert!(told.message().ends_with(": invalid argument"), "{told}");
     }
 }

@@ -22,7 +22,7 @@ pub fn create(
     request: &CreateRequest,
 ) -> Result<Lease> {
     let id = match request.id.as_str() {
-        "" => uuid::Uuid::new_v4().to_string(),
+        "" => random_id(),
         id => id.to_owned(),
     };
     if change.record(namespace, Kind::Lease, &id)?.is_some() {
@@ -37,6 +37,15 @@ pub fn create(
     namespaces::ensure(change, namespace)?;
     put(change, namespace, &stored)?;
     Ok(lease)
+}
+
+/// An id of containerd's form: the nanoseconds of the second, and three random bytes in base64.
+fn random_id() -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
+    let digits = [0, 6, 12, 18].map(|before| (random << before >> 58) as usize);
+    let base64 = digits.iter().filter_map(|digit| DIGITS.get(*digit)).map(|c| char::from(*c));
+    format!("{}-{}", Timestamp::now().nanos, base64.collect::<String>())
 }
 
 /// Gives a lease up.
@@ -72,6 +81,12 @@ pub fn add(
     let resource = required(resource, "AddResourceRequest.resource")?;
     let mut stored = stored(change, namespace, id)?;
     check(&resource)?;
+    if resource.type_ == "snapshots/" {
+        return Err(invalid_snapshots(&resource.type_));
+    }
+    if resource.id.is_empty() {
+        return Err(Error::invalid_argument("AddResourceRequest.resource.id must be set"));
+    }
     if !stored.resources.contains(&resource) {
         stored.resources.push(resource);
         put(change, namespace, &stored)?;
@@ -130,13 +145,15 @@ fn check(resource: &Resource) -> Result<()> {
             Err(Error::invalid_argument(format_args!("invalid resource type {kind}")))
         }
         ("snapshots", Some(rest)) if !rest.contains('/') => Ok(()),
-        ("snapshots", _) => {
-            Err(Error::invalid_argument(format_args!("invalid snapshot resource type {kind}")))
-        }
+        ("snapshots", _) => Err(invalid_snapshots(kind)),
         _ => Err(Error::Unimplemented(format!(
             "resource type {kind} not supported yet: not implemented"
         ))),
     }
+}
+
+fn invalid_snapshots(kind: &str) -> Error {
+    Error::invalid_argument(format_args!("invalid snapshot resource type {kind}"))
 }
 
 impl Fields for Lease {
@@ -147,5 +164,68 @@ impl Fields for Lease {
             b"labels" => image::entry(&self.labels, rest),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    #[test]
+    fn an_id_of_ours_has_the_form_of_containerds() {
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..1000 {
+            let id = random_id();
+            let (nanos, random) = id.split_once('-').unwrap();
+            assert!(nanos.parse::<u32>().unwrap() < 1_000_000_000, "{id}");
+            assert_eq!(nanos.parse::<u32>().unwrap().to_string(), nanos);
+            assert_eq!(random.len(), 4, "{id}");
+            assert!(
+                random.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)),
+                "{id}"
+            );
+            seen.insert(random.to_owned());
+        }
+        assert!(seen.len() > 900, "{}", seen.len());
+    }
+
+    #[test]
+    fn a_resource_is_checked_more_when_it_is_added() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let ns = Namespace::parse("n").unwrap();
+        let change =
+            |work: fn(&mut Change<'_>, &Namespace, MessageField<Resource>) -> Result<()>,
+             type_: &str,
+             id: &str| {
+                let resource =
+                    Resource { type_: type_.into(), id: id.into(), ..Resource::default() };
+                let ns = ns.clone();
+                store.writer().write_blocking(move |c| work(c, &ns, Some(resource.clone()).into()))
+            };
+        change(
+            |c, ns, _| {
+                create(c, ns, &CreateRequest { id: "l".into(), ..Default::default() }).map(drop)
+            },
+            "",
+            "",
+        )
+        .unwrap();
+        for (type_, id, why) in [
+            ("images", "", "AddResourceRequest.resource.id must be set: invalid argument"),
+            ("snapshots/", "a", "invalid snapshot resource type snapshots/: invalid argument"),
+        ] {
+            let told = change(|c, ns, r| add(c, ns, "l", r), type_, id).unwrap_err();
+            assert_eq!(told, Error::InvalidArgument(why.into()));
+            change(|c, ns, r| remove(c, ns, "l", r), type_, id).unwrap();
+        }
+        for (type_, id) in [("snapshots/x", "b"), ("images", "c"), ("images", "a"), ("images", "c")]
+        {
+            change(|c, ns, r| add(c, ns, "l", r), type_, id).unwrap();
+        }
+        let listed = store.read(|s| resources(s, &ns, "l")).unwrap();
+        let listed: Vec<_> = listed.iter().map(|r| format!("{} {}", r.type_, r.id)).collect();
+        assert_eq!(listed, ["images a", "images c", "snapshots/x b"]);
     }
 }

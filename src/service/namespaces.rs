@@ -8,6 +8,9 @@ use crate::service::events::Labels;
 use crate::service::message::{decode, encode, required};
 use crate::store::{Change, Kind, Records};
 
+/// What labels are called in errors.
+const LABELS: &str = "namespace.Labels";
+
 /// The namespace of that name. One that is not there is one without labels, as in containerd.
 pub fn get(records: &impl Records, name: &str) -> Result<Record> {
     let labels = match Namespace::parse(name) {
@@ -26,34 +29,73 @@ pub fn list(records: &impl Records) -> Result<Vec<Record>> {
 /// Makes a namespace.
 pub fn create(change: &mut Change<'_>, record: &Record) -> Result<Namespace> {
     let namespace = Namespace::parse(&record.name)?;
-    validate(&record.labels)?;
+    label::validate_sizes(&record.labels)
+        .map_err(|e| Error::InvalidArgument(format!("{LABELS}: {e}")))?;
     if change.namespace(&namespace)?.is_some() {
         return Err(Error::already_exists(format_args!("namespace {}", quote(&record.name))));
+    }
+    // Unlike an image, a namespace is not made with an empty key even if it has no value.
+    if let Some(value) = record.labels.get("") {
+        return Err(label::empty_key(LABELS, value));
     }
     put(change, &namespace, record.labels.clone())?;
     Ok(namespace)
 }
 
-/// Replaces the labels of a namespace, or, with a mask, those that it names. A namespace that is
-/// not there is made, as in containerd.
-pub fn update(change: &mut Change<'_>, request: &UpdateNamespaceRequest) -> Result<Namespace> {
-    let record = required(request.namespace.clone(), "UpdateNamespaceRequest.namespace")?;
-    let namespace = Namespace::parse(&record.name)?;
-    let mut new = record.labels;
-    if !request.update_mask.paths.is_empty() {
-        let mut changed = labels(change, &namespace)?.unwrap_or_default();
-        for path in &request.update_mask.paths {
+/// A checked update of a namespace.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Update {
+    /// The namespace.
+    pub namespace: Namespace,
+    /// Whether labels that are not named go.
+    all: bool,
+    /// Labels; one without a value goes.
+    labels: Labels,
+}
+
+impl Update {
+    /// Checks, one path of the mask after the other, and the name last, as in containerd: there it
+    /// is looked at when the event is published.
+    pub fn new(request: &UpdateNamespaceRequest) -> Result<Self> {
+        let record = required(request.namespace.clone(), "UpdateNamespaceRequest.namespace")?;
+        let paths = &request.update_mask.paths;
+        let mut labels = Labels::new();
+        if paths.is_empty() {
+            labels = record.labels.clone();
+            check_set(&labels)?;
+        }
+        for path in paths {
             let Some(key) = path.strip_prefix("labels.") else {
                 return Err(Error::InvalidArgument(format!("cannot update {} field", quote(path))));
             };
-            let value = new.get(key).cloned().unwrap_or_default();
-            changed.insert(key.to_owned(), value);
+            let value = record.labels.get(key).cloned().unwrap_or_default();
+            let named = Labels::from([(key.to_owned(), value)]);
+            check_set(&named)?;
+            labels.extend(named);
         }
-        new = changed;
+        Ok(Self { namespace: Namespace::parse(&record.name)?, all: paths.is_empty(), labels })
     }
-    validate(&new)?;
-    put(change, &namespace, new)?;
-    Ok(namespace)
+}
+
+/// Checks labels that an update sets. containerd gives these errors no code.
+fn check_set(labels: &Labels) -> Result<()> {
+    label::validate_sizes(labels).map_err(|e| Error::Unknown(format!("{LABELS}: {e}")))?;
+    match labels.get("") {
+        Some(value) if !value.is_empty() => Err(label::empty_key(LABELS, value)),
+        _ => Ok(()),
+    }
+}
+
+/// Replaces the labels of a namespace, or, with a mask, those that it names. A namespace that is
+/// not there is made if there are any, as in containerd.
+pub fn update(change: &mut Change<'_>, update: &Update) -> Result<()> {
+    let stored = labels(change, &update.namespace)?;
+    if stored.is_none() && update.labels.is_empty() {
+        return Ok(());
+    }
+    let mut new = if update.all { Labels::new() } else { stored.unwrap_or_default() };
+    new.extend(update.labels.clone());
+    put(change, &update.namespace, new)
 }
 
 /// Removes a namespace that holds no images, with its leases.
@@ -82,13 +124,88 @@ fn labels(records: &impl Records, namespace: &Namespace) -> Result<Option<Labels
     Ok(record.map(|record| record.labels))
 }
 
-fn validate(labels: &Labels) -> Result<()> {
-    label::validate_sizes(labels)
-        .map_err(|e| Error::InvalidArgument(format!("namespace.Labels: {e}")))
-}
-
 fn put(change: &mut Change<'_>, namespace: &Namespace, mut labels: Labels) -> Result<()> {
-    label::drop_empty(&mut labels, "namespace.Labels")?;
+    label::drop_empty(&mut labels, LABELS)?;
     let record = Record { name: namespace.to_string(), labels, ..Record::default() };
     change.put_namespace(namespace, &encode(&record)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use protobuf::MessageField;
+
+    fn labels(of: &[(&str, &str)]) -> Labels {
+        of.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+    }
+
+    fn request(name: &str, of: &[(&str, &str)], paths: &[&str]) -> UpdateNamespaceRequest {
+        let record = Record { name: name.into(), labels: labels(of), ..Record::default() };
+        let mut request = UpdateNamespaceRequest {
+            namespace: MessageField::some(record),
+            ..UpdateNamespaceRequest::default()
+        };
+        request.update_mask.mut_or_insert_default().paths =
+            paths.iter().map(|path| path.to_string()).collect();
+        request
+    }
+
+    fn refused(name: &str, of: &[(&str, &str)], paths: &[&str]) -> Error {
+        Update::new(&request(name, of, paths)).unwrap_err()
+    }
+
+    #[test]
+    fn an_update_of_what_is_not_there_makes_it_only_to_set_labels() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let apply = |of: &[(&str, &str)], paths: &[&str]| {
+            let checked = Update::new(&request("n", of, paths)).unwrap();
+            store.writer().write_blocking(move |change| update(change, &checked)).unwrap();
+            let found = store.read(|s| list(s)).unwrap();
+            found.into_iter().map(|n| n.labels).collect::<Vec<_>>()
+        };
+        assert_eq!(apply(&[], &[]), []);
+        // Also one that goes is set.
+        assert_eq!(apply(&[], &["labels.a"]), [labels(&[])]);
+        assert_eq!(
+            apply(&[("a", "1"), ("b", "2"), ("", "")], &[]),
+            [labels(&[("a", "1"), ("b", "2")])]
+        );
+        assert_eq!(apply(&[("b", "3")], &["labels.b", "labels.a"]), [labels(&[("b", "3")])]);
+        assert_eq!(apply(&[("c", "4")], &[]), [labels(&[("c", "4")])]);
+    }
+
+    #[test]
+    fn an_update_is_checked_in_the_order_of_its_mask_and_its_name_last() {
+        let long = "v".repeat(4096);
+        let sizes = refused("n", &[("a", &long)], &["labels.a", "nope"]);
+        assert!(
+            matches!(&sizes, Error::Unknown(m) if m.starts_with("namespace.Labels: label key")),
+            "{sizes:?}"
+        );
+        assert_eq!(sizes, refused("n", &[("a", &long)], &[]));
+        let path = Error::InvalidArgument("cannot update \"nope\" field".into());
+        assert_eq!(refused("-", &[("a", &long)], &["nope", "labels.a"]), path);
+        assert_eq!(refused("-", &[("a", &long)], &["labels.b", "nope"]), path);
+        let key = refused("-", &[("", "v")], &["labels."]);
+        assert!(key.message().contains("the key of value \"v\" is empty"), "{key}");
+        let name = refused("-", &[("a", &long)], &["labels.b"]);
+        assert!(name.message().starts_with("identifier \"-\" must match"), "{name}");
+    }
+
+    #[test]
+    fn a_namespace_is_not_made_with_an_empty_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let make = |of: &[(&str, &str)]| {
+            let record = Record { name: "n".into(), labels: labels(of), ..Record::default() };
+            store.writer().write_blocking(move |change| create(change, &record)).map(drop)
+        };
+        let told = make(&[("", "")]).unwrap_err();
+        assert!(told.message().contains("the key of value \"\" is empty"), "{told}");
+        make(&[("a", "")]).unwrap();
+        // The key is looked at when labels are written, after the namespace is found.
+        assert!(matches!(make(&[("", "")]), Err(Error::AlreadyExists(_))));
+    }
 }

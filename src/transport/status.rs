@@ -18,6 +18,7 @@ pub fn code(error: &Error) -> Code {
         Error::DeadlineExceeded(_) => Code::DeadlineExceeded,
         Error::Internal(_) => Code::Internal,
         Error::Answered(code, _) => Code::from_i32(*code),
+        Error::Unknown(_) => Code::Unknown,
     }
 }
 
@@ -56,7 +57,12 @@ mod tests {
 
     #[test]
     fn both_protocols_carry_the_same_code_and_sentence() {
-        for error in [Error::not_found("x"), Error::DataLoss("y".into()), panicked()] {
+        for error in [
+            Error::not_found("x"),
+            Error::DataLoss("y".into()),
+            panicked(),
+            Error::Unknown("z".into()),
+        ] {
             let (grpc, ttrpc) = (grpc(&error), ttrpc(&error));
             assert_eq!(grpc.code() as i32, ttrpc.code.value());
             assert_eq!(grpc.message(), ttrpc.message);

@@ -27,8 +27,8 @@ pub struct Unsent {
     strip: fn(&mut Request),
 }
 
-const FIRST: Version = (0, 0, 0);
-const LAST: Version = (u32::MAX, 0, 0);
+pub const FIRST: Version = (0, 0, 0);
+pub const LAST: Version = (u32::MAX, 0, 0);
 
 pub const UNSENT: &[Unsent] = &[
     Unsent {
@@ -132,7 +132,7 @@ pub const KNOWN: &[Known] = &[
     },
 ];
 
-fn within(versions: (Version, Version), version: Version) -> bool {
+pub fn within(versions: (Version, Version), version: Version) -> bool {
     versions.0 <= version && version < versions.1
 }
 
