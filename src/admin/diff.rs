@@ -7,10 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
-use crate::api::images::{GetImageRequest, GetImageResponse, Image};
+use crate::api::images::Image;
 use crate::front::client::Containerd;
-use crate::model::go::quote::quote;
-use crate::model::{Error, Namespace, Result, image};
+use crate::model::{Namespace, Result, image};
 use crate::service::message::{decode, encode};
 use crate::store::{Kind, Reader, Records};
 
@@ -128,24 +127,8 @@ async fn look(
     namespace: &Namespace,
     name: &str,
 ) -> Result<Option<How>> {
-    let path = "/containerd.services.images.v1.Images/Get";
-    let request = GetImageRequest { name: name.to_owned(), ..Default::default() };
-    let headers = http::HeaderMap::new();
-    let answer = containerd.call(path, Some(namespace), &headers, request).await;
-    let theirs = match answer {
-        Ok(found) => {
-            let found: GetImageResponse = found;
-            found.image.into_option().map(|i| encode(&image::from_record(i))).transpose()?
-        }
-        Err(status) if status.code() == tonic::Code::NotFound => None,
-        Err(status) => {
-            return Err(Error::Unavailable(format!(
-                "reading image {} of namespace {namespace}: {}",
-                quote(name),
-                status.message()
-            )));
-        }
-    };
+    let theirs = containerd.image(namespace, name).await?;
+    let theirs = theirs.map(|found| encode(&image::from_record(found))).transpose()?;
     let ours = store.read(|s| Ok(s.record(namespace, Kind::Image, name)?.map(<[u8]>::to_vec)))?;
     Ok(match (ours, theirs) {
         (Some(ours), Some(theirs)) => (ours != theirs).then_some(How::Other),

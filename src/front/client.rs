@@ -14,8 +14,11 @@ use tonic::{Request, Status, Streaming};
 
 use super::codec::MessageCodec;
 use super::parts::{Part, Sizes};
-use crate::api::images::{Image, ListImagesRequest, ListImagesResponse};
+use crate::api::images::{
+    GetImageRequest, GetImageResponse, Image, ListImagesRequest, ListImagesResponse,
+};
 use crate::api::namespace::{ListNamespacesRequest, ListNamespacesResponse, Namespace as Record};
+use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result};
 
 /// How long a containerd may take to accept a connection.
@@ -73,6 +76,23 @@ impl Containerd {
     /// All images of a namespace, part by part: one reply carries 16 MiB at most.
     pub fn images<'c>(&'c self, namespace: &'c Namespace) -> Listing<'c> {
         Listing { containerd: self, namespace, parts: vec![Part::all()] }
+    }
+
+    /// The image of a name, if there is one.
+    pub async fn image(&self, namespace: &Namespace, name: &str) -> Result<Option<Image>> {
+        let path = "/containerd.services.images.v1.Images/Get";
+        let request = GetImageRequest { name: name.to_owned(), ..Default::default() };
+        match self.call(path, Some(namespace), &HeaderMap::new(), request).await {
+            Ok(found) => {
+                let found: GetImageResponse = found;
+                Ok(found.image.into_option())
+            }
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
+            Err(status) => {
+                let doing = format!("reading image {} of namespace {namespace}", quote(name));
+                Err(self.failed(&doing, &status))
+            }
+        }
     }
 
     /// One call with one reply. `headers` go along.
