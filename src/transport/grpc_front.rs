@@ -6,9 +6,11 @@
 //! back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Response;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Body as _;
 
 use super::forward::Line;
 use super::grpc::{Asked, Handler, IMAGES};
@@ -23,11 +25,16 @@ use crate::service::Reply;
 use crate::service::message::encode;
 
 const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
+const INTROSPECTION: &str = "containerd.services.introspection.v1.Introspection";
+
+/// How long containerd may take to answer Introspection. ctr 2.x asks it before every command,
+/// without a deadline: a containerd that hangs would hold up reads of image names, too.
+const INTROSPECTED: Duration = Duration::from_secs(5);
 
 /// What `images.sock` passes on.
 const AROUND_IMAGES: [&str; 6] = [
     "containerd.services.events.v1.Events",
-    "containerd.services.introspection.v1.Introspection",
+    INTROSPECTION,
     "containerd.services.leases.v1.Leases",
     "containerd.services.namespaces.v1.Namespaces",
     "containerd.services.version.v1.Version",
@@ -53,6 +60,13 @@ impl Before {
         Self { front, line: Arc::new(line), whole: false }
     }
 
+    async fn introspection(&self, asked: Asked) -> Result<Response<Body>> {
+        let answer = self.line.forward(asked.into_request());
+        tokio::time::timeout(INTROSPECTED, answer).await.unwrap_or_else(|_| {
+            Err(Error::Unavailable(format!("containerd did not answer within {INTROSPECTED:?}")))
+        })
+    }
+
     /// Passes a Transfer on. While it runs its namespace is not current, and before its answer is
     /// given, names that it made are here: they are not in its request, so all are read again.
     async fn transfer(&self, asked: Asked) -> Result<Response<Body>> {
@@ -61,12 +75,17 @@ impl Before {
         };
         let transfer = Transfer::begin(self.front.clone(), namespace);
         let (head, body) = self.line.forward(asked.into_request()).await?.into_parts();
+        // An error has no body at all, and must be passed on without one.
+        let is_error = body.is_end_stream();
         let whole = body
             .collect()
             .await
             .map_err(|e| Error::Unavailable(format!("containerd broke off the transfer: {e}")));
         transfer.end().await;
-        Ok(Response::from_parts(head, grpc_message::own(whole?)))
+        let whole = whole?;
+        let body =
+            if is_error { grpc_message::own(Empty::new()) } else { grpc_message::own(whole) };
+        Ok(Response::from_parts(head, body))
     }
 }
 
@@ -109,6 +128,7 @@ impl Handler for Before {
         match service {
             IMAGES => grpc_alone::images(&self.front, asked, method).await,
             TRANSFER => self.transfer(asked).await,
+            INTROSPECTION => self.introspection(asked).await,
             _ if self.whole || AROUND_IMAGES.contains(&service) => {
                 self.line.forward(asked.into_request()).await
             }
