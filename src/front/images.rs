@@ -95,14 +95,16 @@ impl Front {
     }
 
     /// Reads one record of containerd and stores it. `aside`: what containerd does not have is kept
-    /// aside, not deleted.
-    pub async fn refresh(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<()> {
+    /// aside, not deleted. Says whether a record went.
+    pub async fn refresh(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<bool> {
         let _lock = self.shared.locks.lock(namespace, name).await;
         let request = GetImageRequest { name: name.to_owned(), ..Default::default() };
         let path = "/containerd.services.images.v1.Images/Get";
         let headers = HeaderMap::new();
         match self.ask::<_, GetImageResponse>(path, namespace, &headers, request, ANSWER.0).await {
-            Asked::Answer(found) => self.keep(namespace, found.image.into_option()).await,
+            Asked::Answer(found) => {
+                self.keep(namespace, found.image.into_option()).await.map(|()| false)
+            }
             Asked::Refused(Error::Answered(code, _)) if code == tonic::Code::NotFound as i32 => {
                 self.drop_record(namespace, name, aside).await
             }
@@ -127,7 +129,7 @@ impl Front {
         self.shared.local.store().writer().write(work).await
     }
 
-    async fn drop_record(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<()> {
+    async fn drop_record(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<bool> {
         let (ns, name) = (namespace.clone(), name.to_owned());
         let work = move |change: &mut Change<'_>| {
             if aside {
@@ -136,7 +138,7 @@ impl Front {
                 change.delete(&ns, Kind::Image, &name)
             }
         };
-        self.shared.local.store().writer().write(work).await.map(drop)
+        self.shared.local.store().writer().write(work).await
     }
 
     async fn ask<Q: Message, R: Message>(
@@ -230,7 +232,7 @@ impl Front {
         }
         let stored = match made {
             Some(image) => self.keep(namespace, Some(image)).await,
-            None => self.drop_record(namespace, name, false).await,
+            None => self.drop_record(namespace, name, false).await.map(drop),
         };
         if let Err(e) = stored {
             log::error!("image {} in namespace {namespace}: {e}", quote(name));

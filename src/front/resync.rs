@@ -87,8 +87,8 @@ pub async fn resync(front: &Front, namespace: &Namespace) -> Result<bool> {
     let ours = ours(front, namespace, &hasher).await?;
     let mut gone = 0;
     for name in ours.keys().filter(|name| !theirs.contains_key(*name)) {
-        front.refresh(namespace, name, true).await?;
-        gone += 1;
+        // It may have been made after theirs were listed, or have been deleted since.
+        gone += usize::from(front.refresh(namespace, name, true).await?);
     }
     if gone > 0 {
         log::warn!(
