@@ -200,8 +200,17 @@ impl Front {
         let (front, namespace, headers) = (self.clone(), call.namespace()?, call.headers.clone());
         let limit = call.reply_limit;
         let detached = tokio::spawn(async move {
-            let _lock = front.shared.locks.lock(&namespace, &name).await;
-            match front.ask::<Q, R>(path, &namespace, &headers, request, ANSWER.1).await {
+            // The wait for a write before this one, that containerd leaves unanswered, counts.
+            let begun = tokio::time::Instant::now();
+            let lock = front.shared.locks.lock(&namespace, &name);
+            let Ok(_lock) = tokio::time::timeout(ANSWER.1, lock).await else {
+                return Err(Error::Unavailable(format!(
+                    "containerd has not answered an earlier change of image {}; nothing was changed",
+                    quote(&name)
+                )));
+            };
+            let time = ANSWER.1.saturating_sub(begun.elapsed()).max(ANSWER.0);
+            match front.ask::<Q, R>(path, &namespace, &headers, request, time).await {
                 Asked::Answer(answer) => {
                     front.book(&namespace, &name, made(&answer)).await;
                     encode(&answer)
