@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::Response;
 use http_body_util::BodyExt;
 
-use super::forward::Line;
+use super::forward::{self, Line};
 use super::grpc::{Asked, Handler, IMAGES};
 use super::grpc_message::{self, Body};
 use super::listener::Stop;
@@ -99,6 +99,8 @@ impl Drop for Transfer {
 }
 
 impl Handler for Before {
+    const WINDOW: (u32, u32) = forward::WINDOW;
+
     fn for_connection(&self) -> Self {
         Self { line: Arc::new(self.line.another()), ..self.clone() }
     }
