@@ -24,6 +24,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("heed", &["store"]),
     ("ttrpc", &["transport"]),
     ("hyper", &["transport"]),
+    ("h2", &["transport"]),
     ("tonic", &["transport", "front"]),
     ("tokio", &["store", "service", "front", "transport", "admin", "daemon", "cli"]),
     ("clap", &["cli"]),

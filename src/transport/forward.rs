@@ -4,27 +4,43 @@
 //! Nothing is taken apart: the body of a request is the body of the call to containerd, and so
 //! back. A client that leaves drops the call, which resets containerd's stream; one that does not
 //! read holds containerd back by flow control. Every client connection has a connection to
-//! containerd of its own, so that no client's stall is another's.
+//! containerd of its own, so that no client's stall is another's; and a connection's window holds
+//! many streams' ([`WINDOW`]), so that a stream that is not read stalls no other one.
+//!
+//! A stream that containerd resets is reset here with the same reason. When the connection to it
+//! breaks, calls end as UNAVAILABLE, as grpc clients that lose a server have it, and try again.
 
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
+
+use bytes::Bytes;
+use h2::Reason;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
-use super::grpc::{HEADERS, STREAMS, WINDOW};
+use super::grpc::{HEADERS, STREAMS};
 use super::grpc_message::Body;
+use super::status;
 use crate::model::{Error, Result};
 
 /// How long containerd may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// How much of a stream, and of all streams of a connection, may be on its way unread, to
+/// containerd as from it. Only what is left unread takes memory; with less room for all together,
+/// a few streams that nobody reads would stall the others.
+pub const WINDOW: (u32, u32) = (256 << 10, 256 << 20);
 
 /// A way to containerd for the calls of one client connection. It is made when the first call
 /// wants it, and anew when it has broken.
@@ -50,12 +66,38 @@ impl Line {
         let (mut head, body) = request.into_parts();
         head.uri = uri(head.uri.path_and_query().cloned())?;
         head.version = http::Version::HTTP_2;
-        let mut sender = self.sender().await?;
-        let response = sender
-            .send_request(Request::from_parts(head, body))
-            .await
-            .map_err(|e| Error::Unavailable(format!("{} broke off the call: {e}", self.name())))?;
-        Ok(response.map(BodyExt::boxed_unsync))
+        let mut request = Request::from_parts(head, body);
+        let mut again = true;
+        let response = loop {
+            let error = match self.sender().await?.try_send_request(request).await {
+                Ok(response) => break response,
+                // The connection ended before it had the call: another one is made, once.
+                Err(mut e) => match e.take_message().filter(|_| std::mem::take(&mut again)) {
+                    Some(unsent) => {
+                        request = unsent;
+                        continue;
+                    }
+                    None => e.into_error(),
+                },
+            };
+            return Err(self.broken_off(&error));
+        };
+        let name = self.name();
+        Ok(response.map(|body| Passed { body, name, is_broken: false }.boxed_unsync()))
+    }
+
+    /// What a client makes of a call that ends without a status. (It could not make it of the
+    /// reset itself: an answer here has a status always.)
+    fn broken_off(&self, error: &hyper::Error) -> Error {
+        let told = format!("{} broke off the call: {}", self.name(), innermost(error));
+        let code = match reset(error) {
+            Some(Reason::REFUSED_STREAM) | None => return Error::Unavailable(told),
+            Some(Reason::CANCEL) => tonic::Code::Cancelled,
+            Some(Reason::ENHANCE_YOUR_CALM) => tonic::Code::ResourceExhausted,
+            Some(Reason::INADEQUATE_SECURITY) => tonic::Code::PermissionDenied,
+            Some(_) => tonic::Code::Internal,
+        };
+        Error::Answered(code as i32, told)
     }
 
     async fn sender(&self) -> Result<SendRequest<Incoming>> {
@@ -103,4 +145,57 @@ fn uri(path: Option<PathAndQuery>) -> Result<Uri> {
     parts.authority = Some(Authority::from_static("localhost"));
     parts.path_and_query = path;
     Uri::from_parts(parts).map_err(|e| Error::InvalidArgument(format!("the path of the call: {e}")))
+}
+
+/// What lies at the bottom of an error; hyper says only what it was doing.
+fn innermost(error: &hyper::Error) -> String {
+    let mut inner: &dyn std::error::Error = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+/// The reason of a stream's reset, if that is what the error is.
+fn reset(error: &hyper::Error) -> Option<Reason> {
+    let error = error.source()?.downcast_ref::<h2::Error>()?;
+    error.is_reset().then(|| error.reason()).flatten()
+}
+
+/// What containerd answers, as it comes.
+struct Passed {
+    body: Incoming,
+    name: String,
+    is_broken: bool,
+}
+
+impl HttpBody for Passed {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        if self.is_broken {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            Some(Err(e)) if reset(&e).is_none() => {
+                self.is_broken = true;
+                let why = innermost(&e);
+                let error = Error::Unavailable(format!("{} broke off the call: {why}", self.name));
+                Some(Ok(Frame::trailers(status::trailers(&error))))
+            }
+            frame => frame,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_broken || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }

@@ -42,7 +42,7 @@ pub const STREAMS: u32 = 4096;
 pub const HEADERS: u32 = 256 << 10;
 
 /// How much of a stream, and of all streams of a connection, may be on its way unread.
-pub const WINDOW: (u32, u32) = (1 << 20, 4 << 20);
+const WINDOW: (u32, u32) = (1 << 20, 4 << 20);
 
 /// How often a connection is asked whether it lives, and how long it may take to answer. A client
 /// that stops in the middle of a frame cannot answer.
@@ -50,6 +50,9 @@ const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs
 
 /// Answers calls, whichever they are.
 pub trait Handler: Clone + Send + Sync + 'static {
+    /// How much of a stream, and of all streams of a connection, may be on its way unread.
+    const WINDOW: (u32, u32) = WINDOW;
+
     /// A handler for one connection's calls.
     fn for_connection(&self) -> Self {
         self.clone()
@@ -109,8 +112,8 @@ impl<H: Handler> Grpc<H> {
             .max_pending_accept_reset_streams(STREAMS as usize)
             .max_local_error_reset_streams(STREAMS as usize)
             .max_header_list_size(HEADERS)
-            .initial_stream_window_size(WINDOW.0)
-            .initial_connection_window_size(WINDOW.1)
+            .initial_stream_window_size(H::WINDOW.0)
+            .initial_connection_window_size(H::WINDOW.1)
             .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(http);
         // How often it is looked at for replies that nobody reads.

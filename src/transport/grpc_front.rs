@@ -12,7 +12,7 @@ use http::Response;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Body as _;
 
-use super::forward::Line;
+use super::forward::{self, Line};
 use super::grpc::{Asked, Handler, IMAGES};
 use super::grpc_message::{self, Body};
 use super::listener::Stop;
@@ -118,6 +118,8 @@ impl Drop for Transfer {
 }
 
 impl Handler for Before {
+    const WINDOW: (u32, u32) = forward::WINDOW;
+
     fn for_connection(&self) -> Self {
         Self { line: Arc::new(self.line.another()), ..self.clone() }
     }
