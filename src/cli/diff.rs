@@ -1,13 +1,12 @@
 //! `lmdb-images diff`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::Root;
+use super::{Containerd, Root, wait};
 use crate::admin::diff;
-use crate::model::{Error, Result};
+use crate::model::Result;
 
 /// Show what differs between the store and a running containerd
 ///
@@ -18,14 +17,8 @@ pub struct Diff {
     #[command(flatten)]
     root: Root,
 
-    /// Socket of the containerd
-    #[arg(
-        long,
-        env = "LMDB_IMAGES_CONTAINERD",
-        value_name = "SOCKET",
-        default_value = "/run/containerd/containerd.sock"
-    )]
-    containerd: PathBuf,
+    #[command(flatten)]
+    containerd: Containerd,
 
     /// One JSON object a line
     #[arg(long)]
@@ -35,11 +28,7 @@ pub struct Diff {
 impl Diff {
     /// Compares, and prints the differences.
     pub fn run(self) -> Result<ExitCode> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| Error::Internal(format!("starting: {e}")))?;
-        let found = runtime.block_on(diff::run(&self.root.root, &self.containerd))?;
+        let found = wait(diff::run(&self.root.root, &self.containerd.socket))?;
         for difference in &found.differences {
             if self.json {
                 println!("{}", difference.json());

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::model::Result;
+use crate::model::{Error, Result};
 
 /// What is logged when RUST_LOG says nothing. The libraries' own lines are about clients that
 /// misbehave, which is nothing to act on; what is, we log ourselves.
@@ -36,6 +36,28 @@ struct Root {
     /// Folder of the store
     #[arg(long, env = "LMDB_IMAGES_ROOT", value_name = "DIR", default_value_os_t = default_root())]
     root: PathBuf,
+}
+
+/// Which containerd an admin's command speaks to.
+#[derive(Args)]
+struct Containerd {
+    /// Socket of the containerd
+    #[arg(
+        long = "containerd",
+        env = "LMDB_IMAGES_CONTAINERD",
+        value_name = "SOCKET",
+        default_value = "/run/containerd/containerd.sock"
+    )]
+    socket: PathBuf,
+}
+
+/// Waits for what an admin's command does.
+fn wait<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::Internal(format!("starting: {e}")))?
+        .block_on(command)
 }
 
 /// Runs the program. 0: done; 1: it failed, with a sentence on stderr, or `diff` found something; 2:

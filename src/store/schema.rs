@@ -25,8 +25,8 @@
 //! that is the head itself: sorting each such run by name gives the byte order of all names
 //! (`records` does).
 //!
-//! **Rule of change.** Another layout is another version, and `migrate` brings the older ones to it
-//! in the transaction that writes the new number. A change log will be a database of its own, written in the transaction
+//! **Rule of change.** Another layout is another version. There is one so far; code that brings
+//! older ones to a newer, in the transaction that writes the new number, comes with the second. A change log will be a database of its own, written in the transaction
 //! of the change.
 
 use std::path::Path;
@@ -92,8 +92,7 @@ impl Kind {
     }
 }
 
-/// Opens the databases, creating them in an empty environment; an older schema is migrated, a
-/// newer one refused. Gives the store's UUID too.
+/// Opens the databases, creating them in an empty environment; another schema is refused. Gives the store's UUID too.
 pub fn open(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
     let told = |e: heed::Error| failure("opening the databases", &e);
     let txn = env.write_txn().map_err(told)?;
