@@ -3,16 +3,17 @@
 //! A socket is made under another name and moved into its place: nobody can connect before its
 //! mode is right, and what is moved over is a socket that nobody answers.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use tokio::net::UnixListener;
 
 use crate::model::{Error, Result};
+use crate::store::folder;
 
 /// The longest path of a socket, in bytes: what `sockaddr_un` holds beside its closing zero.
 pub const MAX_PATH: usize = 107;
@@ -66,11 +67,7 @@ impl Behind {
 
 /// Creates the folder for sockets if need be. Others may pass through it: the sockets have modes.
 pub fn make_folder(path: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o711)
-        .create(path)
-        .map_err(|e| Error::Internal(format!("creating {}: {e}", path.display())))
+    folder::create(path, 0o711).map(drop)
 }
 
 /// A path that a socket may be made at.
@@ -134,7 +131,7 @@ impl Socket {
         let listener = UnixListener::bind(made).map_err(told("making"))?;
         let finish = || {
             if access.uid.is_some() || access.gid.is_some() {
-                std::os::unix::fs::chown(made, access.uid, access.gid)?;
+                std::os::unix::fs::lchown(made, access.uid, access.gid)?;
             }
             fs::set_permissions(made, fs::Permissions::from_mode(access.mode))?;
             let inode = fs::symlink_metadata(made)?.ino();
@@ -209,6 +206,17 @@ mod tests {
         let link = dir.path().join("l");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(Socket::claim(link).unwrap_err().message().contains("no socket"));
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_in_gets_no_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        make_folder(&state).unwrap();
+        assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o711);
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o1777)).unwrap();
+        let refused = make_folder(&state).unwrap_err();
+        assert!(refused.message().contains("others may write in the folder"), "{refused}");
     }
 
     #[test]

@@ -3,13 +3,15 @@
 //! - [`schema`]: what lies where, drawn as a tree, and its version
 //! - [`value`]: the header and checksum around every record
 //! - [`verify`]: what is checked of a file before LMDB maps it
-//! - [`root`]: the folder, who owns it
+//! - [`root`]: the folder, who owns it; [`folder`], [`filesystem`]: who may change it, where it lies
 //! - [`records`]: reading and changing records inside a transaction; [`walk`]: in their order
 //! - [`writer`]: the one thread that writes, and commits what waits together
 //!
 //! Synchronous. It knows names and bytes; what a request means is `service`'s. This is the only
 //! module that names heed, and the only one with `unsafe`.
 
+pub mod filesystem;
+pub mod folder;
 pub mod records;
 pub mod root;
 pub mod schema;
@@ -108,9 +110,15 @@ impl Reader {
     /// Opens the store in the folder `root`, which must be there. Nothing in it is changed but
     /// LMDB's list of readers.
     pub fn open(root: &Path) -> Result<Self> {
-        let file = root.join("data.mdb");
-        if !file.exists() {
+        let file = root.join(root::DATA_FILE);
+        if folder::look(&file)?.is_none() {
             return Err(Error::not_found(format_args!("there is no store in {}", root.display())));
+        }
+        folder::look(&root.join("lock.mdb"))?;
+        if let Err(e) = std::fs::File::open(&file)
+            && e.kind() == std::io::ErrorKind::PermissionDenied
+        {
+            return Err(folder::not_for_us(&file));
         }
         verify::before_reading(&file)?;
         let mut options = EnvOpenOptions::new().read_txn_without_tls();

@@ -3,15 +3,19 @@
 //! Owning is a `flock` on `owner.lock`, which ends with the process however it ends. LMDB's own
 //! `lock.mdb` coordinates readers and is no sign of an owner.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 
+use super::{filesystem, folder};
 use crate::model::{Error, Result};
+
+/// LMDB's data file in the folder.
+pub const DATA_FILE: &str = "data.mdb";
 
 /// An owned folder. Dropping it gives it up.
 #[derive(Debug)]
@@ -21,25 +25,26 @@ pub struct Root {
 }
 
 impl Root {
-    /// Creates the folder if need be (mode 0700) and becomes its owner.
+    /// Creates the folder if need be (mode 0700) and becomes its owner. Refuses one that others may
+    /// change, that lies on another machine, or in which a link stands in the place of a file.
     pub fn acquire(path: &Path) -> Result<Self> {
+        let path = folder::create(path, 0o700)?;
+        filesystem::check(&path)?;
         let told = |doing: &str| {
             let at = path.display().to_string();
             let doing = doing.to_owned();
             move |e: std::io::Error| Error::Internal(format!("{doing} {at}: {e}"))
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(told("creating the root"))?;
-        let path = fs::canonicalize(path).map_err(told("opening the root"))?;
+        for file in ["owner.lock", DATA_FILE, "lock.mdb"] {
+            folder::close_file(&path.join(file))?;
+        }
         let owner = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
             .open(path.join("owner.lock"))
             .map_err(told("opening owner.lock in"))?;
         let mut owner = match Flock::lock(owner, FlockArg::LockExclusiveNonblock) {
@@ -72,7 +77,7 @@ impl Root {
 
     /// LMDB's data file.
     pub fn data_file(&self) -> PathBuf {
-        self.path.join("data.mdb")
+        self.path.join(DATA_FILE)
     }
 
     /// Puts the entries of the folder, and the folder itself, on disk: a commit syncs the data
@@ -88,5 +93,53 @@ impl Root {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Reader, Store};
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn every_file_of_a_store_is_closed_to_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        let modes = || {
+            let _store = Store::open(&root).unwrap();
+            let files = fs::read_dir(&root).unwrap().map(|f| f.unwrap());
+            let mode = |f: fs::DirEntry| f.metadata().unwrap().permissions().mode() & 0o777;
+            files.map(mode).collect::<Vec<_>>()
+        };
+        assert_eq!(modes(), [0o600; 3]);
+        for file in fs::read_dir(&root).unwrap() {
+            fs::set_permissions(file.unwrap().path(), fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        assert_eq!(modes(), [0o600; 3]);
+    }
+
+    #[test]
+    fn no_link_in_the_folder_is_followed() {
+        for name in ["owner.lock", DATA_FILE, "lock.mdb"] {
+            for target in ["somewhere", "nowhere"] {
+                let dir = tempfile::tempdir().unwrap();
+                let root = dir.path().join("root");
+                drop(Store::open(&root).unwrap());
+                fs::rename(root.join(name), dir.path().join("somewhere")).unwrap();
+                let before = fs::read(dir.path().join("somewhere")).unwrap();
+                symlink(dir.path().join(target), root.join(name)).unwrap();
+                let refused = Store::open(&root).unwrap_err();
+                let why = format!("{name} is a symbolic link");
+                assert!(refused.message().contains(&why), "{refused}");
+                if name != "owner.lock" {
+                    let refused = Reader::open(&root).unwrap_err();
+                    assert!(refused.message().contains(&why), "{refused}");
+                }
+                assert_eq!(fs::read(dir.path().join("somewhere")).unwrap(), before);
+                assert!(!dir.path().join("nowhere").exists());
+            }
+        }
     }
 }

@@ -1,0 +1,131 @@
+//! Which file systems a store may lie on.
+//!
+//! LMDB maps its file and coordinates processes by locks in memory that they share. On a network
+//! file system neither holds between two machines, and a sync may be answered before the data is on
+//! the server's disk. So those are refused, by the number that `statfs(2)` gives them.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::sys::stat::{major, minor};
+use nix::sys::statfs::statfs;
+
+use crate::model::{Error, Result};
+
+/// File systems of other machines, by `f_type`: from the kernel's `include/uapi/linux/magic.h`, and
+/// for those that are not in it, from GNU coreutils' list of `stat -f`.
+const NETWORK: &[(u32, &str)] = &[
+    (0x0000_564c, "NCP"),
+    (0x0000_517b, "SMB"),
+    (0x0000_6969, "NFS"),
+    (0x00c3_6400, "Ceph"),
+    (0x0102_1997, "9p"),
+    (0x0116_1970, "GFS2"),
+    (0x0bd0_0bd0, "Lustre"),
+    (0x1983_0326, "BeeGFS"),
+    (0x2003_0528, "OrangeFS"),
+    (0x4750_4653, "GPFS"),
+    (0x5346_414f, "AFS"),
+    (0x6b41_4653, "AFS"),
+    (0x7375_7245, "Coda"),
+    (0x7461_636f, "OCFS2"),
+    (0xaad7_aaea, "PanFS"),
+    (0xfe53_4d42, "SMB"),
+    (0xff53_4d42, "CIFS"),
+];
+
+/// Somebody's program, which may keep the files anywhere.
+const FUSE: u32 = 0x6573_5546;
+
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    Local,
+    Network(&'static str),
+    Fuse,
+}
+
+fn place(number: u32) -> Place {
+    match NETWORK.iter().find(|(network, _)| *network == number) {
+        Some((_, name)) => Place::Network(name),
+        None if number == FUSE => Place::Fuse,
+        None => Place::Local,
+    }
+}
+
+/// Refuses a folder on a network file system; one that cannot be told is said in the log.
+pub fn check(folder: &Path) -> Result<()> {
+    let found = statfs(folder).map_err(|e| {
+        Error::Internal(format!("looking at the file system of {}: {e}", folder.display()))
+    })?;
+    // The type of the number differs between architectures; it has 32 bits on all.
+    match place(found.filesystem_type().0 as u32) {
+        Place::Local => Ok(()),
+        Place::Network(name) => Err(refused(folder, name)),
+        Place::Fuse => {
+            log::warn!(
+                "{} is on {}, a file system in user space: if its files are another machine's, \
+                 or it does not sync when it says so, what was answered may be lost",
+                folder.display(),
+                mounted_as(folder).unwrap_or_else(|| "FUSE".into())
+            );
+            Ok(())
+        }
+    }
+}
+
+fn refused(folder: &Path, name: &str) -> Error {
+    Error::failed_precondition(format_args!(
+        "{} is on a network file system ({name}), where LMDB's shared memory and locks do not hold: \
+         choose a --root on a local disk",
+        folder.display()
+    ))
+}
+
+/// The type that a folder's file system was mounted as, such as `ext4` or `fuse.sshfs`.
+pub fn mounted_as(folder: &Path) -> Option<String> {
+    let device = fs::metadata(folder).ok()?.dev();
+    let device = format!("{}:{}", major(device), minor(device));
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some(&device))?;
+    let (_, filesystem) = mount.split_once(" - ")?;
+    filesystem.split(' ').next().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_machines_disks_are_known_by_their_number() {
+        use nix::sys::statfs::{
+            CODA_SUPER_MAGIC, EXT4_SUPER_MAGIC, NFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC,
+        };
+        for (number, expected) in [
+            (NFS_SUPER_MAGIC, Place::Network("NFS")),
+            (CODA_SUPER_MAGIC, Place::Network("Coda")),
+            (EXT4_SUPER_MAGIC, Place::Local),
+            (TMPFS_MAGIC, Place::Local),
+            (OVERLAYFS_SUPER_MAGIC, Place::Local),
+        ] {
+            assert_eq!(place(number.0 as u32), expected);
+        }
+        // As `statfs` gives it where the number is signed and has 32 bits.
+        assert_eq!(place(-11_317_950_i32 as u32), Place::Network("CIFS"));
+        assert_eq!(place(FUSE), Place::Fuse);
+    }
+
+    #[test]
+    fn the_sentence_has_folder_and_reason() {
+        let refused = refused(Path::new("/srv/x"), "NFS");
+        assert!(refused.message().contains("/srv/x is on a network file system (NFS)"));
+    }
+
+    #[test]
+    fn a_real_folder_is_local_and_its_file_system_has_a_name() {
+        let dir = tempfile::tempdir().unwrap();
+        check(dir.path()).unwrap();
+        assert!(mounted_as(dir.path()).is_some_and(|name| !name.is_empty()));
+        assert!(check(&dir.path().join("missing")).is_err());
+    }
+}
