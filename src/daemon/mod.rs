@@ -2,8 +2,10 @@
 //!
 //! - [`sockets`]: making a socket, or refusing to
 //! - [`process`]: limits of the process, signals
+//! - [`readers`]: looking after the readers of the store
 
 pub mod process;
+mod readers;
 pub mod sockets;
 
 use std::path::{Path, PathBuf};
@@ -86,6 +88,7 @@ impl Daemon {
             servers: Vec::new(),
             store,
         };
+        daemon.tasks.push(tokio::spawn(readers::watch(daemon.store.clone())));
         let limits = &config.limits;
         let Some((behind, whole)) = behind.zip(whole) else {
             daemon.serve_grpc(

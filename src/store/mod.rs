@@ -5,6 +5,7 @@
 //! - [`verify`]: what is checked of a file before LMDB maps it
 //! - [`root`]: the folder, who owns it; [`folder`], [`filesystem`]: who may change it, where it lies
 //! - [`records`]: reading and changing records inside a transaction; [`walk`]: in their order
+//! - [`readers`]: who holds which snapshot, in all processes
 //! - [`writer`]: the one thread that writes, and commits what waits together
 //!
 //! Synchronous. It knows names and bytes; what a request means is `service`'s. This is the only
@@ -12,6 +13,7 @@
 
 pub mod filesystem;
 pub mod folder;
+pub mod readers;
 pub mod records;
 pub mod root;
 pub mod schema;
@@ -23,9 +25,10 @@ pub mod writer;
 use std::path::Path;
 use std::sync::Arc;
 
-use heed::{Env, EnvFlags, EnvOpenOptions, WithoutTls};
+use heed::{Env, EnvFlags, EnvOpenOptions, RoTxn, WithoutTls};
 
 use crate::model::{Error, Result};
+use readers::{Held, Readers};
 pub use records::{Change, Records, Snapshot};
 use root::Root;
 pub use schema::Kind;
@@ -51,6 +54,8 @@ pub struct Store {
 
 struct Shared {
     env: Env<WithoutTls>,
+    // After the environment: see `readers`.
+    readers: Readers,
     tables: Tables,
     uuid: String,
     root: Root,
@@ -71,7 +76,8 @@ impl Store {
         let env = map(root.path())?;
         let (tables, uuid) = schema::open(&env, root.path())?;
         root.sync()?;
-        let shared = Arc::new(Shared { env, tables, uuid, root });
+        let readers = Readers::open(root.path())?;
+        let shared = Arc::new(Shared { env, readers, tables, uuid, root });
         let writer = Writer::start(Arc::clone(&shared))?;
         Ok(Self { writer, shared })
     }
@@ -89,8 +95,22 @@ impl Store {
     /// Reads from one state of the store. `work` must be short: pages that it may still see are
     /// not used again while it runs.
     pub fn read<T>(&self, work: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
-        let txn = self.shared.env.read_txn().map_err(|e| failure("beginning to read", &e))?;
-        work(&Snapshot::new(txn, &self.shared.tables))
+        work(&Snapshot::new(begin_to_read(&self.shared.env)?, &self.shared.tables))
+    }
+
+    /// The snapshots that all processes hold, the oldest first.
+    pub fn readers(&self) -> Result<Vec<Held>> {
+        self.shared.readers.held()
+    }
+
+    /// The number of the last commit.
+    pub fn last_commit(&self) -> u64 {
+        self.shared.env.info().last_txn_id as u64
+    }
+
+    /// Takes back the places of readers whose process is gone; says how many.
+    pub fn free_dead_readers(&self) -> Result<usize> {
+        free_dead_readers(&self.shared.env)
     }
 
     /// Where changes are handed in.
@@ -103,6 +123,8 @@ impl Store {
 #[derive(Debug)]
 pub struct Reader {
     env: Env<WithoutTls>,
+    // After the environment: see `readers`.
+    readers: Readers,
     tables: Tables,
 }
 
@@ -127,15 +149,41 @@ impl Reader {
         // list this environment is entered in; READ_ONLY takes nothing away from that.
         let env = unsafe { options.flags(EnvFlags::READ_ONLY).open(root) }
             .map_err(|e| failure(&format!("opening {} to read", root.display()), &e))?;
+        free_dead_readers(&env)?;
         let tables = schema::open_to_read(&env, root)?;
-        Ok(Self { env, tables })
+        let readers = Readers::open(root)?;
+        Ok(Self { env, readers, tables })
     }
 
     /// Reads from one state of the store.
     pub fn read<T>(&self, work: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
-        let txn = self.env.read_txn().map_err(|e| failure("beginning to read", &e))?;
-        work(&Snapshot::new(txn, &self.tables))
+        work(&Snapshot::new(begin_to_read(&self.env)?, &self.tables))
     }
+
+    /// The snapshots that all processes hold, the oldest first.
+    pub fn readers(&self) -> Result<Vec<Held>> {
+        self.readers.held()
+    }
+
+    /// The number of the last commit.
+    pub fn last_commit(&self) -> u64 {
+        self.env.info().last_txn_id as u64
+    }
+}
+
+/// Takes a snapshot. When all places for readers are taken, some may be of processes that are gone.
+fn begin_to_read(env: &Env<WithoutTls>) -> Result<RoTxn<'_, WithoutTls>> {
+    match env.read_txn() {
+        Err(heed::Error::Mdb(heed::MdbError::ReadersFull)) if free_dead_readers(env)? > 0 => {
+            env.read_txn()
+        }
+        begun => begun,
+    }
+    .map_err(|e| failure("beginning to read", &e))
+}
+
+fn free_dead_readers(env: &Env<WithoutTls>) -> Result<usize> {
+    env.clear_stale_readers().map_err(|e| failure("looking for readers that are gone", &e))
 }
 
 /// Maps the environment in `root`, with as much address space as the process may have.

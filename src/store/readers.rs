@@ -1,0 +1,185 @@
+//! Who reads: LMDB's table of readers, and which of them forgot to let go.
+//!
+//! LMDB uses no page again that an open snapshot may still see, so a snapshot held for long makes the
+//! file grow, whoever holds it. The table says which process holds which snapshot. heed shows no more
+//! than its length, so it is read here, from `lock.mdb`, by `pread`: the file is memory shared by all
+//! processes, and a read gets what they wrote last.
+//!
+//! **The handle stays open.** LMDB notes that a process lives by a POSIX lock on `lock.mdb`, and such a
+//! lock ends when its process closes *any* handle of the file. So nothing else in a process that has an
+//! environment open may open that file, and the handle here must outlive the environment.
+
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
+
+use crate::model::{Error, Result};
+
+/// A snapshot that somebody holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The process, by its number.
+    pub process: u32,
+    /// The thread that took it, as the process calls it.
+    pub thread: u64,
+    /// The last commit that it sees, by number.
+    pub snapshot: u64,
+    /// Whether the process is still there. LMDB does not free the slot of one that was killed by
+    /// itself.
+    pub alive: bool,
+}
+
+/// LMDB's table of readers.
+#[derive(Debug)]
+pub struct Readers {
+    /// There is none on a file system that is only read.
+    file: Option<File>,
+}
+
+/// Layout of `MDB_txninfo` and `MDB_reader` in LMDB 0.9 (lock version 2), on 64-bit machines.
+const MAGIC: u32 = 0xBEEF_C0DE;
+const LOCK_VERSION: u32 = 2;
+const LOCK_VERSION_BITS: u32 = 0xfff;
+const READERS: usize = 16;
+const SLOT: usize = 64;
+/// A slot that is taken, but sees nothing yet.
+const NO_SNAPSHOT: u64 = u64::MAX;
+
+/// Where the slots begin: behind a header with one mutex and a second mutex, each of these two on lines
+/// of the cache of its own.
+const fn first_slot() -> usize {
+    let mutex = size_of::<libc::pthread_mutex_t>();
+    (READERS + 8 + mutex).next_multiple_of(SLOT) + mutex.next_multiple_of(SLOT)
+}
+
+impl Readers {
+    /// Opens the table of the environment in `root`, which must be open already, and must be closed
+    /// before this is dropped.
+    pub fn open(root: &Path) -> Result<Self> {
+        let path = root.join("lock.mdb");
+        let opened =
+            OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&path);
+        match opened {
+            Ok(file) => Ok(Self { file: Some(file) }),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self { file: None }),
+            Err(e) => Err(Error::Internal(format!("opening {}: {e}", path.display()))),
+        }
+    }
+
+    /// The snapshots that are held, the oldest first.
+    pub fn held(&self) -> Result<Vec<Held>> {
+        let Some(file) = &self.file else { return Ok(Vec::new()) };
+        let told = |e: std::io::Error| Error::Internal(format!("reading the readers' table: {e}"));
+        let length = usize::try_from(file.metadata().map_err(told)?.len()).unwrap_or(usize::MAX);
+        // As many as a table of a million slots would have; ours has 512.
+        let mut table = vec![0; length.min(64 << 20)];
+        file.read_exact_at(&mut table, 0).map_err(told)?;
+        let (head, slots) = table.split_at_checked(first_slot()).unwrap_or_default();
+        if word32(head, 0) != MAGIC || word32(head, 4) & LOCK_VERSION_BITS != LOCK_VERSION {
+            return Err(Error::failed_precondition("lock.mdb is not of this program's LMDB"));
+        }
+        let taken = slots.chunks_exact(SLOT).take(word32(head, READERS) as usize);
+        let mut held: Vec<Held> = taken
+            .filter(|slot| word32(slot, 8) != 0 && word64(slot, 0) != NO_SNAPSHOT)
+            .map(|slot| Held {
+                process: word32(slot, 8),
+                thread: word64(slot, 16),
+                snapshot: word64(slot, 0),
+                alive: is_alive(file, word32(slot, 8)),
+            })
+            .collect();
+        held.sort_by_key(|held| held.snapshot);
+        Ok(held)
+    }
+}
+
+/// Whether the process holds its lock on the table, at the byte of its number. When that cannot be
+/// told it counts as there.
+fn is_alive(table: &File, process: u32) -> bool {
+    let mut lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: process.into(),
+        l_len: 1,
+        l_pid: 0,
+    };
+    // A process is not asked about locks of its own.
+    if process == std::process::id() {
+        return true;
+    }
+    loop {
+        match fcntl(table, FcntlArg::F_GETLK(&mut lock)) {
+            Err(Errno::EINTR) => {}
+            Err(_) => return true,
+            Ok(_) => return lock.l_type != libc::F_UNLCK as libc::c_short,
+        }
+    }
+}
+
+fn word32(bytes: &[u8], at: usize) -> u32 {
+    let word = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    u32::from_ne_bytes(word.copied().unwrap_or_default())
+}
+
+fn word64(bytes: &[u8], at: usize) -> u64 {
+    let word = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    u64::from_ne_bytes(word.copied().unwrap_or_default())
+}
+
+/// What a process runs: its program and first word, as `lmdb-images ls`. Nothing when that cannot be
+/// known.
+pub fn command(process: u32) -> Option<String> {
+    let words = std::fs::read(format!("/proc/{process}/cmdline")).ok()?;
+    let words = String::from_utf8_lossy(&words);
+    let mut words = words.split('\0').filter(|word| !word.is_empty());
+    let program = words.next()?.rsplit('/').next()?.to_owned();
+    Some(words.next().map_or(program.clone(), |first| format!("{program} {first}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Reader, Store};
+
+    #[test]
+    fn a_snapshot_is_in_the_table_while_it_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.readers().unwrap(), []);
+        let last = store.last_commit();
+        let held = store.read(|_| store.readers()).unwrap();
+        assert_eq!(held.len(), 1);
+        assert_eq!(
+            (held[0].process, held[0].snapshot, held[0].alive),
+            (std::process::id(), last, true)
+        );
+        store
+            .read(|_| {
+                let ns = crate::model::Namespace::parse("n").unwrap();
+                store.writer().write_blocking(move |c| c.put_namespace(&ns, b""))?;
+                assert_eq!(store.last_commit() - store.readers()?[0].snapshot, 1);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(store.readers().unwrap(), []);
+    }
+
+    #[test]
+    fn a_reader_sees_the_table_too() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path()).unwrap());
+        let reader = Reader::open(dir.path()).unwrap();
+        assert_eq!(reader.readers().unwrap(), []);
+        assert_eq!(reader.read(|_| reader.readers()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_process_is_called_by_its_program() {
+        assert!(super::command(std::process::id()).is_some_and(|c| c.starts_with("lmdb_images")));
+        assert_eq!(super::command(u32::MAX), None);
+    }
+}
