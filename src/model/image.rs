@@ -3,8 +3,12 @@
 //!
 //! The record is the API's own `Image` message: it is stored as it goes over the wire.
 
+pub mod encoded;
+pub mod field;
+
 use std::collections::BTreeMap;
 
+use field::Field;
 use protobuf::MessageField;
 use protobuf::well_known_types::timestamp::Timestamp;
 
@@ -131,24 +135,14 @@ pub fn normal_time(time: &Timestamp) -> Timestamp {
     }
 }
 
-/// The fields that filters may name, as containerd 2.3 adapts an image. Anything else is
-/// absent.
 impl Fields for Image {
     fn field(&self, path: &[Vec<u8>]) -> Option<&[u8]> {
-        let (first, rest) = path.split_first()?;
-        match (first.as_slice(), rest) {
-            (b"name", _) => present(&self.name),
-            (b"target", [what, ..]) => {
-                let value = match what.as_slice() {
-                    b"digest" => &self.target.digest,
-                    b"mediatype" => &self.target.media_type,
-                    _ => return None,
-                };
-                present(value)
-            }
-            (b"labels", key) => entry(&self.labels, key),
-            (b"annotations", key) => entry(&self.target.annotations, key),
-            _ => None,
+        match Field::at(path)? {
+            Field::Name => present(&self.name),
+            Field::Digest => present(&self.target.digest),
+            Field::MediaType => present(&self.target.media_type),
+            Field::Label(key) => entry(&self.labels, key.parts()),
+            Field::Annotation(key) => entry(&self.target.annotations, key.parts()),
         }
     }
 }

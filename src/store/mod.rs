@@ -6,6 +6,8 @@
 //! - [`root`]: the folder, who owns it; [`folder`], [`filesystem`]: who may change it, where it lies
 //! - [`records`]: reading and changing records inside a transaction; [`walk`]: in their order
 //! - [`readers`]: who holds which snapshot, in all processes
+//! - [`indexes`]: what is kept beside the records, so that filters need not read them all
+//! - [`migrate`]: bringing a store of an older version to this one
 //! - [`writer`]: the one thread that writes, and commits what waits together
 //!
 //! Synchronous. It knows names and bytes; what a request means is `service`'s. This is the only
@@ -13,6 +15,8 @@
 
 pub mod filesystem;
 pub mod folder;
+pub mod indexes;
+pub mod migrate;
 pub mod readers;
 pub mod records;
 pub mod root;

@@ -4,11 +4,13 @@
 //! [`Records`]. Records are handed out as the bytes of their message, already checked against
 //! their checksum; decoding is the caller's. `walk` goes through them in order.
 
+use std::collections::BTreeSet;
+
 use heed::{RoTxn, RwTxn, WithoutTls};
 
 use super::schema::{self, Kind, Tables};
 use super::walk::{self, Walk};
-use super::{failure, value};
+use super::{failure, indexes, value};
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result};
 
@@ -200,11 +202,13 @@ impl<'e> Change<'e> {
 
     fn put_value(&mut self, key: &[u8], message: &[u8]) -> Result<()> {
         self.wrote = true;
+        self.reindex(key, indexes::entries(key, message))?;
         let put = self.tables.records.put(&mut self.txn, key, &value::seal(key, message));
         put.map_err(|e| self.broke("writing a record", &e))
     }
 
     fn delete_key(&mut self, key: &[u8]) -> Result<bool> {
+        self.reindex(key, BTreeSet::new())?;
         let (records, expiring) = (self.tables.records, self.tables.expiring);
         let deleted = expiring
             .delete(&mut self.txn, key)
@@ -212,6 +216,28 @@ impl<'e> Change<'e> {
             .map_err(|e| self.broke("removing a record", &e))?;
         self.wrote |= deleted;
         Ok(deleted)
+    }
+
+    /// Makes `new` the index's entries for the record under `key`, in place of those of the record
+    /// that is there. Call it before that one goes.
+    fn reindex(&mut self, key: &[u8], new: BTreeSet<Vec<u8>>) -> Result<()> {
+        let old = match get(self, key) {
+            Ok(old) => old.map(|message| indexes::entries(key, message)).unwrap_or_default(),
+            // Which those of a damaged record were cannot be told; they do no harm.
+            Err(Fault::Damaged) => BTreeSet::new(),
+            Err(Fault::Store(error)) => return Err(error),
+        };
+        let index = self.tables.index;
+        for gone in old.difference(&new) {
+            self.wrote = true;
+            index.delete(&mut self.txn, gone).map_err(|e| self.broke("writing the index", &e))?;
+        }
+        for entry in new.difference(&old) {
+            index
+                .put(&mut self.txn, entry, b"")
+                .map_err(|e| self.broke("writing the index", &e))?;
+        }
+        Ok(())
     }
 
     fn broke(&mut self, doing: &str, error: &heed::Error) -> Error {

@@ -9,6 +9,8 @@
 //! │   ├── v1/<namespace>                → Namespace: its labels; exists for every namespace
 //! │   ├── v1/<namespace>/images/<name>  → Image, with containerd's fields only
 //! │   └── v1/<namespace>/leases/<id>    → StoredLease: a lease and its resources
+//! ├── index                             which images have a digest or a label: see `indexes`
+//! │   └── <what, and name>              → nothing
 //! ├── expiring                          records with the label containerd.io/gc.expire
 //! │   └── <key of the record>           → the value of the label
 //! └── aside                             images that a containerd no longer had after a gap
@@ -25,9 +27,14 @@
 //! that is the head itself: sorting each such run by name gives the byte order of all names
 //! (`records` does).
 //!
-//! **Rule of change.** Another layout is another version. There is one so far; code that brings
-//! older ones to a newer, in the transaction that writes the new number, comes with the second. A change log will be a database of its own, written in the transaction
-//! of the change.
+//! **Rule of change.** Another layout is another version. `migrate` brings older ones to this one, in
+//! the transaction that writes the new number; newer ones are refused. A change log will be a database
+//! of its own, written in the transaction of the change.
+//!
+//! | version | brought |
+//! |---|---|
+//! | 1 | records, expiring, aside |
+//! | 2 | index |
 
 use std::path::Path;
 
@@ -35,11 +42,11 @@ use heed::types::{Bytes, Str};
 use heed::{CommitOrAbort, Database, Env, WithoutTls};
 use sha2::{Digest, Sha256};
 
-use super::failure;
+use super::{failure, migrate};
 use crate::model::{Error, Namespace, Result};
 
 /// The version this program writes and reads.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// How many databases the environment may hold; more than there are, for versions to come.
 pub const DATABASES: u32 = 8;
@@ -59,6 +66,8 @@ const UUID: &str = "uuid";
 pub struct Tables {
     /// Everything containerd's bolt file would hold, by flattened path.
     pub(super) records: Database<'static, Bytes, Bytes>,
+    /// Which images have a digest or a label.
+    pub(super) index: Database<'static, Bytes, Bytes>,
     /// When records may be collected, by the key of the record.
     pub(super) expiring: Database<'static, Bytes, Bytes>,
     /// What was set aside instead of being deleted.
@@ -92,7 +101,8 @@ impl Kind {
     }
 }
 
-/// Opens the databases, creating them in an empty environment; another schema is refused. Gives the store's UUID too.
+/// Opens the databases, creating them in an empty environment and bringing an older schema to this
+/// one; a newer schema is refused. Gives the store's UUID too.
 pub fn open(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
     let told = |e: heed::Error| failure("opening the databases", &e);
     let txn = env.write_txn().map_err(told)?;
@@ -100,72 +110,84 @@ pub fn open(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
     let opened = env
         .create_databases_and_commit(txn, |opener, txn| {
             let meta = opener.create_database::<Str, Bytes>(txn, Some("meta"))?;
-            let records = opener.create_database::<Bytes, Bytes>(txn, Some("records"))?;
-            let expiring = opener.create_database::<Bytes, Bytes>(txn, Some("expiring"))?;
-            let aside = opener.create_database::<Bytes, Bytes>(txn, Some("aside"))?;
-            let found = match meta.get(txn, SCHEMA)? {
-                Some(bytes) => <[u8; 4]>::try_from(bytes).map_or(u32::MAX, u32::from_le_bytes),
-                None => {
-                    meta.put(txn, SCHEMA, &VERSION.to_le_bytes())?;
-                    VERSION
-                }
-            };
-            if found == VERSION {
-                match meta.get(txn, UUID)?.and_then(|known| std::str::from_utf8(known).ok()) {
-                    Some(known) => uuid = known.to_owned(),
-                    None => meta.put(txn, UUID, uuid.as_bytes())?,
-                }
+            let mut open = |name| opener.create_database::<Bytes, Bytes>(txn, Some(name));
+            let records = open("records")?;
+            let index = open("index")?;
+            let (expiring, aside) = (open("expiring")?, open("aside")?);
+            let found = meta.get(txn, SCHEMA)?.map(version);
+            if found.is_some_and(|found| found > VERSION) {
+                return heed::Result::Ok(CommitOrAbort::Abort(found));
             }
-            Ok(match found {
-                VERSION => CommitOrAbort::Commit((records, expiring, aside)),
-                other => CommitOrAbort::Abort(other),
-            })
+            if found != Some(VERSION) {
+                if let Some(found) = found {
+                    migrate::from(found, txn, records, index)?;
+                }
+                meta.put(txn, SCHEMA, &VERSION.to_le_bytes())?;
+            }
+            match meta.get(txn, UUID)?.and_then(|known| std::str::from_utf8(known).ok()) {
+                Some(known) => uuid = known.to_owned(),
+                None => meta.put(txn, UUID, uuid.as_bytes())?,
+            }
+            Ok(CommitOrAbort::Commit((records, index, expiring, aside)))
         })
         .map_err(told)?;
     match opened {
-        CommitOrAbort::Commit((records, expiring, aside)) => {
-            Ok((Tables { records, expiring, aside }, uuid))
+        CommitOrAbort::Commit((records, index, expiring, aside)) => {
+            Ok((Tables { records, index, expiring, aside }, uuid))
         }
-        CommitOrAbort::Abort(version) => Err(Error::failed_precondition(format_args!(
-            "the store in {} has schema version {version}, this program knows {VERSION}: it was \
-             written by a newer lmdb-images; start that one",
-            root.display()
-        ))),
+        CommitOrAbort::Abort(found) => Err(other_version(root, found)),
     }
 }
 
-/// Opens the databases of an environment that is only read.
+/// Opens the databases of an environment that is only read, which must have this schema.
 pub fn open_to_read(env: &Env<WithoutTls>, root: &Path) -> Result<Tables> {
     let told = |e: heed::Error| failure("opening the databases", &e);
     let txn = env.read_txn().map_err(told)?;
     let opened = env
         .open_databases_and_commit(txn, |opener, txn| {
             let meta = opener.open_database::<Str, Bytes>(txn, Some("meta"))?;
-            let version = match &meta {
-                Some(meta) => meta.get(txn, SCHEMA)?,
+            let found = match &meta {
+                Some(meta) => meta.get(txn, SCHEMA)?.map(version),
                 None => None,
             };
-            let known = version == Some(&VERSION.to_le_bytes()[..]);
             let open = |name| opener.open_database::<Bytes, Bytes>(txn, Some(name));
-            let databases = (open("records")?, open("expiring")?, open("aside")?);
-            Ok(match databases {
-                (Some(records), Some(expiring), Some(aside)) if known => {
-                    CommitOrAbort::Commit((records, expiring, aside))
+            let databases = (open("records")?, open("index")?, open("expiring")?, open("aside")?);
+            heed::Result::Ok(match databases {
+                (Some(records), Some(index), Some(expiring), Some(aside))
+                    if found == Some(VERSION) =>
+                {
+                    CommitOrAbort::Commit((records, index, expiring, aside))
                 }
-                _ => CommitOrAbort::Abort(()),
+                _ => CommitOrAbort::Abort(found),
             })
         })
         .map_err(told)?;
     match opened {
-        CommitOrAbort::Commit((records, expiring, aside)) => {
-            Ok(Tables { records, expiring, aside })
+        CommitOrAbort::Commit((records, index, expiring, aside)) => {
+            Ok(Tables { records, index, expiring, aside })
         }
-        CommitOrAbort::Abort(()) => Err(Error::failed_precondition(format_args!(
-            "the store in {} is not one of schema version {VERSION}: it was written by another \
-             lmdb-images",
-            root.display()
-        ))),
+        CommitOrAbort::Abort(found) => Err(other_version(root, found)),
     }
+}
+
+/// A number that cannot be read is one of a version to come.
+fn version(stored: &[u8]) -> u32 {
+    <[u8; 4]>::try_from(stored).map_or(u32::MAX, u32::from_le_bytes)
+}
+
+fn other_version(root: &Path, found: Option<u32>) -> Error {
+    let root = root.display();
+    Error::failed_precondition(match found {
+        Some(found) if found > VERSION => format!(
+            "the store in {root} has schema version {found}, this program knows {VERSION}: it was \
+             written by a newer lmdb-images; start that one"
+        ),
+        Some(found) if found < VERSION => format!(
+            "the store in {root} has schema version {found}, this program reads {VERSION}: start \
+             this version of lmdb-images serve on it once, which brings the store up to date"
+        ),
+        _ => format!("the file in {root} is no store of lmdb-images: databases of it are missing"),
+    })
 }
 
 /// The key of a namespace.
@@ -193,6 +215,13 @@ pub fn key(namespace: &Namespace, kind: Kind, name: &str) -> Vec<u8> {
         _ => key.extend_from_slice(name.as_bytes()),
     }
     key
+}
+
+/// The namespace in the key of an image, and what stands for its name; `None` for other keys.
+pub fn image_key(key: &[u8]) -> Option<(&[u8], &[u8])> {
+    let path = key.strip_prefix(ROOT_PREFIX)?;
+    let (namespace, rest) = path.split_at_checked(path.iter().position(|b| *b == b'/')?)?;
+    Some((namespace, rest.strip_prefix(b"/images/")?))
 }
 
 #[cfg(test)]

@@ -1,0 +1,270 @@
+//! An image as it is stored, looked at without decoding it.
+//!
+//! Filters ask for a few fields of many images. Decoding makes a string of each field of each;
+//! this finds them in the encoded message and gives them out as they lie there.
+//!
+//! It reads what this program writes and nothing else: each field at most once, in order of their
+//! numbers, the keys of maps in their order. Whatever differs from that, as protobuf allows, is no
+//! [`Encoded`], and must be decoded. That strings are UTF-8 is not looked at.
+
+use super::field::{Field, Key};
+use crate::model::filter::Fields;
+
+/// A view of an encoded [`Image`](super::Image).
+#[derive(Debug, Clone, Copy)]
+pub struct Encoded<'m> {
+    name: &'m [u8],
+    /// The entries, each behind its tag and length.
+    labels: &'m [u8],
+    media_type: &'m [u8],
+    digest: &'m [u8],
+    /// Likewise.
+    annotations: &'m [u8],
+}
+
+/// The tags of the fields: their number, and how long they are: a length of bytes in front, or a
+/// number itself.
+mod tag {
+    pub const NAME: u8 = 1 << 3 | 2;
+    pub const LABELS: u8 = 2 << 3 | 2;
+    pub const TARGET: u8 = 3 << 3 | 2;
+    pub const CREATED_AT: u8 = 7 << 3 | 2;
+    pub const UPDATED_AT: u8 = 8 << 3 | 2;
+
+    pub const MEDIA_TYPE: u8 = 1 << 3 | 2;
+    pub const DIGEST: u8 = 2 << 3 | 2;
+    pub const SIZE: u8 = 3 << 3;
+    pub const ANNOTATIONS: u8 = 5 << 3 | 2;
+
+    pub const KEY: u8 = 1 << 3 | 2;
+    pub const VALUE: u8 = 2 << 3 | 2;
+}
+
+impl<'m> Encoded<'m> {
+    /// The image that `message` holds; `None` if it is not one as this program writes it.
+    pub fn new(message: &'m [u8]) -> Option<Self> {
+        let mut rest = message;
+        let name = field(&mut rest, tag::NAME)?;
+        let labels = entries(&mut rest, tag::LABELS)?;
+        let mut target = field(&mut rest, tag::TARGET)?;
+        field(&mut rest, tag::CREATED_AT)?;
+        field(&mut rest, tag::UPDATED_AT)?;
+        let media_type = field(&mut target, tag::MEDIA_TYPE)?;
+        let digest = field(&mut target, tag::DIGEST)?;
+        if target.first() == Some(&tag::SIZE) {
+            target = target.get(1..)?;
+            varint(&mut target)?;
+        }
+        let annotations = entries(&mut target, tag::ANNOTATIONS)?;
+        let all = rest.is_empty() && target.is_empty();
+        all.then_some(Self { name, labels, media_type, digest, annotations })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &'m [u8] {
+        self.name
+    }
+
+    /// The digest of its target.
+    pub fn digest(&self) -> &'m [u8] {
+        self.digest
+    }
+
+    /// Its labels, in byte order of keys: key and value.
+    pub fn labels(&self) -> impl Iterator<Item = (&'m [u8], &'m [u8])> + use<'m> {
+        Entries { rest: self.labels, tag: tag::LABELS }
+    }
+
+    fn annotations(&self) -> Entries<'m> {
+        Entries { rest: self.annotations, tag: tag::ANNOTATIONS }
+    }
+}
+
+impl Fields for Encoded<'_> {
+    fn field(&self, path: &[Vec<u8>]) -> Option<&[u8]> {
+        let present = |text: &'_ [u8]| !text.is_empty();
+        match Field::at(path)? {
+            Field::Name => Some(self.name).filter(|text| present(text)),
+            Field::Digest => Some(self.digest).filter(|text| present(text)),
+            Field::MediaType => Some(self.media_type).filter(|text| present(text)),
+            Field::Label(key) => value(self.labels(), key),
+            Field::Annotation(key) => value(self.annotations(), key),
+        }
+    }
+}
+
+fn value<'m>(
+    mut entries: impl Iterator<Item = (&'m [u8], &'m [u8])>,
+    wanted: Key<'_>,
+) -> Option<&'m [u8]> {
+    entries.find(|(key, _)| wanted.is(key)).map(|(_, value)| value)
+}
+
+/// The entries of a map.
+struct Entries<'m> {
+    rest: &'m [u8],
+    tag: u8,
+}
+
+impl<'m> Iterator for Entries<'m> {
+    type Item = (&'m [u8], &'m [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let mut entry = field(&mut self.rest, self.tag)?;
+        let key = field(&mut entry, tag::KEY)?;
+        let value = field(&mut entry, tag::VALUE)?;
+        entry.is_empty().then_some((key, value))
+    }
+}
+
+/// Takes the entries of a map, which must be in order of their keys, off the front of `rest`.
+fn entries<'m>(rest: &mut &'m [u8], tag: u8) -> Option<&'m [u8]> {
+    let all = *rest;
+    let mut last = None;
+    while rest.first() == Some(&tag) {
+        let mut entry = Entries { rest, tag };
+        let (key, _) = entry.next()?;
+        if last.is_some_and(|last| last >= key) {
+            return None;
+        }
+        last = Some(key);
+        *rest = entry.rest;
+    }
+    all.get(..all.len() - rest.len())
+}
+
+/// Takes the field of this tag off the front of `rest`; one that is not there is empty.
+fn field<'m>(rest: &mut &'m [u8], tag: u8) -> Option<&'m [u8]> {
+    let Some((found, behind)) = rest.split_first() else { return Some(&[]) };
+    if *found != tag {
+        return Some(&[]);
+    }
+    *rest = behind;
+    let length = usize::try_from(varint(rest)?).ok()?;
+    let (body, behind) = rest.split_at_checked(length)?;
+    *rest = behind;
+    Some(body)
+}
+
+fn varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, behind) = rest.split_first()?;
+        *rest = behind;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Image;
+    use super::*;
+    use crate::api::descriptor::Descriptor;
+    use proptest::collection::btree_map;
+    use proptest::prelude::*;
+    use protobuf::well_known_types::timestamp::Timestamp;
+    use protobuf::{Message, MessageField};
+
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof!["[ab.é]{0,3}", "x{120,300}"]
+    }
+
+    fn image() -> impl Strategy<Value = Image> {
+        let map = || btree_map(text(), text(), 0..4);
+        let time = || prop::option::of((any::<i64>(), any::<i32>()));
+        let target = prop::option::of((text(), text(), any::<i64>(), map()));
+        (text(), map(), target, time(), time()).prop_map(
+            |(name, labels, target, created, updated)| {
+                let time = |time: Option<(i64, i32)>| {
+                    MessageField(time.map(|(seconds, nanos)| {
+                        Box::new(Timestamp { seconds, nanos, ..Timestamp::default() })
+                    }))
+                };
+                Image {
+                    name,
+                    labels,
+                    target: MessageField(target.map(|(media_type, digest, size, annotations)| {
+                        let special_fields = Default::default();
+                        Box::new(Descriptor {
+                            media_type,
+                            digest,
+                            size,
+                            annotations,
+                            special_fields,
+                        })
+                    })),
+                    created_at: time(created),
+                    updated_at: time(updated),
+                    ..Image::default()
+                }
+            },
+        )
+    }
+
+    fn path() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let first = prop::sample::select(vec!["name", "target", "labels", "annotations", "other"]);
+        let second = prop_oneof![
+            Just(vec![b"digest".to_vec()]),
+            Just(vec![b"mediatype".to_vec()]),
+            prop::collection::vec(text().prop_map(String::into_bytes), 0..3),
+            Just(vec![vec![0xff]]),
+        ];
+        (first, second).prop_map(|(first, rest)| [vec![first.as_bytes().to_vec()], rest].concat())
+    }
+
+    proptest! {
+        #[test]
+        fn its_fields_are_those_of_the_decoded_image(
+            image in image(),
+            paths in prop::collection::vec(path(), 1..8),
+        ) {
+            let message = image.write_to_bytes().unwrap();
+            let encoded = Encoded::new(&message).expect("what this program writes");
+            prop_assert_eq!(encoded.name(), image.name.as_bytes());
+            prop_assert_eq!(encoded.digest(), image.target.digest.as_bytes());
+            let labels = image.labels.iter().map(|(k, v)| (k.as_bytes(), v.as_bytes()));
+            prop_assert!(encoded.labels().eq(labels));
+            let keys = image.labels.keys().map(|key| vec![b"labels".to_vec(), key.clone().into()]);
+            for path in paths.into_iter().chain(keys) {
+                prop_assert_eq!(encoded.field(&path), image.field(&path), "{:?}", path);
+            }
+        }
+
+        #[test]
+        fn what_is_taken_is_written_the_same(mut message in image().prop_map(|image| {
+            image.write_to_bytes().unwrap()
+        }), at: prop::sample::Index, bits: u8, length: prop::sample::Index) {
+            message.truncate(length.index(message.len() + 1));
+            if !message.is_empty() {
+                let at = at.index(message.len());
+                message[at] ^= bits;
+            }
+            if let (Some(encoded), Ok(image)) = (Encoded::new(&message), Image::parse_from_bytes(&message)) {
+                prop_assert_eq!(encoded.name(), image.name.as_bytes());
+                let labels = image.labels.iter().map(|(k, v)| (k.as_bytes(), v.as_bytes()));
+                prop_assert!(encoded.labels().eq(labels));
+            }
+        }
+    }
+
+    #[test]
+    fn what_protobuf_would_merge_is_left_to_it() {
+        let twice = [tag::NAME, 1, b'a', tag::NAME, 1, b'b'];
+        assert!(Encoded::new(&twice).is_none());
+        assert_eq!(Image::parse_from_bytes(&twice).unwrap().name, "b");
+        let label = |key: u8| [tag::LABELS, 3, tag::KEY, 1, key];
+        assert!(Encoded::new(&[label(b'a'), label(b'b')].concat()).is_some());
+        assert!(Encoded::new(&[label(b'b'), label(b'a')].concat()).is_none());
+        assert!(Encoded::new(&[label(b'a'), label(b'a')].concat()).is_none());
+        assert!(Encoded::new(&[4 << 3 | 2, 0]).is_none());
+        assert!(Encoded::new(&[tag::NAME, 5, b'a']).is_none());
+        assert!(Encoded::new(b"").is_some());
+    }
+}

@@ -1,0 +1,259 @@
+//! How the images that match a filter are found without looking at all of them.
+//!
+//! Pure: a filter goes in, and which look-ups would do comes out. `store::search` runs them.
+//!
+//! A filter is an "or" of alternatives, each an "and" of selectors. For an alternative one selector that
+//! can be looked up is enough: it gives *candidates*, among which are all images that match, and the
+//! filter itself decides of each. If any alternative has none, all images must be read anyhow, and
+//! that is the plan.
+
+use std::fmt;
+
+use super::field::Field;
+use crate::model::filter::{Filter, Operator, Selector};
+use crate::model::go::quote::quote;
+
+/// How to find the images that match a filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// Every image matches, whatever is in it: nothing is looked at.
+    All,
+    /// Every image is looked at, because this alternative has nothing that can be looked up.
+    Scan {
+        /// The alternative, as a filter.
+        because: String,
+    },
+    /// Every alternative that can match at all, each with the look-ups of which any one finds all
+    /// that match it: never none.
+    LookUp(Vec<Vec<LookUp>>),
+}
+
+/// A question the store answers without reading all records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LookUp {
+    /// The image of this name.
+    Name(String),
+    /// The images whose names begin so.
+    NamePrefix(Vec<u8>),
+    /// The images with this digest.
+    Digest(Vec<u8>),
+    /// The images whose digests begin so.
+    DigestPrefix(Vec<u8>),
+    /// The images with this label.
+    Label {
+        /// Its key.
+        key: Vec<u8>,
+        /// Its value.
+        value: Vec<u8>,
+    },
+}
+
+/// What one selector gives.
+enum Use {
+    LookUp(LookUp),
+    /// It passes no image.
+    Never,
+    /// It can only be tried on each image.
+    Test,
+}
+
+impl Plan {
+    /// The plan for a filter.
+    pub fn new(filter: &Filter) -> Self {
+        if filter.is_always() {
+            return Self::All;
+        }
+        let mut alternatives = Vec::new();
+        for selectors in filter.alternatives() {
+            match look_ups(selectors) {
+                None => {}
+                Some(none) if none.is_empty() => {
+                    let selectors: Vec<_> = selectors.iter().map(Selector::to_string).collect();
+                    return Self::Scan { because: selectors.join(",") };
+                }
+                Some(some) => alternatives.push(some),
+            }
+        }
+        Self::LookUp(alternatives)
+    }
+}
+
+/// The look-ups of an alternative; `None` if it never matches.
+fn look_ups(selectors: &[Selector]) -> Option<Vec<LookUp>> {
+    let mut found = Vec::new();
+    for selector in selectors {
+        match of(selector) {
+            Use::LookUp(look_up) => found.push(look_up),
+            Use::Never => return None,
+            Use::Test => {}
+        }
+    }
+    Some(found)
+}
+
+fn of(selector: &Selector) -> Use {
+    let field = Field::at(selector.path());
+    match (selector.operator(), field) {
+        (Operator::Present | Operator::Equal(_), None) => Use::Never,
+        (Operator::Equal(value), Some(field)) => equal(field, value),
+        (Operator::Matches(pattern), field) => match (pattern.beginning(), field) {
+            // A pattern that does not compile matches nothing.
+            (None, _) => Use::Never,
+            (Some([]), _) => Use::Test,
+            (Some(beginning), Some(Field::Name)) => {
+                Use::LookUp(LookUp::NamePrefix(beginning.to_vec()))
+            }
+            (Some(beginning), Some(Field::Digest)) => {
+                Use::LookUp(LookUp::DigestPrefix(beginning.to_vec()))
+            }
+            _ => Use::Test,
+        },
+        (Operator::Present | Operator::NotEqual(_), _) => Use::Test,
+    }
+}
+
+fn equal(field: Field<'_>, value: &[u8]) -> Use {
+    match field {
+        // An empty one is absent, and equals nothing.
+        Field::Name | Field::Digest | Field::MediaType if value.is_empty() => Use::Never,
+        // What is stored is text.
+        _ if std::str::from_utf8(value).is_err() => Use::Never,
+        Field::Name => Use::LookUp(LookUp::Name(String::from_utf8_lossy(value).into_owned())),
+        Field::Digest => Use::LookUp(LookUp::Digest(value.to_vec())),
+        Field::Label(key) => {
+            Use::LookUp(LookUp::Label { key: key.joined(), value: value.to_vec() })
+        }
+        Field::MediaType | Field::Annotation(_) => Use::Test,
+    }
+}
+
+impl fmt::Display for LookUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => write!(f, "the name {}", quote(name)),
+            Self::NamePrefix(prefix) => write!(f, "names that begin with {}", quote(prefix)),
+            Self::Digest(digest) => write!(f, "the digest {}", quote(digest)),
+            Self::DigestPrefix(prefix) => write!(f, "digests that begin with {}", quote(prefix)),
+            Self::Label { key, value } => {
+                write!(f, "the label {} with the value {}", quote(key), quote(value))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    /// One line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let alternatives = match self {
+            Self::All => return f.write_str("all images"),
+            Self::Scan { because } => return write!(f, "a scan for {because}"),
+            Self::LookUp(alternatives) => alternatives,
+        };
+        if alternatives.is_empty() {
+            return f.write_str("nothing: no image can match");
+        }
+        for (index, look_ups) in alternatives.iter().enumerate() {
+            f.write_str(if index > 0 { "; and " } else { "" })?;
+            for (index, look_up) in look_ups.iter().enumerate() {
+                write!(f, "{}{look_up}", if index > 0 { " or " } else { "" })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(filters: &[&str]) -> String {
+        Plan::new(&Filter::parse_all(filters).unwrap()).to_string()
+    }
+
+    #[test]
+    fn one_filter() {
+        for (filter, expected) in [
+            ("", "all images"),
+            ("name==a", r#"the name "a""#),
+            ("name.x==a", r#"the name "a""#),
+            ("name", "a scan for name"),
+            ("name!=a", "a scan for name!=a"),
+            ("name==\"\"", "nothing: no image can match"),
+            (r#"name=="\xff""#, "nothing: no image can match"),
+            ("target.digest==sha256:a", r#"the digest "sha256:a""#),
+            ("target.digest~=^sha256:a", r#"digests that begin with "sha256:a""#),
+            ("target.mediatype==a", "a scan for target.mediatype==a"),
+            ("target==a", "nothing: no image can match"),
+            ("other==a", "nothing: no image can match"),
+            ("other", "nothing: no image can match"),
+            ("other!=a", "a scan for other!=a"),
+            ("other~=^a", "a scan for other~=\"^a\""),
+            ("labels.a==b", r#"the label "a" with the value "b""#),
+            ("labels.a.b.\"c.d\"==\"\"", r#"the label "a.b.c.d" with the value """#),
+            ("labels==x", r#"the label "" with the value "x""#),
+            ("labels.a~=^b", "a scan for labels.a~=\"^b\""),
+            ("annotations.a==b", "a scan for annotations.a==b"),
+            ("name~=(", "nothing: no image can match"),
+        ] {
+            assert_eq!(plan(&[filter]), expected, "{filter}");
+        }
+    }
+
+    #[test]
+    fn selectors_of_an_alternative_are_a_choice_and_alternatives_are_all_needed() {
+        for (filters, expected) in [
+            (&["name==a,labels.b==c"][..], r#"the name "a" or the label "b" with the value "c""#),
+            (&["name!=a,labels.b==c"], r#"the label "b" with the value "c""#),
+            (&["name==a,other==b"], "nothing: no image can match"),
+            (&["name==a", "name==b"], r#"the name "a"; and the name "b""#),
+            (&["name==a", "name~=b"], "a scan for name~=b"),
+            (&["name==a", "other==b"], r#"the name "a""#),
+            (&["name==a", ""], "all images"),
+        ] {
+            assert_eq!(plan(filters), expected, "{filters:?}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_what_every_match_begins_with() {
+        for (pattern, expected) in [
+            ("^docker", Some("docker")),
+            (r"^docker\.io/a", Some("docker.io/a")),
+            ("^docker.io/a", Some("docker")),
+            ("^abc?", Some("ab")),
+            ("^abc*", Some("ab")),
+            ("^abc+", Some("abc")),
+            ("^(abd|abc)", Some("ab")),
+            ("^abd|^abc", Some("ab")),
+            ("^abd|abc", None),
+            ("(^a|^b)c", None),
+            ("(^aa|^ab)c", Some("a")),
+            ("^a|", None),
+            ("^(?i)ab", None),
+            ("^(?i)1b", Some("1")),
+            ("^(?i:1)2", Some("12")),
+            ("(?m)^ab", None),
+            (r"\Aab", Some("ab")),
+            (r"(?m)\Aab", Some("ab")),
+            ("ab", None),
+            ("a^b", None),
+            ("^^ab$", Some("ab")),
+            ("^a{3}b", Some("aaab")),
+            ("^(?:a{2}){2}", Some("aaaa")),
+            ("^é", Some("é")),
+            (r"^\Qa.b\E", Some("a.b")),
+            (r"^ab\B", Some("ab")),
+            ("^", None),
+            ("x*^ab", None),
+        ] {
+            let expected = match expected {
+                Some(prefix) => format!("names that begin with {}", quote(prefix)),
+                None => format!("a scan for name~={}", quote(pattern)),
+            };
+            let filter = format!("name~={}", quote(pattern));
+            let found = plan(&[&filter]);
+            let same = found == expected || found.starts_with("a scan") && expected.starts_with("a scan");
+            assert!(same, "{pattern}: {found}, not {expected}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Bringing a store of an older schema to this one (`schema` has what each brought).
+//!
+//! All in the transaction that writes the new version: whatever ends it, the store is either as it
+//! was or done. Each step takes a store one version further.
+
+use std::ops::Bound;
+
+use heed::types::Bytes;
+use heed::{Database, RwTxn};
+
+use super::indexes;
+use super::schema::ROOT_PREFIX;
+use super::value;
+
+/// So many bytes of entries are collected before they are written, in order.
+const BATCH: usize = 8 << 20;
+
+/// A database in a transaction that may have made it.
+type Table<'e> = Database<'e, Bytes, Bytes>;
+
+/// Brings a store of version `from` to this one's.
+pub(super) fn from(
+    from: u32,
+    txn: &mut RwTxn<'_>,
+    records: Table<'_>,
+    index: Table<'_>,
+) -> heed::Result<()> {
+    log::info!("bringing the store from schema version {from} to {}", super::schema::VERSION);
+    if from < 2 {
+        build_index(txn, records, index)?;
+    }
+    Ok(())
+}
+
+/// Version 2: the index, from the records. A damaged record has no entries: it is never given out.
+fn build_index(txn: &mut RwTxn<'_>, records: Table<'_>, index: Table<'_>) -> heed::Result<()> {
+    index.clear(txn)?;
+    let mut from = ROOT_PREFIX.to_vec();
+    loop {
+        let (mut batch, mut size, mut last) = (Vec::new(), 0, None);
+        let bounds = (Bound::Excluded(from.as_slice()), Bound::Unbounded);
+        for record in records.range(txn, &bounds)? {
+            let (key, value) = record?;
+            if let Ok(message) = value::unseal(key, value) {
+                let entries = indexes::entries(key, message);
+                size += entries.iter().map(Vec::len).sum::<usize>();
+                batch.extend(entries);
+            }
+            last = Some(key);
+            if size > BATCH {
+                break;
+            }
+        }
+        let Some(last) = last.map(<[u8]>::to_vec) else { return Ok(()) };
+        from = last;
+        batch.sort_unstable();
+        for entry in batch {
+            index.put(txn, &entry, b"")?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use heed::CommitOrAbort;
+    use heed::types::{Bytes, Str};
+    use protobuf::Message;
+
+    use super::super::schema::{VERSION, key};
+    use super::super::{Kind, Reader, Records, Store, map};
+    use super::*;
+    use crate::api::images::Image;
+    use crate::model::Namespace;
+
+    fn image(name: &str) -> Vec<u8> {
+        let mut image = Image { name: name.into(), ..Image::default() };
+        image.labels.insert("label".into(), format!("of {name}"));
+        image.target.mut_or_insert_default().digest = format!("sha256:{name}");
+        image.write_to_bytes().unwrap()
+    }
+
+    /// A store as version 1 wrote it.
+    fn version_1(root: &std::path::Path, records: &[(Vec<u8>, Vec<u8>)]) {
+        let env = map(root).unwrap();
+        let txn = env.write_txn().unwrap();
+        env.create_databases_and_commit(txn, |opener, txn| {
+            let meta = opener.create_database::<Str, Bytes>(txn, Some("meta"))?;
+            meta.put(txn, "schema", &1u32.to_le_bytes())?;
+            meta.put(txn, "uuid", b"the store's own")?;
+            for other in ["expiring", "aside"] {
+                opener.create_database::<Bytes, Bytes>(txn, Some(other))?;
+            }
+            let stored = opener.create_database::<Bytes, Bytes>(txn, Some("records"))?;
+            for (key, value) in records {
+                stored.put(txn, key, value)?;
+            }
+            heed::Result::Ok(CommitOrAbort::<_, ()>::Commit(()))
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_store_of_version_1_gets_its_index_and_keeps_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let namespace = Namespace::parse("n").unwrap();
+        // Enough for more than one batch.
+        let names: Vec<_> = (0..12_000).map(|i| format!("{i:0380}")).collect();
+        let mut records: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let key = key(&namespace, Kind::Image, name);
+                let value = value::seal(&key, &image(name));
+                (key, value)
+            })
+            .collect();
+        let lease = key(&namespace, Kind::Lease, "l");
+        records.push((lease.clone(), value::seal(&lease, b"")));
+        records.push((key(&namespace, Kind::Image, "bad"), b"rotten".to_vec()));
+        version_1(dir.path(), &records);
+
+        let refused = Reader::open(dir.path()).unwrap_err();
+        assert!(refused.message().contains("has schema version 1"), "{refused}");
+        assert!(refused.message().contains("lmdb-images serve"), "{refused}");
+
+        let check = |store: &Store| {
+            assert_eq!(store.uuid(), "the store's own");
+            let txn = store.shared.env.read_txn().unwrap();
+            let tables = &store.shared.tables;
+            let mut expected: Vec<_> = records
+                .iter()
+                .filter_map(|(key, value)| Some((key, value::unseal(key, value).ok()?)))
+                .flat_map(|(key, message)| indexes::entries(key, message))
+                .collect();
+            expected.sort();
+            assert_eq!(expected.len(), 2 * names.len());
+            let index = tables.index.iter(&txn).unwrap();
+            assert!(index.map(|entry| entry.unwrap().0).eq(expected.iter().map(Vec::as_slice)));
+            assert_eq!(tables.records.len(&txn).unwrap(), records.len() as u64);
+        };
+        for _ in 0..2 {
+            check(&Store::open(dir.path()).unwrap());
+        }
+        let found = Reader::open(dir.path()).unwrap();
+        let whole = |s: &super::super::Snapshot<'_>| {
+            s.record(&namespace, Kind::Image, &names[7]).map(|r| r == Some(&image(&names[7])))
+        };
+        assert_eq!(found.read(whole), Ok(true));
+        assert_eq!(VERSION, 2);
+    }
+}
