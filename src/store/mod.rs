@@ -2,7 +2,7 @@
 //!
 //! - [`schema`]: what lies where, drawn as a tree, and its version
 //! - [`value`]: the header and checksum around every record
-//! - [`verify`]: what is checked of a file before LMDB maps it
+//! - [`verify`]: what is checked of a file before LMDB maps it, by a reader of our own
 //! - [`root`]: the folder, who owns it; [`folder`], [`filesystem`]: who may change it, where it lies
 //! - [`records`]: reading and changing records inside a transaction; [`walk`]: in their order
 //! - [`readers`]: who holds which snapshot, in all processes
@@ -136,24 +136,26 @@ impl Reader {
     /// Opens the store in the folder `root`, which must be there. Nothing in it is changed but
     /// LMDB's list of readers.
     pub fn open(root: &Path) -> Result<Self> {
-        let file = root.join(root::DATA_FILE);
-        if folder::look(&file)?.is_none() {
-            return Err(Error::not_found(format_args!("there is no store in {}", root.display())));
-        }
+        let path = root.join(root::DATA_FILE);
+        let missing = || Error::not_found(format_args!("there is no store in {}", root.display()));
+        folder::look(&path)?.filter(|found| found.len() > 0).ok_or_else(missing)?;
         folder::look(&root.join("lock.mdb"))?;
-        if let Err(e) = std::fs::File::open(&file)
-            && e.kind() == std::io::ErrorKind::PermissionDenied
-        {
-            return Err(folder::not_for_us(&file));
-        }
-        verify::before_reading(&file)?;
+        let file = verify::open(&path, false)?.ok_or_else(missing)?;
+        verify::metas(&path, &file)?;
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.max_readers(MAX_READERS).max_dbs(schema::DATABASES);
-        // SAFETY: the file was verified. Its owner changes it through LMDB only, whose readers'
-        // list this environment is entered in; READ_ONLY takes nothing away from that.
+        // SAFETY: its owner changes the file through LMDB only, whose readers' list this
+        // environment is entered in; READ_ONLY takes nothing away from that. Opening looks at the
+        // meta pages only, which were verified; all else is verified below, before it is read.
         let env = unsafe { options.flags(EnvFlags::READ_ONLY).open(root) }
             .map_err(|e| failure(&format!("opening {} to read", root.display()), &e))?;
         free_dead_readers(&env)?;
+        {
+            // While this transaction is open no page of its state is used again, nor one of any
+            // later state: what is verified cannot change under the eyes of the verifier.
+            let _held = begin_to_read(&env)?;
+            verify::state(&file).map_err(|damage| verify::refusal(&path, &file, &damage))?;
+        }
         let tables = schema::open_to_read(&env, root)?;
         let readers = Readers::open(root)?;
         Ok(Self { env, readers, tables })
