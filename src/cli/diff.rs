@@ -28,7 +28,9 @@ pub struct Diff {
 impl Diff {
     /// Compares, and prints the differences.
     pub fn run(self) -> Result<ExitCode> {
-        let found = wait(diff::run(&self.root.root, &self.containerd.socket))?;
+        let root = self.root.folder()?;
+        let containerd = self.containerd.socket(&self.root.file)?;
+        let found = wait(diff::run(&root, &containerd))?;
         for difference in &found.differences {
             if self.json {
                 println!("{}", difference.json());

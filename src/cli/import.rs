@@ -22,7 +22,9 @@ pub struct Import {
 impl Import {
     /// Copies, and prints one line of what was done.
     pub fn run(self) -> Result<()> {
-        let summary = wait(import::run(&self.root.root, &self.containerd.socket))?;
+        let root = self.root.folder()?;
+        let containerd = self.containerd.socket(&self.root.file)?;
+        let summary = wait(import::run(&root, &containerd))?;
         println!("imported {summary}");
         Ok(())
     }

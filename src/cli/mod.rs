@@ -1,19 +1,20 @@
 //! The command line: parses, starts logging, calls one function.
 
+mod config;
 mod diff;
 mod import;
+mod logging;
 mod serve;
+mod settings;
+mod within;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::model::{Error, Result};
-
-/// What is logged when RUST_LOG says nothing. The libraries' own lines are about clients that
-/// misbehave, which is nothing to act on; what is, we log ourselves.
-const DEFAULT_LOG: &str = "info,ttrpc=off,h2=off,hyper=off";
+use settings::File;
 
 /// containerd's Images service over LMDB, on ttrpc and gRPC
 #[derive(Parser)]
@@ -28,27 +29,47 @@ enum Command {
     Serve(serve::Serve),
     Import(import::Import),
     Diff(diff::Diff),
+    Config(config::Config),
 }
 
 /// Where the store is.
 #[derive(Args)]
 struct Root {
-    /// Folder of the store
-    #[arg(long, env = "LMDB_IMAGES_ROOT", value_name = "DIR", default_value_os_t = default_root())]
-    root: PathBuf,
+    #[command(flatten)]
+    file: File,
+
+    /// Folder of the store [default: the daemon's, by its file of settings]
+    #[arg(long, env = "LMDB_IMAGES_ROOT", value_name = "DIR")]
+    root: Option<PathBuf>,
+}
+
+impl Root {
+    /// The folder.
+    fn folder(&self) -> Result<PathBuf> {
+        match &self.root {
+            Some(root) => Ok(root.clone()),
+            None => Ok(self.file.read()?.root.unwrap_or_else(default_root)),
+        }
+    }
 }
 
 /// Which containerd an admin's command speaks to.
 #[derive(Args)]
 struct Containerd {
-    /// Socket of the containerd
-    #[arg(
-        long = "containerd",
-        env = "LMDB_IMAGES_CONTAINERD",
-        value_name = "SOCKET",
-        default_value = "/run/containerd/containerd.sock"
-    )]
-    socket: PathBuf,
+    /// Socket of the containerd [default: the daemon's, or /run/containerd/containerd.sock]
+    #[arg(long = "containerd", env = "LMDB_IMAGES_CONTAINERD", value_name = "SOCKET")]
+    socket: Option<PathBuf>,
+}
+
+impl Containerd {
+    /// The socket.
+    fn socket(&self, file: &File) -> Result<PathBuf> {
+        let usual = || "/run/containerd/containerd.sock".into();
+        match &self.socket {
+            Some(socket) => Ok(socket.clone()),
+            None => Ok(file.read()?.containerd.unwrap_or_else(usual)),
+        }
+    }
 }
 
 /// Waits for what an admin's command does.
@@ -60,24 +81,36 @@ fn wait<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
         .block_on(command)
 }
 
+/// The command line, with the defaults of the settings in its help.
+fn command() -> clap::Command {
+    Cli::command()
+        .mut_subcommand("serve", settings::with_defaults)
+        .mut_subcommand("config", |c| c.mut_subcommand("show", settings::with_defaults))
+}
+
 /// Runs the program. 0: done; 1: it failed, with a sentence on stderr, or `diff` found something; 2:
 /// the command line is wrong.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(DEFAULT_LOG))
-        .format_target(false)
-        .init();
-    let done: Result<ExitCode> = match cli.command {
-        Command::Serve(command) => command.run().map(|()| ExitCode::SUCCESS),
-        Command::Import(command) => command.run().map(|()| ExitCode::SUCCESS),
-        Command::Diff(command) => command.run(),
-    };
-    match done {
+    let matches = command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    match run(cli.command, &matches) {
         Ok(code) => code,
         Err(e) => {
             eprintln!("lmdb-images: {e}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode> {
+    if !matches!(command, Command::Serve(_)) {
+        logging::start_for_command()?;
+    }
+    match command {
+        Command::Serve(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Import(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Diff(command) => command.run(),
+        Command::Config(command) => command.run(matches).map(|()| ExitCode::SUCCESS),
     }
 }
 
@@ -100,6 +133,15 @@ fn default_root() -> PathBuf {
     xdg("XDG_DATA_HOME").or_else(home).unwrap_or(system)
 }
 
+fn default_config() -> PathBuf {
+    let system = PathBuf::from("/etc/lmdb-images/config.toml");
+    if is_root() {
+        return system;
+    }
+    let home = || std::env::home_dir().map(|home| home.join(".config/lmdb-images"));
+    xdg("XDG_CONFIG_HOME").or_else(home).map_or(system, |folder| folder.join("config.toml"))
+}
+
 fn default_state() -> PathBuf {
     let system = PathBuf::from("/run/lmdb-images");
     if is_root() { system } else { xdg("XDG_RUNTIME_DIR").unwrap_or(system) }
@@ -109,7 +151,6 @@ fn default_state() -> PathBuf {
 mod tests {
     #[test]
     fn the_command_line_is_sound() {
-        use clap::CommandFactory;
-        super::Cli::command().debug_assert();
+        super::command().debug_assert();
     }
 }

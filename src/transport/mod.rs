@@ -30,6 +30,10 @@ use crate::service::budget::Budget;
 /// The largest gRPC message either way, in bytes: containerd's limit.
 pub const GRPC_MESSAGE: usize = 16 << 20;
 
+/// Memory for large messages under way, in bytes, of all connections together; requests and replies
+/// have so much each, if nobody says otherwise.
+pub const BUDGET: u32 = 64 << 20;
+
 /// What clients may take, whatever they do. Times are generous: they end only what hangs.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -55,7 +59,7 @@ impl Default for Limits {
             message_time: Duration::from_secs(30),
             unread_time: Duration::from_secs(60),
             drain_time: Duration::from_secs(10),
-            requests: Budget::new(64 << 20),
+            requests: Budget::new(BUDGET),
         }
     }
 }

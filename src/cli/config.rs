@@ -1,0 +1,146 @@
+//! `lmdb-images config`.
+
+use clap::{ArgMatches, Args, Subcommand};
+use serde_json::json;
+
+use super::settings::{self, File, Settings};
+use crate::model::Result;
+
+/// The settings of the daemon: a file to begin with, whether a file is right, and what holds
+///
+/// A setting is a key of the file, an environment variable and a flag of serve. A flag is stronger
+/// than its variable, a variable than the file, the file than the default.
+#[derive(Args)]
+pub struct Config {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Print a file with every setting, its default, and what it is for
+    Default,
+
+    /// Check a file; when something is wrong in it, say in which line and exit with 1
+    Check {
+        #[command(flatten)]
+        file: File,
+    },
+
+    /// Print the settings that hold, and where each comes from
+    ///
+    /// It takes the flags of serve. What it prints can be used as a file.
+    Show {
+        #[command(flatten)]
+        file: File,
+        #[command(flatten)]
+        settings: Box<Settings>,
+        /// One JSON object: for each setting its value, null if it has none, and where it is from
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Config {
+    /// Does it. `matches` are those of the whole command line.
+    pub fn run(self, matches: &ArgMatches) -> Result<()> {
+        match self.action {
+            Action::Default => print!("{}", default_file()),
+            Action::Check { file } => {
+                file.read()?;
+                let path = file.path();
+                let state = if path.exists() { "right" } else { "not there: the defaults hold" };
+                println!("{} is {state}", path.display());
+            }
+            Action::Show { file, settings, json } => {
+                // The innermost of the subcommands.
+                let mut matches = matches;
+                while let Some((_, inner)) = matches.subcommand() {
+                    matches = inner;
+                }
+                show(&file, &settings, json, matches)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file in which all is commented out: it changes nothing until somebody does.
+fn default_file() -> String {
+    let defaults = Settings::defaults().table();
+    let mut text = String::from(
+        "# Settings of lmdb-images. Each is also a flag of \"lmdb-images serve\" and an environment\n\
+         # variable, which are stronger than this file. What is commented out is the default, or an\n\
+         # example where there is none.\n",
+    );
+    for setting in settings::all() {
+        let value = match (defaults.get(&setting.key), setting.value.as_str()) {
+            (Some(value), _) => value.to_string(),
+            (None, "SOCKET") => "\"/run/containerd/containerd.sock\"".into(),
+            (None, _) => "0".into(),
+        };
+        let unset = if defaults.contains_key(&setting.key) { "" } else { " (default: none)" };
+        text.push_str(&format!("\n{}\n", comment(&format!("{}{unset}", setting.help))));
+        text.push_str(&format!("#{} = {value}\n", setting.key));
+    }
+    text
+}
+
+/// Text as a comment of lines that are not too long.
+fn comment(text: &str) -> String {
+    let mut lines = vec![String::from("#")];
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.len() + word.len() < 99 => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(format!("# {word}")),
+        }
+    }
+    lines.join("\n")
+}
+
+fn show(file: &File, settings: &Settings, as_json: bool, matches: &ArgMatches) -> Result<()> {
+    let from_file = file.read()?;
+    let (merged, from_file) = (settings.merged(&from_file)?.table(), from_file.table());
+    let mut object = serde_json::Map::new();
+    for setting in settings::all() {
+        let origin = settings::origin(&setting, matches, &from_file, &file.path());
+        let value = merged.get(&setting.key);
+        if as_json {
+            let key = setting.key;
+            object.insert(key, json!({ "value": value, "from": origin }));
+        } else if let Some(value) = value {
+            println!("{:<42} # {origin}", format!("{} = {value}", setting.key));
+        } else {
+            println!("{:<42} # none", format!("#{} =", setting.key));
+        }
+    }
+    if as_json {
+        println!("{}", serde_json::Value::Object(object));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_file_changes_nothing_and_names_every_key() {
+        let text = default_file();
+        assert_eq!(toml::from_str::<Settings>(&text).unwrap(), Settings::default());
+        let uncommented: String = text
+            .lines()
+            .filter_map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let all = toml::from_str::<Settings>(&uncommented).unwrap().table();
+        assert_eq!(all.len(), settings::all().len());
+        for (key, value) in Settings::defaults().table() {
+            assert_eq!(all.get(&key), Some(&value), "{key}");
+        }
+        assert!(text.lines().all(|line| line.len() <= 100));
+    }
+}

@@ -1,0 +1,293 @@
+//! The settings of the daemon. Each is a flag of `serve`, an environment variable and a key of the
+//! file; a flag is stronger than its variable, a variable than the file, the file than the default.
+//!
+//! There is one struct: clap fills it from flags and environment, serde from the file, and
+//! [`Settings::defaults`] with what holds otherwise. What a setting is for stands in its comment,
+//! which `--help` and `config default` print.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{ArgMatches, Args, Command, parser::ValueSource};
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+use super::logging::{Filter, Format};
+use super::within::Within;
+use super::{default_config, default_root, default_state};
+use crate::daemon::Config;
+use crate::model::{Error, Result};
+use crate::service::budget::Budget;
+use crate::transport::{BUDGET, Limits};
+
+/// The settings, as far as one source has them.
+#[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Folder of the store
+    #[arg(long, env = "LMDB_IMAGES_ROOT", value_name = "DIR")]
+    pub root: Option<PathBuf>,
+
+    /// Folder of the sockets
+    #[arg(long, env = "LMDB_IMAGES_STATE", value_name = "DIR")]
+    pub state: Option<PathBuf>,
+
+    /// Stand in front of the containerd behind this socket: its clients then use containerd.sock in
+    /// the folder of the sockets
+    #[arg(long, env = "LMDB_IMAGES_CONTAINERD", value_name = "SOCKET")]
+    pub containerd: Option<PathBuf>,
+
+    /// Group that may use images.sock and images.sock.ttrpc, by number
+    #[arg(long, env = "LMDB_IMAGES_GID", value_name = "GID")]
+    pub gid: Option<u32>,
+
+    /// What is logged: error, warn, info, debug, trace, or by part of the program, such as
+    /// info,lmdb_images::front=debug
+    #[arg(long, env = "RUST_LOG", value_name = "FILTER")]
+    pub log: Option<Filter>,
+
+    /// How a line of the log looks: text, or json for one object a line
+    #[arg(
+        long,
+        env = "LMDB_IMAGES_LOG_FORMAT",
+        value_name = "FORMAT",
+        hide_possible_values = true
+    )]
+    pub log_format: Option<Format>,
+
+    /// Connections to one socket at a time; a further one is closed at once
+    #[arg(long, env = "LMDB_IMAGES_MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<Within<1, 1_000_000>>,
+
+    /// Calls of one connection at a time; further ones wait
+    #[arg(long, env = "LMDB_IMAGES_MAX_CALLS", value_name = "N")]
+    pub max_calls: Option<Within<1, 65_536>>,
+
+    /// How long a client may take to send a message that it has begun, in seconds
+    #[arg(long, env = "LMDB_IMAGES_MESSAGE_TIME", value_name = "SECONDS")]
+    pub message_time: Option<Within<1, 86_400>>,
+
+    /// How long replies may lie unread before their connection is closed, in seconds
+    #[arg(long, env = "LMDB_IMAGES_UNREAD_TIME", value_name = "SECONDS")]
+    pub unread_time: Option<Within<1, 86_400>>,
+
+    /// How long calls under way may take to end when the daemon stops, in seconds
+    #[arg(long, env = "LMDB_IMAGES_DRAIN_TIME", value_name = "SECONDS")]
+    pub drain_time: Option<Within<1, 3_600>>,
+
+    /// Memory for large requests under way, of all connections together, in MiB
+    #[arg(long, env = "LMDB_IMAGES_REQUEST_BUDGET", value_name = "MIB")]
+    pub request_budget: Option<Within<16, 4_095>>,
+
+    /// Memory for large replies under way, of all connections together, in MiB
+    #[arg(long, env = "LMDB_IMAGES_REPLY_BUDGET", value_name = "MIB")]
+    pub reply_budget: Option<Within<16, 4_095>>,
+}
+
+/// Which file holds settings.
+#[derive(Debug, Clone, Default, Args)]
+pub struct File {
+    /// File with settings [default: /etc/lmdb-images/config.toml, if it is there]
+    #[arg(long, env = "LMDB_IMAGES_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl File {
+    /// Where it is.
+    pub fn path(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(default_config)
+    }
+
+    /// What it says; nothing when it is missing and nobody named it.
+    pub fn read(&self) -> Result<Settings> {
+        let path = self.path();
+        match std::fs::read_to_string(&path) {
+            Ok(text) => parse(&text, &path),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && self.config.is_none() => {
+                Ok(Settings::default())
+            }
+            Err(e) => Err(Error::InvalidArgument(format!("reading {}: {e}", path.display()))),
+        }
+    }
+}
+
+/// Reads settings from the text of the file at `path`.
+fn parse(text: &str, path: &Path) -> Result<Settings> {
+    toml::from_str(text).map_err(|e| {
+        let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let why =
+            e.message().trim_end().replace('\n', ", ").replace("unknown field", "unknown key");
+        Error::InvalidArgument(format!("{}, line {line}: {why}", path.display()))
+    })
+}
+
+/// One setting: its key and where else it can be set.
+#[derive(Debug)]
+pub struct Setting {
+    /// The key in the file.
+    pub key: String,
+    /// The environment variable.
+    pub variable: String,
+    /// What it is for.
+    pub help: String,
+    /// What its value is: `DIR`, `SECONDS`.
+    pub value: String,
+}
+
+/// All settings, in the order of the struct.
+pub fn all() -> Vec<Setting> {
+    let command = Settings::augment_args(Command::new("settings"));
+    let text = |text: Option<String>| text.unwrap_or_default();
+    let setting = |arg: &clap::Arg| Setting {
+        key: arg.get_id().to_string(),
+        variable: text(arg.get_env().map(|name| name.to_string_lossy().into_owned())),
+        help: text(arg.get_help().map(ToString::to_string)),
+        value: text(arg.get_value_names().and_then(|n| n.first()).map(ToString::to_string)),
+    };
+    command.get_arguments().map(setting).collect()
+}
+
+/// Says in the help of `command` what holds for settings that nobody sets.
+pub fn with_defaults(mut command: Command) -> Command {
+    for (key, value) in Settings::defaults().table() {
+        let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        if command.get_arguments().any(|arg| *arg.get_id() == *key) {
+            command = command.mut_arg(key, |arg| {
+                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                arg.help(format!("{help} [default: {shown}]"))
+            });
+        }
+    }
+    command
+}
+
+impl Settings {
+    /// What holds for those that nobody sets.
+    pub fn defaults() -> Self {
+        let limits = Limits::default();
+        Self {
+            root: Some(default_root()),
+            state: Some(default_state()),
+            containerd: None,
+            gid: None,
+            log: Some(Filter::default()),
+            log_format: Some(Format::default()),
+            max_connections: Some(Within::near(limits.connections as u64)),
+            max_calls: Some(Within::near(limits.calls as u64)),
+            message_time: Some(Within::near(limits.message_time.as_secs())),
+            unread_time: Some(Within::near(limits.unread_time.as_secs())),
+            drain_time: Some(Within::near(limits.drain_time.as_secs())),
+            request_budget: Some(Within::near(u64::from(BUDGET >> 20))),
+            reply_budget: Some(Within::near(u64::from(BUDGET >> 20))),
+        }
+    }
+
+    /// As keys and values, in the order of the struct.
+    pub fn table(&self) -> Table {
+        // Every value is a string, a number or a truth: all that TOML has.
+        Table::try_from(self).unwrap_or_default()
+    }
+
+    /// These, and what they do not say from `file`, and then from the defaults.
+    pub fn merged(&self, file: &Settings) -> Result<Self> {
+        let mut merged = Self::defaults().table();
+        merged.extend(file.table());
+        merged.extend(self.table());
+        merged.try_into().map_err(|e| Error::Internal(format!("merging the settings: {e}")))
+    }
+
+    /// What the daemon is started with.
+    pub fn config(self) -> Config {
+        let limits = Limits::default();
+        let seconds = |time: u32| Duration::from_secs(time.into());
+        let bytes = |mib: u32| mib << 20;
+        Config {
+            root: self.root.unwrap_or_else(default_root),
+            state: self.state.unwrap_or_else(default_state),
+            containerd: self.containerd,
+            gid: self.gid,
+            limits: Limits {
+                connections: self.max_connections.map_or(limits.connections, |n| n.get() as usize),
+                calls: self.max_calls.map_or(limits.calls, |n| n.get() as usize),
+                message_time: self.message_time.map_or(limits.message_time, |n| seconds(n.get())),
+                unread_time: self.unread_time.map_or(limits.unread_time, |n| seconds(n.get())),
+                drain_time: self.drain_time.map_or(limits.drain_time, |n| seconds(n.get())),
+                requests: Budget::new(self.request_budget.map_or(BUDGET, |n| bytes(n.get()))),
+            },
+            reply_budget: self.reply_budget.map_or(BUDGET, |n| bytes(n.get())),
+        }
+    }
+}
+
+/// Where the value of a setting comes from. `matches` are those that `settings` were parsed from.
+pub fn origin(setting: &Setting, matches: &ArgMatches, file: &Table, path: &Path) -> String {
+    match matches.value_source(&setting.key) {
+        Some(ValueSource::CommandLine) => "flag".into(),
+        Some(ValueSource::EnvVariable) => format!("environment {}", setting.variable),
+        _ if file.contains_key(&setting.key) => format!("file {}", path.display()),
+        _ => "default".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Settings> {
+        parse(text, Path::new("f"))
+    }
+
+    #[test]
+    fn every_setting_is_a_key_and_a_variable_with_an_explanation() {
+        for setting in all() {
+            let told = read(&format!("{} = []", setting.key)).unwrap_err();
+            assert!(!told.message().contains("unknown key"), "{told}");
+            let variable = format!("LMDB_IMAGES_{}", setting.key.to_uppercase());
+            let expected = if setting.key == "log" { "RUST_LOG" } else { &variable };
+            assert_eq!(setting.variable, expected);
+            assert!(!setting.help.is_empty() && !setting.value.is_empty(), "{setting:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_file_is_told_with_its_line() {
+        for (text, told) in [
+            ("\n\nmax_conections = 1", "f, line 3: unknown key `max_conections`, expected one of"),
+            ("max_connections = 0", "f, line 1: 0 is not in 1..=1000000"),
+            ("\nmessage_time = -1", "f, line 2: -1 is not in 1..=86400"),
+            ("\nroot = 3", "f, line 2: invalid type: integer `3`, expected"),
+            ("root = \"a\"\nroot = \"b\"", "f, line 2: duplicate key"),
+            ("gid = 1\nstate", "f, line 2: "),
+            ("log = \"info=loud\"", "f, line 1: "),
+            ("log_format = \"xml\"", "f, line 1: unknown variant `xml`, expected `text` or `json`"),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.message().starts_with(told), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_stronger_source_wins_key_by_key() {
+        let file = read("max_calls = 2\nmax_connections = 3").unwrap();
+        let flags = read("max_calls = 4").unwrap();
+        let merged = flags.merged(&file).unwrap();
+        let wanted = Settings {
+            max_calls: flags.max_calls,
+            max_connections: file.max_connections,
+            ..Settings::defaults()
+        };
+        assert_eq!(merged, wanted);
+        let config = merged.config();
+        assert_eq!((config.limits.calls, config.limits.connections), (4, 3));
+    }
+
+    #[test]
+    fn the_defaults_lie_in_their_bounds() {
+        let defaults = Settings::defaults();
+        let text = toml::to_string(&defaults).unwrap();
+        assert_eq!(read(&text).unwrap(), defaults);
+        let (config, limits) = (defaults.config(), Limits::default());
+        assert_eq!(format!("{:?}", config.limits), format!("{limits:?}"));
+    }
+}

@@ -1,0 +1,69 @@
+//! A whole number that must lie in bounds, wherever it is read: on the command line, in the
+//! environment, in a file.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A number from `MIN` to `MAX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "i64")]
+pub struct Within<const MIN: u32, const MAX: u32>(u32);
+
+impl<const MIN: u32, const MAX: u32> Within<MIN, MAX> {
+    /// The number, moved into the bounds if it lies outside: for values that are ours.
+    pub fn near(number: u64) -> Self {
+        Self(u32::try_from(number).unwrap_or(MAX).clamp(MIN, MAX))
+    }
+
+    /// The number.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> TryFrom<i64> for Within<MIN, MAX> {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, String> {
+        let found = u32::try_from(number).ok().filter(|found| (MIN..=MAX).contains(found));
+        found.map(Self).ok_or_else(|| format!("{number} is not in {MIN}..={MAX}"))
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> From<Within<MIN, MAX>> for i64 {
+    fn from(number: Within<MIN, MAX>) -> Self {
+        number.0.into()
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> FromStr for Within<MIN, MAX> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<i64>().map_err(|e| e.to_string())?.try_into()
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> fmt::Display for Within<MIN, MAX> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_outside_is_refused_with_the_bounds() {
+        assert_eq!("7".parse::<Within<1, 9>>().unwrap().get(), 7);
+        for text in ["0", "10", "-1", "99999999999"] {
+            let told = text.parse::<Within<1, 9>>().unwrap_err();
+            assert_eq!(told, format!("{text} is not in 1..=9"));
+        }
+        assert!("x".parse::<Within<1, 9>>().is_err());
+        assert_eq!(Within::<1, 9>::near(1 << 40).get(), 9);
+    }
+}
