@@ -12,13 +12,11 @@ use log::{LevelFilter, Record};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Error, Result};
+use crate::transport::ttrpc::LOGS_MESSAGES;
 
 /// The libraries' own lines are about clients that misbehave, which is nothing to act on; what is,
 /// we log ourselves. A filter that names a library has it speak.
 const LIBRARIES: &str = "ttrpc=off,h2=off,hyper=off";
-
-/// What would log every message with all that is in it, whatever the filter.
-const WHOLE_MESSAGES: &str = "ttrpc::asynchronous::connection";
 
 /// What is logged: a level, and others for parts of the program, as `RUST_LOG` has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +77,7 @@ pub enum Format {
 pub fn start(filter: &Filter, format: Format) {
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(&format!("{LIBRARIES},{filter}")).format_target(false);
-    builder.filter_module(WHOLE_MESSAGES, LevelFilter::Off);
+    builder.filter_module(LOGS_MESSAGES, LevelFilter::Off);
     if format == Format::Json {
         builder.format(|out, record| {
             let time = out.timestamp_millis().to_string();

@@ -36,6 +36,9 @@ const EVENTS: &str = "containerd.services.events.ttrpc.v1.Events";
 /// envelope around the message.
 pub const MESSAGE: usize = ttrpc::proto::MESSAGE_LENGTH_MAX - 16;
 
+/// The part of the library whose traces are whole messages, with all that is in them.
+pub const LOGS_MESSAGES: &str = "ttrpc::asynchronous::connection";
+
 /// Serves the calls of ttrpc connections.
 #[derive(Clone)]
 pub struct Ttrpc {
