@@ -36,7 +36,7 @@ fn look(store: &Store) -> Result<(Vec<Held>, u64)> {
     if freed > 0 {
         log::info!("took back the places of {freed} readers whose process is gone");
     }
-    Ok((store.readers()?, store.last_commit()))
+    Ok((store.readers()?, store.last_commit()?))
 }
 
 /// What was seen so far.

@@ -4,6 +4,8 @@
 //! - [`value`]: the header and checksum around every record
 //! - [`verify`]: what is checked of a file before LMDB maps it, by a reader of our own
 //! - [`root`]: the folder, who owns it; [`folder`], [`filesystem`]: who may change it, where it lies
+//! - `environment`: LMDB's environment, opened again after its disk failed; `settle`: what must be
+//!   on disk before the first write
 //! - [`records`]: reading and changing records inside a transaction; [`walk`]: in their order
 //! - [`readers`]: who holds which snapshot, in all processes
 //! - [`indexes`]: what is kept beside the records, so that filters need not read them all
@@ -13,6 +15,7 @@
 //! Synchronous. It knows names and bytes; what a request means is `service`'s. This is the only
 //! module that names heed, and the only one with `unsafe`.
 
+mod environment;
 pub mod filesystem;
 pub mod folder;
 pub mod indexes;
@@ -21,6 +24,7 @@ pub mod readers;
 pub mod records;
 pub mod root;
 pub mod schema;
+mod settle;
 pub mod value;
 pub mod verify;
 pub mod walk;
@@ -32,6 +36,7 @@ use std::sync::Arc;
 use heed::{Env, EnvFlags, EnvOpenOptions, RoTxn, WithoutTls};
 
 use crate::model::{Error, Result};
+use environment::Environment;
 use readers::{Held, Readers};
 pub use records::{Change, Records, Snapshot};
 use root::Root;
@@ -51,23 +56,14 @@ const MIN_MAP_SIZE: usize = 16 << 20;
 /// An open store. Clones share it; the last one closes it, after all accepted writes.
 #[derive(Clone, Debug)]
 pub struct Store {
-    // Dropped in this order: writes end, the environment closes, the folder is given up.
+    // Dropped in this order: writes end, the environment closes and gives up the folder.
     writer: Writer,
-    shared: Arc<Shared>,
+    environment: Arc<Environment>,
 }
 
-struct Shared {
-    env: Env<WithoutTls>,
-    // After the environment: see `readers`.
-    readers: Readers,
-    tables: Tables,
-    uuid: String,
-    root: Root,
-}
-
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for Environment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("root", &self.root.path()).finish_non_exhaustive()
+        f.debug_struct("Environment").field("root", &self.root()).finish_non_exhaustive()
     }
 }
 
@@ -75,46 +71,46 @@ impl Store {
     /// Opens the store in the folder `root`, creating both if need be, and takes ownership of it:
     /// a second owner, in any process, is refused until this one is dropped.
     pub fn open(root: &Path) -> Result<Self> {
-        let root = Root::acquire(root)?;
-        verify::before_mapping(&root.data_file())?;
-        let env = map(root.path())?;
-        let (tables, uuid) = schema::open(&env, root.path())?;
-        root.sync()?;
-        let readers = Readers::open(root.path())?;
-        let shared = Arc::new(Shared { env, readers, tables, uuid, root });
-        let writer = Writer::start(Arc::clone(&shared))?;
-        Ok(Self { writer, shared })
+        let environment = Arc::new(Environment::open(Root::acquire(root)?)?);
+        let writer = Writer::start(Arc::clone(&environment))?;
+        Ok(Self { writer, environment })
     }
 
     /// The folder.
     pub fn root(&self) -> &Path {
-        self.shared.root.path()
+        self.environment.root()
     }
 
     /// What tells this store from all others, for as long as it lives.
     pub fn uuid(&self) -> &str {
-        &self.shared.uuid
+        self.environment.uuid()
     }
 
     /// Reads from one state of the store. `work` must be short: pages that it may still see are
-    /// not used again while it runs.
+    /// not used again while it runs. It must not read again by itself.
     pub fn read<T>(&self, work: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
-        work(&Snapshot::new(begin_to_read(&self.shared.env)?, &self.shared.tables))
+        let mut opened = self.environment.get()?;
+        loop {
+            if let Some(txn) = begin_to_read(&opened.env)? {
+                return work(&Snapshot::new(txn, &opened.tables));
+            }
+            opened = self.environment.reopen(opened)?;
+        }
     }
 
     /// The snapshots that all processes hold, the oldest first.
     pub fn readers(&self) -> Result<Vec<Held>> {
-        self.shared.readers.held()
+        self.environment.readers().held()
     }
 
     /// The number of the last commit.
-    pub fn last_commit(&self) -> u64 {
-        self.shared.env.info().last_txn_id as u64
+    pub fn last_commit(&self) -> Result<u64> {
+        Ok(self.environment.get()?.env.info().last_txn_id as u64)
     }
 
     /// Takes back the places of readers whose process is gone; says how many.
     pub fn free_dead_readers(&self) -> Result<usize> {
-        free_dead_readers(&self.shared.env)
+        free_dead_readers(&self.environment.get()?.env)
     }
 
     /// Where changes are handed in.
@@ -163,7 +159,10 @@ impl Reader {
 
     /// Reads from one state of the store.
     pub fn read<T>(&self, work: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
-        work(&Snapshot::new(begin_to_read(&self.env)?, &self.tables))
+        // Only what writes is ever refused its environment.
+        let txn =
+            begin_to_read(&self.env)?.ok_or_else(|| Error::Internal("LMDB panicked".into()))?;
+        work(&Snapshot::new(txn, &self.tables))
     }
 
     /// The snapshots that all processes hold, the oldest first.
@@ -177,49 +176,22 @@ impl Reader {
     }
 }
 
-/// Takes a snapshot. When all places for readers are taken, some may be of processes that are gone.
-fn begin_to_read(env: &Env<WithoutTls>) -> Result<RoTxn<'_, WithoutTls>> {
-    match env.read_txn() {
-        Err(heed::Error::Mdb(heed::MdbError::ReadersFull)) if free_dead_readers(env)? > 0 => {
-            env.read_txn()
-        }
+/// Takes a snapshot; none of an environment that LMDB refuses since a write failed. When all places
+/// for readers are taken, some may be of processes that are gone.
+fn begin_to_read(env: &Env<WithoutTls>) -> Result<Option<RoTxn<'_, WithoutTls>>> {
+    use heed::MdbError::{Panic, ReadersFull};
+    let begun = match env.read_txn() {
+        Err(heed::Error::Mdb(ReadersFull)) if free_dead_readers(env)? > 0 => env.read_txn(),
         begun => begun,
+    };
+    match begun {
+        Err(heed::Error::Mdb(Panic)) => Ok(None),
+        begun => begun.map(Some).map_err(|e| failure("beginning to read", &e)),
     }
-    .map_err(|e| failure("beginning to read", &e))
 }
 
 fn free_dead_readers(env: &Env<WithoutTls>) -> Result<usize> {
     env.clear_stale_readers().map_err(|e| failure("looking for readers that are gone", &e))
-}
-
-/// Maps the environment in `root`, with as much address space as the process may have.
-fn map(root: &Path) -> Result<Env<WithoutTls>> {
-    let mut size = MAP_SIZE;
-    loop {
-        let mut options = EnvOpenOptions::new().read_txn_without_tls();
-        options.map_size(size).max_readers(MAX_READERS).max_dbs(schema::DATABASES);
-        // SAFETY: the file was verified (`verify::before_mapping`) and belongs to us while `Root`
-        // is held: nobody else changes it but through LMDB.
-        let opened = unsafe { options.open(root) };
-        match opened {
-            // An address-space limit (RLIMIT_AS, a small machine): take what there is.
-            Err(heed::Error::Io(e))
-                if e.kind() == std::io::ErrorKind::OutOfMemory && size / 2 >= MIN_MAP_SIZE =>
-            {
-                size /= 2;
-            }
-            Err(e) => return Err(failure(&format!("opening {}", root.display()), &e)),
-            Ok(env) => {
-                if size < MAP_SIZE {
-                    log::warn!(
-                        "address space is limited: the store can grow to {} MiB only",
-                        size >> 20
-                    );
-                }
-                return Ok(env);
-            }
-        }
-    }
 }
 
 /// A failure of LMDB as the crate's error. `doing` says what failed, in a few words.
@@ -233,7 +205,7 @@ fn failure(doing: &str, error: &heed::Error) -> Error {
             "{doing}: all {MAX_READERS} reader slots are taken; try again"
         )),
         heed::Error::Mdb(Panic) => Error::Unavailable(format!(
-            "{doing}: an earlier write to the disk failed and the store stopped; restart the daemon"
+            "{doing}: an earlier write to the disk failed and the store is opened again; try again"
         )),
         heed::Error::Io(e) if e.kind() == std::io::ErrorKind::StorageFull => {
             Error::ResourceExhausted(format!("{doing}: the disk is full; nothing was written"))

@@ -150,7 +150,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         assert_eq!(store.readers().unwrap(), []);
-        let last = store.last_commit();
+        let last = store.last_commit().unwrap();
         let held = store.read(|_| store.readers()).unwrap();
         assert_eq!(held.len(), 1);
         assert_eq!(
@@ -161,7 +161,7 @@ mod tests {
             .read(|_| {
                 let ns = crate::model::Namespace::parse("n").unwrap();
                 store.writer().write_blocking(move |c| c.put_namespace(&ns, b""))?;
-                assert_eq!(store.last_commit() - store.readers()?[0].snapshot, 1);
+                assert_eq!(store.last_commit().unwrap() - store.readers()?[0].snapshot, 1);
                 Ok(())
             })
             .unwrap();

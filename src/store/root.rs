@@ -62,9 +62,11 @@ impl Root {
             Err((_, errno)) => return Err(told("locking")(errno.into())),
         };
         let note = |owner: &mut File| {
-            owner.set_len(0)?;
+            // Written over: a full disk may have no room for what was given up.
             owner.rewind()?;
-            writeln!(owner, "pid {}", std::process::id())
+            writeln!(owner, "pid {}", std::process::id())?;
+            let end = owner.stream_position()?;
+            owner.set_len(end)
         };
         note(&mut owner).map_err(told("writing owner.lock in"))?;
         Ok(Self { path, _owner: owner })

@@ -250,7 +250,7 @@ mod tests {
     fn a_newer_schema_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         drop(super::super::Store::open(dir.path()).unwrap());
-        let open_env = || super::super::map(dir.path()).unwrap();
+        let open_env = || super::super::environment::map(dir.path()).unwrap();
         let set = |version: u32| {
             let env = open_env();
             let txn = env.write_txn().unwrap();

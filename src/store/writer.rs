@@ -18,9 +18,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use nix::libc::EIO;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Change, Shared, failure};
+use super::environment::{Environment, Opened};
+use super::{Change, failure};
 use crate::model::{Error, Result};
 
 /// So many jobs may wait; further callers wait to be let in.
@@ -55,11 +57,11 @@ impl Drop for Joined {
 }
 
 impl Writer {
-    pub(super) fn start(shared: Arc<Shared>) -> Result<Self> {
+    pub(super) fn start(environment: Arc<Environment>) -> Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || run(&shared, jobs))
+            .spawn(move || run(&environment, jobs))
             .map_err(|e| Error::Internal(format!("starting the writing thread: {e}")))?;
         Ok(Self { queue, _thread: Arc::new(Joined(Mutex::new(Some(thread)))) })
     }
@@ -178,43 +180,53 @@ enum End {
     Committed,
     /// Thrown away, nothing of it is on disk.
     Aborted(Error),
-    /// The commit failed where LMDB itself cannot tell.
-    Unknown(Error),
+    /// The commit failed where LMDB itself cannot tell, and refuses this environment from now on.
+    Unknown(Error, Arc<Opened>),
 }
 
-fn run(shared: &Shared, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
+fn run(environment: &Environment, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
     let mut batch = Vec::with_capacity(BATCH);
     while jobs.blocking_recv_many(&mut batch, BATCH) > 0 {
-        match play(shared, &mut batch) {
+        match play(environment, &mut batch) {
             // One by one: only those at fault get the error.
             End::Aborted(_) if batch.len() > 1 => {
                 for job in batch.drain(..) {
                     let mut alone = vec![job];
-                    let end = play(shared, &mut alone);
-                    answer(&mut alone, &end);
+                    let end = play(environment, &mut alone);
+                    answer(environment, &mut alone, end);
                 }
             }
-            end => answer(&mut batch, &end),
+            end => answer(environment, &mut batch, end),
         }
     }
 }
 
-fn answer(jobs: &mut Vec<Box<dyn Job>>, end: &End) {
+fn answer(environment: &Environment, jobs: &mut Vec<Box<dyn Job>>, end: End) {
+    let (outcome, broken) = match end {
+        End::Committed => (Ok(()), None),
+        End::Aborted(why) => (Err(why), None),
+        End::Unknown(why, broken) => (Err(why), Some(broken)),
+    };
     for job in jobs.drain(..) {
-        job.finish(match end {
-            End::Committed => Ok(()),
-            End::Aborted(why) | End::Unknown(why) => Err(why.clone()),
-        });
+        job.finish(outcome.clone());
+    }
+    if let Some(broken) = broken {
+        // If it fails, the next job is told.
+        let _ = environment.reopen(broken);
     }
 }
 
 /// Runs the jobs in one transaction and commits it.
-fn play(shared: &Shared, jobs: &mut [Box<dyn Job>]) -> End {
-    let txn = match shared.env.write_txn() {
+fn play(environment: &Environment, jobs: &mut [Box<dyn Job>]) -> End {
+    let opened = match environment.get() {
+        Ok(opened) => opened,
+        Err(why) => return End::Aborted(why),
+    };
+    let txn = match opened.env.write_txn() {
         Ok(txn) => txn,
         Err(e) => return End::Aborted(failure("beginning to write", &e)),
     };
-    let mut change = Change::new(txn, &shared.tables);
+    let mut change = Change::new(txn, &opened.tables);
     for job in jobs {
         if !job.run(&mut change) {
             let why = change.fault.take();
@@ -228,16 +240,35 @@ fn play(shared: &Shared, jobs: &mut [Box<dyn Job>]) -> End {
     }
     let Change { txn, .. } = change;
     let Err(e) = txn.commit() else { return End::Committed };
-    let why = failure("committing", &e);
-    log::error!("{why}");
-    // After a failed write of a meta page LMDB refuses everything: whether that page reached the
-    // disk is not known.
-    match shared.env.write_txn() {
-        Err(heed::Error::Mdb(heed::MdbError::Panic)) => End::Unknown(Error::Unavailable(format!(
-            "{why}: it is unknown whether the change is on disk; restart the daemon and look"
-        ))),
-        _ => End::Aborted(why),
+    log::error!("committing: {e}");
+    if !refuses(&opened) {
+        return End::Aborted(not_committed(environment, &e));
     }
+    // A meta page could not be written: whether it reached the disk is not known.
+    End::Unknown(
+        Error::Unavailable(format!(
+            "committing: {e}: it is unknown whether the change was made; look, or try again"
+        )),
+        Arc::clone(&opened),
+    )
+}
+
+/// What is told of a transaction that LMDB aborted when it was to be written.
+fn not_committed(environment: &Environment, error: &heed::Error) -> Error {
+    match error {
+        heed::Error::Io(e) if e.raw_os_error() == Some(EIO) && environment.is_full() => {
+            Error::ResourceExhausted("committing: the disk is full; nothing was written".into())
+        }
+        heed::Error::Io(e) if e.kind() != std::io::ErrorKind::StorageFull => {
+            Error::Internal(format!("committing: {e}; nothing was written"))
+        }
+        other => failure("committing", other),
+    }
+}
+
+/// LMDB refuses this environment, as it does after a failed write of a meta page.
+fn refuses(opened: &Opened) -> bool {
+    matches!(opened.env.write_txn(), Err(heed::Error::Mdb(heed::MdbError::Panic)))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -18,6 +19,13 @@ impl Process {
     /// Starts it and waits until it says that it serves.
     pub fn start(dir: &Path) -> Self {
         Self::start_by(Command::new(env!("CARGO_BIN_EXE_lmdb-images")), dir)
+    }
+
+    /// The same in an environment.
+    pub fn start_in(dir: &Path, environment: &[(&str, OsString)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lmdb-images"));
+        command.envs(environment.iter().cloned());
+        Self::start_by(command, dir)
     }
 
     /// The same with so few open files.
@@ -73,6 +81,14 @@ impl Process {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    /// SIGTERM: it ends what it has begun, and says that all went well.
+    pub fn stop(mut self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let ended = self.child.wait().unwrap();
+        assert!(ended.success(), "{ended}");
     }
 
     /// SIGKILL.
