@@ -1,6 +1,6 @@
-//! The kill test: clients write over both protocols, the daemon is killed with SIGKILL at random
-//! moments, again and again on the same store. Afterwards every answered write is there, and one
-//! that was not answered is there whole or not at all.
+//! The kill test: clients write over both protocols, all the time; the daemon is ended at random
+//! moments, by SIGKILL or by SIGTERM, and started again on the same store. Every client that
+//! comes back finds all its answered writes, and one that was not answered whole or not at all.
 //!
 //! `LMDB_IMAGES_KILL_ROUNDS` says how often (default 30), `LMDB_IMAGES_SEED` repeats a run's choices.
 
@@ -14,66 +14,64 @@
 
 mod common;
 mod process;
+mod writers;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use common::{Client, Failed, create, image};
+use common::{Client, Failed};
 use lmdb_images::api::images::{
-    CreateImageResponse, DeleteImageRequest, Image, ListImagesRequest, ListImagesResponse,
-    UpdateImageRequest, UpdateImageResponse,
+    GetImageRequest, GetImageResponse, ListImagesRequest, ListImagesResponse,
 };
 use process::Process;
-use protobuf::MessageField;
-use protobuf::well_known_types::empty::Empty;
+use tokio::sync::{mpsc, watch};
+use writers::{Content, NAMESPACE, Random, change, content, seed, setting};
 
-const CLIENTS: usize = 8;
+const CLIENTS: usize = 16;
 const NAMES: u64 = 6;
 
-/// SplitMix64: enough for choices that can be repeated.
-#[derive(Clone)]
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % end
-    }
+/// What a client saw.
+#[derive(Debug, Clone, Copy)]
+enum Seen {
+    /// A write was answered.
+    Answer,
+    /// All its names were looked at, after a restart; so many were there, and a write of it was in
+    /// doubt or not.
+    Restart { found: usize, in_doubt: bool },
 }
 
-/// The content of an image: a number, in two places of the record, or no image.
-type Content = Option<u64>;
-
-/// What a client knows of its own names.
-#[derive(Clone)]
+/// A client, and what it knows of its own names.
 struct Writer {
     id: usize,
     random: Random,
     next: u64,
     answered: HashMap<String, Content>,
     unanswered: Option<(String, Content)>,
-}
-
-fn record(name: &str, content: u64) -> Image {
-    let mut image = image(name);
-    image.labels.insert("content".into(), content.to_string());
-    let filler = format!("{content}:{}", "x".repeat((content * 97 % 5000) as usize));
-    image.target.as_mut().unwrap().annotations.insert("content".into(), filler);
-    image
-}
-
-/// The content of a stored image, which must be whole.
-fn content(image: &Image) -> u64 {
-    let content = image.labels["content"].parse().unwrap();
-    let whole = record(&image.name, content);
-    assert_eq!((&image.labels, &image.target), (&whole.labels, &whole.target), "half a record");
-    content
+    seen: mpsc::UnboundedSender<Seen>,
 }
 
 impl Writer {
+    /// Writes until the daemon is gone, waits for the next, and looks; until there is no next.
+    async fn run(mut self, dir: PathBuf, mut daemons: watch::Receiver<u64>) {
+        while daemons.changed().await.is_ok() {
+            let connected = match self.id % 2 {
+                0 => Client::grpc(&dir.join("state/images.sock")).await,
+                _ => Client::ttrpc(&dir.join("state/images.sock.ttrpc")).await,
+            };
+            let lost = async {
+                self.look(&connected).await?;
+                loop {
+                    self.write(&connected).await?;
+                    let _ = self.seen.send(Seen::Answer);
+                }
+            };
+            // The daemon is gone. An error that it answered would be a fault.
+            let end: Result<(), Failed> = lost.await;
+            let end = end.unwrap_err();
+            assert!([-1, 1, 2, 14].contains(&end.code), "{end:?}");
+        }
+    }
+
     async fn write(&mut self, client: &Client) -> Result<(), Failed> {
         let name = format!("{}/{}", self.id, self.random.below(NAMES));
         let exists = self.answered.get(&name).copied().flatten().is_some();
@@ -81,125 +79,124 @@ impl Writer {
         let number = self.next * CLIENTS as u64 + self.id as u64;
         let new = (!exists || self.random.below(3) > 0).then_some(number);
         self.unanswered = Some((name.clone(), new));
-        match new {
-            Some(content) if exists => {
-                let change = UpdateImageRequest {
-                    image: MessageField::some(record(&name, content)),
-                    ..Default::default()
-                };
-                client.call::<UpdateImageResponse>("Update", "kill", &change).await.map(drop)
-            }
-            Some(content) => client
-                .call::<CreateImageResponse>("Create", "kill", &create(record(&name, content)))
-                .await
-                .map(drop),
-            None => {
-                let gone = DeleteImageRequest { name: name.clone(), ..Default::default() };
-                client.call::<Empty>("Delete", "kill", &gone).await.map(drop)
-            }
-        }?;
+        change(client, &name, exists, new).await?;
         self.unanswered = None;
         self.answered.insert(name, new);
         Ok(())
     }
 
-    /// Holds what is stored to what was answered; says whether a write was in doubt.
-    fn check(&mut self, stored: &HashMap<String, u64>) -> bool {
-        let doubt = self.unanswered.take();
+    /// Holds what is stored to what was answered.
+    async fn look(&mut self, client: &Client) -> Result<(), Failed> {
+        let mut stored = HashMap::new();
+        for key in 0..NAMES {
+            let name = format!("{}/{key}", self.id);
+            let found: Result<GetImageResponse, _> = client
+                .call(
+                    "Get",
+                    NAMESPACE,
+                    &GetImageRequest { name: name.clone(), ..Default::default() },
+                )
+                .await;
+            match found {
+                Ok(found) => drop(stored.insert(name, content(&found.image))),
+                Err(f) if f.is(tonic::Code::NotFound) => {}
+                Err(f) => return Err(f),
+            }
+        }
         for key in 0..NAMES {
             let name = format!("{}/{key}", self.id);
             let found = stored.get(&name).copied();
             let answered = self.answered.get(&name).copied().flatten();
-            let in_doubt = doubt.as_ref().is_some_and(|(n, c)| *n == name && *c == found);
+            let in_doubt = self.unanswered.as_ref().is_some_and(|(n, c)| *n == name && *c == found);
             assert!(
                 found == answered || in_doubt,
-                "{name}: answered {answered:?}, found {found:?}, in doubt {doubt:?}"
+                "{name}: answered {answered:?}, found {found:?}, in doubt {:?}",
+                self.unanswered
             );
             self.answered.insert(name, found);
         }
-        doubt.is_some()
+        let in_doubt = self.unanswered.take().is_some();
+        let _ = self.seen.send(Seen::Restart { found: stored.len(), in_doubt });
+        Ok(())
     }
 }
 
-async fn stored(dir: &Path) -> HashMap<String, u64> {
+/// A List has the same as the Gets of all clients: nobody writes any more.
+async fn listed(dir: &Path) -> usize {
     let client = Client::grpc(&dir.join("state/images.sock")).await;
     let listed: ListImagesResponse =
-        client.call("List", "kill", &ListImagesRequest::new()).await.unwrap();
-    listed.images.iter().map(|image| (image.name.clone(), content(image))).collect()
-}
-
-/// Has all writers write until so many answers have come, then kills the daemon.
-async fn load_and_kill(
-    daemon: Process,
-    dir: &Path,
-    writers: &mut Vec<Writer>,
-    answers: u64,
-) -> u64 {
-    let (answered, mut count) = tokio::sync::mpsc::unbounded_channel();
-    let mut running = tokio::task::JoinSet::new();
-    for mut writer in writers.drain(..) {
-        let client = match writer.id % 2 {
-            0 => Client::grpc(&dir.join("state/images.sock")).await,
-            _ => Client::ttrpc(&dir.join("state/images.sock.ttrpc")).await,
-        };
-        let answered = answered.clone();
-        running.spawn(async move {
-            loop {
-                match writer.write(&client).await {
-                    Ok(()) => answered.send(()).unwrap(),
-                    // The daemon is gone. An error that it answered would be a fault.
-                    Err(f) if [-1, 1, 2, 14].contains(&f.code) => return writer,
-                    Err(f) => panic!("{f:?}"),
-                }
-            }
-        });
-    }
-    drop(answered);
-    let mut total = 0;
-    while total < answers && count.recv().await.is_some() {
-        total += 1;
-    }
-    daemon.kill();
-    writers.extend(running.join_all().await);
-    while count.recv().await.is_some() {
-        total += 1;
-    }
-    total
+        client.call("List", NAMESPACE, &ListImagesRequest::new()).await.unwrap();
+    listed.images.iter().map(content).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_answered_write_survives_being_killed() {
-    let setting = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
+async fn every_answered_write_survives_a_restart() {
     let rounds = setting("LMDB_IMAGES_KILL_ROUNDS").unwrap_or(30);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let seed = setting("LMDB_IMAGES_SEED").unwrap_or(now.as_nanos() as u64);
-    println!("LMDB_IMAGES_SEED={seed}");
+    let seed = seed();
     let mut random = Random(seed);
-    let mut writers: Vec<_> = (0..CLIENTS)
-        .map(|id| Writer {
+    let dir = tempfile::tempdir().unwrap();
+    let (daemons, next) = watch::channel(0);
+    let (seen, mut sees) = mpsc::unbounded_channel();
+    let mut running = tokio::task::JoinSet::new();
+    for id in 0..CLIENTS {
+        let writer = Writer {
             id,
             random: Random(seed ^ (id as u64 + 1)),
             next: 0,
             answered: HashMap::new(),
             unanswered: None,
-        })
-        .collect();
-    let dir = tempfile::tempdir().unwrap();
-    let (mut answered, mut in_doubt, mut survived) = (0, 0, 0);
-    for _ in 0..rounds {
+            seen: seen.clone(),
+        };
+        running.spawn(writer.run(dir.path().to_owned(), next.clone()));
+    }
+    drop((seen, next));
+    let (mut answered, mut in_doubt, mut looked_at) = (0, 0, 0);
+    let mut count = |seen: &Seen| match seen {
+        Seen::Answer => answered += 1,
+        Seen::Restart { found, in_doubt: doubt } => {
+            looked_at += found;
+            in_doubt += usize::from(*doubt);
+        }
+    };
+    let mut killed = 0;
+    for round in 0..=rounds {
         let daemon = Process::start(dir.path());
-        let found = stored(dir.path()).await;
-        survived += found.len();
-        in_doubt += writers.iter_mut().map(|w| usize::from(w.check(&found))).sum::<usize>();
-        answered += load_and_kill(daemon, dir.path(), &mut writers, random.below(300)).await;
+        daemons.send_replace(round);
+        // All have looked, and some have written.
+        let (mut restarts, mut answers) = (0, 0);
+        let until = random.below(400);
+        while restarts < CLIENTS || answers < until {
+            // A client that found a fault is gone.
+            let seen = tokio::select! {
+                Some(seen) = sees.recv() => seen,
+                Some(ended) = running.join_next() => ended.map(|()| unreachable!()).unwrap(),
+            };
+            count(&seen);
+            match seen {
+                Seen::Answer => answers += 1,
+                Seen::Restart { .. } => restarts += 1,
+            }
+        }
+        if round < rounds && random.below(3) > 0 {
+            daemon.kill();
+            killed += 1;
+        } else {
+            daemon.stop();
+        }
+    }
+    drop(daemons);
+    while let Some(ended) = running.join_next().await {
+        ended.unwrap();
+    }
+    while let Ok(seen) = sees.try_recv() {
+        count(&seen);
     }
     let last = Process::start(dir.path());
-    let found = stored(dir.path()).await;
-    in_doubt += writers.iter_mut().map(|w| usize::from(w.check(&found))).sum::<usize>();
-    last.kill();
+    let listed = listed(dir.path()).await;
+    last.stop();
     println!(
-        "killed {rounds} times: {answered} writes answered, {in_doubt} in doubt, \
-         {} records looked at, 0 lost",
-        survived + found.len()
+        "ended {} times under load, {killed} by SIGKILL: {answered} writes answered, \
+         {in_doubt} in doubt, {looked_at} records looked at, {listed} at the end, 0 lost",
+        rounds + 1,
     );
 }
