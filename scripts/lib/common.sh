@@ -95,7 +95,11 @@ process_start() {
     local -a field
     { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 1
     read -r -a field <<<"${stat##*) }"
-    [[ ${field[0]} != [ZX] ]] || return 1
+    if [[ ${field[0]} == [ZX] ]]; then
+        # Not gone while another of its threads is still ending: it holds its files.
+        local -a threads=("/proc/$1/task"/*)
+        ((${#threads[@]} > 1)) || return 1
+    fi
     printf '%s\n' "${field[19]}"
 }
 

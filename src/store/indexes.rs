@@ -222,7 +222,8 @@ mod tests {
                 Ok(())
             };
             store.writer().write_blocking(change).unwrap();
-            let (txn, tables) = (store.shared.env.read_txn().unwrap(), &store.shared.tables);
+            let opened = store.environment.get().unwrap();
+            let (txn, tables) = (opened.env.read_txn().unwrap(), &opened.tables);
             let records = tables.records.iter(&txn).unwrap().map(|record| {
                 let (key, value) = record.unwrap();
                 entries(key, crate::store::value::unseal(key, value).unwrap())

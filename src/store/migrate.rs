@@ -66,8 +66,9 @@ mod tests {
     use heed::types::{Bytes, Str};
     use protobuf::Message;
 
+    use super::super::environment::map;
     use super::super::schema::{VERSION, key};
-    use super::super::{Kind, Reader, Records, Store, map};
+    use super::super::{Kind, Reader, Records, Store};
     use super::*;
     use crate::api::images::Image;
     use crate::model::Namespace;
@@ -124,8 +125,9 @@ mod tests {
 
         let check = |store: &Store| {
             assert_eq!(store.uuid(), "the store's own");
-            let txn = store.shared.env.read_txn().unwrap();
-            let tables = &store.shared.tables;
+            let opened = store.environment.get().unwrap();
+            let txn = opened.env.read_txn().unwrap();
+            let tables = &opened.tables;
             let mut expected: Vec<_> = records
                 .iter()
                 .filter_map(|(key, value)| Some((key, value::unseal(key, value).ok()?)))
