@@ -8,8 +8,8 @@
 //! a meta page fails, and over a SIGKILL.
 //!
 //! `LMDB_IMAGES_POWER_STATES` says how many states are looked at between two calls, if there are
-//! more (default 4, for each way to tear), `LMDB_IMAGES_POWER_WRITES` how many changes are made in
-//! each part of the load (default 8), `LMDB_IMAGES_SEED` repeats a run's choices (not its timing).
+//! more (default 3, for each way to tear), `LMDB_IMAGES_POWER_WRITES` how many changes are made in
+//! each part of the load (default 6), `LMDB_IMAGES_SEED` repeats a run's choices (not its timing).
 
 #![allow(
     missing_docs,
@@ -187,8 +187,8 @@ fn contents(root: &Path, state: Option<&[u8]>) -> BTreeMap<String, u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_answered_write_survives_a_power_cut() {
-    let most = setting("LMDB_IMAGES_POWER_STATES").unwrap_or(4) as usize;
-    let changes = setting("LMDB_IMAGES_POWER_WRITES").unwrap_or(8) as usize;
+    let most = setting("LMDB_IMAGES_POWER_STATES").unwrap_or(3) as usize;
+    let changes = setting("LMDB_IMAGES_POWER_WRITES").unwrap_or(6) as usize;
     let seed = seed();
     let dir = tempfile::tempdir().unwrap();
     let (log, changes) = Recorded::new(dir.path()).run(seed, changes).await;
