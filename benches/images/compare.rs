@@ -256,7 +256,7 @@ fn reads(images: u32) -> Vec<Read> {
 
 /// Measures everything; gives back the goals that were not reached.
 pub async fn run(arguments: &Arguments, report: &Report) -> Result<Vec<String>> {
-    let kind = Kind::containerd(arguments.containerd.as_deref())?;
+    let kind = Kind::containerd(&arguments.containerd)?;
     let version = kind.version()?;
     let dir = machine::folder()?;
     let both = Both::start(&kind, dir.path()).await?;

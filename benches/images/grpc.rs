@@ -1,6 +1,6 @@
 //! gRPC as h2 has it: one unary call on a stream, no more.
 //!
-//! h2 and not tonic, whose client costs as much processor as our server.
+//! h2 and not tonic: what the client takes of the processors, the server does not get.
 
 use std::path::Path;
 

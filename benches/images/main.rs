@@ -2,7 +2,7 @@
 //! requests and the same client, on one disk.
 //!
 //! ```text
-//! scripts/bench [compare|growth|beside|limits|all] [--images N] [--containerd BINARY] …
+//! scripts/bench [compare|growth|beside|limits|all] [--images N] [--containerd BINARY|VERSION] …
 //! cargo bench -- compare --images 1000
 //! ```
 //!
@@ -50,9 +50,10 @@ struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1000..=1_000_000))]
     most: u32,
 
-    /// The program containerd to compare with [default: Debian's 1.6.20, by scripts/get-containerd]
-    #[arg(long, value_name = "BINARY")]
-    containerd: Option<PathBuf>,
+    /// The containerd to compare with: a program by its path, or 1.6.20, 1.7.24 or 2.1.9 of Debian,
+    /// by scripts/get-containerd
+    #[arg(long, value_name = "BINARY|VERSION", default_value = "1.6.20")]
+    containerd: PathBuf,
 
     /// How often each server has its turn; the medians of all turns are told
     #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]

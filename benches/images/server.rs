@@ -27,21 +27,23 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The containerd that was asked for, or Debian's.
-    pub fn containerd(program: Option<&Path>) -> Result<Self> {
-        if let Some(program) = program {
-            return Ok(Self::Containerd(
-                program
-                    .canonicalize()
-                    .map_err(|e| format!("--containerd {}: {e}", program.display()))?,
-            ));
+    /// A containerd by its program, or by the version that Debian has.
+    pub fn containerd(asked: &Path) -> Result<Self> {
+        if asked.components().count() > 1 {
+            let program = asked.canonicalize();
+            let program = program.map_err(|e| format!("--containerd {}: {e}", asked.display()))?;
+            return Ok(Self::Containerd(program));
         }
         let got = Command::new(repository().join("scripts/get-containerd"))
-            .arg("1.6.20")
+            .arg(asked)
             .stderr(Stdio::inherit())
             .output()?;
         if !got.status.success() {
-            return Err("scripts/get-containerd failed; give a program with --containerd".into());
+            return Err(format!(
+                "scripts/get-containerd {0} failed; for a program, give its path: ./{0}",
+                asked.display()
+            )
+            .into());
         }
         Ok(Self::Containerd(Path::new(String::from_utf8(got.stdout)?.trim()).join("containerd")))
     }
