@@ -35,15 +35,13 @@ pub struct Difference {
     pub how: How,
 }
 
-impl fmt::Display for Difference {
+impl fmt::Display for How {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { namespace, name, how } = self;
-        let how = match how {
-            How::OnlyHere => "only in LMDB",
-            How::OnlyInContainerd => "only in containerd",
-            How::Other => "not the same",
-        };
-        write!(f, "{namespace}\t{name}\t{how}")
+        f.write_str(match self {
+            Self::OnlyHere => "only in LMDB",
+            Self::OnlyInContainerd => "only in containerd",
+            Self::Other => "not the same",
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::output::{print, visible};
 use super::{Containerd, Root, wait};
 use crate::admin::diff;
 use crate::model::Result;
@@ -31,13 +32,15 @@ impl Diff {
         let root = self.root.folder()?;
         let containerd = self.containerd.socket(&self.root.file)?;
         let found = wait(diff::run(&root, &containerd))?;
-        for difference in &found.differences {
-            if self.json {
-                println!("{}", difference.json());
-            } else {
-                println!("{difference}");
-            }
-        }
+        print(|out| {
+            found.differences.iter().try_for_each(|difference| {
+                if self.json {
+                    return writeln!(out, "{}", difference.json());
+                }
+                let (namespace, name) = (&difference.namespace, visible(&difference.name));
+                writeln!(out, "{namespace}\t{name}\t{}", difference.how)
+            })
+        })?;
         if found.aside > 0 {
             eprintln!(
                 "{} images are set aside in the store: containerd no longer had them after a gap",

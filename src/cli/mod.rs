@@ -3,9 +3,13 @@
 mod config;
 mod diff;
 mod import;
+mod inspect;
 mod logging;
+mod ls;
+mod output;
 mod serve;
 mod settings;
+mod stat;
 mod within;
 
 use std::path::PathBuf;
@@ -29,6 +33,9 @@ enum Command {
     Serve(serve::Serve),
     Import(import::Import),
     Diff(diff::Diff),
+    Ls(ls::Ls),
+    Inspect(inspect::Inspect),
+    Stat(stat::Stat),
     Config(config::Config),
 }
 
@@ -72,6 +79,14 @@ impl Containerd {
     }
 }
 
+/// Which namespace an admin's command looks into.
+#[derive(Args)]
+struct Space {
+    /// The namespace, as for ctr
+    #[arg(short, long, env = "CONTAINERD_NAMESPACE", default_value = "default")]
+    namespace: String,
+}
+
 /// Waits for what an admin's command does.
 fn wait<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread()
@@ -110,6 +125,9 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode> {
         Command::Serve(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Import(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Diff(command) => command.run(),
+        Command::Ls(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Inspect(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Stat(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Config(command) => command.run(matches).map(|()| ExitCode::SUCCESS),
     }
 }

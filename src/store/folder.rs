@@ -7,7 +7,7 @@
 
 use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
@@ -70,6 +70,18 @@ pub fn look(path: &Path) -> Result<Option<Metadata>> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(not_for_us(path)),
         Err(e) => Err(Error::Internal(format!("looking at {}: {e}", path.display()))),
+    }
+}
+
+/// Gives a file that root made in another user's folder to the owner of a file beside it.
+pub fn give(path: &Path, beside: &Metadata) -> Result<()> {
+    match look(path)? {
+        Some(found) if found.uid() != beside.uid() => {
+            lchown(path, Some(beside.uid()), Some(beside.gid())).map_err(|e| {
+                Error::Internal(format!("giving {} to its owner: {e}", path.display()))
+            })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@
 //! - `environment`: LMDB's environment, opened again after its disk failed; `settle`: what must be
 //!   on disk before the first write
 //! - [`records`]: reading and changing records inside a transaction; [`walk`]: in their order
-//! - [`readers`]: who holds which snapshot, in all processes
+//! - [`readers`]: who holds which snapshot, in all processes; [`usage`]: how large the store is
 //! - [`indexes`]: what is kept beside the records, so that filters need not read them all
 //! - [`migrate`]: bringing a store of an older version to this one
 //! - [`writer`]: the one thread that writes, and commits what waits together
@@ -25,12 +25,13 @@ pub mod records;
 pub mod root;
 pub mod schema;
 mod settle;
+pub mod usage;
 pub mod value;
 pub mod verify;
 pub mod walk;
 pub mod writer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use heed::{Env, EnvFlags, EnvOpenOptions, RoTxn, WithoutTls};
@@ -42,6 +43,7 @@ pub use records::{Change, Records, Snapshot};
 use root::Root;
 pub use schema::Kind;
 use schema::Tables;
+use usage::Usage;
 use writer::Writer;
 
 /// Readers at one time, of all processes together. A daemon needs a few; an admin's command one.
@@ -108,6 +110,13 @@ impl Store {
         Ok(self.environment.get()?.env.info().last_txn_id as u64)
     }
 
+    /// How large the store is.
+    pub fn usage(&self) -> Result<Usage> {
+        let opened = self.environment.get()?;
+        let txn = begin_or_refuse(&opened.env)?;
+        Usage::measure(self.root(), &opened.env, &opened.tables, &txn)
+    }
+
     /// Takes back the places of readers whose process is gone; says how many.
     pub fn free_dead_readers(&self) -> Result<usize> {
         free_dead_readers(&self.environment.get()?.env)
@@ -126,6 +135,8 @@ pub struct Reader {
     // After the environment: see `readers`.
     readers: Readers,
     tables: Tables,
+    uuid: String,
+    root: PathBuf,
 }
 
 impl Reader {
@@ -134,8 +145,9 @@ impl Reader {
     pub fn open(root: &Path) -> Result<Self> {
         let path = root.join(root::DATA_FILE);
         let missing = || Error::not_found(format_args!("there is no store in {}", root.display()));
-        folder::look(&path)?.filter(|found| found.len() > 0).ok_or_else(missing)?;
-        folder::look(&root.join("lock.mdb"))?;
+        let found = folder::look(&path)?.filter(|found| found.len() > 0).ok_or_else(missing)?;
+        let lock = root.join("lock.mdb");
+        let lock_is_new = folder::look(&lock)?.is_none();
         let file = verify::open(&path, false)?.ok_or_else(missing)?;
         verify::metas(&path, &file)?;
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
@@ -145,6 +157,9 @@ impl Reader {
         // meta pages only, which were verified; all else is verified below, before it is read.
         let env = unsafe { options.flags(EnvFlags::READ_ONLY).open(root) }
             .map_err(|e| failure(&format!("opening {} to read", root.display()), &e))?;
+        if lock_is_new {
+            folder::give(&lock, &found)?;
+        }
         free_dead_readers(&env)?;
         {
             // While this transaction is open no page of its state is used again, nor one of any
@@ -152,22 +167,30 @@ impl Reader {
             let _held = begin_to_read(&env)?;
             verify::state(&file).map_err(|damage| verify::refusal(&path, &file, &damage))?;
         }
-        let tables = schema::open_to_read(&env, root)?;
+        let (tables, uuid) = schema::open_to_read(&env, root)?;
         let readers = Readers::open(root)?;
-        Ok(Self { env, readers, tables })
+        Ok(Self { env, readers, tables, uuid, root: root.to_owned() })
     }
 
     /// Reads from one state of the store.
     pub fn read<T>(&self, work: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
         // Only what writes is ever refused its environment.
-        let txn =
-            begin_to_read(&self.env)?.ok_or_else(|| Error::Internal("LMDB panicked".into()))?;
-        work(&Snapshot::new(txn, &self.tables))
+        work(&Snapshot::new(begin_or_refuse(&self.env)?, &self.tables))
     }
 
     /// The snapshots that all processes hold, the oldest first.
     pub fn readers(&self) -> Result<Vec<Held>> {
         self.readers.held()
+    }
+
+    /// What tells this store from all others, for as long as it lives.
+    pub fn uuid(&self) -> &str {
+        &self.uuid
+    }
+
+    /// How large the store is.
+    pub fn usage(&self) -> Result<Usage> {
+        Usage::measure(&self.root, &self.env, &self.tables, &begin_or_refuse(&self.env)?)
     }
 
     /// The number of the last commit.
@@ -188,6 +211,12 @@ fn begin_to_read(env: &Env<WithoutTls>) -> Result<Option<RoTxn<'_, WithoutTls>>>
         Err(heed::Error::Mdb(Panic)) => Ok(None),
         begun => begun.map(Some).map_err(|e| failure("beginning to read", &e)),
     }
+}
+
+/// The same where a refusal is passed on.
+fn begin_or_refuse(env: &Env<WithoutTls>) -> Result<RoTxn<'_, WithoutTls>> {
+    let refused = || failure("beginning to read", &heed::Error::Mdb(heed::MdbError::Panic));
+    begin_to_read(env)?.ok_or_else(refused)
 }
 
 fn free_dead_readers(env: &Env<WithoutTls>) -> Result<usize> {

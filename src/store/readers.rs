@@ -141,6 +141,19 @@ pub fn command(process: u32) -> Option<String> {
     Some(words.next().map_or(program.clone(), |first| format!("{program} {first}")))
 }
 
+/// How many seconds ago a process started. Nothing when that cannot be known.
+pub fn seconds_since_start(process: u32) -> Option<u64> {
+    /// What the kernel counts times in for programs, whatever it counts in itself.
+    const TICKS_A_SECOND: u64 = 100;
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The 22nd field; the second is a name that may hold blanks and parentheses.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let started: u64 = fields.split_whitespace().nth(19)?.parse().ok()?;
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: u64 = uptime.split('.').next()?.parse().ok()?;
+    Some(uptime.saturating_sub(started / TICKS_A_SECOND))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{Reader, Store};
@@ -180,6 +193,8 @@ mod tests {
     #[test]
     fn a_process_is_called_by_its_program() {
         assert!(super::command(std::process::id()).is_some_and(|c| c.starts_with("lmdb_images")));
+        assert!(super::seconds_since_start(std::process::id()).is_some_and(|s| s < 3_600));
         assert_eq!(super::command(u32::MAX), None);
+        assert_eq!(super::seconds_since_start(u32::MAX), None);
     }
 }

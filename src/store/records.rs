@@ -4,7 +4,7 @@
 //! [`Records`]. Records are handed out as the bytes of their message, already checked against
 //! their checksum; decoding is the caller's. `walk` goes through them in order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use heed::{RoTxn, RwTxn, WithoutTls};
 
@@ -100,6 +100,11 @@ pub trait Records: sealed::Txn {
     /// How many images are set aside.
     fn aside(&self) -> Result<u64> {
         self.tables().aside.len(self.txn()).map_err(told)
+    }
+
+    /// How many images are set aside, by namespace.
+    fn aside_by_namespace(&self) -> Result<BTreeMap<String, u64>> {
+        walk::aside_by_namespace(self)
     }
 
     /// All records that have a time from which on they may be collected, whether it has come or

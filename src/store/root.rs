@@ -3,13 +3,14 @@
 //! Owning is a `flock` on `owner.lock`, which ends with the process however it ends. LMDB's own
 //! `lock.mdb` coordinates readers and is no sign of an owner.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::sys::stat::{major, minor};
 
 use super::{filesystem, folder};
 use crate::model::{Error, Result};
@@ -98,12 +99,37 @@ impl Root {
     }
 }
 
+/// The process that owns the folder, if one does, as the kernel lists it. To try the lock instead would
+/// be in the way of a daemon that starts just then.
+pub fn owner(folder: &Path) -> Option<u32> {
+    let file = fs::metadata(folder.join("owner.lock")).ok()?;
+    let (major, minor) = (major(file.dev()), minor(file.dev()));
+    let place = format!("{major:02x}:{minor:02x}:{}", file.ino());
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    // As in "1: FLOCK  ADVISORY  WRITE 4711 08:01:123 0 EOF".
+    let lock = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut owners = lock.filter_map(|words| match words.as_slice() {
+        [_, "FLOCK", _, "WRITE", process, at, ..] if *at == place => process.parse().ok(),
+        _ => None,
+    });
+    owners.next()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{Reader, Store};
     use super::*;
-    use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn the_owner_is_known_to_others() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(owner(dir.path()), None);
+        let root = Root::acquire(dir.path()).unwrap();
+        assert_eq!(owner(dir.path()), Some(std::process::id()));
+        drop(root);
+        assert_eq!(owner(dir.path()), None);
+    }
 
     #[test]
     fn every_file_of_a_store_is_closed_to_others() {

@@ -43,6 +43,7 @@ use heed::{CommitOrAbort, Database, Env, WithoutTls};
 use sha2::{Digest, Sha256};
 
 use super::{failure, migrate};
+use crate::model::go::text::lossy;
 use crate::model::{Error, Namespace, Result};
 
 /// The version this program writes and reads.
@@ -64,6 +65,8 @@ const UUID: &str = "uuid";
 /// The databases of an open environment.
 #[derive(Clone, Copy, Debug)]
 pub struct Tables {
+    /// Facts about the environment.
+    pub(super) meta: Database<'static, Str, Bytes>,
     /// Everything containerd's bolt file would hold, by flattened path.
     pub(super) records: Database<'static, Bytes, Bytes>,
     /// Which images have a digest or a label.
@@ -72,6 +75,19 @@ pub struct Tables {
     pub(super) expiring: Database<'static, Bytes, Bytes>,
     /// What was set aside instead of being deleted.
     pub(super) aside: Database<'static, Bytes, Bytes>,
+}
+
+impl Tables {
+    /// All databases, by name.
+    pub(super) fn all(&self) -> [(&'static str, Database<'static, Bytes, Bytes>); 5] {
+        [
+            ("meta", self.meta.remap_types()),
+            ("records", self.records),
+            ("index", self.index),
+            ("expiring", self.expiring),
+            ("aside", self.aside),
+        ]
+    }
 }
 
 /// The kinds of records that a namespace holds.
@@ -128,21 +144,23 @@ pub fn open(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
                 Some(known) => uuid = known.to_owned(),
                 None => meta.put(txn, UUID, uuid.as_bytes())?,
             }
-            Ok(CommitOrAbort::Commit((records, index, expiring, aside)))
+            Ok(CommitOrAbort::Commit((meta, records, index, expiring, aside)))
         })
         .map_err(told)?;
     match opened {
-        CommitOrAbort::Commit((records, index, expiring, aside)) => {
-            Ok((Tables { records, index, expiring, aside }, uuid))
+        CommitOrAbort::Commit((meta, records, index, expiring, aside)) => {
+            Ok((Tables { meta, records, index, expiring, aside }, uuid))
         }
         CommitOrAbort::Abort(found) => Err(other_version(root, found)),
     }
 }
 
-/// Opens the databases of an environment that is only read, which must have this schema.
-pub fn open_to_read(env: &Env<WithoutTls>, root: &Path) -> Result<Tables> {
+/// Opens the databases of an environment that is only read, which must have this schema. Gives the
+/// store's UUID too.
+pub fn open_to_read(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
     let told = |e: heed::Error| failure("opening the databases", &e);
     let txn = env.read_txn().map_err(told)?;
+    let mut uuid = String::new();
     let opened = env
         .open_databases_and_commit(txn, |opener, txn| {
             let meta = opener.open_database::<Str, Bytes>(txn, Some("meta"))?;
@@ -151,20 +169,24 @@ pub fn open_to_read(env: &Env<WithoutTls>, root: &Path) -> Result<Tables> {
                 None => None,
             };
             let open = |name| opener.open_database::<Bytes, Bytes>(txn, Some(name));
-            let databases = (open("records")?, open("index")?, open("expiring")?, open("aside")?);
+            if let Some(known) = meta.as_ref().map(|meta| meta.get(txn, UUID)).transpose()? {
+                uuid = lossy(known.unwrap_or_default()).into_owned();
+            }
+            let databases =
+                (meta, open("records")?, open("index")?, open("expiring")?, open("aside")?);
             heed::Result::Ok(match databases {
-                (Some(records), Some(index), Some(expiring), Some(aside))
+                (Some(meta), Some(records), Some(index), Some(expiring), Some(aside))
                     if found == Some(VERSION) =>
                 {
-                    CommitOrAbort::Commit((records, index, expiring, aside))
+                    CommitOrAbort::Commit((meta, records, index, expiring, aside))
                 }
                 _ => CommitOrAbort::Abort(found),
             })
         })
         .map_err(told)?;
     match opened {
-        CommitOrAbort::Commit((records, index, expiring, aside)) => {
-            Ok(Tables { records, index, expiring, aside })
+        CommitOrAbort::Commit((meta, records, index, expiring, aside)) => {
+            Ok((Tables { meta, records, index, expiring, aside }, uuid))
         }
         CommitOrAbort::Abort(found) => Err(other_version(root, found)),
     }

@@ -4,6 +4,7 @@
 //! side in the order of their hashes, and are sorted here, run by run (`schema` says why that is
 //! enough).
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use heed::RoRange;
@@ -176,6 +177,18 @@ pub fn expiring(txn: &(impl Txn + ?Sized)) -> Result<Vec<Expiring>> {
             name: String::from_utf8(entry.name().to_vec()).map_err(|_| strange())?,
             when: lossy(when).into_owned(),
         });
+    }
+    Ok(found)
+}
+
+/// How many images are set aside, by namespace.
+pub fn aside_by_namespace(txn: &(impl Txn + ?Sized)) -> Result<BTreeMap<String, u64>> {
+    let mut found = BTreeMap::new();
+    for noted in txn.tables().aside.iter(txn.txn()).map_err(told)? {
+        let (key, _) = noted.map_err(told)?;
+        let path = key.strip_prefix(schema::ROOT_PREFIX).unwrap_or_default();
+        let namespace = path.split(|b| *b == b'/').next().unwrap_or_default();
+        *found.entry(lossy(namespace).into_owned()).or_default() += 1;
     }
     Ok(found)
 }

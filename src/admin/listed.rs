@@ -1,0 +1,100 @@
+//! An image's record for people and scripts: the fields of its JSON, which docs/json.md promises.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::api::images::Image;
+use crate::model::Namespace;
+
+/// A record as JSON has it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listed {
+    /// The namespace it is in.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// What the name stands for.
+    pub target: Target,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// When it was made; nothing when the record does not say.
+    pub created_at: Option<Timestamp>,
+    /// When it was last changed.
+    pub updated_at: Option<Timestamp>,
+}
+
+/// A descriptor, by the field names of the OCI image specification.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Target {
+    /// What kind of content it is.
+    pub media_type: String,
+    /// The content's digest.
+    pub digest: String,
+    /// The content's size in bytes: that of a manifest or an index, not of the layers.
+    pub size: i64,
+    /// Annotations, if there are any.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Listed {
+    /// The record of an image in a namespace.
+    pub fn new(namespace: &Namespace, image: Image) -> Self {
+        let target = image.target.into_option().unwrap_or_default();
+        let time =
+            |time: protobuf::MessageField<protobuf::well_known_types::timestamp::Timestamp>| {
+                let time = time.into_option()?;
+                Timestamp::new(time.seconds, time.nanos).ok()
+            };
+        Self {
+            namespace: namespace.to_string(),
+            name: image.name,
+            target: Target {
+                media_type: target.media_type,
+                digest: target.digest,
+                size: target.size,
+                annotations: target.annotations,
+            },
+            labels: image.labels,
+            created_at: time(image.created_at),
+            updated_at: time(image.updated_at),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::descriptor::Descriptor;
+
+    #[test]
+    fn the_json_is_as_documented() {
+        let image = Image {
+            name: "docker.io/library/a:1".into(),
+            labels: [("k".to_owned(), "v".to_owned())].into(),
+            target: Some(Descriptor {
+                media_type: "application/vnd.oci.image.index.v1+json".into(),
+                digest: "sha256:00".into(),
+                size: 7,
+                ..Descriptor::default()
+            })
+            .into(),
+            created_at: Some(protobuf::well_known_types::timestamp::Timestamp {
+                seconds: 1_700_000_000,
+                nanos: 5,
+                ..Default::default()
+            })
+            .into(),
+            ..Image::default()
+        };
+        let record = Listed::new(&Namespace::parse("default").unwrap(), image);
+        assert_eq!(
+            serde_json::to_string(&record).unwrap(),
+            r#"{"namespace":"default","name":"docker.io/library/a:1","target":{"mediaType":"application/vnd.oci.image.index.v1+json","digest":"sha256:00","size":7},"labels":{"k":"v"},"createdAt":"2023-11-14T22:13:20.000000005Z","updatedAt":null}"#
+        );
+    }
+}

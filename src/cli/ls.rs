@@ -1,0 +1,143 @@
+//! `lmdb-images ls`.
+
+use std::io::{self, Write};
+
+use clap::Args;
+use indicatif::BinaryBytes;
+use jiff::Timestamp;
+
+use super::output::{print, table, visible};
+use super::{Root, Space};
+use crate::admin::listed::Listed;
+use crate::admin::ls::{self, Listing};
+use crate::model::{Error, Namespace, Result};
+
+/// List images, from the files of the store
+///
+/// Beside a running daemon or without one; nothing is changed. FILTERs are those of `ctr images ls`:
+/// an image is listed when any of them matches, for example name~=alpine or
+/// labels.stage==production,target.digest~=^sha256:aa. A character that cannot be seen is
+/// escaped, and such a name put in quotes.
+#[derive(Args)]
+pub struct Ls {
+    /// Which images
+    #[arg(value_name = "FILTER")]
+    filters: Vec<String>,
+
+    #[command(flatten)]
+    space: Space,
+
+    /// All namespaces
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
+
+    /// Names only
+    #[arg(short, long, conflicts_with = "json")]
+    quiet: bool,
+
+    /// One JSON object a line (docs/json.md)
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    root: Root,
+}
+
+impl Ls {
+    /// Reads, then prints.
+    pub fn run(self) -> Result<()> {
+        let one = Namespace::parse(&self.space.namespace)?;
+        let namespace = (!self.all_namespaces).then_some(&one);
+        let found = ls::list(&self.root.folder()?, namespace, self.filters.clone())?;
+        print(|out| {
+            if self.json || self.quiet { self.lines(out, &found) } else { self.table(out, &found) }
+        })
+    }
+
+    fn lines(&self, out: &mut dyn Write, found: &Listing) -> io::Result<()> {
+        each(found, |image| {
+            if self.json {
+                writeln!(out, "{}", serde_json::to_string(&image)?)
+            } else if self.all_namespaces {
+                writeln!(out, "{}\t{}", image.namespace, visible(&image.name))
+            } else {
+                writeln!(out, "{}", visible(&image.name))
+            }
+        })
+    }
+
+    fn table(&self, out: &mut dyn Write, found: &Listing) -> io::Result<()> {
+        let now = Timestamp::now();
+        let head = "NAME\tTYPE\tDIGEST\tSIZE\tCREATED\tUPDATED\tLABELS";
+        let head = if self.all_namespaces { format!("NAMESPACE\t{head}") } else { head.into() };
+        table(out, &head, |rows| {
+            each(found, |image| {
+                if self.all_namespaces {
+                    write!(rows, "{}\t", image.namespace)?;
+                }
+                row(rows, &image, now)
+            })
+        })
+    }
+}
+
+fn row(out: &mut dyn Write, image: &Listed, now: Timestamp) -> io::Result<()> {
+    let target = &image.target;
+    let labels: Vec<_> = image.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let labels = if labels.is_empty() { "-".into() } else { labels.join(",") };
+    writeln!(
+        out,
+        "{}\t{}\t{}\t{}\t{}\t{}\t{}",
+        visible(&image.name),
+        visible(&target.media_type),
+        visible(&target.digest),
+        BinaryBytes(target.size.try_into().unwrap_or_default()),
+        image.created_at.map_or("-".into(), |at| ago(at, now)),
+        image.updated_at.map_or("-".into(), |at| ago(at, now)),
+        visible(&labels),
+    )
+}
+
+/// The records of a listing, where a record that cannot be had is an error of the output.
+fn each(found: &Listing, mut to: impl FnMut(Listed) -> io::Result<()>) -> io::Result<()> {
+    /// An error of either side.
+    struct Either(io::Error);
+    impl From<Error> for Either {
+        fn from(e: Error) -> Self {
+            Self(io::Error::other(e))
+        }
+    }
+    found.each(|record| to(record).map_err(Either)).map_err(|Either(e)| e)
+}
+
+/// How long ago that was, in its largest unit: `5m ago`.
+fn ago(at: Timestamp, now: Timestamp) -> String {
+    let seconds = now.as_second().saturating_sub(at.as_second()).max(0);
+    let units = [(365 * 86_400, "y"), (86_400, "d"), (3_600, "h"), (60, "m")];
+    let unit = units.into_iter().find(|(length, _)| seconds >= *length);
+    unit.map_or_else(
+        || format!("{seconds}s ago"),
+        |(length, u)| format!("{}{u} ago", seconds / length),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_have_one_unit() {
+        let at = Timestamp::from_second(1_000_000_000).unwrap();
+        for (seconds, said) in [
+            (-5, "0s ago"),
+            (0, "0s ago"),
+            (59, "59s ago"),
+            (60, "1m ago"),
+            (7_199, "1h ago"),
+            (86_400, "1d ago"),
+            (800 * 86_400, "2y ago"),
+        ] {
+            assert_eq!(ago(at, Timestamp::from_second(1_000_000_000 + seconds).unwrap()), said);
+        }
+    }
+}

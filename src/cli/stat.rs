@@ -1,0 +1,104 @@
+//! `lmdb-images stat`.
+
+use std::io::{self, Write};
+
+use clap::Args;
+use indicatif::{BinaryBytes, HumanCount};
+
+use super::Root;
+use super::output::{pretty, print, table, visible};
+use crate::admin::stat::{self, Stat as Found};
+use crate::model::Result;
+
+/// Show how large the store is, what it holds, and who reads it
+///
+/// Read from the files of the store, beside a running daemon or without one. A reader that is many
+/// commits behind keeps pages from being used again, and the file grows.
+#[derive(Args)]
+pub struct Stat {
+    /// One JSON object (docs/json.md)
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    root: Root,
+}
+
+impl Stat {
+    /// Looks, then prints.
+    pub fn run(self) -> Result<()> {
+        let found = stat::run(&self.root.folder()?)?;
+        if self.json {
+            let json = pretty(&found)?;
+            return print(|out| writeln!(out, "{json}"));
+        }
+        print(|out| {
+            facts(out, &found)?;
+            writeln!(out)?;
+            namespaces(out, &found)?;
+            writeln!(out)?;
+            readers(out, &found)
+        })
+    }
+}
+
+fn facts(out: &mut dyn Write, found: &Found) -> io::Result<()> {
+    let size = &found.size;
+    let filesystem = found.filesystem.as_deref().unwrap_or("unknown file system");
+    writeln!(out, "Store:     {} ({filesystem})", visible(&found.root))?;
+    writeln!(out, "UUID:      {}, schema {}", found.uuid, found.schema)?;
+    match found.owner {
+        Some(process) => writeln!(out, "In use by: process {process}")?,
+        None => writeln!(out, "In use by: nobody")?,
+    }
+    writeln!(out, "Commits:   {}", HumanCount(found.commits))?;
+    writeln!(
+        out,
+        "File:      {}, {} of the disk; can grow to {}",
+        BinaryBytes(size.file),
+        BinaryBytes(size.disk),
+        BinaryBytes(size.map)
+    )?;
+    writeln!(
+        out,
+        "Pages:     {} of {} B: {} in use, {} free to be used again; compact would give back {}",
+        HumanCount(size.pages),
+        size.page,
+        HumanCount(size.used_pages),
+        HumanCount(size.free_pages),
+        BinaryBytes(size.reclaimable)
+    )
+}
+
+fn namespaces(out: &mut dyn Write, found: &Found) -> io::Result<()> {
+    table(out, "NAMESPACE\tIMAGES\tLEASES\tSET ASIDE", |rows| {
+        let mut all = (0, 0, 0);
+        for held in &found.namespaces {
+            let (images, leases, aside) = (held.images, held.leases, held.set_aside);
+            all = (all.0 + images, all.1 + leases, all.2 + aside);
+            writeln!(rows, "{}\t{images}\t{leases}\t{aside}", visible(&held.namespace))?;
+        }
+        writeln!(rows, "(all)\t{}\t{}\t{}", all.0, all.1, all.2)
+    })
+}
+
+fn readers(out: &mut dyn Write, found: &Found) -> io::Result<()> {
+    if found.readers.is_empty() {
+        return writeln!(out, "Readers:   none");
+    }
+    table(out, "READER\tCOMMAND\tSTARTED\tCOMMITS BEHIND", |rows| {
+        for reader in &found.readers {
+            let command = reader.command.as_deref().unwrap_or("-");
+            let started = reader.started_seconds_ago.map_or("-".into(), |s| format!("{s}s ago"));
+            let gone = if reader.alive { "" } else { " (gone)" };
+            writeln!(
+                rows,
+                "{}{gone}\t{}\t{started}\t{}",
+                reader.process,
+                visible(command),
+                HumanCount(reader.behind)
+            )?;
+        }
+        Ok(())
+    })
+}
