@@ -12,6 +12,7 @@
 //! | [`front`] | speaking to a containerd |
 //! | [`service`] | what the requests mean, on the local store |
 //! | [`store`] | records in LMDB; the only place of heed and of `unsafe` |
+//! | [`bolt`] | reading containerd's own bolt file; beside `store`, neither knows the other |
 //! | [`model`] | images, namespaces, digests, filters, errors: values only |
 //! | [`api`] | the messages, generated from `protos/` |
 //!
@@ -27,6 +28,7 @@
 
 pub mod admin;
 pub mod api;
+pub mod bolt;
 pub mod cli;
 pub mod daemon;
 pub mod front;

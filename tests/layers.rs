@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["api"],
     &["model"],
-    &["store"],
+    &["bolt", "store"],
     &["service"],
     &["front"],
     &["transport"],

@@ -1,15 +1,18 @@
 //! `lmdb-images import`.
 
+use std::path::PathBuf;
+use std::process::ExitCode;
+
 use clap::Args;
 
 use super::{Containerd, Root, wait};
 use crate::admin::import;
 use crate::model::Result;
 
-/// Copy the image records and namespaces of a running containerd into the store
+/// Copy the image records and namespaces of a containerd into the store
 ///
 /// Times are kept. What the store holds beside them stays, and a second run changes nothing. No
-/// daemon may serve the store meanwhile.
+/// daemon may serve the store meanwhile. Exits with 1 when something was left out by --salvage.
 #[derive(Args)]
 pub struct Import {
     #[command(flatten)]
@@ -17,15 +20,32 @@ pub struct Import {
 
     #[command(flatten)]
     containerd: Containerd,
+
+    /// Read this bolt file instead, while no containerd runs: containerd's own, which is meta.db in
+    /// /var/lib/containerd/io.containerd.metadata.v1.bolt, or a backup of it
+    #[arg(long, value_name = "FILE")]
+    bolt: Option<PathBuf>,
+
+    /// Of a damaged bolt file import what can be read, and name what cannot
+    #[arg(long, requires = "bolt")]
+    salvage: bool,
 }
 
 impl Import {
     /// Copies, and prints one line of what was done.
-    pub fn run(self) -> Result<()> {
+    pub fn run(self) -> Result<ExitCode> {
         let root = self.root.folder()?;
-        let containerd = self.containerd.socket(&self.root.file)?;
-        let summary = wait(import::run(&root, &containerd))?;
-        println!("imported {summary}");
-        Ok(())
+        let Some(file) = &self.bolt else {
+            let containerd = self.containerd.socket(&self.root.file)?;
+            let summary = wait(import::live::run(&root, &containerd))?;
+            println!("imported {summary}");
+            return Ok(ExitCode::SUCCESS);
+        };
+        let done = import::bolt::run(&root, file, self.salvage)?;
+        println!("imported {}", done.summary);
+        for lost in &done.lost {
+            eprintln!("not imported: {lost}");
+        }
+        Ok(if done.lost.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

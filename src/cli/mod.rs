@@ -123,7 +123,7 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode> {
     }
     match command {
         Command::Serve(command) => command.run().map(|()| ExitCode::SUCCESS),
-        Command::Import(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Import(command) => command.run(),
         Command::Diff(command) => command.run(),
         Command::Ls(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Inspect(command) => command.run().map(|()| ExitCode::SUCCESS),

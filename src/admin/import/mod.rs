@@ -1,8 +1,11 @@
-//! `lmdb-images import`: copies the image records and namespaces of a running containerd into a
-//! store that no daemon serves.
+//! `lmdb-images import`: copies image records and namespaces into a store that no daemon serves: of a
+//! running containerd ([`live`]), or of the bolt file that a containerd left ([`bolt`]).
 //!
-//! It copies in: records that containerd does not have stay. Times are kept. A record that is there
+//! It copies in: records that are not there stay. Times are kept. A record that is in the store
 //! already, byte for byte, is not written again, so a second run changes nothing.
+
+pub mod bolt;
+pub mod live;
 
 use std::path::Path;
 
@@ -10,8 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::api::images::Image;
 use crate::api::namespace::Namespace as Record;
-use crate::front::client::Containerd;
-use crate::model::{Error, Namespace, Result, image};
+use crate::model::{Error, Namespace, Result};
 use crate::service::collector;
 use crate::service::message::encode;
 use crate::store::{Change, Kind, Records, Store};
@@ -32,6 +34,14 @@ pub struct Summary {
     pub unchanged: u64,
 }
 
+impl Summary {
+    fn add(&mut self, counts: Counts) {
+        self.new += counts.new;
+        self.changed += counts.changed;
+        self.unchanged += counts.unchanged;
+    }
+}
+
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { namespaces, new, changed, unchanged } = self;
@@ -43,37 +53,28 @@ impl std::fmt::Display for Summary {
     }
 }
 
-/// Copies what the containerd behind `socket` has into the store in `root`.
-pub async fn run(root: &Path, socket: &Path) -> Result<Summary> {
-    // First, so that nothing is created for a containerd that is not there.
-    let containerd = Containerd::connect(socket).await?;
-    let store = Store::open(root).map_err(|e| match e {
+/// What became of the images of one transaction.
+#[derive(Debug, Default, Clone, Copy)]
+struct Counts {
+    new: u64,
+    changed: u64,
+    unchanged: u64,
+}
+
+impl Counts {
+    fn all(self) -> u64 {
+        self.new + self.changed + self.unchanged
+    }
+}
+
+/// Opens the store to import into.
+fn open(root: &Path) -> Result<Store> {
+    Store::open(root).map_err(|e| match e {
         Error::FailedPrecondition(m) if m.contains("in use") => Error::FailedPrecondition(format!(
             "{m}: stop the daemon that serves it, import, and start it again"
         )),
         other => other,
-    })?;
-    let progress = progress();
-    let mut summary = Summary::default();
-    for record in containerd.namespaces().await? {
-        let namespace = Namespace::parse(&record.name)?;
-        progress.set_message(format!("namespace {namespace}"));
-        put_namespace(&store, &namespace, record).await?;
-        summary.namespaces += 1;
-        let mut listing = containerd.images(&namespace);
-        while let Some(images) = listing.next().await? {
-            for batch in images.chunks(BATCH) {
-                let batch = batch.iter().cloned().map(image::from_record).collect();
-                let (new, changed, unchanged) = put_images(&store, &namespace, batch).await?;
-                summary.new += new;
-                summary.changed += changed;
-                summary.unchanged += unchanged;
-                progress.inc(new + changed + unchanged);
-            }
-        }
-    }
-    progress.finish_and_clear();
-    Ok(summary)
+    })
 }
 
 /// A line on the terminal, nothing elsewhere.
@@ -85,23 +86,25 @@ fn progress() -> ProgressBar {
     progress
 }
 
-async fn put_namespace(store: &Store, namespace: &Namespace, record: Record) -> Result<()> {
+/// The change that puts a namespace with its labels, unless it is there and the same.
+fn put_namespace(
+    namespace: &Namespace,
+    record: Record,
+) -> Result<impl FnMut(&mut Change<'_>) -> Result<()> + Send + 'static> {
     let known = Record { name: record.name, labels: record.labels, ..Record::default() };
     let (message, namespace) = (encode(&known)?, namespace.clone());
-    let work = move |change: &mut Change<'_>| match change.namespace(&namespace) {
+    Ok(move |change: &mut Change<'_>| match change.namespace(&namespace) {
         Ok(Some(stored)) if stored == message => Ok(()),
         // A damaged one is mended by the copy.
         _ => change.put_namespace(&namespace, &message),
-    };
-    store.writer().write(work).await
+    })
 }
 
-/// Writes those that differ; counts the new, the changed and the unchanged.
-async fn put_images(
-    store: &Store,
+/// The change that puts those images that differ; it counts.
+fn put_images(
     namespace: &Namespace,
     images: Vec<Image>,
-) -> Result<(u64, u64, u64)> {
+) -> Result<impl FnMut(&mut Change<'_>) -> Result<Counts> + Send + 'static> {
     let namespace = namespace.clone();
     let messages: Vec<_> = images
         .into_iter()
@@ -110,23 +113,22 @@ async fn put_images(
             Ok((encode(&image)?, image.name, expires))
         })
         .collect::<Result<_>>()?;
-    let work = move |change: &mut Change<'_>| {
-        let mut counts = (0, 0, 0);
+    Ok(move |change: &mut Change<'_>| {
+        let mut counts = Counts::default();
         for (message, name, expires) in &messages {
             match change.record(&namespace, Kind::Image, name) {
-                Ok(Some(stored)) if stored == message => counts.2 += 1,
+                Ok(Some(stored)) if stored == message => counts.unchanged += 1,
                 Ok(None) => {
                     change.put(&namespace, Kind::Image, name, message, expires.as_deref())?;
-                    counts.0 += 1;
+                    counts.new += 1;
                 }
                 Ok(Some(_)) | Err(Error::DataLoss(_)) => {
                     change.put(&namespace, Kind::Image, name, message, expires.as_deref())?;
-                    counts.1 += 1;
+                    counts.changed += 1;
                 }
                 Err(e) => return Err(e),
             }
         }
         Ok(counts)
-    };
-    store.writer().write(work).await
+    })
 }

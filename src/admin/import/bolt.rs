@@ -1,0 +1,146 @@
+//! Importing from containerd's bolt file (`meta.db`), with no containerd running: after an upgrade that
+//! went wrong, or from a backup.
+//!
+//! The whole file is read once before anything is written. If something in it cannot be read, nothing
+//! is imported, unless what can be read is asked for.
+
+use std::fs::File;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{BATCH, Summary, open, progress, put_images, put_namespace};
+use crate::api::images::Image;
+use crate::bolt::containerd::{self, Found, Unread};
+use crate::model::{Error, Namespace, Result};
+use crate::store::Store;
+
+/// So many places that cannot be read are named in an error.
+const NAMED: usize = 10;
+
+/// What an import did.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What was copied.
+    pub summary: Summary,
+    /// What could not be read.
+    pub lost: Vec<Unread>,
+}
+
+/// Copies what the bolt file has into the store in `root`. With `salvage` also out of a file of which
+/// some places cannot be read.
+pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
+    let locked = lock(file)?;
+    let source: &File = &locked;
+    let found = containerd::survey(source).map_err(|e| in_file(file, e))?;
+    if !found.lost.is_empty() && !salvage {
+        return Err(damaged(file, &found));
+    }
+    if let Some(damage) = &found.notes.other_meta {
+        log::warn!("{damage}; the other meta page is used: the last change may be missing");
+    }
+    for unknown in &found.notes.unknown {
+        log::warn!("not imported, as it is not known here: {unknown}");
+    }
+    let store = open(root)?;
+    let progress = progress();
+    let mut copy = Copy { store: &store, images: Vec::new(), summary: Summary::default() };
+    let read = containerd::read(source, |found| {
+        match found {
+            Found::Namespace(namespace, record) => {
+                copy.flush()?;
+                progress.set_message(format!("namespace {namespace}"));
+                copy.summary.namespaces += 1;
+                store.writer().write_blocking(put_namespace(&namespace, record)?)
+            }
+            Found::Image(namespace, image) => {
+                progress.inc(1);
+                copy.image(namespace, image)
+            }
+            // Known since the file was read first.
+            Found::Lost(_) => Ok(()),
+        }
+    });
+    read.map_err(|e| in_file(file, e))?;
+    copy.flush()?;
+    progress.finish_and_clear();
+    Ok(Outcome { summary: copy.summary, lost: found.lost })
+}
+
+/// Gathers images of one namespace into transactions.
+struct Copy<'s> {
+    store: &'s Store,
+    images: Vec<(Namespace, Image)>,
+    summary: Summary,
+}
+
+impl Copy<'_> {
+    fn image(&mut self, namespace: Namespace, image: Image) -> Result<()> {
+        self.images.push((namespace, image));
+        if self.images.len() < BATCH { Ok(()) } else { self.flush() }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let Some((namespace, _)) = self.images.first() else { return Ok(()) };
+        let namespace = namespace.clone();
+        let images = self.images.drain(..).map(|(_, image)| image).collect();
+        let counts = self.store.writer().write_blocking(put_images(&namespace, images)?)?;
+        self.summary.add(counts);
+        Ok(())
+    }
+}
+
+/// Opens the file with a lock that bolt respects: while it is held, no containerd writes into it.
+fn lock(path: &Path) -> Result<Flock<File>> {
+    let told = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            Error::not_found(format_args!("bolt file {}", path.display()))
+        }
+        _ => Error::Unavailable(format!("cannot open {}: {e}", path.display())),
+    };
+    let file = File::open(path).map_err(told)?;
+    if file.metadata().map_err(told)?.is_dir() {
+        return Err(Error::invalid_argument(format_args!(
+            "{} is a folder; in containerd's root the file is io.containerd.metadata.v1.bolt/meta.db",
+            path.display()
+        )));
+    }
+    Flock::lock(file, FlockArg::LockSharedNonblock).map_err(|(_, e)| match e {
+        Errno::EWOULDBLOCK => Error::FailedPrecondition(format!(
+            "{} is in use by a running containerd: copy its records with --containerd SOCKET while it \
+             runs, or stop it first. A copy of the file made while it runs may be torn",
+            path.display()
+        )),
+        e => Error::Unavailable(format!("cannot lock {}: {e}", path.display())),
+    })
+}
+
+fn in_file(file: &Path, error: Error) -> Error {
+    match error {
+        Error::DataLoss(why) => Error::DataLoss(format!(
+            "{} cannot be read: {why}; nothing was imported",
+            file.display()
+        )),
+        Error::NotFound(why) => {
+            Error::NotFound(format!("{}: {why}; nothing was imported", file.display()))
+        }
+        other => other,
+    }
+}
+
+fn damaged(file: &Path, found: &containerd::Survey) -> Error {
+    let lost = &found.lost;
+    let mut text = format!("{} is damaged; nothing was imported", file.display());
+    for place in lost.iter().take(NAMED) {
+        text += &format!("\n  {place}");
+    }
+    if lost.len() > NAMED {
+        text += &format!("\n  and {} more", lost.len() - NAMED);
+    }
+    text += &format!(
+        "\n--salvage imports what can be read: {} images in {} namespaces",
+        found.images, found.namespaces
+    );
+    Error::DataLoss(text)
+}
