@@ -2,6 +2,7 @@
 
 mod config;
 mod diff;
+mod export;
 mod import;
 mod inspect;
 mod logging;
@@ -32,6 +33,7 @@ struct Cli {
 enum Command {
     Serve(serve::Serve),
     Import(import::Import),
+    Export(export::Export),
     Diff(diff::Diff),
     Ls(ls::Ls),
     Inspect(inspect::Inspect),
@@ -124,6 +126,7 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode> {
     match command {
         Command::Serve(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Import(command) => command.run(),
+        Command::Export(command) => command.run(),
         Command::Diff(command) => command.run(),
         Command::Ls(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Inspect(command) => command.run().map(|()| ExitCode::SUCCESS),

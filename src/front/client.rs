@@ -129,7 +129,7 @@ impl Containerd {
         Ok(grpc)
     }
 
-    fn failed(&self, doing: &str, status: &Status) -> Error {
+    pub(super) fn failed(&self, doing: &str, status: &Status) -> Error {
         Error::Unavailable(format!(
             "{doing} of containerd at {}: {:?}: {}",
             self.socket.display(),

@@ -2,11 +2,12 @@
 //!
 //! - [`client`]: the calls made of a containerd, over its gRPC socket; [`codec`]: this crate's
 //!   messages on tonic's client; [`parts`]: listing more images than one reply may carry
+//! - [`records`]: records put into a containerd for an admin, by `export`
 //! - [`images`]: Images through it: writes to containerd, reads from LMDB; [`locks`]: one a record
 //! - [`spaces`]: which namespaces are current
 //! - [`follow`], [`resync`]: what changes behind our back
 //!
-//! Nothing of a server; and nothing is written to containerd that a client did not ask for.
+//! Nothing of a server; and nothing is written to containerd that a client, or an admin, did not ask for.
 
 pub mod client;
 pub mod codec;
@@ -14,5 +15,6 @@ pub mod follow;
 pub mod images;
 pub mod locks;
 pub mod parts;
+pub mod records;
 pub mod resync;
 pub mod spaces;

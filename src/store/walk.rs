@@ -102,6 +102,11 @@ impl<'t> Entry<'t> {
             .map_err(|_| damaged(&format!("{} {}", self.kind.noun(), quote(self.head()))))
     }
 
+    /// What is known of the name when the record is damaged, for sentences.
+    pub fn shown_name(&self) -> String {
+        lossy(self.head()).into_owned()
+    }
+
     /// The name: in the key, or, of a long one, in the record; what of it is known, if that is
     /// damaged.
     fn name(&self) -> &'t [u8] {
