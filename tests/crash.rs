@@ -1,6 +1,7 @@
 //! The kill test: clients write over both protocols, all the time; the daemon is ended at random
 //! moments, by SIGKILL or by SIGTERM, and started again on the same store. Every client that
-//! comes back finds all its answered writes, and one that was not answered whole or not at all.
+//! comes back finds all its answered writes, and one that was not answered whole or not at all. A
+//! List by labels, which asks the index, finds the same.
 //!
 //! `LMDB_IMAGES_KILL_ROUNDS` says how often (default 30), `LMDB_IMAGES_SEED` repeats a run's choices.
 
@@ -114,6 +115,16 @@ impl Writer {
                 self.unanswered
             );
             self.answered.insert(name, found);
+        }
+        let filters = stored
+            .iter()
+            .map(|(name, content)| format!("name==\"{name}\",labels.content=={content}"));
+        let asked = ListImagesRequest { filters: filters.collect(), ..Default::default() };
+        if !stored.is_empty() {
+            let listed: ListImagesResponse = client.call("List", NAMESPACE, &asked).await?;
+            let listed: HashMap<_, _> =
+                listed.images.iter().map(|image| (image.name.clone(), content(image))).collect();
+            assert_eq!(listed, stored, "what the index leads to");
         }
         let in_doubt = self.unanswered.take().is_some();
         let _ = self.seen.send(Seen::Restart { found: stored.len(), in_doubt });
