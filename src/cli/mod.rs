@@ -1,5 +1,8 @@
 //! The command line: parses, starts logging, calls one function.
 
+mod backup;
+mod check;
+mod compact;
 mod config;
 mod diff;
 mod export;
@@ -8,6 +11,8 @@ mod inspect;
 mod logging;
 mod ls;
 mod output;
+mod recover;
+mod restore;
 mod serve;
 mod settings;
 mod stat;
@@ -38,6 +43,11 @@ enum Command {
     Ls(ls::Ls),
     Inspect(inspect::Inspect),
     Stat(stat::Stat),
+    Check(check::Check),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
+    Compact(compact::Compact),
+    Recover(recover::Recover),
     Config(config::Config),
 }
 
@@ -131,6 +141,11 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode> {
         Command::Ls(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Inspect(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Stat(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Check(command) => Ok(command.run()),
+        Command::Backup(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Restore(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Compact(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Recover(command) => command.run(),
         Command::Config(command) => command.run(matches).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -12,8 +12,10 @@ use tokio::sync::Notify;
 
 use super::events::Labels;
 use super::message::decode;
+use crate::api::images::Image;
 use crate::api::leases::StoredLease;
 use crate::model::{Namespace, Result};
+use crate::store::records::Expiring;
 use crate::store::{Change, Kind, Records};
 
 /// The label, on images and leases.
@@ -38,17 +40,36 @@ pub fn collect(change: &mut Change<'_>) -> Result<Vec<(Namespace, String)>> {
         .filter(|record| due(&record.when))
         .partition(|record| record.kind == Kind::Lease);
     for lease in leases {
+        if !says_so(change, &lease, |message| {
+            Ok(decode::<StoredLease>(message)?.lease.unwrap_or_default().labels)
+        }) {
+            continue;
+        }
         change.delete(&lease.namespace, Kind::Lease, &lease.name)?;
     }
     let mut gone = Vec::new();
     for image in images {
-        if !named_by_leases(change, &image.namespace)?.contains(&image.name)
+        let says_so = says_so(change, &image, |message| Ok(decode::<Image>(message)?.labels));
+        if says_so
+            && !named_by_leases(change, &image.namespace)?.contains(&image.name)
             && change.delete(&image.namespace, Kind::Image, &image.name)?
         {
             gone.push((image.namespace, image.name));
         }
     }
     Ok(gone)
+}
+
+/// Whether a record itself says when it expires. The list of what expires has no checksum; records
+/// have one, and nothing is removed on the word of damaged bytes.
+fn says_so(
+    records: &impl Records,
+    noted: &Expiring,
+    labels: impl Fn(&[u8]) -> Result<Labels>,
+) -> bool {
+    let record = records.record(&noted.namespace, noted.kind, &noted.name);
+    let labels = record.and_then(|message| message.map(labels).transpose());
+    labels.is_ok_and(|l| l.is_some_and(|l| expires(&l) == Some(noted.when.as_str())))
 }
 
 /// The images that leases of a namespace name.

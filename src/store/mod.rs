@@ -10,6 +10,7 @@
 //! - [`readers`]: who holds which snapshot, in all processes; [`usage`]: how large the store is
 //! - [`indexes`]: what is kept beside the records, so that filters need not read them all
 //! - [`migrate`]: bringing a store of an older version to this one
+//! - [`inspect`]: every record, for `check`; [`salvage`]: out of a damaged file, without LMDB
 //! - [`writer`]: the one thread that writes, and commits what waits together
 //!
 //! Synchronous. It knows names and bytes; what a request means is `service`'s. This is the only
@@ -19,10 +20,12 @@ mod environment;
 pub mod filesystem;
 pub mod folder;
 pub mod indexes;
+pub mod inspect;
 pub mod migrate;
 pub mod readers;
 pub mod records;
 pub mod root;
+pub mod salvage;
 pub mod schema;
 mod settle;
 pub mod usage;
@@ -31,10 +34,12 @@ pub mod verify;
 pub mod walk;
 pub mod writer;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use heed::{Env, EnvFlags, EnvOpenOptions, RoTxn, WithoutTls};
+use heed::{CompactionOption, Env, EnvFlags, EnvOpenOptions, RoTxn, WithoutTls};
+use nix::fcntl::FlockArg;
 
 use crate::model::{Error, Result};
 use environment::Environment;
@@ -44,6 +49,7 @@ use root::Root;
 pub use schema::Kind;
 use schema::Tables;
 use usage::Usage;
+use verify::state::State;
 use writer::Writer;
 
 /// Readers at one time, of all processes together. A daemon needs a few; an admin's command one.
@@ -137,6 +143,7 @@ pub struct Reader {
     tables: Tables,
     uuid: String,
     root: PathBuf,
+    state: State,
 }
 
 impl Reader {
@@ -147,6 +154,7 @@ impl Reader {
         let missing = || Error::not_found(format_args!("there is no store in {}", root.display()));
         let found = folder::look(&path)?.filter(|found| found.len() > 0).ok_or_else(missing)?;
         let lock = root.join("lock.mdb");
+        let _entered = root::enter(root, FlockArg::LockShared)?;
         let lock_is_new = folder::look(&lock)?.is_none();
         let file = verify::open(&path, false)?.ok_or_else(missing)?;
         verify::metas(&path, &file)?;
@@ -161,15 +169,26 @@ impl Reader {
             folder::give(&lock, &found)?;
         }
         free_dead_readers(&env)?;
-        {
+        let state = {
             // While this transaction is open no page of its state is used again, nor one of any
             // later state: what is verified cannot change under the eyes of the verifier.
             let _held = begin_to_read(&env)?;
-            verify::state(&file).map_err(|damage| verify::refusal(&path, &file, &damage))?;
-        }
+            verify::state(&file).map_err(|damage| verify::refusal(&path, &file, &damage))?
+        };
         let (tables, uuid) = schema::open_to_read(&env, root)?;
         let readers = Readers::open(root)?;
-        Ok(Self { env, readers, tables, uuid, root: root.to_owned() })
+        Ok(Self { env, readers, tables, uuid, root: root.to_owned(), state })
+    }
+
+    /// What was verified when it was opened.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Writes one state of the store into an empty file, without the pages that are free.
+    pub fn copy_to(&self, file: &mut File) -> Result<()> {
+        let copied = self.env.copy_to_file(file, CompactionOption::Enabled);
+        copied.map_err(|e| failure("copying the store", &e))
     }
 
     /// Reads from one state of the store.

@@ -146,6 +146,10 @@ impl<'e> Snapshot<'e> {
     pub(super) fn new(txn: RoTxn<'e, WithoutTls>, tables: &'e Tables) -> Self {
         Self { txn, tables }
     }
+
+    pub(super) fn parts(&self) -> (&RoTxn<'e, WithoutTls>, &'e Tables) {
+        (&self.txn, self.tables)
+    }
 }
 
 impl<'e> Change<'e> {
@@ -190,6 +194,20 @@ impl<'e> Change<'e> {
             kept.map_err(|e| self.broke("setting a record aside", &e))?;
         }
         self.delete_key(&key)
+    }
+
+    /// Writes a record as one that was set aside, in place of one that is there.
+    pub fn put_aside(
+        &mut self,
+        namespace: &Namespace,
+        kind: Kind,
+        name: &str,
+        message: &[u8],
+    ) -> Result<()> {
+        self.wrote = true;
+        let key = schema::key(namespace, kind, name);
+        let put = self.tables.aside.put(&mut self.txn, &key, &value::seal(&key, message));
+        put.map_err(|e| self.broke("setting a record aside", &e))
     }
 
     /// Writes the encoded `Namespace`, in place of one that is there.

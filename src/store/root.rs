@@ -83,6 +83,35 @@ impl Root {
         self.path.join(DATA_FILE)
     }
 
+    /// Puts the file `new` of this folder, which is on disk, in the place of the data file, at once;
+    /// what was there gets the name `keep` or goes. Nobody may have the store open through us.
+    pub fn replace(&self, new: &Path, keep: Option<&str>) -> Result<()> {
+        let told = |doing: &'static str| {
+            move |e: std::io::Error| {
+                Error::Internal(format!("{doing} in {}: {e}", self.path.display()))
+            }
+        };
+        // Whoever opens the store to read meanwhile has either both old files or both new ones;
+        // who has it open already keeps the old ones.
+        let _alone = enter(&self.path, FlockArg::LockExclusive)?;
+        let data = self.data_file();
+        if let Some(keep) = keep
+            && data.exists()
+        {
+            std::fs::hard_link(&data, self.path.join(keep))
+                .map_err(told("keeping the old file"))?;
+        }
+        // LMDB's lock file knows the number of the last transaction of its data file.
+        match std::fs::remove_file(self.path.join("lock.mdb")) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(told("removing lock.mdb")(e));
+            }
+            _ => {}
+        }
+        std::fs::rename(new, &data).map_err(told("moving the new file into place"))?;
+        self.sync()
+    }
+
     /// Puts the entries of the folder, and the folder itself, on disk: a commit syncs the data
     /// file, but a file whose name is lost is lost too.
     pub fn sync(&self) -> Result<()> {
@@ -113,6 +142,13 @@ pub fn owner(folder: &Path) -> Option<u32> {
         _ => None,
     });
     owners.next()
+}
+
+/// Keeps the files of a folder from being replaced while it is held.
+pub fn enter(path: &Path, how: FlockArg) -> Result<Flock<File>> {
+    let told = |e: std::io::Error| Error::Internal(format!("opening {}: {e}", path.display()));
+    let folder = File::open(path).map_err(told)?;
+    Flock::lock(folder, how).map_err(|(_, errno)| told(errno.into()))
 }
 
 #[cfg(test)]

@@ -239,6 +239,26 @@ pub fn key(namespace: &Namespace, kind: Kind, name: &str) -> Vec<u8> {
     key
 }
 
+/// What the key of a record says: its namespace, and its kind if it is not the namespace itself.
+/// `None` for what is no key of ours.
+pub fn place(key: &[u8]) -> Option<(Namespace, Option<Kind>)> {
+    let path = key.strip_prefix(ROOT_PREFIX)?;
+    let (namespace, rest) = match path.iter().position(|b| *b == b'/') {
+        Some(slash) => path.split_at_checked(slash)?,
+        None => (path, &[][..]),
+    };
+    let namespace = Namespace::parse(std::str::from_utf8(namespace).ok()?).ok()?;
+    if rest.is_empty() {
+        return Some((namespace, None));
+    }
+    let kind = [Kind::Image, Kind::Lease].into_iter().find(|kind| {
+        rest.strip_prefix(b"/")
+            .and_then(|rest| rest.strip_prefix(kind.folder().as_bytes()))
+            .is_some_and(|rest| rest.starts_with(b"/"))
+    })?;
+    Some((namespace, Some(kind)))
+}
+
 /// The namespace in the key of an image, and what stands for its name; `None` for other keys.
 pub fn image_key(key: &[u8]) -> Option<(&[u8], &[u8])> {
     let path = key.strip_prefix(ROOT_PREFIX)?;

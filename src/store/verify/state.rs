@@ -3,7 +3,7 @@
 //! [`State::read`] is the verifier's entry for any bytes: a file or memory.
 
 use super::format::{Db, INTEGER_KEYS, METAS, Meta, NO_PAGE, u64_at};
-use super::pages::{Damage, Pages, ReadAt};
+use super::pages::{Damage, Pages, ReadAt, Set};
 use super::tree::{Kind, Value, Walk};
 use crate::store::MAP_SIZE;
 
@@ -95,6 +95,30 @@ impl Metas {
 }
 
 impl State {
+    /// The last transaction that freed pages in a state, if the list of free pages is whole: its own,
+    /// as a rule.
+    pub fn last_freed<S: ReadAt + ?Sized>(source: &S, meta: &Meta) -> Option<u64> {
+        length(meta).ok()?;
+        let mut last = None;
+        let mut walk = Walk::new(Pages::new(source, meta.page_size).ok()?, meta.last_page);
+        let walked = walk.tree(&meta.free, Kind::Free, &mut |key, _| {
+            last = u64_at(key, 0);
+            Ok(())
+        });
+        walked.ok().and(last)
+    }
+
+    /// The pages that the list of free pages in a state names, if it is whole.
+    pub fn free_pages<S: ReadAt + ?Sized>(source: &S, meta: &Meta) -> Result<Set, Damage> {
+        length(meta)?;
+        let tree = &mut Walk::new(Pages::new(source, meta.page_size)?, meta.last_page);
+        let lists = free_lists(tree, meta)?;
+        let pages = Pages::new(source, meta.page_size)?;
+        let mut walk = Walk::new(pages, meta.last_page);
+        walk_lists(&mut walk, lists)?;
+        Ok(walk.used)
+    }
+
     /// Verifies all that `meta` leads to. Values are not looked at: they have checksums.
     pub fn read<S: ReadAt + ?Sized>(source: &S, meta: &Meta) -> Result<Self, Damage> {
         let length = length(meta)?;
@@ -168,6 +192,17 @@ struct Free {
 /// Walks LMDB's list of free pages: lists, by the transaction that freed them, each a count and so
 /// many numbers, which fall. No page in them is in use, and none is there twice.
 fn free_pages<S: ReadAt + ?Sized>(walk: &mut Walk<'_, S>, meta: &Meta) -> Result<Free, Damage> {
+    let lists = free_lists(walk, meta)?;
+    walk_lists(walk, lists)
+}
+
+/// A list, or where it is.
+type List = Result<Vec<u8>, (u64, u32)>;
+
+fn free_lists<S: ReadAt + ?Sized>(
+    walk: &mut Walk<'_, S>,
+    meta: &Meta,
+) -> Result<Vec<List>, Damage> {
     let mut lists = Vec::new();
     walk.tree(&meta.free, Kind::Free, &mut |key, value| {
         let transaction = u64_at(key, 0).unwrap_or_default();
@@ -182,6 +217,13 @@ fn free_pages<S: ReadAt + ?Sized>(walk: &mut Walk<'_, S>, meta: &Meta) -> Result
         Ok(())
     })
     .map_err(|damage| Damage(format!("{damage} (in the list of free pages)")))?;
+    Ok(lists)
+}
+
+fn walk_lists<S: ReadAt + ?Sized>(
+    walk: &mut Walk<'_, S>,
+    lists: Vec<List>,
+) -> Result<Free, Damage> {
     let mut free = Free { count: 0, beyond: 0 };
     let mut bytes = Vec::new();
     for list in lists {

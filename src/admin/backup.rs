@@ -1,0 +1,96 @@
+//! `lmdb-images backup`: one state of a store as a file, beside a running daemon.
+//!
+//! The file has LMDB's format and no free pages: `restore` puts it back, and any LMDB reads it. It
+//! is read back and verified with all its checksums before it gets its name, so that a damaged
+//! copy never takes the place of a good one.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use super::progress;
+use crate::model::{Error, Result};
+use crate::store::Reader;
+use crate::store::salvage::salvage;
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// Records in it, of namespaces and leases too.
+    pub records: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// Writes the store in `root` to `file`, which must not be there unless `force`.
+pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
+    if !force && file.symlink_metadata().is_ok() {
+        return Err(exists(file));
+    }
+    let reader = Reader::open(root)?;
+    let folder = folder_of(file);
+    let told = |doing: &'static str| {
+        let at = file.display().to_string();
+        move |e: std::io::Error| Error::Internal(format!("{doing} {at}: {e}"))
+    };
+    // With mode 0600; gone again if anything below fails.
+    let mut copy = NamedTempFile::new_in(&folder).map_err(told("making a file beside"))?;
+    let summary = copy_whole(&reader, &mut copy)?;
+    if force {
+        copy.persist(file).map_err(|e| told("moving the copy to")(e.error))?;
+    } else {
+        copy.persist_noclobber(file).map_err(|e| match e.error.kind() {
+            std::io::ErrorKind::AlreadyExists => exists(file),
+            _ => told("moving the copy to")(e.error),
+        })?;
+    }
+    File::open(&folder).and_then(|f| f.sync_all()).map_err(told("syncing the folder of"))?;
+    Ok(summary)
+}
+
+/// Copies a store into an empty file, syncs it and reads it back.
+pub fn copy_whole(reader: &Reader, copy: &mut NamedTempFile) -> Result<Summary> {
+    let progress = progress::lasting("copying");
+    reader.copy_to(copy.as_file_mut())?;
+    let told = |e| Error::Internal(format!("syncing the copy: {e}"));
+    copy.as_file().sync_all().map_err(told)?;
+    progress.finish_and_clear();
+    let records = verify(copy.as_file(), "the store")?;
+    Ok(Summary { records, bytes: copy.as_file().metadata().map_err(told)?.len() })
+}
+
+/// Reads a whole file with all checksums; counts its records. `what` is called damaged if it is.
+pub fn verify(file: &File, what: &str) -> Result<u64> {
+    let progress = progress::counting("records read back");
+    let mut records = 0;
+    let found = salvage(file, &mut |_| {
+        records += 1;
+        progress.inc(1);
+        Ok(())
+    })?;
+    progress.finish_and_clear();
+    if found.whole {
+        return Ok(records);
+    }
+    let first = found.damage.first().map_or("", String::as_str);
+    Err(Error::DataLoss(format!(
+        "{what} is damaged: {first}; `lmdb-images check` says what, `lmdb-images recover` saves the rest; \
+         nothing was changed"
+    )))
+}
+
+fn exists(file: &Path) -> Error {
+    Error::AlreadyExists(format!(
+        "{} is there already: give another name, or --force to replace it",
+        file.display()
+    ))
+}
+
+/// The folder a file is in, or will be.
+fn folder_of(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}

@@ -1,0 +1,99 @@
+//! `lmdb-images restore`: puts a backup in the place of a store that no daemon serves.
+//!
+//! The backup is copied into the root, read with all its checksums, and opened there as a store,
+//! which brings one of an older version up to date; only then it takes the place of the data file,
+//! at once. What was there is kept under another name.
+
+use std::fs::File;
+use std::io;
+use std::ops::Not;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use jiff::Timestamp;
+
+use super::backup::verify;
+use super::progress;
+use crate::model::{Error, Result};
+use crate::store::root::{DATA_FILE, Root};
+use crate::store::{Reader, Store, folder};
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Records in the store now, of namespaces and leases too.
+    pub records: u64,
+    /// What the data file that was there is called now.
+    pub kept: Option<String>,
+}
+
+/// Makes the backup `file` the store in `root`; one with content only if `force`.
+pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
+    let told = |e: io::Error| Error::Internal(format!("reading {}: {e}", file.display()));
+    let mut backup = File::open(file).map_err(told)?;
+    if !backup.metadata().map_err(told)?.is_file() {
+        return Err(Error::failed_precondition(format_args!("{} is no file", file.display())));
+    }
+    let root = Root::acquire(root).map_err(|e| stop_first(e, "restore, and start it again"))?;
+    let there = content(&root)?;
+    if there && !force {
+        return Err(Error::AlreadyExists(format!(
+            "there is a store with content in {}: --force replaces it, and keeps it under another name",
+            root.path().display()
+        )));
+    }
+    let aside = tempfile::tempdir_in(root.path())
+        .map_err(|e| Error::Internal(format!("making a folder in the root: {e}")))?;
+    let copy = aside.path().join(DATA_FILE);
+    copy_file(&mut backup, &copy)?;
+    let records = verify(&File::open(&copy).map_err(told)?, &format!("{}", file.display()))?;
+    // Its schema is known, or made so; closed again when all is on disk.
+    drop(Store::open(aside.path())?);
+    let kept = there.then(|| kept_as("replaced"));
+    root.replace(&copy, kept.as_deref())?;
+    Ok(Summary { records, kept })
+}
+
+fn copy_file(from: &mut File, to: &Path) -> Result<()> {
+    let progress = progress::lasting("copying");
+    let mut options = File::options();
+    let copied = options.write(true).create_new(true).mode(0o600).open(to).and_then(|mut copy| {
+        io::copy(from, &mut copy)?;
+        copy.sync_all()
+    });
+    progress.finish_and_clear();
+    copied.map_err(|e| Error::Internal(format!("copying to {}: {e}", to.display())))
+}
+
+/// Whether there is a store that holds anything, or one that cannot be read.
+fn content(root: &Root) -> Result<bool> {
+    if folder::look(&root.data_file())?.is_none_or(|found| found.len() == 0) {
+        return Ok(false);
+    }
+    let counts = Reader::open(root.path()).and_then(|reader| reader.read(|s| s.counts()));
+    Ok(counts.is_ok_and(|counts| counts.records + counts.aside == 0).not())
+}
+
+/// The name of a data file that makes room.
+pub fn kept_as(why: &str) -> String {
+    let now = Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ");
+    format!("{DATA_FILE}.{why}-{now}")
+}
+
+/// Refuses a root without a store, before anything is made in it.
+pub fn there_is_a_store(root: &Path) -> Result<()> {
+    match folder::look(&root.join(DATA_FILE))? {
+        Some(found) if found.len() > 0 => Ok(()),
+        _ => Err(Error::not_found(format_args!("there is no store in {}", root.display()))),
+    }
+}
+
+/// Says what to do when a daemon has the store.
+pub fn stop_first(error: Error, then: &str) -> Error {
+    match error {
+        Error::FailedPrecondition(m) if m.contains("in use") => {
+            Error::FailedPrecondition(format!("{m}: stop the daemon that serves it, then {then}"))
+        }
+        other => other,
+    }
+}

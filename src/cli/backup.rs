@@ -1,0 +1,37 @@
+//! `lmdb-images backup`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Root;
+use crate::admin::backup;
+use crate::model::Result;
+
+/// Write one state of the store to a file, also beside a running daemon
+///
+/// The file is compact, closed to others, on disk and read back before it gets its name. A damaged
+/// store is refused. `restore` puts the file back.
+#[derive(Args)]
+pub struct Backup {
+    #[command(flatten)]
+    root: Root,
+
+    /// Replace a file of that name
+    #[arg(long)]
+    force: bool,
+
+    /// The file to write
+    file: PathBuf,
+}
+
+impl Backup {
+    /// Writes it, and prints one line of what was done.
+    pub fn run(self) -> Result<()> {
+        let root = self.root.folder()?;
+        eprintln!("copying the store in {} to {}", root.display(), self.file.display());
+        let done = backup::run(&root, &self.file, self.force)?;
+        println!("wrote {} records, {} bytes", done.records, done.bytes);
+        Ok(())
+    }
+}

@@ -1,0 +1,44 @@
+//! `lmdb-images check`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::Root;
+use crate::admin::check;
+
+/// Look whether the store is whole
+///
+/// Every page of the file, every record and its checksum, and that the index agrees with the records.
+/// It reads one state, also beside a running daemon, and changes nothing.
+///
+/// Exits with 0 when the store is whole, 1 when something is damaged, 2 when it could not be looked at.
+#[derive(Args)]
+pub struct Check {
+    #[command(flatten)]
+    root: Root,
+
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    /// Looks, and prints what was found.
+    pub fn run(self) -> ExitCode {
+        let looked = self.root.folder().and_then(|root| {
+            eprintln!("checking the store in {}", root.display());
+            check::run(&root)
+        });
+        match looked {
+            Ok(report) => {
+                println!("{}", if self.json { report.json() } else { report.to_string() });
+                if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+            Err(e) => {
+                eprintln!("lmdb-images: {e}");
+                ExitCode::from(2)
+            }
+        }
+    }
+}

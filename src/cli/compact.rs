@@ -1,0 +1,28 @@
+//! `lmdb-images compact`.
+
+use clap::Args;
+
+use super::Root;
+use crate::admin::compact;
+use crate::model::Result;
+
+/// Give the space of deleted records back to the disk
+///
+/// The file does not shrink by itself: its free pages are used again. A compact copy is made and put
+/// in its place. No daemon may serve the store meanwhile.
+#[derive(Args)]
+pub struct Compact {
+    #[command(flatten)]
+    root: Root,
+}
+
+impl Compact {
+    /// Compacts, and prints one line of what was done.
+    pub fn run(self) -> Result<()> {
+        let root = self.root.folder()?;
+        eprintln!("writing the store in {} anew, without free pages", root.display());
+        let done = compact::run(&root)?;
+        println!("{} bytes, were {}", done.after, done.before);
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! `lmdb-images recover`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::Root;
+use crate::admin::recover;
+use crate::model::Result;
+
+/// Save what can be saved of a damaged store
+///
+/// Every record whose checksum is right goes to a fresh store, which takes the damaged one's place; the
+/// damaged file is kept as data.mdb.damaged-<time>. A store that is whole is left as it is. No daemon
+/// may serve the store meanwhile.
+///
+/// Exits with 0 when nothing was lost, with 1 when something was, or may be out of date.
+#[derive(Args)]
+pub struct Recover {
+    #[command(flatten)]
+    root: Root,
+
+    /// Leave the damaged store alone and write the fresh one to this folder
+    #[arg(long, value_name = "DIR")]
+    to: Option<PathBuf>,
+
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Recover {
+    /// Saves, and prints what was found.
+    pub fn run(self) -> Result<ExitCode> {
+        let root = self.root.folder()?;
+        let at = root.display();
+        match &self.to {
+            Some(to) => eprintln!("saving what is in {at} to a fresh store in {}", to.display()),
+            None => eprintln!(
+                "saving what is in {at} to a fresh store in its place; a damaged file is kept beside it"
+            ),
+        }
+        let report = recover::run(&root, self.to.as_deref())?;
+        if self.json {
+            println!("{}", report.json());
+        } else {
+            println!("{report}");
+            match &report.kept {
+                Some(kept) => println!("the damaged file is kept as {kept}"),
+                None if report.found.whole && self.to.is_none() => {
+                    println!("nothing is damaged: the store was left as it is");
+                }
+                None => {}
+            }
+        }
+        Ok(if report.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
