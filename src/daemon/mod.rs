@@ -2,7 +2,7 @@
 //!
 //! - [`sockets`]: making a socket, or refusing to
 //! - [`process`]: limits of the process, signals
-//! - [`readers`]: looking after the readers of the store
+//! - `readers`: looking after the readers of the store
 
 pub mod process;
 mod readers;

@@ -6,7 +6,7 @@
 //!
 //! - [`format`](mod@format): the bytes; [`pages`]: where they come from
 //! - [`tree`]: a walk that takes nothing for granted
-//! - [`state`]: a whole state of the file: meta page, trees, free pages
+//! - [`state`](mod@state): a whole state of the file: meta page, trees, free pages
 //! - here: the verdict on a file, as a sentence
 //!
 //! It does not look at values: a record has a checksum of its own, which is checked whenever it is
