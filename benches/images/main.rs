@@ -92,6 +92,11 @@ enum Part {
 
 impl Arguments {
     async fn run(&self) -> Result<()> {
+        if self.update_docs && cfg!(debug_assertions) {
+            return Err(
+                "--update-docs: figures of a debug build say nothing; use scripts/bench".into()
+            );
+        }
         let out = self.out.clone().unwrap_or_else(|| report::repository().join("target/bench"));
         let report = report::Report::new(&out, self.update_docs)?;
         let wants = |part| self.part == part || self.part == Part::All;

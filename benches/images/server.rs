@@ -87,10 +87,16 @@ impl Server {
         let grpc =
             dir.join(if matches!(kind, Kind::Ours) { "state/images.sock" } else { "c.sock" });
         let ttrpc = grpc.with_extension("sock.ttrpc");
-        let (kind, pid, child) = (kind.clone(), child.id(), Mutex::new(child));
-        let server = Self { kind, dir, grpc, ttrpc, child, pid };
+        let (pid, child) = (child.id(), Mutex::new(child));
+        let server = Self { kind: kind.clone(), dir, grpc, ttrpc, child, pid };
         server.answers(start).await?;
-        Ok((server, start.elapsed()))
+        let time = start.elapsed();
+        // Ours opens one socket after the other.
+        while !server.ttrpc.exists() && matches!(kind, Kind::Ours) {
+            server.lives(start, "no ttrpc socket")?;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok((server, time))
     }
 
     async fn answers(&self, start: Instant) -> Result<()> {
@@ -105,19 +111,21 @@ impl Server {
                 },
                 Err(e) => e,
             };
-            let ended = self.child.lock().map_err(|_| "poisoned")?.try_wait()?;
-            if ended.is_some() || start.elapsed() > START {
-                let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
-                let end: Vec<_> = log.lines().rev().take(5).collect();
-                return Err(format!(
-                    "{} does not answer: {failed}\n{}",
-                    self.dir.display(),
-                    end.join("\n")
-                )
-                .into());
-            }
+            self.lives(start, &failed.to_string())?;
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    /// An error with what is wrong when it has ended, or should have been ready by now.
+    fn lives(&self, start: Instant, wrong: &str) -> Result<()> {
+        let ended = self.child.lock().map_err(|_| "poisoned")?.try_wait()?;
+        if ended.is_none() && start.elapsed() < START {
+            return Ok(());
+        }
+        let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+        let last = log.lines().count().saturating_sub(5);
+        let end: Vec<_> = log.lines().skip(last).collect();
+        Err(format!("{} does not answer: {wrong}\n{}", self.dir.display(), end.join("\n")).into())
     }
 
     /// The socket of that protocol.
@@ -153,7 +161,7 @@ impl Server {
             Kind::Ours => self.dir.join("root"),
         };
         let mut blocks = 0;
-        for entry in fs::read_dir(folder)? {
+        for entry in fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))? {
             blocks += entry?.metadata()?.blocks();
         }
         Ok(blocks * 512)

@@ -56,7 +56,9 @@ pub struct Ttrpc {
 impl Ttrpc {
     /// Connects.
     pub async fn connect(socket: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(socket).await?;
+        let stream = UnixStream::connect(socket)
+            .await
+            .map_err(|e| format!("connecting to {}: {e}", socket.display()))?;
         Ok(Self { stream, next: 1, sent: Vec::new(), read: Vec::with_capacity(16 << 10) })
     }
 
