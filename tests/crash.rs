@@ -61,15 +61,19 @@ impl Writer {
             };
             let lost = async {
                 self.look(&connected).await?;
-                loop {
+                // A connection of gRPC comes back by itself: the next daemon may be there before
+                // the loss of the last was met.
+                while !daemons.has_changed().unwrap_or(true) {
                     self.write(&connected).await?;
                     let _ = self.seen.send(Seen::Answer);
                 }
+                Ok(())
             };
             // The daemon is gone. An error that it answered would be a fault.
             let end: Result<(), Failed> = lost.await;
-            let end = end.unwrap_err();
-            assert!([-1, 1, 2, 14].contains(&end.code), "{end:?}");
+            if let Err(end) = end {
+                assert!([-1, 1, 2, 14].contains(&end.code), "{end:?}");
+            }
         }
     }
 
@@ -171,6 +175,9 @@ async fn every_answered_write_survives_a_restart() {
     };
     let mut killed = 0;
     for round in 0..=rounds {
+        if round > 0 && round % 100 == 0 {
+            println!("round {round}");
+        }
         let daemon = Process::start(dir.path());
         daemons.send_replace(round);
         // All have looked, and some have written.
