@@ -5,6 +5,7 @@ pub mod check;
 pub mod compact;
 pub mod diff;
 pub mod export;
+pub mod health;
 pub mod import;
 pub mod listed;
 pub mod ls;

@@ -6,6 +6,7 @@ mod compact;
 mod config;
 mod diff;
 mod export;
+mod health;
 mod import;
 mod inspect;
 mod logging;
@@ -49,6 +50,7 @@ enum Command {
     Compact(compact::Compact),
     Recover(recover::Recover),
     Config(config::Config),
+    Health(health::Health),
 }
 
 /// Where the store is.
@@ -115,8 +117,9 @@ fn command() -> clap::Command {
         .mut_subcommand("config", |c| c.mut_subcommand("show", settings::with_defaults))
 }
 
-/// Runs the program. 0: done; 1: it failed, with a sentence on stderr, or `diff` found something; 2:
-/// the command line is wrong.
+/// Runs the program. 0: done; 1: it failed, with a sentence on stderr, or `diff` found something, or
+/// `health` heard that the daemon is not serving; 2: the command line is wrong; 3: nobody told
+/// `health` anything.
 pub fn main() -> ExitCode {
     let matches = command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
@@ -146,6 +149,7 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode> {
         Command::Restore(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Compact(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Recover(command) => command.run(),
+        Command::Health(command) => command.run(),
         Command::Config(command) => command.run(matches).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -4,8 +4,9 @@ use clap::Args;
 
 use super::logging;
 use super::settings::{File, Settings};
+use crate::daemon::activation::Passed;
 use crate::daemon::process::{self, Signals};
-use crate::daemon::{Config, Daemon};
+use crate::daemon::{Config, Daemon, notify};
 use crate::model::{Error, Result};
 
 /// Serve image names from the store, over gRPC (images.sock) and ttrpc (images.sock.ttrpc)
@@ -28,21 +29,23 @@ impl Serve {
         let log = settings.log.clone().unwrap_or_default();
         logging::start(&log, settings.log_format.unwrap_or_default());
         process::raise_open_files();
+        // Before there are threads: it changes the environment.
+        let passed = Passed::from_env()?;
         let config = settings.config();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .map_err(|e| Error::Internal(format!("starting: {e}")))?;
-        let served = runtime.block_on(serve(&config));
+        let served = runtime.block_on(serve(&config, passed));
         // Nothing that still runs holds the store: what is left are connections past their time.
         runtime.shutdown_background();
         served
     }
 }
 
-async fn serve(config: &Config) -> Result<()> {
+async fn serve(config: &Config, passed: Passed) -> Result<()> {
     let mut signals = Signals::listen()?;
-    let daemon = Daemon::start(config).await?;
+    let daemon = Daemon::start_with(config, passed).await?;
     log::info!(
         "serving {} on {} and {}",
         config.root.display(),
@@ -52,7 +55,12 @@ async fn serve(config: &Config) -> Result<()> {
     if let Some(whole) = daemon.whole() {
         log::info!("in front of containerd on {}", whole.display());
     }
+    if let Some(readonly) = daemon.readonly() {
+        log::info!("for reading only on {}", readonly.display());
+    }
+    notify::ready(daemon.status());
     log::info!("{}: stopping", signals.next().await);
+    notify::stopping();
     tokio::select! {
         () = daemon.stop() => log::info!("stopped"),
         signal = signals.next() => log::warn!("{signal} again: stopping at once"),

@@ -41,6 +41,22 @@ pub struct Settings {
     #[arg(long, env = "LMDB_IMAGES_GID", value_name = "GID")]
     pub gid: Option<u32>,
 
+    /// Make readonly.sock too, where image names can be read and nothing can be changed
+    #[arg(
+        long,
+        env = "LMDB_IMAGES_READONLY",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true
+    )]
+    pub readonly: Option<bool>,
+
+    /// Group that may use readonly.sock, by number
+    #[arg(long, env = "LMDB_IMAGES_READONLY_GID", value_name = "GID")]
+    pub readonly_gid: Option<u32>,
+
     /// What is logged: error, warn, info, debug, trace, or by part of the program, such as
     /// info,lmdb_images::front=debug
     #[arg(long, env = "RUST_LOG", value_name = "FILTER")]
@@ -171,6 +187,8 @@ impl Settings {
             state: Some(default_state()),
             containerd: None,
             gid: None,
+            readonly: Some(false),
+            readonly_gid: None,
             log: Some(Filter::default()),
             log_format: Some(Format::default()),
             max_connections: Some(Within::near(limits.connections as u64)),
@@ -207,6 +225,8 @@ impl Settings {
             state: self.state.unwrap_or_else(default_state),
             containerd: self.containerd,
             gid: self.gid,
+            readonly: self.readonly.unwrap_or_default(),
+            readonly_gid: self.readonly_gid,
             limits: Limits {
                 connections: self.max_connections.map_or(limits.connections, |n| n.get() as usize),
                 calls: self.max_calls.map_or(limits.calls, |n| n.get() as usize),

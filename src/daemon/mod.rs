@@ -1,9 +1,11 @@
 //! Wiring: which sockets there are, what answers them, in which order things start and end.
 //!
-//! - [`sockets`]: making a socket, or refusing to
-//! - [`process`]: limits of the process, signals
+//! - [`sockets`]: making a socket, or refusing to; [`activation`]: those that systemd made
+//! - [`process`]: limits of the process, signals; [`notify`]: telling systemd how things stand
 //! - `readers`: looking after the readers of the store
 
+pub mod activation;
+pub mod notify;
 pub mod process;
 mod readers;
 pub mod sockets;
@@ -15,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::front::client::Containerd;
+use crate::front::health::Health;
 use crate::front::images::Front;
 use crate::front::{follow, resync};
 use crate::model::{Error, Result};
@@ -27,10 +30,19 @@ use crate::store::Store;
 use crate::transport::Limits;
 use crate::transport::forward::Line;
 use crate::transport::grpc::{Grpc, Handler};
+use crate::transport::grpc_alone::Table;
 use crate::transport::grpc_front::Before;
+use crate::transport::grpc_readonly::ReadOnly;
 use crate::transport::listener;
 use crate::transport::ttrpc::Ttrpc;
+use activation::Passed;
 use sockets::{Access, Behind, Socket};
+
+/// The sockets' names, in their folder and for systemd.
+const GRPC: &str = "images.sock";
+const TTRPC: &str = "images.sock.ttrpc";
+const WHOLE: &str = "containerd.sock";
+const READONLY: &str = "readonly.sock";
 
 /// Where the daemon keeps what, and who may speak to it.
 #[derive(Debug, Clone)]
@@ -43,6 +55,10 @@ pub struct Config {
     pub containerd: Option<PathBuf>,
     /// The group that may use the sockets; root's, or the user's own, if none.
     pub gid: Option<u32>,
+    /// Whether there is a socket that only reads.
+    pub readonly: bool,
+    /// The group that may use it; root's, or the user's own, if none.
+    pub readonly_gid: Option<u32>,
     /// What clients may take.
     pub limits: Limits,
     /// Memory, in bytes, for large replies under way.
@@ -55,6 +71,8 @@ pub struct Daemon {
     grpc: PathBuf,
     ttrpc: PathBuf,
     whole: Option<PathBuf>,
+    readonly: Option<PathBuf>,
+    status: String,
     tasks: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
@@ -65,24 +83,37 @@ pub struct Daemon {
 impl Daemon {
     /// Opens the store, then the sockets: when this returns, calls are answered.
     pub async fn start(config: &Config) -> Result<Self> {
-        let access = Access { mode: 0o660, uid: None, gid: config.gid };
+        Self::start_with(config, Passed::default()).await
+    }
+
+    /// The same, with sockets that systemd made.
+    pub async fn start_with(config: &Config, mut passed: Passed) -> Result<Self> {
         sockets::make_folder(&config.state)?;
-        // A live socket is found before the store is touched.
-        let socket = |name: &str| Socket::claim(config.state.join(name));
-        let (grpc, ttrpc) = (socket("images.sock")?, socket("images.sock.ttrpc")?);
         let behind =
             config.containerd.as_deref().map(|c| Behind::look(c, &config.state)).transpose()?;
-        let whole = behind.is_some().then(|| socket("containerd.sock")).transpose()?;
+        let is_readonly = config.readonly || passed.has(READONLY);
+        // A live socket is found before the store is touched.
+        let mut claim = |name: &str| match passed.take(name) {
+            Some(listener) => Ok(Socket::passed(listener, config.state.join(name))),
+            None => Socket::claim(config.state.join(name)),
+        };
+        let (grpc, ttrpc) = (claim(GRPC)?, claim(TTRPC)?);
+        let whole = behind.is_some().then(|| claim(WHOLE)).transpose()?;
+        let readonly = is_readonly.then(|| claim(READONLY)).transpose()?;
+        passed.nothing_left()?;
         let root = config.root.clone();
         let store = tokio::task::spawn_blocking(move || Store::open(&root))
             .await
             .map_err(|e| Error::Internal(format!("opening the store: {e}")))??;
         let local = Local::new(store.clone(), Budget::new(config.reply_budget));
         let (stop, stopping) = watch::channel(false);
+        let path = |socket: &Option<Socket>| socket.as_ref().map(|socket| socket.path().into());
         let mut daemon = Self {
             grpc: grpc.path().into(),
             ttrpc: ttrpc.path().into(),
-            whole: whole.as_ref().map(|socket| socket.path().into()),
+            whole: path(&whole),
+            readonly: path(&readonly),
+            status: format!("serving {}", config.root.display()),
             tasks: Vec::new(),
             stop,
             servers: Vec::new(),
@@ -90,33 +121,41 @@ impl Daemon {
         };
         daemon.tasks.push(tokio::spawn(readers::watch(daemon.store.clone())));
         let limits = &config.limits;
-        let Some((behind, whole)) = behind.zip(whole) else {
-            daemon.serve_grpc(
-                grpc.open(access)?,
-                Arc::new(Alone::new(local.clone())),
-                limits,
-                &stopping,
-            );
-            let events = Some(local.events().clone());
-            daemon.serve_ttrpc(
-                ttrpc.open(access)?,
-                Arc::new(local.clone()),
-                events,
-                limits,
-                &stopping,
-            );
-            daemon.servers.push(tokio::spawn(collect(local, stopping)));
-            return Ok(daemon);
-        };
-        let (front, due) = Front::new(Containerd::lazy(&behind.socket), local);
-        let line = || Line::new(Arc::from(behind.socket.as_path()));
-        let images_only = Before::images_only(front.clone(), line());
-        daemon.serve_grpc(grpc.open(access)?, images_only, limits, &stopping);
-        let before = Before::whole(front.clone(), line());
-        daemon.serve_grpc(whole.open(behind.access)?, before, limits, &stopping);
-        daemon.serve_ttrpc(ttrpc.open(access)?, Arc::new(front.clone()), None, limits, &stopping);
-        daemon.tasks.push(tokio::spawn(follow::run(front.clone())));
-        daemon.tasks.push(tokio::spawn(resync::run(front, due)));
+        let access = |gid| Access { mode: 0o660, uid: None, gid };
+        let (images, health): (Arc<dyn Images>, _) =
+            if let Some((behind, whole)) = behind.zip(whole) {
+                daemon
+                    .status
+                    .push_str(&format!(", in front of containerd at {}", behind.socket.display()));
+                let (front, due) = Front::new(Containerd::lazy(&behind.socket), local);
+                let health = Health::new(daemon.store.clone(), Some(front.clone()));
+                let line = || Line::new(Arc::from(behind.socket.as_path()));
+                let images_only = Before::images_only(front.clone(), health.clone(), line());
+                daemon.serve_grpc(grpc.open(access(config.gid))?, images_only, limits, &stopping);
+                let before = Before::whole(front.clone(), health.clone(), line());
+                daemon.serve_grpc(whole.open(behind.access)?, before, limits, &stopping);
+                let images = Arc::new(front.clone());
+                let ttrpc = ttrpc.open(access(config.gid))?;
+                daemon.serve_ttrpc(ttrpc, images.clone(), None, limits, &stopping);
+                daemon.tasks.push(tokio::spawn(follow::run(front.clone())));
+                daemon.tasks.push(tokio::spawn(resync::run(front, due)));
+                (images, health)
+            } else {
+                let health = Health::new(daemon.store.clone(), None);
+                let table = Table::new(Alone::new(local.clone()), health.clone());
+                daemon.serve_grpc(grpc.open(access(config.gid))?, table, limits, &stopping);
+                let (images, events) = (Arc::new(local.clone()), Some(local.events().clone()));
+                let ttrpc = ttrpc.open(access(config.gid))?;
+                daemon.serve_ttrpc(ttrpc, images.clone(), events, limits, &stopping);
+                daemon.servers.push(tokio::spawn(collect(local, stopping.clone())));
+                (images, health)
+            };
+        if let Some(readonly) = readonly {
+            let table = ReadOnly::new(images, health.clone(), daemon.store.uuid());
+            let access = access(config.readonly_gid);
+            daemon.serve_grpc(readonly.open(access)?, table, limits, &stopping);
+        }
+        daemon.tasks.push(tokio::spawn(notify::run(health, daemon.status.clone())));
         Ok(daemon)
     }
 
@@ -174,6 +213,16 @@ impl Daemon {
     /// The socket that answers all that containerd does, in front of one.
     pub fn whole(&self) -> Option<&Path> {
         self.whole.as_deref()
+    }
+
+    /// The socket that only reads, if it was asked for.
+    pub fn readonly(&self) -> Option<&Path> {
+        self.readonly.as_deref()
+    }
+
+    /// What it does, in a few words.
+    pub fn status(&self) -> &str {
+        &self.status
     }
 
     /// Ends accepting, lets the calls in flight end, closes the store after its last write.

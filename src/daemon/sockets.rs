@@ -70,13 +70,22 @@ pub fn make_folder(path: &Path) -> Result<()> {
     folder::create(path, 0o711).map(drop)
 }
 
-/// A path that a socket may be made at.
+/// A path that a socket may be made at, or a socket that somebody made for us.
 #[derive(Debug)]
 pub struct Socket {
     path: PathBuf,
+    passed: Option<std::os::unix::net::UnixListener>,
 }
 
 impl Socket {
+    /// A socket that was passed to this process. Owner and mode are as whoever made it wanted, and
+    /// its file is not ours to remove. `path` names it when it does not itself.
+    pub fn passed(listener: std::os::unix::net::UnixListener, path: PathBuf) -> Self {
+        let address = listener.local_addr().ok();
+        let own = address.and_then(|a| a.as_pathname().map(Path::to_owned));
+        Self { path: own.unwrap_or(path), passed: Some(listener) }
+    }
+
     /// Refuses a path that is too long, that somebody answers, or where there is something else
     /// than a socket.
     pub fn claim(path: PathBuf) -> Result<Self> {
@@ -88,7 +97,7 @@ impl Socket {
             )));
         }
         match fs::symlink_metadata(&path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Self { path }),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Self { path, passed: None }),
             Err(e) => return Err(Error::Internal(format!("looking at {}: {e}", path.display()))),
             Ok(found) if !found.file_type().is_socket() => {
                 return Err(Error::FailedPrecondition(format!(
@@ -99,8 +108,8 @@ impl Socket {
             Ok(_) => {}
         }
         match UnixStream::connect(&path) {
-            Err(e) if e.kind() == ErrorKind::ConnectionRefused => Ok(Self { path }),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self { path }),
+            Err(e) if e.kind() == ErrorKind::ConnectionRefused => Ok(Self { path, passed: None }),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self { path, passed: None }),
             Err(e) => Err(Error::FailedPrecondition(format!(
                 "cannot tell whether somebody answers at {}: {e}",
                 path.display()
@@ -117,8 +126,15 @@ impl Socket {
         &self.path
     }
 
-    /// Makes the socket and listens.
+    /// Makes the socket, unless it was passed, and listens.
     pub fn open(self, access: Access) -> Result<Open> {
+        if let Some(passed) = self.passed {
+            let listener = passed
+                .set_nonblocking(true)
+                .and_then(|()| UnixListener::from_std(passed))
+                .map_err(|e| Error::Internal(format!("the socket {}: {e}", self.path.display())))?;
+            return Ok(Open { path: self.path, bound: None, listener });
+        }
         // Shorter than every name of ours, so never too long.
         let made = self.path.with_file_name(format!(".{}", std::process::id()));
         let made = made.as_path();
@@ -142,21 +158,23 @@ impl Socket {
             let _ = fs::remove_file(made);
             told("setting up")(e)
         })?;
-        Ok(Open { bound: Bound { path: self.path.clone(), inode }, listener })
+        let bound = Some(Bound { path: self.path.clone(), inode });
+        Ok(Open { path: self.path, bound, listener })
     }
 }
 
 /// A listening socket.
 #[derive(Debug)]
 pub struct Open {
-    bound: Bound,
+    path: PathBuf,
+    bound: Option<Bound>,
     listener: UnixListener,
 }
 
 impl Open {
-    /// Its name for the log, its place in the folder, and the listener.
-    pub fn into_parts(self) -> (String, Bound, UnixListener) {
-        (self.bound.path.display().to_string(), self.bound, self.listener)
+    /// Its name for the log, its place in the folder if that is ours, and the listener.
+    pub fn into_parts(self) -> (String, Option<Bound>, UnixListener) {
+        (self.path.display().to_string(), self.bound, self.listener)
     }
 }
 

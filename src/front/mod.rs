@@ -5,6 +5,7 @@
 //! - [`records`]: records put into a containerd for an admin, by `export`
 //! - [`images`]: Images through it: writes to containerd, reads from LMDB; [`locks`]: one a record
 //! - [`spaces`]: which namespaces are current
+//! - [`health`]: whether calls can be answered
 //! - [`follow`], [`resync`]: what changes behind our back
 //!
 //! Nothing of a server; and nothing is written to containerd that a client, or an admin, did not ask for.
@@ -12,6 +13,7 @@
 pub mod client;
 pub mod codec;
 pub mod follow;
+pub mod health;
 pub mod images;
 pub mod locks;
 pub mod parts;

@@ -26,6 +26,8 @@ pub enum Error {
     Unavailable(String),
     /// A stored record is damaged. It is never given out.
     DataLoss(String),
+    /// Not for whoever asks here.
+    PermissionDenied(String),
     /// Not offered here.
     Unimplemented(String),
     /// The client's deadline passed, or a bound of ours on time.
@@ -77,6 +79,7 @@ impl Error {
             | Self::ResourceExhausted(m)
             | Self::Unavailable(m)
             | Self::DataLoss(m)
+            | Self::PermissionDenied(m)
             | Self::Unimplemented(m)
             | Self::DeadlineExceeded(m)
             | Self::Internal(m)

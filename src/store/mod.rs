@@ -128,6 +128,12 @@ impl Store {
         free_dead_readers(&self.environment.get()?.env)
     }
 
+    /// Tries whether the store can be read, here and on the writing thread. It changes nothing.
+    pub async fn probe(&self) -> Result<()> {
+        self.read(|snapshot| snapshot.probe())?;
+        self.writer.write(|change| change.probe()).await
+    }
+
     /// Where changes are handed in.
     pub fn writer(&self) -> &Writer {
         &self.writer

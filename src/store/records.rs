@@ -87,6 +87,12 @@ pub trait Records: sealed::Txn {
             .map_err(|fault| fault.told(|| format!("namespace {namespace}")))
     }
 
+    /// Looks for the first record, whichever it is: an error when LMDB cannot be read.
+    fn probe(&self) -> Result<()> {
+        let first = self.tables().records.first(self.txn());
+        first.map(drop).map_err(|e| failure("reading", &e))
+    }
+
     /// The records of a kind in a namespace, in byte order of their names.
     fn walk(&self, namespace: &Namespace, kind: Kind) -> Result<Walk<'_>> {
         Walk::new(self, namespace, kind)

@@ -20,9 +20,8 @@ use tokio::net::UnixStream;
 use super::connection::Connection;
 use super::grpc_message::{self as message, Body};
 use super::listener::{Stop, stopped};
-use super::{GRPC_MESSAGE, Limits, grpc_alone, status};
+use super::{GRPC_MESSAGE, Limits, status};
 use crate::model::{Error, Result};
-use crate::service::alone::Alone;
 use crate::service::{Call, Reply};
 
 /// The full name of the Images service.
@@ -64,12 +63,6 @@ pub trait Handler: Clone + Send + Sync + 'static {
         asked: Asked,
         stop: Stop,
     ) -> impl Future<Output = Result<Response<Body>>> + Send;
-}
-
-impl Handler for Arc<Alone> {
-    async fn answer(&self, asked: Asked, stop: Stop) -> Result<Response<Body>> {
-        grpc_alone::dispatch(self, asked, stop).await
-    }
 }
 
 /// Serves the calls of gRPC connections.

@@ -4,26 +4,50 @@
 //! wrong address.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 use http::Response;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use protobuf::Message;
+use protobuf::well_known_types::empty::Empty;
 
-use super::grpc::{Asked, IMAGES};
+use super::grpc::{Asked, Handler, IMAGES};
+use super::grpc_health::{self, HEALTH};
 use super::grpc_message::{self, Body};
 use super::listener::{Stop, stopped};
-use super::{grpc_services, status};
-use crate::api::health::HealthCheckRequest;
+use super::status;
+use crate::api::version::VersionResponse;
+use crate::front::health::Health;
 use crate::model::{Error, Result};
 use crate::service::alone::Alone;
 use crate::service::events::Subscription;
 use crate::service::message::encode;
 use crate::service::{Call, Images, Reply};
 
-/// Answers one call.
-pub async fn dispatch(alone: &Alone, asked: Asked, stop: Stop) -> Result<Response<Body>> {
+/// Answers the calls.
+#[derive(Clone, Debug)]
+pub struct Table {
+    alone: Arc<Alone>,
+    health: Health,
+}
+
+impl Table {
+    /// Has `alone` answer them.
+    pub fn new(alone: Alone, health: Health) -> Self {
+        Self { alone: Arc::new(alone), health }
+    }
+}
+
+impl Handler for Table {
+    async fn answer(&self, asked: Asked, stop: Stop) -> Result<Response<Body>> {
+        dispatch(self, asked, stop).await
+    }
+}
+
+async fn dispatch(table: &Table, asked: Asked, stop: Stop) -> Result<Response<Body>> {
+    let alone = &*table.alone;
     let path = asked.path().to_owned();
     let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
     match (service, method) {
@@ -52,13 +76,9 @@ pub async fn dispatch(alone: &Alone, asked: Asked, stop: Stop) -> Result<Respons
             message(alone, asked, async |_, m| alone.plugins(m).await).await
         }
         ("containerd.services.version.v1.Version", "Version") => {
-            message(alone, asked, async |_, m| grpc_services::version(m)).await
+            message(alone, asked, async |_, _: Empty| Ok(version())).await
         }
-        ("grpc.health.v1.Health", "Check") => {
-            message(alone, asked, async |_, m: HealthCheckRequest| grpc_services::check(&m, &stop))
-                .await
-        }
-        ("grpc.health.v1.Health", "Watch") => grpc_services::watch(&asked.message().await?, stop),
+        (HEALTH, _) => grpc_health::answer(&table.health, asked, method, stop).await,
         _ => Err(unknown(service, method)),
     }
 }
@@ -99,6 +119,15 @@ async fn leases(alone: &Alone, asked: Asked, method: &str) -> Result<Response<Bo
             message(alone, asked, async |c, m| alone.list_resources(&c, m).await).await
         }
         _ => Err(unknown("containerd.services.leases.v1.Leases", method)),
+    }
+}
+
+/// What Version answers: this program's version, and its name where containerd has its revision.
+fn version() -> VersionResponse {
+    VersionResponse {
+        version: env!("CARGO_PKG_VERSION").into(),
+        revision: env!("CARGO_PKG_NAME").into(),
+        ..VersionResponse::default()
     }
 }
 

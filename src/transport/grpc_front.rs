@@ -1,7 +1,7 @@
 //! Which call goes where, with a containerd behind.
 //!
-//! On `containerd.sock` every call is passed on, but for Images, which are answered here, and
-//! Transfer, which is watched. On `images.sock` only what clients call around image names is passed
+//! On `containerd.sock` every call is passed on, but for Images and health, which are answered here,
+//! and Transfer, which is watched. On `images.sock` only what clients call around image names is passed
 //! on: containerd, where this socket is registered as a proxy plugin, must not get its own calls
 //! back.
 
@@ -14,15 +14,14 @@ use hyper::body::Body as _;
 
 use super::forward::{self, Line};
 use super::grpc::{Asked, Handler, IMAGES};
+use super::grpc_alone;
+use super::grpc_health::{self, HEALTH};
 use super::grpc_message::{self, Body};
 use super::listener::Stop;
-use super::{grpc_alone, grpc_services};
-use crate::api::health::HealthCheckRequest;
+use crate::front::health::Health;
 use crate::front::images::Front;
 use crate::front::resync;
 use crate::model::{Error, Namespace, Result};
-use crate::service::Reply;
-use crate::service::message::encode;
 
 const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
 const INTROSPECTION: &str = "containerd.services.introspection.v1.Introspection";
@@ -45,19 +44,20 @@ const AROUND_IMAGES: [&str; 6] = [
 #[derive(Clone, Debug)]
 pub struct Before {
     front: Front,
+    health: Health,
     line: Arc<Line>,
     whole: bool,
 }
 
 impl Before {
     /// For `containerd.sock`: everything containerd answers.
-    pub fn whole(front: Front, line: Line) -> Self {
-        Self { front, line: Arc::new(line), whole: true }
+    pub fn whole(front: Front, health: Health, line: Line) -> Self {
+        Self { front, health, line: Arc::new(line), whole: true }
     }
 
     /// For `images.sock`.
-    pub fn images_only(front: Front, line: Line) -> Self {
-        Self { front, line: Arc::new(line), whole: false }
+    pub fn images_only(front: Front, health: Health, line: Line) -> Self {
+        Self { front, health, line: Arc::new(line), whole: false }
     }
 
     async fn introspection(&self, asked: Asked) -> Result<Response<Body>> {
@@ -130,18 +130,11 @@ impl Handler for Before {
         match service {
             IMAGES => grpc_alone::images(&self.front, asked, method).await,
             TRANSFER => self.transfer(asked).await,
+            HEALTH => grpc_health::answer(&self.health, asked, method, stop).await,
             INTROSPECTION => self.introspection(asked).await,
             _ if self.whole || AROUND_IMAGES.contains(&service) => {
                 self.line.forward(asked.into_request()).await
             }
-            "grpc.health.v1.Health" if method == "Check" => {
-                let check = async |_, m: HealthCheckRequest| {
-                    let message = encode(&grpc_services::check(&m, &stop)?)?;
-                    Ok(Reply { message, hold: None })
-                };
-                asked.unary(check).await
-            }
-            "grpc.health.v1.Health" => grpc_services::watch(&asked.message().await?, stop),
             _ => Err(grpc_alone::unknown(service, method)),
         }
     }

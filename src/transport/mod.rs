@@ -3,8 +3,9 @@
 //! - [`listener`]: accepting connections, on both protocols alike
 //! - [`connection`]: what is kept of one connection, so that it stays in its bounds
 //! - [`grpc`]: HTTP/2 connections and their calls; [`grpc_message`]: one unary call's messages;
-//!   [`grpc_alone`], [`grpc_front`]: which call goes where, without and with a containerd behind;
-//!   [`grpc_services`]: Health and Version; [`forward`]: passing calls on
+//!   [`grpc_alone`], [`grpc_front`], [`grpc_readonly`]: which call goes where, without and with a
+//!   containerd behind, and for those who only read; [`grpc_health`]: health on all of them;
+//!   [`forward`]: passing calls on
 //! - [`ttrpc`]: ttrpc connections; [`ttrpc_io`]: the byte stream under one, watched frame by frame
 //! - [`status`]: the one table from errors to status codes
 //!
@@ -16,8 +17,9 @@ pub mod forward;
 pub mod grpc;
 pub mod grpc_alone;
 pub mod grpc_front;
+pub mod grpc_health;
 pub mod grpc_message;
-pub mod grpc_services;
+pub mod grpc_readonly;
 pub mod listener;
 pub mod status;
 pub mod ttrpc;

@@ -14,6 +14,7 @@ pub fn code(error: &Error) -> Code {
         Error::ResourceExhausted(_) => Code::ResourceExhausted,
         Error::Unavailable(_) => Code::Unavailable,
         Error::DataLoss(_) => Code::DataLoss,
+        Error::PermissionDenied(_) => Code::PermissionDenied,
         Error::Unimplemented(_) => Code::Unimplemented,
         Error::DeadlineExceeded(_) => Code::DeadlineExceeded,
         Error::Internal(_) => Code::Internal,

@@ -51,6 +51,8 @@ pub fn config(dir: &Path, limits: Limits) -> Config {
         state: dir.join("state"),
         containerd: None,
         gid: None,
+        readonly: false,
+        readonly_gid: None,
         limits,
         reply_budget: 64 << 20,
     }

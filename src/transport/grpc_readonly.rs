@@ -1,0 +1,57 @@
+//! `readonly.sock`: image names for those who must not change anything, such as scanners and
+//! monitoring. Get, List and health; all else is PERMISSION_DENIED, whether it exists elsewhere or
+//! not, and is never looked at.
+//!
+//! Introspection's Server is answered too, as ctr 2.x gives up without it: it says who answers.
+
+use std::sync::Arc;
+
+use http::Response;
+
+use super::grpc::{Asked, Handler, IMAGES};
+use super::grpc_health::{self, HEALTH};
+use super::grpc_message::Body;
+use super::listener::Stop;
+use crate::front::health::Health;
+use crate::model::{Error, Result};
+use crate::service::message::encode;
+use crate::service::{Images, Reply, introspection};
+
+/// Answers the calls that only read.
+#[derive(Clone)]
+pub struct ReadOnly {
+    images: Arc<dyn Images>,
+    health: Health,
+    uuid: Arc<str>,
+}
+
+impl ReadOnly {
+    /// Reads `images`, of the store with that UUID.
+    pub fn new(images: Arc<dyn Images>, health: Health, uuid: &str) -> Self {
+        Self { images, health, uuid: uuid.into() }
+    }
+}
+
+impl Handler for ReadOnly {
+    async fn answer(&self, asked: Asked, stop: Stop) -> Result<Response<Body>> {
+        let path = asked.path().to_owned();
+        let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
+        match (service, method) {
+            (IMAGES, "Get") => asked.unary(async |c, m| self.images.get(&c, m).await).await,
+            (IMAGES, "List") => asked.unary(async |c, m| self.images.list(&c, m).await).await,
+            (HEALTH, _) => grpc_health::answer(&self.health, asked, method, stop).await,
+            ("containerd.services.introspection.v1.Introspection", "Server") => {
+                let server = async |_, _: protobuf::well_known_types::empty::Empty| {
+                    let message = encode(&introspection::server(&self.uuid))?;
+                    Ok(Reply { message, hold: None })
+                };
+                asked.unary(server).await
+            }
+            _ => Err(Error::PermissionDenied(format!(
+                "{method} of service {service} is refused: this socket is for reading image names \
+                 only (Get and List of {IMAGES}, and {HEALTH}); for all else use another socket of \
+                 lmdb-images, or containerd's"
+            ))),
+        }
+    }
+}
