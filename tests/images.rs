@@ -264,3 +264,28 @@ async fn beside_images_there_is_version_and_health_and_a_sentence() {
     let typo = grpc(&channel, IMAGES, "Gett", None, Vec::new()).await.unwrap_err();
     assert!(typo.is(Code::Unimplemented) && typo.message.contains("Gett"), "{typo:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_health_is_told_of_the_end() {
+    let served = Served::start().await;
+    let channel = channel(served.daemon.grpc()).await.unwrap();
+    let watch = async |service: &str| {
+        let asked = HealthCheckRequest { service: service.into(), ..Default::default() };
+        let mut grpc = tonic::client::Grpc::new(channel.clone());
+        grpc.ready().await.unwrap();
+        let request = tonic::Request::new(asked.write_to_bytes().unwrap());
+        let path = http::uri::PathAndQuery::from_static("/grpc.health.v1.Health/Watch");
+        grpc.server_streaming(request, path, common::Raw).await.unwrap().into_inner()
+    };
+    let next = async |stream: &mut tonic::Streaming<Vec<u8>>| {
+        let message = stream.message().await.unwrap()?;
+        Some(HealthCheckResponse::parse_from_bytes(&message).unwrap().status.value())
+    };
+    let (mut whole, mut other) = (watch("").await, watch("other").await);
+    assert_eq!(next(&mut whole).await, Some(1), "serving");
+    assert_eq!(next(&mut other).await, Some(3), "unknown, and no error: it might come to be");
+    served.daemon.stop().await;
+    assert_eq!(next(&mut whole).await, Some(2), "not serving");
+    assert_eq!(next(&mut whole).await, None);
+    assert_eq!(next(&mut other).await, None);
+}

@@ -1,6 +1,6 @@
 //! What systemd is told: ready, alive, stopping; on a real NOTIFY_SOCKET, from a real process.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;

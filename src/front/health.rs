@@ -28,7 +28,14 @@ const HOLDS: Duration = Duration::from_millis(500);
 pub struct Health {
     store: Store,
     front: Option<Front>,
-    known: Arc<Mutex<Option<(Instant, Result<()>)>>>,
+    known: Arc<Mutex<Option<Known>>>,
+}
+
+/// What was found, and when.
+#[derive(Debug)]
+struct Known {
+    since: Instant,
+    found: Result<()>,
 }
 
 impl Health {
@@ -40,16 +47,14 @@ impl Health {
     /// Nothing when all calls can be answered; else why not.
     pub async fn check(&self) -> Result<()> {
         let mut known = self.known.lock().await;
-        if let Some((since, found)) = &*known
-            && since.elapsed() < HOLDS
-        {
-            return found.clone();
+        if let Some(known) = known.as_ref().filter(|known| known.since.elapsed() < HOLDS) {
+            return known.found.clone();
         }
         let found = match self.store().await {
             Ok(()) => self.containerd().await,
             Err(e) => Err(e),
         };
-        *known = Some((Instant::now(), found.clone()));
+        *known = Some(Known { since: Instant::now(), found: found.clone() });
         found
     }
 
