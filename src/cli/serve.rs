@@ -59,7 +59,9 @@ async fn serve(config: &Config, passed: Passed) -> Result<()> {
         log::info!("for reading only on {}", readonly.display());
     }
     notify::ready(daemon.status());
-    log::info!("{}: stopping", signals.next().await);
+    // Not in the macro: what is not logged is not evaluated.
+    let signal = signals.next().await;
+    log::info!("{signal}: stopping");
     notify::stopping();
     tokio::select! {
         () = daemon.stop() => log::info!("stopped"),

@@ -121,7 +121,13 @@ impl Local {
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let _turn = self.lists.acquire().await;
+        // The semaphore is never closed. The place is the work's, not the caller's: it goes on
+        // though its client is gone.
+        let turn = Arc::clone(&self.lists).acquire_owned().await.ok();
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
         tokio::task::spawn_blocking(work)
             .await
             .unwrap_or_else(|e| Err(Error::Internal(format!("listing images: {e}"))))

@@ -47,6 +47,12 @@ use crate::model::go::text::{first_rune, lossy};
 const REGEXPS_SIZE: usize = 64 << 20;
 const REGEXP_SIZE: usize = regexp::SIZE_LIMIT;
 
+/// What the filters of a request may have together: names of fields, of which each selector has one at
+/// least, and regular expressions. containerd has no bound but that of a message; here a selector takes
+/// some hundred times the memory of its text.
+const MAX_FIELDS: usize = 32 << 10;
+const MAX_PATTERNS: usize = 1000;
+
 /// An object that filters can be applied to.
 pub trait Fields {
     /// The value of the field at `path`, which is never empty; `None` if the
@@ -67,17 +73,22 @@ impl Filter {
     /// # Errors
     /// The first filter that does not parse fails them all.
     pub fn parse_all<S: AsRef<[u8]>>(filters: &[S]) -> Result<Filter, ParseError> {
+        if filters.len() > MAX_FIELDS {
+            let message = format!("{} filters are more than {MAX_FIELDS}", filters.len());
+            return Err(ParseError::too_many(message));
+        }
+        let mut fields = MAX_FIELDS;
         let mut alternatives = Vec::with_capacity(filters.len());
         for filter in filters {
             alternatives.push(match filter.as_ref() {
                 [] => Vec::new(),
-                text => parser::parse(text)?,
+                text => parser::parse(text, &mut fields)?,
             });
         }
         if filters.is_empty() || alternatives.iter().any(Vec::is_empty) {
             return Ok(Filter { alternatives: vec![Vec::new()] });
         }
-        compile_patterns(&mut alternatives);
+        compile_patterns(&mut alternatives)?;
         Ok(Filter { alternatives })
     }
 
@@ -117,7 +128,7 @@ impl fmt::Display for Filter {
 }
 
 /// Compiles every regular expression, within the memory for all of them.
-fn compile_patterns(alternatives: &mut [Vec<Selector>]) {
+fn compile_patterns(alternatives: &mut [Vec<Selector>]) -> Result<(), ParseError> {
     let mut patterns: Vec<&mut Pattern> = alternatives
         .iter_mut()
         .flatten()
@@ -126,10 +137,16 @@ fn compile_patterns(alternatives: &mut [Vec<Selector>]) {
             _ => None,
         })
         .collect();
+    if patterns.len() > MAX_PATTERNS {
+        let count = patterns.len();
+        let message = format!("{count} regular expressions are more than {MAX_PATTERNS}");
+        return Err(ParseError::too_many(message));
+    }
     let share = (REGEXPS_SIZE / patterns.len().max(1)).min(REGEXP_SIZE);
     for pattern in &mut patterns {
         pattern.compile(share);
     }
+    Ok(())
 }
 
 /// A test of one field.
@@ -329,6 +346,24 @@ mod tests {
         assert!(parse(&["name==x", ""]).matches(&OBJECT));
         assert!(!parse(&["name"]).is_always());
         assert!(Filter::parse_all(&["", "="]).is_err(), "an empty filter hides no error");
+    }
+
+    #[test]
+    fn what_a_request_may_ask_is_bounded() {
+        let told = |filters: &[String]| Filter::parse_all(filters).map_err(|e| e.to_string());
+        let fields = |separator: &str, count: usize| vec![vec!["a"; count].join(separator)];
+        let patterns = |count: usize| vec!["a~=b".to_owned(); count];
+        for fine in [fields(",", MAX_FIELDS), fields(".", MAX_FIELDS), patterns(MAX_PATTERNS)] {
+            assert!(told(&fine).is_ok());
+        }
+        for (beyond, why) in [
+            (fields(",", MAX_FIELDS + 1), "more than 32768 fields are asked for"),
+            (fields(".", MAX_FIELDS + 1), "more than 32768 fields are asked for"),
+            (vec!["a".to_owned(); MAX_FIELDS + 1], "32769 filters are more than 32768"),
+            (patterns(MAX_PATTERNS + 1), "1001 regular expressions are more than 1000"),
+        ] {
+            assert_eq!(told(&beyond), Err(format!("filters: parse error: []: {why}")));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::scanner::{Kind, Lookahead, Scanner, Token};
-use super::{Operator, Pattern, Selector};
+use super::{MAX_FIELDS, Operator, Pattern, Selector};
 use crate::model::go::quote::{quote, unquote_delimited};
 use crate::model::go::text::lossy;
 
@@ -36,14 +36,24 @@ impl fmt::Display for ParseError {
     }
 }
 
-/// Parses a filter that is not empty.
-pub(super) fn parse(input: &[u8]) -> Result<Vec<Selector>, ParseError> {
-    Parser { input, scanner: Scanner::new(input) }.selectors()
+/// Parses a filter that is not empty. `fields` is how many names of fields it may have; those it has
+/// are taken off.
+pub(super) fn parse(input: &[u8], fields: &mut usize) -> Result<Vec<Selector>, ParseError> {
+    Parser { input, scanner: Scanner::new(input), fields }.selectors()
 }
 
 struct Parser<'i> {
     input: &'i [u8],
     scanner: Scanner<'i>,
+    fields: &'i mut usize,
+}
+
+impl ParseError {
+    /// The filters of a request have more of something than they may. They are not repeated: they
+    /// are long.
+    pub(super) fn too_many(message: String) -> Self {
+        Self { input: Vec::new(), at: 0, message }
+    }
 }
 
 impl Parser<'_> {
@@ -114,6 +124,9 @@ impl Parser<'_> {
 
     /// field := quoted | [A-Za-z0-9_]+
     fn field(&mut self) -> Result<Vec<u8>, ParseError> {
+        *self.fields = self.fields.checked_sub(1).ok_or_else(|| {
+            ParseError::too_many(format!("more than {MAX_FIELDS} fields are asked for"))
+        })?;
         let token = self.scanner.scan();
         match token.kind {
             Kind::Field => Ok(self.scanner.text(&token).to_vec()),
@@ -153,6 +166,10 @@ enum Quotes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(input: &[u8]) -> Result<Vec<Selector>, ParseError> {
+        super::parse(input, &mut 10)
+    }
 
     fn error(input: &[u8]) -> String {
         parse(input).expect_err("a parse error").to_string()

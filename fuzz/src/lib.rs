@@ -1,0 +1,77 @@
+//! What is fuzzed. A target is a function of any bytes that panics when something is not as it must be:
+//!
+//! - [`filter`]: filters are parsed, printed, parsed again, and matched; [`regexp`]: Go's patterns
+//! - [`record`]: what may lie in a stored value
+//! - [`requests`]: sequences of requests through the whole service, against a model of what is there
+//! - [`frames`]: a ttrpc connection's bytes through a real socket
+//! - [`verify`]: data files; one that is found whole is opened by LMDB and read
+//!
+//! `scripts/fuzz` runs them under libFuzzer; `tests/fuzz_corpus.rs` replays what is in `seeds/`, where
+//! every input lies that once found something.
+
+pub mod filter;
+pub mod frames;
+pub mod record;
+pub mod regexp;
+pub mod requests;
+pub mod service;
+pub mod verify;
+
+/// A function of any bytes.
+pub type Target = fn(&[u8]);
+
+/// All targets by name.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("filter", filter::run),
+    ("frames", frames::run),
+    ("record", record::run),
+    ("regexp", regexp::run),
+    ("requests", requests::run),
+    ("verify", verify::run),
+];
+
+/// An input taken apart from its front. What is missing at its end is zero, or empty.
+pub struct Input<'d>(pub &'d [u8]);
+
+impl<'d> Input<'d> {
+    /// Whether nothing is left.
+    pub fn is_over(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// One byte.
+    pub fn byte(&mut self) -> u8 {
+        let (byte, rest) = self.0.split_first().unwrap_or((&0, &[]));
+        self.0 = rest;
+        *byte
+    }
+
+    /// A number of two bytes, little-endian.
+    pub fn number(&mut self) -> usize {
+        usize::from(u16::from_le_bytes([self.byte(), self.byte()]))
+    }
+
+    /// So many bytes, or what there is.
+    pub fn bytes(&mut self, count: usize) -> &'d [u8] {
+        let (bytes, rest) = self.0.split_at(count.min(self.0.len()));
+        self.0 = rest;
+        bytes
+    }
+
+    /// Bytes behind their number.
+    pub fn piece(&mut self) -> &'d [u8] {
+        let count = self.number();
+        self.bytes(count)
+    }
+}
+
+/// A folder for a store: where `TMPDIR` says, or in memory, as a sync to a disk would be most of the
+/// time.
+pub fn folder() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    let made = match std::env::var_os("TMPDIR") {
+        None if memory.is_dir() => tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()),
+        _ => tempfile::tempdir(),
+    };
+    made.expect("a folder")
+}
