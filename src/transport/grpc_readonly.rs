@@ -2,7 +2,8 @@
 //! monitoring. Get, List and health; all else is PERMISSION_DENIED, whether it exists elsewhere or
 //! not, and is never looked at.
 //!
-//! Introspection's Server is answered too, as ctr 2.x gives up without it: it says who answers.
+//! Introspection's Server is answered too, which says who answers: ctr 2.x asks it before every
+//! command, and warns when it gets no answer.
 
 use std::sync::Arc;
 
