@@ -311,19 +311,20 @@ async fn a_panic_is_answered_internal() {
     };
     let limits = Limits::default();
     let (grpc, ttrpc) = (open("grpc"), open("ttrpc"));
+    let threads = Arc::new(Threads::start().unwrap());
     let servers = {
-        let (shared, stop) = (limits.clone(), stopping.clone());
+        let (shared, stop, lent) = (limits.clone(), stopping.clone(), Arc::clone(&threads));
         let grpc = tokio::spawn(async move {
             let limits = shared;
             let service = Grpc::new(Faulty, limits.clone());
-            listener::run(&grpc.0, grpc.2, &limits, stop, |s, stop| {
+            listener::run(&grpc.0, grpc.2, &limits, &lent, stop, move |s, stop| {
                 service.clone().connection(s, stop)
             })
             .await;
         });
         let ttrpc = tokio::spawn(async move {
             let service = Ttrpc::new(Arc::new(Faulty), None, limits.clone());
-            listener::run(&ttrpc.0, ttrpc.2, &limits, stopping, |s, stop| {
+            listener::run(&ttrpc.0, ttrpc.2, &limits, &threads, stopping, move |s, stop| {
                 service.clone().connection(s, stop)
             })
             .await;

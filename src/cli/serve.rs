@@ -32,7 +32,9 @@ impl Serve {
         // Before there are threads: it changes the environment.
         let passed = Passed::from_env()?;
         let config = settings.config();
+        // Connections have threads of their own; what is left to this runtime is little.
         let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
             .enable_all()
             .build()
             .map_err(|e| Error::Internal(format!("starting: {e}")))?;

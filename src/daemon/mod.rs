@@ -34,6 +34,7 @@ use crate::transport::grpc_alone::Table;
 use crate::transport::grpc_front::Before;
 use crate::transport::grpc_readonly::ReadOnly;
 use crate::transport::listener;
+use crate::transport::threads::Threads;
 use crate::transport::ttrpc::Ttrpc;
 use activation::Passed;
 use sockets::{Access, Behind, Socket};
@@ -76,6 +77,7 @@ pub struct Daemon {
     tasks: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
+    threads: Arc<Threads>,
     // Last: connections must have ended before the store closes.
     store: Store,
 }
@@ -117,6 +119,7 @@ impl Daemon {
             tasks: Vec::new(),
             stop,
             servers: Vec::new(),
+            threads: Arc::new(Threads::start()?),
             store,
         };
         daemon.tasks.push(tokio::spawn(readers::watch(daemon.store.clone())));
@@ -189,13 +192,13 @@ impl Daemon {
         stop: listener::Stop,
         serve: S,
     ) where
-        S: Fn(tokio::net::UnixStream, listener::Stop) -> F + Send + Sync + 'static,
+        S: Fn(tokio::net::UnixStream, listener::Stop) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let limits = limits.clone();
+        let (limits, threads) = (limits.clone(), Arc::clone(&self.threads));
         self.servers.push(tokio::spawn(async move {
             let (name, bound, listener) = socket.into_parts();
-            listener::run(&name, listener, &limits, stop, serve).await;
+            listener::run(&name, listener, &limits, &threads, stop, serve).await;
             drop(bound);
         }));
     }
@@ -238,9 +241,9 @@ impl Daemon {
             task.abort();
             let _ = task.await;
         }
-        let store = self.store;
-        // Closing waits for the writing thread.
-        let _ = tokio::task::spawn_blocking(move || drop(store)).await;
+        let (threads, store) = (self.threads, self.store);
+        // Closing waits for the threads.
+        let _ = tokio::task::spawn_blocking(move || drop((threads, store))).await;
     }
 }
 

@@ -185,11 +185,13 @@ impl Front {
     }
 
     /// Sends a change to containerd and stores what it answers, whether or not the client waits.
+    /// With a `target`, only while the image has that digest.
     async fn write<Q, R>(
         &self,
         call: &Call,
         path: &'static str,
         name: String,
+        target: String,
         request: Q,
         made: impl FnOnce(&R) -> Option<Image> + Send + 'static,
     ) -> Result<Reply>
@@ -209,6 +211,7 @@ impl Front {
                     quote(&name)
                 )));
             };
+            front.check_target(&namespace, &name, &target).await?;
             let time = ANSWER.1.saturating_sub(begun.elapsed()).max(ANSWER.0);
             match front.ask::<Q, R>(path, &namespace, &headers, request, time).await {
                 Asked::Answer(answer) => {
@@ -258,25 +261,20 @@ impl Front {
     }
 
     /// containerd 1.x ignores the target of a Delete and would delete whatever is there.
-    async fn check_target(
-        &self,
-        namespace: &Namespace,
-        request: &DeleteImageRequest,
-    ) -> Result<()> {
-        let wanted = &request.target.digest;
+    async fn check_target(&self, namespace: &Namespace, name: &str, wanted: &str) -> Result<()> {
         if wanted.is_empty() {
             return Ok(());
         }
-        let get = GetImageRequest { name: request.name.clone(), ..Default::default() };
+        let get = GetImageRequest { name: name.to_owned(), ..Default::default() };
         let path = "/containerd.services.images.v1.Images/Get";
         match self
-            .ask::<_, GetImageResponse>(path, namespace, &HeaderMap::new(), get, ANSWER.1)
+            .ask::<_, GetImageResponse>(path, namespace, &HeaderMap::new(), get, ANSWER.0)
             .await
         {
             Asked::Answer(found) if found.image.target.digest != *wanted => {
                 Err(Error::not_found(format_args!(
                     "image {} has target {}, not {wanted}",
-                    quote(&request.name),
+                    quote(name),
                     found.image.target.digest
                 )))
             }
@@ -343,22 +341,21 @@ impl Images for Front {
         let checked = image::from_request(request.image.clone(), "CreateImageRequest")?;
         let path = "/containerd.services.images.v1.Images/Create";
         let made = |answer: &CreateImageResponse| answer.image.clone().into_option();
-        self.write(call, path, checked.name, request, made).await
+        self.write(call, path, checked.name, String::new(), request, made).await
     }
 
     async fn update(&self, call: &Call, request: UpdateImageRequest) -> Result<Reply> {
         let checked = image::from_request(request.image.clone(), "UpdateImageRequest")?;
         let path = "/containerd.services.images.v1.Images/Update";
         let made = |answer: &UpdateImageResponse| answer.image.clone().into_option();
-        self.write(call, path, checked.name, request, made).await
+        self.write(call, path, checked.name, String::new(), request, made).await
     }
 
     async fn delete(&self, call: &Call, request: DeleteImageRequest) -> Result<Reply> {
-        self.check_target(&call.namespace()?, &request).await?;
         let path = "/containerd.services.images.v1.Images/Delete";
-        let name = request.name.clone();
+        let (name, target) = (request.name.clone(), request.target.digest.clone());
         let gone = |_: &protobuf::well_known_types::empty::Empty| None;
-        self.write(call, path, name, request, gone).await
+        self.write(call, path, name, target, request, gone).await
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! What containerd lists is only a hint: by the time it is compared, things may have changed. Each
 //! difference is read again under its lock, and that is applied. An image that containerd no
-//! longer has is set aside, not deleted: a containerd whose database was lost or replaced must
-//! not take the last copy with it.
+//! longer has after a gap in its events is set aside, not deleted: a containerd whose database was
+//! lost or replaced must not take the last copy with it. Without a gap it is the containerd that
+//! was there before, and somebody deleted the image.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -88,7 +89,8 @@ pub async fn resync(front: &Front, namespace: &Namespace) -> Result<bool> {
     let mut gone = 0;
     for name in ours.keys().filter(|name| !theirs.contains_key(*name)) {
         // It may have been made after theirs were listed, or have been deleted since.
-        gone += usize::from(front.refresh(namespace, name, true).await?);
+        let aside = !front.spaces().is_followed(namespace);
+        gone += usize::from(front.refresh(namespace, name, aside).await? && aside);
     }
     if gone > 0 {
         log::warn!(
@@ -98,7 +100,7 @@ pub async fn resync(front: &Front, namespace: &Namespace) -> Result<bool> {
     }
     for (name, hash) in &theirs {
         if ours.get(name) != Some(hash) {
-            front.refresh(namespace, name, true).await?;
+            front.refresh(namespace, name, !front.spaces().is_followed(namespace)).await?;
         }
     }
     Ok(front.spaces().settle(namespace, mark))

@@ -25,6 +25,8 @@ struct Known {
 #[derive(Debug, Default, Clone, Copy)]
 struct Space {
     current: bool,
+    /// It was current since the last gap in the events: nothing can have been missed.
+    followed: bool,
     transfers: usize,
     /// How often it was put in doubt: a resync that began before is not enough.
     doubts: u64,
@@ -60,7 +62,10 @@ impl Spaces {
         let mut known = self.lock();
         known.following = following;
         if !following {
-            known.spaces.values_mut().for_each(Space::doubt);
+            for space in known.spaces.values_mut() {
+                space.doubt();
+                space.followed = false;
+            }
         }
     }
 
@@ -96,7 +101,14 @@ impl Spaces {
         let following = known.following;
         let space = known.spaces.entry(namespace.clone()).or_default();
         space.current = following && space.doubts == mark.0;
+        space.followed |= space.current;
         space.current
+    }
+
+    /// Whether every change of the namespace since it was last current was told by an event. If not,
+    /// the containerd that answers now may be one that has lost its database.
+    pub fn is_followed(&self, namespace: &Namespace) -> bool {
+        self.lock().spaces.get(namespace).is_some_and(|space| space.followed)
     }
 
     /// A namespace is gone.
@@ -130,10 +142,12 @@ mod tests {
         };
         assert!(!resync(), "events are not coming in");
         spaces.follow(true);
-        assert!(resync() && spaces.is_current(&ns));
+        assert!(!spaces.is_followed(&ns));
+        assert!(resync() && spaces.is_current(&ns) && spaces.is_followed(&ns));
         let mark = spaces.mark(&ns);
         spaces.doubt(&ns);
         assert!(!spaces.settle(&ns, mark) && !spaces.is_current(&ns));
+        assert!(spaces.is_followed(&ns), "a doubt is no gap");
         assert!(resync());
         spaces.transfer_begins(&ns);
         assert!(resync() && !spaces.is_current(&ns), "a transfer runs");
@@ -142,6 +156,6 @@ mod tests {
         assert!(resync() && spaces.is_current(&ns));
         spaces.follow(false);
         spaces.follow(true);
-        assert!(!spaces.is_current(&ns), "there was a gap");
+        assert!(!spaces.is_current(&ns) && !spaces.is_followed(&ns), "there was a gap");
     }
 }

@@ -29,10 +29,16 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
+use super::gather::Gathered;
 use super::grpc::{HEADERS, STREAMS};
 use super::grpc_message::Body;
+use super::listener::{Stop, stopped};
 use super::status;
 use crate::model::{Error, Result};
+
+/// How long calls that are passed on may go on when the daemon stops. Whoever makes them needs
+/// many, and streams of events never end by themselves.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// How long containerd may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -61,15 +67,15 @@ impl Line {
         Self::new(Arc::clone(&self.socket))
     }
 
-    /// Passes a call on, and its answer back.
-    pub async fn forward(&self, request: Request<Incoming>) -> Result<Response<Body>> {
+    /// Passes a call on, and its answer back; soon after `stop` turns it is broken off.
+    pub async fn forward(&self, request: Request<Incoming>, stop: &Stop) -> Result<Response<Body>> {
         let (mut head, body) = request.into_parts();
         head.uri = uri(head.uri.path_and_query().cloned())?;
         head.version = http::Version::HTTP_2;
         let mut request = Request::from_parts(head, body);
         let mut again = true;
         let response = loop {
-            let error = match self.sender().await?.try_send_request(request).await {
+            let error = match self.sender(stop).await?.try_send_request(request).await {
                 Ok(response) => break response,
                 // The connection ended before it had the call: another one is made, once.
                 Err(mut e) => match e.take_message().filter(|_| std::mem::take(&mut again)) {
@@ -100,22 +106,25 @@ impl Line {
         Error::Answered(code as i32, told)
     }
 
-    async fn sender(&self) -> Result<SendRequest<Incoming>> {
+    async fn sender(&self, stop: &Stop) -> Result<SendRequest<Incoming>> {
         let mut known = self.sender.lock().await;
         if let Some(sender) = known.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());
         }
-        let connected = tokio::time::timeout(CONNECT, self.connect()).await.unwrap_or_else(|_| {
-            Err(Error::Unavailable(format!("{} does not accept connections", self.name())))
-        });
+        let connected =
+            tokio::time::timeout(CONNECT, self.connect(stop)).await.unwrap_or_else(|_| {
+                Err(Error::Unavailable(format!("{} does not accept connections", self.name())))
+            });
         Ok(known.insert(connected?).clone())
     }
 
-    async fn connect(&self) -> Result<SendRequest<Incoming>> {
+    async fn connect(&self, stop: &Stop) -> Result<SendRequest<Incoming>> {
         let told = |e: &dyn std::fmt::Display| {
             Error::Unavailable(format!("{} cannot be reached: {e}", self.name()))
         };
         let stream = UnixStream::connect(&self.socket).await.map_err(|e| told(&e))?;
+        let stream = Gathered::new(stream, &[]);
+        let breaker = stream.breaker();
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW.0)
@@ -129,7 +138,17 @@ impl Line {
             .await
             .map_err(|e| told(&e))?;
         // It ends with the last sender; what went wrong the calls on it say.
-        tokio::spawn(connection);
+        let mut stop = stop.clone();
+        tokio::spawn(async move {
+            let past_grace = async {
+                stopped(&mut stop).await;
+                tokio::time::sleep(GRACE).await;
+            };
+            tokio::select! {
+                _ = connection => {}
+                () = past_grace => breaker.break_off(),
+            }
+        });
         Ok(sender)
     }
 

@@ -18,6 +18,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
 use super::connection::Connection;
+use super::gather::Gathered;
 use super::grpc_message::{self as message, Body};
 use super::listener::{Stop, stopped};
 use super::{GRPC_MESSAGE, Limits, status};
@@ -79,16 +80,16 @@ impl<H: Handler> Grpc<H> {
     }
 
     /// Serves one connection until it ends, or until it has ended what it began when `stop` turns.
-    pub async fn connection(mut self, stream: UnixStream, mut stop: Stop) {
+    pub async fn connection(mut self, mut stream: UnixStream, mut stop: Stop) {
         self.handler = self.handler.for_connection();
-        let (mut read, write) = stream.into_split();
         // A client that connects and says nothing holds a place. gRPC clients speak first.
         let mut preface = [0; PREFACE.len()];
-        match tokio::time::timeout(self.limits.message_time, read.read_exact(&mut preface)).await {
+        match tokio::time::timeout(self.limits.message_time, stream.read_exact(&mut preface)).await
+        {
             Ok(Ok(_)) if preface == *PREFACE => {}
             _ => return log::debug!("a client that does not speak HTTP/2 is disconnected"),
         }
-        let stream = tokio::io::join(PREFACE.chain(read), write);
+        let stream = Gathered::new(stream, PREFACE);
         let unread_time = self.limits.unread_time;
         let connection = Connection::new(self.limits.calls);
         let stopping = stop.clone();

@@ -60,8 +60,8 @@ impl Before {
         Self { front, health, line: Arc::new(line), whole: false }
     }
 
-    async fn introspection(&self, asked: Asked) -> Result<Response<Body>> {
-        let answer = self.line.forward(asked.into_request());
+    async fn introspection(&self, asked: Asked, stop: &Stop) -> Result<Response<Body>> {
+        let answer = self.line.forward(asked.into_request(), stop);
         tokio::time::timeout(INTROSPECTED, answer).await.unwrap_or_else(|_| {
             Err(Error::Unavailable(format!("containerd did not answer within {INTROSPECTED:?}")))
         })
@@ -69,12 +69,12 @@ impl Before {
 
     /// Passes a Transfer on. While it runs its namespace is not current, and before its answer is
     /// given, names that it made are here: they are not in its request, so all are read again.
-    async fn transfer(&self, asked: Asked) -> Result<Response<Body>> {
+    async fn transfer(&self, asked: Asked, stop: &Stop) -> Result<Response<Body>> {
         let Ok(namespace) = Namespace::required(asked.namespace()?.as_deref()) else {
-            return self.line.forward(asked.into_request()).await;
+            return self.line.forward(asked.into_request(), stop).await;
         };
         let transfer = Transfer::begin(self.front.clone(), namespace);
-        let (head, body) = self.line.forward(asked.into_request()).await?.into_parts();
+        let (head, body) = self.line.forward(asked.into_request(), stop).await?.into_parts();
         // An error has no body at all, and must be passed on without one.
         let is_error = body.is_end_stream();
         let whole = body
@@ -129,11 +129,11 @@ impl Handler for Before {
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
         match service {
             IMAGES => grpc_alone::images(&self.front, asked, method).await,
-            TRANSFER => self.transfer(asked).await,
+            TRANSFER => self.transfer(asked, &stop).await,
             HEALTH => grpc_health::answer(&self.health, asked, method, stop).await,
-            INTROSPECTION => self.introspection(asked).await,
+            INTROSPECTION => self.introspection(asked, &stop).await,
             _ if self.whole || AROUND_IMAGES.contains(&service) => {
-                self.line.forward(asked.into_request()).await
+                self.line.forward(asked.into_request(), &stop).await
             }
             _ => Err(grpc_alone::unknown(service, method)),
         }

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::Limits;
+use super::threads::Threads;
 
 /// The first and the longest pause after a failed accept.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -29,9 +30,15 @@ pub async fn stopped(stop: &mut Stop) {
 /// Accepts from `listener` and runs `serve` for each connection, until `stop`; then lets the
 /// connections end, which `serve` is told by its own `stop`, for `limits.drain_time`.
 /// `name` is the socket's in the log.
-pub async fn run<S, F>(name: &str, listener: UnixListener, limits: &Limits, stop: Stop, serve: S)
-where
-    S: Fn(UnixStream, Stop) -> F,
+pub async fn run<S, F>(
+    name: &str,
+    listener: UnixListener,
+    limits: &Limits,
+    threads: &Threads,
+    stop: Stop,
+    serve: S,
+) where
+    S: Fn(UnixStream, Stop) -> F + Clone + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(limits.connections));
@@ -60,9 +67,13 @@ where
                     continue;
                 };
                 full = false;
-                let connection = serve(stream, stop.clone());
-                connections.spawn(async move {
-                    connection.await;
+                let (serve, stop, socket) = (serve.clone(), stop.clone(), name.to_owned());
+                threads.spawn(&mut connections, async move {
+                    // Readiness is told to the thread that the stream was made on.
+                    match stream.into_std().and_then(UnixStream::from_std) {
+                        Ok(stream) => serve(stream, stop).await,
+                        Err(e) => log::error!("{socket}: a connection cannot be served: {e}"),
+                    }
                     drop(place);
                 });
             }

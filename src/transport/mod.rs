@@ -1,11 +1,11 @@
 //! The two protocols: sockets and frames on one side, the services' traits on the other.
 //!
-//! - [`listener`]: accepting connections, on both protocols alike
+//! - [`listener`]: accepting connections, on both protocols alike; [`threads`]: where they live
 //! - [`connection`]: what is kept of one connection, so that it stays in its bounds
 //! - [`grpc`]: HTTP/2 connections and their calls; [`grpc_message`]: one unary call's messages;
 //!   [`grpc_alone`], [`grpc_front`], [`grpc_readonly`]: which call goes where, without and with a
 //!   containerd behind, and for those who only read; [`grpc_health`]: health on all of them;
-//!   [`forward`]: passing calls on
+//!   [`forward`]: passing calls on; [`gather`]: bytes in few system calls
 //! - [`ttrpc`]: ttrpc connections; [`ttrpc_io`]: the byte stream under one, watched frame by frame
 //! - [`status`]: the one table from errors to status codes
 //!
@@ -14,6 +14,7 @@
 
 pub mod connection;
 pub mod forward;
+pub mod gather;
 pub mod grpc;
 pub mod grpc_alone;
 pub mod grpc_front;
@@ -22,6 +23,7 @@ pub mod grpc_message;
 pub mod grpc_readonly;
 pub mod listener;
 pub mod status;
+pub mod threads;
 pub mod ttrpc;
 pub mod ttrpc_io;
 

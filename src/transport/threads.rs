@@ -1,0 +1,111 @@
+//! The threads that connections live on.
+//!
+//! A connection, its calls, and what they are passed on to wake each other all the time. On a
+//! runtime whose threads share tasks each such wake-up may go to another thread, which costs more
+//! than most calls do. So every connection stays on one thread: the one with the fewest.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::model::{Error, Result};
+
+/// A few threads, each with a runtime of its own. When dropped, what still runs on them is
+/// dropped too.
+#[derive(Debug)]
+pub struct Threads {
+    all: Vec<Thread>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    runtime: Handle,
+    /// One for each connection, and one here.
+    count: Arc<()>,
+    // Dropped first: it ends the thread, which is then waited for.
+    _end: oneshot::Sender<()>,
+    _joined: Joined,
+}
+
+#[derive(Debug)]
+struct Joined(Option<JoinHandle<()>>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        // A panic in it was reported when it happened.
+        let _ = self.0.take().map(JoinHandle::join);
+    }
+}
+
+impl Threads {
+    /// As many threads as processors.
+    pub fn start() -> Result<Self> {
+        let count = std::thread::available_parallelism().map_or(2, usize::from);
+        let all = (0..count).map(|_| Thread::start()).collect::<io::Result<_>>();
+        Ok(Self {
+            all: all.map_err(|e| Error::Internal(format!("starting a connection thread: {e}")))?,
+        })
+    }
+
+    /// Runs `work`, of `set`, on the thread with the fewest. What it makes of sockets and timers
+    /// must be made inside of it.
+    pub fn spawn(
+        &self,
+        set: &mut JoinSet<()>,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> Option<AbortHandle> {
+        let thread = self.all.iter().min_by_key(|thread| Arc::strong_count(&thread.count))?;
+        let counted = Arc::clone(&thread.count);
+        let work = async move {
+            work.await;
+            drop(counted);
+        };
+        Some(set.spawn_on(work, &thread.runtime))
+    }
+}
+
+impl Thread {
+    fn start() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (end, ended) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new().name("connections".into()).spawn(move || {
+            // Never sent: it is dropped.
+            let _ = runtime.block_on(ended);
+            // A list that is being built on a thread of its own is not waited for.
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { runtime: handle, count: Arc::new(()), _end: end, _joined: Joined(Some(thread)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_go_where_there_are_fewest() {
+        let all = [Thread::start().unwrap(), Thread::start().unwrap()];
+        let (threads, mut set) = (Threads { all: all.into() }, JoinSet::new());
+        let (sender, mut where_it_ran) = tokio::sync::mpsc::unbounded_channel();
+        let mut ends = Vec::new();
+        for _ in 0..2 {
+            let (sender, (end, ended)) = (sender.clone(), oneshot::channel::<()>());
+            ends.push(end);
+            threads.spawn(&mut set, async move {
+                sender.send(std::thread::current().id()).unwrap();
+                let _ = ended.await;
+            });
+        }
+        let ran = (where_it_ran.recv().await, where_it_ran.recv().await);
+        assert_ne!(ran.0, ran.1);
+        drop(ends);
+        set.join_all().await;
+        assert!(threads.all.iter().all(|thread| Arc::strong_count(&thread.count) == 1));
+    }
+}
