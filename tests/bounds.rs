@@ -23,6 +23,7 @@ use lmdb_images::model::Result;
 use lmdb_images::service::{Call, Images, Reply};
 use lmdb_images::transport::grpc::{Asked, Grpc, Handler};
 use lmdb_images::transport::grpc_message::Body;
+use lmdb_images::transport::threads::Threads;
 use lmdb_images::transport::ttrpc::Ttrpc;
 use lmdb_images::transport::{Limits, listener};
 use protobuf::Message;

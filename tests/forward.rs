@@ -452,19 +452,6 @@ async fn uploads_that_upstream_does_not_read_leave_room_for_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_upstream_does_not_read_ends_with_its_client() {
-    let mut chain = Chain::start().await;
-    let pieces = futures_util::stream::repeat_with(|| vec![1; 100_000]);
-    let replies = stream(&chain.channel, "HangOpen", pieces).await.unwrap();
-    // Until no more of it fits on the way.
-    for _ in 0..200 {
-        is_served(&chain.channel).await;
-    }
-    drop(replies);
-    while chain.ended().await != "HangOpen" {}
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_never_ends_does_not_hold_up_the_end() {
     let Chain { upstream: _upstream, daemon, channel, dir: _dir } = Chain::start().await;
     let (_sender, mut replies) = open(&channel).await;

@@ -29,7 +29,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
-use super::gather::Gathered;
+use super::gather::{Breaker, Gathered};
 use super::grpc::{HEADERS, STREAMS};
 use super::grpc_message::Body;
 use super::listener::{Stop, stopped};
@@ -53,13 +53,22 @@ pub const WINDOW: (u32, u32) = (256 << 10, 256 << 20);
 #[derive(Debug)]
 pub struct Line {
     socket: Arc<Path>,
-    sender: Mutex<Option<SendRequest<Incoming>>>,
+    known: Mutex<Option<Known>>,
+}
+
+/// A connection to containerd. It ends with the last who has its breaker: the line, while it is in
+/// use, and the calls on it. (The library would keep it for an upload that containerd does not
+/// read, though the client is gone.)
+#[derive(Debug, Clone)]
+struct Known {
+    sender: SendRequest<Incoming>,
+    breaker: Arc<Breaker>,
 }
 
 impl Line {
     /// A line to the containerd behind `socket`.
     pub fn new(socket: Arc<Path>) -> Self {
-        Self { socket, sender: Mutex::new(None) }
+        Self { socket, known: Mutex::new(None) }
     }
 
     /// Another line to the same containerd.
@@ -74,9 +83,10 @@ impl Line {
         head.version = http::Version::HTTP_2;
         let mut request = Request::from_parts(head, body);
         let mut again = true;
-        let response = loop {
-            let error = match self.sender(stop).await?.try_send_request(request).await {
-                Ok(response) => break response,
+        let (response, breaker) = loop {
+            let Known { mut sender, breaker } = self.known(stop).await?;
+            let error = match sender.try_send_request(request).await {
+                Ok(response) => break (response, breaker),
                 // The connection ended before it had the call: another one is made, once.
                 Err(mut e) => match e.take_message().filter(|_| std::mem::take(&mut again)) {
                     Some(unsent) => {
@@ -89,7 +99,8 @@ impl Line {
             return Err(self.broken_off(&error));
         };
         let name = self.name();
-        Ok(response.map(|body| Passed { body, name, is_broken: false }.boxed_unsync()))
+        let passed = |body| Passed { body, name, is_broken: false, _breaker: breaker };
+        Ok(response.map(|body| passed(body).boxed_unsync()))
     }
 
     /// What a client makes of a call that ends without a status. (It could not make it of the
@@ -106,10 +117,10 @@ impl Line {
         Error::Answered(code as i32, told)
     }
 
-    async fn sender(&self, stop: &Stop) -> Result<SendRequest<Incoming>> {
-        let mut known = self.sender.lock().await;
-        if let Some(sender) = known.as_ref().filter(|sender| !sender.is_closed()) {
-            return Ok(sender.clone());
+    async fn known(&self, stop: &Stop) -> Result<Known> {
+        let mut known = self.known.lock().await;
+        if let Some(known) = known.as_ref().filter(|known| !known.sender.is_closed()) {
+            return Ok(known.clone());
         }
         let connected =
             tokio::time::timeout(CONNECT, self.connect(stop)).await.unwrap_or_else(|_| {
@@ -118,13 +129,13 @@ impl Line {
         Ok(known.insert(connected?).clone())
     }
 
-    async fn connect(&self, stop: &Stop) -> Result<SendRequest<Incoming>> {
+    async fn connect(&self, stop: &Stop) -> Result<Known> {
         let told = |e: &dyn std::fmt::Display| {
             Error::Unavailable(format!("{} cannot be reached: {e}", self.name()))
         };
         let stream = UnixStream::connect(&self.socket).await.map_err(|e| told(&e))?;
         let stream = Gathered::new(stream, &[]);
-        let breaker = stream.breaker();
+        let breaker = Arc::new(stream.breaker());
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW.0)
@@ -138,7 +149,7 @@ impl Line {
             .await
             .map_err(|e| told(&e))?;
         // It ends with the last sender; what went wrong the calls on it say.
-        let mut stop = stop.clone();
+        let (mut stop, last) = (stop.clone(), Arc::downgrade(&breaker));
         tokio::spawn(async move {
             let past_grace = async {
                 stopped(&mut stop).await;
@@ -146,10 +157,10 @@ impl Line {
             };
             tokio::select! {
                 _ = connection => {}
-                () = past_grace => breaker.break_off(),
+                () = past_grace => last.upgrade().iter().for_each(|breaker| breaker.break_off()),
             }
         });
-        Ok(sender)
+        Ok(Known { sender, breaker })
     }
 
     fn name(&self) -> String {
@@ -186,6 +197,7 @@ struct Passed {
     body: Incoming,
     name: String,
     is_broken: bool,
+    _breaker: Arc<Breaker>,
 }
 
 impl HttpBody for Passed {

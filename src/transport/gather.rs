@@ -75,10 +75,16 @@ impl Gathered {
     }
 }
 
-/// Breaks the connection of a [`Gathered`], whoever has that.
+/// Breaks the connection of a [`Gathered`], whoever has that: when told to, or when dropped.
 #[derive(Debug)]
 pub struct Breaker {
     shared: Arc<Mutex<Shared>>,
+}
+
+impl Drop for Breaker {
+    fn drop(&mut self) {
+        self.break_off();
+    }
 }
 
 impl Breaker {
@@ -231,7 +237,11 @@ impl AsyncWrite for Gathered {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shared = &mut *lock(&self.shared);
-        ready!(shared.poll_send(cx))?;
+        if shared.has_more() && shared.failed.is_none() {
+            // Only one task is told when the stream can be written: the one that sends.
+            shared.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         Pin::new(&mut shared.stream).poll_shutdown(cx)
     }
 }
@@ -300,6 +310,7 @@ mod tests {
             for _ in 0..100 {
                 stream.write_all(&[0; PIECE]).await.unwrap();
             }
+            stream.shutdown().await.unwrap();
         });
         while lock(&shared).writer.is_none() {
             tokio::task::yield_now().await;
