@@ -99,7 +99,7 @@ impl Drop for Gathered {
     fn drop(&mut self) {
         let mut shared = lock(&self.shared);
         shared.closed = true;
-        shared.sender.take().map(Waker::wake);
+        shared.sender.take().into_iter().for_each(Waker::wake);
     }
 }
 
@@ -119,7 +119,7 @@ async fn send(shared: Arc<Mutex<Shared>>) {
             shared.failed = Some(e.kind());
         }
         if sent.is_ready() {
-            shared.writer.take().map(Waker::wake);
+            shared.writer.take().into_iter().for_each(Waker::wake);
             shared.sender = Some(cx.waker().clone());
         } else {
             // Woken when it can go on, and not before.
@@ -222,7 +222,7 @@ impl AsyncWrite for Gathered {
             shared.write.extend_from_slice(part);
             room -= part.len();
         }
-        shared.sender.take().map(Waker::wake);
+        shared.sender.take().into_iter().for_each(Waker::wake);
         Poll::Ready(Ok(free - room))
     }
 
