@@ -77,6 +77,7 @@ fn default_file() -> String {
         let value = match (defaults.get(&setting.key), setting.value.as_str()) {
             (Some(value), _) => value.to_string(),
             (None, "SOCKET") => "\"/run/containerd/containerd.sock\"".into(),
+            (None, "ADDRESS") => "\"127.0.0.1:9478\"".into(),
             (None, _) => "0".into(),
         };
         let unset = if defaults.contains_key(&setting.key) { "" } else { " (default: none)" };

@@ -60,6 +60,9 @@ async fn serve(config: &Config, passed: Passed) -> Result<()> {
     if let Some(readonly) = daemon.readonly() {
         log::info!("for reading only on {}", readonly.display());
     }
+    if let Some(metrics) = daemon.metrics() {
+        log::info!("metrics on {metrics}");
+    }
     notify::ready(daemon.status());
     // Not in the macro: what is not logged is not evaluated.
     let signal = signals.next().await;

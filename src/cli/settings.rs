@@ -16,6 +16,7 @@ use super::logging::{Filter, Format};
 use super::within::Within;
 use super::{default_config, default_root, default_state};
 use crate::daemon::Config;
+use crate::daemon::metrics::Address;
 use crate::model::{Error, Result};
 use crate::service::budget::Budget;
 use crate::transport::{BUDGET, Limits};
@@ -56,6 +57,11 @@ pub struct Settings {
     /// Group that may use readonly.sock, by number
     #[arg(long, env = "LMDB_IMAGES_READONLY_GID", value_name = "GID")]
     pub readonly_gid: Option<u32>,
+
+    /// Give out metrics in Prometheus format here: a unix socket (a path that begins with /) or a
+    /// loopback address with a port, such as 127.0.0.1:9478
+    #[arg(long, env = "LMDB_IMAGES_METRICS_ADDRESS", value_name = "ADDRESS")]
+    pub metrics_address: Option<Address>,
 
     /// What is logged: error, warn, info, debug, trace, or by part of the program, such as
     /// info,lmdb_images::front=debug
@@ -189,6 +195,7 @@ impl Settings {
             gid: None,
             readonly: Some(false),
             readonly_gid: None,
+            metrics_address: None,
             log: Some(Filter::default()),
             log_format: Some(Format::default()),
             max_connections: Some(Within::near(limits.connections as u64)),
@@ -227,6 +234,7 @@ impl Settings {
             gid: self.gid,
             readonly: self.readonly.unwrap_or_default(),
             readonly_gid: self.readonly_gid,
+            metrics: self.metrics_address,
             limits: Limits {
                 connections: self.max_connections.map_or(limits.connections, |n| n.get() as usize),
                 calls: self.max_calls.map_or(limits.calls, |n| n.get() as usize),
@@ -234,6 +242,7 @@ impl Settings {
                 unread_time: self.unread_time.map_or(limits.unread_time, |n| seconds(n.get())),
                 drain_time: self.drain_time.map_or(limits.drain_time, |n| seconds(n.get())),
                 requests: Budget::new(self.request_budget.map_or(BUDGET, |n| bytes(n.get()))),
+                counted: limits.counted,
             },
             reply_budget: self.reply_budget.map_or(BUDGET, |n| bytes(n.get())),
         }

@@ -2,16 +2,18 @@
 //!
 //! - [`sockets`]: making a socket, or refusing to; [`activation`]: those that systemd made
 //! - [`process`]: limits of the process, signals; [`notify`]: telling systemd how things stand
+//! - [`metrics`]: where metrics are given out
 //! - `readers`: looking after the readers of the store
 
 pub mod activation;
+pub mod metrics;
 pub mod notify;
 pub mod process;
 mod readers;
 pub mod sockets;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -34,9 +36,11 @@ use crate::transport::grpc_alone::Table;
 use crate::transport::grpc_front::Before;
 use crate::transport::grpc_readonly::ReadOnly;
 use crate::transport::listener;
+use crate::transport::scrape;
 use crate::transport::threads::Threads;
 use crate::transport::ttrpc::Ttrpc;
 use activation::Passed;
+use metrics::{Address, Metrics};
 use sockets::{Access, Behind, Socket};
 
 /// The sockets' names, in their folder and for systemd.
@@ -60,6 +64,8 @@ pub struct Config {
     pub readonly: bool,
     /// The group that may use it; root's, or the user's own, if none.
     pub readonly_gid: Option<u32>,
+    /// Where metrics are given out, if anywhere.
+    pub metrics: Option<Address>,
     /// What clients may take.
     pub limits: Limits,
     /// Memory, in bytes, for large replies under way.
@@ -73,6 +79,7 @@ pub struct Daemon {
     ttrpc: PathBuf,
     whole: Option<PathBuf>,
     readonly: Option<PathBuf>,
+    metrics: Option<Address>,
     status: String,
     tasks: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
@@ -115,6 +122,7 @@ impl Daemon {
             ttrpc: ttrpc.path().into(),
             whole: path(&whole),
             readonly: path(&readonly),
+            metrics: None,
             status: format!("serving {}", config.root.display()),
             tasks: Vec::new(),
             stop,
@@ -122,8 +130,10 @@ impl Daemon {
             threads: Arc::new(Threads::start()?),
             store,
         };
-        daemon.tasks.push(tokio::spawn(readers::watch(daemon.store.clone())));
+        let watch = Arc::new(Mutex::default());
+        daemon.tasks.push(tokio::spawn(readers::watch(daemon.store.clone(), Arc::clone(&watch))));
         let limits = &config.limits;
+        let mut upstream = None;
         let access = |gid| Access { mode: 0o660, uid: None, gid };
         let (images, health): (Arc<dyn Images>, _) =
             if let Some((behind, whole)) = behind.zip(whole) {
@@ -131,6 +141,7 @@ impl Daemon {
                     .status
                     .push_str(&format!(", in front of containerd at {}", behind.socket.display()));
                 let (front, due) = Front::new(Containerd::lazy(&behind.socket), local);
+                upstream = Some(front.upstream().clone());
                 let health = Health::new(daemon.store.clone(), Some(front.clone()));
                 let line = || Line::new(Arc::from(behind.socket.as_path()));
                 let images_only = Before::images_only(front.clone(), health.clone(), line());
@@ -157,6 +168,16 @@ impl Daemon {
             let table = ReadOnly::new(images, health.clone(), daemon.store.uuid());
             let access = access(config.readonly_gid);
             daemon.serve_grpc(readonly.open(access)?, table, limits, &stopping);
+        }
+        if let Some(address) = &config.metrics {
+            let (listener, bound, at) = address.listen(access(config.gid)).await?;
+            let store = daemon.store.clone();
+            let metrics = Metrics::new(store, watch, &limits.counted, upstream.as_ref());
+            daemon.metrics = Some(at);
+            daemon.servers.push(tokio::spawn(async move {
+                scrape::run(listener, stopping, move || metrics.clone().text()).await;
+                drop(bound);
+            }));
         }
         daemon.tasks.push(tokio::spawn(notify::run(health, daemon.status.clone())));
         Ok(daemon)
@@ -221,6 +242,11 @@ impl Daemon {
     /// The socket that only reads, if it was asked for.
     pub fn readonly(&self) -> Option<&Path> {
         self.readonly.as_deref()
+    }
+
+    /// Where metrics are given out, if anywhere.
+    pub fn metrics(&self) -> Option<&Address> {
+        self.metrics.as_ref()
     }
 
     /// What it does, in a few words.

@@ -2,6 +2,7 @@
 //! gone, and says in the log who forgot to let a snapshot go, since the file grows meanwhile.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::model::Result;
@@ -15,15 +16,13 @@ const EVERY: Duration = Duration::from_secs(10);
 const FORGOTTEN: Duration = Duration::from_secs(30);
 
 /// Looks from time to time, until it is dropped.
-pub async fn watch(store: Store) {
-    let mut watch = Watch::default();
+pub async fn watch(store: Store, watch: Arc<Mutex<Watch>>) {
     loop {
         // Both take microseconds: there is nothing to wait for but the table's lock.
         match look(&store) {
             Ok((held, last)) => {
-                for line in watch.look(&held, last, Instant::now()) {
-                    log::warn!("{line}");
-                }
+                let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
+                watch.look_and_tell(&held, last);
             }
             Err(e) => log::error!("looking after readers: {e}"),
         }
@@ -41,7 +40,7 @@ fn look(store: &Store) -> Result<(Vec<Held>, u64)> {
 
 /// What was seen so far.
 #[derive(Debug, Default)]
-struct Watch {
+pub struct Watch {
     /// By process, thread and snapshot.
     behind: HashMap<(u32, u64, u64), Seen>,
 }
@@ -53,6 +52,17 @@ struct Seen {
 }
 
 impl Watch {
+    /// Notes who holds what while the store is at commit `last`, and logs who holds it for long. Gives
+    /// the time since the oldest snapshot was first seen behind; none is zero.
+    pub fn look_and_tell(&mut self, held: &[Held], last: u64) -> Duration {
+        let now = Instant::now();
+        for line in self.look(held, last, now) {
+            log::warn!("{line}");
+        }
+        let ages = self.behind.values().map(|seen| now.saturating_duration_since(seen.since));
+        ages.max().unwrap_or_default()
+    }
+
     /// Notes who holds what while the store is at commit `last`; gives the lines for the log.
     fn look(&mut self, held: &[Held], last: u64, now: Instant) -> Vec<String> {
         let mut lines = Vec::new();

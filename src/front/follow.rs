@@ -8,11 +8,12 @@
 //! until it comes back (topic `/lmdb-images/following`): the one thing that containerd is sent
 //! unasked. Nothing of it is stored.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::empty::Empty;
+use protobuf::well_known_types::timestamp::Timestamp;
 use tokio::sync::Semaphore;
 use tonic::{Status, Streaming};
 
@@ -46,9 +47,11 @@ pub async fn run(front: Front) {
             Ok(events) => {
                 (wait, said) = (RETRY.0, false);
                 front.spaces().follow(true);
+                front.upstream().following.set(1);
                 log::info!("following containerd at {}", front.containerd().socket().display());
                 let ended = follow(&front, events).await;
                 front.spaces().follow(false);
+                front.upstream().following.set(0);
                 log::warn!("containerd's events ended ({ended}): reads ask it again or use LMDB");
             }
             Err(status) if !std::mem::replace(&mut said, true) => {
@@ -113,6 +116,9 @@ async fn follow(front: &Front, mut events: Streaming<Envelope>) -> String {
             Ok(None) => return "the stream was closed".into(),
             Err(status) => return status.message().to_owned(),
         };
+        if let Some(sent) = event.timestamp.as_ref() {
+            front.upstream().lag.observe(age(sent));
+        }
         let Ok(namespace) = Namespace::parse(&event.namespace) else { continue };
         if event.topic.starts_with("/namespaces/")
             && let Err(e) = resync::namespaces(front).await
@@ -137,6 +143,13 @@ async fn follow(front: &Front, mut events: Streaming<Envelope>) -> String {
             drop(place);
         });
     }
+}
+
+/// How many seconds ago that was, by the clock of this machine, which is containerd's.
+fn age(time: &Timestamp) -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let sent = time.seconds as f64 + f64::from(time.nanos) / 1e9;
+    (since.as_secs_f64() - sent).max(0.0)
 }
 
 /// Has every namespace read again that containerd or LMDB knows.

@@ -24,6 +24,7 @@ use crate::api::images::{
     CreateImageRequest, CreateImageResponse, DeleteImageRequest, GetImageRequest, GetImageResponse,
     Image, ListImagesRequest, ListImagesResponse, UpdateImageRequest, UpdateImageResponse,
 };
+use crate::metrics::Upstream;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
 use crate::service::local::Local;
@@ -49,6 +50,7 @@ struct Shared {
     resyncs: mpsc::UnboundedSender<Namespace>,
     /// When containerd last let a call go unanswered.
     silent: Mutex<Option<Instant>>,
+    upstream: Upstream,
 }
 
 /// What became of a call to containerd.
@@ -69,13 +71,19 @@ impl Front {
     pub fn new(containerd: Containerd, local: Local) -> (Self, mpsc::UnboundedReceiver<Namespace>) {
         let (resyncs, due) = mpsc::unbounded_channel();
         let (spaces, locks, silent) = (Spaces::default(), Locks::default(), Mutex::default());
-        let shared = Shared { containerd, local, spaces, locks, resyncs, silent };
+        let upstream = Upstream::default();
+        let shared = Shared { containerd, local, spaces, locks, resyncs, silent, upstream };
         (Self { shared: Arc::new(shared) }, due)
     }
 
     /// Which namespaces are current.
     pub fn spaces(&self) -> &Spaces {
         &self.shared.spaces
+    }
+
+    /// What is counted of the containerd.
+    pub fn upstream(&self) -> &Upstream {
+        &self.shared.upstream
     }
 
     /// The containerd.

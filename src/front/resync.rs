@@ -74,6 +74,12 @@ pub async fn namespaces(front: &Front) -> Result<Vec<Namespace>> {
 
 /// Makes what LMDB has of a namespace what containerd has; says whether it is current now.
 pub async fn resync(front: &Front, namespace: &Namespace) -> Result<bool> {
+    let ended = read_again(front, namespace).await;
+    front.upstream().resynced(&ended);
+    ended
+}
+
+async fn read_again(front: &Front, namespace: &Namespace) -> Result<bool> {
     let mark = front.spaces().mark(namespace);
     let hasher = RandomState::new();
     let mut theirs = HashMap::new();

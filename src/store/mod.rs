@@ -53,7 +53,7 @@ use verify::state::State;
 use writer::Writer;
 
 /// Readers at one time, of all processes together. A daemon needs a few; an admin's command one.
-const MAX_READERS: u32 = 512;
+pub const MAX_READERS: u32 = 512;
 
 /// Address space that is reserved for the map. It costs neither memory nor disk.
 const MAP_SIZE: usize = 1 << 40;

@@ -17,12 +17,14 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use nix::libc::EIO;
 use tokio::sync::{mpsc, oneshot};
 
 use super::environment::{Environment, Opened};
 use super::{Change, failure};
+use crate::metrics::Commits;
 use crate::model::{Error, Result};
 
 /// So many jobs may wait; further callers wait to be let in.
@@ -36,6 +38,7 @@ const BATCH: usize = 256;
 #[derive(Clone)]
 pub struct Writer {
     queue: mpsc::Sender<Box<dyn Job>>,
+    commits: Commits,
     // Only held: its drop waits for the thread, after `queue` (declared first) is dropped.
     _thread: Arc<Joined>,
 }
@@ -59,11 +62,18 @@ impl Drop for Joined {
 impl Writer {
     pub(super) fn start(environment: Arc<Environment>) -> Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE);
+        let commits = Commits::default();
+        let counted = commits.clone();
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || run(&environment, jobs))
+            .spawn(move || run(&environment, &counted, jobs))
             .map_err(|e| Error::Internal(format!("starting the writing thread: {e}")))?;
-        Ok(Self { queue, _thread: Arc::new(Joined(Mutex::new(Some(thread)))) })
+        Ok(Self { queue, commits, _thread: Arc::new(Joined(Mutex::new(Some(thread)))) })
+    }
+
+    /// What is counted of its commits.
+    pub fn commits(&self) -> &Commits {
+        &self.commits
     }
 
     /// Runs `work` in a transaction and answers after its commit. Once the job is accepted it ends,
@@ -184,15 +194,15 @@ enum End {
     Unknown(Error, Arc<Opened>),
 }
 
-fn run(environment: &Environment, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
+fn run(environment: &Environment, commits: &Commits, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
     let mut batch = Vec::with_capacity(BATCH);
     while jobs.blocking_recv_many(&mut batch, BATCH) > 0 {
-        match play(environment, &mut batch) {
+        match play(environment, commits, &mut batch) {
             // One by one: only those at fault get the error.
             End::Aborted(_) if batch.len() > 1 => {
                 for job in batch.drain(..) {
                     let mut alone = vec![job];
-                    let end = play(environment, &mut alone);
+                    let end = play(environment, commits, &mut alone);
                     answer(environment, &mut alone, end);
                 }
             }
@@ -217,7 +227,7 @@ fn answer(environment: &Environment, jobs: &mut Vec<Box<dyn Job>>, end: End) {
 }
 
 /// Runs the jobs in one transaction and commits it.
-fn play(environment: &Environment, jobs: &mut [Box<dyn Job>]) -> End {
+fn play(environment: &Environment, commits: &Commits, jobs: &mut [Box<dyn Job>]) -> End {
     let opened = match environment.get() {
         Ok(opened) => opened,
         Err(why) => return End::Aborted(why),
@@ -227,7 +237,7 @@ fn play(environment: &Environment, jobs: &mut [Box<dyn Job>]) -> End {
         Err(e) => return End::Aborted(failure("beginning to write", &e)),
     };
     let mut change = Change::new(txn, &opened.tables);
-    for job in jobs {
+    for job in jobs.iter_mut() {
         if !job.run(&mut change) {
             let why = change.fault.take();
             return End::Aborted(
@@ -239,7 +249,14 @@ fn play(environment: &Environment, jobs: &mut [Box<dyn Job>]) -> End {
         return End::Committed;
     }
     let Change { txn, .. } = change;
-    let Err(e) = txn.commit() else { return End::Committed };
+    let begun = Instant::now();
+    let committed = txn.commit();
+    commits.seconds.observe(begun.elapsed().as_secs_f64());
+    let Err(e) = committed else {
+        commits.jobs.observe(jobs.len() as f64);
+        return End::Committed;
+    };
+    commits.failed.inc();
     log::error!("committing: {e}");
     if !refuses(&opened) {
         return End::Aborted(not_committed(environment, &e));

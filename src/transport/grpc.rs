@@ -18,6 +18,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
 use super::connection::Connection;
+use super::counted::counted;
 use super::gather::Gathered;
 use super::grpc_message::{self as message, Body};
 use super::listener::{Stop, stopped};
@@ -92,6 +93,7 @@ impl<H: Handler> Grpc<H> {
         let stream = Gathered::new(stream, PREFACE);
         let unread_time = self.limits.unread_time;
         let connection = Connection::new(self.limits.calls);
+        let _open = self.limits.counted.connection("grpc");
         let stopping = stop.clone();
         let state = Arc::clone(&connection);
         let service = service_fn(move |request| {
@@ -148,15 +150,21 @@ impl<H: Handler> Grpc<H> {
             *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return response;
         }
+        let call = {
+            let path = request.uri().path().trim_start_matches('/');
+            let (service, method) = path.split_once('/').unwrap_or((path, ""));
+            self.limits.counted.begin("grpc", service, method)
+        };
         let asked =
             Asked { request, connection: Arc::clone(connection), limits: self.limits.clone() };
         // What a call works on is thrown away with it, or is the store's, which undoes its own.
         let answer = AssertUnwindSafe(self.handler.answer(asked, stop)).catch_unwind().await;
-        match answer {
+        let response = match answer {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => message::refusal(&error),
             Err(_) => message::refusal(&status::panicked()),
-        }
+        };
+        counted(response, call)
     }
 }
 

@@ -58,6 +58,7 @@ pub async fn run<S, F>(
             Ok((stream, _)) => {
                 pause = PAUSE.0;
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                    limits.counted.refused.inc();
                     if !std::mem::replace(&mut full, true) {
                         log::warn!(
                             "{name}: {} connections are open, further ones are closed",

@@ -7,12 +7,15 @@
 //!   containerd behind, and for those who only read; [`grpc_health`]: health on all of them;
 //!   [`forward`]: passing calls on; [`gather`]: bytes in few system calls
 //! - [`ttrpc`]: ttrpc connections; [`ttrpc_io`]: the byte stream under one, watched frame by frame
+//! - `counted`: how a gRPC call ended, for the metrics
+//! - [`scrape`]: giving out metrics over HTTP/1
 //! - [`status`]: the one table from errors to status codes
 //!
 //! No rule of Images is decided here, and only here are the server types of tonic, hyper and
 //! ttrpc named.
 
 pub mod connection;
+mod counted;
 pub mod forward;
 pub mod gather;
 pub mod grpc;
@@ -22,6 +25,7 @@ pub mod grpc_health;
 pub mod grpc_message;
 pub mod grpc_readonly;
 pub mod listener;
+pub mod scrape;
 pub mod status;
 pub mod threads;
 pub mod ttrpc;
@@ -29,6 +33,7 @@ pub mod ttrpc_io;
 
 use std::time::Duration;
 
+use crate::metrics::calls::Calls;
 use crate::service::budget::Budget;
 
 /// The largest gRPC message either way, in bytes: containerd's limit.
@@ -53,6 +58,8 @@ pub struct Limits {
     pub drain_time: Duration,
     /// Memory for large requests under way, of all connections together.
     pub requests: Budget,
+    /// Where calls and connections are counted: it goes wherever the limits go.
+    pub counted: Calls,
 }
 
 impl Default for Limits {
@@ -64,6 +71,7 @@ impl Default for Limits {
             unread_time: Duration::from_secs(60),
             drain_time: Duration::from_secs(10),
             requests: Budget::new(BUDGET),
+            counted: Calls::default(),
         }
     }
 }

@@ -56,6 +56,7 @@ impl Ttrpc {
     /// Serves one connection until it ends, or until it has ended what it began when `stop` turns.
     pub async fn connection(self, stream: UnixStream, mut stop: Stop) {
         let connection = Connection::new(self.limits.calls);
+        let _open = self.limits.counted.connection("ttrpc");
         let (end, mut ended) = oneshot::channel();
         let socket = Watched::new(stream, Arc::clone(&connection), &self.limits, end);
         let listener = Listener::new(stream::once(async { Ok(socket) }));
@@ -146,12 +147,20 @@ impl MethodHandler for Handler {
         context: TtrpcContext,
         request: ttrpc::Request,
     ) -> ttrpc::Result<ttrpc::Response> {
+        let counted = &self.server.limits.counted;
+        let mut call = counted.begin("ttrpc", &request.service, &request.method);
         // What a call works on is thrown away with it, or is the store's, which undoes its own.
         let answer = AssertUnwindSafe(self.answer(&context, &request.payload)).catch_unwind().await;
         let mut response = ttrpc::Response::new();
         match answer.unwrap_or_else(|_| Err(status::panicked())) {
-            Ok(message) => response.payload = message,
-            Err(error) => response.status = Some(status::ttrpc(&error)).into(),
+            Ok(message) => {
+                call.ends(0);
+                response.payload = message;
+            }
+            Err(error) => {
+                call.ends(status::code(&error) as i32);
+                response.status = Some(status::ttrpc(&error)).into();
+            }
         }
         Ok(response)
     }

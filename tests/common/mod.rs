@@ -53,6 +53,7 @@ pub fn config(dir: &Path, limits: Limits) -> Config {
         gid: None,
         readonly: false,
         readonly_gid: None,
+        metrics: None,
         limits,
         reply_budget: 64 << 20,
     }

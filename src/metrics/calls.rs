@@ -1,0 +1,155 @@
+//! Calls and connections of clients.
+
+use std::time::Instant;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use super::names;
+
+/// The figures. Clones are the same.
+#[derive(Clone)]
+pub struct Calls {
+    ended: Family<Ended, Counter>,
+    seconds: Family<Method, Histogram>,
+    in_flight: Family<Transport, Gauge>,
+    connections: Family<Transport, Gauge>,
+    /// Connections that were closed at once, as too many were open.
+    pub refused: Counter,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Transport {
+    transport: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Method {
+    service: &'static str,
+    method: &'static str,
+    transport: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    service: &'static str,
+    method: &'static str,
+    transport: &'static str,
+    code: &'static str,
+}
+
+impl std::fmt::Debug for Calls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Calls")
+    }
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self {
+            ended: Family::default(),
+            seconds: Family::new_with_constructor(super::seconds),
+            in_flight: Family::default(),
+            connections: Family::default(),
+            refused: Counter::default(),
+        }
+    }
+}
+
+impl Calls {
+    /// A call begins.
+    pub fn begin(&self, transport: &'static str, service: &str, method: &str) -> Call {
+        let (service, method) = names::known(service, method);
+        let in_flight = self.in_flight.get_or_create_owned(&Transport { transport });
+        in_flight.inc();
+        let method = Method { service, method, transport };
+        Call { calls: self.clone(), method, begun: Instant::now(), in_flight, code: None }
+    }
+
+    /// A connection begins; it ends when the value is dropped.
+    pub fn connection(&self, transport: &'static str) -> Open {
+        let open = self.connections.get_or_create_owned(&Transport { transport });
+        open.inc();
+        Open(open)
+    }
+
+    /// Adds them to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("calls", "Calls that ended", self.ended.clone());
+        registry.register("call_seconds", "Time of a call", self.seconds.clone());
+        registry.register("calls_in_flight", "Calls under way", self.in_flight.clone());
+        registry.register("connections", "Open connections", self.connections.clone());
+        registry.register(
+            "connections_refused",
+            "Connections closed at once, as too many were open",
+            self.refused.clone(),
+        );
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub struct Open(Gauge);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// A call under way. Dropped, it has ended: with the code it was told, or as one that its client
+/// left.
+#[derive(Debug)]
+pub struct Call {
+    calls: Calls,
+    method: Method,
+    begun: Instant,
+    in_flight: Gauge,
+    code: Option<i32>,
+}
+
+impl Call {
+    /// How it ends, by the number of its status.
+    pub fn ends(&mut self, code: i32) {
+        self.code = Some(code);
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let Method { service, method, transport } = self.method;
+        self.in_flight.dec();
+        self.calls.seconds.get_or_create(&self.method).observe(self.begun.elapsed().as_secs_f64());
+        let code = code_name(self.code.unwrap_or(CANCELLED));
+        self.calls.ended.get_or_create(&Ended { service, method, transport, code }).inc();
+    }
+}
+
+const CANCELLED: i32 = 1;
+
+/// The name of a status code of gRPC, which ttrpc shares.
+fn code_name(code: i32) -> &'static str {
+    match code {
+        0 => "OK",
+        CANCELLED => "CANCELLED",
+        3 => "INVALID_ARGUMENT",
+        4 => "DEADLINE_EXCEEDED",
+        5 => "NOT_FOUND",
+        6 => "ALREADY_EXISTS",
+        7 => "PERMISSION_DENIED",
+        8 => "RESOURCE_EXHAUSTED",
+        9 => "FAILED_PRECONDITION",
+        10 => "ABORTED",
+        11 => "OUT_OF_RANGE",
+        12 => "UNIMPLEMENTED",
+        13 => "INTERNAL",
+        14 => "UNAVAILABLE",
+        15 => "DATA_LOSS",
+        16 => "UNAUTHENTICATED",
+        _ => "UNKNOWN",
+    }
+}

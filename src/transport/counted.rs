@@ -1,0 +1,63 @@
+//! How a gRPC call ended, seen in what is sent: the status is in the headers when there is nothing
+//! else, and in the trailers otherwise, our own and those that are passed on alike.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use http_body_util::BodyExt;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+
+use super::grpc_message::Body;
+use crate::metrics::calls::Call;
+
+/// The response, with `call` in it: it ends when the status is sent or the client leaves.
+pub fn counted(response: Response<Body>, mut call: Call) -> Response<Body> {
+    if let Some(code) = code(response.headers()) {
+        call.ends(code);
+        return response;
+    }
+    response.map(|body| Counted { body, call: Some(call) }.boxed_unsync())
+}
+
+/// UNKNOWN for a status that is no number.
+fn code(headers: &HeaderMap) -> Option<i32> {
+    let status = headers.get("grpc-status")?;
+    Some(status.to_str().ok().and_then(|s| s.parse().ok()).unwrap_or(2))
+}
+
+struct Counted {
+    body: Body,
+    call: Option<Call>,
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let trailers = match &frame {
+            Some(Ok(frame)) => frame.trailers_ref(),
+            _ => None,
+        };
+        if let Some(code) = trailers.and_then(code)
+            && let Some(mut call) = self.call.take()
+        {
+            call.ends(code);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

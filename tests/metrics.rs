@@ -1,0 +1,193 @@
+//! Every metric is documented, and set by a daemon that has done some of everything.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::{Client, IMAGES, Protocol, Served, channel, config, create, grpc, image};
+use lmdb_images::api::images::CreateImageResponse;
+use lmdb_images::daemon::Daemon;
+use lmdb_images::daemon::metrics::Address;
+use lmdb_images::store::Reader;
+use lmdb_images::transport::Limits;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a daemon that is well has at zero.
+const ZERO: [&str; 2] = ["lmdb_images_commit_failures_total", "lmdb_images_store_set_aside"];
+
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+async fn request(address: &Address, line: &str) -> (String, String) {
+    let mut stream: Box<dyn Stream> = match address {
+        Address::Unix(path) => Box::new(UnixStream::connect(path).await.unwrap()),
+        Address::Tcp(address) => Box::new(TcpStream::connect(address).await.unwrap()),
+    };
+    let head = format!("{line} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+async fn scrape(daemon: &Daemon) -> String {
+    let (head, body) = request(daemon.metrics().unwrap(), "GET /metrics").await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}\n{body}");
+    assert!(head.contains("application/openmetrics-text"), "{head}");
+    assert!(body.ends_with("# EOF\n"), "{body}");
+    body
+}
+
+/// The sum of the samples that begin so; of a histogram, of its counts.
+fn value(text: &str, name: &str) -> f64 {
+    let samples = text.lines().filter_map(|line| line.rsplit_once(' '));
+    let of = |sample: &str| {
+        let bare = sample.split('{').next().unwrap();
+        bare == name || bare == format!("{name}_count")
+    };
+    samples.filter(|(s, _)| of(s)).map(|(_, v)| v.parse::<f64>().unwrap()).sum()
+}
+
+/// The metrics of a scrape, by the names that people ask for.
+fn names(text: &str) -> BTreeSet<String> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let name = |line: &str| match line.split_once(' ').unwrap() {
+        (name, "counter") => format!("{name}_total"),
+        (name, _) => name.to_owned(),
+    };
+    types.map(name).collect()
+}
+
+fn documented() -> BTreeMap<String, String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+    rows.map(|(name, rest)| (name.to_owned(), rest.to_owned())).collect()
+}
+
+/// This test program again, holding a snapshot of the store until it is let go.
+struct Holder(Child);
+
+impl Holder {
+    fn start(root: &Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "the_process_that_holds", "--ignored", "--nocapture"])
+            .env("HOLD_ROOT", root)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(said.any(|line| line.unwrap().contains("held")), "it does not hold");
+        Self(child)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+#[ignore = "run by the other test, as another process"]
+fn the_process_that_holds() {
+    let Some(root) = std::env::var_os("HOLD_ROOT") else { return };
+    let reader = Reader::open(Path::new(&root)).unwrap();
+    reader
+        .read(|_| {
+            println!("held");
+            std::io::stdout().flush().unwrap();
+            // Until it is killed, or whoever started it is gone.
+            let _ = std::io::stdin().read_line(&mut String::new());
+            Ok(())
+        })
+        .unwrap();
+}
+
+async fn create_image(client: &Client, name: &str) {
+    let made: Result<CreateImageResponse, _> =
+        client.call("Create", "n", &create(image(name))).await;
+    made.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_documented_and_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut alone = config(dir.path(), Limits { connections: 16, ..Limits::default() });
+    alone.metrics = Some(Address::Unix(dir.path().join("m")));
+    let root = alone.root.clone();
+    let alone = Served { daemon: Daemon::start(&alone).await.unwrap(), dir };
+
+    let ttrpc = alone.client(Protocol::Ttrpc).await;
+    let other = channel(alone.daemon.grpc()).await.unwrap();
+    create_image(&ttrpc, "a").await;
+    let holder = Holder::start(&root);
+    create_image(&Client::Grpc(other.clone()), "b").await;
+    for (service, method) in [("made.by.Me", "Get"), (IMAGES, "MadeByMe")] {
+        grpc(&other, service, method, None, Vec::new()).await.unwrap_err();
+    }
+
+    // A daemon alone is enough of a containerd to be followed.
+    let before = tempfile::tempdir().unwrap();
+    let mut front = config(before.path(), Limits::default());
+    front.containerd = Some(alone.daemon.grpc().to_owned());
+    front.metrics = Some("127.0.0.1:0".parse().unwrap());
+    let front = Daemon::start(&front).await.unwrap();
+    let followed = async {
+        while value(&scrape(&front).await, "lmdb_images_upstream_resyncs_total") == 0.0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, followed).await.unwrap();
+
+    let refused = async {
+        let mut many = Vec::new();
+        while value(&scrape(&alone.daemon).await, "lmdb_images_connections_refused_total") == 0.0 {
+            many.push(UnixStream::connect(alone.daemon.ttrpc()).await.unwrap());
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.unwrap();
+
+    let (first, second) = (scrape(&alone.daemon).await, scrape(&front).await);
+    drop(holder);
+    let both = format!("{first}{second}");
+    let (found, documented) = (names(&both), documented());
+    assert_eq!(found, documented.keys().cloned().collect(), "docs/metrics.md lists each metric");
+    for name in &found {
+        let set = value(&both, name) > 0.0;
+        assert_eq!(set, !ZERO.contains(&name.as_str()), "{name} is never set\n{both}");
+    }
+    let images = format!("service=\"{IMAGES}\",method=\"Create\",transport=\"ttrpc\",code=\"OK\"");
+    for sample in [
+        format!("lmdb_images_calls_total{{{images}}} 1"),
+        "lmdb_images_store_images{namespace=\"n\"} 2".into(),
+        "service=\"other\",method=\"other\",transport=\"grpc\",code=\"UNIMPLEMENTED\"} 1".into(),
+        format!(
+            "service=\"{IMAGES}\",method=\"other\",transport=\"grpc\",code=\"UNIMPLEMENTED\"}} 1"
+        ),
+        "lmdb_images_upstream_following 1".into(),
+    ] {
+        assert!(both.contains(&sample), "{sample}\n{both}");
+    }
+    assert!(!both.to_lowercase().contains("madebyme") && !both.contains("made.by.Me"), "{both}");
+
+    for (line, status) in [("GET /", "404"), ("POST /metrics", "405"), ("DELETE /x", "404")] {
+        let (head, _) = request(alone.daemon.metrics().unwrap(), line).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
+    }
+    front.stop().await;
+    drop((ttrpc, other));
+    alone.daemon.stop().await;
+}
