@@ -152,6 +152,14 @@ async fn every_metric_is_documented_and_set() {
     };
     tokio::time::timeout(PATIENCE, followed).await.unwrap();
 
+    create_image(&Client::Grpc(other.clone()), "c").await;
+    let told = async {
+        while value(&scrape(&front).await, "lmdb_images_upstream_event_lag_seconds") == 0.0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.unwrap();
+
     let refused = async {
         let mut many = Vec::new();
         while value(&scrape(&alone.daemon).await, "lmdb_images_connections_refused_total") == 0.0 {
@@ -172,7 +180,7 @@ async fn every_metric_is_documented_and_set() {
     let images = format!("service=\"{IMAGES}\",method=\"Create\",transport=\"ttrpc\",code=\"OK\"");
     for sample in [
         format!("lmdb_images_calls_total{{{images}}} 1"),
-        "lmdb_images_store_images{namespace=\"n\"} 2".into(),
+        "lmdb_images_store_images{namespace=\"n\"} 3".into(),
         "service=\"other\",method=\"other\",transport=\"grpc\",code=\"UNIMPLEMENTED\"} 1".into(),
         format!(
             "service=\"{IMAGES}\",method=\"other\",transport=\"grpc\",code=\"UNIMPLEMENTED\"}} 1"
