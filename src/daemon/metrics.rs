@@ -137,7 +137,7 @@ impl Metrics {
         let made = tokio::task::spawn_blocking(move || {
             let mut text = String::new();
             prometheus_client::encoding::text::encode(&mut text, &self.registry)
-                .map_err(|_| Error::Internal("the store cannot be looked at".into()))?;
+                .map_err(|_| Error::Internal("the metrics cannot be written as text".into()))?;
             Ok(text)
         });
         made.await.unwrap_or_else(|e| Err(Error::Internal(format!("making the text: {e}"))))
@@ -209,10 +209,14 @@ impl Collector for Looked {
             let age = watch.look_and_tell(&held, usage.last_commit);
             Ok((usage, images, aside, held.len() as u64, age))
         };
-        let (usage, images, aside, readers, age) = looked().map_err(|e| {
-            log::error!("metrics: {e}");
-            fmt::Error
-        })?;
+        let (usage, images, aside, readers, age) = match looked() {
+            Ok(looked) => looked,
+            // What was counted is wanted then more than ever.
+            Err(e) => {
+                log::error!("metrics without figures of the store: {e}");
+                return Ok(());
+            }
+        };
         for (name, help, value) in sizes(&usage, aside, readers) {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
