@@ -9,10 +9,11 @@ use std::path::Path;
 use protobuf::CodedInputStream;
 
 use super::listed::Listed;
-use crate::api::images::{Image, ListImagesRequest};
+use crate::api::images::Image;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result};
-use crate::service::images;
+use crate::service::budget::Room;
+use crate::service::images::{self, Query};
 use crate::service::message::decode;
 use crate::store::{Kind, Reader, Records};
 
@@ -25,7 +26,7 @@ pub struct Listing {
 
 /// Lists what matches any of the filters (all images, without one) in the namespace, or in all.
 pub fn list(root: &Path, namespace: Option<&Namespace>, filters: Vec<String>) -> Result<Listing> {
-    let filter = images::filter(&ListImagesRequest { filters, ..Default::default() })?;
+    let query = Query::new(&filters)?;
     let store = Reader::open(root)?;
     let found = store.read(|snapshot| {
         let namespaces = match namespace {
@@ -33,8 +34,8 @@ pub fn list(root: &Path, namespace: Option<&Namespace>, filters: Vec<String>) ->
             None => snapshot.namespaces()?,
         };
         let list = |namespace: Namespace| {
-            let built = images::list(snapshot, &namespace, &filter, usize::MAX)?;
-            Ok((namespace, built.message.unwrap_or_default()))
+            let built = images::list(snapshot, &namespace, &query, Room::of(usize::MAX, None))?;
+            Ok((namespace, built.reply.unwrap_or_default().message))
         };
         namespaces.into_iter().map(list).collect::<Result<_>>()
     })?;

@@ -5,6 +5,7 @@
 
 pub mod encoded;
 pub mod field;
+pub mod plan;
 
 use std::collections::BTreeMap;
 

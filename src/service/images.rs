@@ -6,23 +6,33 @@
 
 use protobuf::well_known_types::timestamp::Timestamp;
 
+use super::budget::Room;
 use super::events::Labels;
 use super::message::{decode, encode};
-use super::{collector, namespaces};
-use crate::api::images::{DeleteImageRequest, ListImagesRequest};
+use super::{Reply, collector, namespaces};
+use crate::api::images::DeleteImageRequest;
 use crate::model::filter::Filter;
 use crate::model::go::quote::quote;
+use crate::model::image::encoded::Encoded;
+use crate::model::image::plan::{LookUp, Plan};
 use crate::model::image::{self, Image};
 use crate::model::{Error, Namespace, Result};
-use crate::store::{Change, Kind, Records};
+use crate::store::{Change, Entry, Kind, Records};
 
-/// An answer that was built if it fitted into the room there was for it.
-#[derive(Debug, PartialEq, Eq)]
+/// An answer that was built if there was room for it.
+#[derive(Debug)]
 pub struct Built {
     /// The size of the encoded message, whether built or not.
     pub size: usize,
-    /// The encoded message.
-    pub message: Option<Vec<u8>>,
+    /// The encoded message, with its share of the budget.
+    pub reply: Option<Reply>,
+}
+
+/// What a List asks for.
+#[derive(Debug)]
+pub struct Query {
+    filter: Filter,
+    plan: Plan,
 }
 
 /// What a change made.
@@ -34,12 +44,12 @@ pub struct Written {
     pub labels: Labels,
 }
 
-/// Builds the `GetImageResponse` for an image, if it fits into `room` bytes.
+/// Builds the `GetImageResponse` for an image, if there is room for it.
 pub fn get(
     records: &impl Records,
     namespace: &Namespace,
     name: &str,
-    room: usize,
+    room: Room<'_>,
 ) -> Result<Built> {
     let image = records.record(namespace, Kind::Image, name)?.ok_or_else(|| not_found(name))?;
     let mut answer = Answer::new(room);
@@ -47,32 +57,104 @@ pub fn get(
     Ok(answer.built())
 }
 
-/// The filter of a List request.
-pub fn filter(request: &ListImagesRequest) -> Result<Filter> {
-    // containerd says it twice: once where filters are parsed, once where images are listed.
-    Filter::parse_all(&request.filters)
-        .map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))
+impl Query {
+    /// What a List with these filters asks for.
+    pub fn new(filters: &[String]) -> Result<Self> {
+        // containerd says it twice: once where filters are parsed, once where images are listed.
+        let filter = Filter::parse_all(filters)
+            .map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))?;
+        let plan = Plan::new(&filter);
+        Ok(Self { filter, plan })
+    }
+
+    /// How its images are found.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn matches(&self, image: &[u8]) -> Result<bool> {
+        Ok(match Encoded::new(image) {
+            _ if self.filter.is_always() => true,
+            Some(image) => self.filter.matches(&image),
+            None => self.filter.matches(&decode::<Image>(image)?),
+        })
+    }
 }
 
-/// Builds the `ListImagesResponse` of the images that match, if it fits into `room` bytes. A
-/// damaged record is left out and reported in the log.
+/// Builds the `ListImagesResponse` of the images that match, if there is room for it. A damaged
+/// record is left out and reported in the log.
 pub fn list(
     records: &impl Records,
     namespace: &Namespace,
-    filter: &Filter,
-    room: usize,
+    query: &Query,
+    room: Room<'_>,
+) -> Result<Built> {
+    // One look-up costs about as much as so many steps of a walk.
+    let most = usize::try_from(records.size()? / WALK_STEPS).unwrap_or(usize::MAX).max(FEW);
+    if let Plan::LookUp(alternatives) = &query.plan
+        && let [look_ups] = alternatives.as_slice()
+        && let [LookUp::NamePrefix(beginning)] = look_ups.as_slice()
+    {
+        // One range of the records, however many.
+        log::debug!("list in {namespace}: {}", query.plan);
+        return fill(records.walk_names(namespace, beginning)?, namespace, query, room);
+    }
+    match candidates(records, namespace, query, most) {
+        Some(found) => fill(found.into_iter().map(Ok), namespace, query, room),
+        None => {
+            log::debug!("list in {namespace}: all images are read; {}", query.plan);
+            fill(records.walk(namespace, Kind::Image)?, namespace, query, room)
+        }
+    }
+}
+
+/// The same, if so few images may match that it is done at once.
+pub fn list_few(
+    records: &impl Records,
+    namespace: &Namespace,
+    query: &Query,
+    room: Room<'_>,
+) -> Result<Option<Built>> {
+    match candidates(records, namespace, query, FEW) {
+        Some(found) => fill(found.into_iter().map(Ok), namespace, query, room).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// So many candidates are few: trying them takes less time than handing them to another thread.
+const FEW: usize = 32;
+
+/// A look-up by the index costs about as much as so many steps of a walk through all records.
+const WALK_STEPS: u64 = 4;
+
+/// The images among which are all that match, if they can be looked up and are at most so many. An
+/// index that cannot be read is as good as none.
+fn candidates<'t>(
+    records: &'t impl Records,
+    namespace: &Namespace,
+    query: &Query,
+    most: usize,
+) -> Option<Vec<Entry<'t>>> {
+    let found = records.candidates(namespace, &query.plan, most).unwrap_or_else(|e| {
+        log::error!("looking up images in namespace {namespace}: {e}");
+        None
+    })?;
+    log::debug!("list in {namespace}: {}; {} candidates", query.plan, found.len());
+    Some(found)
+}
+
+fn fill<'t>(
+    entries: impl Iterator<Item = Result<Entry<'t>>>,
+    namespace: &Namespace,
+    query: &Query,
+    room: Room<'_>,
 ) -> Result<Built> {
     let mut answer = Answer::new(room);
-    for entry in records.walk(namespace, Kind::Image)? {
-        let image = match entry?.message() {
-            Ok(image) => image,
-            Err(e) => {
-                log::error!("left out of a list of namespace {namespace}: {e}");
-                continue;
-            }
-        };
-        if filter.is_always() || filter.matches(&decode::<Image>(image)?) {
-            answer.add(image);
+    for entry in entries {
+        match entry?.message() {
+            Ok(image) if query.matches(image)? => answer.add(image),
+            Ok(_) => {}
+            Err(e) => log::error!("left out of a list of namespace {namespace}: {e}"),
         }
     }
     Ok(answer.built())
@@ -153,10 +235,10 @@ fn write(
     room: usize,
 ) -> Result<Written> {
     let record = encode(&image)?;
-    let mut answer = Answer::new(room);
+    let mut answer = Answer::new(Room::of(room, None));
     answer.add(&record);
     let built = answer.built();
-    let answer = built.message.ok_or_else(|| Error::message_too_large(built.size, room))?;
+    let answer = built.reply.ok_or_else(|| Error::message_too_large(built.size, room))?.message;
     namespaces::ensure(change, namespace)?;
     let expires = collector::expires(&image.labels);
     change.put(namespace, Kind::Image, &image.name, &record, expires)?;
@@ -165,44 +247,44 @@ fn write(
 
 /// A response under construction. In every response of Images the image, or each of the images,
 /// is field 1, so that one is the encoded images, each behind its tag and length.
-struct Answer {
+struct Answer<'b> {
     message: Vec<u8>,
     size: usize,
-    room: usize,
+    room: Room<'b>,
 }
 
-impl Answer {
+impl<'b> Answer<'b> {
     /// Field 1, length-delimited.
     const TAG: u8 = 1 << 3 | 2;
 
-    fn new(room: usize) -> Self {
+    fn new(room: Room<'b>) -> Self {
         Self { message: Vec::new(), size: 0, room }
     }
 
-    /// Adds an image; once the room is used up, only its size.
+    /// Adds an image; once there is no more room, only its size.
     fn add(&mut self, image: &[u8]) {
         let mut length = image.len() as u64;
-        let mut head = vec![Self::TAG];
-        loop {
-            let low = (length & 0x7f) as u8;
-            length >>= 7;
-            if length == 0 {
-                head.push(low);
-                break;
-            }
-            head.push(low | 0x80);
-        }
-        self.size += head.len() + image.len();
-        if self.size > self.room {
+        let head = 1 + protobuf::rt::compute_raw_varint64_size(length) as usize;
+        self.size += head + image.len();
+        if !self.room.fits(self.size) {
             self.message = Vec::new();
             return;
         }
-        self.message.extend_from_slice(&head);
+        self.message.reserve(head + image.len());
+        self.message.push(Self::TAG);
+        while length >= 0x80 {
+            self.message.push((length & 0x7f) as u8 | 0x80);
+            length >>= 7;
+        }
+        self.message.push(length as u8);
         self.message.extend_from_slice(image);
     }
 
-    fn built(self) -> Built {
-        Built { size: self.size, message: (self.size <= self.room).then_some(self.message) }
+    fn built(mut self) -> Built {
+        let fits = self.room.fits(self.size);
+        let hold = self.room.close(self.size);
+        let reply = fits.then_some(Reply { message: self.message, hold });
+        Built { size: self.size, reply }
     }
 }
 
@@ -224,21 +306,25 @@ mod tests {
             image(20_000),
             image(3_000_000),
         ];
-        let mut answer = Answer::new(usize::MAX);
+        let mut answer = Answer::new(Room::of(usize::MAX, None));
         for image in &images {
             answer.add(&image.write_to_bytes().unwrap());
         }
         let expected = ListImagesResponse { images: images.into(), ..Default::default() };
         let built = answer.built();
         assert_eq!(built.size as u64, expected.compute_size());
-        assert_eq!(built.message, Some(expected.write_to_bytes().unwrap()));
+        assert_eq!(
+            built.reply.map(|reply| reply.message),
+            Some(expected.write_to_bytes().unwrap())
+        );
     }
 
     #[test]
     fn an_answer_without_room_is_only_measured() {
-        let mut answer = Answer::new(10);
+        let mut answer = Answer::new(Room::of(10, None));
         answer.add(&[0; 5]);
         answer.add(&[0; 5]);
-        assert_eq!(answer.built(), Built { size: 14, message: None });
+        let built = answer.built();
+        assert_eq!((built.size, built.reply.is_some()), (14, false));
     }
 }

@@ -1,18 +1,18 @@
 //! Images over the local store.
 //!
 //! Here async code meets the synchronous store, and nowhere else. Writes go to the store's writer.
-//! A Get runs where it is called: it is one look-up in mapped memory. A List runs on a pool, as
-//! it may read everything.
+//! A Get runs where it is called: it is one look-up in mapped memory. So does a List that is found to
+//! be a few look-ups. Any other runs on a pool, as it may read everything.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
-use super::budget::{Budget, SMALL};
+use super::budget::{Budget, Room};
 use super::collector::{self, Trigger};
 use super::events::{Exchange, Happened};
-use super::images::{self, Built, Written};
+use super::images::{self, Built, Query, Written};
 use super::{Call, Images, Reply};
 use crate::api::images::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, ListImagesRequest, UpdateImageRequest,
@@ -87,33 +87,40 @@ impl Local {
         self.store.writer().write_then(work, then).await
     }
 
-    /// Answers with what `build` makes: first with little room, which suits almost all; when the
-    /// answer is larger, it is measured by then, and gets its share of the budget.
-    async fn answer<B>(&self, call: &Call, pooled: bool, build: B) -> Result<Reply>
+    /// Answers with what `build` makes on the pool, in room that grows. When there is not enough to
+    /// spare the answer is only measured; it gets its share of the budget, and is built again.
+    /// `measured` is its size if that was found out already.
+    async fn answer<B>(&self, call: &Call, mut measured: Option<usize>, build: B) -> Result<Reply>
     where
-        B: Fn(&Snapshot<'_>, usize) -> Result<Built> + Send + Sync + 'static,
+        B: Fn(&Snapshot<'_>, Room<'_>) -> Result<Built> + Send + Sync + 'static,
     {
-        let build = Arc::new(build);
-        let mut hold = None;
-        let mut room = SMALL.min(call.reply_limit);
+        let (build, limit) = (Arc::new(build), call.reply_limit);
         loop {
-            let built = if pooled {
-                let (store, build) = (self.store.clone(), Arc::clone(&build));
-                self.pooled(move || store.read(|s| build(s, room))).await?
-            } else {
-                self.store.read(|s| build(s, room))?
+            // Nothing is held while waiting: two who wait while holding might wait for each other.
+            let hold = match measured {
+                Some(size) if size > limit => return Err(Error::message_too_large(size, limit)),
+                Some(size) => self.replies.share(size).await,
+                None => None,
             };
-            if let Some(message) = built.message {
-                return Ok(Reply { message, hold });
+            let (store, budget, build) =
+                (self.store.clone(), self.replies.clone(), Arc::clone(&build));
+            let work = move || {
+                let room = match measured {
+                    Some(size) => Room::of(size, hold),
+                    None => Room::growing(&budget, limit),
+                };
+                store.read(|s| build(s, room))
+            };
+            let built = self.pooled(work).await?;
+            match built.reply {
+                Some(reply) => return Ok(reply),
+                None => measured = Some(built.size),
             }
-            if built.size > call.reply_limit {
-                return Err(Error::message_too_large(built.size, call.reply_limit));
-            }
-            // Given back first: two who wait while holding might wait for each other.
-            drop(hold.take());
-            hold = self.replies.share(built.size).await;
-            room = built.size;
         }
+    }
+
+    fn room(&self, call: &Call) -> Room<'_> {
+        Room::growing(&self.replies, call.reply_limit)
     }
 
     /// Runs what may take long on a thread for that, a few at a time.
@@ -140,23 +147,53 @@ impl Local {
     }
 }
 
+/// Whether filters are read at once, where they are: short, and without regular expressions, whose
+/// compilation may take as long as a walk.
+fn is_simple(filters: &[String]) -> bool {
+    const SHORT: usize = 1024;
+    filters.iter().map(String::len).sum::<usize>() <= SHORT
+        && !filters.iter().any(|filter| filter.contains('~'))
+}
+
 #[async_trait]
 impl Images for Local {
     async fn get(&self, call: &Call, request: GetImageRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        self.answer(call, false, move |s, room| images::get(s, &namespace, &request.name, room))
-            .await
+        let room = self.room(call);
+        let built = self.store.read(|s| images::get(s, &namespace, &request.name, room))?;
+        if let Some(reply) = built.reply {
+            return Ok(reply);
+        }
+        let build =
+            move |s: &Snapshot<'_>, room: Room<'_>| images::get(s, &namespace, &request.name, room);
+        self.answer(call, Some(built.size), build).await
     }
 
     async fn list(&self, call: &Call, request: ListImagesRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let filter = if request.filters.is_empty() {
-            images::filter(&request)?
-        } else {
-            // Regular expressions are compiled: that may take as long as a walk.
-            self.pooled(move || images::filter(&request)).await?
+        let query = OnceLock::new();
+        let mut measured = None;
+        if is_simple(&request.filters) {
+            let query = query
+                .get_or_init(|| Query::new(&request.filters))
+                .as_ref()
+                .map_err(Error::clone)?;
+            let room = self.room(call);
+            let few = self.store.read(|s| images::list_few(s, &namespace, query, room))?;
+            match few {
+                Some(Built { reply: Some(reply), .. }) => return Ok(reply),
+                Some(built) => measured = Some(built.size),
+                None => {}
+            }
+        }
+        let build = move |s: &Snapshot<'_>, room: Room<'_>| {
+            let query = query
+                .get_or_init(|| Query::new(&request.filters))
+                .as_ref()
+                .map_err(Error::clone)?;
+            images::list(s, &namespace, query, room)
         };
-        self.answer(call, true, move |s, room| images::list(s, &namespace, &filter, room)).await
+        self.answer(call, measured, build).await
     }
 
     async fn create(&self, call: &Call, request: CreateImageRequest) -> Result<Reply> {

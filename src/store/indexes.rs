@@ -68,6 +68,11 @@ pub fn entries(key: &[u8], message: &[u8]) -> BTreeSet<Vec<u8>> {
     entries
 }
 
+/// The end of the record's key in an entry.
+pub fn name(entry: &[u8]) -> Option<&[u8]> {
+    entry.get(if entry.first() == Some(&DIGEST) { 9 + DIGEST_HEAD } else { 9 }..)
+}
+
 /// What the entries of images with this digest begin with.
 pub fn digest(namespace: &[u8], digest: &[u8]) -> Vec<u8> {
     let mut head = [0; DIGEST_HEAD];

@@ -9,6 +9,7 @@
 //! - [`records`]: reading and changing records inside a transaction; [`walk`]: in their order
 //! - [`readers`]: who holds which snapshot, in all processes; [`usage`]: how large the store is
 //! - [`indexes`]: what is kept beside the records, so that filters need not read them all
+//! - [`search`]: finding the images that a plan asks for
 //! - [`migrate`]: bringing a store of an older version to this one
 //! - [`inspect`]: every record, for `check`; [`salvage`]: out of a damaged file, without LMDB
 //! - [`writer`]: the one thread that writes, and commits what waits together
@@ -27,6 +28,7 @@ pub mod records;
 pub mod root;
 pub mod salvage;
 pub mod schema;
+pub mod search;
 mod settle;
 pub mod usage;
 pub mod value;
@@ -50,6 +52,7 @@ pub use schema::Kind;
 use schema::Tables;
 use usage::Usage;
 use verify::state::State;
+pub use walk::Entry;
 use writer::Writer;
 
 /// Readers at one time, of all processes together. A daemon needs a few; an admin's command one.

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use heed::{RoTxn, RwTxn, WithoutTls};
 
 use super::schema::{self, Kind, Tables};
-use super::walk::{self, Walk};
-use super::{failure, indexes, value};
+use super::walk::{self, Entry, Walk};
+use super::{failure, indexes, search, value};
 use crate::model::go::quote::quote;
+use crate::model::image::plan::Plan;
 use crate::model::{Error, Namespace, Result};
 
 /// A transaction that reads.
@@ -95,7 +96,29 @@ pub trait Records: sealed::Txn {
 
     /// The records of a kind in a namespace, in byte order of their names.
     fn walk(&self, namespace: &Namespace, kind: Kind) -> Result<Walk<'_>> {
-        Walk::new(self, namespace, kind)
+        Walk::new(self, namespace, kind, b"")
+    }
+
+    /// The images in a namespace whose names begin so, in byte order of names; when the beginning is
+    /// very long, others too.
+    fn walk_names(&self, namespace: &Namespace, beginning: &[u8]) -> Result<Walk<'_>> {
+        Walk::new(self, namespace, Kind::Image, beginning)
+    }
+
+    /// Images among which are all that match the filter of `plan`, in byte order of names, if that
+    /// takes no more than `most` look-ups.
+    fn candidates(
+        &self,
+        namespace: &Namespace,
+        plan: &Plan,
+        most: usize,
+    ) -> Result<Option<Vec<Entry<'_>>>> {
+        search::candidates(self, namespace, plan, most)
+    }
+
+    /// How many records there are, of all kinds in all namespaces.
+    fn size(&self) -> Result<u64> {
+        self.tables().records.len(self.txn()).map_err(told)
     }
 
     /// The names of all namespaces, in byte order.

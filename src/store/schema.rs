@@ -259,6 +259,11 @@ pub fn place(key: &[u8]) -> Option<(Namespace, Option<Kind>)> {
     Some((namespace, Some(kind)))
 }
 
+/// What of the beginning of a name stands in the keys of all names that begin so.
+pub fn name_prefix(beginning: &[u8]) -> &[u8] {
+    beginning.get(..NAME_HEAD).unwrap_or(beginning)
+}
+
 /// The namespace in the key of an image, and what stands for its name; `None` for other keys.
 pub fn image_key(key: &[u8]) -> Option<(&[u8], &[u8])> {
     let path = key.strip_prefix(ROOT_PREFIX)?;

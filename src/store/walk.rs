@@ -22,19 +22,22 @@ use crate::model::{Namespace, Result};
 /// One record of a walk.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'t> {
-    key: &'t [u8],
-    value: &'t [u8],
+    pub(super) key: &'t [u8],
+    pub(super) value: &'t [u8],
     /// Bytes of the key before the name.
-    prefix: usize,
-    kind: Kind,
+    pub(super) prefix: usize,
+    pub(super) kind: Kind,
 }
 
-/// The records of one kind in a namespace, in byte order of names. A damaged record is an entry
-/// like others, whose message cannot be had.
+/// The records of one kind in a namespace whose names begin alike, in byte order of names. A damaged
+/// record is an entry like others, whose message cannot be had.
 pub struct Walk<'t> {
     range: RoRange<'t, Bytes, Bytes>,
     kind: Kind,
-    prefix: Vec<u8>,
+    /// Bytes of each key before the name.
+    prefix: usize,
+    /// What the keys begin with.
+    beginning: Vec<u8>,
     /// Long names with one head, sorted by name from last to first.
     run: Vec<Entry<'t>>,
     /// The entry behind that run, already read.
@@ -46,17 +49,21 @@ impl<'t> Walk<'t> {
         txn: &'t (impl Txn + ?Sized),
         namespace: &Namespace,
         kind: Kind,
+        names: &[u8],
     ) -> Result<Self> {
-        let prefix = schema::prefix(namespace, kind);
-        Ok(Self { range: range_from(txn, &prefix)?, kind, prefix, run: Vec::new(), ahead: None })
+        let mut beginning = schema::prefix(namespace, kind);
+        let prefix = beginning.len();
+        beginning.extend(schema::name_prefix(names));
+        let range = range_from(txn, &beginning)?;
+        Ok(Self { range, kind, prefix, beginning, run: Vec::new(), ahead: None })
     }
 
     fn read(&mut self) -> Result<Option<Entry<'t>>> {
         let Some((key, value)) = self.range.next().transpose().map_err(told)? else {
             return Ok(None);
         };
-        let entry = Entry { key, value, prefix: self.prefix.len(), kind: self.kind };
-        Ok(key.starts_with(&self.prefix).then_some(entry))
+        let entry = Entry { key, value, prefix: self.prefix, kind: self.kind };
+        Ok(key.starts_with(&self.beginning).then_some(entry))
     }
 
     fn read_run(&mut self, first: Entry<'t>) -> Result<()> {
@@ -109,7 +116,7 @@ impl<'t> Entry<'t> {
 
     /// The name: in the key, or, of a long one, in the record; what of it is known, if that is
     /// damaged.
-    fn name(&self) -> &'t [u8] {
+    pub(super) fn name(&self) -> &'t [u8] {
         let head = self.head();
         if !self.is_long() {
             return head;

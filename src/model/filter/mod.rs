@@ -35,11 +35,10 @@ mod scanner;
 use std::fmt;
 
 pub use parser::ParseError;
-use regex::Regex;
 
 use crate::model::go::charset::is_print;
 use crate::model::go::quote::quote;
-use crate::model::go::regexp;
+use crate::model::go::regexp::{self, Compiled};
 use crate::model::go::text::{first_rune, lossy};
 
 /// The memory that the compiled regular expressions of one request may take
@@ -212,7 +211,7 @@ impl fmt::Display for Selector {
 #[derive(Clone, Debug)]
 pub struct Pattern {
     source: Vec<u8>,
-    regex: Option<Regex>,
+    compiled: Option<Compiled>,
 }
 
 impl PartialEq for Pattern {
@@ -226,12 +225,12 @@ impl Eq for Pattern {}
 
 impl Pattern {
     fn new(source: Vec<u8>) -> Self {
-        Pattern { source, regex: None }
+        Pattern { source, compiled: None }
     }
 
     fn compile(&mut self, size_limit: usize) {
         match regexp::compile(&self.source, size_limit) {
-            Ok(regex) => self.regex = Some(regex),
+            Ok(compiled) => self.compiled = Some(compiled),
             Err(error) => {
                 log::warn!("error compiling regexp {}: {error}", quote(&self.source));
             }
@@ -245,7 +244,13 @@ impl Pattern {
 
     /// Whether the expression matches anywhere in `value`.
     pub fn is_found_in(&self, value: &[u8]) -> bool {
-        self.regex.as_ref().is_some_and(|regex| regex.is_match(&lossy(value)))
+        self.compiled.as_ref().is_some_and(|compiled| compiled.regex.is_match(&lossy(value)))
+    }
+
+    /// What every value begins with in which it is found, empty if nothing is known; `None` if it
+    /// is found in none, as it does not compile.
+    pub fn beginning(&self) -> Option<&[u8]> {
+        self.compiled.as_ref().map(|compiled| compiled.beginning.as_slice())
     }
 }
 

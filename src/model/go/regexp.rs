@@ -50,6 +50,7 @@ mod property;
 use std::fmt;
 
 use regex::{Regex, RegexBuilder};
+use regex_syntax::hir::literal::Extractor;
 use regex_syntax::hir::{Dot, Hir, Look, Repetition};
 
 /// The memory a compiled pattern may take unless a caller says less.
@@ -119,36 +120,55 @@ impl fmt::Display for RegexpError {
 
 impl std::error::Error for RegexpError {}
 
-/// Compiles a Go pattern. The result is for [`Regex::is_match`] only, on text in
-/// which each byte that is not UTF-8 is one U+FFFD, as [`lossy`] makes it: that
-/// is what Go sees in it.
+/// A compiled pattern.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// For [`Regex::is_match`] only, on text in which each byte that is not UTF-8 is one U+FFFD, as
+    /// [`lossy`](super::text::lossy) makes it: that is what Go sees in it.
+    pub regex: Regex,
+    /// What every text in which the pattern is found begins with; empty if nothing is known.
+    pub beginning: Vec<u8>,
+}
+
+/// Compiles a Go pattern.
 ///
 /// `size_limit` is how many bytes the compiled pattern may take.
 ///
 /// # Errors
 /// A pattern that Go refuses, or that exceeds the limit.
-///
-/// [`lossy`]: super::text::lossy
-pub fn compile(pattern: &[u8], size_limit: usize) -> Result<Regex, RegexpError> {
+pub fn compile(pattern: &[u8], size_limit: usize) -> Result<Compiled, RegexpError> {
     let pattern = std::str::from_utf8(pattern).map_err(|_| RegexpError::InvalidUtf8)?;
     if pattern.len() > PATTERN_LIMIT {
         return Err(RegexpError::TooLarge);
     }
     let (tree, height) = parse::parse(pattern)?;
-    let pattern = on_rune_boundaries(tree).to_string();
     if height <= SHALLOW {
-        return build(&pattern, size_limit);
+        let beginning = beginning(&tree);
+        let regex = build(&on_rune_boundaries(tree).to_string(), size_limit)?;
+        return Ok(Compiled { regex, beginning });
     }
+    let pattern = on_rune_boundaries(tree).to_string();
     // The compiler goes down the tree by recursion. What Go allows would be too
     // deep for the stack of an ordinary thread.
-    std::thread::scope(|scope| {
+    let regex = std::thread::scope(|scope| {
         std::thread::Builder::new()
             .stack_size(DEEP_STACK)
             .spawn_scoped(scope, || build(&pattern, size_limit))
             .ok()
             .and_then(|builder| builder.join().ok())
             .unwrap_or(Err(RegexpError::TooLarge))
-    })
+    })?;
+    Ok(Compiled { regex, beginning: Vec::new() })
+}
+
+/// What every text begins with in which `tree` is found: if it is anchored at the start of the text,
+/// the longest beginning that all its matches share.
+fn beginning(tree: &Hir) -> Vec<u8> {
+    if !tree.properties().look_set_prefix().contains(Look::Start) {
+        return Vec::new();
+    }
+    let matches = Extractor::new().extract(tree);
+    matches.longest_common_prefix().unwrap_or_default().to_vec()
 }
 
 /// How deep a tree may be to be compiled on the caller's thread, and the stack
@@ -189,7 +209,7 @@ mod tests {
     }
 
     fn matches(pattern: &str, text: &str) -> bool {
-        compile(pattern.as_bytes(), SIZE_LIMIT).expect("a pattern").is_match(text)
+        compile(pattern.as_bytes(), SIZE_LIMIT).expect("a pattern").regex.is_match(text)
     }
 
     #[test]

@@ -252,7 +252,8 @@ mod tests {
             };
             let filter = format!("name~={}", quote(pattern));
             let found = plan(&[&filter]);
-            let same = found == expected || found.starts_with("a scan") && expected.starts_with("a scan");
+            let same =
+                found == expected || found.starts_with("a scan") && expected.starts_with("a scan");
             assert!(same, "{pattern}: {found}, not {expected}");
         }
     }

@@ -1,0 +1,144 @@
+//! Finding the images that a plan asks for: by name among the records, by digest or label in the
+//! index.
+//!
+//! What comes out are candidates, in byte order of names and each once: every image that matches the
+//! plan's filter, and maybe others. Whoever asks tries the filter on each.
+
+use heed::RoPrefix;
+use heed::types::Bytes;
+
+use super::indexes;
+use super::records::sealed::Txn;
+use super::records::told;
+use super::schema::{self, Kind};
+use super::walk::Entry;
+use crate::model::image::plan::{LookUp, Plan};
+use crate::model::{Namespace, Result};
+
+/// The candidates of a plan; `None` if the plan is to look at every image, or if there are more
+/// than `most`.
+pub fn candidates<'t>(
+    txn: &'t (impl Txn + ?Sized),
+    namespace: &Namespace,
+    plan: &Plan,
+    most: usize,
+) -> Result<Option<Vec<Entry<'t>>>> {
+    let Plan::LookUp(alternatives) = plan else { return Ok(None) };
+    let prefix = schema::prefix(namespace, Kind::Image);
+    let mut search = Search { txn, namespace, prefix, most, found: Vec::new() };
+    for look_ups in alternatives {
+        match search.fewest(look_ups)? {
+            Some(look_up) if search.look_up(look_up)? => {}
+            _ => return Ok(None),
+        }
+    }
+    let mut found = search.found;
+    // Those of one look-up are in order but for long names.
+    found.sort_by(|a, b| a.name().cmp(b.name()).then(a.key.cmp(b.key)));
+    found.dedup_by(|a, b| a.key == b.key);
+    Ok(Some(found))
+}
+
+struct Search<'t, 's, T: ?Sized> {
+    txn: &'t T,
+    namespace: &'s Namespace,
+    /// Of the keys of all images of the namespace.
+    prefix: Vec<u8>,
+    most: usize,
+    found: Vec<Entry<'t>>,
+}
+
+impl<'t, T: Txn + ?Sized> Search<'t, '_, T> {
+    /// The look-up that finds the fewest: they take steps in turn, and the first that ends has won.
+    /// So it costs no more than that one would for each of them.
+    fn fewest<'l>(&self, look_ups: &'l [LookUp]) -> Result<Option<&'l LookUp>> {
+        let name = look_ups.iter().find(|look_up| matches!(look_up, LookUp::Name(_)));
+        match (name, look_ups) {
+            (Some(name), _) => return Ok(Some(name)),
+            (None, [only]) => return Ok(Some(only)),
+            _ => {}
+        }
+        let mut runners = Vec::new();
+        for look_up in look_ups {
+            runners.push((look_up, self.range(look_up)?));
+        }
+        for _ in 0..=self.most {
+            for (look_up, range) in &mut runners {
+                if range.next().transpose().map_err(told)?.is_none() {
+                    return Ok(Some(look_up));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Adds what a look-up finds; says whether there was room for all of it.
+    fn look_up(&mut self, look_up: &LookUp) -> Result<bool> {
+        if let LookUp::Name(name) = look_up {
+            let key = schema::key(self.namespace, Kind::Image, name);
+            return self.record(&key);
+        }
+        let range = self.range(look_up)?;
+        if let LookUp::NamePrefix(_) = look_up {
+            for record in range {
+                let (key, value) = record.map_err(told)?;
+                if !self.add(key, value) {
+                    return Ok(false);
+                }
+            }
+            return Ok(true);
+        }
+        let odd = self.index(&indexes::odd(self.namespace.as_str().as_bytes()))?;
+        let mut key = self.prefix.clone();
+        for entry in range.chain(odd) {
+            let (entry, _) = entry.map_err(told)?;
+            key.truncate(self.prefix.len());
+            key.extend(indexes::name(entry).unwrap_or_default());
+            if !self.record(&key)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The keys that a look-up goes through: records, or entries of the index.
+    fn range(&self, look_up: &LookUp) -> Result<RoPrefix<'t, Bytes, Bytes>> {
+        let namespace = self.namespace.as_str().as_bytes();
+        match look_up {
+            LookUp::Name(name) => self.records(name.as_bytes()),
+            LookUp::NamePrefix(beginning) => self.records(beginning),
+            LookUp::Digest(digest) => self.index(&indexes::digest(namespace, digest)),
+            LookUp::DigestPrefix(beginning) => {
+                self.index(&indexes::digest_prefix(namespace, beginning))
+            }
+            LookUp::Label { key, value } => self.index(&indexes::label(namespace, key, value)),
+        }
+    }
+
+    fn records(&self, beginning: &[u8]) -> Result<RoPrefix<'t, Bytes, Bytes>> {
+        let beginning = [&self.prefix, schema::name_prefix(beginning)].concat();
+        self.txn.tables().records.prefix_iter(self.txn.txn(), &beginning).map_err(told)
+    }
+
+    fn index(&self, beginning: &[u8]) -> Result<RoPrefix<'t, Bytes, Bytes>> {
+        self.txn.tables().index.prefix_iter(self.txn.txn(), beginning).map_err(told)
+    }
+
+    /// Adds the record under `key`, if there is one.
+    fn record(&mut self, key: &[u8]) -> Result<bool> {
+        // Not `get`: the key is wanted as it lies in the store.
+        let records = self.txn.tables().records;
+        match records.get_greater_than_or_equal_to(self.txn.txn(), key).map_err(told)? {
+            Some((found, value)) if found == key => Ok(self.add(found, value)),
+            _ => Ok(true),
+        }
+    }
+
+    fn add(&mut self, key: &'t [u8], value: &'t [u8]) -> bool {
+        let room = self.found.len() < self.most;
+        if room {
+            self.found.push(Entry { key, value, prefix: self.prefix.len(), kind: Kind::Image });
+        }
+        room
+    }
+}
