@@ -6,6 +6,7 @@ pub mod compact;
 pub mod diff;
 pub mod export;
 pub mod health;
+pub mod explain;
 pub mod import;
 pub mod listed;
 pub mod ls;

@@ -7,6 +7,7 @@ mod config;
 mod diff;
 mod export;
 mod health;
+mod explain;
 mod import;
 mod inspect;
 mod logging;
@@ -42,6 +43,7 @@ enum Command {
     Export(export::Export),
     Diff(diff::Diff),
     Ls(ls::Ls),
+    Explain(explain::Explain),
     Inspect(inspect::Inspect),
     Stat(stat::Stat),
     Check(check::Check),
@@ -142,6 +144,7 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode> {
         Command::Export(command) => command.run(),
         Command::Diff(command) => command.run(),
         Command::Ls(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Explain(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Inspect(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Stat(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Check(command) => Ok(command.run()),

@@ -72,6 +72,15 @@ impl Query {
         &self.plan
     }
 
+    /// What names begin with, when that is the only look-up: its candidates are one range of records,
+    /// and need not be gathered first.
+    fn one_range(&self) -> Option<&[u8]> {
+        let Plan::LookUp(alternatives) = &self.plan else { return None };
+        let [look_ups] = alternatives.as_slice() else { return None };
+        let [LookUp::NamePrefix(beginning)] = look_ups.as_slice() else { return None };
+        Some(beginning)
+    }
+
     fn matches(&self, image: &[u8]) -> Result<bool> {
         Ok(match Encoded::new(image) {
             _ if self.filter.is_always() => true,
@@ -89,17 +98,11 @@ pub fn list(
     query: &Query,
     room: Room<'_>,
 ) -> Result<Built> {
-    // One look-up costs about as much as so many steps of a walk.
-    let most = usize::try_from(records.size()? / WALK_STEPS).unwrap_or(usize::MAX).max(FEW);
-    if let Plan::LookUp(alternatives) = &query.plan
-        && let [look_ups] = alternatives.as_slice()
-        && let [LookUp::NamePrefix(beginning)] = look_ups.as_slice()
-    {
-        // One range of the records, however many.
+    if let Some(beginning) = query.one_range() {
         log::debug!("list in {namespace}: {}", query.plan);
         return fill(records.walk_names(namespace, beginning)?, namespace, query, room);
     }
-    match candidates(records, namespace, query, most) {
+    match candidates(records, namespace, query, most(records)?) {
         Some(found) => fill(found.into_iter().map(Ok), namespace, query, room),
         None => {
             log::debug!("list in {namespace}: all images are read; {}", query.plan);
@@ -119,6 +122,22 @@ pub fn list_few(
         Some(found) => fill(found.into_iter().map(Ok), namespace, query, room).map(Some),
         None => Ok(None),
     }
+}
+
+/// How many images a List looks at.
+pub fn looks_at(records: &impl Records, namespace: &Namespace, query: &Query) -> Result<usize> {
+    if let Some(beginning) = query.one_range() {
+        return Ok(records.walk_names(namespace, beginning)?.count());
+    }
+    Ok(match candidates(records, namespace, query, most(records)?) {
+        Some(found) => found.len(),
+        None => records.walk(namespace, Kind::Image)?.count(),
+    })
+}
+
+/// So many candidates at most are looked up one by one; to read all is faster for more.
+fn most(records: &impl Records) -> Result<usize> {
+    Ok(usize::try_from(records.size()? / WALK_STEPS).unwrap_or(usize::MAX).max(FEW))
 }
 
 /// So many candidates are few: trying them takes less time than handing them to another thread.

@@ -1,0 +1,132 @@
+//! `lmdb-images explain`: how a List finds the images that match, and how many it looks at.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::model::go::text::lossy;
+use crate::model::image::plan::{LookUp, Plan};
+use crate::model::{Error, Namespace, Result};
+use crate::service::images::{self, Query};
+use crate::store::{Kind, Reader, Records};
+
+/// The plan of a List.
+#[derive(Debug)]
+pub struct Explained {
+    plan: Plan,
+    looks: Option<Looks>,
+}
+
+/// How much of a namespace it looks at.
+#[derive(Debug)]
+struct Looks {
+    namespace: Namespace,
+    at: usize,
+    images: usize,
+}
+
+/// The plan for these filters; with how many images it looks at in the namespace, if there is a store
+/// in `root`.
+pub fn run(root: &Path, namespace: &Namespace, filters: &[String]) -> Result<Explained> {
+    let query = Query::new(filters)?;
+    let looks = match Reader::open(root) {
+        Err(Error::NotFound(_)) => None,
+        Err(e) => return Err(e),
+        Ok(store) => Some(store.read(|snapshot| {
+            Ok(Looks {
+                namespace: namespace.clone(),
+                at: images::looks_at(snapshot, namespace, &query)?,
+                images: snapshot.walk(namespace, Kind::Image)?.count(),
+            })
+        })?),
+    };
+    Ok(Explained { plan: query.plan().clone(), looks })
+}
+
+impl std::fmt::Display for Explained {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.plan)?;
+        match &self.looks {
+            None => Ok(()),
+            Some(Looks { namespace, at, images }) => {
+                write!(f, "\nlooks at {at} of {images} images in namespace {namespace}")
+            }
+        }
+    }
+}
+
+impl Explained {
+    /// The plan as JSON (docs/json.md).
+    pub fn json(&self) -> Value {
+        let mut object = match &self.plan {
+            Plan::All => json!({"plan": "all"}),
+            Plan::Scan { because } => json!({"plan": "scan", "because": because}),
+            Plan::LookUp(alternatives) => {
+                let look_ups: Vec<Vec<Value>> = alternatives
+                    .iter()
+                    .map(|look_ups| look_ups.iter().map(look_up).collect())
+                    .collect();
+                json!({"plan": "look-up", "lookUps": look_ups})
+            }
+        };
+        if let (Some(looks), Some(object)) = (&self.looks, object.as_object_mut()) {
+            object.insert("namespace".into(), looks.namespace.as_str().into());
+            object.insert("looksAt".into(), looks.at.into());
+            object.insert("images".into(), looks.images.into());
+        }
+        object
+    }
+}
+
+fn look_up(look_up: &LookUp) -> Value {
+    match look_up {
+        LookUp::Name(name) => json!({"by": "name", "value": name}),
+        LookUp::NamePrefix(prefix) => json!({"by": "name-prefix", "value": lossy(prefix)}),
+        LookUp::Digest(digest) => json!({"by": "digest", "value": lossy(digest)}),
+        LookUp::DigestPrefix(prefix) => json!({"by": "digest-prefix", "value": lossy(prefix)}),
+        LookUp::Label { key, value } => {
+            json!({"by": "label", "key": lossy(key), "value": lossy(value)})
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::images::Image;
+    use crate::store::Store;
+    use protobuf::Message;
+
+    #[test]
+    fn with_and_without_a_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let namespace = Namespace::parse("n").unwrap();
+        let explain = |filter: &str| run(dir.path(), &namespace, &[filter.to_owned()]).unwrap();
+        let label = "labels.stage==a";
+        assert_eq!(explain(label).to_string(), r#"the label "stage" with the value "a""#);
+        let store = Store::open(dir.path()).unwrap();
+        let ns = namespace.clone();
+        let fill = move |change: &mut crate::store::Change<'_>| {
+            for (name, stage) in [("x", "a"), ("y", "b"), ("yy", "a")] {
+                let mut image = Image { name: name.into(), ..Image::default() };
+                image.labels.insert("stage".into(), stage.into());
+                change.put(&ns, Kind::Image, name, &image.write_to_bytes().unwrap(), None)?;
+            }
+            Ok(())
+        };
+        store.writer().write_blocking(fill).unwrap();
+        drop(store);
+        assert_eq!(
+            explain(label).json(),
+            json!({
+                "plan": "look-up",
+                "lookUps": [[{"by": "label", "key": "stage", "value": "a"}]],
+                "namespace": "n", "looksAt": 2, "images": 3
+            })
+        );
+        assert!(explain("name~=^y").to_string().ends_with("looks at 2 of 3 images in namespace n"));
+        assert!(explain("name==x").to_string().ends_with("looks at 1 of 3 images in namespace n"));
+        assert!(explain("name~=y").to_string().ends_with("looks at 3 of 3 images in namespace n"));
+        assert!(explain("other==y").to_string().ends_with("looks at 0 of 3 images in namespace n"));
+    }
+}
