@@ -291,7 +291,7 @@ mod tests {
         ] {
             let start = std::time::Instant::now();
             let _ = error(&pattern);
-            assert!(start.elapsed().as_secs() < 20, "{pattern:.20}");
+            assert!(start.elapsed().as_secs() < 120, "{pattern:.20}");
         }
     }
 }
