@@ -1,7 +1,7 @@
 //! The kill test: clients write over both protocols, all the time; the daemon is ended at random
 //! moments, by SIGKILL or by SIGTERM, and started again on the same store. Every client that
 //! comes back finds all its answered writes, and one that was not answered whole or not at all. A
-//! List by labels, which asks the index, finds the same.
+//! List by labels, which asks the index, finds the same, and `check` finds all whole in between.
 //!
 //! `LMDB_IMAGES_KILL_ROUNDS` says how often (default 30), `LMDB_IMAGES_SEED` repeats a run's choices.
 
@@ -26,7 +26,7 @@ use lmdb_images::api::images::{
 };
 use process::Process;
 use tokio::sync::{mpsc, watch};
-use writers::{Content, NAMESPACE, Random, change, content, seed, setting};
+use writers::{Content, NAMESPACE, Random, change, content, seed, setting, whole};
 
 const CLIENTS: usize = 16;
 const NAMES: u64 = 6;
@@ -201,6 +201,7 @@ async fn every_answered_write_survives_a_restart() {
         } else {
             daemon.stop();
         }
+        whole(&dir.path().join("root"));
     }
     drop(daemons);
     while let Some(ended) = running.join_next().await {

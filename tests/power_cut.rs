@@ -1,7 +1,8 @@
 //! Power cuts: what a daemon under load writes to its data file and syncs is recorded, and every
 //! state that the disk may be left in is built, between any two of those calls: all that was
 //! synced, and any part of what was not, torn at 4 KiB and at 512 bytes. Each is verified and
-//! opened; every answered write is there, any other is there whole or not at all.
+//! opened; every answered write is there, any other is there whole or not at all, and `check`
+//! finds index and records in agreement.
 //!
 //! The recorder is a small C library that is preloaded into the daemon (`record.c`); `disk` says what
 //! a disk may hold; `load` are the clients. Part of the load runs while a sync or the write of
@@ -40,7 +41,7 @@ use lmdb_images::store::{Kind, Records, Store};
 use load::{Change, Writer, allowed};
 use process::Process;
 use protobuf::Message;
-use writers::{NAMESPACE, Random, content, seed, setting};
+use writers::{NAMESPACE, Random, content, seed, setting, whole};
 
 const CLIENTS: u64 = 4;
 const NAMES: u64 = 6;
@@ -184,6 +185,8 @@ fn contents(root: &Path, state: Option<&[u8]>) -> BTreeMap<String, u64> {
             })
             .collect()
     });
+    drop(store);
+    whole(root);
     read.unwrap()
 }
 

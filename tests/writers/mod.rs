@@ -79,3 +79,9 @@ pub async fn change(client: &Client, name: &str, exists: bool, new: Content) -> 
         }
     }
 }
+
+/// The store is whole by `check`: structure, checksums, and index and records agree.
+pub fn whole(root: &std::path::Path) {
+    let report = lmdb_images::admin::check::run(root).unwrap();
+    assert!(report.is_whole() && report.notes.is_empty(), "{:?} {:?}", report.damage, report.notes);
+}
