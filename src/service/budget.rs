@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Messages up to this many bytes need no share.
-pub const SMALL: usize = 16 << 10;
+pub const SMALL: usize = 4 << 10;
 
 /// A number of bytes to be shared. Clones share the same bytes.
 #[derive(Clone, Debug)]
