@@ -230,7 +230,7 @@ impl AsyncWrite for Gathered {
         true
     }
 
-    /// [`send`] does it.
+    /// The task beside the connection does it.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
