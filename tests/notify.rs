@@ -105,5 +105,9 @@ fn a_store_that_hangs_is_no_sign_of_life() {
 
     drop(lock);
     service.told("WATCHDOG=1");
-    assert_eq!(health(dir.path()), Some(0));
+    // The sign of life may be older than what was asked while the store hung.
+    let end = Instant::now() + Duration::from_secs(30);
+    while health(dir.path()) != Some(0) {
+        assert!(Instant::now() < end, "it is not well again");
+    }
 }
