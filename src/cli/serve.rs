@@ -32,9 +32,7 @@ impl Serve {
         // Before there are threads: it changes the environment.
         let passed = Passed::from_env()?;
         let config = settings.config();
-        // Connections have threads of their own; what is left to this runtime is little.
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
             .enable_all()
             .build()
             .map_err(|e| Error::Internal(format!("starting: {e}")))?;
@@ -63,11 +61,11 @@ async fn serve(config: &Config, passed: Passed) -> Result<()> {
     if let Some(metrics) = daemon.metrics() {
         log::info!("metrics on {metrics}");
     }
-    notify::ready(daemon.status());
+    notify::ready(daemon.status()).await;
     // Not in the macro: what is not logged is not evaluated.
     let signal = signals.next().await;
     log::info!("{signal}: stopping");
-    notify::stopping();
+    notify::stopping().await;
     tokio::select! {
         () = daemon.stop() => log::info!("stopped"),
         signal = signals.next() => log::warn!("{signal} again: stopping at once"),

@@ -4,6 +4,9 @@
 //! so after that was tried, and hears nothing when it failed. A containerd behind that is down is
 //! no reason to be restarted; the status says it.
 //!
+//! A datagram waits for room while the listener does not read, so each is sent off the async
+//! threads: a systemd that hangs holds up nobody's call.
+//!
 //! Without a `NOTIFY_SOCKET` in the environment nothing is done.
 
 use std::time::Duration;
@@ -15,14 +18,20 @@ use crate::front::health::Health;
 /// How often the status is looked at, at most.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// How long the daemon's start and end wait for a listener that does not read.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Tells that calls are answered, and what is served.
-pub fn ready(status: &str) {
-    tell(&[Ready, Status(status)]);
+pub async fn ready(status: &str) {
+    let status = status.to_owned();
+    let told = tell(move || send(&[Ready, Status(&status)]));
+    let _ = tokio::time::timeout(PATIENCE, told).await;
 }
 
 /// Tells that the daemon is ending.
-pub fn stopping() {
-    tell(&[Stopping, Status("stopping: waiting for the calls under way")]);
+pub async fn stopping() {
+    let told = tell(|| send(&[Stopping, Status("stopping: waiting for the calls under way")]));
+    let _ = tokio::time::timeout(PATIENCE, told).await;
 }
 
 /// Keeps telling, for as long as it runs. `status` is what holds while all is well.
@@ -41,7 +50,7 @@ pub async fn run(health: Health, status: String) {
             Ok(()) => {
                 failing = false;
                 if watchdog.is_some() {
-                    tell(&[Watchdog]);
+                    tell(|| send(&[Watchdog])).await;
                 }
             }
             Err(e) if !std::mem::replace(&mut failing, true) => {
@@ -54,13 +63,18 @@ pub async fn run(health: Health, status: String) {
             Err(e) => format!("{status}: {}", e.message().replace('\n', " ")),
         };
         if now != told {
-            tell(&[Status(&now)]);
-            told = now;
+            told.clone_from(&now);
+            tell(move || send(&[Status(&now)])).await;
         }
     }
 }
 
-fn tell(state: &[NotifyState<'_>]) {
+async fn tell(send: impl FnOnce() + Send + 'static) {
+    // It fails only when the daemon is ending.
+    let _ = tokio::task::spawn_blocking(send).await;
+}
+
+fn send(state: &[NotifyState<'_>]) {
     // Without a NOTIFY_SOCKET this does nothing.
     if let Err(e) = sd_notify::notify(state) {
         log::warn!("systemd cannot be told how things stand: {e}");

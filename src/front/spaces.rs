@@ -111,11 +111,6 @@ impl Spaces {
         self.lock().spaces.get(namespace).is_some_and(|space| space.followed)
     }
 
-    /// A namespace is gone.
-    pub fn forget(&self, namespace: &Namespace) {
-        self.lock().spaces.remove(namespace);
-    }
-
     /// Nothing that is done under this lock can panic.
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
