@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
 
-use super::{Containerd, Root, wait};
+use super::{Containerd, Root, command, wait};
 use crate::admin::import;
 use crate::model::Result;
 
@@ -32,8 +34,11 @@ pub struct Import {
 }
 
 impl Import {
-    /// Copies, and prints one line of what was done.
-    pub fn run(self) -> Result<ExitCode> {
+    /// Copies, and prints one line of what was done. `matches` are those of the whole command line.
+    pub fn run(self, matches: &ArgMatches) -> Result<ExitCode> {
+        if self.bolt.is_some() {
+            refuse_containerd(matches);
+        }
         let root = self.root.folder()?;
         let Some(file) = &self.bolt else {
             let containerd = self.containerd.socket(&self.root.file)?;
@@ -47,5 +52,18 @@ impl Import {
             eprintln!("not imported: {lost}");
         }
         Ok(if done.lost.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// Ends the program, as clap does, when --containerd is given beside --bolt. `conflicts_with` would
+/// count the variable too, which may stand in anybody's environment for the other commands.
+fn refuse_containerd(matches: &ArgMatches) {
+    let source = matches.subcommand().and_then(|(_, import)| import.value_source("socket"));
+    if source == Some(ValueSource::CommandLine) {
+        let mut all = command();
+        all.build();
+        let mut import = all.find_subcommand("import").cloned().unwrap_or(all);
+        let said = "the argument '--bolt <FILE>' cannot be used with '--containerd <SOCKET>'";
+        import.error(ErrorKind::ArgumentConflict, said).exit();
     }
 }

@@ -112,8 +112,9 @@ fn wait<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
         .block_on(command)
 }
 
-/// The command line, with the defaults of the settings in its help.
-fn command() -> clap::Command {
+/// The command line, with the defaults of the settings in its help; the manual pages and the
+/// completions of shells are made of it (`examples/pages.rs`).
+pub fn command() -> clap::Command {
     Cli::command()
         .mut_subcommand("serve", settings::with_defaults)
         .mut_subcommand("config", |c| c.mut_subcommand("show", settings::with_defaults))
@@ -140,7 +141,7 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode> {
     }
     match command {
         Command::Serve(command) => command.run().map(|()| ExitCode::SUCCESS),
-        Command::Import(command) => command.run(),
+        Command::Import(command) => command.run(matches),
         Command::Export(command) => command.run(),
         Command::Diff(command) => command.run(),
         Command::Ls(command) => command.run().map(|()| ExitCode::SUCCESS),
