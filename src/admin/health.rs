@@ -1,7 +1,7 @@
 //! `lmdb-images health`: asks a running daemon whether it can answer.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 
@@ -12,6 +12,21 @@ use crate::model::{Error, Result};
 
 /// How long the daemon may take. Its own look at its parts takes 7 s at most.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// Between two questions of [`wait`].
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// As [`run`], asked again until it serves, or that long.
+pub async fn wait(socket: &Path, time: Duration) -> Result<bool> {
+    let begun = Instant::now();
+    loop {
+        let said = run(socket).await;
+        if matches!(said, Ok(true)) || begun.elapsed() >= time {
+            return said;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
 
 /// Whether the daemon behind `socket` serves. An error: nobody could be asked.
 pub async fn run(socket: &Path) -> Result<bool> {

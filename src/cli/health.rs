@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
@@ -29,6 +30,10 @@ pub struct Health {
     #[arg(long, env = "LMDB_IMAGES_STATE", value_name = "DIR")]
     state: Option<PathBuf>,
 
+    /// Ask again until it is serving, for so long: for scripts that have just started it
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, hide_default_value = true)]
+    wait: u64,
+
     /// One JSON object: address, status, and error if nobody answers
     #[arg(long)]
     json: bool,
@@ -44,7 +49,8 @@ impl Health {
                 self.file.read()?.state.unwrap_or_else(default_state).join("images.sock")
             }
         };
-        let asked = wait(async { Ok(health::run(&address).await) })?;
+        let asked =
+            wait(async { Ok(health::wait(&address, Duration::from_secs(self.wait)).await) })?;
         let (status, code) = match asked {
             Ok(true) => ("SERVING", ExitCode::SUCCESS),
             Ok(false) => ("NOT_SERVING", ExitCode::FAILURE),
