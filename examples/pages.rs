@@ -18,7 +18,7 @@ fn main() -> io::Result<()> {
     let (man, completions) = (dir.join("man"), dir.join("completions"));
     fs::create_dir_all(&man)?;
     fs::create_dir_all(&completions)?;
-    // Defaults that depend on the user are printed as root's, whoever makes the package.
+    // Folders that depend on the user are printed as this one has them; scripts/package is root.
     clap_mangen::generate_to(lmdb_images::cli::command(), &man)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         complete(shell, &completions)?;

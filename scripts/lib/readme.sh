@@ -55,8 +55,8 @@ readme_block() {
 readme_command() {
     local runner=$1 command=$2 shown=$3 compare=$4 next=$5 said before=$status
     # A comment is no part of the name of a test.
-    local name
-    name=$(sed 's/  *#.*//' <<<"$command")
+    local name=${command%%  #*}
+    name=${name%"${name##*[![:space:]]}"}
     # A file, as a runner may start what goes on.
     make_tmp
     "$runner" "$command" "$before" >"$WORK/said" 2>&1 && status=0 || status=$?
