@@ -18,6 +18,10 @@ use crate::front::health::Health;
 /// How often the status is looked at, at most.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// The same at the start, before a containerd's events come in, and while not all is well: whoever
+/// has waited until it is well is then not told otherwise by `systemctl status`.
+const SOON: Duration = Duration::from_secs(1);
+
 /// How long the daemon's start and end wait for a listener that does not read.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -41,7 +45,9 @@ pub async fn run(health: Health, status: String) {
     }
     // Half of the time that systemd waits, as it recommends.
     let watchdog = sd_notify::watchdog_enabled().map(|time| time / 2);
-    let mut look = tokio::time::interval(watchdog.map_or(LOOK, |time| time.min(LOOK)));
+    let often = watchdog.map_or(LOOK, |time| time.min(LOOK));
+    let mut look = tokio::time::interval(often);
+    look.reset_after(often.min(SOON));
     let mut told = status.clone();
     let mut failing = false;
     loop {
@@ -62,6 +68,9 @@ pub async fn run(health: Health, status: String) {
             Ok(()) => status.clone(),
             Err(e) => format!("{status}: {}", e.message().replace('\n', " ")),
         };
+        if now != status {
+            look.reset_after(often.min(SOON));
+        }
         if now != told {
             told.clone_from(&now);
             tell(move || send(&[Status(&now)])).await;

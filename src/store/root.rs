@@ -131,7 +131,13 @@ impl Root {
 /// The process that owns the folder, if one does, as the kernel lists it. To try the lock instead would
 /// be in the way of a daemon that starts just then.
 pub fn owner(folder: &Path) -> Option<u32> {
-    let file = fs::metadata(folder.join("owner.lock")).ok()?;
+    let path = folder.join("owner.lock");
+    let file = fs::metadata(&path).ok()?;
+    locked_by(&file).or_else(|| noted(&path).filter(|process| has_open(*process, &file)))
+}
+
+/// The process that has locked the file, from the kernel's list of locks.
+fn locked_by(file: &fs::Metadata) -> Option<u32> {
     let (major, minor) = (major(file.dev()), minor(file.dev()));
     let place = format!("{major:02x}:{minor:02x}:{}", file.ino());
     let locks = fs::read_to_string("/proc/locks").ok()?;
@@ -142,6 +148,19 @@ pub fn owner(folder: &Path) -> Option<u32> {
         _ => None,
     });
     owners.next()
+}
+
+/// The process that has written its number into the lock file: the last owner.
+fn noted(lock: &Path) -> Option<u32> {
+    fs::read_to_string(lock).ok()?.trim().strip_prefix("pid ")?.parse().ok()
+}
+
+/// Whether that process has the file open, as an owner has and another only for a moment. On an overlay
+/// and on btrfs the kernel's list has another device than the file.
+fn has_open(process: u32, file: &fs::Metadata) -> bool {
+    let Ok(open) = fs::read_dir(format!("/proc/{process}/fd")) else { return false };
+    let same = |found: fs::Metadata| (found.dev(), found.ino()) == (file.dev(), file.ino());
+    open.flatten().any(|entry| fs::metadata(entry.path()).is_ok_and(same))
 }
 
 /// Keeps the files of a folder from being replaced while it is held.
@@ -163,7 +182,12 @@ mod tests {
         assert_eq!(owner(dir.path()), None);
         let root = Root::acquire(dir.path()).unwrap();
         assert_eq!(owner(dir.path()), Some(std::process::id()));
+        let path = dir.path().join("owner.lock");
+        let file = fs::metadata(&path).unwrap();
+        assert_eq!(noted(&path), Some(std::process::id()));
+        assert!(has_open(std::process::id(), &file));
         drop(root);
+        assert!(!has_open(std::process::id(), &file));
         assert_eq!(owner(dir.path()), None);
     }
 
