@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Raw, channel, config};
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use http::uri::PathAndQuery;
 use http_body_util::StreamBody;
@@ -246,6 +247,33 @@ async fn messages_of_16_mib_pass() {
     }
 }
 
+type Resettable = StreamBody<BoxStream<'static, Result<Frame<Bytes>, h2::Error>>>;
+
+/// A connection that is below tonic: it has no way to reset a request.
+async fn handshake(
+    socket: &Path,
+) -> (http2::SendRequest<Resettable>, tokio::task::JoinHandle<hyper::Result<()>>) {
+    let stream = TokioIo::new(UnixStream::connect(socket).await.unwrap());
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+/// A request that is open, after a message of 100 kB, until it is reset.
+async fn uploading(
+    sender: &mut http2::SendRequest<Resettable>,
+    method: &str,
+) -> (oneshot::Sender<h2::Reason>, http::Response<hyper::body::Incoming>) {
+    let (reset, sending) = oneshot::channel();
+    let first = Ok(Frame::data(Bytes::from(upstream::message(&[1; 100_000]))));
+    let rest = async { Err(h2::Error::from(sending.await.unwrap())) };
+    let body = futures_util::stream::iter([first]).chain(futures_util::stream::once(rest));
+    let request = http::Request::post(format!("http://localhost/test.Upstream/{method}"))
+        .header("content-type", "application/grpc")
+        .body(StreamBody::new(body.boxed()))
+        .unwrap();
+    (reset, soon(sender.send_request(request)).await.unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_ends_its_call_upstream() {
     let mut chain = Chain::start().await;
@@ -262,20 +290,8 @@ async fn a_client_that_leaves_ends_its_call_upstream() {
     drop(reads.unwrap());
     assert_eq!(chain.ended().await, "HangOpen");
     // While it sends, as far as it is read.
-    let (reset, sending) = oneshot::channel();
-    let first = Ok(Frame::data(Bytes::from(upstream::message(&[1; 100_000]))));
-    let rest = async { Err(h2::Error::from(sending.await.unwrap())) };
-    let body = futures_util::stream::iter([first]).chain(futures_util::stream::once(rest));
-    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .handshake(TokioIo::new(UnixStream::connect(chain.socket()).await.unwrap()))
-        .await
-        .unwrap();
-    let connection = tokio::spawn(connection);
-    let request = http::Request::post("http://localhost/test.Upstream/Echo")
-        .header("content-type", "application/grpc")
-        .body(StreamBody::new(Box::pin(body)))
-        .unwrap();
-    let replies = soon(sender.send_request(request)).await.unwrap();
+    let (mut sender, connection) = handshake(chain.socket()).await;
+    let (reset, replies) = uploading(&mut sender, "Echo").await;
     reset.send(h2::Reason::CANCEL).unwrap();
     assert_eq!(chain.ended().await, "Echo");
     drop((replies, sender));
@@ -449,6 +465,24 @@ async fn uploads_that_upstream_does_not_read_leave_room_for_calls() {
     for _ in 0..200 {
         is_served(&chain.channel).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_upstream_does_not_read_ends_with_its_client() {
+    let mut chain = Chain::start().await;
+    // One goes on, so that the connection does not end with the others.
+    let (mut sender, _connection) = handshake(chain.socket()).await;
+    let (_kept, _replies) = uploading(&mut sender, "HangOpen/kept").await;
+    let (reset, _replies) = uploading(&mut sender, "HangOpen/open").await;
+    reset.send(h2::Reason::CANCEL).unwrap();
+    assert_eq!(chain.ended().await, "HangOpen/open");
+    // And after everything was sent.
+    let (other, mut replies) = open(&chain.channel).await;
+    let all = futures_util::stream::iter([vec![1; 100_000]]);
+    drop(stream(&chain.channel, "HangOpen/whole", all).await.unwrap());
+    assert_eq!(chain.ended().await, "HangOpen/whole");
+    other.send(b"ping".to_vec()).unwrap();
+    assert_eq!(soon(replies.message()).await.unwrap().unwrap(), b"ping");
 }
 
 #[tokio::test(flavor = "multi_thread")]

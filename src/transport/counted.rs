@@ -34,12 +34,12 @@ struct Counted {
 
 impl HttpBody for Counted {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = h2::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         let trailers = match &frame {
             Some(Ok(frame)) => frame.trailers_ref(),

@@ -10,22 +10,19 @@
 //! A stream that containerd resets is reset here with the same reason. When the connection to it
 //! breaks, calls end as UNAVAILABLE, as grpc clients that lose a server have it, and try again.
 
-use std::error::Error as _;
+use std::future::{Future, poll_fn};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
-
+use h2::client::SendRequest;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
 use http_body_util::BodyExt;
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::body::{Body as _, Incoming};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
@@ -33,7 +30,7 @@ use super::gather::{Breaker, Gathered};
 use super::grpc::{HEADERS, STREAMS};
 use super::grpc_message::Body;
 use super::listener::{Stop, stopped};
-use super::status;
+use super::passing::{Answer, Upload, reset};
 use crate::model::{Error, Result};
 
 /// How long calls that are passed on may go on when the daemon stops. Whoever makes them needs
@@ -44,9 +41,10 @@ const GRACE: Duration = Duration::from_secs(2);
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// How much of a stream, and of all streams of a connection, may be on its way unread, to
-/// containerd as from it. Only what is left unread takes memory; with less room for all together,
-/// a few streams that nobody reads would stall the others.
-pub const WINDOW: (u32, u32) = (256 << 10, 256 << 20);
+/// containerd as from it. Only what is left unread takes memory. With less room for a stream,
+/// containerd stops and waits for more room all the time, which costs a large Read a tenth of its
+/// rate; with less for all together, a few streams that nobody reads would stall the others.
+pub const WINDOW: (u32, u32) = (1 << 20, 256 << 20);
 
 /// A way to containerd for the calls of one client connection. It is made when the first call
 /// wants it, and anew when it has broken.
@@ -57,11 +55,10 @@ pub struct Line {
 }
 
 /// A connection to containerd. It ends with the last who has its breaker: the line, while it is in
-/// use, and the calls on it. (The library would keep it for an upload that containerd does not
-/// read, though the client is gone.)
+/// use, and the calls on it.
 #[derive(Debug, Clone)]
 struct Known {
-    sender: SendRequest<Incoming>,
+    sender: SendRequest<Bytes>,
     breaker: Arc<Breaker>,
 }
 
@@ -81,32 +78,27 @@ impl Line {
         let (mut head, body) = request.into_parts();
         head.uri = uri(head.uri.path_and_query().cloned())?;
         head.version = http::Version::HTTP_2;
-        let mut request = Request::from_parts(head, body);
-        let mut again = true;
-        let (response, breaker) = loop {
-            let Known { mut sender, breaker } = self.known(stop).await?;
-            let error = match sender.try_send_request(request).await {
-                Ok(response) => break (response, breaker),
-                // The connection ended before it had the call: another one is made, once.
-                Err(mut e) => match e.take_message().filter(|_| std::mem::take(&mut again)) {
-                    Some(unsent) => {
-                        request = unsent;
-                        continue;
-                    }
-                    None => e.into_error(),
-                },
-            };
-            return Err(self.broken_off(&error));
-        };
-        let name = self.name();
-        let passed = |body| Passed { body, name, is_broken: false, _breaker: breaker };
-        Ok(response.map(|body| passed(body).boxed_unsync()))
+        let is_whole = body.is_end_stream();
+        let Known { mut sender, breaker } = self.known(stop).await?;
+        let told = |e: h2::Error| self.broken_off(&e);
+        let (mut response, stream) =
+            sender.send_request(Request::from_parts(head, ()), is_whole).map_err(told)?;
+        let mut upload = (!is_whole).then(|| Upload::new(body, stream));
+        // Most requests are sent by then: they need no task of their own.
+        let response = poll_fn(|cx| {
+            if upload.as_mut().is_some_and(|upload| Pin::new(upload).poll(cx).is_ready()) {
+                upload = None;
+            }
+            Pin::new(&mut response).poll(cx)
+        });
+        let response = response.await.map_err(told)?;
+        Ok(response.map(|body| Answer::new(body, upload, self.name(), breaker).boxed_unsync()))
     }
 
     /// What a client makes of a call that ends without a status. (It could not make it of the
     /// reset itself: an answer here has a status always.)
-    fn broken_off(&self, error: &hyper::Error) -> Error {
-        let told = format!("{} broke off the call: {}", self.name(), innermost(error));
+    fn broken_off(&self, error: &h2::Error) -> Error {
+        let told = format!("{} broke off the call: {error}", self.name());
         let code = match reset(error) {
             Some(Reason::REFUSED_STREAM) | None => return Error::Unavailable(told),
             Some(Reason::CANCEL) => tonic::Code::Cancelled,
@@ -117,10 +109,13 @@ impl Line {
         Error::Answered(code as i32, told)
     }
 
+    /// The connection there is, if it takes calls, or else a new one.
     async fn known(&self, stop: &Stop) -> Result<Known> {
         let mut known = self.known.lock().await;
-        if let Some(known) = known.as_ref().filter(|known| !known.sender.is_closed()) {
-            return Ok(known.clone());
+        if let Some(Known { sender, breaker }) = known.as_ref()
+            && let Ok(sender) = sender.clone().ready().await
+        {
+            return Ok(Known { sender, breaker: Arc::clone(breaker) });
         }
         let connected =
             tokio::time::timeout(CONNECT, self.connect(stop)).await.unwrap_or_else(|_| {
@@ -136,16 +131,16 @@ impl Line {
         let stream = UnixStream::connect(&self.socket).await.map_err(|e| told(&e))?;
         let stream = Gathered::new(stream, &[]);
         let breaker = Arc::new(stream.breaker());
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(WINDOW.0)
+        let (sender, connection) = h2::client::Builder::new()
+            .enable_push(false)
+            .initial_window_size(WINDOW.0)
             .initial_connection_window_size(WINDOW.1)
             .initial_max_send_streams(STREAMS as usize)
             .max_header_list_size(HEADERS)
             .max_concurrent_reset_streams(STREAMS as usize)
             .max_pending_accept_reset_streams(STREAMS as usize)
-            .max_local_error_reset_streams(STREAMS as usize)
-            .handshake(TokioIo::new(stream))
+            .max_local_error_reset_streams(Some(STREAMS as usize))
+            .handshake(stream)
             .await
             .map_err(|e| told(&e))?;
         // It ends with the last sender; what went wrong the calls on it say.
@@ -175,58 +170,4 @@ fn uri(path: Option<PathAndQuery>) -> Result<Uri> {
     parts.authority = Some(Authority::from_static("localhost"));
     parts.path_and_query = path;
     Uri::from_parts(parts).map_err(|e| Error::InvalidArgument(format!("the path of the call: {e}")))
-}
-
-/// What lies at the bottom of an error; hyper says only what it was doing.
-fn innermost(error: &hyper::Error) -> String {
-    let mut inner: &dyn std::error::Error = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner.to_string()
-}
-
-/// The reason of a stream's reset, if that is what the error is.
-fn reset(error: &hyper::Error) -> Option<Reason> {
-    let error = error.source()?.downcast_ref::<h2::Error>()?;
-    error.is_reset().then(|| error.reason()).flatten()
-}
-
-/// What containerd answers, as it comes.
-struct Passed {
-    body: Incoming,
-    name: String,
-    is_broken: bool,
-    _breaker: Arc<Breaker>,
-}
-
-impl HttpBody for Passed {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        if self.is_broken {
-            return Poll::Ready(None);
-        }
-        Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-            Some(Err(e)) if reset(&e).is_none() => {
-                self.is_broken = true;
-                let why = innermost(&e);
-                let error = Error::Unavailable(format!("{} broke off the call: {why}", self.name));
-                Some(Ok(Frame::trailers(status::trailers(&error))))
-            }
-            frame => frame,
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.is_broken || self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }

@@ -24,7 +24,7 @@ use crate::model::{Error, Result};
 use crate::service::budget::{Hold, SMALL};
 
 /// The body of every response. Our own never fail; one that is passed on may.
-pub type Body = UnsyncBoxBody<Bytes, hyper::Error>;
+pub type Body = UnsyncBoxBody<Bytes, h2::Error>;
 
 /// Compressed flag and length.
 const PREFIX: usize = 5;

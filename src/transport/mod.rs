@@ -5,7 +5,7 @@
 //! - [`grpc`]: HTTP/2 connections and their calls; [`grpc_message`]: one unary call's messages;
 //!   [`grpc_alone`], [`grpc_front`], [`grpc_readonly`]: which call goes where, without and with a
 //!   containerd behind, and for those who only read; [`grpc_health`]: health on all of them;
-//!   [`forward`]: passing calls on; [`gather`]: bytes in few system calls
+//!   [`forward`]: passing calls on; `passing`: their bodies; [`gather`]: bytes in few system calls
 //! - [`ttrpc`]: ttrpc connections; [`ttrpc_io`]: the byte stream under one, watched frame by frame
 //! - `counted`: how a gRPC call ended, for the metrics
 //! - [`scrape`]: giving out metrics over HTTP/1
@@ -25,6 +25,7 @@ pub mod grpc_health;
 pub mod grpc_message;
 pub mod grpc_readonly;
 pub mod listener;
+mod passing;
 pub mod scrape;
 pub mod status;
 pub mod threads;
