@@ -21,6 +21,7 @@ use lmdb_images::api::images::{
 use lmdb_images::daemon::sockets::{Access, Socket};
 use lmdb_images::model::Result;
 use lmdb_images::service::{Call, Images, Reply};
+use lmdb_images::transport::begun::Begun;
 use lmdb_images::transport::grpc::{Asked, Grpc, Handler};
 use lmdb_images::transport::grpc_message::Body;
 use lmdb_images::transport::threads::Threads;
@@ -267,6 +268,69 @@ async fn a_ttrpc_client_that_does_not_read_is_not_read_and_then_disconnected() {
     // Ended, and not before the socket was full of requests that nobody read.
     assert!(ended.await.is_ok());
     assert!(sent < 5_000, "{sent} requests were read though no reply was");
+    is_served(&served).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_begins_more_than_its_share_of_all_calls_is_disconnected() {
+    let served = Served::with(Limits { begun: Begun::new(30), ..Limits::default() }).await;
+    let other = served.client(Protocol::Grpc).await;
+    let stream = TokioIo::new(UnixStream::connect(served.daemon.grpc()).await.unwrap());
+    let http = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (sender, connection) = http.handshake(stream).await.unwrap();
+    let mut connection = tokio::spawn(connection);
+    let mut calls = tokio::task::JoinSet::new();
+    let mut begin = || {
+        // Its message never comes.
+        let body = StreamBody::new(futures_util::stream::pending::<Result<Frame<Bytes>>>());
+        let request = http::Request::post(format!("http://localhost/{}/Get", common::IMAGES))
+            .header("content-type", "application/grpc")
+            .header("containerd-namespace", "n")
+            .body(body.boxed_unsync())
+            .unwrap();
+        let mut sender = sender.clone();
+        calls.spawn(async move { sender.send_request(request).await.is_ok() });
+    };
+    (0..25).for_each(|_| begin());
+    // The others still have their share.
+    for _ in 0..10 {
+        let everything = ListImagesRequest::new();
+        other.call::<ListImagesResponse>("List", "n", &everything).await.unwrap();
+    }
+    assert!(!connection.is_finished());
+    (0..10).for_each(|_| begin());
+    assert!(tokio::time::timeout(PATIENCE, &mut connection).await.is_ok());
+    assert!(calls.join_all().await.iter().all(|answered| !answered));
+    is_served(&served).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_of_too_many_fields_is_told_so() {
+    let served = Served::start().await;
+    for protocol in BOTH {
+        let client = served.client(protocol).await;
+        let filters = |count| [0x0a, 0].repeat(count);
+        client.raw("List", Some("n"), filters(1000)).await.unwrap();
+        let refused = client.raw("List", Some("n"), filters(1_000_000)).await.unwrap_err();
+        assert!(refused.is(Code::ResourceExhausted), "{refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_by_the_thousand_is_no_ttrpc_client() {
+    let served = Served::start().await;
+    let request = |entries| ttrpc::Request {
+        metadata: vec![ttrpc::proto::KeyValue::default(); entries],
+        ..Default::default()
+    };
+    let mut stream = UnixStream::connect(served.daemon.ttrpc()).await.unwrap();
+    let asked = frame(1, &request(100).write_to_bytes().unwrap());
+    stream.write_all(&asked).await.unwrap();
+    let mut head = [0; 10];
+    stream.read_exact(&mut head).await.unwrap();
+    let asked = frame(3, &request(1000).write_to_bytes().unwrap());
+    stream.write_all(&asked).await.unwrap();
+    assert!(is_ended(&mut stream).await);
     is_served(&served).await;
 }
 

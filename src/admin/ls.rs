@@ -15,6 +15,7 @@ use crate::model::{Error, Namespace, Result};
 use crate::service::budget::Room;
 use crate::service::images::{self, Query};
 use crate::service::message::decode;
+use crate::service::patience::Patience;
 use crate::store::{Kind, Reader, Records};
 
 /// Images that were found, by namespace and name.
@@ -34,7 +35,8 @@ pub fn list(root: &Path, namespace: Option<&Namespace>, filters: Vec<String>) ->
             None => snapshot.namespaces()?,
         };
         let list = |namespace: Namespace| {
-            let built = images::list(snapshot, &namespace, &query, Room::of(usize::MAX, None))?;
+            let room = Room::of(usize::MAX, None);
+            let built = images::list(snapshot, &namespace, &query, room, Patience::endless())?;
             Ok((namespace, built.reply.unwrap_or_default().message))
         };
         namespaces.into_iter().map(list).collect::<Result<_>>()

@@ -242,6 +242,7 @@ impl Settings {
                 unread_time: self.unread_time.map_or(limits.unread_time, |n| seconds(n.get())),
                 drain_time: self.drain_time.map_or(limits.drain_time, |n| seconds(n.get())),
                 requests: Budget::new(self.request_budget.map_or(BUDGET, |n| bytes(n.get()))),
+                begun: limits.begun,
                 counted: limits.counted,
             },
             reply_budget: self.reply_budget.map_or(BUDGET, |n| bytes(n.get())),

@@ -9,6 +9,7 @@ use protobuf::well_known_types::timestamp::Timestamp;
 use super::budget::Room;
 use super::events::Labels;
 use super::message::{decode, encode};
+use super::patience::Patience;
 use super::{Reply, collector, namespaces};
 use crate::api::images::DeleteImageRequest;
 use crate::model::filter::Filter;
@@ -90,23 +91,24 @@ impl Query {
     }
 }
 
-/// Builds the `ListImagesResponse` of the images that match, if there is room for it. A damaged
-/// record is left out and reported in the log.
+/// Builds the `ListImagesResponse` of the images that match, if there is room and patience for it. A
+/// damaged record is left out and reported in the log.
 pub fn list(
     records: &impl Records,
     namespace: &Namespace,
     query: &Query,
     room: Room<'_>,
+    patience: Patience,
 ) -> Result<Built> {
     if let Some(beginning) = query.one_range() {
         log::debug!("list in {namespace}: {}", query.plan);
-        return fill(records.walk_names(namespace, beginning)?, namespace, query, room);
+        return fill(records.walk_names(namespace, beginning)?, namespace, query, room, patience);
     }
     match candidates(records, namespace, query, most(records)?) {
-        Some(found) => fill(found.into_iter().map(Ok), namespace, query, room),
+        Some(found) => fill(found.into_iter().map(Ok), namespace, query, room, patience),
         None => {
             log::debug!("list in {namespace}: all images are read; {}", query.plan);
-            fill(records.walk(namespace, Kind::Image)?, namespace, query, room)
+            fill(records.walk(namespace, Kind::Image)?, namespace, query, room, patience)
         }
     }
 }
@@ -117,9 +119,10 @@ pub fn list_few(
     namespace: &Namespace,
     query: &Query,
     room: Room<'_>,
+    patience: Patience,
 ) -> Result<Option<Built>> {
     match candidates(records, namespace, query, FEW) {
-        Some(found) => fill(found.into_iter().map(Ok), namespace, query, room).map(Some),
+        Some(found) => fill(found.into_iter().map(Ok), namespace, query, room, patience).map(Some),
         None => Ok(None),
     }
 }
@@ -167,9 +170,11 @@ fn fill<'t>(
     namespace: &Namespace,
     query: &Query,
     room: Room<'_>,
+    mut patience: Patience,
 ) -> Result<Built> {
     let mut answer = Answer::new(room);
     for entry in entries {
+        patience.step()?;
         match entry?.message() {
             Ok(image) if query.matches(image)? => answer.add(image),
             Ok(_) => {}

@@ -4,7 +4,7 @@
 //! A Get runs where it is called: it is one look-up in mapped memory. So does a List that is found to
 //! be a few look-ups. Any other runs on a pool, as it may read everything.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
@@ -13,6 +13,7 @@ use super::budget::{Budget, Room};
 use super::collector::{self, Trigger};
 use super::events::{Exchange, Happened};
 use super::images::{self, Built, Query, Written};
+use super::patience::Patience;
 use super::{Call, Images, Reply};
 use crate::api::images::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, ListImagesRequest, UpdateImageRequest,
@@ -89,12 +90,14 @@ impl Local {
 
     /// Answers with what `build` makes on the pool, in room that grows. When there is not enough to
     /// spare the answer is only measured; it gets its share of the budget, and is built again.
-    /// `measured` is its size if that was found out already.
+    /// `measured` is its size if that was found out already. What is built is not waited for any longer
+    /// when the caller has gone.
     async fn answer<B>(&self, call: &Call, mut measured: Option<usize>, build: B) -> Result<Reply>
     where
-        B: Fn(&Snapshot<'_>, Room<'_>) -> Result<Built> + Send + Sync + 'static,
+        B: Fn(&Snapshot<'_>, Room<'_>, Patience) -> Result<Built> + Send + Sync + 'static,
     {
         let (build, limit) = (Arc::new(build), call.reply_limit);
+        let (_waiting, patience) = Patience::new();
         loop {
             // Nothing is held while waiting: two who wait while holding might wait for each other.
             let hold = match measured {
@@ -102,14 +105,14 @@ impl Local {
                 Some(size) => self.replies.share(size).await,
                 None => None,
             };
-            let (store, budget, build) =
-                (self.store.clone(), self.replies.clone(), Arc::clone(&build));
+            let (store, budget, build, patience) =
+                (self.store.clone(), self.replies.clone(), Arc::clone(&build), patience.clone());
             let work = move || {
                 let room = match measured {
                     Some(size) => Room::of(size, hold),
                     None => Room::growing(&budget, limit),
                 };
-                store.read(|s| build(s, room))
+                store.read(|s| build(s, room, patience))
             };
             let built = self.pooled(work).await?;
             match built.reply {
@@ -164,34 +167,29 @@ impl Images for Local {
         if let Some(reply) = built.reply {
             return Ok(reply);
         }
-        let build =
-            move |s: &Snapshot<'_>, room: Room<'_>| images::get(s, &namespace, &request.name, room);
+        let build = move |s: &Snapshot<'_>, room: Room<'_>, _: Patience| {
+            images::get(s, &namespace, &request.name, room)
+        };
         self.answer(call, Some(built.size), build).await
     }
 
     async fn list(&self, call: &Call, request: ListImagesRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let query = OnceLock::new();
         let mut measured = None;
         if is_simple(&request.filters) {
-            let query = query
-                .get_or_init(|| Query::new(&request.filters))
-                .as_ref()
-                .map_err(Error::clone)?;
-            let room = self.room(call);
-            let few = self.store.read(|s| images::list_few(s, &namespace, query, room))?;
+            let (query, room) = (Query::new(&request.filters)?, self.room(call));
+            let (_waiting, patience) = Patience::new();
+            let few =
+                self.store.read(|s| images::list_few(s, &namespace, &query, room, patience))?;
             match few {
                 Some(Built { reply: Some(reply), .. }) => return Ok(reply),
                 Some(built) => measured = Some(built.size),
                 None => {}
             }
         }
-        let build = move |s: &Snapshot<'_>, room: Room<'_>| {
-            let query = query
-                .get_or_init(|| Query::new(&request.filters))
-                .as_ref()
-                .map_err(Error::clone)?;
-            images::list(s, &namespace, query, room)
+        // Read anew each time: what filters take, compiled, must not wait for room with them.
+        let build = move |s: &Snapshot<'_>, room: Room<'_>, patience: Patience| {
+            images::list(s, &namespace, &Query::new(&request.filters)?, room, patience)
         };
         self.answer(call, measured, build).await
     }

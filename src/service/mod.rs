@@ -6,7 +6,8 @@
 //! - [`transfer`], [`introspection`]: what is offered of these services
 //! - [`local`]: Images as an async service; where async code meets the synchronous store
 //! - [`alone`]: the services beside it, when no containerd stands behind
-//! - [`budget`]: how much memory large messages may take together
+//! - [`patience`]: how long a List may go on
+//! - [`budget`]: how much memory large messages may take together; [`growth`]: how much one takes
 //!
 //! No transport and no network: a request comes in as its message, an answer leaves as the
 //! encoded bytes of its message.
@@ -15,12 +16,14 @@ pub mod alone;
 pub mod budget;
 pub mod collector;
 pub mod events;
+pub mod growth;
 pub mod images;
 pub mod introspection;
 pub mod leases;
 pub mod local;
 pub mod message;
 pub mod namespaces;
+pub mod patience;
 pub mod transfer;
 
 use async_trait::async_trait;

@@ -1,5 +1,5 @@
-//! What is kept of one connection, so that it stays in its bounds: how many calls run, and since
-//! when replies lie unread.
+//! What is kept of one connection, so that it stays in its bounds: how many calls have begun and run,
+//! and since when replies lie unread.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::begun::{self, Begun, Calls};
 use crate::service::budget::Hold;
 
 /// Shared between a connection's task and its calls.
 #[derive(Debug)]
 pub struct Connection {
+    begun: Calls,
     calls: Arc<Semaphore>,
     /// gRPC: replies handed to the protocol and not sent yet, in the order they were handed over.
     unsent: Mutex<BTreeMap<u64, Instant>>,
@@ -20,12 +22,27 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection that may run so many calls at a time.
-    pub fn new(calls: usize) -> Arc<Self> {
+    /// A connection that may run so many calls at a time, and is one of those that `begun` counts.
+    pub fn new(calls: usize, begun: &Begun) -> Arc<Self> {
         Arc::new(Self {
+            begun: begun.connection(),
             calls: Arc::new(Semaphore::new(calls)),
             unsent: Mutex::default(),
             holds: Mutex::default(),
+        })
+    }
+
+    /// The calls it has begun.
+    pub fn begun(&self) -> &Calls {
+        &self.begun
+    }
+
+    /// A call with so many bytes of headers begins, if it may: until what is returned is dropped.
+    pub fn begin(self: &Arc<Self>, headers: usize) -> Option<Place> {
+        let weight = 1 + headers / begun::HEADERS;
+        self.begun.may_begin().then(|| {
+            self.begun.begin(weight);
+            Place { connection: Arc::clone(self), weight }
         })
     }
 
@@ -60,9 +77,30 @@ impl Connection {
         }
     }
 
+    /// The request on that stream needs so many bytes only of what it holds; says whether it holds
+    /// something.
+    pub fn shrink(&self, stream: u32, bytes: usize) -> bool {
+        let mut holds = lock(&self.holds);
+        let held = holds.get_mut(&stream).and_then(|holds| holds.first_mut());
+        held.map(|hold| hold.shrink(bytes)).is_some()
+    }
+
     /// Gives back what the call on that stream holds.
     pub fn release(&self, stream: u32) {
         lock(&self.holds).remove(&stream);
+    }
+}
+
+/// A call that has begun and not ended.
+#[derive(Debug)]
+pub struct Place {
+    connection: Arc<Connection>,
+    weight: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connection.begun.end(self.weight);
     }
 }
 
@@ -92,7 +130,7 @@ mod tests {
 
     #[test]
     fn one_reply_that_waits_makes_it_stuck_though_others_are_sent() {
-        let connection = Connection::new(1);
+        let connection = Connection::new(1, &Begun::default());
         assert!(!connection.is_stuck(Duration::ZERO));
         let waits = connection.sending(None, None);
         let since = Instant::now();

@@ -1,5 +1,6 @@
 //! How a gRPC call ended, seen in what is sent: the status is in the headers when there is nothing
-//! else, and in the trailers otherwise, our own and those that are passed on alike.
+//! else, and in the trailers otherwise, our own and those that are passed on alike. Until then it
+//! keeps its place among the calls that have begun.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -9,16 +10,18 @@ use http::{HeaderMap, Response};
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
+use super::connection::Place;
 use super::grpc_message::Body;
 use crate::metrics::calls::Call;
 
-/// The response, with `call` in it: it ends when the status is sent or the client leaves.
-pub fn counted(response: Response<Body>, mut call: Call) -> Response<Body> {
+/// The response, with `call` and its `place` in it: it ends when the status is sent or the client
+/// leaves.
+pub fn counted(response: Response<Body>, mut call: Call, place: Place) -> Response<Body> {
     if let Some(code) = code(response.headers()) {
         call.ends(code);
         return response;
     }
-    response.map(|body| Counted { body, call: Some(call) }.boxed_unsync())
+    response.map(|body| Counted { body, call: Some(call), _place: place }.boxed_unsync())
 }
 
 /// UNKNOWN for a status that is no number.
@@ -30,6 +33,7 @@ fn code(headers: &HeaderMap) -> Option<i32> {
 struct Counted {
     body: Body,
     call: Option<Call>,
+    _place: Place,
 }
 
 impl HttpBody for Counted {

@@ -1,7 +1,6 @@
 //! gRPC: HTTP/2 connections, and the calls on them. Which call goes where is the matter of a
 //! [`Handler`].
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -13,11 +12,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use protobuf::Message;
+use protobuf::MessageFull;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
-use super::connection::Connection;
+use super::connection::{Connection, Place};
 use super::counted::counted;
 use super::gather::Gathered;
 use super::grpc_message::{self as message, Body};
@@ -40,10 +39,11 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub const STREAMS: u32 = 4096;
 
 /// The most bytes of request headers.
-pub const HEADERS: u32 = 256 << 10;
+pub const HEADERS: u32 = 64 << 10;
 
-/// How much of a stream, and of all streams of a connection, may be on its way unread.
-const WINDOW: (u32, u32) = (1 << 20, 4 << 20);
+/// How much of a stream, and of all streams of a connection, may be on its way unread. Little: it is
+/// outside of the budget, which a large request waits for when its first bytes have come.
+const WINDOW: (u32, u32) = (16 << 10, 64 << 10);
 
 /// How often a connection is asked whether it lives, and how long it may take to answer. A client
 /// that stops in the middle of a frame cannot answer.
@@ -91,14 +91,23 @@ impl<H: Handler> Grpc<H> {
             _ => return log::debug!("a client that does not speak HTTP/2 is disconnected"),
         }
         let stream = Gathered::new(stream, PREFACE);
+        let breaker = stream.breaker();
         let unread_time = self.limits.unread_time;
-        let connection = Connection::new(self.limits.calls);
+        let connection = Connection::new(self.limits.calls, &self.limits.begun);
         let _open = self.limits.counted.connection("grpc");
         let stopping = stop.clone();
         let state = Arc::clone(&connection);
         let service = service_fn(move |request| {
             let (grpc, state, stop) = (self.clone(), Arc::clone(&state), stopping.clone());
-            async move { Ok::<_, Infallible>(grpc.answer(request, &state, stop).await) }
+            // Before there is a task for it, which would be the larger part of what it takes.
+            let place = state.begin(size(request.headers()));
+            if place.is_none() {
+                breaker.break_off();
+            }
+            async move {
+                let place = place.ok_or("a gRPC client has begun too many calls")?;
+                Ok::<_, &str>(grpc.answer(request, &state, stop, place).await)
+            }
         });
         let http = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -140,6 +149,7 @@ impl<H: Handler> Grpc<H> {
         request: Request<Incoming>,
         connection: &Arc<Connection>,
         stop: Stop,
+        place: Place,
     ) -> Response<Body> {
         let is_grpc = request
             .headers()
@@ -164,7 +174,7 @@ impl<H: Handler> Grpc<H> {
             Ok(Err(error)) => message::refusal(&error),
             Err(_) => message::refusal(&status::panicked()),
         };
-        counted(response, call)
+        counted(response, call, place)
     }
 }
 
@@ -192,7 +202,7 @@ impl Asked {
     }
 
     /// The message of a call that is not unary.
-    pub async fn message<M: Message>(self) -> Result<M> {
+    pub async fn message<M: MessageFull>(self) -> Result<M> {
         let (message, _) = message::read(self.request.into_body(), &self.limits).await?;
         Ok(message)
     }
@@ -200,7 +210,7 @@ impl Asked {
     /// Answers a call of one message by one message.
     pub async fn unary<M, F>(self, handle: impl FnOnce(Call, M) -> F) -> Result<Response<Body>>
     where
-        M: Message,
+        M: MessageFull,
         F: Future<Output = Result<Reply>>,
     {
         let call = Call {
@@ -225,6 +235,11 @@ fn namespace<B>(request: &Request<B>) -> Result<Option<String>> {
         Error::InvalidArgument(format!("the header {NAMESPACE} is not UTF-8: {value:?}"))
     })?;
     Ok(Some(value.to_owned()))
+}
+
+/// The bytes of headers, as HTTP/2 counts them: 32 for each beside its own.
+fn size(headers: &http::HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
 /// The headers that are the client's own, and not of the protocol or of this call's frame.

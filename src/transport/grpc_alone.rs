@@ -10,8 +10,8 @@ use futures_util::{StreamExt, stream};
 use http::Response;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use protobuf::Message;
 use protobuf::well_known_types::empty::Empty;
+use protobuf::{Message, MessageFull};
 
 use super::grpc::{Asked, Handler, IMAGES};
 use super::grpc_health::{self, HEALTH};
@@ -147,7 +147,7 @@ async fn message<Q, R, F>(
     handle: impl FnOnce(Call, Q) -> F,
 ) -> Result<Response<Body>>
 where
-    Q: Message,
+    Q: MessageFull,
     R: Message,
     F: Future<Output = Result<R>>,
 {

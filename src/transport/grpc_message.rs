@@ -16,12 +16,13 @@ use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as HttpBody, Frame, Incoming};
-use protobuf::Message;
+use protobuf::MessageFull;
 
 use super::connection::Sending;
 use super::{GRPC_MESSAGE, Limits, status};
 use crate::model::{Error, Result};
 use crate::service::budget::{Hold, SMALL};
+use crate::service::growth;
 
 /// The body of every response. Our own never fail; one that is passed on may.
 pub type Body = UnsyncBoxBody<Bytes, h2::Error>;
@@ -30,12 +31,20 @@ pub type Body = UnsyncBoxBody<Bytes, h2::Error>;
 const PREFIX: usize = 5;
 
 /// Reads the one message of a request, with its share of the budget when it is large.
-pub async fn read<M: Message>(body: Incoming, limits: &Limits) -> Result<(M, Option<Hold>)> {
+pub async fn read<M: MessageFull>(body: Incoming, limits: &Limits) -> Result<(M, Option<Hold>)> {
     let time = limits.message_time;
     let (bytes, hold) =
         tokio::time::timeout(time, collect(body, limits)).await.map_err(|_| {
             Error::DeadlineExceeded(format!("the request did not arrive whole within {time:?}"))
         })??;
+    let size = growth::of::<M>(&bytes)?;
+    let hold = match hold {
+        Some(mut hold) => {
+            hold.shrink(size);
+            Some(hold)
+        }
+        None => limits.requests.share(size).await,
+    };
     let message = M::parse_from_bytes(&bytes)
         .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))?;
     Ok((message, hold))
@@ -57,7 +66,9 @@ async fn collect(mut body: Incoming, limits: &Limits) -> Result<(Vec<u8>, Option
                 let length = u32::from_be_bytes(length) as usize;
                 check_prefix(*compressed, length)?;
                 // The rest stays with the client, by flow control, until there is room for it.
-                hold = limits.requests.share(length).await;
+                if length > SMALL {
+                    hold = limits.requests.share(growth::most(length)).await;
+                }
                 message = Some((Vec::with_capacity(length.min(SMALL)), length));
             }
         }

@@ -1,12 +1,14 @@
 //! The two protocols: sockets and frames on one side, the services' traits on the other.
 //!
 //! - [`listener`]: accepting connections, on both protocols alike; [`threads`]: where they live
-//! - [`connection`]: what is kept of one connection, so that it stays in its bounds
+//! - [`connection`]: what is kept of one connection, so that it stays in its bounds; [`begun`]: how
+//!   many calls all of them have begun
 //! - [`grpc`]: HTTP/2 connections and their calls; [`grpc_message`]: one unary call's messages;
 //!   [`grpc_alone`], [`grpc_front`], [`grpc_readonly`]: which call goes where, without and with a
 //!   containerd behind, and for those who only read; [`grpc_health`]: health on all of them;
 //!   [`forward`]: passing calls on; `passing`: their bodies; [`gather`]: bytes in few system calls
-//! - [`ttrpc`]: ttrpc connections; [`ttrpc_io`]: the byte stream under one, watched frame by frame
+//! - [`ttrpc`]: ttrpc connections; [`ttrpc_io`]: the byte stream under one, watched frame by frame,
+//!   and `ttrpc_envelope`: field by field
 //! - `counted`: how a gRPC call ended, for the metrics
 //! - [`scrape`]: giving out metrics over HTTP/1
 //! - [`status`]: the one table from errors to status codes
@@ -14,6 +16,7 @@
 //! No rule of Images is decided here, and only here are the server types of tonic, hyper and
 //! ttrpc named.
 
+pub mod begun;
 pub mod connection;
 mod counted;
 pub mod forward;
@@ -30,9 +33,12 @@ pub mod scrape;
 pub mod status;
 pub mod threads;
 pub mod ttrpc;
+mod ttrpc_envelope;
 pub mod ttrpc_io;
 
 use std::time::Duration;
+
+use begun::Begun;
 
 use crate::metrics::calls::Calls;
 use crate::service::budget::Budget;
@@ -59,6 +65,8 @@ pub struct Limits {
     pub drain_time: Duration,
     /// Memory for large requests under way, of all connections together.
     pub requests: Budget,
+    /// How many calls have begun, on all connections together.
+    pub begun: Begun,
     /// Where calls and connections are counted: it goes wherever the limits go.
     pub counted: Calls,
 }
@@ -72,6 +80,7 @@ impl Default for Limits {
             unread_time: Duration::from_secs(60),
             drain_time: Duration::from_secs(10),
             requests: Budget::new(BUDGET),
+            begun: Begun::default(),
             counted: Calls::default(),
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::{FutureExt, stream};
-use protobuf::Message;
+use protobuf::MessageFull;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use ttrpc::r#async::transport::Listener;
@@ -23,6 +23,7 @@ use super::{Limits, grpc, status};
 use crate::api::events::ForwardRequest;
 use crate::model::{Error, Result};
 use crate::service::events::Exchange;
+use crate::service::growth;
 use crate::service::message::required;
 use crate::service::{Call, Images, Reply};
 
@@ -55,7 +56,7 @@ impl Ttrpc {
 
     /// Serves one connection until it ends, or until it has ended what it began when `stop` turns.
     pub async fn connection(self, stream: UnixStream, mut stop: Stop) {
-        let connection = Connection::new(self.limits.calls);
+        let connection = Connection::new(self.limits.calls, &self.limits.begun);
         let _open = self.limits.counted.connection("ttrpc");
         let (end, mut ended) = oneshot::channel();
         let socket = Watched::new(stream, Arc::clone(&connection), &self.limits, end);
@@ -116,28 +117,35 @@ impl Handler {
     async fn answer(&self, context: &TtrpcContext, payload: &[u8]) -> Result<Vec<u8>> {
         let namespace = context.metadata.get(NAMESPACE).and_then(|values| values.first()).cloned();
         let call = Call { namespace, reply_limit: MESSAGE, headers: http::HeaderMap::new() };
-        let images = &self.server.images;
+        let (images, stream) = (&self.server.images, context.mh.stream_id);
         let Reply { message, hold } = match self.method {
-            Method::Get => images.get(&call, parse(payload)?).await,
-            Method::List => images.list(&call, parse(payload)?).await,
-            Method::Create => images.create(&call, parse(payload)?).await,
-            Method::Update => images.update(&call, parse(payload)?).await,
-            Method::Delete => images.delete(&call, parse(payload)?).await,
+            Method::Get => images.get(&call, self.parse(stream, payload).await?).await,
+            Method::List => images.list(&call, self.parse(stream, payload).await?).await,
+            Method::Create => images.create(&call, self.parse(stream, payload).await?).await,
+            Method::Update => images.update(&call, self.parse(stream, payload).await?).await,
+            Method::Delete => images.delete(&call, self.parse(stream, payload).await?).await,
             Method::Forward => {
-                let request: ForwardRequest = parse(payload)?;
+                let request: ForwardRequest = self.parse(stream, payload).await?;
                 let envelope = required(request.envelope, "ForwardRequest.envelope")?;
                 let events = self.server.events.as_ref();
                 events.map_or(Ok(()), |e| e.forward(envelope)).map(|()| Reply::default())
             }
         }?;
-        self.connection.keep(context.mh.stream_id, hold);
+        self.connection.keep(stream, hold);
         Ok(message)
     }
-}
 
-fn parse<M: Message>(payload: &[u8]) -> Result<M> {
-    M::parse_from_bytes(payload)
-        .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))
+    /// The message in the request on that stream, which holds what it takes.
+    async fn parse<M: MessageFull>(&self, stream: u32, payload: &[u8]) -> Result<M> {
+        let size = growth::of::<M>(payload)?;
+        // A large one holds its share since it was read.
+        if !self.connection.shrink(stream, payload.len() + size) {
+            let hold = self.server.limits.requests.share(size).await;
+            self.connection.keep(stream, hold);
+        }
+        M::parse_from_bytes(payload)
+            .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))
+    }
 }
 
 #[async_trait]

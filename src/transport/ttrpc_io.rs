@@ -28,7 +28,9 @@ use ttrpc::proto::{
 
 use super::Limits;
 use super::connection::Connection;
+use super::ttrpc_envelope::Envelope;
 use crate::service::budget::{Budget, Hold, SMALL};
+use crate::service::growth;
 
 /// The library skips payloads that are too long for it and answers that. One that claims more than
 /// this is not sent by a ttrpc client (HTTP reads as 1.3 GB).
@@ -44,6 +46,7 @@ pub struct Watched {
     calls: usize,
     requests: Budget,
     incoming: Frames,
+    envelope: Envelope,
     outgoing: Frames,
     /// Requests that have been read and not been answered.
     under_way: usize,
@@ -72,6 +75,7 @@ impl Watched {
             calls: limits.calls,
             requests: limits.requests.clone(),
             incoming: Frames::default(),
+            envelope: Envelope::default(),
             outgoing: Frames::default(),
             under_way: 0,
             paused: None,
@@ -82,6 +86,11 @@ impl Watched {
         }
     }
 
+    /// Whether one more request may be read.
+    fn may_begin(&self) -> bool {
+        self.under_way == 0 || (self.under_way < self.calls && self.connection.begun().may_begin())
+    }
+
     /// A request's head has been read: what it takes before its payload may be.
     fn begin(&mut self, head: MessageHeader) -> io::Result<()> {
         if head.length > NO_FRAME {
@@ -90,12 +99,23 @@ impl Watched {
                 format!("a frame claims {} bytes: this is no ttrpc client", head.length),
             ));
         }
+        self.envelope = Envelope::default();
         let skipped = head.length as usize > MESSAGE_LENGTH_MAX;
         if !skipped && head.length as usize > SMALL {
-            let (budget, length) = (self.requests.clone(), head.length as usize);
-            self.share = Some(Box::pin(async move { budget.share(length).await }));
+            let (budget, most) = (self.requests.clone(), growth::most(head.length as usize));
+            self.share = Some(Box::pin(async move { budget.share(most).await }));
         }
         Ok(())
+    }
+
+    /// A part of a request has been read.
+    fn look(&mut self, part: &[u8]) -> io::Result<()> {
+        let skipped = self.incoming.head.length as usize > MESSAGE_LENGTH_MAX;
+        if skipped || self.envelope.take(part) {
+            return Ok(());
+        }
+        let why = "a request has too many fields: this is no ttrpc client";
+        Err(io::Error::new(io::ErrorKind::InvalidData, why))
     }
 
     /// A request has been read whole.
@@ -106,6 +126,7 @@ impl Watched {
             || head.length as usize > MESSAGE_LENGTH_MAX;
         if is_answered {
             self.under_way += 1;
+            self.connection.begun().begin(1);
         } else {
             self.connection.release(head.stream_id);
         }
@@ -119,7 +140,8 @@ impl AsyncRead for Watched {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.incoming.is_between() && this.under_way >= this.calls {
+        if this.incoming.is_between() && !this.may_begin() {
+            // It has calls under way: the next that ends wakes it.
             this.paused = Some(cx.waker().clone());
             return Poll::Pending;
         }
@@ -141,6 +163,7 @@ impl AsyncRead for Watched {
         while let Some(event) = this.incoming.take(&mut read) {
             match event {
                 Event::Head(head) => this.begin(head)?,
+                Event::Part(part) => this.look(part)?,
                 Event::End(head) => this.finish(head),
             }
         }
@@ -169,7 +192,10 @@ impl AsyncWrite for Watched {
         while let Some(event) = this.outgoing.take(&mut written) {
             if let Event::End(head) = event {
                 this.connection.release(head.stream_id);
-                this.under_way = this.under_way.saturating_sub(1);
+                if this.under_way > 0 {
+                    this.under_way -= 1;
+                    this.connection.begun().end(1);
+                }
                 if let Some(reader) = this.paused.take() {
                     reader.wake();
                 }
@@ -198,9 +224,11 @@ struct Frames {
     left: usize,
 }
 
-enum Event {
+enum Event<'b> {
     /// The head of a frame is known.
     Head(MessageHeader),
+    /// Some of its payload.
+    Part(&'b [u8]),
     /// A frame is over.
     End(MessageHeader),
 }
@@ -212,7 +240,7 @@ impl Frames {
     }
 
     /// Takes bytes off the front of `bytes` until something happened, or they are used up.
-    fn take(&mut self, bytes: &mut &[u8]) -> Option<Event> {
+    fn take<'b>(&mut self, bytes: &mut &'b [u8]) -> Option<Event<'b>> {
         if self.known < MESSAGE_HEADER_LENGTH {
             while self.known < MESSAGE_HEADER_LENGTH {
                 let (byte, rest) = bytes.split_first()?;
@@ -224,14 +252,14 @@ impl Frames {
             self.left = self.head.length as usize;
             return Some(Event::Head(self.head));
         }
-        let count = self.left.min(bytes.len());
-        *bytes = bytes.get(count..).unwrap_or_default();
-        self.left -= count;
-        if self.left > 0 {
-            return None;
+        if self.left == 0 {
+            self.known = 0;
+            return Some(Event::End(self.head));
         }
-        self.known = 0;
-        Some(Event::End(self.head))
+        let (part, rest) = bytes.split_at_checked(self.left.min(bytes.len()))?;
+        *bytes = rest;
+        self.left -= part.len();
+        (!part.is_empty()).then_some(Event::Part(part))
     }
 }
 
@@ -265,9 +293,10 @@ mod tests {
 
     fn events(frames: &mut Frames, mut bytes: &[u8]) -> Vec<(bool, u32)> {
         std::iter::from_fn(|| frames.take(&mut bytes))
-            .map(|event| match event {
-                Event::Head(head) => (true, head.stream_id),
-                Event::End(head) => (false, head.stream_id),
+            .filter_map(|event| match event {
+                Event::Head(head) => Some((true, head.stream_id)),
+                Event::End(head) => Some((false, head.stream_id)),
+                Event::Part(_) => None,
             })
             .collect()
     }

@@ -43,7 +43,7 @@ use crate::model::go::text::{first_rune, lossy};
 
 /// The memory that the compiled regular expressions of one request may take
 /// together, and a single one at most.
-const REGEXPS_SIZE: usize = 64 << 20;
+const REGEXPS_SIZE: usize = 16 << 20;
 const REGEXP_SIZE: usize = regexp::SIZE_LIMIT;
 
 /// What the filters of a request may have together: names of fields, of which each selector has one at

@@ -1,0 +1,140 @@
+//! How much memory a message takes once it is decoded.
+//!
+//! Two bytes on the wire are an empty string in a list, and some are a label: what stands for them in
+//! memory is many times as large. A message is counted before it is decoded.
+
+use protobuf::MessageFull;
+use protobuf::reflect::{MessageDescriptor, RuntimeFieldType, RuntimeType};
+use protobuf::rt::WireType;
+
+use crate::model::{Error, Result};
+
+/// A message has so many fields at most, those of messages in it with them: ten times as many labels as
+/// anybody gives an image.
+pub const FIELDS: usize = 64 << 10;
+
+/// What a field takes in memory beside its bytes, in bytes: a label is two strings and a place in a tree.
+const FIELD: usize = 128;
+
+/// How much a message of `size` bytes may take, in bytes, whatever is in it.
+pub fn most(size: usize) -> usize {
+    // The shortest field has two bytes.
+    size + (size / 2).min(FIELDS) * FIELD
+}
+
+/// A message of so many bytes is small whatever is in it.
+const SHORT: usize = 62;
+
+/// How much this message will take, in bytes; an error when it has too many fields.
+pub fn of<M: MessageFull>(message: &[u8]) -> Result<usize> {
+    if message.len() <= SHORT {
+        return Ok(message.len());
+    }
+    let mut fields = 0;
+    // One that cannot be counted cannot be decoded either, which says better why.
+    count(&M::descriptor(), message, &mut fields, 0);
+    if fields > FIELDS {
+        return Err(Error::ResourceExhausted(format!(
+            "the {} has more than {FIELDS} fields, labels and elements of lists counted one by one: \
+             send fewer",
+            M::NAME
+        )));
+    }
+    Ok(message.len() + fields * FIELD)
+}
+
+/// Deeper than any message of ours; messages of others are kept as bytes.
+const DEEPEST: usize = 8;
+
+fn count(
+    descriptor: &MessageDescriptor,
+    message: &[u8],
+    fields: &mut usize,
+    depth: usize,
+) -> Option<()> {
+    let mut input = protobuf::CodedInputStream::from_bytes(message);
+    while let Some(tag) = input.read_raw_tag_or_eof().ok()? {
+        *fields += 1;
+        if *fields > FIELDS {
+            return None;
+        }
+        let (number, wire) = (tag >> 3, WireType::new(tag & 7)?);
+        if wire != WireType::LengthDelimited {
+            input.skip_field(wire).ok()?;
+            continue;
+        }
+        let length = input.read_raw_varint32().ok()?;
+        let from = usize::try_from(input.pos()).ok()?;
+        let inner = message.get(from..from.checked_add(length as usize)?)?;
+        input.skip_raw_bytes(length).ok()?;
+        let of = descriptor.field_by_number(number).map(|field| field.runtime_field_type());
+        if let Some(
+            RuntimeFieldType::Singular(RuntimeType::Message(nested))
+            | RuntimeFieldType::Repeated(RuntimeType::Message(nested)),
+        ) = of
+            && depth < DEEPEST
+        {
+            count(&nested, inner, fields, depth + 1)?;
+        }
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::budget::SMALL;
+    use super::*;
+    use crate::api::images::{CreateImageRequest, Image, ListImagesRequest};
+    use protobuf::{Message, MessageField};
+
+    fn create(labels: usize) -> Vec<u8> {
+        let labels = (0..labels).map(|n| (n.to_string(), String::new())).collect();
+        let image = Image { name: "a name".into(), labels, ..Default::default() };
+        let image = MessageField::some(image);
+        CreateImageRequest { image, ..Default::default() }.write_to_bytes().unwrap()
+    }
+
+    #[test]
+    fn labels_and_filters_are_counted_one_by_one() {
+        let size = |message: &[u8]| of::<CreateImageRequest>(message).unwrap() - message.len();
+        // The image and its name.
+        assert_eq!(size(&create(1000)), 1002 * FIELD);
+        let filters = ListImagesRequest { filters: vec![String::new(); 40], ..Default::default() };
+        let message = filters.write_to_bytes().unwrap();
+        assert_eq!(of::<ListImagesRequest>(&message), Ok(message.len() + 40 * FIELD));
+        let short = [0x0a, 0].repeat(SHORT / 2);
+        assert!(most(short.len()) <= SMALL && of::<ListImagesRequest>(&short) == Ok(SHORT));
+    }
+
+    #[test]
+    fn text_is_not_taken_for_a_message() {
+        let name = "a".repeat(1 << 20);
+        let image = Image { name, ..Default::default() };
+        let image = MessageField::some(image);
+        let message = CreateImageRequest { image, ..Default::default() }.write_to_bytes().unwrap();
+        assert_eq!(of::<CreateImageRequest>(&message), Ok(message.len() + 2 * FIELD));
+    }
+
+    #[test]
+    fn too_many_fields_are_refused_before_they_are_decoded() {
+        assert!(of::<CreateImageRequest>(&create(FIELDS - 2)).is_ok());
+        let told = of::<CreateImageRequest>(&create(FIELDS - 1)).unwrap_err();
+        assert!(told.message().contains("CreateImageRequest has more than 65536 fields"), "{told}");
+        assert!(of::<ListImagesRequest>(&[0x0a, 0].repeat(FIELDS)).is_ok());
+        assert!(of::<ListImagesRequest>(&[0x0a, 0].repeat(FIELDS + 1)).is_err());
+    }
+
+    #[test]
+    fn what_is_no_message_is_counted_as_far_as_it_goes() {
+        for broken in [&[0x0a; 99][..], &[0x0b; 99], &[0xff; 99]] {
+            assert!(of::<CreateImageRequest>(broken).is_ok());
+        }
+    }
+
+    #[test]
+    fn no_message_takes_more_than_the_most_of_its_size() {
+        for message in [create(0), create(500), [0x0a, 0].repeat(1000)] {
+            assert!(of::<CreateImageRequest>(&message).unwrap() <= most(message.len()));
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! How many calls have begun, on all connections together.
+//!
+//! A call takes memory before anything of it runs: its headers, its task, its place in the tables of
+//! the protocol. Each connection may begin many; all together may begin so many that this stays
+//! small. When that many have begun, a connection may still have its share, what each would have if
+//! all had the same; only who has more than that gets no more.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// So many calls may have begun. One takes some 6 KiB until it ends.
+const CALLS: usize = 8192;
+
+/// Headers of so many bytes weigh as much as a call.
+pub const HEADERS: usize = 4 << 10;
+
+/// The calls of all connections. Clones count the same.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    all: Arc<All>,
+}
+
+#[derive(Debug)]
+struct All {
+    calls: AtomicUsize,
+    connections: AtomicUsize,
+    most: usize,
+}
+
+impl Default for Begun {
+    fn default() -> Self {
+        Self::new(CALLS)
+    }
+}
+
+impl Begun {
+    /// All connections together may have begun `most` calls.
+    pub fn new(most: usize) -> Self {
+        let all = All { calls: 0.into(), connections: 0.into(), most };
+        Self { all: Arc::new(all) }
+    }
+
+    /// One more connection.
+    pub fn connection(&self) -> Calls {
+        self.all.connections.fetch_add(1, Ordering::Relaxed);
+        Calls { all: Arc::clone(&self.all), calls: AtomicUsize::new(0) }
+    }
+}
+
+/// The calls that one connection has begun. Dropped, they have ended.
+#[derive(Debug)]
+pub struct Calls {
+    all: Arc<All>,
+    calls: AtomicUsize,
+}
+
+impl Calls {
+    /// Whether one more may begin: there is room, or it has less than its share, which is one at least.
+    pub fn may_begin(&self) -> bool {
+        let All { calls, connections, most } = &*self.all;
+        let (all, mine) = (calls.load(Ordering::Relaxed), self.calls.load(Ordering::Relaxed));
+        let share = *most / connections.load(Ordering::Relaxed).max(1);
+        all < *most || mine < share.max(1)
+    }
+
+    /// A call of this weight, that of an ordinary one being 1, begins.
+    pub fn begin(&self, weight: usize) {
+        self.all.calls.fetch_add(weight, Ordering::Relaxed);
+        self.calls.fetch_add(weight, Ordering::Relaxed);
+    }
+
+    /// A call ends that began with this weight.
+    pub fn end(&self, weight: usize) {
+        self.all.calls.fetch_sub(weight, Ordering::Relaxed);
+        self.calls.fetch_sub(weight, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        self.all.calls.fetch_sub(*self.calls.get_mut(), Ordering::Relaxed);
+        self.all.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_more_than_its_share_gets_no_more() {
+        let all = Begun::new(100);
+        let (greedy, modest) = (all.connection(), all.connection());
+        while greedy.may_begin() {
+            greedy.begin(1);
+        }
+        assert_eq!(greedy.calls.load(Ordering::Relaxed), 100, "alone it may have all");
+        while modest.may_begin() {
+            modest.begin(1);
+        }
+        assert_eq!(modest.calls.load(Ordering::Relaxed), 50);
+        greedy.end(50);
+        assert!(!greedy.may_begin());
+        greedy.end(2);
+        assert!(greedy.may_begin());
+        drop(modest);
+        greedy.begin(40);
+        assert!(greedy.may_begin());
+        drop(greedy);
+        assert_eq!(all.all.calls.load(Ordering::Relaxed), 0);
+        assert_eq!(all.all.connections.load(Ordering::Relaxed), 0);
+    }
+}

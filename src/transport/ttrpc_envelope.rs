@@ -1,0 +1,120 @@
+//! Counting the fields of a ttrpc request while its bytes pass by.
+//!
+//! The library decodes the envelope around the message: service, method, and metadata. Two bytes are an
+//! entry of metadata, which takes fifty times as much once decoded; no client sends many.
+
+/// A request may have so many fields: entries of metadata, and the few that are not.
+const FIELDS: u32 = 128;
+
+/// Where in a request its bytes are.
+#[derive(Debug, Default)]
+pub struct Envelope {
+    fields: u32,
+    at: At,
+    number: u64,
+    shift: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum At {
+    /// In a tag.
+    #[default]
+    Tag,
+    /// In a number.
+    Number,
+    /// In the length of what comes next.
+    Length,
+    /// In so many bytes that are not looked at.
+    Bytes(u64),
+    /// In what is no message: it will be refused.
+    Nowhere,
+}
+
+impl Envelope {
+    /// The next bytes of the request; whether it still has no more fields than it may.
+    pub fn take(&mut self, mut bytes: &[u8]) -> bool {
+        while let Some((byte, rest)) = bytes.split_first() {
+            if let At::Bytes(left) = self.at {
+                let count = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                bytes = bytes.get(count..).unwrap_or_default();
+                self.skip(left - count as u64);
+                continue;
+            }
+            bytes = rest;
+            if self.at == At::Nowhere {
+                break;
+            }
+            self.number |= u64::from(byte & 0x7f).checked_shl(self.shift).unwrap_or_default();
+            self.shift += 7;
+            if *byte >= 0x80 {
+                if self.shift > 63 {
+                    self.at = At::Nowhere;
+                }
+                continue;
+            }
+            let number = std::mem::take(&mut self.number);
+            self.shift = 0;
+            match self.at {
+                At::Length => self.skip(number),
+                At::Tag => self.field(number),
+                _ => self.at = At::Tag,
+            }
+        }
+        self.fields <= FIELDS
+    }
+
+    fn field(&mut self, tag: u64) {
+        self.fields = self.fields.saturating_add(1);
+        match tag & 7 {
+            _ if tag < 8 => self.at = At::Nowhere,
+            0 => self.at = At::Number,
+            1 => self.skip(8),
+            2 => self.at = At::Length,
+            5 => self.skip(4),
+            _ => self.at = At::Nowhere,
+        }
+    }
+
+    fn skip(&mut self, count: u64) {
+        self.at = if count == 0 { At::Tag } else { At::Bytes(count) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protobuf::Message;
+    use ttrpc::proto::{KeyValue, Request};
+
+    fn request(metadata: usize) -> Vec<u8> {
+        let request = Request {
+            service: "a service".into(),
+            method: "a method".into(),
+            payload: vec![0x0a; 1000],
+            timeout_nano: 1 << 40,
+            metadata: vec![KeyValue::default(); metadata],
+            ..Default::default()
+        };
+        request.write_to_bytes().unwrap()
+    }
+
+    #[test]
+    fn fields_are_counted_however_the_bytes_are_cut() {
+        for (metadata, fine) in [(0, true), (124, true), (125, false)] {
+            let bytes = request(metadata);
+            for cut in 0..bytes.len() {
+                let (first, second) = bytes.split_at(cut);
+                let mut envelope = Envelope::default();
+                let taken = envelope.take(first) && envelope.take(second);
+                assert_eq!((taken, envelope.fields), (fine, 4 + metadata as u32), "cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_is_not_counted() {
+        for bytes in [[0x0b; 3000], [0xff; 3000], [0x07; 3000], [0; 3000]] {
+            assert!(Envelope::default().take(&bytes));
+        }
+    }
+}
