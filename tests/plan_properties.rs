@@ -11,6 +11,7 @@ use lmdb_images::model::go::quote::quote;
 use lmdb_images::model::image::plan::Plan;
 use lmdb_images::service::budget::Room;
 use lmdb_images::service::images::{Query, list, list_few};
+use lmdb_images::service::patience::Patience;
 use lmdb_images::store::{Change, Kind, Records, Store};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -182,8 +183,12 @@ fn same(store: &Store, namespace: &Namespace, filters: &[String]) -> Result<(), 
     let expected = ListImagesResponse { images, ..Default::default() }.write_to_bytes().unwrap();
     let query = Query::new(filters).unwrap();
     let room = || Room::of(usize::MAX, None);
-    let listed = store.read(|s| list(s, namespace, &query, room())).unwrap().reply.unwrap();
-    let few = store.read(|s| list_few(s, namespace, &query, room())).unwrap();
+    let listed = store
+        .read(|s| list(s, namespace, &query, room(), Patience::endless()))
+        .unwrap()
+        .reply
+        .unwrap();
+    let few = store.read(|s| list_few(s, namespace, &query, room(), Patience::endless())).unwrap();
     for found in few.map(|built| built.reply.unwrap()).into_iter().chain([listed]) {
         prop_assert_eq!(names(&found.message), names(&expected), "{:?}: {}", filters, query.plan());
         prop_assert_eq!(&found.message, &expected);
