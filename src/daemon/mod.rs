@@ -30,6 +30,7 @@ use crate::service::events::Exchange;
 use crate::service::local::Local;
 use crate::store::Store;
 use crate::transport::Limits;
+use crate::transport::begun::Begun;
 use crate::transport::forward::Line;
 use crate::transport::grpc::{Grpc, Handler};
 use crate::transport::grpc_alone::Table;
@@ -147,7 +148,9 @@ impl Daemon {
                 let images_only = Before::images_only(front.clone(), health.clone(), line());
                 daemon.serve_grpc(grpc.open(access(config.gid))?, images_only, limits, &stopping);
                 let before = Before::whole(front.clone(), health.clone(), line());
-                daemon.serve_grpc(whole.open(behind.access)?, before, limits, &stopping);
+                // Whoever has so many calls on the other sockets takes none from containerd's clients.
+                let apart = Limits { begun: Begun::default(), ..limits.clone() };
+                daemon.serve_grpc(whole.open(behind.access)?, before, &apart, &stopping);
                 let images = Arc::new(front.clone());
                 let ttrpc = ttrpc.open(access(config.gid))?;
                 daemon.serve_ttrpc(ttrpc, images.clone(), None, limits, &stopping);

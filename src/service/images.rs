@@ -307,6 +307,10 @@ impl<'b> Answer<'b> {
     fn built(mut self) -> Built {
         let fits = self.room.fits(self.size);
         let hold = self.room.close(self.size);
+        if fits && hold.is_some() {
+            // It grew by doubling, and what it holds of the budget is its size.
+            self.message.shrink_to_fit();
+        }
         let reply = fits.then_some(Reply { message: self.message, hold });
         Built { size: self.size, reply }
     }

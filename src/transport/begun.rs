@@ -3,13 +3,13 @@
 //! A call takes memory before anything of it runs: its headers, its task, its place in the tables of
 //! the protocol. Each connection may begin many; all together may begin so many that this stays
 //! small. When that many have begun, a connection may still have its share, what each would have if
-//! all had the same; only who has more than that gets no more.
+//! all had the same; who has more than that is not read until some of its calls have ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// So many calls may have begun. One takes some 6 KiB until it ends.
-const CALLS: usize = 8192;
+/// So many calls may have begun. One takes some 10 KiB until it ends.
+const CALLS: usize = 4096;
 
 /// Headers of so many bytes weigh as much as a call.
 pub const HEADERS: usize = 4 << 10;
@@ -40,6 +40,11 @@ impl Begun {
         Self { all: Arc::new(all) }
     }
 
+    /// How many have begun and not ended.
+    pub fn count(&self) -> usize {
+        self.all.calls.load(Ordering::Relaxed)
+    }
+
     /// One more connection.
     pub fn connection(&self) -> Calls {
         self.all.connections.fetch_add(1, Ordering::Relaxed);
@@ -61,6 +66,11 @@ impl Calls {
         let (all, mine) = (calls.load(Ordering::Relaxed), self.calls.load(Ordering::Relaxed));
         let share = *most / connections.load(Ordering::Relaxed).max(1);
         all < *most || mine < share.max(1)
+    }
+
+    /// Whether all connections together have begun as many as they may.
+    pub fn is_crowded(&self) -> bool {
+        self.all.calls.load(Ordering::Relaxed) >= self.all.most
     }
 
     /// A call of this weight, that of an ordinary one being 1, begins.
@@ -107,7 +117,7 @@ mod tests {
         greedy.begin(40);
         assert!(greedy.may_begin());
         drop(greedy);
-        assert_eq!(all.all.calls.load(Ordering::Relaxed), 0);
+        assert_eq!(all.count(), 0);
         assert_eq!(all.all.connections.load(Ordering::Relaxed), 0);
     }
 }

@@ -2,7 +2,9 @@
 //! and since when replies lie unread.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -14,7 +16,11 @@ use crate::service::budget::Hold;
 #[derive(Debug)]
 pub struct Connection {
     begun: Calls,
+    /// gRPC: how often the connection has had its turn.
+    turns: AtomicUsize,
     calls: Arc<Semaphore>,
+    /// gRPC: the reader, while no more calls may begin.
+    paused: Mutex<Option<Waker>>,
     /// gRPC: replies handed to the protocol and not sent yet, in the order they were handed over.
     unsent: Mutex<BTreeMap<u64, Instant>>,
     /// ttrpc: what the calls under way hold, by their stream.
@@ -27,9 +33,21 @@ impl Connection {
         Arc::new(Self {
             begun: begun.connection(),
             calls: Arc::new(Semaphore::new(calls)),
+            turns: AtomicUsize::default(),
+            paused: Mutex::default(),
             unsent: Mutex::default(),
             holds: Mutex::default(),
         })
+    }
+
+    /// The connection has its turn.
+    pub fn next_turn(&self) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Which turn it is.
+    pub fn turn(&self) -> usize {
+        self.turns.load(Ordering::Relaxed)
     }
 
     /// The calls it has begun.
@@ -37,13 +55,21 @@ impl Connection {
         &self.begun
     }
 
-    /// A call with so many bytes of headers begins, if it may: until what is returned is dropped.
-    pub fn begin(self: &Arc<Self>, headers: usize) -> Option<Place> {
+    /// A call with so many bytes of headers begins, until what is returned is dropped.
+    pub fn begin(self: &Arc<Self>, headers: usize) -> Place {
         let weight = 1 + headers / begun::HEADERS;
-        self.begun.may_begin().then(|| {
-            self.begun.begin(weight);
-            Place { connection: Arc::clone(self), weight }
-        })
+        self.begun.begin(weight);
+        Place { connection: Arc::clone(self), weight }
+    }
+
+    /// Whether no further call may begin. Then one is under way, and the task is woken when one ends.
+    pub fn is_paused(&self, cx: &Context<'_>) -> bool {
+        if self.begun.may_begin() {
+            return false;
+        }
+        *lock(&self.paused) = Some(cx.waker().clone());
+        // It may have ended meanwhile.
+        !self.begun.may_begin()
     }
 
     /// Waits until one more call may run. The slot is the call's until its reply is sent.
@@ -101,6 +127,9 @@ pub struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.connection.begun.end(self.weight);
+        if let Some(reader) = lock(&self.connection.paused).take() {
+            reader.wake();
+        }
     }
 }
 

@@ -8,11 +8,12 @@
 //! Buffers are there only while they are in use: an idle connection holds none.
 
 use std::io::{self, ErrorKind, IoSlice};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
@@ -67,6 +68,13 @@ impl Gathered {
         }));
         tokio::spawn(send(Arc::clone(&shared)));
         Self { shared }
+    }
+
+    /// Whether the other side has closed, seen without reading what came before.
+    pub fn is_hung_up(&self) -> bool {
+        let shared = lock(&self.shared);
+        let mut polled = [PollFd::new(shared.stream.as_fd(), PollFlags::POLLHUP)];
+        poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0)
     }
 
     /// What breaks it from outside.

@@ -1,6 +1,7 @@
 //! gRPC: HTTP/2 connections, and the calls on them. Which call goes where is the matter of a
 //! [`Handler`].
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use super::counted::counted;
 use super::gather::Gathered;
 use super::grpc_message::{self as message, Body};
 use super::listener::{Stop, stopped};
+use super::paced::Paced;
 use super::{GRPC_MESSAGE, Limits, status};
 use crate::model::{Error, Result};
 use crate::service::{Call, Reply};
@@ -90,24 +92,18 @@ impl<H: Handler> Grpc<H> {
             Ok(Ok(_)) if preface == *PREFACE => {}
             _ => return log::debug!("a client that does not speak HTTP/2 is disconnected"),
         }
-        let stream = Gathered::new(stream, PREFACE);
-        let breaker = stream.breaker();
         let unread_time = self.limits.unread_time;
         let connection = Connection::new(self.limits.calls, &self.limits.begun);
+        let stream = Gathered::new(stream, PREFACE);
+        let stream = Paced::new(stream, Arc::clone(&connection), PREFACE.len());
         let _open = self.limits.counted.connection("grpc");
         let stopping = stop.clone();
         let state = Arc::clone(&connection);
         let service = service_fn(move |request| {
             let (grpc, state, stop) = (self.clone(), Arc::clone(&state), stopping.clone());
-            // Before there is a task for it, which would be the larger part of what it takes.
+            // At once, not when its task runs: what is read next depends on it.
             let place = state.begin(size(request.headers()));
-            if place.is_none() {
-                breaker.break_off();
-            }
-            async move {
-                let place = place.ok_or("a gRPC client has begun too many calls")?;
-                Ok::<_, &str>(grpc.answer(request, &state, stop, place).await)
-            }
+            async move { Ok::<_, Infallible>(grpc.answer(request, &state, stop, place).await) }
         });
         let http = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -125,8 +121,12 @@ impl<H: Handler> Grpc<H> {
         let mut look = tokio::time::interval(unread_time / 4);
         let mut stopping = false;
         loop {
+            let turn = std::future::poll_fn(|cx| {
+                connection.next_turn();
+                http.as_mut().poll(cx)
+            });
             tokio::select! {
-                ended = http.as_mut() => {
+                ended = turn => {
                     if let Err(e) = ended {
                         log::debug!("a gRPC connection ended: {e}");
                     }
@@ -221,7 +221,9 @@ impl Asked {
         message::within(message::deadline(&self.request), async {
             let slot = self.connection.slot().await;
             let (asked, _held) = message::read(self.request.into_body(), &self.limits).await?;
-            let Reply { message, hold } = handle(call, asked).await?;
+            // Apart: most of what a call takes it takes here, and those that wait for a slot or for
+            // their message do without.
+            let Reply { message, hold } = Box::pin(handle(call, asked)).await?;
             Ok(message::reply(message, self.connection.sending(slot, hold)))
         })
         .await

@@ -6,7 +6,8 @@
 //! - [`grpc`]: HTTP/2 connections and their calls; [`grpc_message`]: one unary call's messages;
 //!   [`grpc_alone`], [`grpc_front`], [`grpc_readonly`]: which call goes where, without and with a
 //!   containerd behind, and for those who only read; [`grpc_health`]: health on all of them;
-//!   [`forward`]: passing calls on; `passing`: their bodies; [`gather`]: bytes in few system calls
+//!   [`forward`]: passing calls on; `passing`: their bodies; [`gather`]: bytes in few system calls;
+//!   `paced`: reading no faster than calls begin
 //! - [`ttrpc`]: ttrpc connections; [`ttrpc_io`]: the byte stream under one, watched frame by frame,
 //!   and `ttrpc_envelope`: field by field
 //! - `counted`: how a gRPC call ended, for the metrics
@@ -28,6 +29,7 @@ pub mod grpc_health;
 pub mod grpc_message;
 pub mod grpc_readonly;
 pub mod listener;
+mod paced;
 mod passing;
 pub mod scrape;
 pub mod status;

@@ -1,0 +1,272 @@
+//! The byte stream under a gRPC connection, read no faster than its calls begin.
+//!
+//! The library reads all that has come before it begins the first call of it: thousands of heads, of
+//! which each takes some KiB, and others wait meanwhile. So this stream looks for the heads of calls
+//! as they pass: it lets a few through in a turn of the connection, and the calls begin before it gives
+//! more (the library asks for more before each call that it begins); and
+//! while all connections together have begun too many, one with more than its share is not read.
+//!
+//! ```text
+//! frame   0..3 length of the payload   3 type   4 flags   5..9 stream   9.. payload
+//! ```
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use super::connection::Connection;
+use super::gather::Gathered;
+
+/// So many heads are let through in a turn, and then those of the bytes that were read with them.
+const HEADS: usize = 8;
+
+/// So many bytes are read at a time unless most of them are data: some heads. The second is what is
+/// read while the connections together are at their limit.
+const PIECE: (usize, usize) = (1 << 10, 128);
+
+/// How often it is looked whether a client that is not read is still there.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The frame that begins a call.
+const HEAD: u8 = 1;
+
+/// The frame that carries data.
+const DATA: u8 = 0;
+
+/// A paced stream.
+pub struct Paced {
+    stream: Gathered,
+    connection: Arc<Connection>,
+    frames: Frames,
+    /// Heads that were let through in this turn of the connection.
+    heads: usize,
+    turn: usize,
+    /// The last bytes were data, and more of it comes.
+    bulk: bool,
+    /// Runs while nothing is read: a client that leaves is not seen otherwise.
+    look: Option<Pin<Box<Sleep>>>,
+}
+
+impl Paced {
+    /// Paces `stream`, whose first `before` bytes are no frames.
+    pub fn new(stream: Gathered, connection: Arc<Connection>, before: usize) -> Self {
+        let frames = Frames { left: before, ..Frames::default() };
+        Self { stream, connection, frames, heads: 0, turn: 0, bulk: false, look: None }
+    }
+
+    /// Pending while the client is there, then the end of the stream.
+    fn poll_hang_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.stream.is_hung_up() {
+            let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
+            ready!(look.as_mut().poll(cx));
+            self.look = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Paced {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let turn = this.connection.turn();
+        if std::mem::replace(&mut this.turn, turn) != turn {
+            this.heads = 0;
+        }
+        if this.heads >= HEADS {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if this.connection.is_paused(cx) {
+            return this.poll_hang_up(cx);
+        }
+        this.look = None;
+        let before = buf.filled().len();
+        let polled = if this.bulk {
+            Pin::new(&mut this.stream).poll_read(cx, buf)
+        } else {
+            let crowded = this.connection.begun().is_crowded();
+            let piece = if crowded { PIECE.1 } else { PIECE.0 }.min(buf.remaining());
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(piece));
+            let polled = Pin::new(&mut this.stream).poll_read(cx, &mut part);
+            let count = part.filled().len();
+            buf.advance(count);
+            polled
+        };
+        ready!(polled)?;
+        let read = buf.filled().get(before..).unwrap_or_default();
+        let (heads, data) = this.frames.pass(read);
+        this.heads += heads;
+        this.bulk = data * 2 > read.len();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Paced {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+/// Where in its frames a stream of bytes is.
+#[derive(Default)]
+struct Frames {
+    head: [u8; 9],
+    /// Bytes of the head that are known.
+    known: usize,
+    /// Bytes to come that are not looked at.
+    left: usize,
+}
+
+impl Frames {
+    /// How many heads of calls are in the next bytes, and how many bytes are data.
+    fn pass(&mut self, mut bytes: &[u8]) -> (usize, usize) {
+        let (mut heads, mut data) = (0, 0);
+        loop {
+            let skipped = self.left.min(bytes.len());
+            self.left -= skipped;
+            bytes = bytes.get(skipped..).unwrap_or_default();
+            if self.known == self.head.len() && self.kind() == DATA {
+                data += skipped;
+            }
+            if self.left > 0 {
+                return (heads, data);
+            }
+            self.known %= self.head.len();
+            while let Some(to) = self.head.get_mut(self.known) {
+                let Some((byte, rest)) = bytes.split_first() else { return (heads, data) };
+                *to = *byte;
+                self.known += 1;
+                bytes = rest;
+            }
+            let [high, middle, low, ..] = self.head;
+            self.left = u32::from_be_bytes([0, high, middle, low]) as usize;
+            heads += usize::from(self.kind() == HEAD);
+        }
+    }
+
+    fn kind(&self) -> u8 {
+        let [_, _, _, kind, ..] = self.head;
+        kind
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::begun::Begun;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    fn frame(kind: u8, length: usize) -> Vec<u8> {
+        let [_, head @ ..] = (length as u32).to_be_bytes();
+        [&head[..], &[kind, 0, 0, 0, 0, 1], &vec![0xff; length]].concat()
+    }
+
+    #[test]
+    fn heads_are_counted_however_the_bytes_are_cut() {
+        let parts = [vec![7; 24], frame(HEAD, 30), frame(DATA, 100), frame(4, 0), frame(HEAD, 0)];
+        let bytes = [parts.concat(), frame(9, 5), frame(HEAD, 1)].concat();
+        for cut in 0..bytes.len() {
+            let (first, second) = bytes.split_at(cut);
+            let mut frames = Frames { left: 24, ..Frames::default() };
+            let (one, other) = (frames.pass(first), frames.pass(second));
+            assert_eq!((one.0 + other.0, one.1 + other.1), (3, 100), "cut at {cut}");
+        }
+    }
+
+    #[tokio::test]
+    async fn everything_comes_through_and_heads_a_few_at_a_time() {
+        let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+        let connection = Connection::new(1, &Begun::default());
+        let mut stream = Paced::new(Gathered::new(ours, &[]), Arc::clone(&connection), 0);
+        let sent = [frame(HEAD, 20).repeat(2000), frame(DATA, 16 << 10).repeat(10)].concat();
+        let bytes = sent.clone();
+        let sender = tokio::spawn(async move {
+            theirs.write_all(&bytes).await.unwrap();
+            theirs
+        });
+        let (mut got, mut most, mut turn) = (Vec::new(), 0, Frames::default());
+        while got.len() < sent.len() {
+            let mut heads = 0;
+            connection.next_turn();
+            std::future::poll_fn(|cx| {
+                let mut space = [0; 8 << 10];
+                let mut buf = ReadBuf::new(&mut space);
+                // Asked again and again, it gives no more in one turn.
+                for _ in 0..1000 {
+                    if Pin::new(&mut stream).poll_read(cx, &mut buf).is_pending() {
+                        continue;
+                    }
+                    heads += turn.pass(buf.filled()).0;
+                    got.extend_from_slice(buf.filled());
+                    buf.clear();
+                }
+                Poll::Ready(())
+            })
+            .await;
+            most = most.max(heads);
+            tokio::task::yield_now().await;
+        }
+        assert!(got == sent);
+        assert!(most <= HEADS + PIECE.0 / 29 + 1, "{most} at a time");
+        drop(sender.await.unwrap());
+        assert_eq!(stream.read(&mut [0; 10]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_has_more_than_its_share_is_not_read_until_a_call_ends() {
+        let all = Begun::new(2);
+        let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+        let connection = Connection::new(1, &all);
+        let _other = Connection::new(1, &all);
+        let mut stream = Paced::new(Gathered::new(ours, &[]), Arc::clone(&connection), 0);
+        theirs.write_all(&frame(HEAD, 1)).await.unwrap();
+        let places = [connection.begin(0), connection.begin(0)];
+        let mut space = [0; 10];
+        let mut read = Box::pin(stream.read_exact(&mut space));
+        tokio::select! {
+            biased;
+            _ = &mut read => panic!("it is read"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(places);
+        read.await.unwrap();
+        let _places = [connection.begin(0), connection.begin(0)];
+        drop(theirs);
+        let rest = stream.read_to_end(&mut Vec::new()).await;
+        assert!(rest.is_ok(), "that it is gone is seen all the same");
+    }
+}
