@@ -1,5 +1,6 @@
 //! What is fuzzed. A target is a function of any bytes that panics when something is not as it must be:
 //!
+//! - [`bolt`]: containerd's own file
 //! - [`filter`]: filters are parsed, printed, parsed again, and matched; [`regexp`]: Go's patterns
 //! - [`record`]: what may lie in a stored value
 //! - [`requests`]: sequences of requests through the whole service, against a model of what is there
@@ -9,6 +10,7 @@
 //! `scripts/fuzz` runs them under libFuzzer; `tests/fuzz_corpus.rs` replays what is in `seeds/`, where
 //! every input lies that once found something.
 
+pub mod bolt;
 pub mod filter;
 pub mod frames;
 pub mod record;
@@ -22,6 +24,7 @@ pub type Target = fn(&[u8]);
 
 /// All targets by name.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("bolt", bolt::run),
     ("filter", filter::run),
     ("frames", frames::run),
     ("record", record::run),
