@@ -24,7 +24,7 @@ impl std::fmt::Display for Damage {
 }
 
 /// Bytes that can be read at any place: a file, or memory.
-pub trait ReadAt {
+pub trait ReadAt: Sync {
     /// How many there are.
     fn length(&self) -> io::Result<u64>;
 
@@ -163,6 +163,18 @@ impl Set {
         *word |= bit;
         self.count += 1;
         true
+    }
+
+    /// Adds all of another set of the same bound; if one of them is in both, that one.
+    pub fn merge(&mut self, other: &Set) -> Result<(), u64> {
+        for (index, (word, more)) in self.words.iter_mut().zip(&other.words).enumerate() {
+            if *word & more != 0 {
+                return Err(index as u64 * 64 + u64::from((*word & more).trailing_zeros()));
+            }
+            *word |= more;
+        }
+        self.count += other.count;
+        Ok(())
     }
 
     /// Whether a number is in it.

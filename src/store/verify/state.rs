@@ -139,13 +139,9 @@ impl State {
             }
             Ok(())
         })?;
-        for (name, db) in &databases {
-            if (db.flags, db.pad) != (0, 0) {
-                return Err(Damage(format!("database {name:?} is of another kind than ours")));
-            }
-            walk.tree(db, Kind::Values, &mut |_, _| Ok(()))
-                .map_err(|damage| Damage(format!("{damage} (in {name:?})")))?;
-        }
+        walk_databases(&mut walk, &databases, || {
+            Ok(Walk::new(Pages::new(source, meta.page_size)?, meta.last_page))
+        })?;
         let free = free_pages(&mut walk, meta)?;
         // Pages behind the end of the file were never written: free ones only.
         let unwritten = (meta.last_page + 1).saturating_sub(walk.pages.present);
@@ -166,6 +162,52 @@ impl State {
             databases,
         })
     }
+}
+
+/// A database with so many leaves is walked on a thread of its own: that pays from here on.
+const LARGE: u64 = 32;
+
+/// More threads than a store of ours has large databases; a damaged file may seem to have any number.
+const THREADS: usize = 4;
+
+/// Walks all databases, the large ones at once, each in a `fresh` walk: they share no page, which is
+/// seen when what they use is put together.
+fn walk_databases<'s, S: ReadAt + ?Sized>(
+    walk: &mut Walk<'s, S>,
+    databases: &[(String, Db)],
+    fresh: impl Fn() -> Result<Walk<'s, S>, Damage> + Sync,
+) -> Result<(), Damage> {
+    let one = |walk: &mut Walk<'s, S>, name: &str, db: &Db| {
+        if (db.flags, db.pad) != (0, 0) {
+            return Err(Damage(format!("database {name:?} is of another kind than ours")));
+        }
+        walk.tree(db, Kind::Values, &mut |_, _| Ok(()))
+            .map_err(|damage| Damage(format!("{damage} (in {name:?})")))
+    };
+    std::thread::scope(|scope| {
+        let mut others = Vec::new();
+        for (name, db) in databases {
+            if db.leaves < LARGE || others.len() == THREADS {
+                one(walk, name, db)?;
+                continue;
+            }
+            let (one, fresh) = (&one, &fresh);
+            others.push(scope.spawn(move || {
+                let mut walk = fresh()?;
+                one(&mut walk, name, db)?;
+                Ok(walk.used)
+            }));
+        }
+        for other in others {
+            let used: Result<Set, Damage> = other
+                .join()
+                .unwrap_or_else(|_| Err(Damage("the check of a database panicked".into())));
+            walk.used.merge(&used?).map_err(|page| {
+                Damage::page(page, "is referred to twice, or not part of this state")
+            })?;
+        }
+        Ok(())
+    })
 }
 
 /// The bytes that the file of a state should have.

@@ -7,6 +7,7 @@ use std::path::Path;
 use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, WithoutTls};
 
+use super::pages::Set;
 use super::state::{Metas, State};
 use super::*;
 use crate::store::Store;
@@ -156,4 +157,18 @@ fn a_foreign_or_cut_file_is_refused_unchanged() {
         );
         assert_eq!(std::fs::read(&file).unwrap(), bad);
     }
+}
+
+#[test]
+fn sets_are_put_together_unless_they_share_a_number() {
+    let set = |numbers: &[u64]| {
+        let mut set = Set::below(200);
+        assert!(numbers.iter().all(|number| set.add(*number)));
+        set
+    };
+    let mut all = set(&[2, 63, 64]);
+    assert_eq!(all.merge(&set(&[3, 65, 199])), Ok(()));
+    assert_eq!(all.count, 6);
+    assert!([2, 3, 63, 64, 65, 199].iter().all(|number| all.has(*number)));
+    assert_eq!(all.merge(&set(&[4, 199])), Err(199));
 }
