@@ -5,31 +5,14 @@ use std::sync::OnceLock;
 
 use lmdb_images::bolt::containerd::{Found, read, survey};
 
-use super::Input;
-
-const PAGE: usize = 4096;
+use super::{Input, patched};
 
 /// More records than all files hold; a loop in the pages would make more.
 const MANY: usize = 10_000;
 
-/// The first byte says which file, the rest are patches: page, offset, how many bytes, bytes.
+/// The input is a file and its patches.
 pub fn run(data: &[u8]) {
-    let mut input = Input(data);
-    let files = files();
-    let mut file = files[usize::from(input.byte()) % files.len()].clone();
-    while !input.is_over() {
-        let pages = file.len().div_ceil(PAGE).max(1);
-        let at = input.number() % pages * PAGE + input.number() % PAGE;
-        match input.byte() {
-            255 => file.truncate(at),
-            count => {
-                let bytes = input.bytes(count.into());
-                for (place, byte) in file.iter_mut().skip(at).zip(bytes) {
-                    *place = *byte;
-                }
-            }
-        }
-    }
+    let file = patched(files(), Input(data));
     if let Err(error) = survey(file.as_slice()) {
         assert!(!error.message().is_empty());
     }

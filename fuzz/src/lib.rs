@@ -68,6 +68,29 @@ impl<'d> Input<'d> {
     }
 }
 
+/// Bytes of a page, as the files have them.
+pub const PAGE: usize = 4096;
+
+/// One of `files`, patched: a byte says which, then come page, offset, how many bytes, and these; 255
+/// bytes cut the file off there.
+pub fn patched(files: &[Vec<u8>], mut input: Input<'_>) -> Vec<u8> {
+    let mut file = files[usize::from(input.byte()) % files.len()].clone();
+    while !input.is_over() {
+        let pages = file.len().div_ceil(PAGE).max(1);
+        let at = input.number() % pages * PAGE + input.number() % PAGE;
+        match input.byte() {
+            255 => file.truncate(at),
+            count => {
+                let bytes = input.bytes(count.into());
+                for (place, byte) in file.iter_mut().skip(at).zip(bytes) {
+                    *place = *byte;
+                }
+            }
+        }
+    }
+    file
+}
+
 /// A folder for a store: where `TMPDIR` says, or in memory, as a sync to a disk would be most of the
 /// time.
 pub fn folder() -> tempfile::TempDir {

@@ -17,15 +17,14 @@ use lmdb_images::store::verify::state::{Metas, State};
 use lmdb_images::store::{Kind, Records, Store};
 use protobuf::MessageField;
 
-use super::Input;
-
-const PAGE: usize = 4096;
+use super::{Input, patched};
 
 /// See the module.
 pub fn run(data: &[u8]) {
-    let mut input = Input(data);
-    let which = input.byte();
-    let file = if which == 255 { input.0.to_vec() } else { patched(usize::from(which), input) };
+    let file = match data.split_first() {
+        Some((255, bytes)) => bytes.to_vec(),
+        _ => patched(files(), Input(data)),
+    };
     let verdict = Metas::read(file.as_slice())
         .and_then(|metas| metas.live().cloned())
         .and_then(|meta| State::read(file.as_slice(), &meta));
@@ -33,25 +32,6 @@ pub fn run(data: &[u8]) {
         Ok(_) => opened(&file),
         Err(damage) => assert!(!damage.to_string().is_empty()),
     }
-}
-
-fn patched(which: usize, mut input: Input<'_>) -> Vec<u8> {
-    let files = files();
-    let mut file = files[which % files.len()].clone();
-    while !input.is_over() {
-        let pages = file.len().div_ceil(PAGE).max(1);
-        let at = input.number() % pages * PAGE + input.number() % PAGE;
-        match input.byte() {
-            255 => file.truncate(at),
-            count => {
-                let bytes = input.bytes(count.into());
-                for (place, byte) in file.iter_mut().skip(at).zip(bytes) {
-                    *place = *byte;
-                }
-            }
-        }
-    }
-    file
 }
 
 /// LMDB may have it: no crash, no record that was not written.

@@ -9,8 +9,8 @@ use protobuf::rt::WireType;
 
 use crate::model::{Error, Result};
 
-/// A message has so many fields at most, those of messages in it with them: ten times as many labels as
-/// anybody gives an image.
+/// A message has so many fields at most, those of messages in it with them: far more than an image has
+/// labels.
 pub const FIELDS: usize = 64 << 10;
 
 /// What a field takes in memory beside its bytes, in bytes: a label is two strings and a place in a tree.

@@ -1,7 +1,7 @@
 //! Counting the fields of a ttrpc request while its bytes pass by.
 //!
 //! The library decodes the envelope around the message: service, method, and metadata. Two bytes are an
-//! entry of metadata, which takes fifty times as much once decoded; no client sends many.
+//! entry of metadata, which takes many times as much once decoded; no client sends many.
 
 /// A request may have so many fields: entries of metadata, and the few that are not.
 const FIELDS: u32 = 128;
