@@ -2,11 +2,13 @@
 //! goes on with its Gets. `scripts/hostile` runs it; it prints a line for each attack.
 //!
 //! ```text
-//! hostile siege GRPC_SOCK IMAGES_SOCK_TTRPC PID SECONDS [PART OF A NAME]
+//! hostile siege GRPC_SOCK IMAGES_SOCK_TTRPC PID OTHER_SOCK_TTRPC SECONDS [PART OF A NAME]
 //! ```
 //!
-//! The attackers are a process of their own, at the lowest priority: what is measured is the daemon,
-//! not who gets the processors.
+//! What is measured is the daemon, not who gets the processors. So the attackers are a process of their
+//! own that runs when nobody else wants to (SCHED_IDLE: at the lowest nice value, a hundred threads still
+//! weigh more than the daemon); and another client goes on with Gets of another daemon meanwhile, which
+//! nobody attacks: what holds those up is the machine.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -29,15 +31,11 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
-        ["siege", grpc, ttrpc, pid, seconds, part @ ..] => {
+        ["siege", grpc, ttrpc, pid, other, seconds, part @ ..] => {
             let time = Duration::from_secs(seconds.parse().expect("SECONDS"));
-            std::process::exit(i32::from(!siege(
-                grpc,
-                ttrpc,
-                pid,
-                time,
-                part.first().unwrap_or(&""),
-            )));
+            let besieged = Besieged { grpc, ttrpc, pid, other };
+            let part = part.first().unwrap_or(&"");
+            std::process::exit(i32::from(!siege(&besieged, time, part)));
         }
         ["attack", name, grpc, ttrpc] => {
             let (_, count, attack) = ATTACKS.iter().find(|(n, ..)| n == name).expect("an attack");
@@ -47,24 +45,37 @@ fn main() {
             println!("{}", siege.lay(*count, *attack, wait));
         }
         _ => {
-            eprintln!("usage: hostile siege GRPC_SOCK TTRPC_SOCK PID SECONDS [PART OF A NAME]");
+            eprintln!(
+                "usage: hostile siege GRPC_SOCK TTRPC_SOCK PID OTHER_TTRPC_SOCK SECONDS [PART OF A NAME]"
+            );
             std::process::exit(2);
         }
     }
 }
 
+/// Who is attacked, and who is not.
+struct Besieged<'a> {
+    grpc: &'a str,
+    ttrpc: &'a str,
+    pid: &'a str,
+    /// Another daemon's ttrpc socket.
+    other: &'a str,
+}
+
 /// Attacks whose names have `part` in them; whether the daemon serves at the end.
-fn siege(grpc: &str, ttrpc: &str, pid: &str, time: Duration, part: &str) -> bool {
-    let path = Path::new(ttrpc);
+fn siege(besieged: &Besieged<'_>, time: Duration, part: &str) -> bool {
+    let &Besieged { grpc, ttrpc, pid, other } = besieged;
+    let (path, other) = (Path::new(ttrpc), Path::new(other));
     fill(path);
+    fill(other);
     println!(
-        "| attack | blows | RssAnon max, MiB | p99 of a Get, ms: quiet | under attack | ratio | after |"
+        "| attack | blows | RssAnon max, MiB | p99 of a Get, ms: quiet | under attack | ratio | of another daemon | after |"
     );
-    println!("|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
     for (name, ..) in ATTACKS.iter().filter(|(name, ..)| name.contains(part)) {
         let quiet = gets(path, time / 3);
-        let mut attackers = Command::new("nice")
-            .args(["-n", "19"])
+        let mut attackers = Command::new("chrt")
+            .args(["--idle", "0"])
             .arg(std::env::current_exe().unwrap())
             .args(["attack", name, grpc, ttrpc])
             .stdin(Stdio::piped())
@@ -73,7 +84,7 @@ fn siege(grpc: &str, ttrpc: &str, pid: &str, time: Duration, part: &str) -> bool
             .spawn()
             .unwrap();
         let over = AtomicBool::new(false);
-        let (busy, memory) = std::thread::scope(|scope| {
+        let (busy, elsewhere, memory) = std::thread::scope(|scope| {
             let memory = scope.spawn(|| {
                 let mut most = 0;
                 while !over.load(Ordering::Relaxed) {
@@ -82,9 +93,10 @@ fn siege(grpc: &str, ttrpc: &str, pid: &str, time: Duration, part: &str) -> bool
                 }
                 most
             });
+            let elsewhere = scope.spawn(|| gets(other, time));
             let busy = gets(path, time);
             over.store(true, Ordering::Relaxed);
-            (busy, memory.join().unwrap())
+            (busy, elsewhere.join().unwrap(), memory.join().unwrap())
         });
         drop(attackers.stdin.take());
         let mut blows = String::new();
@@ -96,11 +108,12 @@ fn siege(grpc: &str, ttrpc: &str, pid: &str, time: Duration, part: &str) -> bool
         };
         let ratio = quiet.zip(busy).map_or(f64::NAN, |(q, b)| b.as_secs_f64() / q.as_secs_f64());
         println!(
-            "| {name} | {} | {:.1} | {} | {} | {ratio:.1} | {} |",
+            "| {name} | {} | {:.1} | {} | {} | {ratio:.1} | {} | {} |",
             blows.trim(),
             memory as f64 / 1024.0,
             ms(quiet),
             ms(busy),
+            ms(elsewhere),
             if serves { "serves" } else { "DEAD" }
         );
         if !serves {
@@ -151,7 +164,7 @@ fn try_gets(path: &Path, time: Duration) -> io::Result<Duration> {
     Ok(took[took.len() * 99 / 100])
 }
 
-/// Images for the attacks to ask for.
+/// Images for the attacks to ask for. Those that are there already stay.
 fn fill(path: &Path) {
     let mut stream = UnixStream::connect(path).expect("the daemon");
     for number in 0..STORED as u32 {

@@ -2,7 +2,6 @@
 //! and since when replies lie unread.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
@@ -16,8 +15,6 @@ use crate::service::budget::Hold;
 #[derive(Debug)]
 pub struct Connection {
     begun: Calls,
-    /// gRPC: how often the connection has had its turn.
-    turns: AtomicUsize,
     calls: Arc<Semaphore>,
     /// gRPC: the reader, while no more calls may begin.
     paused: Mutex<Option<Waker>>,
@@ -33,21 +30,10 @@ impl Connection {
         Arc::new(Self {
             begun: begun.connection(),
             calls: Arc::new(Semaphore::new(calls)),
-            turns: AtomicUsize::default(),
             paused: Mutex::default(),
             unsent: Mutex::default(),
             holds: Mutex::default(),
         })
-    }
-
-    /// The connection has its turn.
-    pub fn next_turn(&self) {
-        self.turns.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Which turn it is.
-    pub fn turn(&self) -> usize {
-        self.turns.load(Ordering::Relaxed)
     }
 
     /// The calls it has begun.

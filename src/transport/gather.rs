@@ -70,6 +70,16 @@ impl Gathered {
         Self { shared }
     }
 
+    /// Whether as much is gathered as may be. Then the task is woken when it is sent.
+    pub fn is_full(&self, cx: &Context<'_>) -> bool {
+        let shared = &mut *lock(&self.shared);
+        let is_full = shared.write.len() >= PIECE && shared.failed.is_none();
+        if is_full {
+            shared.writer = Some(cx.waker().clone());
+        }
+        is_full
+    }
+
     /// Whether the other side has closed, seen without reading what came before.
     pub fn is_hung_up(&self) -> bool {
         let shared = lock(&self.shared);

@@ -23,7 +23,7 @@ use super::gather::Gathered;
 use super::grpc_message::{self as message, Body};
 use super::listener::{Stop, stopped};
 use super::paced::Paced;
-use super::{GRPC_MESSAGE, Limits, status};
+use super::{GRPC_MESSAGE, Limits, status, threads};
 use crate::model::{Error, Result};
 use crate::service::{Call, Reply};
 
@@ -121,12 +121,8 @@ impl<H: Handler> Grpc<H> {
         let mut look = tokio::time::interval(unread_time / 4);
         let mut stopping = false;
         loop {
-            let turn = std::future::poll_fn(|cx| {
-                connection.next_turn();
-                http.as_mut().poll(cx)
-            });
             tokio::select! {
-                ended = turn => {
+                ended = http.as_mut() => {
                     if let Err(e) = ended {
                         log::debug!("a gRPC connection ended: {e}");
                     }
@@ -203,15 +199,21 @@ impl Asked {
 
     /// The message of a call that is not unary.
     pub async fn message<M: MessageFull>(self) -> Result<M> {
-        let (message, _) = message::read(self.request.into_body(), &self.limits).await?;
+        let raw = message::read(self.request.into_body(), &self.limits).await?;
+        let (is_large, requests) = (raw.is_large(), self.limits.requests);
+        let decode = async move { raw.decode(&requests).await };
+        let (message, _) = if is_large { threads::apart(decode).await } else { decode.await }?;
         Ok(message)
     }
 
     /// Answers a call of one message by one message.
-    pub async fn unary<M, F>(self, handle: impl FnOnce(Call, M) -> F) -> Result<Response<Body>>
+    pub async fn unary<M, F>(
+        self,
+        handle: impl FnOnce(Call, M) -> F + Send + 'static,
+    ) -> Result<Response<Body>>
     where
         M: MessageFull,
-        F: Future<Output = Result<Reply>>,
+        F: Future<Output = Result<Reply>> + Send + 'static,
     {
         let call = Call {
             namespace: namespace(&self.request)?,
@@ -220,10 +222,16 @@ impl Asked {
         };
         message::within(message::deadline(&self.request), async {
             let slot = self.connection.slot().await;
-            let (asked, _held) = message::read(self.request.into_body(), &self.limits).await?;
-            // Apart: most of what a call takes it takes here, and those that wait for a slot or for
+            let raw = message::read(self.request.into_body(), &self.limits).await?;
+            let (is_large, requests) = (raw.is_large(), self.limits.requests);
+            // Boxed: most of what a call takes it takes here, and those that wait for a slot or for
             // their message do without.
-            let Reply { message, hold } = Box::pin(handle(call, asked)).await?;
+            let answer = Box::pin(async move {
+                let (asked, _held) = raw.decode(&requests).await?;
+                handle(call, asked).await
+            });
+            let Reply { message, hold } =
+                if is_large { threads::apart(answer).await? } else { answer.await? };
             Ok(message::reply(message, self.connection.sending(slot, hold)))
         })
         .await

@@ -27,16 +27,18 @@ use crate::service::message::encode;
 use crate::service::{Call, Images, Reply};
 
 /// Answers the calls.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Table {
     alone: Arc<Alone>,
+    images: Arc<dyn Images>,
     health: Health,
 }
 
 impl Table {
     /// Has `alone` answer them.
     pub fn new(alone: Alone, health: Health) -> Self {
-        Self { alone: Arc::new(alone), health }
+        let images = Arc::new(alone.local().clone());
+        Self { alone: Arc::new(alone), images, health }
     }
 }
 
@@ -47,36 +49,36 @@ impl Handler for Table {
 }
 
 async fn dispatch(table: &Table, asked: Asked, stop: Stop) -> Result<Response<Body>> {
-    let alone = &*table.alone;
+    let alone = &table.alone;
     let path = asked.path().to_owned();
     let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
     match (service, method) {
-        (IMAGES, _) => images(alone.local(), asked, method).await,
+        (IMAGES, _) => images(Arc::clone(&table.images), asked, method).await,
         ("containerd.services.namespaces.v1.Namespaces", _) => {
             namespaces(alone, asked, method).await
         }
         ("containerd.services.leases.v1.Leases", _) => leases(alone, asked, method).await,
         ("containerd.services.events.v1.Events", "Publish") => {
-            message(alone, asked, async |c, m| alone.publish(&c, m).await).await
+            message(alone, asked, async |alone, c, m| alone.publish(&c, m).await).await
         }
         ("containerd.services.events.v1.Events", "Forward") => {
-            message(alone, asked, async |_, m| alone.forward(m).await).await
+            message(alone, asked, async |alone, _, m| alone.forward(m).await).await
         }
         ("containerd.services.events.v1.Events", "Subscribe") => {
             let subscription = alone.subscribe(asked.message().await?).await?;
             Ok(events(subscription, stop))
         }
         ("containerd.services.transfer.v1.Transfer", "Transfer") => {
-            message(alone, asked, async |c, m| alone.transfer(&c, m).await).await
+            message(alone, asked, async |alone, c, m| alone.transfer(&c, m).await).await
         }
         ("containerd.services.introspection.v1.Introspection", "Server") => {
-            message(alone, asked, async |_, m| alone.server(m).await).await
+            message(alone, asked, async |alone, _, m| alone.server(m).await).await
         }
         ("containerd.services.introspection.v1.Introspection", "Plugins") => {
-            message(alone, asked, async |_, m| alone.plugins(m).await).await
+            message(alone, asked, async |alone, _, m| alone.plugins(m).await).await
         }
         ("containerd.services.version.v1.Version", "Version") => {
-            message(alone, asked, async |_, _: Empty| Ok(version())).await
+            message(alone, asked, async |_, _, _: Empty| Ok(version())).await
         }
         (HEALTH, _) => grpc_health::answer(&table.health, asked, method, stop).await,
         _ => Err(unknown(service, method)),
@@ -84,39 +86,51 @@ async fn dispatch(table: &Table, asked: Asked, stop: Stop) -> Result<Response<Bo
 }
 
 /// A call of Images, whoever answers it.
-pub async fn images(images: &dyn Images, asked: Asked, method: &str) -> Result<Response<Body>> {
+pub async fn images(images: Arc<dyn Images>, asked: Asked, method: &str) -> Result<Response<Body>> {
     match method {
-        "Get" => asked.unary(async |c, m| images.get(&c, m).await).await,
-        "List" => asked.unary(async |c, m| images.list(&c, m).await).await,
-        "Create" => asked.unary(async |c, m| images.create(&c, m).await).await,
-        "Update" => asked.unary(async |c, m| images.update(&c, m).await).await,
-        "Delete" => asked.unary(async |c, m| images.delete(&c, m).await).await,
+        "Get" => asked.unary(async move |c, m| images.get(&c, m).await).await,
+        "List" => asked.unary(async move |c, m| images.list(&c, m).await).await,
+        "Create" => asked.unary(async move |c, m| images.create(&c, m).await).await,
+        "Update" => asked.unary(async move |c, m| images.update(&c, m).await).await,
+        "Delete" => asked.unary(async move |c, m| images.delete(&c, m).await).await,
         _ => Err(unknown(IMAGES, method)),
     }
 }
 
-async fn namespaces(alone: &Alone, asked: Asked, method: &str) -> Result<Response<Body>> {
+async fn namespaces(alone: &Arc<Alone>, asked: Asked, method: &str) -> Result<Response<Body>> {
     match method {
-        "Get" => message(alone, asked, async |_, m| alone.get_namespace(m).await).await,
-        "List" => message(alone, asked, async |_, m| alone.list_namespaces(m).await).await,
-        "Create" => message(alone, asked, async |_, m| alone.create_namespace(m).await).await,
-        "Update" => message(alone, asked, async |_, m| alone.update_namespace(m).await).await,
-        "Delete" => message(alone, asked, async |_, m| alone.delete_namespace(m).await).await,
+        "Get" => message(alone, asked, async |alone, _, m| alone.get_namespace(m).await).await,
+        "List" => message(alone, asked, async |alone, _, m| alone.list_namespaces(m).await).await,
+        "Create" => {
+            message(alone, asked, async |alone, _, m| alone.create_namespace(m).await).await
+        }
+        "Update" => {
+            message(alone, asked, async |alone, _, m| alone.update_namespace(m).await).await
+        }
+        "Delete" => {
+            message(alone, asked, async |alone, _, m| alone.delete_namespace(m).await).await
+        }
         _ => Err(unknown("containerd.services.namespaces.v1.Namespaces", method)),
     }
 }
 
-async fn leases(alone: &Alone, asked: Asked, method: &str) -> Result<Response<Body>> {
+async fn leases(alone: &Arc<Alone>, asked: Asked, method: &str) -> Result<Response<Body>> {
     match method {
-        "Create" => message(alone, asked, async |c, m| alone.create_lease(&c, m).await).await,
-        "Delete" => message(alone, asked, async |c, m| alone.delete_lease(&c, m).await).await,
-        "List" => message(alone, asked, async |c, m| alone.list_leases(&c, m).await).await,
-        "AddResource" => message(alone, asked, async |c, m| alone.add_resource(&c, m).await).await,
+        "Create" => {
+            message(alone, asked, async |alone, c, m| alone.create_lease(&c, m).await).await
+        }
+        "Delete" => {
+            message(alone, asked, async |alone, c, m| alone.delete_lease(&c, m).await).await
+        }
+        "List" => message(alone, asked, async |alone, c, m| alone.list_leases(&c, m).await).await,
+        "AddResource" => {
+            message(alone, asked, async |alone, c, m| alone.add_resource(&c, m).await).await
+        }
         "DeleteResource" => {
-            message(alone, asked, async |c, m| alone.delete_resource(&c, m).await).await
+            message(alone, asked, async |alone, c, m| alone.delete_resource(&c, m).await).await
         }
         "ListResources" => {
-            message(alone, asked, async |c, m| alone.list_resources(&c, m).await).await
+            message(alone, asked, async |alone, c, m| alone.list_resources(&c, m).await).await
         }
         _ => Err(unknown("containerd.services.leases.v1.Leases", method)),
     }
@@ -142,18 +156,19 @@ pub fn unknown(service: &str, method: &str) -> Error {
 
 /// A call whose handler gives a message: encoded, measured, with its share of the budget.
 async fn message<Q, R, F>(
-    alone: &Alone,
+    alone: &Arc<Alone>,
     asked: Asked,
-    handle: impl FnOnce(Call, Q) -> F,
+    handle: impl FnOnce(Arc<Alone>, Call, Q) -> F + Send + 'static,
 ) -> Result<Response<Body>>
 where
     Q: MessageFull,
     R: Message,
-    F: Future<Output = Result<R>>,
+    F: Future<Output = Result<R>> + Send + 'static,
 {
-    let reply = async |call: Call, request| -> Result<Reply> {
+    let alone = Arc::clone(alone);
+    let reply = async move |call: Call, request| -> Result<Reply> {
         let limit = call.reply_limit;
-        let message = encode(&handle(call, request).await?)?;
+        let message = encode(&handle(Arc::clone(&alone), call, request).await?)?;
         if message.len() > limit {
             return Err(Error::message_too_large(message.len(), limit));
         }

@@ -22,6 +22,7 @@ use crate::front::health::Health;
 use crate::front::images::Front;
 use crate::front::resync;
 use crate::model::{Error, Namespace, Result};
+use crate::service::Images;
 
 const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
 const INTROSPECTION: &str = "containerd.services.introspection.v1.Introspection";
@@ -41,9 +42,10 @@ const AROUND_IMAGES: [&str; 6] = [
 ];
 
 /// Answers calls in front of a containerd.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Before {
     front: Front,
+    images: Arc<dyn Images>,
     health: Health,
     line: Arc<Line>,
     whole: bool,
@@ -52,12 +54,17 @@ pub struct Before {
 impl Before {
     /// For `containerd.sock`: everything containerd answers.
     pub fn whole(front: Front, health: Health, line: Line) -> Self {
-        Self { front, health, line: Arc::new(line), whole: true }
+        Self::new(front, health, line, true)
     }
 
     /// For `images.sock`.
     pub fn images_only(front: Front, health: Health, line: Line) -> Self {
-        Self { front, health, line: Arc::new(line), whole: false }
+        Self::new(front, health, line, false)
+    }
+
+    fn new(front: Front, health: Health, line: Line, whole: bool) -> Self {
+        let images = Arc::new(front.clone());
+        Self { front, images, health, line: Arc::new(line), whole }
     }
 
     async fn introspection(&self, asked: Asked, stop: &Stop) -> Result<Response<Body>> {
@@ -128,7 +135,7 @@ impl Handler for Before {
         let path = asked.path().to_owned();
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
         match service {
-            IMAGES => grpc_alone::images(&self.front, asked, method).await,
+            IMAGES => grpc_alone::images(Arc::clone(&self.images), asked, method).await,
             TRANSFER => self.transfer(asked, &stop).await,
             HEALTH => grpc_health::answer(&self.health, asked, method, stop).await,
             INTROSPECTION => self.introspection(asked, &stop).await,

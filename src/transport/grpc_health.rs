@@ -37,12 +37,13 @@ pub async fn answer(
 ) -> Result<Response<Body>> {
     match method {
         "Check" => {
-            let check = async |_, request: HealthCheckRequest| {
+            let health = health.clone();
+            let check = async move |_, request: HealthCheckRequest| {
                 if !is_known(&request) {
                     let unknown = format!("unknown service {:?}", request.service);
                     return Err(Error::NotFound(unknown));
                 }
-                let message = encode(&response(standing(health, &stop).await))?;
+                let message = encode(&response(standing(&health, &stop).await))?;
                 Ok(Reply { message, hold: None })
             };
             asked.unary(check).await

@@ -19,9 +19,9 @@ use hyper::body::{Body as HttpBody, Frame, Incoming};
 use protobuf::MessageFull;
 
 use super::connection::Sending;
-use super::{GRPC_MESSAGE, Limits, status};
+use super::{GRPC_MESSAGE, LARGE, Limits, status};
 use crate::model::{Error, Result};
-use crate::service::budget::{Hold, SMALL};
+use crate::service::budget::{Budget, Hold, SMALL};
 use crate::service::growth;
 
 /// The body of every response. Our own never fail; one that is passed on may.
@@ -30,24 +30,43 @@ pub type Body = UnsyncBoxBody<Bytes, h2::Error>;
 /// Compressed flag and length.
 const PREFIX: usize = 5;
 
-/// Reads the one message of a request, with its share of the budget when it is large.
-pub async fn read<M: MessageFull>(body: Incoming, limits: &Limits) -> Result<(M, Option<Hold>)> {
+/// A request's message, not decoded yet.
+pub struct Raw {
+    bytes: Vec<u8>,
+    hold: Option<Hold>,
+}
+
+impl Raw {
+    /// Whether it takes long to decode.
+    pub fn is_large(&self) -> bool {
+        self.bytes.len() > LARGE
+    }
+
+    /// The message, with its share of the budget when it is large.
+    pub async fn decode<M: MessageFull>(self, requests: &Budget) -> Result<(M, Option<Hold>)> {
+        let Self { bytes, hold } = self;
+        let size = growth::of::<M>(&bytes)?;
+        let hold = match hold {
+            Some(mut hold) => {
+                hold.shrink(size);
+                Some(hold)
+            }
+            None => requests.share(size).await,
+        };
+        let message = M::parse_from_bytes(&bytes)
+            .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))?;
+        Ok((message, hold))
+    }
+}
+
+/// Reads the one message of a request.
+pub async fn read(body: Incoming, limits: &Limits) -> Result<Raw> {
     let time = limits.message_time;
     let (bytes, hold) =
         tokio::time::timeout(time, collect(body, limits)).await.map_err(|_| {
             Error::DeadlineExceeded(format!("the request did not arrive whole within {time:?}"))
         })??;
-    let size = growth::of::<M>(&bytes)?;
-    let hold = match hold {
-        Some(mut hold) => {
-            hold.shrink(size);
-            Some(hold)
-        }
-        None => limits.requests.share(size).await,
-    };
-    let message = M::parse_from_bytes(&bytes)
-        .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))?;
-    Ok((message, hold))
+    Ok(Raw { bytes, hold })
 }
 
 async fn collect(mut body: Incoming, limits: &Limits) -> Result<(Vec<u8>, Option<Hold>)> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use http::Response;
 
 use super::grpc::{Asked, Handler, IMAGES};
+use super::grpc_alone;
 use super::grpc_health::{self, HEALTH};
 use super::grpc_message::Body;
 use super::listener::Stop;
@@ -38,12 +39,14 @@ impl Handler for ReadOnly {
         let path = asked.path().to_owned();
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
         match (service, method) {
-            (IMAGES, "Get") => asked.unary(async |c, m| self.images.get(&c, m).await).await,
-            (IMAGES, "List") => asked.unary(async |c, m| self.images.list(&c, m).await).await,
+            (IMAGES, "Get" | "List") => {
+                grpc_alone::images(Arc::clone(&self.images), asked, method).await
+            }
             (HEALTH, _) => grpc_health::answer(&self.health, asked, method, stop).await,
             ("containerd.services.introspection.v1.Introspection", "Server") => {
-                let server = async |_, _: protobuf::well_known_types::empty::Empty| {
-                    let message = encode(&introspection::server(&self.uuid))?;
+                let uuid = Arc::clone(&self.uuid);
+                let server = async move |_, _: protobuf::well_known_types::empty::Empty| {
+                    let message = encode(&introspection::server(&uuid))?;
                     Ok(Reply { message, hold: None })
                 };
                 asked.unary(server).await

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::Limits;
 use super::threads::Threads;
+use super::turns;
 
 /// The first and the longest pause after a failed accept.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -70,6 +71,7 @@ pub async fn run<S, F>(
                 full = false;
                 let (serve, stop, socket) = (serve.clone(), stop.clone(), name.to_owned());
                 threads.spawn(&mut connections, async move {
+                    turns::turn().await;
                     // Readiness is told to the thread that the stream was made on.
                     match stream.into_std().and_then(UnixStream::from_std) {
                         Ok(stream) => serve(stream, stop).await,

@@ -1,6 +1,7 @@
 //! The two protocols: sockets and frames on one side, the services' traits on the other.
 //!
-//! - [`listener`]: accepting connections, on both protocols alike; [`threads`]: where they live
+//! - [`listener`]: accepting connections, on both protocols alike; [`threads`]: where they live;
+//!   `turns`: that each gets its turn there
 //! - [`connection`]: what is kept of one connection, so that it stays in its bounds; [`begun`]: how
 //!   many calls all of them have begun
 //! - [`grpc`]: HTTP/2 connections and their calls; [`grpc_message`]: one unary call's messages;
@@ -37,6 +38,7 @@ pub mod threads;
 pub mod ttrpc;
 mod ttrpc_envelope;
 pub mod ttrpc_io;
+mod turns;
 
 use std::time::Duration;
 
@@ -47,6 +49,9 @@ use crate::service::budget::Budget;
 
 /// The largest gRPC message either way, in bytes: containerd's limit.
 pub const GRPC_MESSAGE: usize = 16 << 20;
+
+/// Calls whose request has more bytes than this run apart ([`threads::apart`]).
+const LARGE: usize = 64 << 10;
 
 /// Memory for large messages under way, in bytes, of all connections together; requests and replies
 /// have so much each, if nobody says otherwise.

@@ -2,9 +2,11 @@
 //!
 //! The library reads all that has come before it begins the first call of it: thousands of heads, of
 //! which each takes some KiB, and others wait meanwhile. So this stream looks for the heads of calls
-//! as they pass: it lets a few through in a turn of the connection, and the calls begin before it gives
-//! more (the library asks for more before each call that it begins); and
+//! as they pass: it lets a few through in a turn of the connection ([`Turns`]), and the calls begin
+//! before it gives more (the library asks for more before each call that it begins); and
 //! while all connections together have begun too many, one with more than its share is not read.
+//! Nor is one that does not read itself: a refusal is no call any more when it is written, and there
+//! would be no end of them.
 //!
 //! ```text
 //! frame   0..3 length of the payload   3 type   4 flags   5..9 stream   9.. payload
@@ -22,9 +24,11 @@ use tokio::time::Sleep;
 
 use super::connection::Connection;
 use super::gather::Gathered;
+use super::turns::{CALL, Turns};
 
-/// So many heads are let through in a turn, and then those of the bytes that were read with them.
-const HEADS: usize = 8;
+/// A byte that is no data weighs in a turn as much as so many that are: the shortest frames have nine, and
+/// each may want an answer.
+const WEIGHT: usize = 64;
 
 /// So many bytes are read at a time unless most of them are data: some heads. The second is what is
 /// read while the connections together are at their limit.
@@ -44,9 +48,7 @@ pub struct Paced {
     stream: Gathered,
     connection: Arc<Connection>,
     frames: Frames,
-    /// Heads that were let through in this turn of the connection.
-    heads: usize,
-    turn: usize,
+    turns: Turns,
     /// The last bytes were data, and more of it comes.
     bulk: bool,
     /// Runs while nothing is read: a client that leaves is not seen otherwise.
@@ -57,7 +59,7 @@ impl Paced {
     /// Paces `stream`, whose first `before` bytes are no frames.
     pub fn new(stream: Gathered, connection: Arc<Connection>, before: usize) -> Self {
         let frames = Frames { left: before, ..Frames::default() };
-        Self { stream, connection, frames, heads: 0, turn: 0, bulk: false, look: None }
+        Self { stream, connection, frames, turns: Turns::new(), bulk: false, look: None }
     }
 
     /// Pending while the client is there, then the end of the stream.
@@ -78,18 +80,14 @@ impl AsyncRead for Paced {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let turn = this.connection.turn();
-        if std::mem::replace(&mut this.turn, turn) != turn {
-            this.heads = 0;
-        }
-        if this.heads >= HEADS {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
         if this.connection.is_paused(cx) {
             return this.poll_hang_up(cx);
         }
         this.look = None;
+        if this.stream.is_full(cx) {
+            return Poll::Pending;
+        }
+        ready!(this.turns.poll(cx));
         let before = buf.filled().len();
         let polled = if this.bulk {
             Pin::new(&mut this.stream).poll_read(cx, buf)
@@ -102,10 +100,13 @@ impl AsyncRead for Paced {
             buf.advance(count);
             polled
         };
+        if polled.is_pending() {
+            this.turns.rest();
+        }
         ready!(polled)?;
         let read = buf.filled().get(before..).unwrap_or_default();
         let (heads, data) = this.frames.pass(read);
-        this.heads += heads;
+        this.turns.take(heads * CALL + (read.len() - data) * WEIGHT + data);
         this.bulk = data * 2 > read.len();
         Poll::Ready(Ok(()))
     }
@@ -221,11 +222,10 @@ mod tests {
         let (mut got, mut most, mut turn) = (Vec::new(), 0, Frames::default());
         while got.len() < sent.len() {
             let mut heads = 0;
-            connection.next_turn();
             std::future::poll_fn(|cx| {
                 let mut space = [0; 8 << 10];
                 let mut buf = ReadBuf::new(&mut space);
-                // Asked again and again, it gives no more in one turn.
+                // Asked again and again, it gives no more than what is left of a turn and the next one.
                 for _ in 0..1000 {
                     if Pin::new(&mut stream).poll_read(cx, &mut buf).is_pending() {
                         continue;
@@ -241,7 +241,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(got == sent);
-        assert!(most <= HEADS + PIECE.0 / 29 + 1, "{most} at a time");
+        assert!(most <= 2 * (PIECE.0 / 29 + 1), "{most} at a time");
         drop(sender.await.unwrap());
         assert_eq!(stream.read(&mut [0; 10]).await.unwrap(), 0);
     }

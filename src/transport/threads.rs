@@ -3,7 +3,11 @@
 //! A connection, its calls, and what they are passed on to wake each other all the time. On a
 //! runtime whose threads share tasks each such wake-up may go to another thread, which costs more
 //! than most calls do. So every connection stays on one thread: the one with the fewest.
+//!
+//! Whoever is on a thread waits for what runs on it. So a call whose request is large, which takes
+//! milliseconds to decode and to check, runs on another that is for such calls alone ([`apart`]).
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -20,6 +24,27 @@ use crate::model::{Error, Result};
 #[derive(Debug)]
 pub struct Threads {
     all: Vec<Thread>,
+    /// For large requests.
+    _large: Thread,
+}
+
+thread_local! {
+    /// On a thread of connections: the thread for large requests.
+    static LARGE: RefCell<Option<Handle>> = const { RefCell::new(None) };
+}
+
+/// Runs `work` on the thread for large requests; where there is none, here. Dropped, it ends.
+pub async fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let thread = LARGE.with_borrow(Clone::clone);
+    let Some(thread) = thread else { return work.await };
+    let mut set = JoinSet::new();
+    set.spawn_on(work, &thread);
+    match set.join_next().await {
+        Some(Ok(done)) => done,
+        Some(Err(e)) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+        // That thread ends after all others.
+        _ => std::future::pending().await,
+    }
 }
 
 #[derive(Debug)]
@@ -43,13 +68,16 @@ impl Drop for Joined {
 }
 
 impl Threads {
-    /// As many threads as processors.
+    /// As many threads as processors, and the one for large requests.
     pub fn start() -> Result<Self> {
         let count = std::thread::available_parallelism().map_or(2, usize::from);
-        let all = (0..count).map(|_| Thread::start()).collect::<io::Result<_>>();
-        Ok(Self {
-            all: all.map_err(|e| Error::Internal(format!("starting a connection thread: {e}")))?,
-        })
+        Self::of(count).map_err(|e| Error::Internal(format!("starting a connection thread: {e}")))
+    }
+
+    fn of(count: usize) -> io::Result<Self> {
+        let large = Thread::start("large requests", None)?;
+        let start = |_| Thread::start("connections", Some(large.runtime.clone()));
+        Ok(Self { all: (0..count).map(start).collect::<io::Result<_>>()?, _large: large })
     }
 
     /// Runs `work`, of `set`, on the thread with the fewest. What it makes of sockets and timers
@@ -70,11 +98,12 @@ impl Threads {
 }
 
 impl Thread {
-    fn start() -> io::Result<Self> {
+    fn start(name: &str, large: Option<Handle>) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel::<()>();
-        let thread = std::thread::Builder::new().name("connections".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+            LARGE.set(large);
             // Never sent: it is dropped.
             let _ = runtime.block_on(ended);
             // A list that is being built on a thread of its own is not waited for.
@@ -90,8 +119,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_go_where_there_are_fewest() {
-        let all = [Thread::start().unwrap(), Thread::start().unwrap()];
-        let (threads, mut set) = (Threads { all: all.into() }, JoinSet::new());
+        let (threads, mut set) = (Threads::of(2).unwrap(), JoinSet::new());
         let (sender, mut where_it_ran) = tokio::sync::mpsc::unbounded_channel();
         let mut ends = Vec::new();
         for _ in 0..2 {
@@ -107,5 +135,33 @@ mod tests {
         drop(ends);
         set.join_all().await;
         assert!(threads.all.iter().all(|thread| Arc::strong_count(&thread.count) == 1));
+    }
+
+    #[tokio::test]
+    async fn a_large_request_holds_up_nobody_else_on_its_thread() {
+        let (threads, mut set) = (Threads::of(1).unwrap(), JoinSet::new());
+        let (begun, begins) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel();
+        let large = async move {
+            apart(async move {
+                begun.send(()).unwrap();
+                ended.recv().unwrap();
+            })
+            .await;
+        };
+        threads.spawn(&mut set, large);
+        begins.recv().unwrap();
+        // On the same thread, which must be free.
+        threads.spawn(&mut set, async move { end.send(()).unwrap() });
+        set.join_all().await;
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_large_request_is_that_of_its_call() {
+        let (threads, mut set) = (Threads::of(1).unwrap(), JoinSet::new());
+        threads.spawn(&mut set, apart(async { panic!("on purpose") }));
+        assert!(set.join_next().await.unwrap().unwrap_err().is_panic());
+        threads.spawn(&mut set, apart(async {}));
+        set.join_next().await.unwrap().unwrap();
     }
 }

@@ -19,7 +19,7 @@ use ttrpc::r#async::{MethodHandler, Server, Service, TtrpcContext};
 use super::connection::Connection;
 use super::listener::{Stop, stopped};
 use super::ttrpc_io::Watched;
-use super::{Limits, grpc, status};
+use super::{LARGE, Limits, grpc, status, threads};
 use crate::api::events::ForwardRequest;
 use crate::model::{Error, Result};
 use crate::service::events::Exchange;
@@ -107,6 +107,7 @@ enum Method {
 }
 
 /// One method on one connection.
+#[derive(Clone)]
 struct Handler {
     server: Ttrpc,
     connection: Arc<Connection>,
@@ -114,10 +115,19 @@ struct Handler {
 }
 
 impl Handler {
-    async fn answer(&self, context: &TtrpcContext, payload: &[u8]) -> Result<Vec<u8>> {
+    async fn answer(&self, context: &TtrpcContext, payload: Vec<u8>) -> Result<Vec<u8>> {
         let namespace = context.metadata.get(NAMESPACE).and_then(|values| values.first()).cloned();
         let call = Call { namespace, reply_limit: MESSAGE, headers: http::HeaderMap::new() };
-        let (images, stream) = (&self.server.images, context.mh.stream_id);
+        let stream = context.mh.stream_id;
+        if payload.len() <= LARGE {
+            return self.run(call, stream, &payload).await;
+        }
+        let handler = self.clone();
+        threads::apart(async move { handler.run(call, stream, &payload).await }).await
+    }
+
+    async fn run(&self, call: Call, stream: u32, payload: &[u8]) -> Result<Vec<u8>> {
+        let images = &self.server.images;
         let Reply { message, hold } = match self.method {
             Method::Get => images.get(&call, self.parse(stream, payload).await?).await,
             Method::List => images.list(&call, self.parse(stream, payload).await?).await,
@@ -158,7 +168,7 @@ impl MethodHandler for Handler {
         let counted = &self.server.limits.counted;
         let mut call = counted.begin("ttrpc", &request.service, &request.method);
         // What a call works on is thrown away with it, or is the store's, which undoes its own.
-        let answer = AssertUnwindSafe(self.answer(&context, &request.payload)).catch_unwind().await;
+        let answer = AssertUnwindSafe(self.answer(&context, request.payload)).catch_unwind().await;
         let mut response = ttrpc::Response::new();
         match answer.unwrap_or_else(|_| Err(status::panicked())) {
             Ok(message) => {

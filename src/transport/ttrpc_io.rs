@@ -29,6 +29,7 @@ use ttrpc::proto::{
 use super::Limits;
 use super::connection::Connection;
 use super::ttrpc_envelope::Envelope;
+use super::turns::{CALL, TURN, Turns};
 use crate::service::budget::{Budget, Hold, SMALL};
 use crate::service::growth;
 
@@ -48,6 +49,7 @@ pub struct Watched {
     incoming: Frames,
     envelope: Envelope,
     outgoing: Frames,
+    turns: Turns,
     /// Requests that have been read and not been answered.
     under_way: usize,
     /// The reader that waits for `under_way` to fall.
@@ -77,6 +79,7 @@ impl Watched {
             incoming: Frames::default(),
             envelope: Envelope::default(),
             outgoing: Frames::default(),
+            turns: Turns::new(),
             under_way: 0,
             paused: None,
             share: None,
@@ -99,6 +102,7 @@ impl Watched {
                 format!("a frame claims {} bytes: this is no ttrpc client", head.length),
             ));
         }
+        self.turns.take(CALL);
         self.envelope = Envelope::default();
         let skipped = head.length as usize > MESSAGE_LENGTH_MAX;
         if !skipped && head.length as usize > SMALL {
@@ -145,20 +149,29 @@ impl AsyncRead for Watched {
             this.paused = Some(cx.waker().clone());
             return Poll::Pending;
         }
+        ready!(this.turns.poll(cx));
         if let Some(share) = &mut this.share {
             let hold = ready!(share.as_mut().poll(cx));
             this.share = None;
             this.connection.keep(this.incoming.head.stream_id, hold);
         }
         let before = buf.filled().len();
-        match Pin::new(&mut this.stream).poll_read(cx, buf) {
+        let piece = buf.remaining().min(TURN);
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(piece));
+        match Pin::new(&mut this.stream).poll_read(cx, &mut part) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
-            Poll::Pending if this.incoming.is_between() => return Poll::Pending,
             Poll::Pending => {
+                this.turns.rest();
+                if this.incoming.is_between() {
+                    return Poll::Pending;
+                }
                 return this.half_read.poll(cx, "a request did not arrive whole in time");
             }
         }
+        let count = part.filled().len();
+        buf.advance(count);
+        this.turns.take(count);
         let mut read = buf.filled().get(before..).unwrap_or_default();
         while let Some(event) = this.incoming.take(&mut read) {
             match event {

@@ -1,0 +1,113 @@
+//! Turns: how much of one connection is read before the others of its thread have had theirs.
+//!
+//! The tasks of a thread run one after the other, and each request that is read makes some. Were all read
+//! as they come, a call would wait behind all that others have sent. So a connection that has sent
+//! more than fits into a turn waits for its next one: there is one at a time on a thread, and between two
+//! of them everything else that is ready runs, and what has come in meanwhile is seen. A connection
+//! that has sent less waits for nobody: who asks now and then goes ahead of those who ask without end.
+//!
+//! It says nothing of how much one request takes: that is bounded elsewhere.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::sync::Semaphore;
+
+/// A turn, in bytes of data; for what weighs more than data see [`CALL`].
+pub const TURN: usize = 8 * CALL;
+
+/// To begin a call takes about as long as to read so many bytes of data.
+pub const CALL: usize = 16 << 10;
+
+thread_local! {
+    /// One turn at a time.
+    static GATE: Arc<Semaphore> = Arc::new(Semaphore::new(1));
+}
+
+/// The turns of one connection.
+pub struct Turns {
+    gate: Arc<Semaphore>,
+    left: usize,
+    next: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+}
+
+impl Turns {
+    /// For a connection that lives on this thread. Its first turn is now.
+    pub fn new() -> Self {
+        Self { gate: GATE.with(Arc::clone), left: TURN, next: None }
+    }
+
+    /// Ready while something is left of the turn, then when the next one comes.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.left == 0 {
+            let gate = &self.gate;
+            let next = self.next.get_or_insert_with(|| Box::pin(wait(Arc::clone(gate))));
+            ready!(next.as_mut().poll(cx));
+            self.next = None;
+            self.left = TURN;
+        }
+        Poll::Ready(())
+    }
+
+    /// So much of the turn is over.
+    pub fn take(&mut self, work: usize) {
+        self.left = self.left.saturating_sub(work);
+    }
+
+    /// All that has come was read.
+    pub fn rest(&mut self) {
+        self.left = TURN;
+    }
+}
+
+/// Waits for a turn on this thread.
+pub async fn turn() {
+    wait(GATE.with(Arc::clone)).await;
+}
+
+async fn wait(gate: Arc<Semaphore>) {
+    // The semaphore is never closed.
+    let turn = gate.acquire_owned().await;
+    // The next one comes when all that is ready now has run, and what has come in was seen.
+    tokio::spawn(async move {
+        tokio::task::yield_now().await;
+        drop(turn);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use std::sync::Mutex;
+
+    #[tokio::test]
+    async fn who_has_much_waits_for_a_turn_and_who_has_little_does_not() {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let client = |name: &'static str, work: usize, is_greedy: bool| {
+            let said = Arc::clone(&said);
+            async move {
+                let mut turns = Turns::new();
+                for _ in 0..work {
+                    poll_fn(|cx| turns.poll(cx)).await;
+                    turns.take(TURN / 2);
+                    said.lock().unwrap().push(name);
+                    if !is_greedy {
+                        turns.rest();
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }
+        };
+        let greedy: Vec<_> = (0..20).map(|_| tokio::spawn(client("greedy", 20, true))).collect();
+        tokio::spawn(client("modest", 10, false)).await.unwrap();
+        let before = said.lock().unwrap().iter().filter(|name| **name == "greedy").count();
+        assert!(before <= 20 * 2 + 10 * 3, "{before} of 400 went before 10");
+        for task in greedy {
+            task.await.unwrap();
+        }
+        assert_eq!(said.lock().unwrap().len(), 410, "and all came to an end");
+    }
+}
