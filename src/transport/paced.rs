@@ -30,6 +30,10 @@ use super::turns::{CALL, Turns};
 /// each may want an answer.
 const WEIGHT: usize = 64;
 
+/// So many bytes of data weigh as one: they are copied and no more. Were it one each, an upload through us
+/// would wait for its turns most of the time.
+const LIGHT: usize = 8;
+
 /// So many bytes are read at a time unless most of them are data: some heads. The second is what is
 /// read while the connections together are at their limit.
 const PIECE: (usize, usize) = (1 << 10, 128);
@@ -106,7 +110,7 @@ impl AsyncRead for Paced {
         ready!(polled)?;
         let read = buf.filled().get(before..).unwrap_or_default();
         let (heads, data) = this.frames.pass(read);
-        this.turns.take(heads * CALL + (read.len() - data) * WEIGHT + data);
+        this.turns.take(heads * CALL + (read.len() - data) * WEIGHT + data / LIGHT);
         this.bulk = data * 2 > read.len();
         Poll::Ready(Ok(()))
     }
