@@ -191,6 +191,7 @@ impl Frames {
 
 #[cfg(test)]
 mod tests {
+    use super::super::turns::TURN;
     use super::*;
     use crate::transport::begun::Begun;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -229,7 +230,7 @@ mod tests {
             std::future::poll_fn(|cx| {
                 let mut space = [0; 8 << 10];
                 let mut buf = ReadBuf::new(&mut space);
-                // Asked again and again, it gives no more than what is left of a turn and the next one.
+                // Asked again and again, it gives no more in one turn.
                 for _ in 0..1000 {
                     if Pin::new(&mut stream).poll_read(cx, &mut buf).is_pending() {
                         continue;
@@ -245,9 +246,43 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(got == sent);
-        assert!(most <= 2 * (PIECE.0 / 29 + 1), "{most} at a time");
+        assert!(most <= TURN / CALL + PIECE.0 / 29 + 1, "{most} at a time");
         drop(sender.await.unwrap());
         assert_eq!(stream.read(&mut [0; 10]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_is_not_read() {
+        let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+        let connection = Connection::new(1, &Begun::default());
+        let mut stream = Paced::new(Gathered::new(ours, &[]), connection, 0);
+        // Until neither the socket nor what is gathered has room.
+        let mut more = true;
+        while std::mem::take(&mut more) {
+            std::future::poll_fn(|cx| {
+                while Pin::new(&mut stream).poll_write(cx, &[0; 4096])?.is_ready() {
+                    more = true;
+                }
+                Poll::Ready(io::Result::Ok(()))
+            })
+            .await
+            .unwrap();
+            // The sender looks at what else is ready, and then sends.
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+        }
+        theirs.write_all(&frame(HEAD, 1)).await.unwrap();
+        let mut space = [0; 10];
+        let mut read = Box::pin(stream.read_exact(&mut space));
+        tokio::select! {
+            biased;
+            _ = &mut read => panic!("it is read"),
+            () = tokio::task::yield_now() => {}
+        }
+        let reader = tokio::spawn(async move { theirs.read_to_end(&mut Vec::new()).await });
+        read.await.unwrap();
+        drop(stream);
+        reader.await.unwrap().unwrap();
     }
 
     #[tokio::test]

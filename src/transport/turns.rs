@@ -8,12 +8,11 @@
 //!
 //! It says nothing of how much one request takes: that is bounded elsewhere.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::sync::Semaphore;
+use futures_util::FutureExt;
+use tokio::sync::{Semaphore, oneshot};
 
 /// A turn, in bytes of data; for what weighs more than data see [`CALL`].
 pub const TURN: usize = 8 * CALL;
@@ -30,7 +29,7 @@ thread_local! {
 pub struct Turns {
     gate: Arc<Semaphore>,
     left: usize,
-    next: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+    next: Option<oneshot::Receiver<()>>,
 }
 
 impl Turns {
@@ -43,8 +42,8 @@ impl Turns {
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.left == 0 {
             let gate = &self.gate;
-            let next = self.next.get_or_insert_with(|| Box::pin(wait(Arc::clone(gate))));
-            ready!(next.as_mut().poll(cx));
+            // An error: the runtime ends, and so does the connection.
+            let _ = ready!(self.next.get_or_insert_with(|| wait(gate)).poll_unpin(cx));
             self.next = None;
             self.left = TURN;
         }
@@ -64,17 +63,24 @@ impl Turns {
 
 /// Waits for a turn on this thread.
 pub async fn turn() {
-    wait(GATE.with(Arc::clone)).await;
+    // An error: the runtime ends.
+    let _ = GATE.with(wait).await;
 }
 
-async fn wait(gate: Arc<Semaphore>) {
-    // The semaphore is never closed.
-    let turn = gate.acquire_owned().await;
-    // The next one comes when all that is ready now has run, and what has come in was seen.
+/// Is told when the next turn comes. By a task of its own, so that this is never at once, and what was read
+/// in the turn before has begun by then.
+fn wait(gate: &Arc<Semaphore>) -> oneshot::Receiver<()> {
+    let (begin, begins) = oneshot::channel();
+    let gate = Arc::clone(gate);
     tokio::spawn(async move {
-        tokio::task::yield_now().await;
-        drop(turn);
+        // It is never closed.
+        let _turn = gate.acquire().await;
+        if begin.send(()).is_ok() {
+            // The turn is over when all that is ready now has run, and what has come in was seen.
+            tokio::task::yield_now().await;
+        }
     });
+    begins
 }
 
 #[cfg(test)]
