@@ -487,12 +487,14 @@ async fn an_upload_that_upstream_does_not_read_ends_with_its_client() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_never_ends_does_not_hold_up_the_end() {
-    let Chain { upstream: _upstream, daemon, channel, dir: _dir } = Chain::start().await;
+    let Chain { upstream, daemon, channel, dir: _dir } = Chain::start().await;
     let (_sender, mut replies) = open(&channel).await;
     let silent =
         tokio::spawn(
             async move { unary(&channel, "Hang", Request::new(vec![])).await.unwrap_err() },
         );
+    // A call that its client has not sent by then would end there.
+    upstream.until(|u| u.calls() == 2).await;
     let stopped = tokio::spawn(daemon.stop());
     for status in [soon(replies.message()).await.unwrap_err(), soon(silent).await.unwrap()] {
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
