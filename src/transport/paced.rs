@@ -251,6 +251,15 @@ mod tests {
         assert_eq!(stream.read(&mut [0; 10]).await.unwrap(), 0);
     }
 
+    /// Panics when `read` ends while all else that is ready runs.
+    async fn waits(read: impl Future) {
+        tokio::select! {
+            biased;
+            _ = read => panic!("it is read"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+
     #[tokio::test]
     async fn who_does_not_read_is_not_read() {
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
@@ -274,11 +283,7 @@ mod tests {
         theirs.write_all(&frame(HEAD, 1)).await.unwrap();
         let mut space = [0; 10];
         let mut read = Box::pin(stream.read_exact(&mut space));
-        tokio::select! {
-            biased;
-            _ = &mut read => panic!("it is read"),
-            () = tokio::task::yield_now() => {}
-        }
+        waits(&mut read).await;
         let reader = tokio::spawn(async move { theirs.read_to_end(&mut Vec::new()).await });
         read.await.unwrap();
         drop(stream);
@@ -296,11 +301,7 @@ mod tests {
         let places = [connection.begin(0), connection.begin(0)];
         let mut space = [0; 10];
         let mut read = Box::pin(stream.read_exact(&mut space));
-        tokio::select! {
-            biased;
-            _ = &mut read => panic!("it is read"),
-            () = tokio::task::yield_now() => {}
-        }
+        waits(&mut read).await;
         drop(places);
         read.await.unwrap();
         let _places = [connection.begin(0), connection.begin(0)];
