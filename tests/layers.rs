@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
 /// Where a library's name may stand.
 const HOMES: &[(&str, &[&str])] = &[
     ("heed", &["store"]),
+    ("rpds", &["store"]),
     ("ttrpc", &["transport"]),
     ("hyper", &["transport"]),
     ("h2", &["transport"]),

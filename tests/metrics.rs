@@ -22,7 +22,11 @@ use tokio::net::{TcpStream, UnixStream};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a daemon that is well has at zero.
-const ZERO: [&str; 2] = ["lmdb_images_commit_failures_total", "lmdb_images_store_set_aside"];
+const ZERO: [&str; 3] = [
+    "lmdb_images_commit_failures_total",
+    "lmdb_images_checkpoint_failures_total",
+    "lmdb_images_store_set_aside",
+];
 
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
@@ -167,6 +171,18 @@ async fn every_metric_is_documented_and_set() {
         }
     };
     tokio::time::timeout(PATIENCE, refused).await.unwrap();
+
+    let checkpoint = async {
+        for (daemon, name) in [
+            (&alone.daemon, "lmdb_images_store_oldest_reader_seconds"),
+            (&front, "lmdb_images_checkpoint_seconds"),
+        ] {
+            while value(&scrape(daemon).await, name) == 0.0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, checkpoint).await.unwrap();
 
     let (first, second) = (scrape(&alone.daemon).await, scrape(&front).await);
     drop(holder);

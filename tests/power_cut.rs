@@ -1,12 +1,12 @@
-//! Power cuts: what a daemon under load writes to its data file and syncs is recorded, and every
+//! Power cuts: what a daemon under load writes to its data file and its journal and syncs is recorded, and every
 //! state that the disk may be left in is built, between any two of those calls: all that was
 //! synced, and any part of what was not, torn at 4 KiB and at 512 bytes. Each is verified and
 //! opened; every answered write is there, any other is there whole or not at all, and `check`
 //! finds index and records in agreement.
 //!
 //! The recorder is a small C library that is preloaded into the daemon (`record.c`); `disk` says what
-//! a disk may hold; `load` are the clients. Part of the load runs while a sync or the write of
-//! a meta page fails, and over a SIGKILL.
+//! a disk may hold; `load` are the clients. Part of the load runs while a sync, or the write of a
+//! meta page or of an entry of the journal, fails, and over a SIGKILL.
 //!
 //! `LMDB_IMAGES_POWER_STATES` says how many states are looked at between two calls, if there are
 //! more (default 3, for each way to tear), `LMDB_IMAGES_POWER_WRITES` how many changes are made in
@@ -32,9 +32,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use common::Client;
-use disk::{Disk, Entry, PAGE, SECTOR};
+use disk::{Disks, Entry, PAGE, SECTOR, State};
 use lmdb_images::api::images::Image;
 use lmdb_images::model::Namespace;
 use lmdb_images::store::{Kind, Records, Store};
@@ -81,10 +82,22 @@ impl Recorded {
         Process::start_in(&self.dir, &self.environment)
     }
 
-    /// The next call of that kind fails: "sync" or "meta".
+    /// The next call of that kind fails: "sync", "meta" or "journal".
     fn fail(&self, what: &str) {
         std::fs::write(self.dir.join("armed"), what).unwrap();
         std::fs::rename(self.dir.join("armed"), &self.fail).unwrap();
+    }
+
+    /// Goes on until that call has been made: by a change, by the checkpoint that follows when
+    /// there is none for a moment, or when a store is opened again, which takes somebody who asks.
+    async fn met(&self, client: &Client, writer: &mut Writer) {
+        let met = async {
+            while self.fail.exists() {
+                writer.write(client, 1, true).await;
+                tokio::time::sleep(Duration::from_millis(150)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), met).await.unwrap();
     }
 
     /// All clients at once, half of them on each protocol.
@@ -105,7 +118,7 @@ impl Recorded {
     }
 
     /// The load: gives the log, and all that was asked and answered.
-    async fn run(&self, seed: u64, changes: usize) -> (Vec<(u64, Entry)>, Vec<Change>) {
+    async fn run(&self, seed: u64, changes: usize) -> (Vec<(u64, usize, Entry)>, Vec<Change>) {
         let mut writers: Vec<_> = (0..CLIENTS)
             .map(|id| Writer {
                 id,
@@ -122,15 +135,15 @@ impl Recorded {
         // Alone, an answer comes before anything else is written.
         writers[0].write(&client, changes, false).await;
         self.all_write(&mut writers, changes, false).await;
-        for what in ["sync", "meta", "meta", "sync"] {
+        for what in ["journal", "sync", "meta", "journal", "meta", "sync"] {
             self.fail(what);
             writers[0].write(&client, changes, true).await;
+            self.met(&client, &mut writers[0]).await;
             self.fail(what);
             self.all_write(&mut writers, changes / 2, true).await;
+            self.met(&client, &mut writers[0]).await;
         }
         daemon.stop();
-        // The last one may have met nothing.
-        drop(std::fs::remove_file(&self.fail));
         self.nothing_escaped();
 
         let daemon = self.start();
@@ -159,20 +172,23 @@ impl Recorded {
 
     /// The log leads to the file that is there.
     fn nothing_escaped(&self) {
-        let mut disk = Disk::default();
-        for (_, entry) in Entry::all(&std::fs::read(&self.log).unwrap()) {
-            disk.apply(&entry);
+        let mut disks = Disks::default();
+        for (_, file, entry) in Entry::all(&std::fs::read(&self.log).unwrap()) {
+            disks.apply(file, &entry);
         }
-        assert!(disk.memory() == std::fs::read(self.dir.join("root/data.mdb")).unwrap());
+        for (disk, file) in [(disks.data, "data.mdb"), (disks.journal, "journal")] {
+            assert!(disk.memory() == std::fs::read(self.dir.join("root").join(file)).unwrap());
+        }
     }
 }
 
 /// Opens a state and says what is in it.
-fn contents(root: &Path, state: Option<&[u8]>) -> BTreeMap<String, u64> {
-    let file = root.join("data.mdb");
-    match state {
-        Some(state) => std::fs::write(&file, state).unwrap(),
-        None => drop(std::fs::remove_file(&file)),
+fn contents(root: &Path, data: Option<&[u8]>, journal: Option<&[u8]>) -> BTreeMap<String, u64> {
+    for (file, state) in [("data.mdb", data), ("journal", journal)] {
+        match state {
+            Some(state) => std::fs::write(root.join(file), state).unwrap(),
+            None => drop(std::fs::remove_file(root.join(file))),
+        }
     }
     let store = Store::open(root).unwrap();
     let namespace = Namespace::parse(NAMESPACE).unwrap();
@@ -203,19 +219,19 @@ async fn every_answered_write_survives_a_power_cut() {
     let place = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
     let root = tempfile::tempdir_in(place).unwrap();
     let mut random = Random(seed);
-    let mut disk = Disk::default();
+    let mut disks = Disks::default();
     let (mut states, mut syncs) = (0_u64, 0);
-    for (at, entry) in &log {
-        disk.apply(entry);
+    for (at, file, entry) in &log {
+        disks.apply(*file, entry);
         syncs += u64::from(!matches!(entry, Entry::Write { outcome: disk::Write::Plain, .. }));
         let may: BTreeMap<_, _> = (0..CLIENTS)
             .flat_map(|id| (0..NAMES).map(move |n| format!("{id}/{n}")))
             .map(|name| (allowed(changes.iter().filter(|c| c.name == name), *at), name))
             .map(|(may, name)| (name, may))
             .collect();
-        let mut look = |state: Option<&[u8]>| {
+        let mut look = |data: State<'_>, journal: State<'_>| {
             states += 1;
-            let found = contents(root.path(), state);
+            let found = contents(root.path(), data, journal);
             assert!(found.keys().all(|name| may.contains_key(name)), "{found:?}");
             for (name, may) in &may {
                 let found = found.get(name).copied();
@@ -227,7 +243,7 @@ async fn every_answered_write_survives_a_power_cut() {
         };
         let mut pick = |below: usize| random.below(below as u64) as usize;
         for unit in [PAGE, SECTOR] {
-            disk.states(unit, most, &mut pick, &mut look);
+            disks.states(unit, most, &mut pick, &mut look);
         }
     }
     println!(

@@ -268,6 +268,7 @@ fn a_damaged_file_is_refused_or_serves_only_what_was_written() {
                 judge(&found, &names, &written, figures, &context);
                 // The child wrote: recover starts from the damaged file again.
                 std::fs::write(&file, &bad).unwrap();
+                std::fs::remove_file(dir.path().join("journal")).unwrap();
             }
             other => panic!("it ended with {other}: {}", context()),
         }

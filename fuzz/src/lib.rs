@@ -2,6 +2,7 @@
 //!
 //! - [`bolt`]: containerd's own file
 //! - [`filter`]: filters are parsed, printed, parsed again, and matched; [`regexp`]: Go's patterns
+//! - [`journal`]: entries of the store's journal
 //! - [`record`]: what may lie in a stored value
 //! - [`requests`]: sequences of requests through the whole service, against a model of what is there
 //! - [`frames`]: a ttrpc connection's bytes through a real socket
@@ -13,6 +14,7 @@
 pub mod bolt;
 pub mod filter;
 pub mod frames;
+pub mod journal;
 pub mod record;
 pub mod regexp;
 pub mod requests;
@@ -27,6 +29,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("bolt", bolt::run),
     ("filter", filter::run),
     ("frames", frames::run),
+    ("journal", journal::run),
     ("record", record::run),
     ("regexp", regexp::run),
     ("requests", requests::run),

@@ -35,8 +35,8 @@ pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
         move |e: std::io::Error| Error::Internal(format!("{doing} {at}: {e}"))
     };
     // With mode 0600; gone again if anything below fails.
-    let mut copy = NamedTempFile::new_in(&folder).map_err(told("making a file beside"))?;
-    let summary = copy_whole(&reader, &mut copy)?;
+    let copy = NamedTempFile::new_in(&folder).map_err(told("making a file beside"))?;
+    let summary = copy_whole(&reader, &copy)?;
     if force {
         copy.persist(file).map_err(|e| told("moving the copy to")(e.error))?;
     } else {
@@ -50,9 +50,9 @@ pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
 }
 
 /// Copies a store into an empty file, syncs it and reads it back.
-pub fn copy_whole(reader: &Reader, copy: &mut NamedTempFile) -> Result<Summary> {
+pub fn copy_whole(reader: &Reader, copy: &NamedTempFile) -> Result<Summary> {
     let progress = progress::lasting("copying");
-    reader.copy_to(copy.as_file_mut())?;
+    reader.copy_to(copy.path())?;
     let told = |e| Error::Internal(format!("syncing the copy: {e}"));
     copy.as_file().sync_all().map_err(told)?;
     progress.finish_and_clear();

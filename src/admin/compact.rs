@@ -34,8 +34,8 @@ pub fn run(root: &Path) -> Result<Summary> {
     let reader = Reader::open(root.path())?;
     let told = |e: std::io::Error| Error::Internal(format!("in {}: {e}", root.path().display()));
     let before = root.data_file().metadata().map_err(told)?.len();
-    let mut copy = NamedTempFile::new_in(root.path()).map_err(told)?;
-    let after = copy_whole(&reader, &mut copy)?.bytes;
+    let copy = NamedTempFile::new_in(root.path()).map_err(told)?;
+    let after = copy_whole(&reader, &copy)?.bytes;
     drop(reader);
     root.replace(copy.path(), None)?;
     // It has been renamed: there is nothing to remove any more.

@@ -15,6 +15,7 @@ use super::{check, progress};
 use crate::api::namespace::Namespace as NamespaceRecord;
 use crate::model::{Error, Result};
 use crate::service::message::encode;
+use crate::store::journal::{self, entry::Changes};
 use crate::store::root::{DATA_FILE, Root};
 use crate::store::salvage::{Found, Origin, Saved, salvage};
 use crate::store::{Change, Records, Store, verify};
@@ -46,6 +47,7 @@ pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
     let root = Root::acquire(root).map_err(|e| stop_first(e, "recover, and start it again"))?;
     let file = verify::open(&root.data_file(), false)?;
     let file = file.ok_or_else(|| Error::not_found("the data file"))?;
+    let journal = journal::salvage(root.path())?;
     match to {
         Some(to) => {
             if to.join(DATA_FILE).symlink_metadata().is_ok() {
@@ -54,12 +56,12 @@ pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
                     to.display()
                 )));
             }
-            fill(&file, to)
+            fill(&file, journal, to)
         }
         None => {
             let fresh = tempfile::tempdir_in(root.path())
                 .map_err(|e| Error::Internal(format!("making a folder in the root: {e}")))?;
-            let mut report = fill(&file, fresh.path())?;
+            let mut report = fill(&file, journal, fresh.path())?;
             // What the index says has no checksum: a whole file may still need a new one.
             if !report.found.whole || !check::run(root.path())?.is_whole() {
                 let kept = kept_as("damaged");
@@ -71,8 +73,9 @@ pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
     }
 }
 
-/// Writes what is saved of `file` into a fresh store in `to`, which is complete and on disk after.
-fn fill(file: &std::fs::File, to: &Path) -> Result<Report> {
+/// Writes what is saved of `file`, and then what its journal says, into a fresh store in `to`, which is
+/// complete and on disk after.
+fn fill(file: &std::fs::File, journal: Vec<Changes>, to: &Path) -> Result<Report> {
     let progress = progress::counting("records saved");
     let store = Store::open(to)?;
     let mut fill = Fill { store: &store, batch: Vec::new(), report: Report::default() };
@@ -109,7 +112,11 @@ fn fill(file: &std::fs::File, to: &Path) -> Result<Report> {
         fill.add(record, aside, &message, origin)?;
     }
     fill.flush()?;
+    for changes in journal {
+        store.writer().write_blocking(move |change| change.redo(&changes))?;
+    }
     fill.namespaces()?;
+    store.checkpoint()?;
     progress.finish_and_clear();
     let mut report = fill.report;
     for key in found.damaged.iter().chain(&unreadable) {

@@ -21,7 +21,7 @@ pub struct Stat {
     pub uuid: String,
     /// The version of its schema.
     pub schema: u32,
-    /// How many commits there were.
+    /// How many commits to LMDB's file there were: checkpoints, as a rule.
     pub commits: u64,
     /// Sizes.
     pub size: Size,
@@ -94,7 +94,7 @@ pub struct Holder {
     pub started_seconds_ago: Option<u64>,
     /// The last commit that it sees.
     pub snapshot: u64,
-    /// How many commits came since. Only with some does it keep pages from being used again.
+    /// How many commits to LMDB's file came since. Only with some does it keep pages from being used again.
     pub behind: u64,
 }
 

@@ -32,10 +32,14 @@ fn seconds() -> Histogram {
 pub struct Commits {
     /// So many jobs shared each.
     pub jobs: Histogram,
-    /// How long each took, in seconds: writing its pages and syncing them.
+    /// How long each took, in seconds: writing it to the journal, as a rule, and syncing that.
     pub seconds: Histogram,
     /// Those that failed.
     pub failed: Counter,
+    /// How long each checkpoint took, in seconds: writing what was committed to LMDB's file.
+    pub checkpoints: Histogram,
+    /// Checkpoints that failed.
+    pub failed_checkpoints: Counter,
 }
 
 impl Default for Commits {
@@ -44,6 +48,8 @@ impl Default for Commits {
             jobs: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]),
             seconds: seconds(),
             failed: Counter::default(),
+            checkpoints: seconds(),
+            failed_checkpoints: Counter::default(),
         }
     }
 }
@@ -54,10 +60,20 @@ impl Commits {
         registry.register("commit_jobs", "Jobs that shared a commit", self.jobs.clone());
         registry.register(
             "commit_seconds",
-            "Time of a commit: writing its pages and syncing them",
+            "Time of a commit: writing what changed and syncing it",
             self.seconds.clone(),
         );
         registry.register("commit_failures", "Commits that failed", self.failed.clone());
+        registry.register(
+            "checkpoint_seconds",
+            "Time of a checkpoint: writing what was committed to LMDB's file",
+            self.checkpoints.clone(),
+        );
+        registry.register(
+            "checkpoint_failures",
+            "Checkpoints that failed",
+            self.failed_checkpoints.clone(),
+        );
     }
 }
 

@@ -12,12 +12,15 @@
 //! never rests on the failed sync.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use heed::{Env, EnvOpenOptions, WithoutTls};
 
+use super::commit::{Committer, Failure, Shown};
+use super::journal::entry::Changes;
 use super::readers::Readers;
+use super::recent::Recent;
 use super::root::{DATA_FILE, Root};
 use super::schema::{self, Tables};
 use super::{MAP_SIZE, MAX_READERS, MIN_MAP_SIZE, failure, folder, settle, verify};
@@ -51,17 +54,41 @@ enum State {
 /// An open environment. It is closed when the last holder lets go of it, so nobody keeps it longer
 /// than a transaction takes.
 pub(super) struct Opened {
+    committer: Mutex<Committer>,
+    pub shown: Shown,
     pub env: Env<WithoutTls>,
     pub tables: Tables,
     /// Which opening this is.
     number: u64,
 }
 
+impl Opened {
+    /// Commits changes, which lead to `recent`.
+    pub fn commit(&self, recent: Recent, changes: Changes) -> Result<(), Failure> {
+        self.committer().commit(&self.env, &self.tables, &self.shown, (recent, changes))
+    }
+
+    /// Brings what is recent into LMDB's file.
+    pub fn checkpoint(&self) -> Result<(), Failure> {
+        let recent = self.shown.recent();
+        self.committer().checkpoint(&self.env, &self.tables, &self.shown, recent)
+    }
+
+    /// Nothing will be committed any more.
+    pub fn end(&self) {
+        self.committer().end(&self.shown);
+    }
+
+    /// Mostly the writing thread asks for it.
+    fn committer(&self) -> MutexGuard<'_, Committer> {
+        self.committer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Environment {
     /// Opens the environment in a folder, creating it if need be.
     pub fn open(root: Root) -> Result<Self> {
-        let (env, tables, uuid) = open(&root)?;
-        let opened = Opened { env, tables, number: 0 };
+        let (opened, uuid) = open(&root, 0)?;
         let readers = Readers::open(root.path())?;
         Ok(Self { state: RwLock::new(State::Open(Arc::new(opened))), readers, uuid, root })
     }
@@ -101,6 +128,23 @@ impl Environment {
         self.replace(None)
     }
 
+    /// Whether something is not in LMDB's file yet.
+    pub fn has_recent(&self) -> bool {
+        self.is(|opened| !opened.shown.recent().is_empty())
+    }
+
+    /// Whether a checkpoint is due before the next change.
+    pub fn is_due(&self) -> bool {
+        self.is(|opened| opened.committer().is_due(&opened.shown))
+    }
+
+    fn is(&self, so: impl FnOnce(&Opened) -> bool) -> bool {
+        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            State::Open(opened) => so(opened),
+            State::Closed { .. } => false,
+        }
+    }
+
     /// Closes a broken environment, once all transactions in it have ended, and opens it again.
     pub fn reopen(&self, broken: Arc<Opened>) -> Result<Arc<Opened>> {
         let number = broken.number;
@@ -127,10 +171,10 @@ impl Environment {
             drop(opened);
             closing.wait();
         }
-        match open(&self.root) {
-            Ok((env, tables, _)) => {
+        match open(&self.root, number.wrapping_add(1)) {
+            Ok((opened, _)) => {
                 log::info!("the store is open again");
-                let opened = Arc::new(Opened { env, tables, number: number.wrapping_add(1) });
+                let opened = Arc::new(opened);
                 *state = State::Open(Arc::clone(&opened));
                 Ok(opened)
             }
@@ -151,8 +195,9 @@ fn unavailable(why: &str) -> Error {
     ))
 }
 
-/// Verifies, settles and opens; in an empty folder makes a store.
-fn open(root: &Root) -> Result<(Env<WithoutTls>, Tables, String)> {
+/// Verifies, settles and opens, the `number`th time; in an empty folder makes a store. Gives the
+/// store's UUID too.
+fn open(root: &Root, number: u64) -> Result<(Opened, String)> {
     let file = root.data_file();
     if std::fs::metadata(&file).map_or(0, |found| found.len()) == 0 {
         create(root)?;
@@ -168,8 +213,9 @@ fn open(root: &Root) -> Result<(Env<WithoutTls>, Tables, String)> {
         )));
     }
     let (tables, uuid) = schema::open(&env, root.path())?;
+    let (committer, shown) = Committer::open(root, &env, &tables, &uuid)?;
     root.sync()?;
-    Ok((env, tables, uuid))
+    Ok((Opened { committer: Mutex::new(committer), shown, env, tables, number }, uuid))
 }
 
 /// Makes an empty store beside its place and then moves it there, so that a power cut in between

@@ -1,7 +1,7 @@
 //! Every record of a state, as `check` looks at them: whole or not, and whether what is kept beside
 //! the records agrees with them. What a message means is the caller's.
 
-use super::records::told;
+use super::journal::entry::Table;
 use super::value::{self, Damaged};
 use super::{Kind, Snapshot, indexes, schema};
 use crate::model::{Namespace, Result};
@@ -37,20 +37,19 @@ pub struct Counts {
 impl Snapshot<'_> {
     /// Calls `visit` with every record in order of keys, then with those set aside.
     pub fn each(&self, visit: &mut dyn FnMut(Stored<'_>) -> Result<()>) -> Result<()> {
-        let (txn, tables) = self.parts();
-        for (aside, table) in [(false, tables.records), (true, tables.aside)] {
-            for record in table.iter(txn).map_err(told)? {
-                let (key, stored) = record.map_err(told)?;
+        for (aside, table) in [(false, Table::Records), (true, Table::Aside)] {
+            for record in self.view.from(table, b"")? {
+                let (key, stored) = record?;
                 let message = value::unseal(key, stored);
                 let mut indexed = (0, 0);
                 let mut expires = None;
                 if !aside {
                     for entry in message.map(|m| indexes::entries(key, m)).unwrap_or_default() {
-                        let there = tables.index.get(txn, &entry).map_err(told)?.is_some();
+                        let there = self.view.get(Table::Index, &entry)?.is_some();
                         indexed.0 += 1;
                         indexed.1 += u64::from(there);
                     }
-                    expires = tables.expiring.get(txn, key).map_err(told)?;
+                    expires = self.view.get(Table::Expiring, key)?;
                 }
                 visit(Stored { aside, key, message, indexed, expires })?;
             }
@@ -60,26 +59,22 @@ impl Snapshot<'_> {
 
     /// Whether there is a record under a key, set aside or not.
     pub fn has_key(&self, key: &[u8]) -> Result<bool> {
-        let (txn, tables) = self.parts();
-        Ok(tables.records.get(txn, key).map_err(told)?.is_some()
-            || tables.aside.get(txn, key).map_err(told)?.is_some())
+        Ok(self.view.get(Table::Records, key)?.is_some()
+            || self.view.get(Table::Aside, key)?.is_some())
     }
 
     /// Whether a record of that name is set aside.
     pub fn is_aside(&self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
-        let (txn, tables) = self.parts();
-        let found = tables.aside.get(txn, &schema::key(namespace, kind, name));
-        Ok(found.map_err(told)?.is_some())
+        Ok(self.view.get(Table::Aside, &schema::key(namespace, kind, name))?.is_some())
     }
 
     /// How many entries there are.
     pub fn counts(&self) -> Result<Counts> {
-        let (txn, tables) = self.parts();
         Ok(Counts {
-            records: tables.records.len(txn).map_err(told)?,
-            index: tables.index.len(txn).map_err(told)?,
-            expiring: tables.expiring.len(txn).map_err(told)?,
-            aside: tables.aside.len(txn).map_err(told)?,
+            records: self.view.len(Table::Records)?,
+            index: self.view.len(Table::Index)?,
+            expiring: self.view.len(Table::Expiring)?,
+            aside: self.view.len(Table::Aside)?,
         })
     }
 }

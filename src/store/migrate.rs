@@ -147,6 +147,6 @@ mod tests {
             s.record(&namespace, Kind::Image, &names[7]).map(|r| r == Some(&image(&names[7])))
         };
         assert_eq!(found.read(whole), Ok(true));
-        assert_eq!(VERSION, 2);
+        assert_eq!(VERSION, 3);
     }
 }

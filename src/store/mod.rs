@@ -6,24 +6,32 @@
 //! - [`root`]: the folder, who owns it; [`folder`], [`filesystem`]: who may change it, where it lies
 //! - `environment`: LMDB's environment, opened again after its disk failed; `settle`: what must be
 //!   on disk before the first write
-//! - [`records`]: reading and changing records inside a transaction; [`walk`]: in their order
+//! - [`journal`]: where a change is on disk first; [`recent`]: the same in memory; `commit`: from
+//!   there into LMDB's file
+//! - `view`: LMDB's databases with what is recent on top: all reading goes through it
+//! - [`records`]: looking records up; [`change`]: changing them; [`walk`]: in their order
 //! - [`readers`]: who holds which snapshot, in all processes; [`usage`]: how large the store is
 //! - [`indexes`]: what is kept beside the records, so that filters need not read them all
 //! - [`search`]: finding the images that a plan asks for
 //! - [`migrate`]: bringing a store of an older version to this one
 //! - [`inspect`]: every record, for `check`; [`salvage`]: out of a damaged file, without LMDB
-//! - [`writer`]: the one thread that writes, and commits what waits together
+//! - [`writer`]: the one thread that writes, and commits what waits together; `job`: what it does
 //!
 //! Synchronous. It knows names and bytes; what a request means is `service`'s. This is the only
 //! module that names heed, and the only one with `unsafe`.
 
+pub mod change;
+mod commit;
 mod environment;
 pub mod filesystem;
 pub mod folder;
 pub mod indexes;
 pub mod inspect;
+mod job;
+pub mod journal;
 pub mod migrate;
 pub mod readers;
+pub mod recent;
 pub mod records;
 pub mod root;
 pub mod salvage;
@@ -33,6 +41,7 @@ mod settle;
 pub mod usage;
 pub mod value;
 pub mod verify;
+mod view;
 pub mod walk;
 pub mod writer;
 
@@ -44,14 +53,17 @@ use heed::{CompactionOption, Env, EnvFlags, EnvOpenOptions, RoTxn, WithoutTls};
 use nix::fcntl::FlockArg;
 
 use crate::model::{Error, Result};
-use environment::Environment;
+pub use change::Change;
+use environment::{Environment, Opened};
 use readers::{Held, Readers};
-pub use records::{Change, Records, Snapshot};
+use recent::Recent;
+pub use records::{Records, Snapshot};
 use root::Root;
 pub use schema::Kind;
 use schema::Tables;
 use usage::Usage;
 use verify::state::State;
+use view::{Txn, View};
 pub use walk::Entry;
 use writer::Writer;
 
@@ -102,8 +114,8 @@ impl Store {
     pub fn read<T>(&self, work: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
         let mut opened = self.environment.get()?;
         loop {
-            if let Some(txn) = begin_to_read(&opened.env)? {
-                return work(&Snapshot::new(txn, &opened.tables));
+            if let Some(view) = view(&opened)? {
+                return work(&Snapshot { view });
             }
             opened = self.environment.reopen(opened)?;
         }
@@ -122,8 +134,8 @@ impl Store {
     /// How large the store is.
     pub fn usage(&self) -> Result<Usage> {
         let opened = self.environment.get()?;
-        let txn = begin_or_refuse(&opened.env)?;
-        Usage::measure(self.root(), &opened.env, &opened.tables, &txn)
+        let view = view(&opened)?.ok_or_else(refused)?;
+        Usage::measure(self.root(), &opened.env, &view)
     }
 
     /// Takes back the places of readers whose process is gone; says how many.
@@ -135,6 +147,14 @@ impl Store {
     pub async fn probe(&self) -> Result<()> {
         self.read(|snapshot| snapshot.probe())?;
         self.writer.write(|change| change.probe()).await
+    }
+
+    /// Brings all that was answered into LMDB's file, which needs no journal beside it then.
+    pub fn checkpoint(&self) -> Result<()> {
+        self.environment.get()?.checkpoint().map_err(|failed| match failed {
+            commit::Failure::Lmdb(e) => failure("writing what is in the journal", &e),
+            failed => Error::Internal(format!("writing what is in the journal: {failed}")),
+        })
     }
 
     /// Where changes are handed in.
@@ -186,7 +206,10 @@ impl Reader {
         };
         let (tables, uuid) = schema::open_to_read(&env, root)?;
         let readers = Readers::open(root)?;
-        Ok(Self { env, readers, tables, uuid, root: root.to_owned(), state })
+        let reader = Self { env, readers, tables, uuid, root: root.to_owned(), state };
+        // Whether the journal can be read.
+        reader.view()?;
+        Ok(reader)
     }
 
     /// What was verified when it was opened.
@@ -194,16 +217,61 @@ impl Reader {
         &self.state
     }
 
-    /// Writes one state of the store into an empty file, without the pages that are free.
-    pub fn copy_to(&self, file: &mut File) -> Result<()> {
-        let copied = self.env.copy_to_file(file, CompactionOption::Enabled);
-        copied.map_err(|e| failure("copying the store", &e))
+    /// Writes one state of the store into the empty file at `path`, without the pages that are free.
+    pub fn copy_to(&self, path: &Path) -> Result<()> {
+        let view = self.view()?;
+        let told = |e: heed::Error| failure("copying the store", &e);
+        let copy = |env: &Env<WithoutTls>, to: &Path| {
+            let mut file = File::options().read(true).write(true).open(to)?;
+            env.copy_to_file(&mut file, CompactionOption::Enabled)
+        };
+        if view.recent.is_empty() {
+            return copy(&self.env, path).map_err(told);
+        }
+        let since = schema::checkpoint(view.stored().0, &self.tables)?;
+        let beside = path.parent().unwrap_or(path);
+        let first = tempfile::tempdir_in(beside).map_err(|e| told(e.into()))?;
+        let file = first.path().join(root::DATA_FILE);
+        File::create_new(&file).map_err(|e| told(e.into()))?;
+        copy(&self.env, &file).map_err(told)?;
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options.map_size(MAP_SIZE).max_dbs(schema::DATABASES);
+        // SAFETY: the file was made by LMDB just now, and nobody else knows of it.
+        let opened = unsafe { options.flags(EnvFlags::NO_LOCK).open(first.path()) };
+        let env = opened.map_err(told)?;
+        let (tables, _) = schema::open_to_read(&env, path)?;
+        let txn = env.read_txn().map_err(told)?;
+        let copied = schema::checkpoint(&txn, &tables)?;
+        drop(txn);
+        // LMDB's copy may be of a newer state: a checkpoint has made all that is recent here then.
+        if copied == since {
+            commit::write(&env, &tables, &view.recent, since.saturating_add(1)).map_err(told)?;
+        }
+        copy(&env, path).map_err(told)?;
+        env.prepare_for_closing().wait();
+        Ok(())
     }
 
     /// Reads from one state of the store.
     pub fn read<T>(&self, work: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
-        // Only what writes is ever refused its environment.
-        work(&Snapshot::new(begin_or_refuse(&self.env)?, &self.tables))
+        work(&Snapshot { view: self.view()? })
+    }
+
+    /// LMDB's last state, with what the journal has on top of it.
+    fn view(&self) -> Result<View<'_>> {
+        loop {
+            // Only what writes is ever refused its environment.
+            let txn = begin_to_read(&self.env)?.ok_or_else(refused)?;
+            let checkpoint = schema::checkpoint(&txn, &self.tables)?;
+            let found = journal::read(&self.root, &self.uuid, checkpoint)?;
+            // After a checkpoint the journal is written over.
+            if self.env.info().last_txn_id == txn.id() {
+                if found.gap {
+                    return Err(commit::gap(&self.root));
+                }
+                return Ok(View::new(Txn::Read(txn), &self.tables, Recent::of(&found.changes)));
+            }
+        }
     }
 
     /// The snapshots that all processes hold, the oldest first.
@@ -218,7 +286,7 @@ impl Reader {
 
     /// How large the store is.
     pub fn usage(&self) -> Result<Usage> {
-        Usage::measure(&self.root, &self.env, &self.tables, &begin_or_refuse(&self.env)?)
+        Usage::measure(&self.root, &self.env, &self.view()?)
     }
 
     /// The number of the last commit.
@@ -241,10 +309,28 @@ fn begin_to_read(env: &Env<WithoutTls>) -> Result<Option<RoTxn<'_, WithoutTls>>>
     }
 }
 
-/// The same where a refusal is passed on.
-fn begin_or_refuse(env: &Env<WithoutTls>) -> Result<RoTxn<'_, WithoutTls>> {
-    let refused = || failure("beginning to read", &heed::Error::Mdb(heed::MdbError::Panic));
-    begin_to_read(env)?.ok_or_else(refused)
+/// The last state that was committed; none of an environment that LMDB refuses.
+fn view(opened: &Opened) -> Result<Option<View<'_>>> {
+    let begin = || Ok(begin_to_read(&opened.env)?.map(|txn| (txn.id() as u64, txn)));
+    let begun = opened.shown.with(begin)?;
+    Ok(begun.map(|(txn, recent)| View::new(Txn::Read(txn), &opened.tables, recent)))
+}
+
+/// The same for the writing thread, which waits until no other process writes.
+fn view_to_write(opened: &Opened) -> Result<Option<View<'_>>> {
+    let txn = match opened.env.write_txn() {
+        Ok(txn) => txn,
+        Err(heed::Error::Mdb(heed::MdbError::Panic)) => return Ok(None),
+        Err(e) => return Err(failure("beginning to write", &e)),
+    };
+    // Nobody commits while this transaction is open.
+    let recent = opened.shown.on((txn.id() as u64).saturating_sub(1));
+    Ok(Some(View::new(Txn::Write(txn), &opened.tables, recent)))
+}
+
+/// The sentence where LMDB's refusal is passed on.
+fn refused() -> Error {
+    failure("beginning to read", &heed::Error::Mdb(heed::MdbError::Panic))
 }
 
 fn free_dead_readers(env: &Env<WithoutTls>) -> Result<usize> {

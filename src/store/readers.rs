@@ -174,6 +174,7 @@ mod tests {
             .read(|_| {
                 let ns = crate::model::Namespace::parse("n").unwrap();
                 store.writer().write_blocking(move |c| c.put_namespace(&ns, b""))?;
+                store.checkpoint()?;
                 assert_eq!(store.last_commit().unwrap() - store.readers()?[0].snapshot, 1);
                 Ok(())
             })

@@ -1,34 +1,24 @@
-//! Records inside a transaction: looking them up and changing them.
+//! Looking records up, in one state of the store.
 //!
-//! [`Snapshot`] reads one state; [`Change`] reads its own writes too. Both are used through
-//! [`Records`]. Records are handed out as the bytes of their message, already checked against
-//! their checksum; decoding is the caller's. `walk` goes through them in order.
+//! [`Snapshot`] reads a state that others have made; [`Change`](super::change::Change) reads its own
+//! writes too. Both are used through [`Records`]. Records are handed out as the bytes of their
+//! message, already checked against their checksum; decoding is the caller's. `walk` goes through
+//! them in order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use heed::{RoTxn, RwTxn, WithoutTls};
-
-use super::schema::{self, Kind, Tables};
+use super::journal::entry::Table;
+use super::schema::{self, Kind};
+use super::view::View;
 use super::walk::{self, Entry, Walk};
-use super::{failure, indexes, search, value};
+use super::{search, value};
 use crate::model::go::quote::quote;
 use crate::model::image::plan::Plan;
 use crate::model::{Error, Namespace, Result};
 
-/// A transaction that reads.
+/// One state, to be read.
 pub struct Snapshot<'e> {
-    txn: RoTxn<'e, WithoutTls>,
-    tables: &'e Tables,
-}
-
-/// A transaction that changes records. It is committed or thrown away by the writer, never here.
-pub struct Change<'e> {
-    pub(super) txn: RwTxn<'e>,
-    pub(super) tables: &'e Tables,
-    /// Something was changed in it.
-    pub(super) wrote: bool,
-    /// LMDB failed in it: the whole transaction is lost, whatever the job made of it.
-    pub(super) fault: Option<Error>,
+    pub(super) view: View<'e>,
 }
 
 /// A record that may be collected from a time on.
@@ -45,36 +35,22 @@ pub struct Expiring {
 }
 
 pub(super) mod sealed {
-    /// Gives `Records` its transaction without showing heed outside.
-    pub trait Txn {
-        fn txn(&self) -> &heed::RoTxn<'_>;
-        fn tables(&self) -> &super::Tables;
+    /// Gives `Records` what it reads without showing heed outside.
+    pub trait State {
+        fn view(&self) -> &super::View<'_>;
     }
 }
 
-impl sealed::Txn for Snapshot<'_> {
-    fn txn(&self) -> &RoTxn<'_> {
-        &self.txn
-    }
-    fn tables(&self) -> &Tables {
-        self.tables
-    }
-}
-
-impl sealed::Txn for Change<'_> {
-    fn txn(&self) -> &RoTxn<'_> {
-        &self.txn
-    }
-    fn tables(&self) -> &Tables {
-        self.tables
+impl sealed::State for Snapshot<'_> {
+    fn view(&self) -> &View<'_> {
+        &self.view
     }
 }
 
 impl Records for Snapshot<'_> {}
-impl Records for Change<'_> {}
 
-/// What can be read in a transaction.
-pub trait Records: sealed::Txn {
+/// What can be read of a state.
+pub trait Records: sealed::State {
     /// The encoded record of that name; an error when it is damaged.
     fn record(&self, namespace: &Namespace, kind: Kind, name: &str) -> Result<Option<&[u8]>> {
         get(self, &schema::key(namespace, kind, name)).map_err(|fault| {
@@ -90,8 +66,7 @@ pub trait Records: sealed::Txn {
 
     /// Looks for the first record, whichever it is: an error when LMDB cannot be read.
     fn probe(&self) -> Result<()> {
-        let first = self.tables().records.first(self.txn());
-        first.map(drop).map_err(|e| failure("reading", &e))
+        self.view().first_from(Table::Records, b"").map(drop)
     }
 
     /// The records of a kind in a namespace, in byte order of their names.
@@ -116,9 +91,10 @@ pub trait Records: sealed::Txn {
         search::candidates(self, namespace, plan, most)
     }
 
-    /// How many records there are, of all kinds in all namespaces.
+    /// How many records there are, of all kinds in all namespaces; about, as those that were removed
+    /// or made a moment ago may be counted wrong.
     fn size(&self) -> Result<u64> {
-        self.tables().records.len(self.txn()).map_err(told)
+        self.view().about(Table::Records)
     }
 
     /// The names of all namespaces, in byte order.
@@ -128,7 +104,7 @@ pub trait Records: sealed::Txn {
 
     /// How many images are set aside.
     fn aside(&self) -> Result<u64> {
-        self.tables().aside.len(self.txn()).map_err(told)
+        self.view().len(Table::Aside)
     }
 
     /// How many images are set aside, by namespace.
@@ -144,7 +120,7 @@ pub trait Records: sealed::Txn {
 }
 
 /// Why a record cannot be had.
-enum Fault {
+pub(super) enum Fault {
     Damaged,
     Store(Error),
 }
@@ -158,151 +134,23 @@ impl Fault {
     }
 }
 
-fn get<'t>(txn: &'t (impl sealed::Txn + ?Sized), key: &[u8]) -> Result<Option<&'t [u8]>, Fault> {
-    let value = txn.tables().records.get(txn.txn(), key).map_err(|e| Fault::Store(told(e)))?;
+/// The message under a key of a record.
+pub(super) fn get<'t>(
+    state: &'t (impl sealed::State + ?Sized),
+    key: &[u8],
+) -> Result<Option<&'t [u8]>, Fault> {
+    let value = state.view().get(Table::Records, key).map_err(Fault::Store)?;
     value.map(|value| value::unseal(key, value)).transpose().map_err(|_| Fault::Damaged)
-}
-
-pub(super) fn told(e: heed::Error) -> Error {
-    failure("reading the store", &e)
 }
 
 pub(super) fn damaged(what: &str) -> Error {
     Error::DataLoss(format!("{what} is damaged in the store: its checksum is wrong"))
 }
 
-impl<'e> Snapshot<'e> {
-    pub(super) fn new(txn: RoTxn<'e, WithoutTls>, tables: &'e Tables) -> Self {
-        Self { txn, tables }
-    }
-
-    pub(super) fn parts(&self) -> (&RoTxn<'e, WithoutTls>, &'e Tables) {
-        (&self.txn, self.tables)
-    }
-}
-
-impl<'e> Change<'e> {
-    pub(super) fn new(txn: RwTxn<'e>, tables: &'e Tables) -> Self {
-        Self { txn, tables, wrote: false, fault: None }
-    }
-
-    /// Writes an encoded record under that name, in place of one that is there. `expires` is the
-    /// value of its label `containerd.io/gc.expire`, if it has one.
-    pub fn put(
-        &mut self,
-        namespace: &Namespace,
-        kind: Kind,
-        name: &str,
-        message: &[u8],
-        expires: Option<&str>,
-    ) -> Result<()> {
-        let key = schema::key(namespace, kind, name);
-        self.put_value(&key, message)?;
-        let expiring = self.tables.expiring;
-        let noted = match expires {
-            Some(when) => expiring.put(&mut self.txn, &key, when.as_bytes()),
-            None => expiring.delete(&mut self.txn, &key).map(drop),
-        };
-        noted.map_err(|e| self.broke("writing a record", &e))
-    }
-
-    /// Removes the record of that name; says whether it was there.
-    pub fn delete(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
-        self.delete_key(&schema::key(namespace, kind, name))
-    }
-
-    /// Removes the record of that name, but keeps it where a recovery finds it; says whether it
-    /// was there.
-    pub fn set_aside(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
-        let key = schema::key(namespace, kind, name);
-        let told = |e| failure("setting a record aside", &e);
-        let value = self.tables.records.get(&self.txn, &key).map_err(told)?.map(<[u8]>::to_vec);
-        if let Some(value) = value {
-            self.wrote = true;
-            let kept = self.tables.aside.put(&mut self.txn, &key, &value);
-            kept.map_err(|e| self.broke("setting a record aside", &e))?;
-        }
-        self.delete_key(&key)
-    }
-
-    /// Writes a record as one that was set aside, in place of one that is there.
-    pub fn put_aside(
-        &mut self,
-        namespace: &Namespace,
-        kind: Kind,
-        name: &str,
-        message: &[u8],
-    ) -> Result<()> {
-        self.wrote = true;
-        let key = schema::key(namespace, kind, name);
-        let put = self.tables.aside.put(&mut self.txn, &key, &value::seal(&key, message));
-        put.map_err(|e| self.broke("setting a record aside", &e))
-    }
-
-    /// Writes the encoded `Namespace`, in place of one that is there.
-    pub fn put_namespace(&mut self, namespace: &Namespace, message: &[u8]) -> Result<()> {
-        self.put_value(&schema::namespace_key(namespace), message)
-    }
-
-    /// Removes a namespace and all its leases; says whether it was there. It must hold no images.
-    pub fn delete_namespace(&mut self, namespace: &Namespace) -> Result<bool> {
-        for key in walk::keys(self, &schema::prefix(namespace, Kind::Lease))? {
-            self.delete_key(&key)?;
-        }
-        self.delete_key(&schema::namespace_key(namespace))
-    }
-
-    fn put_value(&mut self, key: &[u8], message: &[u8]) -> Result<()> {
-        self.wrote = true;
-        self.reindex(key, indexes::entries(key, message))?;
-        let put = self.tables.records.put(&mut self.txn, key, &value::seal(key, message));
-        put.map_err(|e| self.broke("writing a record", &e))
-    }
-
-    fn delete_key(&mut self, key: &[u8]) -> Result<bool> {
-        self.reindex(key, BTreeSet::new())?;
-        let (records, expiring) = (self.tables.records, self.tables.expiring);
-        let deleted = expiring
-            .delete(&mut self.txn, key)
-            .and_then(|_| records.delete(&mut self.txn, key))
-            .map_err(|e| self.broke("removing a record", &e))?;
-        self.wrote |= deleted;
-        Ok(deleted)
-    }
-
-    /// Makes `new` the index's entries for the record under `key`, in place of those of the record
-    /// that is there. Call it before that one goes.
-    fn reindex(&mut self, key: &[u8], new: BTreeSet<Vec<u8>>) -> Result<()> {
-        let old = match get(self, key) {
-            Ok(old) => old.map(|message| indexes::entries(key, message)).unwrap_or_default(),
-            // Which those of a damaged record were cannot be told; they do no harm.
-            Err(Fault::Damaged) => BTreeSet::new(),
-            Err(Fault::Store(error)) => return Err(error),
-        };
-        let index = self.tables.index;
-        for gone in old.difference(&new) {
-            self.wrote = true;
-            index.delete(&mut self.txn, gone).map_err(|e| self.broke("writing the index", &e))?;
-        }
-        for entry in new.difference(&old) {
-            index
-                .put(&mut self.txn, entry, b"")
-                .map_err(|e| self.broke("writing the index", &e))?;
-        }
-        Ok(())
-    }
-
-    fn broke(&mut self, doing: &str, error: &heed::Error) -> Error {
-        let error = failure(doing, error);
-        self.fault.get_or_insert_with(|| error.clone());
-        error
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::Store;
     use super::super::schema::NAME_HEAD;
+    use super::super::{Change, Store};
     use super::*;
     use crate::api::images::Image;
     use protobuf::Message;
@@ -406,9 +254,7 @@ mod tests {
         }
         let damage = ns.clone();
         let bad = move |c: &mut Change<'_>| {
-            let key = schema::key(&damage, Kind::Image, "b");
-            c.wrote = true;
-            c.tables.records.put(&mut c.txn, &key, b"rotten").map_err(told)
+            c.set(Table::Records, &schema::key(&damage, Kind::Image, "b"), b"rotten")
         };
         store.writer().write_blocking(bad).unwrap();
         let got = store.read(|s| s.record(&ns, Kind::Image, "b").map(drop)).unwrap_err();

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::{major, minor};
 
-use super::{filesystem, folder};
+use super::{filesystem, folder, journal};
 use crate::model::{Error, Result};
 
 /// LMDB's data file in the folder.
@@ -36,7 +36,7 @@ impl Root {
             let doing = doing.to_owned();
             move |e: std::io::Error| Error::Internal(format!("{doing} {at}: {e}"))
         };
-        for file in ["owner.lock", DATA_FILE, "lock.mdb"] {
+        for file in ["owner.lock", DATA_FILE, "lock.mdb", journal::FILE] {
             folder::close_file(&path.join(file))?;
         }
         let owner = OpenOptions::new()
@@ -84,7 +84,7 @@ impl Root {
     }
 
     /// Puts the file `new` of this folder, which is on disk, in the place of the data file, at once;
-    /// what was there gets the name `keep` or goes. Nobody may have the store open through us.
+    /// what was there gets the name `keep` or goes, with a journal that has changes of it. Nobody may have the store open through us.
     pub fn replace(&self, new: &Path, keep: Option<&str>) -> Result<()> {
         let told = |doing: &'static str| {
             move |e: std::io::Error| {
@@ -102,13 +102,19 @@ impl Root {
                 .map_err(told("keeping the old file"))?;
         }
         // LMDB's lock file knows the number of the last transaction of its data file.
-        match std::fs::remove_file(self.path.join("lock.mdb")) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(told("removing lock.mdb")(e));
-            }
-            _ => {}
-        }
+        remove(&self.path.join("lock.mdb")).map_err(told("removing lock.mdb"))?;
         std::fs::rename(new, &data).map_err(told("moving the new file into place"))?;
+        self.sync()?;
+        // It is about the old file, and what it says goes on top of that.
+        let journal = self.path.join(journal::FILE);
+        let gone = match keep {
+            Some(keep) if !journal::salvage(&self.path)?.is_empty() => {
+                let kept = keep.replace(DATA_FILE, journal::FILE);
+                std::fs::rename(&journal, self.path.join(kept))
+            }
+            _ => remove(&journal),
+        };
+        gone.map_err(told("removing the journal"))?;
         self.sync()
     }
 
@@ -125,6 +131,13 @@ impl Root {
             }
         }
         Ok(())
+    }
+}
+
+fn remove(file: &Path) -> std::io::Result<()> {
+    match fs::remove_file(file) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 
@@ -201,16 +214,16 @@ mod tests {
             let mode = |f: fs::DirEntry| f.metadata().unwrap().permissions().mode() & 0o777;
             files.map(mode).collect::<Vec<_>>()
         };
-        assert_eq!(modes(), [0o600; 3]);
+        assert_eq!(modes(), [0o600; 4]);
         for file in fs::read_dir(&root).unwrap() {
             fs::set_permissions(file.unwrap().path(), fs::Permissions::from_mode(0o644)).unwrap();
         }
-        assert_eq!(modes(), [0o600; 3]);
+        assert_eq!(modes(), [0o600; 4]);
     }
 
     #[test]
     fn no_link_in_the_folder_is_followed() {
-        for name in ["owner.lock", DATA_FILE, "lock.mdb"] {
+        for name in ["owner.lock", DATA_FILE, "lock.mdb", journal::FILE] {
             for target in ["somewhere", "nowhere"] {
                 let dir = tempfile::tempdir().unwrap();
                 let root = dir.path().join("root");

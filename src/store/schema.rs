@@ -4,6 +4,7 @@
 //! data.mdb
 //! ├── meta                              facts about the environment
 //! │   ├── schema                        → version of this schema, u32 little-endian
+//! │   ├── checkpoint                    → number of the last one, u64 little-endian; 0 when missing
 //! │   └── uuid                          → what tells this store from others, as text
 //! ├── records                           containerd's bolt path, flattened; values as in `value`
 //! │   ├── v1/<namespace>                → Namespace: its labels; exists for every namespace
@@ -35,19 +36,21 @@
 //! |---|---|
 //! | 1 | records, expiring, aside |
 //! | 2 | index |
+//! | 3 | checkpoint: the journal may have changes that are not here |
 
 use std::path::Path;
 
 use heed::types::{Bytes, Str};
-use heed::{CommitOrAbort, Database, Env, WithoutTls};
+use heed::{CommitOrAbort, Database, Env, RoTxn, RwTxn, WithoutTls};
 use sha2::{Digest, Sha256};
 
+use super::journal::entry::Table;
 use super::{failure, migrate};
 use crate::model::go::text::lossy;
 use crate::model::{Error, Namespace, Result};
 
 /// The version this program writes and reads.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// How many databases the environment may hold; more than there are, for versions to come.
 pub const DATABASES: u32 = 8;
@@ -61,6 +64,7 @@ pub const LONG_MARKER: u8 = 0xff;
 
 const SCHEMA: &str = "schema";
 const UUID: &str = "uuid";
+const CHECKPOINT: &str = "checkpoint";
 
 /// The databases of an open environment.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +91,16 @@ impl Tables {
             ("expiring", self.expiring),
             ("aside", self.aside),
         ]
+    }
+
+    /// One of those that hold records, or what is kept beside them.
+    pub(super) fn of(&self, table: Table) -> Database<'static, Bytes, Bytes> {
+        match table {
+            Table::Records => self.records,
+            Table::Index => self.index,
+            Table::Expiring => self.expiring,
+            Table::Aside => self.aside,
+        }
     }
 }
 
@@ -190,6 +204,18 @@ pub fn open_to_read(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, Strin
         }
         CommitOrAbort::Abort(found) => Err(other_version(root, found)),
     }
+}
+
+/// The number of the last checkpoint in a state.
+pub fn checkpoint(txn: &RoTxn<'_>, tables: &Tables) -> Result<u64> {
+    let told = |e: heed::Error| failure("reading the store", &e);
+    let stored = tables.meta.get(txn, CHECKPOINT).map_err(told)?;
+    Ok(stored.and_then(|stored| stored.try_into().ok()).map_or(0, u64::from_le_bytes))
+}
+
+/// Notes the number of the checkpoint that a transaction makes.
+pub fn put_checkpoint(txn: &mut RwTxn<'_>, tables: &Tables, number: u64) -> heed::Result<()> {
+    tables.meta.put(txn, CHECKPOINT, &number.to_le_bytes())
 }
 
 /// A number that cannot be read is one of a version to come.

@@ -4,13 +4,11 @@
 //! What comes out are candidates, in byte order of names and each once: every image that matches the
 //! plan's filter, and maybe others. Whoever asks tries the filter on each.
 
-use heed::RoPrefix;
-use heed::types::Bytes;
-
 use super::indexes;
-use super::records::sealed::Txn;
-use super::records::told;
+use super::journal::entry::Table;
+use super::records::sealed::State;
 use super::schema::{self, Kind};
+use super::view::Prefixed;
 use super::walk::Entry;
 use crate::model::image::plan::{LookUp, Plan};
 use crate::model::{Namespace, Result};
@@ -18,14 +16,14 @@ use crate::model::{Namespace, Result};
 /// The candidates of a plan; `None` if the plan is to look at every image, or if there are more
 /// than `most`.
 pub fn candidates<'t>(
-    txn: &'t (impl Txn + ?Sized),
+    state: &'t (impl State + ?Sized),
     namespace: &Namespace,
     plan: &Plan,
     most: usize,
 ) -> Result<Option<Vec<Entry<'t>>>> {
     let Plan::LookUp(alternatives) = plan else { return Ok(None) };
     let prefix = schema::prefix(namespace, Kind::Image);
-    let mut search = Search { txn, namespace, prefix, most, found: Vec::new() };
+    let mut search = Search { state, namespace, prefix, most, found: Vec::new() };
     for look_ups in alternatives {
         match search.fewest(look_ups)? {
             Some(look_up) if search.look_up(look_up)? => {}
@@ -40,7 +38,7 @@ pub fn candidates<'t>(
 }
 
 struct Search<'t, 's, T: ?Sized> {
-    txn: &'t T,
+    state: &'t T,
     namespace: &'s Namespace,
     /// Of the keys of all images of the namespace.
     prefix: Vec<u8>,
@@ -48,7 +46,7 @@ struct Search<'t, 's, T: ?Sized> {
     found: Vec<Entry<'t>>,
 }
 
-impl<'t, T: Txn + ?Sized> Search<'t, '_, T> {
+impl<'t, T: State + ?Sized> Search<'t, '_, T> {
     /// The look-up that finds the fewest: they take steps in turn, and the first that ends has won.
     /// So it costs no more than that one would for each of them.
     fn fewest<'l>(&self, look_ups: &'l [LookUp]) -> Result<Option<&'l LookUp>> {
@@ -64,7 +62,7 @@ impl<'t, T: Txn + ?Sized> Search<'t, '_, T> {
         }
         for _ in 0..=self.most {
             for (look_up, range) in &mut runners {
-                if range.next().transpose().map_err(told)?.is_none() {
+                if range.next().transpose()?.is_none() {
                     return Ok(Some(look_up));
                 }
             }
@@ -81,17 +79,17 @@ impl<'t, T: Txn + ?Sized> Search<'t, '_, T> {
         let range = self.range(look_up)?;
         if let LookUp::NamePrefix(_) = look_up {
             for record in range {
-                let (key, value) = record.map_err(told)?;
+                let (key, value) = record?;
                 if !self.add(key, value) {
                     return Ok(false);
                 }
             }
             return Ok(true);
         }
-        let odd = self.index(&indexes::odd(self.namespace.as_str().as_bytes()))?;
+        let odd = self.index(indexes::odd(self.namespace.as_str().as_bytes()))?;
         let mut key = self.prefix.clone();
         for entry in range.chain(odd) {
-            let (entry, _) = entry.map_err(told)?;
+            let (entry, _) = entry?;
             key.truncate(self.prefix.len());
             key.extend(indexes::name(entry).unwrap_or_default());
             if !self.record(&key)? {
@@ -102,33 +100,32 @@ impl<'t, T: Txn + ?Sized> Search<'t, '_, T> {
     }
 
     /// The keys that a look-up goes through: records, or entries of the index.
-    fn range(&self, look_up: &LookUp) -> Result<RoPrefix<'t, Bytes, Bytes>> {
+    fn range(&self, look_up: &LookUp) -> Result<Prefixed<'t>> {
         let namespace = self.namespace.as_str().as_bytes();
         match look_up {
             LookUp::Name(name) => self.records(name.as_bytes()),
             LookUp::NamePrefix(beginning) => self.records(beginning),
-            LookUp::Digest(digest) => self.index(&indexes::digest(namespace, digest)),
+            LookUp::Digest(digest) => self.index(indexes::digest(namespace, digest)),
             LookUp::DigestPrefix(beginning) => {
-                self.index(&indexes::digest_prefix(namespace, beginning))
+                self.index(indexes::digest_prefix(namespace, beginning))
             }
-            LookUp::Label { key, value } => self.index(&indexes::label(namespace, key, value)),
+            LookUp::Label { key, value } => self.index(indexes::label(namespace, key, value)),
         }
     }
 
-    fn records(&self, beginning: &[u8]) -> Result<RoPrefix<'t, Bytes, Bytes>> {
+    fn records(&self, beginning: &[u8]) -> Result<Prefixed<'t>> {
         let beginning = [&self.prefix, schema::name_prefix(beginning)].concat();
-        self.txn.tables().records.prefix_iter(self.txn.txn(), &beginning).map_err(told)
+        self.state.view().prefixed(Table::Records, beginning)
     }
 
-    fn index(&self, beginning: &[u8]) -> Result<RoPrefix<'t, Bytes, Bytes>> {
-        self.txn.tables().index.prefix_iter(self.txn.txn(), beginning).map_err(told)
+    fn index(&self, beginning: Vec<u8>) -> Result<Prefixed<'t>> {
+        self.state.view().prefixed(Table::Index, beginning)
     }
 
     /// Adds the record under `key`, if there is one.
     fn record(&mut self, key: &[u8]) -> Result<bool> {
         // Not `get`: the key is wanted as it lies in the store.
-        let records = self.txn.tables().records;
-        match records.get_greater_than_or_equal_to(self.txn.txn(), key).map_err(told)? {
+        match self.state.view().first_from(Table::Records, key)? {
             Some((found, value)) if found == key => Ok(self.add(found, value)),
             _ => Ok(true),
         }

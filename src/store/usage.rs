@@ -3,11 +3,12 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use heed::{Env, RoTxn, WithoutTls};
+use heed::{Env, WithoutTls};
 
 use super::failure;
+use super::journal::entry::Table;
 use super::root::DATA_FILE;
-use super::schema::Tables;
+use super::view::View;
 use crate::model::{Error, Result};
 
 /// Sizes of a store, in one state of it.
@@ -49,12 +50,8 @@ impl Usage {
         self.pages.saturating_sub(self.used_pages)
     }
 
-    pub(super) fn measure(
-        root: &Path,
-        env: &Env<WithoutTls>,
-        tables: &Tables,
-        txn: &RoTxn<'_, WithoutTls>,
-    ) -> Result<Self> {
+    pub(super) fn measure(root: &Path, env: &Env<WithoutTls>, view: &View<'_>) -> Result<Self> {
+        let (txn, tables) = view.stored();
         const META_PAGES: u64 = 2;
         let told = |e: heed::Error| failure("measuring the store", &e);
         let (info, main) = (env.info(), env.unnamed_database_stat());
@@ -67,7 +64,11 @@ impl Usage {
         let mut databases = Vec::new();
         for (name, database) in tables.all() {
             let stat = database.stat(txn).map_err(told)?;
-            databases.push(Database { name, entries: stat.entries as u64, pages: pages_of(&stat) });
+            let entries = match Table::ALL.into_iter().find(|table| table.name() == name) {
+                Some(table) => view.len(table)?,
+                None => stat.entries as u64,
+            };
+            databases.push(Database { name, entries, pages: pages_of(&stat) });
         }
         let used: u64 = databases.iter().map(|database| database.pages).sum();
         Ok(Self {

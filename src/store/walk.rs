@@ -5,16 +5,15 @@
 //! enough).
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
-use heed::RoRange;
-use heed::types::Bytes;
 use protobuf::CodedInputStream;
 
-use super::records::sealed::Txn;
-use super::records::{Expiring, damaged, told};
+use super::journal::entry::Table;
+use super::records::sealed::State;
+use super::records::{Expiring, damaged};
 use super::schema::{self, Kind, LONG_MARKER, NAME_HEAD};
 use super::value;
+use super::view::Prefixed;
 use crate::model::go::quote::quote;
 use crate::model::go::text::lossy;
 use crate::model::{Namespace, Result};
@@ -32,12 +31,10 @@ pub struct Entry<'t> {
 /// The records of one kind in a namespace whose names begin alike, in byte order of names. A damaged
 /// record is an entry like others, whose message cannot be had.
 pub struct Walk<'t> {
-    range: RoRange<'t, Bytes, Bytes>,
+    range: Prefixed<'t>,
     kind: Kind,
     /// Bytes of each key before the name.
     prefix: usize,
-    /// What the keys begin with.
-    beginning: Vec<u8>,
     /// Long names with one head, sorted by name from last to first.
     run: Vec<Entry<'t>>,
     /// The entry behind that run, already read.
@@ -46,7 +43,7 @@ pub struct Walk<'t> {
 
 impl<'t> Walk<'t> {
     pub(super) fn new(
-        txn: &'t (impl Txn + ?Sized),
+        state: &'t (impl State + ?Sized),
         namespace: &Namespace,
         kind: Kind,
         names: &[u8],
@@ -54,16 +51,14 @@ impl<'t> Walk<'t> {
         let mut beginning = schema::prefix(namespace, kind);
         let prefix = beginning.len();
         beginning.extend(schema::name_prefix(names));
-        let range = range_from(txn, &beginning)?;
-        Ok(Self { range, kind, prefix, beginning, run: Vec::new(), ahead: None })
+        let range = state.view().prefixed(Table::Records, beginning)?;
+        Ok(Self { range, kind, prefix, run: Vec::new(), ahead: None })
     }
 
     fn read(&mut self) -> Result<Option<Entry<'t>>> {
-        let Some((key, value)) = self.range.next().transpose().map_err(told)? else {
-            return Ok(None);
-        };
-        let entry = Entry { key, value, prefix: self.prefix, kind: self.kind };
-        Ok(key.starts_with(&self.beginning).then_some(entry))
+        let found = self.range.next().transpose()?;
+        let (prefix, kind) = (self.prefix, self.kind);
+        Ok(found.map(|(key, value)| Entry { key, value, prefix, kind }))
     }
 
     fn read_run(&mut self, first: Entry<'t>) -> Result<()> {
@@ -149,11 +144,11 @@ fn first_field(message: &[u8]) -> Option<&[u8]> {
 }
 
 /// The names of all namespaces, in byte order.
-pub fn namespaces(txn: &(impl Txn + ?Sized)) -> Result<Vec<Namespace>> {
+pub fn namespaces(state: &(impl State + ?Sized)) -> Result<Vec<Namespace>> {
     let mut found = Vec::new();
     let mut from = schema::ROOT_PREFIX.to_vec();
     // Records of a namespace lie between it and others: each is skipped with one look-up.
-    while let Some(key) = first_key_from(txn, &from)? {
+    while let Some((key, _)) = state.view().first_from(Table::Records, &from)? {
         let Some(path) = key.strip_prefix(schema::ROOT_PREFIX) else { break };
         let Some(slash) = path.iter().position(|b| *b == b'/') else {
             found.push(parse_namespace(path, key)?);
@@ -167,11 +162,11 @@ pub fn namespaces(txn: &(impl Txn + ?Sized)) -> Result<Vec<Namespace>> {
 }
 
 /// The records that have a time to go.
-pub fn expiring(txn: &(impl Txn + ?Sized)) -> Result<Vec<Expiring>> {
+pub fn expiring(state: &(impl State + ?Sized)) -> Result<Vec<Expiring>> {
     let mut found = Vec::new();
-    for noted in txn.tables().expiring.iter(txn.txn()).map_err(told)? {
-        let (key, when) = noted.map_err(told)?;
-        let Some(value) = txn.tables().records.get(txn.txn(), key).map_err(told)? else { continue };
+    for noted in state.view().from(Table::Expiring, b"")? {
+        let (key, when) = noted?;
+        let Some(value) = state.view().get(Table::Records, key)? else { continue };
         let strange = || damaged(&format!("key {}", lossy(key)));
         let path = key.strip_prefix(schema::ROOT_PREFIX).ok_or_else(strange)?;
         let slash = path.iter().position(|b| *b == b'/').ok_or_else(strange)?;
@@ -194,10 +189,10 @@ pub fn expiring(txn: &(impl Txn + ?Sized)) -> Result<Vec<Expiring>> {
 }
 
 /// How many images are set aside, by namespace.
-pub fn aside_by_namespace(txn: &(impl Txn + ?Sized)) -> Result<BTreeMap<String, u64>> {
+pub fn aside_by_namespace(state: &(impl State + ?Sized)) -> Result<BTreeMap<String, u64>> {
     let mut found = BTreeMap::new();
-    for noted in txn.tables().aside.iter(txn.txn()).map_err(told)? {
-        let (key, _) = noted.map_err(told)?;
+    for noted in state.view().from(Table::Aside, b"")? {
+        let (key, _) = noted?;
         let path = key.strip_prefix(schema::ROOT_PREFIX).unwrap_or_default();
         let namespace = path.split(|b| *b == b'/').next().unwrap_or_default();
         *found.entry(lossy(namespace).into_owned()).or_default() += 1;
@@ -206,29 +201,11 @@ pub fn aside_by_namespace(txn: &(impl Txn + ?Sized)) -> Result<BTreeMap<String, 
 }
 
 /// The keys that begin with `prefix`.
-pub fn keys(txn: &(impl Txn + ?Sized), prefix: &[u8]) -> Result<Vec<Vec<u8>>> {
-    let mut found = Vec::new();
-    for record in range_from(txn, prefix)? {
-        let (key, _) = record.map_err(told)?;
-        if !key.starts_with(prefix) {
-            break;
-        }
-        found.push(key.to_vec());
-    }
-    Ok(found)
+pub fn keys(state: &(impl State + ?Sized), prefix: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+    state.view().prefixed(Table::Records, prefix)?.map(|found| Ok(found?.0.to_vec())).collect()
 }
 
 fn parse_namespace(name: &[u8], key: &[u8]) -> Result<Namespace> {
     let parsed = std::str::from_utf8(name).ok().and_then(|name| Namespace::parse(name).ok());
     parsed.ok_or_else(|| damaged(&format!("key {}", lossy(key))))
-}
-
-fn range_from<'t>(txn: &'t (impl Txn + ?Sized), from: &[u8]) -> Result<RoRange<'t, Bytes, Bytes>> {
-    let bounds = (Bound::Included(from), Bound::Unbounded);
-    txn.tables().records.range(txn.txn(), &bounds).map_err(told)
-}
-
-fn first_key_from<'t>(txn: &'t (impl Txn + ?Sized), from: &[u8]) -> Result<Option<&'t [u8]>> {
-    let found = txn.tables().records.get_greater_than_or_equal_to(txn.txn(), from).map_err(told)?;
-    Ok(found.map(|(key, _)| key))
 }

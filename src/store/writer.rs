@@ -1,34 +1,43 @@
 //! The one thread that writes.
 //!
-//! LMDB has one writer at a time, and wants a transaction ended on the thread that began it. So a
-//! thread takes the jobs that have queued up, runs each inside one transaction, commits, and only
-//! then answers them: those who wait share one sync of the disk. A single job is never delayed in
-//! the hope of company.
+//! A thread takes the jobs that have queued up, runs each on top of the one before, commits what they
+//! changed together (`commit` says how), and only then answers them: those who wait share one sync of
+//! the disk. A single job is never delayed in the hope of company.
 //!
 //! **Invariant.** A job whose answer is a success is on disk. A job that answers an error has
 //! changed nothing, but where the error itself says that the outcome is unknown.
 //!
-//! A job may refuse; if it had changed nothing by then, the others in the batch are not touched.
-//! If it had, or if it panicked, or LMDB failed, the batch is thrown away and its jobs are run
-//! one by one, each in a transaction of its own. A job therefore may run twice, and must decide
-//! by what it finds in its transaction only.
+//! What a job that refuses or panics had changed by then is forgotten, and the others in the batch do
+//! not notice. Between batches the thread sees to checkpoints: when one is due, and when there has
+//! been nothing to do for a moment.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::libc::EIO;
-use tokio::sync::{mpsc, oneshot};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
+use super::commit::Failure;
 use super::environment::{Environment, Opened};
-use super::{Change, failure};
+use super::job::{Job, job, stopped};
+use super::journal::entry::Changes;
+use super::recent::Recent;
+use super::{Change, failure, view_to_write};
 use crate::metrics::Commits;
 use crate::model::{Error, Result};
 
 /// So many jobs may wait; further callers wait to be let in.
 const QUEUE: usize = 1024;
+
+/// When there has been nothing to do for so long, there is a checkpoint.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// When one has failed, the next is tried so long after.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// So many jobs share a commit. More would not make the sync cheaper, only answers later.
 const BATCH: usize = 256;
@@ -64,10 +73,14 @@ impl Writer {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let commits = Commits::default();
         let counted = commits.clone();
+        let told = |e| Error::Internal(format!("starting the writing thread: {e}"));
+        let clock =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(told)?;
+        let writing = Writing { environment, commits: counted, clock, again: None };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || run(&environment, &counted, jobs))
-            .map_err(|e| Error::Internal(format!("starting the writing thread: {e}")))?;
+            .spawn(move || writing.run(jobs))
+            .map_err(told)?;
         Ok(Self { queue, commits, _thread: Arc::new(Joined(Mutex::new(Some(thread)))) })
     }
 
@@ -81,7 +94,7 @@ impl Writer {
     pub async fn write<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
+        F: FnOnce(&mut Change<'_>) -> Result<T> + Send + 'static,
     {
         self.write_then(work, |_| {}).await
     }
@@ -92,7 +105,7 @@ impl Writer {
     pub async fn write_then<T, F, G>(&self, work: F, then: G) -> Result<T>
     where
         T: Send + 'static,
-        F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
+        F: FnOnce(&mut Change<'_>) -> Result<T> + Send + 'static,
         G: FnOnce(&T) + Send + 'static,
     {
         let (job, answer) = job(work, then);
@@ -104,7 +117,7 @@ impl Writer {
     pub fn write_blocking<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
+        F: FnOnce(&mut Change<'_>) -> Result<T> + Send + 'static,
     {
         let (job, answer) = job(work, |_| {});
         self.queue.blocking_send(job).map_err(|_| stopped())?;
@@ -112,162 +125,136 @@ impl Writer {
     }
 }
 
-fn stopped() -> Error {
-    Error::Unavailable("the store is closed".into())
+/// The thread's own.
+struct Writing {
+    environment: Arc<Environment>,
+    commits: Commits,
+    clock: Runtime,
+    /// The last checkpoint failed, and is tried again then.
+    again: Option<Instant>,
 }
 
-/// A change that waits, with the way back to its caller.
-trait Job: Send {
-    /// Runs in `change`, keeping the answer. Returns false when the transaction must be thrown
-    /// away.
-    fn run(&mut self, change: &mut Change<'_>) -> bool;
-
-    /// Answers: with what `run` kept, or with why it was not committed.
-    fn finish(self: Box<Self>, committed: Result<()>);
-}
-
-struct Task<T, F, G> {
-    work: F,
-    then: G,
-    outcome: Result<T>,
-    caller: oneshot::Sender<Result<T>>,
-}
-
-fn job<T, F, G>(work: F, then: G) -> (Box<dyn Job>, oneshot::Receiver<Result<T>>)
-where
-    T: Send + 'static,
-    F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
-    G: FnOnce(&T) + Send + 'static,
-{
-    let (caller, answer) = oneshot::channel();
-    (Box::new(Task { work, then, outcome: Err(stopped()), caller }), answer)
-}
-
-impl<T, F, G> Job for Task<T, F, G>
-where
-    T: Send,
-    F: FnMut(&mut Change<'_>) -> Result<T> + Send,
-    G: FnOnce(&T) + Send,
-{
-    fn run(&mut self, change: &mut Change<'_>) -> bool {
-        // What earlier jobs of the batch wrote is not this one's.
-        let wrote_before = std::mem::replace(&mut change.wrote, false);
-        // `work` is not run again in this transaction, and what it changed is thrown away.
-        let outcome = catch_unwind(AssertUnwindSafe(|| (self.work)(change)));
-        let keep = match outcome {
-            Ok(outcome) => {
-                self.outcome = outcome;
-                change.fault.is_none() && (self.outcome.is_ok() || !change.wrote)
+impl Writing {
+    fn run(mut self, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while self.wait(&mut jobs, &mut batch) > 0 {
+            let (committed, broken) = self.commit(&mut batch);
+            for job in batch.drain(..) {
+                job.finish(committed.clone());
             }
-            Err(_) => {
-                self.outcome =
-                    Err(Error::Internal("a change panicked; nothing was written".into()));
-                false
+            if let Some(broken) = broken {
+                // If it fails, the next job is told.
+                let _ = self.environment.reopen(broken);
+            } else if self.is_due() {
+                self.checkpoint();
             }
-        };
-        change.wrote |= wrote_before;
-        keep
-    }
-
-    fn finish(self: Box<Self>, committed: Result<()>) {
-        let Self { then, outcome, caller, .. } = *self;
-        let outcome = match (outcome, committed) {
-            (Ok(value), Ok(())) => {
-                // The change is on disk: a fault in what follows must not take that back.
-                let _ = catch_unwind(AssertUnwindSafe(|| then(&value)));
-                Ok(value)
-            }
-            (Ok(_), Err(why)) => Err(why),
-            (refused, _) => refused,
-        };
-        // A caller that is gone does not want its answer.
-        let _ = caller.send(outcome);
-    }
-}
-
-/// What became of a transaction.
-enum End {
-    Committed,
-    /// Thrown away, nothing of it is on disk.
-    Aborted(Error),
-    /// The commit failed where LMDB itself cannot tell, and refuses this environment from now on.
-    Unknown(Error, Arc<Opened>),
-}
-
-fn run(environment: &Environment, commits: &Commits, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while jobs.blocking_recv_many(&mut batch, BATCH) > 0 {
-        match play(environment, commits, &mut batch) {
-            // One by one: only those at fault get the error.
-            End::Aborted(_) if batch.len() > 1 => {
-                for job in batch.drain(..) {
-                    let mut alone = vec![job];
-                    let end = play(environment, commits, &mut alone);
-                    answer(environment, &mut alone, end);
-                }
-            }
-            end => answer(environment, &mut batch, end),
+        }
+        self.checkpoint();
+        if let Ok(opened) = self.environment.get() {
+            opened.end();
         }
     }
-}
 
-fn answer(environment: &Environment, jobs: &mut Vec<Box<dyn Job>>, end: End) {
-    let (outcome, broken) = match end {
-        End::Committed => (Ok(()), None),
-        End::Aborted(why) => (Err(why), None),
-        End::Unknown(why, broken) => (Err(why), Some(broken)),
-    };
-    for job in jobs.drain(..) {
-        job.finish(outcome.clone());
+    /// Waits for jobs and takes what there is; 0 when there will be none any more.
+    fn wait(
+        &mut self,
+        jobs: &mut mpsc::Receiver<Box<dyn Job>>,
+        batch: &mut Vec<Box<dyn Job>>,
+    ) -> usize {
+        while self.environment.has_recent() {
+            let now = Instant::now();
+            let patience = self.again.map_or(IDLE, |at| at.saturating_duration_since(now));
+            let soon = async { timeout(patience, jobs.recv_many(batch, BATCH)).await };
+            match self.clock.block_on(soon) {
+                Ok(count) => return count,
+                Err(_) => self.checkpoint(),
+            }
+        }
+        jobs.blocking_recv_many(batch, BATCH)
     }
-    if let Some(broken) = broken {
-        // If it fails, the next job is told.
-        let _ = environment.reopen(broken);
-    }
-}
 
-/// Runs the jobs in one transaction and commits it.
-fn play(environment: &Environment, commits: &Commits, jobs: &mut [Box<dyn Job>]) -> End {
-    let opened = match environment.get() {
-        Ok(opened) => opened,
-        Err(why) => return End::Aborted(why),
-    };
-    let txn = match opened.env.write_txn() {
-        Ok(txn) => txn,
-        Err(e) => return End::Aborted(failure("beginning to write", &e)),
-    };
-    let mut change = Change::new(txn, &opened.tables);
-    for job in jobs.iter_mut() {
-        if !job.run(&mut change) {
-            let why = change.fault.take();
-            return End::Aborted(
-                why.unwrap_or_else(|| Error::Internal("the change was undone".into())),
+    fn is_due(&self) -> bool {
+        match self.again {
+            // A change that found no room in the journal may have made one.
+            Some(at) => at <= Instant::now() || !self.environment.has_recent(),
+            None => self.environment.is_due(),
+        }
+    }
+
+    /// Runs the jobs and commits what they changed. Gives the environment too when it cannot be used
+    /// any more.
+    fn commit(&self, jobs: &mut [Box<dyn Job>]) -> (Result<()>, Option<Arc<Opened>>) {
+        let (opened, recent, changes) = match self.run_in_view(jobs) {
+            Ok(done) => done,
+            Err(why) => return (Err(why), None),
+        };
+        if changes.are_none() {
+            return (Ok(()), None);
+        }
+        let begun = Instant::now();
+        let committed = opened.commit(recent, changes);
+        self.commits.seconds.observe(begun.elapsed().as_secs_f64());
+        let Err(failed) = committed else {
+            self.commits.jobs.observe(jobs.len() as f64);
+            return (Ok(()), None);
+        };
+        self.commits.failed.inc();
+        log::error!("committing: {failed}");
+        let unknown = |why: String| {
+            Error::Unavailable(format!(
+                "committing: {why}: it is unknown whether the change was made; look, or try again"
+            ))
+        };
+        match failed {
+            Failure::Aborted(error) => (Err(error), None),
+            Failure::Lmdb(e) => (Err(not_committed(&self.environment, &e)), None),
+            Failure::Unknown(why) => (Err(unknown(why)), None),
+            Failure::Broken(why) => (Err(unknown(why)), Some(opened)),
+        }
+    }
+
+    fn run_in_view(&self, jobs: &mut [Box<dyn Job>]) -> Result<(Arc<Opened>, Recent, Changes)> {
+        let mut opened = self.environment.get()?;
+        loop {
+            let changed = view_to_write(&opened)?.map(|view| {
+                let mut change = Change::new(view);
+                jobs.iter_mut().for_each(|job| job.run(&mut change));
+                change.end()
+            });
+            match changed {
+                Some((recent, changes)) => return Ok((opened, recent, changes)),
+                None => opened = self.environment.reopen(opened)?,
+            }
+        }
+    }
+
+    /// Brings what is recent into LMDB's file. While that fails, as the disk is full or bad, it stays
+    /// in the journal, and is tried again.
+    fn checkpoint(&mut self) {
+        let failed_before = self.again.replace(Instant::now() + AFTER_FAILURE).is_some();
+        let Ok(opened) = self.environment.get() else { return };
+        let begun = Instant::now();
+        let done = opened.checkpoint();
+        self.commits.checkpoints.observe(begun.elapsed().as_secs_f64());
+        let Err(failed) = done else {
+            self.again = None;
+            if failed_before {
+                log::info!("what was only in the journal is in LMDB's file now");
+            }
+            return;
+        };
+        self.commits.failed_checkpoints.inc();
+        // Once, not every second while a disk is full.
+        if !failed_before {
+            log::error!(
+                "a checkpoint failed: {failed}; what it was to write is safe in the journal; it is tried \
+                 again"
             );
         }
+        if let Failure::Broken(_) = failed {
+            let _ = self.environment.reopen(opened);
+        }
     }
-    if !change.wrote {
-        return End::Committed;
-    }
-    let Change { txn, .. } = change;
-    let begun = Instant::now();
-    let committed = txn.commit();
-    commits.seconds.observe(begun.elapsed().as_secs_f64());
-    let Err(e) = committed else {
-        commits.jobs.observe(jobs.len() as f64);
-        return End::Committed;
-    };
-    commits.failed.inc();
-    log::error!("committing: {e}");
-    if !refuses(&opened) {
-        return End::Aborted(not_committed(environment, &e));
-    }
-    // A meta page could not be written: whether it reached the disk is not known.
-    End::Unknown(
-        Error::Unavailable(format!(
-            "committing: {e}: it is unknown whether the change was made; look, or try again"
-        )),
-        Arc::clone(&opened),
-    )
 }
 
 /// What is told of a transaction that LMDB aborted when it was to be written.
@@ -281,11 +268,6 @@ fn not_committed(environment: &Environment, error: &heed::Error) -> Error {
         }
         other => failure("committing", other),
     }
-}
-
-/// LMDB refuses this environment, as it does after a failed write of a meta page.
-fn refuses(opened: &Opened) -> bool {
-    matches!(opened.env.write_txn(), Err(heed::Error::Mdb(heed::MdbError::Panic)))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a disk may hold of a file, by what was written to it and synced.
+//! What a disk may hold of two files, by what was written to them and synced.
 //!
 //! The rules are those of the page cache. A write changes the page in memory, and the disk may have
 //! the page as it is now from then on, or as it was at any time since its last sync. A sync that
@@ -31,8 +31,8 @@ pub enum Write {
 }
 
 impl Entry {
-    /// The entries of a log, each with its end.
-    pub fn all(mut log: &[u8]) -> Vec<(u64, Self)> {
+    /// The entries of a log, each with its end, and with the file that it is about.
+    pub fn all(mut log: &[u8]) -> Vec<(u64, usize, Self)> {
         let whole = log.len();
         let mut entries = Vec::new();
         while let Some((head, rest)) = log.split_at_checked(24) {
@@ -53,7 +53,7 @@ impl Entry {
                 (kind, _) => panic!("entry of kind {kind}"),
             };
             log = rest;
-            entries.push(((whole - log.len()) as u64, entry));
+            entries.push(((whole - log.len()) as u64, usize::from(head[2]), entry));
         }
         entries
     }
@@ -76,7 +76,57 @@ impl Page {
     }
 }
 
-/// The file, in memory and on the disk.
+/// What a file may hold, if it is there.
+pub type State<'s> = Option<&'s [u8]>;
+
+/// The data file and its journal.
+#[derive(Debug, Clone, Default)]
+pub struct Disks {
+    pub data: Disk,
+    pub journal: Disk,
+}
+
+impl Disks {
+    pub fn apply(&mut self, file: usize, entry: &Entry) {
+        match (file, entry) {
+            (_, Entry::FolderSynced) => {
+                self.data.apply(entry);
+                self.journal.apply(entry);
+            }
+            (0, entry) => self.data.apply(entry),
+            (_, entry) => {
+                // It is made where it lies.
+                self.journal.placed = true;
+                self.journal.apply(entry);
+            }
+        }
+    }
+
+    /// Calls `look` with states that the disk may hold of both files: those of each that
+    /// [`Disk::states`] gives, beside one of the other.
+    pub fn states(
+        &self,
+        unit: usize,
+        most: usize,
+        pick: &mut dyn FnMut(usize) -> usize,
+        look: &mut dyn FnMut(State<'_>, State<'_>),
+    ) {
+        let [mut data, mut journal] = [Vec::new(), Vec::new()];
+        for (disk, all) in [(&self.data, &mut data), (&self.journal, &mut journal)] {
+            disk.states(unit, most, pick, &mut |state| all.push(state.map(<[u8]>::to_vec)));
+        }
+        for number in 0..data.len().max(journal.len()) {
+            let mut of = |all: &[Option<Vec<u8>>]| match number < all.len() {
+                true => number,
+                false => pick(all.len()),
+            };
+            let (data_at, journal_at) = (of(&data), of(&journal));
+            look(data[data_at].as_deref(), journal[journal_at].as_deref());
+        }
+    }
+}
+
+/// A file, in memory and on the disk.
 #[derive(Debug, Clone, Default)]
 pub struct Disk {
     pages: Vec<Page>,
@@ -130,7 +180,12 @@ impl Disk {
     }
 
     fn write(&mut self, offset: u64, data: &[u8], outcome: Write) {
-        self.grow(offset + data.len() as u64);
+        let end = offset + data.len() as u64;
+        self.grow(end);
+        if outcome == Write::Synced {
+            // The length with the data, as far as that needs it.
+            self.synced_length = self.synced_length.max(end);
+        }
         let (mut at, mut data) = (offset as usize, data);
         while !data.is_empty() {
             let page = &mut self.pages[at / PAGE];

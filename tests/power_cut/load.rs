@@ -13,7 +13,7 @@ use crate::writers::{self, Content, NAMESPACE, Random};
 pub enum End {
     /// Answered, or seen by a read.
     Fine,
-    /// Refused: it must never show.
+    /// Refused: once that is answered it must not show any more.
     Failed,
     /// The answer says that it may show or not; or there was none.
     Unknown,
@@ -34,9 +34,9 @@ pub fn allowed<'c>(changes: impl Iterator<Item = &'c Change>, at: u64) -> Vec<Co
     let mut allowed = vec![None];
     for change in changes.take_while(|c| c.begun <= at) {
         match change.end {
-            End::Failed => {}
+            End::Failed if change.ended <= at => {}
             End::Fine if change.ended <= at => allowed = vec![change.new],
-            End::Fine | End::Unknown => allowed.push(change.new),
+            _ => allowed.push(change.new),
         }
     }
     allowed

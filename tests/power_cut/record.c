@@ -1,11 +1,13 @@
 /* Preloaded into a daemon: appends to the file $RECORD_LOG what is written to the file
- * $RECORD_FILE and what is synced, in order. A write stands there before it is made, a
- * sync after it has finished.
+ * $RECORD_FILE, and to "journal" beside it, and what is synced, in order. A write stands
+ * there before it is made, a sync after it has finished.
  *
- * A file named $RECORD_FAIL with "sync" or "meta" in it makes the next sync, or the next write
- * through an O_DSYNC descriptor, fail with EIO, once; the write has reached the file by then.
+ * A file named $RECORD_FAIL with "sync", "meta" or "journal" in it makes the next sync of
+ * $RECORD_FILE, or the next write through an O_DSYNC descriptor of it or of the journal, fail
+ * with EIO, once; the write has reached the file by then.
  *
- * An entry: kind, flag, 6 unused bytes, u64 offset, u64 length, then the data of writes.
+ * An entry: kind, flag, which file (0, or 1 for the journal), 5 unused bytes, u64 offset,
+ * u64 length, then the data of writes.
  *   W write (flag 1: is a sync of itself; 2: failed)   S sync (flag 2: failed)
  *   T truncate (offset: the new length)   R moved into place (data: all of the file)
  *   D its folder synced */
@@ -26,7 +28,7 @@
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
 struct entry {
-    char kind, flag, unused[6];
+    char kind, flag, file, unused[5];
     uint64_t offset, length;
 };
 
@@ -36,9 +38,9 @@ static void fatal(const char *what) {
 }
 
 /* A log with a hole would prove nothing: what cannot be recorded ends the process. */
-static void record(char kind, char flag, uint64_t offset, const struct iovec *data, int count) {
+static void record(char kind, char flag, int which, uint64_t offset, const struct iovec *data, int count) {
     static int log = -1;
-    struct entry entry = {kind, flag, {0}, offset, 0};
+    struct entry entry = {kind, flag, which, {0}, offset, 0};
     struct iovec all[IOV_MAX];
     ssize_t total = sizeof entry;
     int saved = errno;
@@ -65,6 +67,15 @@ static int is(int fd, const char *path) {
 
 static const char *file(void) { return getenv("RECORD_FILE"); }
 
+/* 0 for the file, 1 for the journal, -1 for any other. */
+static int which(int fd) {
+    char copy[PATH_MAX], journal[PATH_MAX + 16];
+    if (is(fd, file())) return 0;
+    snprintf(copy, sizeof copy, "%s", file());
+    snprintf(journal, sizeof journal, "%s/journal", dirname(copy));
+    return is(fd, journal) ? 1 : -1;
+}
+
 static int is_folder(int fd) {
     char copy[PATH_MAX];
     snprintf(copy, sizeof copy, "%s", file());
@@ -87,17 +98,18 @@ static ssize_t failed(void) {
 
 static ssize_t at(int fd, const void *data, size_t length, off_t offset) {
     struct iovec one = {(void *)data, length};
-    if (!is(fd, file())) return REAL(pwrite)(fd, data, length, offset);
+    int which_one = which(fd);
+    if (which_one < 0) return REAL(pwrite)(fd, data, length, offset);
     int sync = (fcntl(fd, F_GETFL) & O_DSYNC) != 0;
-    if (sync && fails("meta")) {
-        record('W', 2, offset, &one, 1);
+    if (sync && fails(which_one == 0 ? "meta" : "journal")) {
+        record('W', 2, which_one, offset, &one, 1);
         REAL(pwrite)(fd, data, length, offset);
         return failed();
     }
     /* Before, as a plain write: the power may fail while it is under way. */
-    record('W', 0, offset, &one, 1);
+    record('W', 0, which_one, offset, &one, 1);
     ssize_t done = REAL(pwrite)(fd, data, length, offset);
-    if (sync && done == (ssize_t)length) record('W', 1, offset, &one, 1);
+    if (sync && done == (ssize_t)length) record('W', 1, which_one, offset, &one, 1);
     return done;
 }
 
@@ -109,18 +121,19 @@ ssize_t pwrite64(int fd, const void *data, size_t length, off64_t offset) {
 }
 
 ssize_t writev(int fd, const struct iovec *data, int count) {
-    if (is(fd, file())) record('W', 0, lseek(fd, 0, SEEK_CUR), data, count);
+    int which_one = which(fd);
+    if (which_one >= 0) record('W', 0, which_one, lseek(fd, 0, SEEK_CUR), data, count);
     return REAL(writev)(fd, data, count);
 }
 
 static int sync_by(int fd, int (*real)(int)) {
-    int folder = is_folder(fd), ours = is(fd, file());
-    if (ours && fails("sync")) {
-        record('S', 2, 0, NULL, 0);
+    int folder = is_folder(fd), which_one = folder ? 0 : which(fd);
+    if (!folder && which_one == 0 && fails("sync")) {
+        record('S', 2, 0, 0, NULL, 0);
         return failed();
     }
     int result = real(fd);
-    if (result == 0 && (folder || ours)) record(folder ? 'D' : 'S', 0, 0, NULL, 0);
+    if (result == 0 && which_one >= 0) record(folder ? 'D' : 'S', 0, which_one, 0, NULL, 0);
     return result;
 }
 
@@ -128,7 +141,8 @@ int fdatasync(int fd) { return sync_by(fd, REAL(fdatasync)); }
 int fsync(int fd) { return sync_by(fd, REAL(fsync)); }
 
 static int cut(int fd, off_t length) {
-    if (is(fd, file())) record('T', 0, length, NULL, 0);
+    int which_one = which(fd);
+    if (which_one >= 0) record('T', 0, which_one, length, NULL, 0);
     return REAL(ftruncate)(fd, length);
 }
 int ftruncate(int fd, off_t length) { return cut(fd, length); }
@@ -142,7 +156,7 @@ int rename(const char *from, const char *to) {
         struct iovec all = {malloc(found.st_size), found.st_size};
         if (!all.iov_base || read(fd, all.iov_base, all.iov_len) != found.st_size) fatal("reading what is moved");
         close(fd);
-        record('R', 0, 0, &all, 1);
+        record('R', 0, 0, 0, &all, 1);
         free(all.iov_base);
     }
     return REAL(rename)(from, to);

@@ -1,0 +1,178 @@
+//! Changing records: what a job of the writing thread does.
+//!
+//! A change is made in memory, on top of the state that it reads; the writer puts it into the
+//! journal or forgets it. Nothing here touches the disk, and nothing here fails but reading.
+
+use std::collections::BTreeSet;
+
+use super::journal::entry::{Changes, Table};
+use super::recent::Recent;
+use super::records::{Fault, Records, get, sealed};
+use super::schema::{self, Kind};
+use super::view::View;
+use super::{indexes, journal, value, walk};
+use crate::model::{Error, Namespace, Result};
+
+/// Bytes that LMDB takes as a key.
+const LONGEST_KEY: usize = 511;
+
+/// A state, and what is changed in it.
+pub struct Change<'e> {
+    view: View<'e>,
+    /// The same as in `view`, for the journal.
+    changes: Changes,
+}
+
+/// What a change was like at some moment.
+pub(super) struct Mark {
+    recent: Recent,
+    changes: usize,
+}
+
+impl sealed::State for Change<'_> {
+    fn view(&self) -> &View<'_> {
+        &self.view
+    }
+}
+
+impl Records for Change<'_> {}
+
+impl<'e> Change<'e> {
+    pub(super) fn new(view: View<'e>) -> Self {
+        Self { view, changes: Changes::new(journal::MOST) }
+    }
+
+    /// What to go [back to](Self::back_to) if what follows is refused.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { recent: self.view.recent.clone(), changes: self.changes.mark() }
+    }
+
+    pub(super) fn back_to(&mut self, mark: Mark) {
+        self.view.recent = mark.recent;
+        self.changes.back_to(mark.changes);
+    }
+
+    /// All that is recent after it, and what it has changed itself.
+    pub(super) fn end(self) -> (Recent, Changes) {
+        (self.view.recent, self.changes)
+    }
+
+    /// Writes an encoded record under that name, in place of one that is there. `expires` is the
+    /// value of its label `containerd.io/gc.expire`, if it has one.
+    pub fn put(
+        &mut self,
+        namespace: &Namespace,
+        kind: Kind,
+        name: &str,
+        message: &[u8],
+        expires: Option<&str>,
+    ) -> Result<()> {
+        let key = schema::key(namespace, kind, name);
+        self.put_value(&key, message)?;
+        match expires {
+            Some(when) => self.set(Table::Expiring, &key, when.as_bytes()),
+            None => self.unset(Table::Expiring, &key).map(drop),
+        }
+    }
+
+    /// Removes the record of that name; says whether it was there.
+    pub fn delete(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
+        self.delete_key(&schema::key(namespace, kind, name))
+    }
+
+    /// Removes the record of that name, but keeps it where a recovery finds it; says whether it
+    /// was there.
+    pub fn set_aside(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
+        let key = schema::key(namespace, kind, name);
+        if let Some(value) = self.view.get(Table::Records, &key)?.map(<[u8]>::to_vec) {
+            self.set(Table::Aside, &key, &value)?;
+        }
+        self.delete_key(&key)
+    }
+
+    /// Writes a record as one that was set aside, in place of one that is there.
+    pub fn put_aside(
+        &mut self,
+        namespace: &Namespace,
+        kind: Kind,
+        name: &str,
+        message: &[u8],
+    ) -> Result<()> {
+        let key = schema::key(namespace, kind, name);
+        self.set(Table::Aside, &key, &value::seal(&key, message))
+    }
+
+    /// Writes the encoded `Namespace`, in place of one that is there.
+    pub fn put_namespace(&mut self, namespace: &Namespace, message: &[u8]) -> Result<()> {
+        self.put_value(&schema::namespace_key(namespace), message)
+    }
+
+    /// Removes a namespace and all its leases; says whether it was there. It must hold no images.
+    pub fn delete_namespace(&mut self, namespace: &Namespace) -> Result<bool> {
+        for key in walk::keys(self, schema::prefix(namespace, Kind::Lease))? {
+            self.delete_key(&key)?;
+        }
+        self.delete_key(&schema::namespace_key(namespace))
+    }
+
+    /// Makes changes again that were made before.
+    pub fn redo(&mut self, changes: &Changes) -> Result<()> {
+        for (table, key, value) in changes.iter() {
+            match value {
+                Some(value) => self.set(table, key, value)?,
+                None => drop(self.unset(table, key)?),
+            }
+        }
+        Ok(())
+    }
+
+    fn put_value(&mut self, key: &[u8], message: &[u8]) -> Result<()> {
+        self.reindex(key, indexes::entries(key, message))?;
+        self.set(Table::Records, key, &value::seal(key, message))
+    }
+
+    fn delete_key(&mut self, key: &[u8]) -> Result<bool> {
+        self.reindex(key, BTreeSet::new())?;
+        self.unset(Table::Expiring, key)?;
+        self.unset(Table::Records, key)
+    }
+
+    /// Makes `new` the index's entries for the record under `key`, in place of those of the record
+    /// that is there. Call it before that one goes.
+    fn reindex(&mut self, key: &[u8], new: BTreeSet<Vec<u8>>) -> Result<()> {
+        let old = match get(self, key) {
+            Ok(old) => old.map(|message| indexes::entries(key, message)).unwrap_or_default(),
+            // Which those of a damaged record were cannot be told; they do no harm.
+            Err(Fault::Damaged) => BTreeSet::new(),
+            Err(Fault::Store(error)) => return Err(error),
+        };
+        for gone in old.difference(&new) {
+            self.unset(Table::Index, gone)?;
+        }
+        for entry in new.difference(&old) {
+            self.set(Table::Index, entry, b"")?;
+        }
+        Ok(())
+    }
+
+    /// Every change of a database is made by this and the next, so that the journal has them all.
+    pub(super) fn set(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<()> {
+        // A checkpoint would fail on it, that is, all would.
+        if key.is_empty() || key.len() > LONGEST_KEY {
+            return Err(Error::Internal(format!("a key of {} bytes", key.len())));
+        }
+        let op = (table, key, Some(value));
+        self.changes.push(op);
+        self.view.recent.set(op);
+        Ok(())
+    }
+
+    fn unset(&mut self, table: Table, key: &[u8]) -> Result<bool> {
+        let there = self.view.get(table, key)?.is_some();
+        if there {
+            self.changes.push((table, key, None));
+            self.view.recent.set((table, key, None));
+        }
+        Ok(there)
+    }
+}

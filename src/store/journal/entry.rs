@@ -1,0 +1,277 @@
+//! An entry of the journal: what the jobs of one batch changed, as bytes.
+//!
+//! ```text
+//! 0..8      "lmdbimj1"
+//! 8..12     length of all of it, u32 little-endian, as all numbers here
+//! 12..16    CRC-32 (IEEE) of all that follows
+//! 16..24    the checkpoint that it follows
+//! 24..28    its number since then, from 0
+//! 28..64    UUID of the store, as text
+//! 64..      changes: u8 database, u8 1 for "put" and 0 for "delete", u16 length of the key, u32 length
+//!           of the value; the key, the value
+//! ```
+
+use crc32fast::Hasher;
+
+/// Bytes before the changes.
+pub const HEAD: usize = 64;
+
+/// What an entry begins with.
+pub const MAGIC: &[u8; 8] = b"lmdbimj1";
+
+const UUID: usize = 36;
+/// Bytes before the key of a change.
+const CHANGE_HEAD: usize = 8;
+
+/// The databases that a change may be in, as entries call them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Table {
+    /// `records`
+    Records = 1,
+    /// `index`
+    Index = 2,
+    /// `expiring`
+    Expiring = 3,
+    /// `aside`
+    Aside = 4,
+}
+
+impl Table {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Records, Self::Index, Self::Expiring, Self::Aside];
+
+    /// The name of the database.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Records => "records",
+            Self::Index => "index",
+            Self::Expiring => "expiring",
+            Self::Aside => "aside",
+        }
+    }
+
+    fn of(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|table| *table as u8 == number)
+    }
+}
+
+/// What happens to a key in a database: it gets that value, or goes.
+pub type Op<'c> = (Table, &'c [u8], Option<&'c [u8]>);
+
+/// Changes in order, encoded as they stand in an entry. When they grow past what an entry takes they
+/// are no longer kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes {
+    bytes: Vec<u8>,
+    most: usize,
+    too_many: bool,
+}
+
+impl Changes {
+    /// None; up to so many bytes of them will be kept.
+    pub fn new(most: usize) -> Self {
+        Self { bytes: Vec::new(), most, too_many: false }
+    }
+
+    /// Adds one.
+    pub fn push(&mut self, (table, key, value): Op<'_>) {
+        let length = value.unwrap_or_default().len();
+        let all = CHANGE_HEAD.saturating_add(key.len()).saturating_add(length);
+        let lengths = (u16::try_from(key.len()), u32::try_from(length));
+        let ((Ok(key_length), Ok(length)), true) =
+            (lengths, !self.too_many && self.bytes.len().saturating_add(all) <= self.most)
+        else {
+            self.too_many = true;
+            self.bytes = Vec::new();
+            return;
+        };
+        self.bytes.extend([table as u8, u8::from(value.is_some())]);
+        self.bytes.extend(key_length.to_le_bytes());
+        self.bytes.extend(length.to_le_bytes());
+        self.bytes.extend(key);
+        self.bytes.extend(value.unwrap_or_default());
+    }
+
+    /// Whether there are none.
+    pub fn are_none(&self) -> bool {
+        self.bytes.is_empty() && !self.too_many
+    }
+
+    /// Whether there are more than are kept.
+    pub fn are_too_many(&self) -> bool {
+        self.too_many
+    }
+
+    /// What to go [back to](Self::back_to) later.
+    pub fn mark(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Forgets those since the mark; once they are too many, they stay so.
+    pub fn back_to(&mut self, mark: usize) {
+        self.bytes.truncate(mark);
+    }
+
+    /// Each, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Op<'_>> {
+        let mut rest = self.bytes.as_slice();
+        std::iter::from_fn(move || {
+            let (op, behind) = op(rest)?;
+            rest = behind;
+            Some(op)
+        })
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            (_, rest) = op(rest)?;
+        }
+        Some(Self { bytes: bytes.to_vec(), most: bytes.len(), too_many: false })
+    }
+}
+
+fn op(bytes: &[u8]) -> Option<(Op<'_>, &[u8])> {
+    let (&[table, put, k0, k1, v0, v1, v2, v3], rest) = bytes.split_first_chunk::<CHANGE_HEAD>()?;
+    let (key, rest) = rest.split_at_checked(u16::from_le_bytes([k0, k1]).into())?;
+    let (value, rest) =
+        rest.split_at_checked(u32::from_le_bytes([v0, v1, v2, v3]).try_into().ok()?)?;
+    let value = match put {
+        0 if value.is_empty() => None,
+        1 => Some(value),
+        _ => return None,
+    };
+    Some(((Table::of(table)?, key, value), rest))
+}
+
+/// An entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The checkpoint that it follows.
+    pub checkpoint: u64,
+    /// Which it is of those that follow that checkpoint.
+    pub number: u32,
+    /// Which store it is of.
+    pub uuid: String,
+    /// What was changed.
+    pub changes: Changes,
+}
+
+impl Entry {
+    /// Its bytes. Nothing of changes that were not kept, or of a UUID that is none.
+    pub fn encode(&self) -> Option<Vec<u8>> {
+        if self.uuid.len() != UUID || self.changes.are_too_many() {
+            return None;
+        }
+        let length = HEAD.checked_add(self.changes.bytes.len())?;
+        u32::try_from(length).ok()?;
+        let mut bytes = Vec::with_capacity(length);
+        bytes.extend(MAGIC);
+        bytes.extend([0; 8]);
+        bytes.extend(self.checkpoint.to_le_bytes());
+        bytes.extend(self.number.to_le_bytes());
+        bytes.extend(self.uuid.as_bytes());
+        bytes.extend(&self.changes.bytes);
+        sign(&mut bytes);
+        Some(bytes)
+    }
+
+    /// The entry that begins there, with its length. Nothing where there is none, or not all of it.
+    pub fn decode(bytes: &[u8]) -> Option<(Self, usize)> {
+        let (length, rest) = bytes.strip_prefix(MAGIC)?.split_first_chunk()?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+        let (sum, _) = rest.split_first_chunk()?;
+        let rest = bytes.get(16..length)?;
+        if u32::from_le_bytes(*sum) != checksum(rest) {
+            return None;
+        }
+        let (checkpoint, rest) = rest.split_first_chunk()?;
+        let (number, rest) = rest.split_first_chunk()?;
+        let (uuid, changes) = rest.split_at_checked(UUID)?;
+        let entry = Self {
+            checkpoint: u64::from_le_bytes(*checkpoint),
+            number: u32::from_le_bytes(*number),
+            uuid: std::str::from_utf8(uuid).ok()?.to_owned(),
+            changes: Changes::read(changes)?,
+        };
+        Some((entry, length))
+    }
+}
+
+/// Writes length and checksum of an entry into its head.
+pub fn sign(entry: &mut [u8]) {
+    let length = u32::try_from(entry.len()).unwrap_or(u32::MAX);
+    let sum = checksum(entry.get(16..).unwrap_or_default());
+    if let Some((_, [l0, l1, l2, l3, s0, s1, s2, s3, ..])) = entry.split_at_mut_checked(8) {
+        [*l0, *l1, *l2, *l3] = length.to_le_bytes();
+        [*s0, *s1, *s2, *s3] = sum.to_le_bytes();
+    }
+}
+
+fn checksum(bytes: &[u8]) -> u32 {
+    let mut hasher = Hasher::new();
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry {
+        let mut changes = Changes::new(58);
+        changes.push((Table::Records, b"key", Some(b"value")));
+        changes.push((Table::Index, b"entry", Some(b"")));
+        changes.push((Table::Expiring, b"key", None));
+        Entry { checkpoint: 41, number: 2, uuid: "u".repeat(UUID), changes }
+    }
+
+    #[test]
+    fn an_entry_comes_back_as_it_was() {
+        let entry = entry();
+        let mut bytes = entry.encode().unwrap();
+        let length = bytes.len();
+        bytes.extend(b"behind");
+        let (found, end) = Entry::decode(&bytes).unwrap();
+        assert_eq!((end, found.changes.bytes.len()), (length, 40));
+        assert_eq!((found.checkpoint, found.number, &found.uuid), (41, 2, &entry.uuid));
+        let ops: Vec<_> = found.changes.iter().collect();
+        assert_eq!(
+            ops,
+            [
+                (Table::Records, &b"key"[..], Some(&b"value"[..])),
+                (Table::Index, b"entry", Some(b"")),
+                (Table::Expiring, b"key", None)
+            ]
+        );
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_seen() {
+        let bytes = entry().encode().unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Entry::decode(&damaged), None, "bit {bit}");
+        }
+        for length in 0..bytes.len() {
+            assert_eq!(Entry::decode(&bytes[..length]), None, "length {length}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_much_is_said_to_be_and_takes_no_memory() {
+        let mut changes = entry().changes;
+        let mark = changes.mark();
+        changes.push((Table::Records, b"key", Some(b"valu")));
+        assert!(!changes.are_too_many());
+        changes.back_to(mark);
+        assert_eq!(changes, entry().changes);
+        changes.push((Table::Records, b"key", Some(b"a longer value")));
+        assert!(changes.are_too_many() && changes.bytes.capacity() == 0);
+        changes.push((Table::Records, b"k", None));
+        assert!(changes.are_too_many() && changes.iter().next().is_none());
+        assert_eq!(Entry { changes, ..entry() }.encode(), None);
+    }
+}

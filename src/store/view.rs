@@ -1,0 +1,259 @@
+//! One state of the databases: what LMDB has, under what is recent.
+//!
+//! All reading goes through here, so that nobody else needs to know that there are two places.
+
+use std::iter::Peekable;
+use std::ops::Bound;
+
+use heed::types::Bytes;
+use heed::{RoRange, RoTxn, RwTxn, WithoutTls};
+
+use super::failure;
+use super::journal::entry::Table;
+use super::recent::{Keys, Recent};
+use super::schema::Tables;
+use crate::model::{Error, Result};
+
+/// A key and its value, as they lie in the store.
+pub type Pair<'v> = (&'v [u8], &'v [u8]);
+
+/// A transaction that sees LMDB's last state.
+pub enum Txn<'e> {
+    /// One of those who read.
+    Read(RoTxn<'e, WithoutTls>),
+    /// The writing thread's: it has a place even when all those for readers are taken, and nobody
+    /// else writes meanwhile.
+    Write(RwTxn<'e>),
+}
+
+/// One state.
+pub struct View<'e> {
+    txn: Txn<'e>,
+    tables: &'e Tables,
+    pub(super) recent: Recent,
+}
+
+impl<'e> View<'e> {
+    pub(super) fn new(txn: Txn<'e>, tables: &'e Tables, recent: Recent) -> Self {
+        Self { txn, tables, recent }
+    }
+
+    /// The value of a key.
+    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<&[u8]>> {
+        match self.recent.get(table, key) {
+            Some(value) => Ok(value),
+            // LMDB has no empty keys, and takes none.
+            None if key.is_empty() => Ok(None),
+            None => self.tables.of(table).get(self.txn(), key).map_err(told),
+        }
+    }
+
+    /// The first key that is not before one, with its value.
+    pub fn first_from(&self, table: Table, key: &[u8]) -> Result<Option<Pair<'_>>> {
+        if key.is_empty() || self.recent.count(table) > 0 {
+            return self.from(table, key)?.next().transpose();
+        }
+        self.tables.of(table).get_greater_than_or_equal_to(self.txn(), key).map_err(told)
+    }
+
+    /// All keys from one on, in order.
+    pub fn from(&self, table: Table, key: &[u8]) -> Result<Range<'_>> {
+        let from = if key.is_empty() { Bound::Unbounded } else { Bound::Included(key) };
+        let bounds = (from, Bound::Unbounded);
+        Ok(Range {
+            stored: self.tables.of(table).range(self.txn(), &bounds).map_err(told)?,
+            ahead: None,
+            recent: self.recent.from(table, key).map(Iterator::peekable),
+        })
+    }
+
+    /// All keys that begin so, in order.
+    pub fn prefixed<'v>(&'v self, table: Table, prefix: Vec<u8>) -> Result<Prefixed<'v>> {
+        Ok(Prefixed { range: self.from(table, &prefix)?, prefix })
+    }
+
+    /// How many keys there are.
+    pub fn len(&self, table: Table) -> Result<u64> {
+        let stored = self.tables.of(table);
+        let mut count = stored.len(self.txn()).map_err(told)?;
+        for (key, value) in self.recent.from(table, b"").into_iter().flatten() {
+            match (stored.get(self.txn(), key).map_err(told)?, value) {
+                (None, Some(_)) => count = count.saturating_add(1),
+                (Some(_), None) => count = count.saturating_sub(1),
+                _ => {}
+            }
+        }
+        Ok(count)
+    }
+
+    /// The same, without a look at what was changed recently.
+    pub fn about(&self, table: Table) -> Result<u64> {
+        let stored = self.tables.of(table).len(self.txn()).map_err(told)?;
+        Ok(stored.saturating_add(self.recent.count(table) as u64))
+    }
+
+    /// What LMDB has of it.
+    pub fn stored(&self) -> (&RoTxn<'_>, &'e Tables) {
+        (self.txn(), self.tables)
+    }
+
+    fn txn(&self) -> &RoTxn<'_> {
+        match &self.txn {
+            Txn::Read(txn) => txn,
+            Txn::Write(txn) => txn,
+        }
+    }
+}
+
+fn told(e: heed::Error) -> Error {
+    failure("reading the store", &e)
+}
+
+/// Keys in order, with their values.
+pub struct Range<'v> {
+    stored: RoRange<'v, Bytes, Bytes>,
+    /// Of those that LMDB has, the next, when what is recent comes before it.
+    ahead: Option<Pair<'v>>,
+    /// `None` when nothing is.
+    recent: Option<Peekable<Keys<'v>>>,
+}
+
+impl<'v> Range<'v> {
+    fn next_stored(&mut self) -> Result<Option<Pair<'v>>> {
+        match self.ahead.take() {
+            Some(pair) => Ok(Some(pair)),
+            None => self.stored.next().transpose().map_err(told),
+        }
+    }
+
+    fn merged(&mut self) -> Result<Option<Pair<'v>>> {
+        loop {
+            let stored = self.next_stored()?;
+            let Some(recent) = &mut self.recent else { return Ok(stored) };
+            let Some(&(key, value)) = recent.peek() else {
+                self.recent = None;
+                return Ok(stored);
+            };
+            match stored {
+                Some(pair) if pair.0 < key => return Ok(Some(pair)),
+                // What was stored under the key counts no more.
+                Some(pair) if pair.0 == key => {}
+                other => self.ahead = other,
+            }
+            recent.next();
+            if let Some(value) = value {
+                return Ok(Some((key, value)));
+            }
+        }
+    }
+}
+
+impl<'v> Iterator for Range<'v> {
+    type Item = Result<Pair<'v>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.recent.is_none() && self.ahead.is_none() {
+            return self.stored.next().map(|pair| pair.map_err(told));
+        }
+        self.merged().transpose()
+    }
+}
+
+/// Keys in order that begin alike.
+pub struct Prefixed<'v> {
+    range: Range<'v>,
+    prefix: Vec<u8>,
+}
+
+impl<'v> Iterator for Prefixed<'v> {
+    type Item = Result<Pair<'v>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.range.next()?;
+        match &next {
+            Ok((key, _)) if !key.starts_with(&self.prefix) => None,
+            _ => Some(next),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::super::Store;
+    use super::*;
+
+    /// Few, so that changes meet.
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(0_u8..3, 1..4)
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Put(Vec<u8>, u8),
+        Remove(Vec<u8>),
+        Checkpoint,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (key(), any::<u8>()).prop_map(|(key, value)| Step::Put(key, value)),
+            2 => key().prop_map(Step::Remove),
+            1 => Just(Step::Checkpoint),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn wherever_it_lies_every_key_is_seen_as_it_was_last_changed(
+            steps in prop::collection::vec(step(), 0..40),
+            asked in prop::collection::vec(key(), 8),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(dir.path()).unwrap();
+            let opened = store.environment.get().unwrap();
+            let (table, mut recent, mut expected) = (Table::Index, Recent::default(), BTreeMap::new());
+            for (number, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Put(key, value) => {
+                        recent.set((table, &key, Some(&[value])));
+                        expected.insert(key, vec![value]);
+                    }
+                    Step::Remove(key) => {
+                        recent.set((table, &key, None));
+                        expected.remove(&key);
+                    }
+                    Step::Checkpoint => {
+                        let written = std::mem::take(&mut recent);
+                        super::super::commit::write(&opened.env, &opened.tables, &written, number as u64)
+                            .unwrap();
+                    }
+                }
+            }
+            let view = View::new(Txn::Read(opened.env.read_txn().unwrap()), &opened.tables, recent);
+            let owned = |(key, value): Pair<'_>| (key.to_vec(), value.to_vec());
+            let all: Vec<_> = expected.clone().into_iter().collect();
+            let range = |key: &[u8]| -> Vec<_> {
+                view.from(table, key).unwrap().map(|pair| owned(pair.unwrap())).collect()
+            };
+            prop_assert_eq!(view.len(table).unwrap(), all.len() as u64);
+            prop_assert_eq!(range(b""), all.clone());
+            for key in &asked {
+                let behind: Vec<_> = all.iter().filter(|(k, _)| k >= key).cloned().collect();
+                let begins: Vec<_> =
+                    all.iter().filter(|(k, _)| k.starts_with(key)).cloned().collect();
+                let prefixed = view.prefixed(table, key.clone()).unwrap();
+                let first = view.first_from(table, key).unwrap().map(owned);
+                prop_assert_eq!(prefixed.map(|p| owned(p.unwrap())).collect::<Vec<_>>(), begins);
+                prop_assert_eq!(first, behind.first().cloned());
+                prop_assert_eq!(range(key), behind);
+                prop_assert_eq!(view.get(table, key).unwrap(), expected.get(key).map(Vec::as_slice));
+            }
+        }
+    }
+}
