@@ -84,6 +84,7 @@ fn fill(file: &std::fs::File, journal: Vec<Changes>, to: &Path) -> Result<Report
     let mut unreadable = BTreeSet::new();
     let doubtful = |origin| matches!(origin, Origin::Before | Origin::Loose);
     let mut origins = BTreeMap::new();
+    let (mut last, mut last_aside) = (Vec::new(), Vec::new());
     let found = salvage(file, &mut |saved: Saved<'_>| {
         progress.inc(1);
         let Ok(record) = record::read(saved.key, saved.message) else {
@@ -91,6 +92,12 @@ fn fill(file: &std::fs::File, journal: Vec<Changes>, to: &Path) -> Result<Report
             return Ok(());
         };
         if saved.origin == Origin::Live {
+            // A damaged page may lead to a record twice, and to another not at all: count it once.
+            let before = if saved.aside { &mut last_aside } else { &mut last };
+            if saved.key <= before.as_slice() && !fill.is_new(&record, saved.aside)? {
+                return Ok(());
+            }
+            *before = saved.key.to_vec();
             return fill.add(record, saved.aside, saved.message, saved.origin);
         }
         if !fill.is_new(&record, saved.aside)? {
