@@ -218,7 +218,7 @@ impl Committer {
         if recent.is_empty() && !self.doubt {
             return Ok(());
         }
-        let next = self.checkpoint.saturating_add(1);
+        let next = schema::next_checkpoint();
         shown.change(|shown| shown.checkpoint = true);
         let written = write(env, tables, &recent, next);
         shown.change(|shown| {

@@ -245,7 +245,8 @@ impl Reader {
         drop(txn);
         // LMDB's copy may be of a newer state: a checkpoint has made all that is recent here then.
         if copied == since {
-            commit::write(&env, &tables, &view.recent, since.saturating_add(1)).map_err(told)?;
+            let next = schema::next_checkpoint();
+            commit::write(&env, &tables, &view.recent, next).map_err(told)?;
         }
         copy(&env, path).map_err(told)?;
         env.prepare_for_closing().wait();

@@ -84,7 +84,8 @@ impl Root {
     }
 
     /// Puts the file `new` of this folder, which is on disk, in the place of the data file, at once;
-    /// what was there gets the name `keep` or goes, with a journal that has changes of it. Nobody may have the store open through us.
+    /// what was there gets the name `keep` or goes, with a journal that has changes of it. Nobody may
+    /// have the store open through us.
     pub fn replace(&self, new: &Path, keep: Option<&str>) -> Result<()> {
         let told = |doing: &'static str| {
             move |e: std::io::Error| {

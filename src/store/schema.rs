@@ -4,7 +4,7 @@
 //! data.mdb
 //! ├── meta                              facts about the environment
 //! │   ├── schema                        → version of this schema, u32 little-endian
-//! │   ├── checkpoint                    → number of the last one, u64 little-endian; 0 when missing
+//! │   ├── checkpoint                    → number of the last one, any u64, little-endian; 0 when missing
 //! │   └── uuid                          → what tells this store from others, as text
 //! ├── records                           containerd's bolt path, flattened; values as in `value`
 //! │   ├── v1/<namespace>                → Namespace: its labels; exists for every namespace
@@ -211,6 +211,12 @@ pub fn checkpoint(txn: &RoTxn<'_>, tables: &Tables) -> Result<u64> {
     let told = |e: heed::Error| failure("reading the store", &e);
     let stored = tables.meta.get(txn, CHECKPOINT).map_err(told)?;
     Ok(stored.and_then(|stored| stored.try_into().ok()).map_or(0, u64::from_le_bytes))
+}
+
+/// A number for the next checkpoint. Nobody can guess it, so that a client's label which looks like an
+/// entry of the journal never passes for one.
+pub fn next_checkpoint() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
 }
 
 /// Notes the number of the checkpoint that a transaction makes.

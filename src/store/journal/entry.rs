@@ -19,6 +19,9 @@ pub const HEAD: usize = 64;
 /// What an entry begins with.
 pub const MAGIC: &[u8; 8] = b"lmdbimj1";
 
+/// Where an entry has the number of its checkpoint.
+pub const CHECKPOINT: usize = 16;
+
 const UUID: usize = 36;
 /// Bytes before the key of a change.
 const CHANGE_HEAD: usize = 8;

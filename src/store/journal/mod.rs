@@ -26,7 +26,7 @@ use nix::fcntl::OFlag;
 
 use super::{folder, verify};
 use crate::model::{Error, Result};
-use entry::{Changes, Entry, HEAD, MAGIC};
+use entry::{CHECKPOINT, Changes, Entry, HEAD, MAGIC};
 
 /// Its name in the folder of a store.
 pub const FILE: &str = "journal";
@@ -130,7 +130,11 @@ pub fn read(root: &Path, uuid: &str, checkpoint: u64) -> Result<Found> {
 pub fn salvage(root: &Path) -> Result<Vec<Changes>> {
     let bytes = bytes(root)?;
     let mut found: Vec<Entry> = whole(&bytes, 0).collect();
-    let last = found.iter().map(|entry| entry.checkpoint).max();
+    // The first entry is of the last checkpoint, be it damaged: what looks like one inside it may not be.
+    let first = bytes.get(CHECKPOINT..).and_then(|rest| rest.first_chunk());
+    let first = first.map(|number| u64::from_le_bytes(*number));
+    let known = found.iter().any(|entry| Some(entry.checkpoint) == first);
+    let last = if known { first } else { found.first().map(|entry| entry.checkpoint) };
     found.retain(|entry| Some(entry.checkpoint) == last);
     found.sort_by_key(|entry| entry.number);
     Ok(found.into_iter().map(|entry| entry.changes).collect())
