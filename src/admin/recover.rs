@@ -284,3 +284,62 @@ impl std::fmt::Display for Report {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::api::leases::StoredLease;
+    use crate::model::Namespace;
+    use crate::store::Kind;
+
+    const PAGE: usize = 4096;
+    /// Bytes before the offsets of a page's nodes.
+    const HEAD: usize = 16;
+    /// Bytes before the key of a node.
+    const NODE_HEAD: usize = 8;
+
+    /// A store of so many leases, closed.
+    fn store(count: usize) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let put = move |change: &mut Change<'_>| {
+            let namespace = Namespace::parse("n").unwrap();
+            (0..count).try_for_each(|number| {
+                let lease = StoredLease { id: format!("{number:04}"), ..StoredLease::default() };
+                change.put(&namespace, Kind::Lease, &lease.id, &encode(&lease)?, None)
+            })
+        };
+        store.writer().write_blocking(put).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_record_that_a_damaged_page_leads_to_twice_does_not_stand_for_the_one_that_is_missing() {
+        let whole = store(200);
+        let bytes = fs::read(whole.path().join(DATA_FILE)).unwrap();
+        // The pages with three nodes or more whose first is a lease: leaves of the live state, or old ones.
+        let offset = |page: usize, node: usize| page + HEAD + 2 * node;
+        let pages = (0..bytes.len() / PAGE).map(|number| number * PAGE).filter(|page| {
+            let lower = u16::from_le_bytes([bytes[page + 12], bytes[page + 13]]);
+            let first = usize::from(u16::from_le_bytes([bytes[page + 16], bytes[page + 17]]));
+            let key = bytes.get(page + first + NODE_HEAD..).unwrap_or_default();
+            usize::from(lower) >= HEAD + 6 && key.starts_with(b"v1/n/leases/")
+        });
+        let mut incomplete = 0;
+        for page in pages {
+            let mut damaged = bytes.clone();
+            damaged.copy_within(offset(page, 1)..offset(page, 2), offset(page, 2));
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join(DATA_FILE), &damaged).unwrap();
+            let report = run(dir.path(), None).unwrap();
+            let there = Store::open(dir.path()).unwrap();
+            let namespace = Namespace::parse("n").unwrap();
+            let count = there.read(|s| Ok(s.walk(&namespace, Kind::Lease)?.count())).unwrap();
+            assert_eq!(report.is_complete(), count == 200, "page {}: {report}", page / PAGE);
+            incomplete += usize::from(count < 200);
+        }
+        assert!(incomplete > 0, "no damaged page was one of the live state");
+    }
+}

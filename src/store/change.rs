@@ -5,10 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use super::journal::entry::{Changes, Table};
+use super::journal::entry::Changes;
 use super::recent::Recent;
 use super::records::{Fault, Records, get, sealed};
 use super::schema::{self, Kind};
+use super::table::Table;
 use super::view::View;
 use super::{indexes, journal, value, walk};
 use crate::model::{Error, Namespace, Result};

@@ -11,7 +11,6 @@
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use heed::{Env, WithoutTls};
 
@@ -21,69 +20,12 @@ use super::journal::{self, Journal};
 use super::recent::Recent;
 use super::root::Root;
 use super::schema::{self, Tables};
+use super::shown::Shown;
 use crate::model::{Error, Result};
 
 /// When so many keys are recent, a checkpoint is due: more would make it longer, and what it writes
 /// hardly less often.
 const MOST_RECENT: usize = 600;
-
-/// What readers see beside LMDB's file.
-#[derive(Debug)]
-pub(super) struct Shown(Mutex<Recently>);
-
-#[derive(Debug, Clone)]
-struct Recently {
-    /// The transaction of LMDB that it lies on top of.
-    on: u64,
-    recent: Recent,
-    /// The next transaction has all of it.
-    checkpoint: bool,
-}
-
-impl Shown {
-    fn new(on: u64, recent: Recent) -> Self {
-        Self(Mutex::new(Recently { on, recent, checkpoint: false }))
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut Recently) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// What is recent on top of the transaction that `begin` gives, and what else it gives.
-    pub fn with<T>(
-        &self,
-        mut begin: impl FnMut() -> Result<Option<(u64, T)>>,
-    ) -> Result<Option<(T, Recent)>> {
-        // More than one turn takes a checkpoint in between.
-        for _ in 0..1000 {
-            let shown = self.change(|shown| shown.clone());
-            let Some((at, begun)) = begin()? else { return Ok(None) };
-            if at == shown.on {
-                return Ok(Some((begun, shown.recent)));
-            }
-            if at == shown.on.saturating_add(1) && shown.checkpoint {
-                return Ok(Some((begun, Recent::default())));
-            }
-        }
-        Err(Error::Unavailable("another process has written to the store; try again".into()))
-    }
-
-    /// What is recent, on top of LMDB's last transaction, which is told.
-    pub fn on(&self, last: u64) -> Recent {
-        self.change(|shown| {
-            if shown.on != last {
-                log::warn!("another process has written to the store, which only one daemon may");
-                shown.on = last;
-            }
-            shown.recent.clone()
-        })
-    }
-
-    /// What is recent now.
-    pub fn recent(&self) -> Recent {
-        self.change(|shown| shown.recent.clone())
-    }
-}
 
 /// Commits for one opening of an environment, on the writing thread.
 pub(super) struct Committer {
@@ -108,6 +50,8 @@ pub(super) enum Failure {
     Unknown(String),
     /// The same, and the environment must be opened again.
     Broken(String),
+    /// Nothing of it was written, and the environment must be opened again.
+    NotTried(String),
 }
 
 impl fmt::Display for Failure {
@@ -115,7 +59,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Aborted(error) => error.fmt(f),
             Self::Lmdb(error) => error.fmt(f),
-            Self::Unknown(why) | Self::Broken(why) => f.write_str(why),
+            Self::Unknown(why) | Self::Broken(why) | Self::NotTried(why) => f.write_str(why),
         }
     }
 }
@@ -160,7 +104,11 @@ impl Committer {
         (recent, changes): (Recent, Changes),
     ) -> Result<(), Failure> {
         if self.doubt {
-            self.checkpoint(env, tables, shown, shown.recent())?;
+            let cleared = self.checkpoint(env, tables, shown, shown.recent());
+            cleared.map_err(|failed| match failed {
+                Failure::Broken(why) => Failure::NotTried(why),
+                failed => failed,
+            })?;
         }
         let (checkpoint, number, uuid) = (self.checkpoint, self.entries, self.uuid.clone());
         let entry = Entry { checkpoint, number, uuid, changes }.encode();
@@ -186,7 +134,7 @@ impl Committer {
             });
         }
         self.entries = self.entries.saturating_add(1);
-        shown.change(|shown| shown.recent = recent);
+        shown.show(recent);
         Ok(())
     }
 
@@ -201,10 +149,15 @@ impl Committer {
         }
     }
 
+    /// Whether there is something for a checkpoint to do.
+    pub fn has_work(&self, shown: &Shown) -> bool {
+        self.doubt || !shown.recent().is_empty()
+    }
+
     /// Whether a checkpoint is due before the next change.
     pub fn is_due(&self, shown: &Shown) -> bool {
         let room = self.journal.as_ref().is_none_or(Journal::has_room);
-        self.doubt || !room || shown.change(|shown| shown.recent.len()) >= MOST_RECENT
+        self.doubt || !room || shown.recent().len() >= MOST_RECENT
     }
 
     /// Writes `recent`, which has all that is shown, to LMDB's file.
@@ -219,15 +172,9 @@ impl Committer {
             return Ok(());
         }
         let next = schema::next_checkpoint();
-        shown.change(|shown| shown.checkpoint = true);
+        shown.checkpoint_begins();
         let written = write(env, tables, &recent, next);
-        shown.change(|shown| {
-            shown.checkpoint = false;
-            if written.is_ok() {
-                shown.on = env.info().last_txn_id as u64;
-                shown.recent = Recent::default();
-            }
-        });
+        shown.checkpoint_ends(written.is_ok().then(|| env.info().last_txn_id as u64));
         match written {
             Ok(()) => {
                 (self.checkpoint, self.entries, self.doubt) = (next, 0, false);

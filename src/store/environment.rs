@@ -17,12 +17,13 @@ use std::time::{Duration, Instant};
 
 use heed::{Env, EnvOpenOptions, WithoutTls};
 
-use super::commit::{Committer, Failure, Shown};
+use super::commit::{Committer, Failure};
 use super::journal::entry::Changes;
 use super::readers::Readers;
 use super::recent::Recent;
 use super::root::{DATA_FILE, Root};
 use super::schema::{self, Tables};
+use super::shown::Shown;
 use super::{MAP_SIZE, MAX_READERS, MIN_MAP_SIZE, failure, folder, settle, verify};
 use crate::model::{Error, Result};
 
@@ -128,9 +129,9 @@ impl Environment {
         self.replace(None)
     }
 
-    /// Whether something is not in LMDB's file yet.
-    pub fn has_recent(&self) -> bool {
-        self.is(|opened| !opened.shown.recent().is_empty())
+    /// Whether there is something for a checkpoint to do.
+    pub fn has_work(&self) -> bool {
+        self.is(|opened| opened.committer().has_work(&opened.shown))
     }
 
     /// Whether a checkpoint is due before the next change.

@@ -1,7 +1,7 @@
 //! Every record of a state, as `check` looks at them: whole or not, and whether what is kept beside
 //! the records agrees with them. What a message means is the caller's.
 
-use super::journal::entry::Table;
+use super::table::Table;
 use super::value::{self, Damaged};
 use super::{Kind, Snapshot, indexes, schema};
 use crate::model::{Namespace, Result};

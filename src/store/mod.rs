@@ -1,13 +1,13 @@
 //! The store: records of containerd in one LMDB environment.
 //!
-//! - [`schema`]: what lies where, drawn as a tree, and its version
+//! - [`schema`]: what lies where, drawn as a tree, and its version; [`table`]: its databases
 //! - [`value`]: the header and checksum around every record
 //! - [`verify`]: what is checked of a file before LMDB maps it, by a reader of our own
 //! - [`root`]: the folder, who owns it; [`folder`], [`filesystem`]: who may change it, where it lies
 //! - `environment`: LMDB's environment, opened again after its disk failed; `settle`: what must be
 //!   on disk before the first write
 //! - [`journal`]: where a change is on disk first; [`recent`]: the same in memory; `commit`: from
-//!   there into LMDB's file
+//!   there into LMDB's file; `shown`: what readers see of it
 //! - `view`: LMDB's databases with what is recent on top: all reading goes through it
 //! - [`records`]: looking records up; [`change`]: changing them; [`walk`]: in their order
 //! - [`readers`]: who holds which snapshot, in all processes; [`usage`]: how large the store is
@@ -38,6 +38,8 @@ pub mod salvage;
 pub mod schema;
 pub mod search;
 mod settle;
+mod shown;
+pub mod table;
 pub mod usage;
 pub mod value;
 pub mod verify;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use rpds::RedBlackTreeMapSync;
 
-use super::journal::entry::{Changes, Op, Table};
+use super::journal::entry::Changes;
+use super::table::{Op, Table};
 
 type Map = RedBlackTreeMapSync<Arc<[u8]>, Option<Arc<[u8]>>>;
 

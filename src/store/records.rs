@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use super::journal::entry::Table;
 use super::schema::{self, Kind};
+use super::table::Table;
 use super::view::View;
 use super::walk::{self, Entry, Walk};
 use super::{search, value};

@@ -4,7 +4,7 @@
 //! data.mdb
 //! ├── meta                              facts about the environment
 //! │   ├── schema                        → version of this schema, u32 little-endian
-//! │   ├── checkpoint                    → number of the last one, any u64, little-endian; 0 when missing
+//! │   ├── checkpoint                    → number of the last one, any u64, little-endian
 //! │   └── uuid                          → what tells this store from others, as text
 //! ├── records                           containerd's bolt path, flattened; values as in `value`
 //! │   ├── v1/<namespace>                → Namespace: its labels; exists for every namespace
@@ -44,7 +44,7 @@ use heed::types::{Bytes, Str};
 use heed::{CommitOrAbort, Database, Env, RoTxn, RwTxn, WithoutTls};
 use sha2::{Digest, Sha256};
 
-use super::journal::entry::Table;
+use super::table::Table;
 use super::{failure, migrate};
 use crate::model::go::text::lossy;
 use crate::model::{Error, Namespace, Result};
@@ -153,6 +153,7 @@ pub fn open(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
                     migrate::from(found, txn, records, index)?;
                 }
                 meta.put(txn, SCHEMA, &VERSION.to_le_bytes())?;
+                meta.put(txn, CHECKPOINT, &next_checkpoint().to_le_bytes())?;
             }
             match meta.get(txn, UUID)?.and_then(|known| std::str::from_utf8(known).ok()) {
                 Some(known) => uuid = known.to_owned(),
@@ -323,6 +324,28 @@ mod tests {
         assert!(
             key(&namespace, Kind::Image, &head) < key(&namespace, Kind::Image, &format!("{head}a"))
         );
+    }
+
+    #[test]
+    fn nobody_can_guess_the_number_of_a_checkpoint() {
+        let mut seen = std::collections::BTreeSet::from([0]);
+        for _ in 0..2 {
+            let dir = tempfile::tempdir().unwrap();
+            let store = super::super::Store::open(dir.path()).unwrap();
+            let namespace = Namespace::parse("n").unwrap();
+            for name in ["a", "b"] {
+                let put = {
+                    let namespace = namespace.clone();
+                    move |c: &mut super::super::Change<'_>| {
+                        c.put(&namespace, Kind::Lease, name, b"", None)
+                    }
+                };
+                let number = store.read(|s| checkpoint(s.view.stored().0, s.view.stored().1));
+                assert!(seen.insert(number.unwrap()), "{seen:?}");
+                store.writer().write_blocking(put).unwrap();
+                store.checkpoint().unwrap();
+            }
+        }
     }
 
     #[test]

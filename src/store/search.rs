@@ -5,9 +5,9 @@
 //! plan's filter, and maybe others. Whoever asks tries the filter on each.
 
 use super::indexes;
-use super::journal::entry::Table;
 use super::records::sealed::State;
 use super::schema::{self, Kind};
+use super::table::Table;
 use super::view::Prefixed;
 use super::walk::Entry;
 use crate::model::image::plan::{LookUp, Plan};

@@ -6,8 +6,8 @@ use std::path::Path;
 use heed::{Env, WithoutTls};
 
 use super::failure;
-use super::journal::entry::Table;
 use super::root::DATA_FILE;
+use super::table::Table;
 use super::view::View;
 use crate::model::{Error, Result};
 

@@ -9,9 +9,9 @@ use heed::types::Bytes;
 use heed::{RoRange, RoTxn, RwTxn, WithoutTls};
 
 use super::failure;
-use super::journal::entry::Table;
 use super::recent::{Keys, Recent};
 use super::schema::Tables;
+use super::table::Table;
 use crate::model::{Error, Result};
 
 /// A key and its value, as they lie in the store.

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 
 use protobuf::CodedInputStream;
 
-use super::journal::entry::Table;
 use super::records::sealed::State;
 use super::records::{Expiring, damaged};
 use super::schema::{self, Kind, LONG_MARKER, NAME_HEAD};
+use super::table::Table;
 use super::value;
 use super::view::Prefixed;
 use crate::model::go::quote::quote;

@@ -161,7 +161,7 @@ impl Writing {
         jobs: &mut mpsc::Receiver<Box<dyn Job>>,
         batch: &mut Vec<Box<dyn Job>>,
     ) -> usize {
-        while self.environment.has_recent() {
+        while self.environment.has_work() {
             let now = Instant::now();
             let patience = self.again.map_or(IDLE, |at| at.saturating_duration_since(now));
             let soon = async { timeout(patience, jobs.recv_many(batch, BATCH)).await };
@@ -176,7 +176,7 @@ impl Writing {
     fn is_due(&self) -> bool {
         match self.again {
             // A change that found no room in the journal may have made one.
-            Some(at) => at <= Instant::now() || !self.environment.has_recent(),
+            Some(at) => at <= Instant::now() || !self.environment.has_work(),
             None => self.environment.is_due(),
         }
     }
@@ -210,6 +210,10 @@ impl Writing {
             Failure::Lmdb(e) => (Err(not_committed(&self.environment, &e)), None),
             Failure::Unknown(why) => (Err(unknown(why)), None),
             Failure::Broken(why) => (Err(unknown(why)), Some(opened)),
+            Failure::NotTried(why) => {
+                let why = format!("committing: {why}: nothing was written; try again");
+                (Err(Error::Unavailable(why)), Some(opened))
+            }
         }
     }
 

@@ -13,6 +13,8 @@
 
 use crc32fast::Hasher;
 
+use crate::store::table::{Op, Table};
+
 /// Bytes before the changes.
 pub const HEAD: usize = 64;
 
@@ -25,42 +27,6 @@ pub const CHECKPOINT: usize = 16;
 const UUID: usize = 36;
 /// Bytes before the key of a change.
 const CHANGE_HEAD: usize = 8;
-
-/// The databases that a change may be in, as entries call them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Table {
-    /// `records`
-    Records = 1,
-    /// `index`
-    Index = 2,
-    /// `expiring`
-    Expiring = 3,
-    /// `aside`
-    Aside = 4,
-}
-
-impl Table {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Records, Self::Index, Self::Expiring, Self::Aside];
-
-    /// The name of the database.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Records => "records",
-            Self::Index => "index",
-            Self::Expiring => "expiring",
-            Self::Aside => "aside",
-        }
-    }
-
-    fn of(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|table| *table as u8 == number)
-    }
-}
-
-/// What happens to a key in a database: it gets that value, or goes.
-pub type Op<'c> = (Table, &'c [u8], Option<&'c [u8]>);
 
 /// Changes in order, encoded as they stand in an entry. When they grow past what an entry takes they
 /// are no longer kept.

@@ -162,8 +162,8 @@ fn bytes(root: &Path) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::entry::Table;
     use super::*;
+    use crate::store::table::Table;
 
     const UUID: &str = "123456789012345678901234567890123456";
 
