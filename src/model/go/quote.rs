@@ -13,7 +13,14 @@ pub fn quote(text: impl AsRef<[u8]>) -> String {
     let mut literal = String::with_capacity(bytes.len() + 2);
     literal.push('"');
     let mut rest = bytes;
-    while let Some((rune, width)) = first_rune(rest) {
+    loop {
+        // Most of any text stands for itself, and may be megabytes of it.
+        let is_special = |byte: &u8| !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\');
+        let plain = rest.iter().position(is_special).unwrap_or(rest.len());
+        let (plain, special) = rest.split_at_checked(plain).unwrap_or((rest, &[]));
+        literal.push_str(std::str::from_utf8(plain).unwrap_or_default());
+        rest = special;
+        let Some((rune, width)) = first_rune(rest) else { break };
         let (encoded, tail) = rest.split_at_checked(width).unwrap_or((rest, &[]));
         // Writing to a string does not fail.
         let _ = match rune {
