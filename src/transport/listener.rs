@@ -70,7 +70,8 @@ pub async fn run<S, F>(
                 };
                 full = false;
                 let (serve, stop, socket) = (serve.clone(), stop.clone(), name.to_owned());
-                threads.spawn(&mut connections, async move {
+                let process = stream.peer_cred().ok().and_then(|client| client.pid());
+                threads.spawn(&mut connections, process, async move {
                     turns::turn().await;
                     // Readiness is told to the thread that the stream was made on.
                     match stream.into_std().and_then(UnixStream::from_std) {

@@ -32,6 +32,7 @@ pub mod grpc_readonly;
 pub mod listener;
 mod paced;
 mod passing;
+pub mod places;
 pub mod scrape;
 pub mod status;
 pub mod threads;

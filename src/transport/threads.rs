@@ -2,28 +2,35 @@
 //!
 //! A connection, its calls, and what they are passed on to wake each other all the time. On a
 //! runtime whose threads share tasks each such wake-up may go to another thread, which costs more
-//! than most calls do. So every connection stays on one thread: the one with the fewest.
+//! than most calls do. So every connection stays on one thread ([`places`](super::places) says which).
 //!
 //! Whoever is on a thread waits for what runs on it. So a call whose request is large, which takes
 //! milliseconds to decode and to check, runs on another that is for such calls alone ([`apart`]).
+//! That thread, and those on which lists are built, have less weight than the others, and than those of
+//! other processes: who asks for little waits for them least.
 
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::places::Places;
 use crate::model::{Error, Result};
+
+/// How much nicer what takes long is. Beside a thread that has none, and wants all of a processor, such a
+/// thread gets a tenth of it.
+const LONG: i32 = 10;
 
 /// A few threads, each with a runtime of its own. When dropped, what still runs on them is
 /// dropped too.
 #[derive(Debug)]
 pub struct Threads {
     all: Vec<Thread>,
+    places: Places,
     /// For large requests.
     _large: Thread,
 }
@@ -50,8 +57,6 @@ pub async fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'st
 #[derive(Debug)]
 struct Thread {
     runtime: Handle,
-    /// One for each connection, and one here.
-    count: Arc<()>,
     // Dropped first: it ends the thread, which is then waited for.
     _end: oneshot::Sender<()>,
     _joined: Joined,
@@ -77,21 +82,23 @@ impl Threads {
     fn of(count: usize) -> io::Result<Self> {
         let large = Thread::start("large requests", None)?;
         let start = |_| Thread::start("connections", Some(large.runtime.clone()));
-        Ok(Self { all: (0..count).map(start).collect::<io::Result<_>>()?, _large: large })
+        let all = (0..count).map(start).collect::<io::Result<_>>()?;
+        Ok(Self { all, places: Places::new(count), _large: large })
     }
 
-    /// Runs `work`, of `set`, on the thread with the fewest. What it makes of sockets and timers
+    /// Runs `work`, of `set`, for a connection of that process. What it makes of sockets and timers
     /// must be made inside of it.
     pub fn spawn(
         &self,
         set: &mut JoinSet<()>,
+        process: Option<i32>,
         work: impl Future<Output = ()> + Send + 'static,
     ) -> Option<AbortHandle> {
-        let thread = self.all.iter().min_by_key(|thread| Arc::strong_count(&thread.count))?;
-        let counted = Arc::clone(&thread.count);
+        let place = self.places.take(process);
+        let thread = self.all.get(place.thread)?;
         let work = async move {
             work.await;
-            drop(counted);
+            drop(place);
         };
         Some(set.spawn_on(work, &thread.runtime))
     }
@@ -99,18 +106,28 @@ impl Threads {
 
 impl Thread {
     fn start(name: &str, large: Option<Handle>) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime =
+            Builder::new_current_thread().enable_all().on_thread_start(weigh_less).build()?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+            if large.is_none() {
+                weigh_less();
+            }
             LARGE.set(large);
             // Never sent: it is dropped.
             let _ = runtime.block_on(ended);
             // A list that is being built on a thread of its own is not waited for.
             runtime.shutdown_background();
         })?;
-        Ok(Self { runtime: handle, count: Arc::new(()), _end: end, _joined: Joined(Some(thread)) })
+        Ok(Self { runtime: handle, _end: end, _joined: Joined(Some(thread)) })
     }
+}
+
+/// Gives the calling thread the weight of what takes long.
+fn weigh_less() {
+    // To be less nice alone may be refused.
+    let _ = rustix::process::nice(LONG);
 }
 
 #[cfg(test)]
@@ -125,7 +142,7 @@ mod tests {
         for _ in 0..2 {
             let (sender, (end, ended)) = (sender.clone(), oneshot::channel::<()>());
             ends.push(end);
-            threads.spawn(&mut set, async move {
+            threads.spawn(&mut set, None, async move {
                 sender.send(std::thread::current().id()).unwrap();
                 let _ = ended.await;
             });
@@ -134,7 +151,28 @@ mod tests {
         assert_ne!(ran.0, ran.1);
         drop(ends);
         set.join_all().await;
-        assert!(threads.all.iter().all(|thread| Arc::strong_count(&thread.count) == 1));
+        assert_eq!(
+            [(); 2].map(|()| threads.places.take(None).thread),
+            [0, 0],
+            "all are free again"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_takes_long_weighs_less() {
+        let (threads, mut set) = (Threads::of(1).unwrap(), JoinSet::new());
+        let (sender, weights) = std::sync::mpsc::channel();
+        threads.spawn(&mut set, None, async move {
+            let weight = || rustix::process::getpriority_process(None).unwrap();
+            let here = weight();
+            let pooled = tokio::task::spawn_blocking(weight).await.unwrap();
+            let large = apart(async move { weight() }).await;
+            sender.send((here, pooled, large)).unwrap();
+        });
+        set.join_all().await;
+        let here = rustix::process::getpriority_process(None).unwrap();
+        let nicer = (here + LONG).min(19);
+        assert_eq!(weights.recv().unwrap(), (here, nicer, nicer));
     }
 
     #[tokio::test]
@@ -149,19 +187,19 @@ mod tests {
             })
             .await;
         };
-        threads.spawn(&mut set, large);
+        threads.spawn(&mut set, None, large);
         begins.recv().unwrap();
         // On the same thread, which must be free.
-        threads.spawn(&mut set, async move { end.send(()).unwrap() });
+        threads.spawn(&mut set, None, async move { end.send(()).unwrap() });
         set.join_all().await;
     }
 
     #[tokio::test]
     async fn a_panic_in_a_large_request_is_that_of_its_call() {
         let (threads, mut set) = (Threads::of(1).unwrap(), JoinSet::new());
-        threads.spawn(&mut set, apart(async { panic!("on purpose") }));
+        threads.spawn(&mut set, None, apart(async { panic!("on purpose") }));
         assert!(set.join_next().await.unwrap().unwrap_err().is_panic());
-        threads.spawn(&mut set, apart(async {}));
+        threads.spawn(&mut set, None, apart(async {}));
         set.join_next().await.unwrap().unwrap();
     }
 }

@@ -1,0 +1,132 @@
+//! Which thread a connection lives on.
+//!
+//! The one with the fewest connections. But those of one process are never on more than half of the
+//! threads: whoever keeps them busy, by mistake or on purpose, leaves the others to other processes, and
+//! between threads the kernel shares out time more finely than anything here could.
+//!
+//! A process that is not known, as it is in another namespace of processes, may be on all of them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The threads' places.
+#[derive(Debug, Clone)]
+pub struct Places(Arc<Mutex<Taken>>);
+
+#[derive(Debug)]
+struct Taken {
+    /// How many connections each thread has.
+    threads: Vec<usize>,
+    /// On which threads each process has how many.
+    processes: HashMap<i32, HashMap<usize, usize>>,
+}
+
+/// The place of a connection, free again when dropped.
+#[derive(Debug)]
+pub struct Place {
+    places: Places,
+    /// The thread's number.
+    pub thread: usize,
+    process: Option<i32>,
+}
+
+impl Places {
+    /// Of so many threads.
+    pub fn new(threads: usize) -> Self {
+        Self(Arc::new(Mutex::new(Taken { threads: vec![0; threads], processes: HashMap::new() })))
+    }
+
+    /// A place for a connection of that process.
+    pub fn take(&self, process: Option<i32>) -> Place {
+        let thread = self.change(|taken| taken.take(process));
+        Place { places: self.clone(), thread, process }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Taken) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Taken {
+    fn take(&mut self, process: Option<i32>) -> usize {
+        let most = (self.threads.len() / 2).max(1);
+        let mut has = process.map(|process| self.processes.entry(process).or_default());
+        let may = |thread: &usize| match &has {
+            Some(has) => has.len() < most || has.contains_key(thread),
+            None => true,
+        };
+        let counts = self.threads.iter().enumerate().filter(|(thread, _)| may(thread));
+        let thread = counts.min_by_key(|(_, count)| **count).map_or(0, |(thread, _)| thread);
+        if let Some(has) = &mut has {
+            *has.entry(thread).or_default() += 1;
+        }
+        self.threads.iter_mut().skip(thread).take(1).for_each(|count| *count += 1);
+        thread
+    }
+
+    fn give(&mut self, thread: usize, process: Option<i32>) {
+        self.threads.iter_mut().skip(thread).take(1).for_each(|count| *count -= 1);
+        let Some((process, has)) = process.and_then(|p| Some((p, self.processes.get_mut(&p)?)))
+        else {
+            return;
+        };
+        if let Some(count) = has.get_mut(&thread) {
+            *count -= 1;
+            if *count == 0 {
+                has.remove(&thread);
+            }
+        }
+        if has.is_empty() {
+            self.processes.remove(&process);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.change(|taken| taken.give(self.thread, self.process));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn threads(places: &[Place]) -> Vec<usize> {
+        places.iter().map(|place| place.thread).collect()
+    }
+
+    #[test]
+    fn a_process_is_on_half_of_the_threads_and_others_go_where_there_are_fewest() {
+        for (count, half) in [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4)] {
+            let places = Places::new(count);
+            let many: Vec<_> = (0..100).map(|_| places.take(Some(1))).collect();
+            let mut on = threads(&many);
+            on.sort();
+            on.dedup();
+            assert_eq!(on.len(), half, "of {count}");
+            let other = places.take(Some(2));
+            assert!(count == 1 || !on.contains(&other.thread), "{on:?} and {}", other.thread);
+        }
+    }
+
+    #[test]
+    fn a_process_that_nobody_knows_is_on_all_of_them() {
+        let places = Places::new(3);
+        let many: Vec<_> = (0..6).map(|_| places.take(None)).collect();
+        assert_eq!(threads(&many), [0, 1, 2, 0, 1, 2]);
+    }
+
+    #[test]
+    fn nothing_is_kept_of_what_has_ended() {
+        let places = Places::new(4);
+        let mut many: Vec<_> = (0..40).map(|i| places.take(Some(i % 3))).collect();
+        many.extend((0..5).map(|_| places.take(None)));
+        while let Some(place) = many.pop() {
+            drop(place);
+        }
+        places.change(|taken| {
+            assert_eq!((&taken.threads, taken.processes.len()), (&vec![0; 4], 0));
+        });
+    }
+}
