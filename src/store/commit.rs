@@ -25,7 +25,7 @@ use crate::model::{Error, Result};
 
 /// When so many keys are recent, a checkpoint is due: more would make it longer, and what it writes
 /// hardly less often.
-const MOST_RECENT: usize = 600;
+const MOST_RECENT: usize = 400;
 
 /// Commits for one opening of an environment, on the writing thread.
 pub(super) struct Committer {
