@@ -17,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
+use tokio_util::io::poll_read_buf;
 
 /// How much is gathered at most, and how much is read at a time.
 const PIECE: usize = 128 << 10;
@@ -41,6 +42,8 @@ struct Shared {
     /// To be written, from `sent` on.
     write: Vec<u8>,
     sent: usize,
+    /// Much was sent the last time: there is room for as much from the start, as to grow is to copy.
+    sent_much: bool,
     /// Why sending failed.
     failed: Option<ErrorKind>,
     /// The task that sends, when it has nothing to do.
@@ -61,6 +64,7 @@ impl Gathered {
             much: false,
             write: Vec::new(),
             sent: 0,
+            sent_much: false,
             failed: None,
             sender: None,
             writer: None,
@@ -161,6 +165,9 @@ impl Shared {
                 Err(e) => return Poll::Ready(Err(e)),
             }
         }
+        if self.sent > 0 {
+            self.sent_much = self.sent >= PIECE / 4;
+        }
         self.write = Vec::new();
         self.sent = 0;
         Poll::Ready(Ok(()))
@@ -199,16 +206,10 @@ impl AsyncRead for Gathered {
             return Poll::Ready(Ok(()));
         }
         shared.read.reserve(PIECE);
-        loop {
-            ready!(shared.stream.poll_read_ready(cx))?;
-            match shared.stream.try_read_buf(&mut shared.read) {
-                Ok(count) => shared.much = count >= LITTLE,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(e) => return Poll::Ready(Err(e)),
-            }
-            shared.take(buf);
-            return Poll::Ready(Ok(()));
-        }
+        let count = ready!(poll_read_buf(Pin::new(&mut shared.stream), cx, &mut shared.read))?;
+        shared.much = count >= LITTLE;
+        shared.take(buf);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -234,6 +235,9 @@ impl AsyncWrite for Gathered {
             shared.writer = Some(cx.waker().clone());
             return Poll::Pending;
         };
+        if shared.sent_much {
+            shared.write.reserve_exact(free);
+        }
         let mut room = free;
         for buf in bufs {
             let part = buf.get(..room).unwrap_or(buf);
