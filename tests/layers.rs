@@ -23,6 +23,7 @@ const LAYERS: &[&[&str]] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("heed", &["store"]),
     ("rpds", &["store"]),
+    ("rustix", &["transport"]),
     ("ttrpc", &["transport"]),
     ("hyper", &["transport"]),
     ("h2", &["transport"]),
