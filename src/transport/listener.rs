@@ -101,3 +101,37 @@ pub async fn run<S, F>(
         connections.shutdown().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_connections_of_one_process_share_a_thread_of_two() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (end, stop) = watch::channel(false);
+        let (served, mut where_served) = tokio::sync::mpsc::unbounded_channel();
+        let serve = move |_, mut stop| {
+            served.send(std::thread::current().id()).unwrap();
+            async move { stopped(&mut stop).await }
+        };
+        let (threads, limits) = (Threads::of(2).unwrap(), Limits::default());
+        let clients = async {
+            let mut open = Vec::new();
+            for _ in 0..4 {
+                open.push(UnixStream::connect(&socket).await.unwrap());
+            }
+            let mut on = Vec::new();
+            while on.len() < open.len() {
+                on.push(where_served.recv().await.unwrap());
+            }
+            end.send(true).unwrap();
+            on.dedup();
+            on.len()
+        };
+        let (_, on) = tokio::join!(run("s", listener, &limits, &threads, stop, serve), clients);
+        assert_eq!(on, 1, "they come from one process");
+    }
+}

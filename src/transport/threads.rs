@@ -79,7 +79,7 @@ impl Threads {
         Self::of(count).map_err(|e| Error::Internal(format!("starting a connection thread: {e}")))
     }
 
-    fn of(count: usize) -> io::Result<Self> {
+    pub(super) fn of(count: usize) -> io::Result<Self> {
         let large = Thread::start("large requests", None)?;
         let start = |_| Thread::start("connections", Some(large.runtime.clone()));
         let all = (0..count).map(start).collect::<io::Result<_>>()?;
