@@ -1,7 +1,7 @@
 //! The two protocols: sockets and frames on one side, the services' traits on the other.
 //!
-//! - [`listener`]: accepting connections, on both protocols alike; [`threads`]: where they live;
-//!   `turns`: that each gets its turn there
+//! - [`listener`]: accepting connections, on both protocols alike; [`threads`]: where they live,
+//!   and [`places`]: on which of them; `turns`: that each gets its turn there
 //! - [`connection`]: what is kept of one connection, so that it stays in its bounds; [`begun`]: how
 //!   many calls all of them have begun
 //! - [`grpc`]: HTTP/2 connections and their calls; [`grpc_message`]: one unary call's messages;

@@ -4,7 +4,8 @@
 //! threads: whoever keeps them busy, by mistake or on purpose, leaves the others to other processes, and
 //! between threads the kernel shares out time more finely than anything here could.
 //!
-//! A process that is not known, as it is in another namespace of processes, may be on all of them.
+//! A process that is not known may be on all of them. The kernel calls those 0 that are in a namespace
+//! of processes which we do not see: they need not be one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,6 +39,7 @@ impl Places {
 
     /// A place for a connection of that process.
     pub fn take(&self, process: Option<i32>) -> Place {
+        let process = process.filter(|process| *process > 0);
         let thread = self.change(|taken| taken.take(process));
         Place { places: self.clone(), thread, process }
     }
@@ -60,12 +62,16 @@ impl Taken {
         if let Some(has) = &mut has {
             *has.entry(thread).or_default() += 1;
         }
-        self.threads.iter_mut().skip(thread).take(1).for_each(|count| *count += 1);
+        if let Some(count) = self.threads.get_mut(thread) {
+            *count += 1;
+        }
         thread
     }
 
     fn give(&mut self, thread: usize, process: Option<i32>) {
-        self.threads.iter_mut().skip(thread).take(1).for_each(|count| *count -= 1);
+        if let Some(count) = self.threads.get_mut(thread) {
+            *count -= 1;
+        }
         let Some((process, has)) = process.and_then(|p| Some((p, self.processes.get_mut(&p)?)))
         else {
             return;
@@ -112,9 +118,11 @@ mod tests {
 
     #[test]
     fn a_process_that_nobody_knows_is_on_all_of_them() {
-        let places = Places::new(3);
-        let many: Vec<_> = (0..6).map(|_| places.take(None)).collect();
-        assert_eq!(threads(&many), [0, 1, 2, 0, 1, 2]);
+        for unknown in [None, Some(0)] {
+            let places = Places::new(3);
+            let many: Vec<_> = (0..6).map(|_| places.take(unknown)).collect();
+            assert_eq!(threads(&many), [0, 1, 2, 0, 1, 2]);
+        }
     }
 
     #[test]
