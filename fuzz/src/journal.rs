@@ -26,7 +26,10 @@ pub fn run(data: &[u8]) {
         sign(&mut bytes);
     }
     let Some((entry, length)) = Entry::decode(&bytes) else { return };
-    assert_eq!(entry.encode().as_deref(), bytes.get(..length));
+    // An entry of schema 3 has no base, and is only read.
+    if entry.base.is_some() {
+        assert_eq!(entry.encode().as_deref(), bytes.get(..length));
+    }
     let mut expected = BTreeMap::new();
     for (table, key, value) in entry.changes.iter() {
         expected.insert((table as u8, key), value);

@@ -116,12 +116,16 @@ impl<'e> Change<'e> {
         self.delete_key(&schema::namespace_key(namespace))
     }
 
-    /// Makes changes again that were made before.
+    /// Makes changes again that a journal holds, on top of records that may be others than those the
+    /// changes were made on: so the index follows from the records.
     pub fn redo(&mut self, changes: &Changes) -> Result<()> {
         for (table, key, value) in changes.iter() {
-            match value {
-                Some(value) => self.set(table, key, value)?,
-                None => drop(self.unset(table, key)?),
+            match (table, value.map(|value| (value, value::unseal(key, value)))) {
+                (Table::Index, _) => {}
+                (Table::Records, Some((_, Ok(message)))) => self.put_value(key, message)?,
+                (Table::Records, None) => drop(self.delete_key(key)?),
+                (_, Some((value, _))) => self.set(table, key, value)?,
+                (_, None) => drop(self.unset(table, key)?),
             }
         }
         Ok(())

@@ -10,16 +10,17 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
 
-use heed::{Env, WithoutTls};
+use heed::{Env, MdbError, WithoutTls};
 
 use super::failure;
 use super::journal::entry::{Changes, Entry};
-use super::journal::{self, Journal};
+use super::journal::header::Header;
+use super::journal::replay;
+use super::journal::{Expected, FILE, Journal};
 use super::recent::Recent;
 use super::root::Root;
-use super::schema::{self, Tables};
+use super::schema::{self, LastCheckpoint, Tables};
 use super::shown::Shown;
 use crate::model::{Error, Result};
 
@@ -29,12 +30,11 @@ const MOST_RECENT: usize = 400;
 
 /// Commits for one opening of an environment, on the writing thread.
 pub(super) struct Committer {
-    /// There is none when it could not be made: the disk was full.
-    journal: Option<Journal>,
+    journal: Journal,
     /// An entry may be in the journal that must not count.
     doubt: bool,
     /// The last checkpoint.
-    checkpoint: u64,
+    last: LastCheckpoint,
     /// How many entries there are since.
     entries: u32,
     uuid: String,
@@ -65,7 +65,8 @@ impl fmt::Display for Failure {
 }
 
 impl Committer {
-    /// Finds what is recent in the folder's journal, of an environment that was opened there.
+    /// Replays the folder's journal on top of an environment that was opened there. From then on
+    /// LMDB's file says that it needs that journal.
     pub fn open(
         root: &Root,
         env: &Env<WithoutTls>,
@@ -73,26 +74,34 @@ impl Committer {
         uuid: &str,
     ) -> Result<(Self, Shown)> {
         let txn = env.read_txn().map_err(|e| failure("reading the store", &e))?;
-        let checkpoint = schema::checkpoint(&txn, tables)?;
-        let found = journal::read(root.path(), uuid, checkpoint)?;
-        if found.gap {
-            return Err(gap(root.path()));
-        }
-        let path = root.path().join(journal::FILE);
-        let journal = match Journal::open(root.path(), &found) {
-            Ok(journal) => Some(journal),
-            Err(e) if e.kind() == io::ErrorKind::StorageFull && found.changes.is_empty() => {
-                log::warn!("{} cannot be made: {e}; changes take longer", path.display());
-                None
+        let mut last = schema::last_checkpoint(&txn, tables)?;
+        drop(txn);
+        let expected = Expected { uuid: uuid.to_owned(), last };
+        let replay = replay::read(root.path(), &expected)?.map_err(|why| why.error(root.path()))?;
+        let path = root.path().join(FILE);
+        let header = Header { checkpoint: last.id, uuid: uuid.to_owned() };
+        let journal = Journal::open(root.path(), &header, &replay).map_err(|e| {
+            let why = format!("writing {}: {e}", path.display());
+            if is_full(&e) { Error::ResourceExhausted(why) } else { Error::Internal(why) }
+        })?;
+        root.sync()?;
+        if last.journal.is_none() {
+            let needed = LastCheckpoint { journal: Some(last.id), ..last };
+            match write(env, tables, &Recent::default(), needed) {
+                Ok(()) => last = needed,
+                // The next checkpoint says it.
+                Err(e) if !is_broken(env) => {
+                    log::warn!("noting that {} is needed: {e}", path.display());
+                }
+                Err(e) => return Err(failure("noting that the store needs its journal", &e)),
             }
-            Err(e) => return Err(Error::Internal(format!("opening {}: {e}", path.display()))),
-        };
-        if !found.changes.is_empty() {
-            log::info!("{} commits are in the journal only", found.changes.len());
         }
-        let shown = Shown::new(txn.id() as u64, Recent::of(&found.changes));
-        let entries = found.changes.len().try_into().unwrap_or(u32::MAX);
-        Ok((Self { journal, doubt: false, checkpoint, entries, uuid: uuid.to_owned() }, shown))
+        if !replay.changes.is_empty() {
+            log::info!("{} commits are in the journal only", replay.changes.len());
+        }
+        let shown = Shown::new(env.info().last_txn_id as u64, Recent::of(&replay.changes));
+        let entries = replay.changes.len().try_into().unwrap_or(u32::MAX);
+        Ok((Self { journal, doubt: false, last, entries, uuid: uuid.to_owned() }, shown))
     }
 
     /// Commits `changes`, which lead to `recent`.
@@ -110,21 +119,21 @@ impl Committer {
                 failed => failed,
             })?;
         }
-        let (checkpoint, number, uuid) = (self.checkpoint, self.entries, self.uuid.clone());
-        let entry = Entry { checkpoint, number, uuid, changes }.encode();
-        let (Some(entry), Some(journal)) = (entry, self.journal.as_mut().filter(|j| j.has_room()))
-        else {
+        self.begin_journal()?;
+        let entry = Entry {
+            checkpoint: self.last.id,
+            base: Some(env.info().last_txn_id as u64),
+            number: self.entries,
+            uuid: self.uuid.clone(),
+            changes,
+        };
+        let Some(entry) = entry.encode().filter(|_| self.journal.has_room()) else {
             return self.checkpoint(env, tables, shown, recent);
         };
-        if let Err(e) = journal.append(&entry) {
+        if let Err(e) = self.journal.append(&entry) {
             self.doubt = true;
             return Err(match self.checkpoint(env, tables, shown, shown.recent()) {
-                Ok(()) if e.kind() == io::ErrorKind::StorageFull => Failure::Aborted(
-                    Error::ResourceExhausted("the disk is full; nothing was written".into()),
-                ),
-                Ok(()) => Failure::Aborted(Error::Internal(format!(
-                    "writing the journal: {e}; nothing was written"
-                ))),
+                Ok(()) => not_written(&e),
                 Err(Failure::Broken(also)) => {
                     Failure::Broken(format!("writing the journal: {e}; {also}"))
                 }
@@ -138,15 +147,30 @@ impl Committer {
         Ok(())
     }
 
-    /// Leaves nothing in the journal that is in LMDB's file, so that what is there is not.
-    pub fn end(&mut self, shown: &Shown) {
-        if let Some(journal) = &mut self.journal
-            && shown.recent().is_empty()
-            && let Err(e) = journal.clear()
-        {
-            // It means nothing after the checkpoint.
-            log::debug!("clearing the journal: {e}");
+    /// Makes the journal's header name the last checkpoint, unless it does. Nothing may be committed
+    /// before it does.
+    fn begin_journal(&mut self) -> Result<(), Failure> {
+        if self.journal.checkpoint() == Some(self.last.id) {
+            return Ok(());
         }
+        let header = Header { checkpoint: self.last.id, uuid: self.uuid.clone() };
+        self.journal.begin(&header).map_err(|e| not_written(&e))
+    }
+
+    /// Closes the store in order: LMDB's file needs no journal from then on. If that fails, it needs it
+    /// as before.
+    pub fn close(
+        &mut self,
+        env: &Env<WithoutTls>,
+        tables: &Tables,
+        shown: &Shown,
+    ) -> Result<(), Failure> {
+        self.checkpoint(env, tables, shown, shown.recent())?;
+        if self.last.journal.is_none() {
+            return Ok(());
+        }
+        self.begin_journal()?;
+        self.write(env, tables, shown, Recent::default(), None)
     }
 
     /// Whether there is something for a checkpoint to do.
@@ -156,11 +180,10 @@ impl Committer {
 
     /// Whether a checkpoint is due before the next change.
     pub fn is_due(&self, shown: &Shown) -> bool {
-        let room = self.journal.as_ref().is_none_or(Journal::has_room);
-        self.doubt || !room || shown.recent().len() >= MOST_RECENT
+        self.doubt || !self.journal.has_room() || shown.recent().len() >= MOST_RECENT
     }
 
-    /// Writes `recent`, which has all that is shown, to LMDB's file.
+    /// Writes `recent`, which has all that is shown, to LMDB's file, and begins the journal anew.
     pub fn checkpoint(
         &mut self,
         env: &Env<WithoutTls>,
@@ -171,34 +194,60 @@ impl Committer {
         if recent.is_empty() && !self.doubt {
             return Ok(());
         }
-        let next = schema::next_checkpoint();
+        // The header is in doubt only while nothing is recent: nothing is appended below such a one.
+        if self.journal.checkpoint().is_none() {
+            self.begin_journal()?;
+        }
+        self.write(env, tables, shown, recent, self.journal.checkpoint())?;
+        if let Err(failed) = self.begin_journal() {
+            log::warn!(
+                "beginning the journal anew: {failed}; it is tried again with the next change"
+            );
+        }
+        Ok(())
+    }
+
+    /// Makes a checkpoint in LMDB's file; `journal` is the checkpoint that the journal's header names.
+    fn write(
+        &mut self,
+        env: &Env<WithoutTls>,
+        tables: &Tables,
+        shown: &Shown,
+        recent: Recent,
+        journal: Option<u64>,
+    ) -> Result<(), Failure> {
+        let next = LastCheckpoint { id: schema::next_checkpoint(), journal };
         shown.checkpoint_begins();
         let written = write(env, tables, &recent, next);
         shown.checkpoint_ends(written.is_ok().then(|| env.info().last_txn_id as u64));
         match written {
             Ok(()) => {
-                (self.checkpoint, self.entries, self.doubt) = (next, 0, false);
-                self.journal.iter_mut().for_each(Journal::restart);
+                (self.last, self.entries, self.doubt) = (next, 0, false);
                 Ok(())
             }
             // After a failed write of a meta page LMDB does not know, and refuses the environment.
-            Err(e) if matches!(env.write_txn(), Err(heed::Error::Mdb(heed::MdbError::Panic))) => {
-                Err(Failure::Broken(e.to_string()))
-            }
+            Err(e) if is_broken(env) => Err(Failure::Broken(e.to_string())),
             Err(e) => Err(Failure::Lmdb(e)),
         }
     }
 }
 
-/// The sentence about a journal that lacks entries.
-pub(super) fn gap(root: &Path) -> Error {
-    let root = root.display();
-    Error::DataLoss(format!(
-        "{root}/{} is damaged: entries are missing between others; nothing was changed; run \
-         `lmdb-images recover --root {root}` to save what can be saved, or `lmdb-images restore --root \
-         {root} --force FILE` to go back to a backup",
-        journal::FILE
-    ))
+/// Whether LMDB refuses the environment, since the write of a meta page failed.
+fn is_broken(env: &Env<WithoutTls>) -> bool {
+    matches!(env.write_txn(), Err(heed::Error::Mdb(MdbError::Panic)))
+}
+
+/// Whether there is no room: on the disk, or in what a user may take of it.
+fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn not_written(e: &io::Error) -> Failure {
+    Failure::Aborted(if is_full(e) {
+        Error::ResourceExhausted("the disk is full; nothing was written".into())
+    } else {
+        Error::Internal(format!("writing the journal: {e}; nothing was written"))
+    })
 }
 
 /// Makes the changes in LMDB, in one transaction, as a checkpoint.
@@ -206,7 +255,7 @@ pub(super) fn write(
     env: &Env<WithoutTls>,
     tables: &Tables,
     recent: &Recent,
-    checkpoint: u64,
+    checkpoint: LastCheckpoint,
 ) -> heed::Result<()> {
     let mut txn = env.write_txn()?;
     for (table, key, value) in recent.all() {
@@ -223,6 +272,7 @@ pub(super) fn write(
 mod tests {
     use std::fs;
 
+    use super::super::journal;
     use super::super::root::DATA_FILE;
     use super::super::{Kind, Reader, Records, Snapshot, Store};
     use super::*;
@@ -303,12 +353,111 @@ mod tests {
         put(&store, "z", 10);
         let crash = crashed(&store);
         assert_eq!(Store::open(crash.path()).unwrap().read(names).unwrap(), ["a", "large", "z"]);
-        fs::remove_file(crash.path().join(journal::FILE)).unwrap();
-        assert_eq!(Store::open(crash.path()).unwrap().read(names).unwrap(), ["a", "large", "z"]);
     }
 
     #[test]
-    fn a_journal_of_another_checkpoint_or_of_another_store_means_nothing() {
+    fn a_store_that_was_closed_in_order_needs_no_journal() {
+        let (dir, store) = store();
+        put(&store, "a", 10);
+        drop(store);
+        fs::remove_file(dir.path().join(journal::FILE)).unwrap();
+        assert_eq!(Reader::open(dir.path()).unwrap().read(names).unwrap(), ["a"]);
+        assert_eq!(Store::open(dir.path()).unwrap().read(names).unwrap(), ["a"]);
+    }
+
+    fn refusals(root: &std::path::Path) -> [String; 2] {
+        let refused =
+            [Store::open(root).map(drop).unwrap_err(), Reader::open(root).map(drop).unwrap_err()];
+        refused.map(|refused| match refused {
+            Error::DataLoss(why) if why.contains("recover") => why,
+            other => panic!("{other}"),
+        })
+    }
+
+    #[test]
+    fn a_journal_that_is_missing_cut_zeroed_or_damaged_is_refused() {
+        let (_dir, store) = store();
+        checkpoint(&store);
+        put(&store, "a", 10);
+        type Harm = fn(&mut Vec<u8>) -> bool;
+        let harms: [(&str, Harm); 5] = [
+            ("missing", |_| false),
+            ("0 bytes", |bytes| {
+                bytes.clear();
+                true
+            }),
+            ("1000 bytes", |bytes| {
+                bytes.truncate(1000);
+                true
+            }),
+            ("header is damaged", |bytes| {
+                bytes.fill(0);
+                true
+            }),
+            ("header is damaged", |bytes| {
+                bytes[40] ^= 1;
+                true
+            }),
+        ];
+        for (why, harm) in harms {
+            let crash = crashed(&store);
+            let file = crash.path().join(journal::FILE);
+            let mut bytes = fs::read(&file).unwrap();
+            if harm(&mut bytes) {
+                fs::write(&file, &bytes).unwrap();
+            } else {
+                fs::remove_file(&file).unwrap();
+            }
+            for refused in refusals(crash.path()) {
+                assert!(refused.contains(why), "{why}: {refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_data_file_that_is_missing_or_empty_is_not_a_new_store() {
+        let (dir, store) = store();
+        put(&store, "a", 10);
+        let data = |root: &std::path::Path| root.join(DATA_FILE);
+        for empty in [false, true] {
+            let crash = crashed(&store);
+            let harm = || {
+                if empty {
+                    fs::write(data(crash.path()), "").unwrap();
+                } else {
+                    fs::remove_file(data(crash.path())).unwrap();
+                }
+            };
+            harm();
+            // By the journal alone, then by what the folder remembers alone.
+            for refused in refusals(crash.path()) {
+                assert!(refused.contains("missing or empty"), "{refused}");
+            }
+            fs::copy(dir.path().join("store-id"), crash.path().join("store-id")).unwrap();
+            fs::remove_file(crash.path().join(journal::FILE)).unwrap();
+            for refused in refusals(crash.path()) {
+                assert!(refused.contains(store.uuid()), "{refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_data_file_of_another_store_is_refused() {
+        let ((_dir, store), (other_dir, other)) = (store(), store());
+        put(&store, "a", 10);
+        drop(other);
+        let crash = crashed(&store);
+        fs::copy(other_dir.path().join("store-id"), crash.path().join("store-id")).unwrap();
+        for refused in [
+            Store::open(crash.path()).map(drop).unwrap_err(),
+            Reader::open(crash.path()).map(drop).unwrap_err(),
+        ] {
+            assert!(refused.message().contains("the folder held the store"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_journal_of_another_checkpoint_or_of_another_store_is_refused() {
         let ((_dir, store), (_other_dir, other)) = (store(), store());
         checkpoint(&store);
         put(&store, "a", 10);
@@ -316,10 +465,27 @@ mod tests {
         checkpoint(&store);
         put(&store, "b", 10);
         put(&other, "c", 10);
-        for from in [&store, &other] {
+        for (from, why) in [(&store, "unknown checkpoint"), (&other, other.uuid())] {
             fs::copy(from.root().join(journal::FILE), old.path().join(journal::FILE)).unwrap();
-            let found = Reader::open(old.path()).unwrap().read(names).unwrap();
-            assert_eq!(found, Vec::<String>::new());
+            for refused in refusals(old.path()) {
+                assert!(refused.contains(why), "{refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_journal_of_the_checkpoint_before_means_nothing() {
+        let (_dir, store) = store();
+        put(&store, "a", 10);
+        let before = crashed(&store);
+        checkpoint(&store);
+        let after = crashed(&store);
+        // As a kill between the checkpoint and the write of the header leaves it.
+        let file = journal::FILE;
+        fs::copy(before.path().join(file), after.path().join(file)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(Reader::open(after.path()).unwrap().read(names).unwrap(), ["a"]);
+            assert_eq!(Store::open(after.path()).unwrap().read(names).unwrap(), ["a"]);
         }
     }
 
@@ -331,13 +497,10 @@ mod tests {
         let crash = crashed(&store);
         let file = crash.path().join(journal::FILE);
         let mut bytes = fs::read(&file).unwrap();
-        bytes[70] ^= 1;
+        bytes[journal::SECTOR + 70] ^= 1;
         fs::write(&file, bytes).unwrap();
-        for refused in [
-            Store::open(crash.path()).map(drop).unwrap_err(),
-            Reader::open(crash.path()).map(drop).unwrap_err(),
-        ] {
-            assert!(matches!(&refused, Error::DataLoss(m) if m.contains("recover")), "{refused}");
+        for refused in refusals(crash.path()) {
+            assert!(refused.contains("entry 0 is missing"), "{refused}");
         }
     }
 

@@ -24,7 +24,7 @@ use super::recent::Recent;
 use super::root::{DATA_FILE, Root};
 use super::schema::{self, Tables};
 use super::shown::Shown;
-use super::{MAP_SIZE, MAX_READERS, MIN_MAP_SIZE, failure, folder, settle, verify};
+use super::{MAP_SIZE, MAX_READERS, MIN_MAP_SIZE, failure, folder, identity, settle, verify};
 use crate::model::{Error, Result};
 
 /// After a failed attempt to open again, so long nobody tries.
@@ -75,9 +75,9 @@ impl Opened {
         self.committer().checkpoint(&self.env, &self.tables, &self.shown, recent)
     }
 
-    /// Nothing will be committed any more.
-    pub fn end(&self) {
-        self.committer().end(&self.shown);
+    /// Brings what is recent into LMDB's file, which needs no journal from then on.
+    pub fn close(&self) -> Result<(), Failure> {
+        self.committer().close(&self.env, &self.tables, &self.shown)
     }
 
     /// Mostly the writing thread asks for it.
@@ -200,7 +200,8 @@ fn unavailable(why: &str) -> Error {
 /// store's UUID too.
 fn open(root: &Root, number: u64) -> Result<(Opened, String)> {
     let file = root.data_file();
-    if std::fs::metadata(&file).map_or(0, |found| found.len()) == 0 {
+    if folder::look(&file)?.is_none_or(|found| found.len() == 0) {
+        identity::check_without_data(root.path())?;
         create(root)?;
     }
     verify::before_mapping(&file)?;
@@ -214,7 +215,9 @@ fn open(root: &Root, number: u64) -> Result<(Opened, String)> {
         )));
     }
     let (tables, uuid) = schema::open(&env, root.path())?;
+    identity::check(root.path(), &uuid)?;
     let (committer, shown) = Committer::open(root, &env, &tables, &uuid)?;
+    identity::write(root.path(), &uuid)?;
     root.sync()?;
     Ok((Opened { committer: Mutex::new(committer), shown, env, tables, number }, uuid))
 }

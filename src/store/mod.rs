@@ -3,6 +3,7 @@
 //! - [`schema`]: what lies where, drawn as a tree, and its version; [`table`]: its databases
 //! - [`value`]: the header and checksum around every record
 //! - [`verify`]: what is checked of a file before LMDB maps it, by a reader of our own
+//! - [`identity`]: what the folder remembers of its store
 //! - [`root`]: the folder, who owns it; [`folder`], [`filesystem`]: who may change it, where it lies
 //! - `environment`: LMDB's environment, opened again after its disk failed; `settle`: what must be
 //!   on disk before the first write
@@ -25,6 +26,7 @@ mod commit;
 mod environment;
 pub mod filesystem;
 pub mod folder;
+pub mod identity;
 pub mod indexes;
 pub mod inspect;
 mod job;
@@ -50,6 +52,7 @@ pub mod writer;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use heed::{CompactionOption, Env, EnvFlags, EnvOpenOptions, RoTxn, WithoutTls};
 use nix::fcntl::FlockArg;
@@ -57,12 +60,14 @@ use nix::fcntl::FlockArg;
 use crate::model::{Error, Result};
 pub use change::Change;
 use environment::{Environment, Opened};
+use journal::Expected;
+use journal::replay::{self, Fault};
 use readers::{Held, Readers};
 use recent::Recent;
 pub use records::{Records, Snapshot};
 use root::Root;
 pub use schema::Kind;
-use schema::Tables;
+use schema::{LastCheckpoint, Tables};
 use usage::Usage;
 use verify::state::State;
 use view::{Txn, View};
@@ -77,6 +82,13 @@ const MAP_SIZE: usize = 1 << 40;
 
 /// The smallest map that is worth starting with, when the address space is limited.
 const MIN_MAP_SIZE: usize = 16 << 20;
+
+/// A journal counts as damaged when a reader beside the daemon found the same fault in it so often,
+/// with no checkpoint in between.
+const LOOKS_AT_FAULT: u32 = 10;
+
+/// The time between two such looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// An open store. Clones share it; the last one closes it, after all accepted writes.
 #[derive(Clone, Debug)]
@@ -151,12 +163,19 @@ impl Store {
         self.writer.write(|change| change.probe()).await
     }
 
-    /// Brings all that was answered into LMDB's file, which needs no journal beside it then.
-    pub fn checkpoint(&self) -> Result<()> {
-        self.environment.get()?.checkpoint().map_err(|failed| match failed {
+    /// Brings every answered change into LMDB's file, which may be moved without its journal from then
+    /// on, until the next change.
+    pub fn detach_journal(&self) -> Result<()> {
+        self.environment.get()?.close().map_err(|failed| match failed {
             commit::Failure::Lmdb(e) => failure("writing what is in the journal", &e),
             failed => Error::Internal(format!("writing what is in the journal: {failed}")),
         })
+    }
+
+    /// Makes a checkpoint now.
+    #[cfg(test)]
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        self.environment.get()?.checkpoint().map_err(|failed| Error::Internal(failed.to_string()))
     }
 
     /// Where changes are handed in.
@@ -183,7 +202,13 @@ impl Reader {
     pub fn open(root: &Path) -> Result<Self> {
         let path = root.join(root::DATA_FILE);
         let missing = || Error::not_found(format_args!("there is no store in {}", root.display()));
-        let found = folder::look(&path)?.filter(|found| found.len() > 0).ok_or_else(missing)?;
+        let found = match folder::look(&path)?.filter(|found| found.len() > 0) {
+            Some(found) => found,
+            None => {
+                identity::check_without_data(root)?;
+                return Err(missing());
+            }
+        };
         let lock = root.join("lock.mdb");
         let _entered = root::enter(root, FlockArg::LockShared)?;
         let lock_is_new = folder::look(&lock)?.is_none();
@@ -207,6 +232,7 @@ impl Reader {
             verify::state(&file).map_err(|damage| verify::refusal(&path, &file, &damage))?
         };
         let (tables, uuid) = schema::open_to_read(&env, root)?;
+        identity::check(root, &uuid)?;
         let readers = Readers::open(root)?;
         let reader = Self { env, readers, tables, uuid, root: root.to_owned(), state };
         // Whether the journal can be read.
@@ -219,38 +245,28 @@ impl Reader {
         &self.state
     }
 
-    /// Writes one state of the store into the empty file at `path`, without the pages that are free.
+    /// Writes one state of the store into the empty file at `path`, without the pages that are free. The
+    /// copy is a checkpoint of its own: no journal fits it.
     pub fn copy_to(&self, path: &Path) -> Result<()> {
         let view = self.view()?;
         let told = |e: heed::Error| failure("copying the store", &e);
-        let copy = |env: &Env<WithoutTls>, to: &Path| {
-            let mut file = File::options().read(true).write(true).open(to)?;
-            env.copy_to_file(&mut file, CompactionOption::Enabled)
-        };
-        if view.recent.is_empty() {
-            return copy(&self.env, path).map_err(told);
-        }
-        let since = schema::checkpoint(view.stored().0, &self.tables)?;
-        let beside = path.parent().unwrap_or(path);
-        let first = tempfile::tempdir_in(beside).map_err(|e| told(e.into()))?;
-        let file = first.path().join(root::DATA_FILE);
-        File::create_new(&file).map_err(|e| told(e.into()))?;
-        copy(&self.env, &file).map_err(told)?;
+        let since = schema::last_checkpoint(view.stored().0, &self.tables)?;
+        let mut file =
+            File::options().read(true).write(true).open(path).map_err(|e| told(e.into()))?;
+        self.env.copy_to_file(&mut file, CompactionOption::Enabled).map_err(told)?;
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(MAP_SIZE).max_dbs(schema::DATABASES);
-        // SAFETY: the file was made by LMDB just now, and nobody else knows of it.
-        let opened = unsafe { options.flags(EnvFlags::NO_LOCK).open(first.path()) };
+        // SAFETY: LMDB wrote the file just now, and its caller owns it: no other process changes it.
+        let opened = unsafe { options.flags(EnvFlags::NO_SUB_DIR | EnvFlags::NO_LOCK).open(path) };
         let env = opened.map_err(told)?;
         let (tables, _) = schema::open_to_read(&env, path)?;
         let txn = env.read_txn().map_err(told)?;
-        let copied = schema::checkpoint(&txn, &tables)?;
+        let copied = schema::last_checkpoint(&txn, &tables)?;
         drop(txn);
-        // LMDB's copy may be of a newer state: a checkpoint has made all that is recent here then.
-        if copied == since {
-            let next = schema::next_checkpoint();
-            commit::write(&env, &tables, &view.recent, next).map_err(told)?;
-        }
-        copy(&env, path).map_err(told)?;
+        // LMDB's copy may be of a newer state: then a checkpoint has taken all that is recent here.
+        let recent = if copied.id == since.id { view.recent.clone() } else { Recent::default() };
+        let own = LastCheckpoint { id: schema::next_checkpoint(), journal: None };
+        commit::write(&env, &tables, &recent, own).map_err(told)?;
         env.prepare_for_closing().wait();
         Ok(())
     }
@@ -260,20 +276,38 @@ impl Reader {
         work(&Snapshot { view: self.view()? })
     }
 
-    /// LMDB's last state, with what the journal has on top of it.
+    /// LMDB's last state, with what the journal has on top of it. A daemon may append to the journal
+    /// and make a checkpoint meanwhile: then it is read again, until both belong together.
     fn view(&self) -> Result<View<'_>> {
+        let mut before: Option<(LastCheckpoint, Fault)> = None;
+        let mut looks = 0;
         loop {
             // Only what writes is ever refused its environment.
             let txn = begin_to_read(&self.env)?.ok_or_else(refused)?;
-            let checkpoint = schema::checkpoint(&txn, &self.tables)?;
-            let found = journal::read(&self.root, &self.uuid, checkpoint)?;
+            let last = schema::last_checkpoint(&txn, &self.tables)?;
+            let expected = Expected { uuid: self.uuid.clone(), last };
+            let replayed = replay::read(&self.root, &expected)?;
             // After a checkpoint the journal is written over.
-            if self.env.info().last_txn_id == txn.id() {
-                if found.gap {
-                    return Err(commit::gap(&self.root));
-                }
-                return Ok(View::new(Txn::Read(txn), &self.tables, Recent::of(&found.changes)));
+            if self.env.info().last_txn_id != txn.id() {
+                continue;
             }
+            let fault = match replayed {
+                Ok(replay) => {
+                    let recent = Recent::of(&replay.changes);
+                    return Ok(View::new(Txn::Read(txn), &self.tables, recent));
+                }
+                Err(fault) => fault,
+            };
+            let same = before.as_ref().is_some_and(|(checkpoint, earlier)| {
+                *checkpoint == last && replay::persists(earlier, &fault)
+            });
+            looks = if same { looks + 1 } else { 1 };
+            if looks == LOOKS_AT_FAULT {
+                return Err(fault.error(&self.root));
+            }
+            // The daemon may be in the middle of a write of the header.
+            std::thread::sleep(LOOK_INTERVAL);
+            before = Some((last, fault));
         }
     }
 

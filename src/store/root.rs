@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::{major, minor};
 
-use super::{filesystem, folder, journal};
+use super::{filesystem, folder, identity, journal};
 use crate::model::{Error, Result};
 
 /// LMDB's data file in the folder.
@@ -36,7 +36,7 @@ impl Root {
             let doing = doing.to_owned();
             move |e: std::io::Error| Error::Internal(format!("{doing} {at}: {e}"))
         };
-        for file in ["owner.lock", DATA_FILE, "lock.mdb", journal::FILE] {
+        for file in ["owner.lock", DATA_FILE, "lock.mdb", journal::FILE, identity::FILE] {
             folder::close_file(&path.join(file))?;
         }
         let owner = OpenOptions::new()
@@ -97,21 +97,23 @@ impl Root {
         let _alone = enter(&self.path, FlockArg::LockExclusive)?;
         let data = self.data_file();
         if let Some(keep) = keep
-            && data.exists()
+            && folder::look(&data)?.is_some()
         {
             std::fs::hard_link(&data, self.path.join(keep))
                 .map_err(told("keeping the old file"))?;
         }
+        // The new file's own identity is written when it is opened.
+        identity::remove(&self.path)?;
         // LMDB's lock file knows the number of the last transaction of its data file.
         remove(&self.path.join("lock.mdb")).map_err(told("removing lock.mdb"))?;
+        self.sync()?;
         std::fs::rename(new, &data).map_err(told("moving the new file into place"))?;
         self.sync()?;
-        // It is about the old file, and what it says goes on top of that.
+        // The old file's journal: the new one needs none, and does not fit it.
         let journal = self.path.join(journal::FILE);
         let gone = match keep {
-            Some(keep) if !journal::salvage(&self.path)?.is_empty() => {
-                let kept = keep.replace(DATA_FILE, journal::FILE);
-                std::fs::rename(&journal, self.path.join(kept))
+            Some(keep) if folder::look(&journal)?.is_some() => {
+                std::fs::rename(&journal, self.path.join(keep.replace(DATA_FILE, journal::FILE)))
             }
             _ => remove(&journal),
         };
@@ -135,7 +137,8 @@ impl Root {
     }
 }
 
-fn remove(file: &Path) -> std::io::Result<()> {
+/// Removes a file, which may be missing.
+pub(super) fn remove(file: &Path) -> std::io::Result<()> {
     match fs::remove_file(file) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         removed => removed,
@@ -215,16 +218,16 @@ mod tests {
             let mode = |f: fs::DirEntry| f.metadata().unwrap().permissions().mode() & 0o777;
             files.map(mode).collect::<Vec<_>>()
         };
-        assert_eq!(modes(), [0o600; 4]);
+        assert_eq!(modes(), [0o600; 5]);
         for file in fs::read_dir(&root).unwrap() {
             fs::set_permissions(file.unwrap().path(), fs::Permissions::from_mode(0o644)).unwrap();
         }
-        assert_eq!(modes(), [0o600; 4]);
+        assert_eq!(modes(), [0o600; 5]);
     }
 
     #[test]
     fn no_link_in_the_folder_is_followed() {
-        for name in ["owner.lock", DATA_FILE, "lock.mdb", journal::FILE] {
+        for name in ["owner.lock", DATA_FILE, "lock.mdb", journal::FILE, identity::FILE] {
             for target in ["somewhere", "nowhere"] {
                 let dir = tempfile::tempdir().unwrap();
                 let root = dir.path().join("root");

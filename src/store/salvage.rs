@@ -17,7 +17,7 @@
 
 use std::fs::File;
 
-use super::schema::ROOT_PREFIX;
+use super::schema::{Facts, ROOT_PREFIX};
 use super::value;
 use super::verify::format::{Db, MAX_DEPTH, METAS, Meta, NO_PAGE, PAGE_HEADER, Page, node, page};
 use super::verify::pages::{Damage, Pages, Set};
@@ -63,6 +63,10 @@ pub struct Found {
     pub damage: Vec<String>,
     /// Keys of records whose value is damaged.
     pub damaged: Vec<Vec<u8>>,
+    /// What the live state says about the store and its last checkpoint.
+    pub facts: Facts,
+    /// The transaction of the live state.
+    pub transaction: Option<u64>,
 }
 
 /// The keys from one on and before another, without a bound where there is none.
@@ -119,7 +123,11 @@ pub fn salvage(file: &File, visit: &mut dyn FnMut(Saved<'_>) -> Result<()>) -> R
         free: states.first().and_then(|meta| State::free_pages(file, meta).ok()),
         reached: Set::below(present),
         gaps: [Vec::new(), Vec::new()],
-        found: Found { certain, ..Found::default() },
+        found: Found {
+            certain,
+            transaction: states.first().map(|meta| meta.transaction),
+            ..Found::default()
+        },
         pages,
         visit,
     };
@@ -172,7 +180,7 @@ impl Salvage<'_, '_> {
     /// All that a meta page leads to.
     fn state(&mut self, meta: &Meta, origin: Origin) -> Result<()> {
         let mut databases = Vec::new();
-        self.leaves(&meta.main, origin, None, &mut |_, page, _| {
+        self.leaves(&meta.main, origin, None, &mut |_, page, _, _| {
             for node in nodes(page) {
                 if let Some(db) = Db::read(node.value) {
                     databases.push((node.key.to_vec(), db));
@@ -185,11 +193,17 @@ impl Salvage<'_, '_> {
         if origin == Origin::Live {
             self.found.noted =
                 records.zip(set_aside).map(|(r, a)| r.entries.saturating_add(a.entries));
+            if let Some(meta) = known(b"meta") {
+                self.leaves(&meta, origin, None, &mut |salvage, page, _, _| {
+                    nodes(page).for_each(|node| salvage.found.facts.add(node.key, node.value));
+                    Ok(())
+                })?;
+            }
         }
         for (aside, db) in [(false, records), (true, set_aside)] {
             match db {
                 Some(db) => {
-                    self.leaves(&db, origin, Some(aside), &mut |salvage, page, range| {
+                    self.leaves(&db, origin, Some(aside), &mut |salvage, page, range, origin| {
                         salvage.leaf(page, range, aside, origin)
                     })?
                 }
@@ -207,13 +221,14 @@ impl Salvage<'_, '_> {
         Ok(())
     }
 
-    /// Calls `visit` with each leaf that can be reached, and the keys that may be in it.
+    /// Calls `visit` with each leaf that can be reached, the keys that may be in it, and where its
+    /// records come from: those of a page that has another's number may be old.
     fn leaves(
         &mut self,
         db: &Db,
         origin: Origin,
         aside: Option<bool>,
-        visit: &mut dyn FnMut(&mut Self, Page<'_>, &Range) -> Result<()>,
+        visit: &mut dyn FnMut(&mut Self, Page<'_>, &Range, Origin) -> Result<()>,
     ) -> Result<()> {
         if db.root == NO_PAGE {
             return Ok(());
@@ -240,7 +255,8 @@ impl Salvage<'_, '_> {
                 }
                 Ok(page) => page,
             };
-            if page.number() != Some(number) {
+            let in_place = page.number() == Some(number);
+            if !in_place {
                 missing(self, &Damage::page(number, "has the number of another page"));
             }
             let flags = page.flags().unwrap_or_default() & (page::BRANCH | page::LEAF);
@@ -250,7 +266,7 @@ impl Salvage<'_, '_> {
                 _ => level >= db.depth,
             };
             if leaf {
-                visit(self, page, &range)?;
+                visit(self, page, &range, if in_place { origin } else { Origin::Loose })?;
                 continue;
             }
             let children: Vec<_> = (0..offsets(page)).map(|i| page.node(i, false)).collect();

@@ -5,6 +5,8 @@
 //! ├── meta                              facts about the environment
 //! │   ├── schema                        → version of this schema, u32 little-endian
 //! │   ├── checkpoint                    → number of the last one, any u64, little-endian
+//! │   ├── journal                       → the checkpoint that the journal's header named then, the
+//! │   │                                   same way; absent where no journal is needed: see `journal`
 //! │   └── uuid                          → what tells this store from others, as text
 //! ├── records                           containerd's bolt path, flattened; values as in `value`
 //! │   ├── v1/<namespace>                → Namespace: its labels; exists for every namespace
@@ -37,6 +39,7 @@
 //! | 1 | records, expiring, aside |
 //! | 2 | index |
 //! | 3 | checkpoint: the journal may have changes that are not here |
+//! | 4 | journal: a journal that is missing or of another store is noticed |
 
 use std::path::Path;
 
@@ -44,13 +47,14 @@ use heed::types::{Bytes, Str};
 use heed::{CommitOrAbort, Database, Env, RoTxn, RwTxn, WithoutTls};
 use sha2::{Digest, Sha256};
 
+use super::journal::Expected;
 use super::table::Table;
-use super::{failure, migrate};
+use super::{failure, journal, migrate};
 use crate::model::go::text::lossy;
 use crate::model::{Error, Namespace, Result};
 
 /// The version this program writes and reads.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// How many databases the environment may hold; more than there are, for versions to come.
 pub const DATABASES: u32 = 8;
@@ -65,6 +69,17 @@ pub const LONG_MARKER: u8 = 0xff;
 const SCHEMA: &str = "schema";
 const UUID: &str = "uuid";
 const CHECKPOINT: &str = "checkpoint";
+const JOURNAL: &str = "journal";
+
+/// What LMDB's file says about the last checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastCheckpoint {
+    /// Its number.
+    pub id: u64,
+    /// The checkpoint that the journal's header named when this one was made; `None` if the file needs
+    /// no journal.
+    pub journal: Option<u64>,
+}
 
 /// The databases of an open environment.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +152,7 @@ pub fn open(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
     let told = |e: heed::Error| failure("opening the databases", &e);
     let txn = env.write_txn().map_err(told)?;
     let mut uuid = uuid::Uuid::new_v4().to_string();
+    let mut refused = None;
     let opened = env
         .create_databases_and_commit(txn, |opener, txn| {
             let meta = opener.create_database::<Str, Bytes>(txn, Some("meta"))?;
@@ -148,16 +164,27 @@ pub fn open(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
             if found.is_some_and(|found| found > VERSION) {
                 return heed::Result::Ok(CommitOrAbort::Abort(found));
             }
-            if found != Some(VERSION) {
-                if let Some(found) = found {
-                    migrate::from(found, txn, records, index)?;
-                }
-                meta.put(txn, SCHEMA, &VERSION.to_le_bytes())?;
-                meta.put(txn, CHECKPOINT, &next_checkpoint().to_le_bytes())?;
-            }
             match meta.get(txn, UUID)?.and_then(|known| std::str::from_utf8(known).ok()) {
                 Some(known) => uuid = known.to_owned(),
                 None => meta.put(txn, UUID, uuid.as_bytes())?,
+            }
+            if found != Some(VERSION) {
+                if let Some(found) = found {
+                    let last = number(meta.get(txn, CHECKPOINT)?).unwrap_or_default();
+                    // The journal's changes follow the checkpoint that this transaction replaces.
+                    match journal::replay::read_v1(root, &uuid, last) {
+                        Ok(replay) => {
+                            let tables = [records, index, expiring, aside];
+                            migrate::from(found, txn, tables, &replay.changes)?;
+                        }
+                        Err(why) => {
+                            refused = Some(why);
+                            return Ok(CommitOrAbort::Abort(Some(found)));
+                        }
+                    }
+                }
+                meta.put(txn, SCHEMA, &VERSION.to_le_bytes())?;
+                meta.put(txn, CHECKPOINT, &next_checkpoint().to_le_bytes())?;
             }
             Ok(CommitOrAbort::Commit((meta, records, index, expiring, aside)))
         })
@@ -166,7 +193,7 @@ pub fn open(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
         CommitOrAbort::Commit((meta, records, index, expiring, aside)) => {
             Ok((Tables { meta, records, index, expiring, aside }, uuid))
         }
-        CommitOrAbort::Abort(found) => Err(other_version(root, found)),
+        CommitOrAbort::Abort(found) => Err(refused.unwrap_or_else(|| other_version(root, found))),
     }
 }
 
@@ -207,11 +234,17 @@ pub fn open_to_read(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, Strin
     }
 }
 
-/// The number of the last checkpoint in a state.
-pub fn checkpoint(txn: &RoTxn<'_>, tables: &Tables) -> Result<u64> {
+/// What a state says about the last checkpoint.
+pub fn last_checkpoint(txn: &RoTxn<'_>, tables: &Tables) -> Result<LastCheckpoint> {
     let told = |e: heed::Error| failure("reading the store", &e);
-    let stored = tables.meta.get(txn, CHECKPOINT).map_err(told)?;
-    Ok(stored.and_then(|stored| stored.try_into().ok()).map_or(0, u64::from_le_bytes))
+    let id = number(tables.meta.get(txn, CHECKPOINT).map_err(told)?).unwrap_or_default();
+    let journal = number(tables.meta.get(txn, JOURNAL).map_err(told)?);
+    Ok(LastCheckpoint { id, journal })
+}
+
+/// The number that `meta` holds, if it is one.
+fn number(stored: Option<&[u8]>) -> Option<u64> {
+    stored.and_then(|stored| stored.try_into().ok()).map(u64::from_le_bytes)
 }
 
 /// A number for the next checkpoint. Nobody can guess it, so that a client's label which looks like an
@@ -220,9 +253,47 @@ pub fn next_checkpoint() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0
 }
 
-/// Notes the number of the checkpoint that a transaction makes.
-pub fn put_checkpoint(txn: &mut RwTxn<'_>, tables: &Tables, number: u64) -> heed::Result<()> {
-    tables.meta.put(txn, CHECKPOINT, &number.to_le_bytes())
+/// Writes what a transaction says about the checkpoint that it makes.
+pub fn put_checkpoint(
+    txn: &mut RwTxn<'_>,
+    tables: &Tables,
+    checkpoint: LastCheckpoint,
+) -> heed::Result<()> {
+    tables.meta.put(txn, CHECKPOINT, &checkpoint.id.to_le_bytes())?;
+    match checkpoint.journal {
+        Some(named) => tables.meta.put(txn, JOURNAL, &named.to_le_bytes()),
+        None => tables.meta.delete(txn, JOURNAL).map(drop),
+    }
+}
+
+/// What the database `meta` of a damaged file says, as far as it was found: its entries by name.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// The store's UUID.
+    pub uuid: Option<String>,
+    /// The number of the last checkpoint.
+    pub checkpoint: Option<u64>,
+    /// The checkpoint that the journal's header named then.
+    pub journal: Option<u64>,
+}
+
+impl Facts {
+    /// Takes an entry of the database.
+    pub fn add(&mut self, name: &[u8], value: &[u8]) {
+        if name == UUID.as_bytes() {
+            self.uuid = std::str::from_utf8(value).ok().map(str::to_owned);
+        } else if name == CHECKPOINT.as_bytes() {
+            self.checkpoint = number(Some(value));
+        } else if name == JOURNAL.as_bytes() {
+            self.journal = number(Some(value));
+        }
+    }
+
+    /// What the file says about its journal, if that is known.
+    pub fn expected(&self) -> Option<Expected> {
+        let last = LastCheckpoint { id: self.checkpoint?, journal: self.journal };
+        Some(Expected { uuid: self.uuid.clone()?, last })
+    }
 }
 
 /// A number that cannot be read is one of a version to come.
@@ -340,8 +411,8 @@ mod tests {
                         c.put(&namespace, Kind::Lease, name, b"", None)
                     }
                 };
-                let number = store.read(|s| checkpoint(s.view.stored().0, s.view.stored().1));
-                assert!(seen.insert(number.unwrap()), "{seen:?}");
+                let last = store.read(|s| last_checkpoint(s.view.stored().0, s.view.stored().1));
+                assert!(seen.insert(last.unwrap().id), "{seen:?}");
                 store.writer().write_blocking(put).unwrap();
                 store.checkpoint().unwrap();
             }

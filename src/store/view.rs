@@ -184,6 +184,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::Store;
+    use super::super::schema::LastCheckpoint;
     use super::*;
 
     /// Few, so that changes meet.
@@ -230,7 +231,7 @@ mod tests {
                     }
                     Step::Checkpoint => {
                         let written = std::mem::take(&mut recent);
-                        super::super::commit::write(&opened.env, &opened.tables, &written, number as u64)
+                        super::super::commit::write(&opened.env, &opened.tables, &written, LastCheckpoint { id: number as u64, journal: None })
                             .unwrap();
                     }
                 }

@@ -150,8 +150,10 @@ impl Writing {
             }
         }
         self.checkpoint();
-        if let Ok(opened) = self.environment.get() {
-            opened.end();
+        if let Ok(opened) = self.environment.get()
+            && let Err(failed) = opened.close()
+        {
+            log::debug!("closing: {failed}; the journal is needed when the store is opened again");
         }
     }
 

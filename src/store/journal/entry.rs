@@ -1,30 +1,34 @@
-//! An entry of the journal: what the jobs of one batch changed, as bytes.
+//! An entry of the journal: the changes of one batch, as bytes.
 //!
 //! ```text
-//! 0..8      "lmdbimj1"
-//! 8..12     length of all of it, u32 little-endian, as all numbers here
+//! 0..8      "lmdbimj2"
+//! 8..12     length of the entry, u32 little-endian, as all numbers here
 //! 12..16    CRC-32 (IEEE) of all that follows
-//! 16..24    the checkpoint that it follows
-//! 24..28    its number since then, from 0
-//! 28..64    UUID of the store, as text
-//! 64..      changes: u8 database, u8 1 for "put" and 0 for "delete", u16 length of the key, u32 length
+//! 16..24    the checkpoint that the entry follows
+//! 24..32    the LMDB transaction of that checkpoint
+//! 32..36    the entry's number since that checkpoint, from 0
+//! 36..72    UUID of the store, as text
+//! 72..      changes: u8 database, u8 1 for "put" and 0 for "delete", u16 length of the key, u32 length
 //!           of the value; the key, the value
 //! ```
+//!
+//! Stores of schema 3 have entries that begin with "lmdbimj1" and lack the transaction.
 
 use crc32fast::Hasher;
 
 use crate::store::table::{Op, Table};
 
 /// Bytes before the changes.
-pub const HEAD: usize = 64;
+pub const HEAD: usize = 72;
 
-/// What an entry begins with.
-pub const MAGIC: &[u8; 8] = b"lmdbimj1";
+/// The first bytes of an entry.
+pub const MAGIC: &[u8; 8] = b"lmdbimj2";
 
-/// Where an entry has the number of its checkpoint.
-pub const CHECKPOINT: usize = 16;
+/// The first bytes of an entry in a store of schema 3.
+const MAGIC_V1: &[u8; 8] = b"lmdbimj1";
 
-const UUID: usize = 36;
+/// Bytes of a UUID as text.
+pub const UUID: usize = 36;
 /// Bytes before the key of a change.
 const CHANGE_HEAD: usize = 8;
 
@@ -117,18 +121,21 @@ fn op(bytes: &[u8]) -> Option<(Op<'_>, &[u8])> {
 /// An entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The checkpoint that it follows.
+    /// The checkpoint that the entry follows.
     pub checkpoint: u64,
-    /// Which it is of those that follow that checkpoint.
+    /// The LMDB transaction of that checkpoint; unknown in an entry of schema 3.
+    pub base: Option<u64>,
+    /// The entry's number among those that follow that checkpoint, from 0.
     pub number: u32,
-    /// Which store it is of.
+    /// The store that the entry belongs to.
     pub uuid: String,
-    /// What was changed.
+    /// The changes.
     pub changes: Changes,
 }
 
 impl Entry {
-    /// Its bytes. Nothing of changes that were not kept, or of a UUID that is none.
+    /// The entry as bytes. `None` if its changes were too many to be kept, if its UUID has another
+    /// length, or if its base is unknown.
     pub fn encode(&self) -> Option<Vec<u8>> {
         if self.uuid.len() != UUID || self.changes.are_too_many() {
             return None;
@@ -139,6 +146,7 @@ impl Entry {
         bytes.extend(MAGIC);
         bytes.extend([0; 8]);
         bytes.extend(self.checkpoint.to_le_bytes());
+        bytes.extend(self.base?.to_le_bytes());
         bytes.extend(self.number.to_le_bytes());
         bytes.extend(self.uuid.as_bytes());
         bytes.extend(&self.changes.bytes);
@@ -146,9 +154,21 @@ impl Entry {
         Some(bytes)
     }
 
-    /// The entry that begins there, with its length. Nothing where there is none, or not all of it.
+    /// Whether an entry of any version may begin here.
+    pub fn begins(bytes: &[u8]) -> bool {
+        bytes.starts_with(MAGIC) || bytes.starts_with(MAGIC_V1)
+    }
+
+    /// The entry at the start of `bytes`, of any version, with its length. `None` if there is none, or
+    /// not all of it.
     pub fn decode(bytes: &[u8]) -> Option<(Self, usize)> {
-        let (length, rest) = bytes.strip_prefix(MAGIC)?.split_first_chunk()?;
+        let (magic, rest) = bytes.split_first_chunk::<8>()?;
+        let has_base = match magic {
+            MAGIC => true,
+            MAGIC_V1 => false,
+            _ => return None,
+        };
+        let (length, rest) = rest.split_first_chunk()?;
         let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
         let (sum, _) = rest.split_first_chunk()?;
         let rest = bytes.get(16..length)?;
@@ -156,10 +176,15 @@ impl Entry {
             return None;
         }
         let (checkpoint, rest) = rest.split_first_chunk()?;
+        let (base, rest) = match rest.split_first_chunk().filter(|_| has_base) {
+            Some((base, rest)) => (Some(u64::from_le_bytes(*base)), rest),
+            None => (None, rest),
+        };
         let (number, rest) = rest.split_first_chunk()?;
         let (uuid, changes) = rest.split_at_checked(UUID)?;
         let entry = Self {
             checkpoint: u64::from_le_bytes(*checkpoint),
+            base,
             number: u32::from_le_bytes(*number),
             uuid: std::str::from_utf8(uuid).ok()?.to_owned(),
             changes: Changes::read(changes)?,
@@ -168,7 +193,7 @@ impl Entry {
     }
 }
 
-/// Writes length and checksum of an entry into its head.
+/// Writes the length and the checksum of an entry, or of a header, into its first 16 bytes.
 pub fn sign(entry: &mut [u8]) {
     let length = u32::try_from(entry.len()).unwrap_or(u32::MAX);
     let sum = checksum(entry.get(16..).unwrap_or_default());
@@ -178,7 +203,7 @@ pub fn sign(entry: &mut [u8]) {
     }
 }
 
-fn checksum(bytes: &[u8]) -> u32 {
+pub(super) fn checksum(bytes: &[u8]) -> u32 {
     let mut hasher = Hasher::new();
     hasher.update(bytes);
     hasher.finalize()
@@ -193,7 +218,7 @@ mod tests {
         changes.push((Table::Records, b"key", Some(b"value")));
         changes.push((Table::Index, b"entry", Some(b"")));
         changes.push((Table::Expiring, b"key", None));
-        Entry { checkpoint: 41, number: 2, uuid: "u".repeat(UUID), changes }
+        Entry { checkpoint: 41, base: Some(7), number: 2, uuid: "u".repeat(UUID), changes }
     }
 
     #[test]
@@ -204,7 +229,8 @@ mod tests {
         bytes.extend(b"behind");
         let (found, end) = Entry::decode(&bytes).unwrap();
         assert_eq!((end, found.changes.bytes.len()), (length, 40));
-        assert_eq!((found.checkpoint, found.number, &found.uuid), (41, 2, &entry.uuid));
+        assert_eq!((found.checkpoint, found.base, found.number), (41, Some(7), 2));
+        assert_eq!(found.uuid, entry.uuid);
         let ops: Vec<_> = found.changes.iter().collect();
         assert_eq!(
             ops,
@@ -227,6 +253,17 @@ mod tests {
         for length in 0..bytes.len() {
             assert_eq!(Entry::decode(&bytes[..length]), None, "length {length}");
         }
+    }
+
+    #[test]
+    fn an_entry_of_schema_3_is_read_and_has_no_base() {
+        let whole = entry().encode().unwrap();
+        let mut old = whole[..24].to_vec();
+        old.extend(&whole[32..]);
+        old[..8].copy_from_slice(MAGIC_V1);
+        sign(&mut old);
+        let (found, length) = Entry::decode(&old).unwrap();
+        assert_eq!((length, found), (old.len(), Entry { base: None, ..entry() }));
     }
 
     #[test]

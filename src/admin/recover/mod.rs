@@ -1,69 +1,86 @@
 //! `lmdb-images recover`: saves what can be saved of a damaged store into a fresh one.
 //!
-//! `store::salvage` finds the records, most certain first; what came earlier under a key is kept.
-//! The fresh store is written as any other, indexes included, and takes the damaged file's place
-//! when it is complete and on disk. The damaged file is kept: nothing here is the last chance.
+//! `store::salvage` finds the records, most certain first; what came earlier under a key is kept. Then
+//! the changes follow that only the journal has ([`journal`]). The fresh store is written as any other,
+//! indexes included, and takes the damaged file's place when it is complete and on disk. The damaged
+//! file is kept.
+//!
+//! **Promise.** A record is the newest that was answered, or [`Report`] names it as perhaps old, or
+//! as lost.
+
+mod journal;
+mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::Path;
 
-use serde_json::json;
-
 use super::record::{self, Record};
-use super::restore::{kept_as, stop_first, there_is_a_store};
+use super::restore::{kept_as, stop_first};
 use super::{check, progress};
 use crate::api::namespace::Namespace as NamespaceRecord;
 use crate::model::{Error, Result};
 use crate::service::message::encode;
-use crate::store::journal::{self, entry::Changes};
+use crate::store::journal::replay::{self, Remains};
 use crate::store::root::{DATA_FILE, Root};
 use crate::store::salvage::{Found, Origin, Saved, salvage};
-use crate::store::{Change, Records, Store, verify};
+use crate::store::{Change, Records, Store, folder, identity, verify};
+use journal::Plan;
+pub use report::Report;
 
 /// So many records go into a transaction.
 const BATCH: usize = 256;
 
-/// What was done.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// What the salvage met.
-    pub found: Found,
-    /// Records that were saved, by where they were found: in the live state, on lost pages of it, in
-    /// the state before, elsewhere.
-    pub saved: [u64; 4],
-    /// Of them, those that are set aside.
-    pub aside: u64,
-    /// Namespaces whose record was lost, and which were made anew because of what is in them.
-    pub made: Vec<String>,
-    /// What is known to be lost, a name each.
-    pub lost: Vec<String>,
-    /// What the damaged file is called now, if it made room.
-    pub kept: Option<String>,
+/// What is left of a store.
+struct Source {
+    /// The data file; `None` if it is missing or empty.
+    file: Option<File>,
+    journal: Remains,
+    /// The store that the folder remembers.
+    held: Option<String>,
+}
+
+impl Source {
+    fn open(root: &Path) -> Result<Self> {
+        let journal = replay::remains(root)?;
+        let path = root.join(DATA_FILE);
+        let has_content = folder::look(&path)?.is_some_and(|found| found.len() > 0);
+        let file = if has_content { verify::open(&path, false)? } else { None };
+        if file.is_none() && journal.entries.is_empty() {
+            return Err(no_store(root));
+        }
+        Ok(Self { file, journal, held: identity::read(root)?.filter(|held| !held.is_empty()) })
+    }
+}
+
+fn no_store(root: &Path) -> Error {
+    Error::not_found(format_args!("there is no store in {}", root.display()))
 }
 
 /// Saves the store in `root`, into the new root `to` or in place.
 pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
-    there_is_a_store(root)?;
+    let has = |file: &str| Ok::<_, Error>(folder::look(&root.join(file))?.is_some());
+    if !has(DATA_FILE)? && !has(crate::store::journal::FILE)? {
+        return Err(no_store(root));
+    }
     let root = Root::acquire(root).map_err(|e| stop_first(e, "recover, and start it again"))?;
-    let file = verify::open(&root.data_file(), false)?;
-    let file = file.ok_or_else(|| Error::not_found("the data file"))?;
-    let journal = journal::salvage(root.path())?;
+    let source = Source::open(root.path())?;
     match to {
         Some(to) => {
-            if to.join(DATA_FILE).symlink_metadata().is_ok() {
+            if folder::look(&to.join(DATA_FILE))?.is_some() {
                 return Err(Error::AlreadyExists(format!(
                     "there is a store in {} already: give a folder without one",
                     to.display()
                 )));
             }
-            fill(&file, journal, to)
+            fill(&source, to)
         }
         None => {
             let fresh = tempfile::tempdir_in(root.path())
                 .map_err(|e| Error::Internal(format!("making a folder in the root: {e}")))?;
-            let mut report = fill(&file, journal, fresh.path())?;
-            // What the index says has no checksum: a whole file may still need a new one.
-            if !report.found.whole || !check::run(root.path())?.is_whole() {
+            let mut report = fill(&source, fresh.path())?;
+            // The index has no checksum: a whole file may still need a new one.
+            if !report.is_whole() || !check::run(root.path())?.is_whole() {
                 let kept = kept_as("damaged");
                 root.replace(&fresh.path().join(DATA_FILE), Some(&kept))?;
                 report.kept = Some(kept);
@@ -73,9 +90,9 @@ pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
     }
 }
 
-/// Writes what is saved of `file`, and then what its journal says, into a fresh store in `to`, which is
-/// complete and on disk after.
-fn fill(file: &std::fs::File, journal: Vec<Changes>, to: &Path) -> Result<Report> {
+/// Writes what can be saved of `source` into a fresh store in `to`, which is complete and on disk
+/// after.
+fn fill(source: &Source, to: &Path) -> Result<Report> {
     let progress = progress::counting("records saved");
     let store = Store::open(to)?;
     let mut fill = Fill { store: &store, batch: Vec::new(), report: Report::default() };
@@ -85,7 +102,7 @@ fn fill(file: &std::fs::File, journal: Vec<Changes>, to: &Path) -> Result<Report
     let doubtful = |origin| matches!(origin, Origin::Before | Origin::Loose);
     let mut origins = BTreeMap::new();
     let (mut last, mut last_aside) = (Vec::new(), Vec::new());
-    let found = salvage(file, &mut |saved: Saved<'_>| {
+    let mut visit = |saved: Saved<'_>| {
         progress.inc(1);
         let Ok(record) = record::read(saved.key, saved.message) else {
             unreadable.insert(saved.key.to_vec());
@@ -113,17 +130,24 @@ fn fill(file: &std::fs::File, journal: Vec<Changes>, to: &Path) -> Result<Report
             loose.insert(place, (record, saved.message.to_vec()));
         }
         Ok(())
-    })?;
+    };
+    let found = match &source.file {
+        Some(file) => salvage(file, &mut visit)?,
+        None => Found::default(),
+    };
     for ((aside, key), (record, message)) in loose {
-        let origin = origins.get(&(aside, key)).copied().unwrap_or(Origin::Loose);
+        let origin = origins.get(&(aside, key.clone())).copied().unwrap_or(Origin::Loose);
+        if doubtful(origin) {
+            fill.report.doubtful.push(record::called(&key));
+        }
         fill.add(record, aside, &message, origin)?;
     }
     fill.flush()?;
-    for changes in journal {
-        store.writer().write_blocking(move |change| change.redo(&changes))?;
-    }
+    let known = source.file.is_some().then_some(&found);
+    Plan::new(&source.journal, source.held.as_deref(), known)
+        .carry_out(&store, &mut fill.report)?;
     fill.namespaces()?;
-    store.checkpoint()?;
+    store.detach_journal()?;
     progress.finish_and_clear();
     let mut report = fill.report;
     for key in found.damaged.iter().chain(&unreadable) {
@@ -206,82 +230,6 @@ fn put(change: &mut Change<'_>, record: &Record, aside: bool, message: &[u8]) ->
         Some((kind, name)) => {
             change.put(namespace, *kind, name, message, record.expires.as_deref())
         }
-    }
-}
-
-impl Report {
-    /// Records in the fresh store, of namespaces and leases too.
-    pub fn total(&self) -> u64 {
-        self.saved.iter().sum()
-    }
-
-    /// Every record that the store says it had was saved, and is the newest.
-    pub fn is_complete(&self) -> bool {
-        let [live, orphan, before, loose] = self.saved;
-        self.found.whole
-            || (self.lost.is_empty()
-                && self.made.is_empty()
-                && before + loose == 0
-                && self.found.certain
-                && self.found.noted == Some(live + orphan))
-    }
-
-    /// All of it as one JSON object.
-    pub fn json(&self) -> String {
-        let [live, orphan, before, loose] = self.saved;
-        json!({
-            "whole": self.found.whole,
-            "complete": self.is_complete(),
-            "certain": self.found.certain,
-            "noted": self.found.noted,
-            "saved": self.total(),
-            "saved_live": live,
-            "saved_from_lost_pages": orphan,
-            "saved_from_state_before": before,
-            "saved_perhaps_old": loose,
-            "aside": self.aside,
-            "lost": self.lost,
-            "namespaces_made": self.made,
-            "damage": self.found.damage,
-            "kept": self.kept,
-        })
-        .to_string()
-    }
-}
-
-impl std::fmt::Display for Report {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [live, orphan, before, loose] = self.saved;
-        for damage in &self.found.damage {
-            writeln!(f, "damaged: {damage}")?;
-        }
-        for lost in &self.lost {
-            writeln!(f, "lost: {lost}")?;
-        }
-        if !self.found.certain {
-            writeln!(f, "the last change may be missing: where it begins is damaged")?;
-        }
-        for made in &self.made {
-            writeln!(f, "made anew, without its labels: namespace {made}")?;
-        }
-        write!(f, "saved {} records", self.total())?;
-        if let Some(noted) = self.found.noted {
-            write!(f, " of {noted}")?;
-        }
-        for (count, what) in [
-            (live, "in their place"),
-            (orphan, "on pages that nothing led to any more"),
-            (
-                before,
-                "in the state before the last change: they may since have been changed or deleted",
-            ),
-            (loose, "on other pages: they may be old, or have been deleted"),
-        ] {
-            if count > 0 {
-                write!(f, "\n  {count} {what}")?;
-            }
-        }
-        Ok(())
     }
 }
 
