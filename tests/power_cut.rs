@@ -184,7 +184,8 @@ impl Recorded {
 
 /// Opens a state and says what is in it.
 fn contents(root: &Path, data: Option<&[u8]>, journal: Option<&[u8]>) -> BTreeMap<String, u64> {
-    for (file, state) in [("data.mdb", data), ("journal", journal)] {
+    // The state before may have been that of another store.
+    for (file, state) in [("store-id", None), ("data.mdb", data), ("journal", journal)] {
         match state {
             Some(state) => std::fs::write(root.join(file), state).unwrap(),
             None => drop(std::fs::remove_file(root.join(file))),

@@ -184,7 +184,7 @@ fn judge(history: &History, root: &Path, report: &Report, how: &str, figures: &m
     // A journal whose last entries are damaged, or which is an older copy of itself, cannot be told from
     // one whose last entries were never finished.
     let tail_may_be_lost = how.contains("journal: ") || how.contains("an older journal");
-    let said = report.journal_fault.is_some() || !report.found.certain || tail_may_be_lost;
+    let said = !report.found.certain || how.contains("journal") || how.contains("no data file");
     let named = |name: &str| {
         let quoted = format!("{name:?}");
         [&report.doubtful, &report.lost, &report.unordered]

@@ -83,6 +83,8 @@ mod tests {
     use protobuf::Message;
 
     use super::super::environment::map;
+    use super::super::journal;
+    use super::super::journal::entry::{Entry, sign};
     use super::super::schema::key;
     use super::super::{Kind, Reader, Records, Store};
     use super::*;
@@ -165,5 +167,68 @@ mod tests {
             s.record(&namespace, Kind::Image, &names[7]).map(|r| r == Some(&image(&names[7])))
         };
         assert_eq!(found.read(whole), Ok(true));
+    }
+
+    /// An entry of a journal of schema 3, which has no transaction.
+    fn entry_of_schema_3(checkpoint: u64, number: u32, changes: Changes) -> Vec<u8> {
+        let entry = Entry { checkpoint, base: Some(0), number, uuid: STORE_UUID.into(), changes };
+        let mut bytes = entry.encode().unwrap();
+        bytes.drain(24..32);
+        bytes[..8].copy_from_slice(b"lmdbimj1");
+        sign(&mut bytes);
+        bytes.resize(journal::SECTOR, 0);
+        bytes
+    }
+
+    #[test]
+    fn a_killed_store_of_version_3_keeps_what_only_its_journal_has() {
+        let namespace = Namespace::parse("n").unwrap();
+        let record = |name: &str| {
+            let key = key(&namespace, Kind::Image, name);
+            (key.clone(), value::seal(&key, &image(name)))
+        };
+        let put = |name: &str| {
+            let mut changes = Changes::new(journal::MOST);
+            let (key, value) = record(name);
+            changes.push((super::Table::Records, &key, Some(&value)));
+            changes
+        };
+        for (missing, expected) in [(None, Ok(3)), (Some(0), Err("entry 0 is missing"))] {
+            let dir = tempfile::tempdir().unwrap();
+            let stored = record("stored");
+            version_1(dir.path(), std::slice::from_ref(&stored));
+            let env = map(dir.path()).unwrap();
+            let txn = env.write_txn().unwrap();
+            env.create_databases_and_commit(txn, |opener, txn| {
+                let meta = opener.create_database::<Str, Bytes>(txn, Some("meta"))?;
+                meta.put(txn, "schema", &3u32.to_le_bytes())?;
+                meta.put(txn, "checkpoint", &41u64.to_le_bytes())?;
+                opener.create_database::<Bytes, Bytes>(txn, Some("index"))?;
+                heed::Result::Ok(CommitOrAbort::<_, ()>::Commit(()))
+            })
+            .unwrap();
+            env.prepare_for_closing().wait();
+            // The last one follows an earlier checkpoint.
+            let entries = [(41, 0, "a"), (41, 1, "b"), (40, 2, "taken")];
+            let mut bytes: Vec<u8> = entries
+                .into_iter()
+                .flat_map(|(checkpoint, number, name)| {
+                    entry_of_schema_3(checkpoint, number, put(name))
+                })
+                .collect();
+            if let Some(number) = missing {
+                bytes[number * journal::SECTOR + 70] ^= 1;
+            }
+            bytes.resize(journal::LENGTH, 0);
+            std::fs::write(dir.path().join(journal::FILE), &bytes).unwrap();
+            for _ in 0..2 {
+                let count = Store::open(dir.path())
+                    .and_then(|store| store.read(|s| Ok(s.walk(&namespace, Kind::Image)?.count())));
+                match (&count, expected) {
+                    (Err(refused), Err(why)) => assert!(refused.message().contains(why)),
+                    (count, expected) => assert_eq!(*count, Ok(expected.unwrap())),
+                }
+            }
+        }
     }
 }
