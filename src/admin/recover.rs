@@ -18,7 +18,8 @@ use crate::service::message::encode;
 use crate::store::journal::{self, entry::Changes};
 use crate::store::root::{DATA_FILE, Root};
 use crate::store::salvage::{Found, Origin, Saved, salvage};
-use crate::store::{Change, Records, Store, verify};
+use crate::store::scratch::ScratchFolder;
+use crate::store::{Change, Records, Store, folder, verify};
 
 /// So many records go into a transaction.
 const BATCH: usize = 256;
@@ -50,7 +51,7 @@ pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
     let journal = journal::salvage(root.path())?;
     match to {
         Some(to) => {
-            if to.join(DATA_FILE).symlink_metadata().is_ok() {
+            if folder::exists(&to.join(DATA_FILE))? {
                 return Err(Error::AlreadyExists(format!(
                     "there is a store in {} already: give a folder without one",
                     to.display()
@@ -59,8 +60,7 @@ pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
             fill(&file, journal, to)
         }
         None => {
-            let fresh = tempfile::tempdir_in(root.path())
-                .map_err(|e| Error::Internal(format!("making a folder in the root: {e}")))?;
+            let fresh = ScratchFolder::create_in(root.path())?;
             let mut report = fill(&file, journal, fresh.path())?;
             // What the index says has no checksum: a whole file may still need a new one.
             if !report.found.whole || !check::run(root.path())?.is_whole() {

@@ -15,7 +15,9 @@ use jiff::Timestamp;
 use super::backup::verify;
 use super::progress;
 use crate::model::{Error, Result};
+use crate::store::journal;
 use crate::store::root::{DATA_FILE, Root};
+use crate::store::scratch::ScratchFolder;
 use crate::store::{Reader, Store, folder};
 
 /// What was done.
@@ -42,13 +44,12 @@ pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
             root.path().display()
         )));
     }
-    let aside = tempfile::tempdir_in(root.path())
-        .map_err(|e| Error::Internal(format!("making a folder in the root: {e}")))?;
-    let copy = aside.path().join(DATA_FILE);
+    let scratch = ScratchFolder::create_in(root.path())?;
+    let copy = scratch.path().join(DATA_FILE);
     copy_file(&mut backup, &copy)?;
     let records = verify(&File::open(&copy).map_err(told)?, &format!("{}", file.display()))?;
     // Its schema is known, or made so; closed again when all is on disk.
-    drop(Store::open(aside.path())?);
+    drop(Store::open(scratch.path())?);
     let kept = there.then(|| kept_as("replaced"));
     root.replace(&copy, kept.as_deref())?;
     Ok(Summary { records, kept })
@@ -68,7 +69,8 @@ fn copy_file(from: &mut File, to: &Path) -> Result<()> {
 /// Whether there is a store that holds anything, or one that cannot be read.
 fn content(root: &Root) -> Result<bool> {
     if folder::look(&root.data_file())?.is_none_or(|found| found.len() == 0) {
-        return Ok(false);
+        // Of a data file that was lost, the last changes may be left.
+        return Ok(!journal::salvage(root.path())?.is_empty());
     }
     let counts = Reader::open(root.path()).and_then(|reader| reader.read(|s| s.counts()));
     Ok(counts.is_ok_and(|counts| counts.records + counts.aside == 0).not())

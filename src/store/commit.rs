@@ -9,11 +9,11 @@
 //! know whether it was made ends the use of the environment; opening it again tells.
 
 use std::fmt;
-use std::io;
 use std::path::Path;
 
 use heed::{Env, WithoutTls};
 
+use super::disk_space;
 use super::failure;
 use super::journal::entry::{Changes, Entry};
 use super::journal::{self, Journal};
@@ -81,7 +81,7 @@ impl Committer {
         let path = root.path().join(journal::FILE);
         let journal = match Journal::open(root.path(), &found) {
             Ok(journal) => Some(journal),
-            Err(e) if e.kind() == io::ErrorKind::StorageFull && found.changes.is_empty() => {
+            Err(e) if disk_space::is_full_error(&e) && found.changes.is_empty() => {
                 log::warn!("{} cannot be made: {e}; changes take longer", path.display());
                 None
             }
@@ -119,7 +119,7 @@ impl Committer {
         if let Err(e) = journal.append(&entry) {
             self.doubt = true;
             return Err(match self.checkpoint(env, tables, shown, shown.recent()) {
-                Ok(()) if e.kind() == io::ErrorKind::StorageFull => Failure::Aborted(
+                Ok(()) if disk_space::is_full_error(&e) => Failure::Aborted(
                     Error::ResourceExhausted("the disk is full; nothing was written".into()),
                 ),
                 Ok(()) => Failure::Aborted(Error::Internal(format!(
