@@ -1,0 +1,116 @@
+//! A store's folder that is removed or replaced beneath a running daemon, and a folder of sockets that
+//! two daemons want.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod common;
+mod process;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use common::{Client, create, image};
+use lmdb_images::api::health::{HealthCheckRequest, HealthCheckResponse};
+use lmdb_images::api::images::{CreateImageResponse, GetImageRequest, GetImageResponse};
+use process::Process;
+use protobuf::Message;
+use tonic::Code;
+
+const SERVING: i32 = 1;
+const NOT_SERVING: i32 = 2;
+
+/// Far more than the daemon's interval between two looks.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn watch_health(socket: &Path) -> tonic::Streaming<Vec<u8>> {
+    let mut grpc = tonic::client::Grpc::new(common::channel(socket).await.unwrap());
+    grpc.ready().await.unwrap();
+    let request = HealthCheckRequest::default().write_to_bytes().unwrap();
+    let path = http::uri::PathAndQuery::from_static("/grpc.health.v1.Health/Watch");
+    let reply = grpc.server_streaming(tonic::Request::new(request), path, common::Raw);
+    reply.await.unwrap().into_inner()
+}
+
+async fn next_status(health: &mut tonic::Streaming<Vec<u8>>) -> i32 {
+    let message =
+        tokio::time::timeout(PATIENCE, health.message()).await.expect("no change of health");
+    HealthCheckResponse::parse_from_bytes(&message.unwrap().unwrap()).unwrap().status.value()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_whose_folder_is_removed_or_replaced_says_so_and_takes_no_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, away) = (dir.path().join("root"), dir.path().join("away"));
+    let daemon = Process::start(dir.path());
+    let socket = dir.path().join("state/images.sock");
+    let client = Client::grpc(&socket).await;
+    let make = async |name: &str| {
+        client.call::<CreateImageResponse>("Create", "n", &create(image(name))).await
+    };
+    make("before").await.unwrap();
+    for (number, replaced) in [false, true].into_iter().enumerate() {
+        fs::rename(&root, &away).unwrap();
+        if replaced {
+            fs::create_dir(&root).unwrap();
+        }
+        // Nothing is asked of the daemon until then.
+        let logged = daemon.error();
+        assert!(logged.contains("the store's files are no longer those in"), "{logged}");
+        let mut health = watch_health(&socket).await;
+        assert_eq!(next_status(&mut health).await, NOT_SERVING);
+        let refused = make(&format!("during{number}")).await.unwrap_err();
+        assert!(refused.is(Code::Unavailable), "{refused:?}");
+        let why = if replaced { "root was replaced" } else { "root was removed" };
+        assert!(refused.message.contains(why), "{refused:?}");
+        let get = GetImageRequest { name: "before".into(), ..Default::default() };
+        client.call::<GetImageResponse>("Get", "n", &get).await.unwrap();
+        fs::rename(&away, &root).unwrap();
+        assert_eq!(next_status(&mut health).await, SERVING);
+        make(&format!("after{number}")).await.unwrap();
+    }
+    assert_eq!(daemon.more_errors(), 0, "the log repeats itself");
+    daemon.stop();
+}
+
+/// Of daemons that start at once with one folder of sockets, one serves; the others name it.
+#[test]
+fn a_folder_of_sockets_has_one_daemon_of_many_that_start_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    for round in 0..5 {
+        let serve = |number: u32| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_lmdb-images"));
+            let root = dir.path().join(format!("{round}-{number}"));
+            command.args([
+                Path::new("serve"),
+                Path::new("--root"),
+                &root,
+                Path::new("--state"),
+                &state,
+            ]);
+            command.stderr(std::process::Stdio::piped()).spawn().unwrap()
+        };
+        let mut daemons: Vec<_> = (0..3).map(serve).collect();
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while daemons.len() > 1 {
+            assert!(std::time::Instant::now() < deadline, "{} daemons live", daemons.len());
+            let ended = daemons.iter_mut().position(|daemon| daemon.try_wait().unwrap().is_some());
+            let Some(ended) = ended else {
+                std::thread::yield_now();
+                continue;
+            };
+            let refused = daemons.remove(ended).wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert!(said.contains("is in use by another daemon ("), "{said}");
+            let name = state.display().to_string();
+            assert!(said.contains(&name), "{said}");
+        }
+        for mut daemon in daemons {
+            // SIGKILL: the next round finds what a killed daemon leaves.
+            daemon.kill().unwrap();
+            daemon.wait().unwrap();
+        }
+    }
+}
