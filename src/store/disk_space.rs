@@ -12,6 +12,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use nix::libc::off_t;
 
+use crate::model::Error;
+
 /// A file system with less free space than this counts as full.
 const MIN_FREE_BYTES: u64 = 1 << 20;
 
@@ -30,6 +32,16 @@ pub fn is_full(folder: &Path) -> bool {
         .map(|fs| fs.blocks_available().saturating_mul(fs.fragment_size()));
     free.is_ok_and(|free| free < MIN_FREE_BYTES)
         || try_to_allocate(folder).is_err_and(|e| is_full_error(&e))
+}
+
+/// Says of a failure that LMDB met that the disk is full, if it is.
+pub fn explain(folder: &Path, error: Error) -> Error {
+    match error {
+        Error::Internal(why) if is_full(folder) => {
+            Error::ResourceExhausted(format!("{why}; the disk is full: make room and try again"))
+        }
+        other => other,
+    }
 }
 
 /// A quota shows only when room is taken. The file has no name and is gone when it is closed.

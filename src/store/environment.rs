@@ -95,8 +95,8 @@ impl Opened {
 impl Environment {
     /// Opens the environment in a folder, creating it if need be.
     pub fn open(root: Root) -> Result<Self> {
-        create_if_new(&root)?;
-        let (opened, uuid) = open(&root, 0)?;
+        let opened = create_if_new(&root).and_then(|()| open(&root, 0));
+        let (opened, uuid) = opened.map_err(|e| disk_space::explain(root.path(), e))?;
         let readers = Readers::open(root.path())?;
         let files = root.open_files()?;
         Ok(Self { state: RwLock::new(State::Open(Arc::new(opened))), readers, uuid, files, root })

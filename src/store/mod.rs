@@ -165,9 +165,12 @@ impl Store {
 
     /// Brings all that was answered into LMDB's file, which needs no journal beside it then.
     pub fn checkpoint(&self) -> Result<()> {
-        self.environment.get()?.checkpoint().map_err(|failed| match failed {
-            commit::Failure::Lmdb(e) => failure("writing what is in the journal", &e),
-            failed => Error::Internal(format!("writing what is in the journal: {failed}")),
+        self.environment.get()?.checkpoint().map_err(|failed| {
+            let error = match failed {
+                commit::Failure::Lmdb(e) => failure("writing what is in the journal", &e),
+                failed => Error::Internal(format!("writing what is in the journal: {failed}")),
+            };
+            disk_space::explain(self.root(), error)
         })
     }
 
