@@ -7,8 +7,9 @@ mod common;
 mod process;
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::{Client, create, image};
@@ -74,6 +75,16 @@ async fn a_daemon_whose_folder_is_removed_or_replaced_says_so_and_takes_no_write
     daemon.stop();
 }
 
+/// Killed when it is dropped, however the test ends.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Of daemons that start at once with one folder of sockets, one serves; the others name it.
 #[test]
 fn a_folder_of_sockets_has_one_daemon_of_many_that_start_at_once() {
@@ -90,27 +101,24 @@ fn a_folder_of_sockets_has_one_daemon_of_many_that_start_at_once() {
                 Path::new("--state"),
                 &state,
             ]);
-            command.stderr(std::process::Stdio::piped()).spawn().unwrap()
+            Daemon(command.stderr(Stdio::piped()).spawn().unwrap())
         };
         let mut daemons: Vec<_> = (0..3).map(serve).collect();
         let deadline = std::time::Instant::now() + PATIENCE;
         while daemons.len() > 1 {
             assert!(std::time::Instant::now() < deadline, "{} daemons live", daemons.len());
-            let ended = daemons.iter_mut().position(|daemon| daemon.try_wait().unwrap().is_some());
+            let ended =
+                daemons.iter_mut().position(|daemon| daemon.0.try_wait().unwrap().is_some());
             let Some(ended) = ended else {
                 std::thread::yield_now();
                 continue;
             };
-            let refused = daemons.remove(ended).wait_with_output().unwrap();
-            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            let mut said = String::new();
+            daemons.remove(ended).0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
             assert!(said.contains("is in use by another daemon ("), "{said}");
             let name = state.display().to_string();
             assert!(said.contains(&name), "{said}");
         }
-        for mut daemon in daemons {
-            // SIGKILL: the next round finds what a killed daemon leaves.
-            daemon.kill().unwrap();
-            daemon.wait().unwrap();
-        }
+        // The last one is killed here: the next round finds what it leaves.
     }
 }
