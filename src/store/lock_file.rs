@@ -40,7 +40,10 @@ impl LockFile {
             .map_err(|e| LockError::Io("opening", e))?;
         let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
-            Err((_, Errno::EWOULDBLOCK)) => return Err(LockError::Held(holder(path))),
+            Err((_, Errno::EWOULDBLOCK)) => {
+                // Between locking and writing, the file has the number of an earlier holder.
+                return Err(LockError::Held(holder(path).or_else(|| noted_pid(path))));
+            }
             Err((_, errno)) => return Err(LockError::Io("locking", errno.into())),
         };
         note_pid(&mut lock).map_err(|e| LockError::Io("writing", e))?;
