@@ -208,7 +208,7 @@ async fn a_second_daemon_is_refused() {
     let served = Served::start().await;
     let mut config = common::config(served.dir.path(), Limits::default());
     let refused = Daemon::start(&config).await.unwrap_err();
-    assert!(refused.message().contains("another process answers at"), "{refused}");
+    assert!(refused.message().contains("is in use by another daemon (pid "), "{refused}");
     config.state = served.dir.path().join("other");
     let refused = Daemon::start(&config).await.unwrap_err();
     assert!(refused.message().contains("in use by another process (pid "), "{refused}");

@@ -109,6 +109,19 @@ fn a_store_that_hangs_is_no_sign_of_life() {
 }
 
 #[test]
+fn a_daemon_whose_folder_is_gone_is_not_restarted_and_says_why_it_does_not_serve() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Service::start(dir.path(), Duration::from_secs(1));
+    service.told("WATCHDOG=1");
+    std::fs::rename(dir.path().join("root"), dir.path().join("away")).unwrap();
+    let status = service.told("STATUS=");
+    assert!(status.contains("the store's files are no longer those in"), "{status}");
+    assert_eq!(health(dir.path()), Some(1));
+    service.told("WATCHDOG=1");
+    service.told("WATCHDOG=1");
+}
+
+#[test]
 fn a_listener_that_does_not_read_holds_up_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let mut service = Service::start(dir.path(), Duration::from_millis(20));

@@ -191,6 +191,8 @@ fn contents(root: &Path, data: Option<&[u8]>, journal: Option<&[u8]>) -> BTreeMa
             None => drop(std::fs::remove_file(root.join(file))),
         }
     }
+    // Of the state looked at before. LMDB makes it after the data file has its name on the disk.
+    let _ = std::fs::remove_file(root.join("lock.mdb"));
     let store = Store::open(root).unwrap();
     let namespace = Namespace::parse(NAMESPACE).unwrap();
     let read = store.read(|snapshot| {

@@ -11,8 +11,9 @@ use tempfile::NamedTempFile;
 
 use super::progress;
 use crate::model::{Error, Result};
-use crate::store::Reader;
 use crate::store::salvage::salvage;
+use crate::store::scratch::ScratchFolder;
+use crate::store::{Reader, folder};
 
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,17 +26,18 @@ pub struct Summary {
 
 /// Writes the store in `root` to `file`, which must not be there unless `force`.
 pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
-    if !force && file.symlink_metadata().is_ok() {
+    if !force && folder::exists(file)? {
         return Err(exists(file));
     }
     let reader = Reader::open(root)?;
-    let folder = folder_of(file);
+    let beside = folder_of(file);
     let told = |doing: &'static str| {
         let at = file.display().to_string();
         move |e: std::io::Error| Error::Internal(format!("{doing} {at}: {e}"))
     };
     // With mode 0600; gone again if anything below fails.
-    let copy = NamedTempFile::new_in(&folder).map_err(told("making a file beside"))?;
+    let scratch = ScratchFolder::create_in(&beside)?;
+    let copy = NamedTempFile::new_in(scratch.path()).map_err(told("making a file beside"))?;
     let summary = copy_whole(&reader, &copy)?;
     if force {
         copy.persist(file).map_err(|e| told("moving the copy to")(e.error))?;
@@ -45,7 +47,7 @@ pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
             _ => told("moving the copy to")(e.error),
         })?;
     }
-    File::open(&folder).and_then(|f| f.sync_all()).map_err(told("syncing the folder of"))?;
+    File::open(&beside).and_then(|f| f.sync_all()).map_err(told("syncing the folder of"))?;
     Ok(summary)
 }
 

@@ -11,6 +11,7 @@ use super::backup::copy_whole;
 use crate::model::{Error, Result};
 use crate::store::Reader;
 use crate::store::root::Root;
+use crate::store::scratch::ScratchFolder;
 
 /// Bytes of the file before and after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +35,8 @@ pub fn run(root: &Path) -> Result<Summary> {
     let reader = Reader::open(root.path())?;
     let told = |e: std::io::Error| Error::Internal(format!("in {}: {e}", root.path().display()));
     let before = root.data_file().metadata().map_err(told)?.len();
-    let copy = NamedTempFile::new_in(root.path()).map_err(told)?;
+    let scratch = ScratchFolder::create_in(root.path())?;
+    let copy = NamedTempFile::new_in(scratch.path()).map_err(told)?;
     let after = copy_whole(&reader, &copy)?.bytes;
     drop(reader);
     root.replace(copy.path(), None)?;

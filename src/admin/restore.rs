@@ -16,7 +16,8 @@ use super::backup::verify;
 use super::progress;
 use crate::model::{Error, Result};
 use crate::store::root::{DATA_FILE, Root};
-use crate::store::{Reader, Store, folder};
+use crate::store::scratch::ScratchFolder;
+use crate::store::{Reader, Store, folder, identity};
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,13 +43,12 @@ pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
             root.path().display()
         )));
     }
-    let aside = tempfile::tempdir_in(root.path())
-        .map_err(|e| Error::Internal(format!("making a folder in the root: {e}")))?;
-    let copy = aside.path().join(DATA_FILE);
+    let scratch = ScratchFolder::create_in(root.path())?;
+    let copy = scratch.path().join(DATA_FILE);
     copy_file(&mut backup, &copy)?;
     let records = verify(&File::open(&copy).map_err(told)?, &format!("{}", file.display()))?;
     // Its schema is known, or made so; closed again when all is on disk.
-    drop(Store::open(aside.path())?);
+    drop(Store::open(scratch.path())?);
     let kept = there.then(|| kept_as("replaced"));
     root.replace(&copy, kept.as_deref())?;
     Ok(Summary { records, kept })
@@ -68,7 +68,11 @@ fn copy_file(from: &mut File, to: &Path) -> Result<()> {
 /// Whether there is a store that holds anything, or one that cannot be read.
 fn content(root: &Root) -> Result<bool> {
     if folder::look(&root.data_file())?.is_none_or(|found| found.len() == 0) {
-        return Ok(false);
+        // The last changes of a store whose data file was lost may be left.
+        return match identity::check_without_data(root.path()) {
+            Err(Error::DataLoss(_)) => Ok(true),
+            looked => looked.map(|()| false),
+        };
     }
     let counts = Reader::open(root.path()).and_then(|reader| reader.read(|s| s.counts()));
     Ok(counts.is_ok_and(|counts| counts.records + counts.aside == 0).not())

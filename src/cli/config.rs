@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::settings::{self, File, Settings};
 use crate::model::Result;
+use crate::store::folder;
 
 /// The settings of the daemon: a file to begin with, whether a file is right, and what holds
 ///
@@ -49,7 +50,8 @@ impl Config {
             Action::Check { file } => {
                 file.read()?;
                 let path = file.path();
-                let state = if path.exists() { "right" } else { "not there: the defaults hold" };
+                let is_there = folder::exists(&path)?;
+                let state = if is_there { "right" } else { "not there: the defaults hold" };
                 println!("{} is {state}", path.display());
             }
             Action::Show { file, settings, json } => {

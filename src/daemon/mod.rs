@@ -14,6 +14,7 @@ pub mod sockets;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -42,7 +43,7 @@ use crate::transport::threads::Threads;
 use crate::transport::ttrpc::Ttrpc;
 use activation::Passed;
 use metrics::{Address, Metrics};
-use sockets::{Access, Behind, Socket};
+use sockets::{Access, Behind, Socket, StateFolder};
 
 /// The sockets' names, in their folder and for systemd.
 const GRPC: &str = "images.sock";
@@ -86,8 +87,10 @@ pub struct Daemon {
     stop: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
     threads: Arc<Threads>,
-    // Last: connections must have ended before the store closes.
+    // Connections must have ended before the store closes.
     store: Store,
+    /// Last: the next daemon must find the store closed.
+    _state: Option<StateFolder>,
 }
 
 impl Daemon {
@@ -98,10 +101,18 @@ impl Daemon {
 
     /// The same, with sockets that systemd made.
     pub async fn start_with(config: &Config, mut passed: Passed) -> Result<Self> {
-        sockets::make_folder(&config.state)?;
+        let is_readonly = config.readonly || passed.has(READONLY);
+        let names = [
+            (GRPC, true),
+            (TTRPC, true),
+            (WHOLE, config.containerd.is_some()),
+            (READONLY, is_readonly),
+        ];
+        // When systemd made all sockets, the folder may be missing, or closed to us.
+        let makes_sockets = names.into_iter().any(|(name, is_used)| is_used && !passed.has(name));
+        let state = makes_sockets.then(|| StateFolder::acquire(&config.state)).transpose()?;
         let behind =
             config.containerd.as_deref().map(|c| Behind::look(c, &config.state)).transpose()?;
-        let is_readonly = config.readonly || passed.has(READONLY);
         // A live socket is found before the store is touched.
         let mut claim = |name: &str| match passed.take(name) {
             Some(listener) => Ok(Socket::passed(listener, config.state.join(name))),
@@ -130,9 +141,11 @@ impl Daemon {
             servers: Vec::new(),
             threads: Arc::new(Threads::start()?),
             store,
+            _state: state,
         };
         let watch = Arc::new(Mutex::default());
         daemon.tasks.push(tokio::spawn(readers::watch(daemon.store.clone(), Arc::clone(&watch))));
+        daemon.tasks.push(tokio::spawn(check_files(daemon.store.clone())));
         let limits = &config.limits;
         let mut upstream = None;
         let access = |gid| Access { mode: 0o660, uid: None, gid };
@@ -270,9 +283,20 @@ impl Daemon {
             task.abort();
             let _ = task.await;
         }
-        let (threads, store) = (self.threads, self.store);
+        let closing = (self.threads, self.store, self._state);
         // Closing waits for the threads.
-        let _ = tokio::task::spawn_blocking(move || drop((threads, store))).await;
+        let _ = tokio::task::spawn_blocking(move || drop(closing)).await;
+    }
+}
+
+/// Looks from time to time whether the store's files are still in their folder, so that it is logged
+/// when they are not. Each write and each health check looks too.
+async fn check_files(store: Store) {
+    const INTERVAL: Duration = Duration::from_secs(2);
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        // What it finds is in the log.
+        let _ = store.check_files();
     }
 }
 

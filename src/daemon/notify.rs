@@ -2,7 +2,7 @@
 //!
 //! Alive is a daemon whose store can be read and whose writing thread answers: the watchdog is told
 //! so after that was tried, and hears nothing when it failed. A containerd behind that is down is
-//! no reason to be restarted; the status says it.
+//! no reason to be restarted, nor is a store's folder that was removed; the status says it.
 //!
 //! A datagram waits for room while the listener does not read, so each is sent off the async
 //! threads: a systemd that hangs holds up nobody's call.
@@ -52,7 +52,7 @@ pub async fn run(health: Health, status: String) {
     let mut failing = false;
     loop {
         look.tick().await;
-        match health.store().await {
+        match health.liveness().await {
             Ok(()) => {
                 failing = false;
                 if watchdog.is_some() {

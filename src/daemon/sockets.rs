@@ -14,6 +14,7 @@ use tokio::net::UnixListener;
 
 use crate::model::{Error, Result};
 use crate::store::folder;
+use crate::store::lock_file::{self, LockError, LockFile};
 
 /// The longest path of a socket, in bytes: what `sockaddr_un` holds beside its closing zero.
 pub const MAX_PATH: usize = 107;
@@ -65,9 +66,32 @@ impl Behind {
     }
 }
 
-/// Creates the folder for sockets if need be. Others may pass through it: the sockets have modes.
-pub fn make_folder(path: &Path) -> Result<()> {
-    folder::create(path, 0o711).map(drop)
+/// The file in the folder for sockets that its daemon has locked.
+const LOCK_FILE: &str = "daemon.lock";
+
+/// The folder for sockets, which one daemon at a time has.
+#[derive(Debug)]
+pub struct StateFolder {
+    _lock: LockFile,
+}
+
+impl StateFolder {
+    /// Creates the folder if need be and locks it. Others may pass through it: the sockets have modes.
+    pub fn acquire(path: &Path) -> Result<Self> {
+        let path = folder::create(path, 0o711)?;
+        let lock = LockFile::acquire(&path.join(LOCK_FILE)).map_err(|e| match e {
+            LockError::Held(holder) => Error::FailedPrecondition(format!(
+                "the folder of sockets {} is in use by another daemon ({}): stop it, or choose another \
+                 --state",
+                path.display(),
+                lock_file::describe(holder)
+            )),
+            LockError::Io(doing, e) => {
+                Error::Internal(format!("{doing} {LOCK_FILE} in {}: {e}", path.display()))
+            }
+        })?;
+        Ok(Self { _lock: lock })
+    }
 }
 
 /// A path that a socket may be made at, or a socket that somebody made for us.
@@ -230,11 +254,23 @@ mod tests {
     fn a_folder_that_others_may_write_in_gets_no_socket() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
-        make_folder(&state).unwrap();
+        StateFolder::acquire(&state).unwrap();
         assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o711);
         fs::set_permissions(&state, fs::Permissions::from_mode(0o1777)).unwrap();
-        let refused = make_folder(&state).unwrap_err();
+        let refused = StateFolder::acquire(&state).unwrap_err();
         assert!(refused.message().contains("others may write in the folder"), "{refused}");
+    }
+
+    #[test]
+    fn a_folder_of_sockets_has_one_daemon_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = StateFolder::acquire(dir.path()).unwrap();
+        let refused = StateFolder::acquire(dir.path()).unwrap_err();
+        let (folder, pid) = (dir.path().display(), std::process::id());
+        let why = format!("{folder} is in use by another daemon (pid {pid})");
+        assert!(refused.message().contains(&why), "{refused}");
+        drop(first);
+        StateFolder::acquire(dir.path()).unwrap();
     }
 
     #[test]

@@ -65,6 +65,15 @@ impl Health {
         })
     }
 
+    /// Nothing when a restart would not help: the store answers, or its files are no longer in their
+    /// folder. A restart would lose the names that are still served from the open files then.
+    pub async fn liveness(&self) -> Result<()> {
+        match self.store().await {
+            Err(_) if self.store.check_files().is_err() => Ok(()),
+            found => found,
+        }
+    }
+
     async fn containerd(&self) -> Result<()> {
         let Some(front) = &self.front else { return Ok(()) };
         let containerd = front.containerd();

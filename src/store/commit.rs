@@ -13,6 +13,7 @@ use std::io;
 
 use heed::{Env, MdbError, WithoutTls};
 
+use super::disk_space;
 use super::failure;
 use super::journal::entry::{Changes, Entry};
 use super::journal::header::Header;
@@ -82,7 +83,11 @@ impl Committer {
         let header = Header { checkpoint: last.id, uuid: uuid.to_owned() };
         let journal = Journal::open(root.path(), &header, &replay).map_err(|e| {
             let why = format!("writing {}: {e}", path.display());
-            if is_full(&e) { Error::ResourceExhausted(why) } else { Error::Internal(why) }
+            if disk_space::is_full_error(&e) {
+                Error::ResourceExhausted(why)
+            } else {
+                Error::Internal(why)
+            }
         })?;
         root.sync()?;
         if last.journal.is_none() {
@@ -237,13 +242,8 @@ fn is_broken(env: &Env<WithoutTls>) -> bool {
     matches!(env.write_txn(), Err(heed::Error::Mdb(MdbError::Panic)))
 }
 
-/// Whether there is no room: on the disk, or in what a user may take of it.
-fn is_full(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
 fn not_written(e: &io::Error) -> Failure {
-    Failure::Aborted(if is_full(e) {
+    Failure::Aborted(if disk_space::is_full_error(e) {
         Error::ResourceExhausted("the disk is full; nothing was written".into())
     } else {
         Error::Internal(format!("writing the journal: {e}; nothing was written"))

@@ -12,19 +12,24 @@
 //! never rests on the failed sync.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use heed::{Env, EnvOpenOptions, WithoutTls};
 
 use super::commit::{Committer, Failure};
+use super::file_identity::OpenFiles;
 use super::journal::entry::Changes;
-use super::readers::Readers;
+use super::readers::{self, Readers};
 use super::recent::Recent;
 use super::root::{DATA_FILE, Root};
 use super::schema::{self, Tables};
+use super::scratch::ScratchFolder;
 use super::shown::Shown;
-use super::{MAP_SIZE, MAX_READERS, MIN_MAP_SIZE, failure, folder, identity, settle, verify};
+use super::{
+    MAP_SIZE, MAX_READERS, MIN_MAP_SIZE, disk_space, failure, folder, identity, settle, verify,
+};
 use crate::model::{Error, Result};
 
 /// After a failed attempt to open again, so long nobody tries.
@@ -40,6 +45,7 @@ pub(super) struct Environment {
     state: RwLock<State>,
     readers: Readers,
     uuid: String,
+    files: OpenFiles,
     root: Root,
 }
 
@@ -61,6 +67,8 @@ pub(super) struct Opened {
     pub tables: Tables,
     /// Which opening this is.
     number: u64,
+    /// It is to be closed: what takes long must end.
+    pub closing: Arc<AtomicBool>,
 }
 
 impl Opened {
@@ -89,9 +97,11 @@ impl Opened {
 impl Environment {
     /// Opens the environment in a folder, creating it if need be.
     pub fn open(root: Root) -> Result<Self> {
-        let (opened, uuid) = open(&root, 0)?;
+        let opened = create_if_new(&root).and_then(|()| open(&root, 0));
+        let (opened, uuid) = opened.map_err(|e| disk_space::explain(root.path(), e))?;
         let readers = Readers::open(root.path())?;
-        Ok(Self { state: RwLock::new(State::Open(Arc::new(opened))), readers, uuid, root })
+        let files = root.open_files()?;
+        Ok(Self { state: RwLock::new(State::Open(Arc::new(opened))), readers, uuid, files, root })
     }
 
     /// The folder.
@@ -104,12 +114,16 @@ impl Environment {
         &self.uuid
     }
 
+    /// An error when what is open is no longer what is in the folder: what is written then may be
+    /// lost.
+    pub fn check_files(&self) -> Result<()> {
+        self.files.check()
+    }
+
     /// Whether the file system is as good as full. LMDB tells of a write that found too little room
     /// as of any other that was cut short.
     pub fn is_full(&self) -> bool {
-        const LITTLE: u64 = 1 << 20;
-        nix::sys::statvfs::statvfs(self.root.path())
-            .is_ok_and(|fs| fs.blocks_available().saturating_mul(fs.fragment_size()) < LITTLE)
+        disk_space::is_full(self.root.path())
     }
 
     /// LMDB's table of readers.
@@ -168,11 +182,14 @@ impl Environment {
         let closed = State::Closed { why: unavailable("it is closing"), next_attempt: now };
         if let State::Open(opened) = std::mem::replace(&mut *state, closed) {
             log::warn!("LMDB refuses the environment after a failed write; opening it again");
+            opened.closing.store(true, Ordering::Relaxed);
             let closing = opened.env.clone().prepare_for_closing();
             drop(opened);
             closing.wait();
         }
-        match open(&self.root, number.wrapping_add(1)) {
+        // Another store may be at the path by now; and none is made in the place of this one.
+        let opened = self.files.check().and_then(|()| open(&self.root, number.wrapping_add(1)));
+        match opened {
             Ok((opened, _)) => {
                 log::info!("the store is open again");
                 let opened = Arc::new(opened);
@@ -196,14 +213,9 @@ fn unavailable(why: &str) -> Error {
     ))
 }
 
-/// Verifies, settles and opens, the `number`th time; in an empty folder makes a store. Gives the
-/// store's UUID too.
+/// Verifies, settles and opens, the `number`th time. Gives the store's UUID too.
 fn open(root: &Root, number: u64) -> Result<(Opened, String)> {
     let file = root.data_file();
-    if folder::look(&file)?.is_none_or(|found| found.len() == 0) {
-        identity::check_without_data(root.path())?;
-        create(root)?;
-    }
     verify::before_mapping(&file)?;
     let newest = settle::settle(&file)?;
     let env = map(root.path())?;
@@ -219,31 +231,36 @@ fn open(root: &Root, number: u64) -> Result<(Opened, String)> {
     let (committer, shown) = Committer::open(root, &env, &tables, &uuid)?;
     identity::write(root.path(), &uuid)?;
     root.sync()?;
-    Ok((Opened { committer: Mutex::new(committer), shown, env, tables, number }, uuid))
+    let (committer, closing) = (Mutex::new(committer), Arc::default());
+    Ok((Opened { committer, shown, env, tables, number, closing }, uuid))
+}
+
+/// Makes a store in a folder that never held one.
+fn create_if_new(root: &Root) -> Result<()> {
+    if folder::look(&root.data_file())?.is_some_and(|found| found.len() > 0) {
+        return Ok(());
+    }
+    identity::check_without_data(root.path())?;
+    create(root)
 }
 
 /// Makes an empty store beside its place and then moves it there, so that a power cut in between
 /// leaves no store, rather than a part of one that would have to be refused.
 fn create(root: &Root) -> Result<()> {
-    let aside = root.path().join("new");
     let told = |e| Error::Internal(format!("making a store in {}: {e}", root.path().display()));
-    // What a cut in an earlier attempt left.
-    if aside.symlink_metadata().is_ok() {
-        std::fs::remove_dir_all(&aside).map_err(told)?;
-    }
-    let aside = folder::create(&aside, 0o700)?;
-    let env = map(&aside)?;
-    schema::open(&env, &aside)?;
+    let scratch = ScratchFolder::create_in(root.path())?;
+    let env = map(scratch.path())?;
+    schema::open(&env, scratch.path())?;
     env.prepare_for_closing().wait();
-    let file = std::fs::File::open(aside.join(DATA_FILE)).map_err(told)?;
-    file.sync_all().map_err(told)?;
-    std::fs::rename(aside.join(DATA_FILE), root.data_file()).map_err(told)?;
-    std::fs::remove_dir_all(&aside).map_err(told)?;
+    let made = scratch.path().join(DATA_FILE);
+    std::fs::File::open(&made).and_then(|file| file.sync_all()).map_err(told)?;
+    std::fs::rename(&made, root.data_file()).map_err(told)?;
     root.sync()
 }
 
 /// Maps the environment in `root`, with as much address space as the process may have.
 pub(super) fn map(root: &Path) -> Result<Env<WithoutTls>> {
+    readers::allocate_table(root)?;
     let mut size = MAP_SIZE;
     loop {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
@@ -269,5 +286,140 @@ pub(super) fn map(root: &Path) -> Result<Env<WithoutTls>> {
                 return Ok(env);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::mpsc;
+
+    use super::super::root::LOCK_FILE;
+    use super::super::{Kind, Records, Store, journal};
+    use super::*;
+    use crate::model::Namespace;
+
+    const NAME_COUNT: usize = 100;
+
+    fn store(dir: &Path) -> Store {
+        let store = Store::open(dir).unwrap();
+        let put = |change: &mut super::super::Change<'_>| {
+            let namespace = Namespace::parse("n").unwrap();
+            (0..NAME_COUNT).try_for_each(|number| {
+                change.put(&namespace, Kind::Lease, &format!("{number}"), b"", None)
+            })
+        };
+        store.writer().write_blocking(put).unwrap();
+        store
+    }
+
+    fn count(store: &Store) -> Result<usize> {
+        let namespace = Namespace::parse("n").unwrap();
+        store.read(|snapshot| {
+            snapshot
+                .walk(&namespace, Kind::Lease)?
+                .try_fold(0, |count, entry| entry.map(|_| count + 1))
+        })
+    }
+
+    #[test]
+    fn an_empty_or_missing_data_file_beside_others_of_a_store_is_damage_and_changes_nothing() {
+        for other in [LOCK_FILE, journal::FILE, identity::FILE] {
+            for length in [Some(0), None] {
+                let dir = tempfile::tempdir().unwrap();
+                drop(store(dir.path()));
+                let all = [DATA_FILE, LOCK_FILE, journal::FILE, identity::FILE];
+                for file in all.into_iter().filter(|file| *file != other) {
+                    fs::remove_file(dir.path().join(file)).unwrap();
+                }
+                if length.is_some() {
+                    fs::write(dir.path().join(DATA_FILE), "").unwrap();
+                }
+                let refused = Store::open(dir.path()).unwrap_err();
+                assert!(
+                    matches!(&refused, Error::DataLoss(m) if m.contains("missing or empty")),
+                    "{refused}"
+                );
+                let found = folder::look(&dir.path().join(DATA_FILE)).unwrap();
+                assert_eq!(found.map(|found| found.len()), length);
+                fs::remove_file(dir.path().join(other)).unwrap();
+                assert_eq!(count(&Store::open(dir.path()).unwrap()).unwrap(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_store_whose_data_file_is_gone_is_not_made_anew_when_it_is_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let environment = &store.environment;
+        fs::rename(dir.path().join(DATA_FILE), dir.path().join("away")).unwrap();
+        let refused = environment.reopen(environment.get().unwrap()).err().unwrap();
+        assert!(refused.message().contains("was removed"), "{refused}");
+        assert!(!dir.path().join(DATA_FILE).exists());
+        fs::rename(dir.path().join("away"), dir.path().join(DATA_FILE)).unwrap();
+        std::thread::sleep(PAUSE);
+        assert_eq!(count(&store).unwrap(), NAME_COUNT);
+    }
+
+    #[test]
+    fn writes_are_refused_while_the_folder_is_gone_and_reads_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, away) = (dir.path().join("root"), dir.path().join("away"));
+        let store = store(&root);
+        let write = || store.writer().write_blocking(|_| Ok(()));
+        write().unwrap();
+        for replaced in [false, true] {
+            fs::rename(&root, &away).unwrap();
+            if replaced {
+                fs::create_dir(&root).unwrap();
+            }
+            let refused = write().unwrap_err();
+            assert!(matches!(&refused, Error::Unavailable(_)), "{refused}");
+            assert!(refused.message().contains(if replaced { "replaced" } else { "removed" }));
+            assert_eq!(count(&store).unwrap(), NAME_COUNT);
+            // Over an empty folder, if there is one.
+            fs::rename(&away, &root).unwrap();
+            write().unwrap();
+        }
+    }
+
+    #[test]
+    fn opening_again_ends_reads_that_go_on_for_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let (begun, has_begun) = mpsc::channel();
+        let (done, is_done) = mpsc::channel();
+        let reading = std::thread::spawn({
+            let store = store.clone();
+            move || {
+                let namespace = Namespace::parse("n").unwrap();
+                store.read(|snapshot| -> Result<()> {
+                    // Longer than any test waits, unless it is ended.
+                    loop {
+                        for entry in snapshot.walk(&namespace, Kind::Lease)? {
+                            entry?;
+                        }
+                        let _ = begun.send(());
+                    }
+                })
+            }
+        });
+        has_begun.recv().unwrap();
+        std::thread::spawn({
+            let store = store.clone();
+            move || {
+                let environment = &store.environment;
+                let opened = environment.reopen(environment.get().unwrap());
+                done.send(opened.map(drop)).unwrap();
+            }
+        });
+        is_done
+            .recv_timeout(Duration::from_secs(30))
+            .expect("opening again waits for the read")
+            .unwrap();
+        let ended = reading.join().unwrap().unwrap_err();
+        assert!(matches!(&ended, Error::Unavailable(m) if m.contains("opened again")), "{ended}");
+        assert_eq!(count(&store).unwrap(), NAME_COUNT);
     }
 }

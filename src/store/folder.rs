@@ -73,6 +73,16 @@ pub fn look(path: &Path) -> Result<Option<Metadata>> {
     }
 }
 
+/// Whether there is anything at a path, be it a link that leads nowhere. A look that fails is an error
+/// and no absence.
+pub fn exists(path: &Path) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::Internal(format!("looking at {}: {e}", path.display()))),
+    }
+}
+
 /// Gives a file that root made in another user's folder to the owner of a file beside it.
 pub fn give(path: &Path, beside: &Metadata) -> Result<()> {
     match look(path)? {
@@ -165,6 +175,20 @@ mod tests {
         chmod(&file, 0o666);
         close_file(&file).unwrap();
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_look_that_fails_is_no_absence() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        fs::write(&file, "").unwrap();
+        symlink("nowhere", &link).unwrap();
+        let found = |path| exists(path).unwrap();
+        assert!(found(&file) && found(&link) && !found(&dir.path().join("missing")));
+        // ENOTDIR stands for any error: nothing can be said about what is below a file.
+        let below = file.join("below");
+        assert!(exists(&below).unwrap_err().message().contains("looking at"));
+        assert!(look(&below).unwrap_err().message().contains("looking at"));
     }
 
     #[test]

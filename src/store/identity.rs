@@ -9,8 +9,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::root::DATA_FILE;
-use super::{folder, journal, root};
+use super::root::{DATA_FILE, LOCK_FILE};
+use super::{disk_space, folder, journal, root};
 use crate::model::{Error, Result};
 
 /// Its name in the folder of a store.
@@ -28,20 +28,26 @@ pub fn read(root: &Path) -> Result<Option<String>> {
     Ok(Some(uuid::Uuid::parse_str(text).map(|uuid| uuid.to_string()).unwrap_or_default()))
 }
 
-/// Refuses a folder that lacks its data file, but has other files of a store.
+/// Refuses a folder that lacks its data file, but has other files of a store. A new store would hide
+/// that records are lost.
 pub fn check_without_data(root: &Path) -> Result<()> {
-    let rest = match read(root)? {
-        Some(uuid) => format!("the folder held the store {uuid}"),
-        None if folder::look(&root.join(journal::FILE))?.is_some_and(|found| found.len() > 0) => {
-            "the journal of a store is there".to_owned()
-        }
-        None => return Ok(()),
+    let has_content = |name: &str| -> Result<bool> {
+        Ok(folder::look(&root.join(name))?.is_some_and(|found| found.len() > 0))
+    };
+    let rest = if let Some(uuid) = read(root)? {
+        format!("the folder held the store {uuid}")
+    } else if has_content(journal::FILE)? {
+        "the journal of a store is there".to_owned()
+    } else if has_content(LOCK_FILE)? {
+        format!("{LOCK_FILE} shows that a store was there")
+    } else {
+        return Ok(());
     };
     let root = root.display();
     Err(Error::DataLoss(format!(
         "{root}/{DATA_FILE} is missing or empty, but {rest}; nothing was changed; put the file back, or run \
          `lmdb-images restore --root {root} --force FILE` with a backup, or `lmdb-images recover --root \
-         {root}` to save what the journal has; for a new, empty store, remove the folder first"
+         {root}` to save what the journal has; for a new, empty store, move the files of {root} away"
     )))
 }
 
@@ -76,7 +82,7 @@ pub fn write(root: &Path, uuid: &str) -> Result<()> {
     };
     match write() {
         // The disk is full: the store works without it.
-        Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+        Err(e) if disk_space::is_full_error(&e) => {
             log::warn!("writing {}: {e}", path.display());
             Ok(())
         }

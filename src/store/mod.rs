@@ -9,6 +9,8 @@
 //!   on disk before the first write
 //! - [`journal`]: where a change is on disk first; [`recent`]: the same in memory; `commit`: from
 //!   there into LMDB's file; `shown`: what readers see of it
+//! - `scratch`: temporary folders; [`lock_file`]: locks; `file_identity`: whether open files are still
+//!   in their place; `disk_space`: a full disk
 //! - `view`: LMDB's databases with what is recent on top: all reading goes through it
 //! - [`records`]: looking records up; [`change`]: changing them; [`walk`]: in their order
 //! - [`readers`]: who holds which snapshot, in all processes; [`usage`]: how large the store is
@@ -23,7 +25,9 @@
 
 pub mod change;
 mod commit;
+mod disk_space;
 mod environment;
+mod file_identity;
 pub mod filesystem;
 pub mod folder;
 pub mod identity;
@@ -31,6 +35,7 @@ pub mod indexes;
 pub mod inspect;
 mod job;
 pub mod journal;
+pub mod lock_file;
 pub mod migrate;
 pub mod readers;
 pub mod recent;
@@ -38,6 +43,7 @@ pub mod records;
 pub mod root;
 pub mod salvage;
 pub mod schema;
+pub mod scratch;
 pub mod search;
 mod settle;
 mod shown;
@@ -152,6 +158,12 @@ impl Store {
         Usage::measure(self.root(), &opened.env, &view)
     }
 
+    /// An error when the files that are open are no longer those in the folder. Writes are refused
+    /// then.
+    pub fn check_files(&self) -> Result<()> {
+        self.environment.check_files()
+    }
+
     /// Takes back the places of readers whose process is gone; says how many.
     pub fn free_dead_readers(&self) -> Result<usize> {
         free_dead_readers(&self.environment.get()?.env)
@@ -166,9 +178,12 @@ impl Store {
     /// Brings every answered change into LMDB's file, which may be moved without its journal from then
     /// on, until the next change.
     pub fn detach_journal(&self) -> Result<()> {
-        self.environment.get()?.close().map_err(|failed| match failed {
-            commit::Failure::Lmdb(e) => failure("writing what is in the journal", &e),
-            failed => Error::Internal(format!("writing what is in the journal: {failed}")),
+        self.environment.get()?.close().map_err(|failed| {
+            let error = match failed {
+                commit::Failure::Lmdb(e) => failure("writing what is in the journal", &e),
+                failed => Error::Internal(format!("writing what is in the journal: {failed}")),
+            };
+            disk_space::explain(self.root(), error)
         })
     }
 
@@ -209,11 +224,16 @@ impl Reader {
                 return Err(missing());
             }
         };
-        let lock = root.join("lock.mdb");
+        let lock = root.join(root::LOCK_FILE);
         let _entered = root::enter(root, FlockArg::LockShared)?;
         let lock_is_new = folder::look(&lock)?.is_none();
         let file = verify::open(&path, false)?.ok_or_else(missing)?;
         verify::metas(&path, &file)?;
+        let allocated = readers::allocate_table(root);
+        if lock_is_new {
+            folder::give(&lock, &found)?;
+        }
+        allocated?;
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.max_readers(MAX_READERS).max_dbs(schema::DATABASES);
         // SAFETY: its owner changes the file through LMDB only, whose readers' list this
@@ -221,9 +241,6 @@ impl Reader {
         // meta pages only, which were verified; all else is verified below, before it is read.
         let env = unsafe { options.flags(EnvFlags::READ_ONLY).open(root) }
             .map_err(|e| failure(&format!("opening {} to read", root.display()), &e))?;
-        if lock_is_new {
-            folder::give(&lock, &found)?;
-        }
         free_dead_readers(&env)?;
         let state = {
             // While this transaction is open no page of its state is used again, nor one of any
@@ -350,7 +367,10 @@ fn begin_to_read(env: &Env<WithoutTls>) -> Result<Option<RoTxn<'_, WithoutTls>>>
 fn view(opened: &Opened) -> Result<Option<View<'_>>> {
     let begin = || Ok(begin_to_read(&opened.env)?.map(|txn| (txn.id() as u64, txn)));
     let begun = opened.shown.with(begin)?;
-    Ok(begun.map(|(txn, recent)| View::new(Txn::Read(txn), &opened.tables, recent)))
+    Ok(begun.map(|(txn, recent)| {
+        let closing = Arc::clone(&opened.closing);
+        View::new(Txn::Read(txn), &opened.tables, recent).interrupted_by(closing)
+    }))
 }
 
 /// The same for the writing thread, which waits until no other process writes.
@@ -387,7 +407,7 @@ fn failure(doing: &str, error: &heed::Error) -> Error {
         heed::Error::Mdb(Panic) => Error::Unavailable(format!(
             "{doing}: an earlier write to the disk failed and the store is opened again; try again"
         )),
-        heed::Error::Io(e) if e.kind() == std::io::ErrorKind::StorageFull => {
+        heed::Error::Io(e) if disk_space::is_full_error(e) => {
             Error::ResourceExhausted(format!("{doing}: the disk is full; nothing was written"))
         }
         other => Error::Internal(format!("{doing}: {other}")),

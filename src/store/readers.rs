@@ -18,6 +18,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 
+use super::root::LOCK_FILE;
+use super::{MAX_READERS, disk_space, folder};
 use crate::model::{Error, Result};
 
 /// A snapshot that somebody holds.
@@ -57,11 +59,44 @@ const fn first_slot() -> usize {
     (READERS + 8 + mutex).next_multiple_of(SLOT) + mutex.next_multiple_of(SLOT)
 }
 
+/// Makes the table of the folder if need be, and gives it all its blocks: LMDB would make it sparse
+/// and then write to it as memory, which on a full disk ends the process by SIGBUS.
+///
+/// No environment of this process may be open there, unless the table has its blocks: this closes a
+/// handle of it.
+pub fn allocate_table(root: &Path) -> Result<()> {
+    let path = root.join(LOCK_FILE);
+    let found = folder::look(&path)?;
+    if found.is_some_and(|found| found.len() > 0 && disk_space::is_allocated(&found)) {
+        return Ok(());
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options.mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+    let allocated = options.open(&path).and_then(|file| {
+        // Another process may have mapped a table of another length: it stays as it is.
+        let length = match file.metadata()?.len() {
+            0 => (first_slot() + SLOT * MAX_READERS as usize) as u64,
+            length => length,
+        };
+        disk_space::allocate(&file, length)
+    });
+    match allocated {
+        Err(e) if disk_space::is_full_error(&e) => {
+            Err(Error::ResourceExhausted(format!("making {}: {e}", path.display())))
+        }
+        // LMDB reads without a table there.
+        Err(e) if e.kind() == ErrorKind::ReadOnlyFilesystem => Ok(()),
+        Err(e) => Err(Error::Internal(format!("making {}: {e}", path.display()))),
+        Ok(()) => Ok(()),
+    }
+}
+
 impl Readers {
     /// Opens the table of the environment in `root`, which must be open already, and must be closed
     /// before this is dropped.
     pub fn open(root: &Path) -> Result<Self> {
-        let path = root.join("lock.mdb");
+        let path = root.join(LOCK_FILE);
         let opened =
             OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&path);
         match opened {
@@ -157,6 +192,25 @@ pub fn seconds_since_start(process: u32) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::super::{Reader, Store};
+    use super::*;
+
+    #[test]
+    fn the_table_has_the_length_that_lmdb_wants_and_all_its_blocks() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = || std::fs::metadata(dir.path().join(LOCK_FILE)).unwrap();
+        drop(Store::open(dir.path()).unwrap());
+        let length = table().len();
+        assert!(disk_space::is_allocated(&table()));
+        // As LMDB makes it by itself.
+        std::fs::remove_file(dir.path().join(LOCK_FILE)).unwrap();
+        let mut options = heed::EnvOpenOptions::new();
+        // SAFETY: nothing else has the file of this test.
+        drop(unsafe { options.max_readers(MAX_READERS).open(dir.path()) }.unwrap());
+        assert_eq!(table().len(), length);
+        assert!(!disk_space::is_allocated(&table()));
+        drop(Store::open(dir.path()).unwrap());
+        assert!(disk_space::is_allocated(&table()));
+    }
 
     #[test]
     fn a_snapshot_is_in_the_table_while_it_is_held() {

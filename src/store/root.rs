@@ -3,74 +3,75 @@
 //! Owning is a `flock` on `owner.lock`, which ends with the process however it ends. LMDB's own
 //! `lock.mdb` coordinates readers and is no sign of an owner.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::sys::stat::{major, minor};
+use nix::fcntl::{Flock, FlockArg};
 
-use super::{filesystem, folder, identity, journal};
+use super::file_identity::{FileId, OpenFiles};
+use super::lock_file::{self, LockError, LockFile};
+use super::{filesystem, folder, identity, journal, scratch};
 use crate::model::{Error, Result};
 
 /// LMDB's data file in the folder.
 pub const DATA_FILE: &str = "data.mdb";
 
+/// LMDB's table of readers in the folder.
+pub const LOCK_FILE: &str = "lock.mdb";
+
+/// The file that the owner of the folder has locked.
+const OWNER_FILE: &str = "owner.lock";
+
 /// An owned folder. Dropping it gives it up.
 #[derive(Debug)]
 pub struct Root {
     path: PathBuf,
-    _owner: Flock<File>,
+    /// As the caller named it, absolute: it may lead through links.
+    given: PathBuf,
+    owner: LockFile,
 }
 
 impl Root {
     /// Creates the folder if need be (mode 0700) and becomes its owner. Refuses one that others may
     /// change, that lies on another machine, or in which a link stands in the place of a file.
     pub fn acquire(path: &Path) -> Result<Self> {
+        let given = std::path::absolute(path)
+            .map_err(|e| Error::Internal(format!("the folder {}: {e}", path.display())))?;
         let path = folder::create(path, 0o700)?;
         filesystem::check(&path)?;
-        let told = |doing: &str| {
-            let at = path.display().to_string();
-            let doing = doing.to_owned();
-            move |e: std::io::Error| Error::Internal(format!("{doing} {at}: {e}"))
-        };
-        for file in ["owner.lock", DATA_FILE, "lock.mdb", journal::FILE, identity::FILE] {
+        for file in [OWNER_FILE, DATA_FILE, LOCK_FILE, journal::FILE, identity::FILE] {
             folder::close_file(&path.join(file))?;
         }
-        let owner = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(OFlag::O_NOFOLLOW.bits())
-            .open(path.join("owner.lock"))
-            .map_err(told("opening owner.lock in"))?;
-        let mut owner = match Flock::lock(owner, FlockArg::LockExclusiveNonblock) {
-            Ok(owner) => owner,
-            Err((mut held, Errno::EWOULDBLOCK)) => {
-                let mut pid = String::new();
-                // Only for the sentence: the owner may not have written its number yet.
-                let _ = held.read_to_string(&mut pid);
-                return Err(Error::failed_precondition(format_args!(
-                    "the store in {} is in use by another process ({})",
-                    path.display(),
-                    if pid.trim().is_empty() { "starting" } else { pid.trim() },
-                )));
+        let owner = LockFile::acquire(&path.join(OWNER_FILE)).map_err(|e| match e {
+            LockError::Held(holder) => Error::failed_precondition(format_args!(
+                "the store in {} is in use by another process ({})",
+                path.display(),
+                lock_file::describe(holder),
+            )),
+            LockError::Io(doing, e) => {
+                Error::Internal(format!("{doing} {OWNER_FILE} in {}: {e}", path.display()))
             }
-            Err((_, errno)) => return Err(told("locking")(errno.into())),
-        };
-        let note = |owner: &mut File| {
-            // Written over: a full disk may have no room for what was given up.
-            owner.rewind()?;
-            writeln!(owner, "pid {}", std::process::id())?;
-            let end = owner.stream_position()?;
-            owner.set_len(end)
-        };
-        note(&mut owner).map_err(told("writing owner.lock in"))?;
-        Ok(Self { path, _owner: owner })
+        })?;
+        scratch::remove_abandoned(&path);
+        Ok(Self { path, given, owner })
+    }
+
+    /// What this process has open in the folder: the lock, and the files that are there now and that
+    /// nobody else replaces while it is held. The folder is looked at by the path that was given.
+    pub fn open_files(&self) -> Result<OpenFiles> {
+        let told =
+            |e| Error::Internal(format!("looking at the files in {}: {e}", self.given.display()));
+        let owner = self.owner.metadata().map_err(told)?;
+        let mut files = vec![
+            (self.given.clone(), FileId::of(&self.path).map_err(told)?),
+            (self.given.join(OWNER_FILE), owner.into()),
+        ];
+        for name in [DATA_FILE, journal::FILE] {
+            if let Some(found) = folder::look(&self.path.join(name))? {
+                files.push((self.given.join(name), found.into()));
+            }
+        }
+        Ok(OpenFiles::new(self.given.clone(), files))
     }
 
     /// The folder, absolute.
@@ -97,7 +98,7 @@ impl Root {
         let _alone = enter(&self.path, FlockArg::LockExclusive)?;
         let data = self.data_file();
         if let Some(keep) = keep
-            && folder::look(&data)?.is_some()
+            && folder::exists(&data)?
         {
             std::fs::hard_link(&data, self.path.join(keep))
                 .map_err(told("keeping the old file"))?;
@@ -105,7 +106,7 @@ impl Root {
         // The new file's own identity is written when it is opened.
         identity::remove(&self.path)?;
         // LMDB's lock file knows the number of the last transaction of its data file.
-        remove(&self.path.join("lock.mdb")).map_err(told("removing lock.mdb"))?;
+        remove(&self.path.join(LOCK_FILE)).map_err(told("removing lock.mdb"))?;
         self.sync()?;
         std::fs::rename(new, &data).map_err(told("moving the new file into place"))?;
         self.sync()?;
@@ -145,39 +146,9 @@ pub(super) fn remove(file: &Path) -> std::io::Result<()> {
     }
 }
 
-/// The process that owns the folder, if one does, as the kernel lists it. To try the lock instead would
-/// be in the way of a daemon that starts just then.
+/// The process that owns the folder, if one does.
 pub fn owner(folder: &Path) -> Option<u32> {
-    let path = folder.join("owner.lock");
-    let file = fs::metadata(&path).ok()?;
-    locked_by(&file).or_else(|| noted(&path).filter(|process| has_open(*process, &file)))
-}
-
-/// The process that has locked the file, from the kernel's list of locks.
-fn locked_by(file: &fs::Metadata) -> Option<u32> {
-    let (major, minor) = (major(file.dev()), minor(file.dev()));
-    let place = format!("{major:02x}:{minor:02x}:{}", file.ino());
-    let locks = fs::read_to_string("/proc/locks").ok()?;
-    // As in "1: FLOCK  ADVISORY  WRITE 4711 08:01:123 0 EOF".
-    let lock = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let mut owners = lock.filter_map(|words| match words.as_slice() {
-        [_, "FLOCK", _, "WRITE", process, at, ..] if *at == place => process.parse().ok(),
-        _ => None,
-    });
-    owners.next()
-}
-
-/// The process that has written its number into the lock file: the last owner.
-fn noted(lock: &Path) -> Option<u32> {
-    fs::read_to_string(lock).ok()?.trim().strip_prefix("pid ")?.parse().ok()
-}
-
-/// Whether that process has the file open, as an owner has and another only for a moment. On an overlay
-/// and on btrfs the kernel's list has another device than the file.
-fn has_open(process: u32, file: &fs::Metadata) -> bool {
-    let Ok(open) = fs::read_dir(format!("/proc/{process}/fd")) else { return false };
-    let same = |found: fs::Metadata| (found.dev(), found.ino()) == (file.dev(), file.ino());
-    open.flatten().any(|entry| fs::metadata(entry.path()).is_ok_and(same))
+    lock_file::holder(&folder.join(OWNER_FILE))
 }
 
 /// Keeps the files of a folder from being replaced while it is held.
@@ -199,13 +170,17 @@ mod tests {
         assert_eq!(owner(dir.path()), None);
         let root = Root::acquire(dir.path()).unwrap();
         assert_eq!(owner(dir.path()), Some(std::process::id()));
-        let path = dir.path().join("owner.lock");
-        let file = fs::metadata(&path).unwrap();
-        assert_eq!(noted(&path), Some(std::process::id()));
-        assert!(has_open(std::process::id(), &file));
         drop(root);
-        assert!(!has_open(std::process::id(), &file));
         assert_eq!(owner(dir.path()), None);
+    }
+
+    #[test]
+    fn a_new_owner_removes_what_a_killed_one_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = dir.path().join(format!("{}left", scratch::PREFIX));
+        fs::create_dir(&left).unwrap();
+        let _root = Root::acquire(dir.path()).unwrap();
+        assert!(!left.exists());
     }
 
     #[test]

@@ -4,6 +4,8 @@
 
 use std::iter::Peekable;
 use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use heed::types::Bytes;
 use heed::{RoRange, RoTxn, RwTxn, WithoutTls};
@@ -31,11 +33,19 @@ pub struct View<'e> {
     txn: Txn<'e>,
     tables: &'e Tables,
     pub(super) recent: Recent,
+    /// Set when the environment is to be closed: closing waits for the end of this view.
+    closing: Option<Arc<AtomicBool>>,
 }
 
 impl<'e> View<'e> {
     pub(super) fn new(txn: Txn<'e>, tables: &'e Tables, recent: Recent) -> Self {
-        Self { txn, tables, recent }
+        Self { txn, tables, recent, closing: None }
+    }
+
+    /// Reads that go on from key to key end with an error once `closing` is set.
+    pub(super) fn interrupted_by(mut self, closing: Arc<AtomicBool>) -> Self {
+        self.closing = Some(closing);
+        self
     }
 
     /// The value of a key.
@@ -64,6 +74,7 @@ impl<'e> View<'e> {
             stored: self.tables.of(table).range(self.txn(), &bounds).map_err(told)?,
             ahead: None,
             recent: self.recent.from(table, key).map(Iterator::peekable),
+            closing: self.closing.as_deref(),
         })
     }
 
@@ -109,6 +120,15 @@ fn told(e: heed::Error) -> Error {
     failure("reading the store", &e)
 }
 
+/// What a long read is told when the store is opened again beneath it.
+fn interrupted() -> Error {
+    Error::Unavailable(
+        "a write to the disk failed and the store is opened again, which ends reads under way; try \
+         again"
+            .into(),
+    )
+}
+
 /// Keys in order, with their values.
 pub struct Range<'v> {
     stored: RoRange<'v, Bytes, Bytes>,
@@ -116,6 +136,7 @@ pub struct Range<'v> {
     ahead: Option<Pair<'v>>,
     /// `None` when nothing is.
     recent: Option<Peekable<Keys<'v>>>,
+    closing: Option<&'v AtomicBool>,
 }
 
 impl<'v> Range<'v> {
@@ -152,6 +173,9 @@ impl<'v> Iterator for Range<'v> {
     type Item = Result<Pair<'v>>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if self.closing.is_some_and(|closing| closing.load(Ordering::Relaxed)) {
+            return Some(Err(interrupted()));
+        }
         if self.recent.is_none() && self.ahead.is_none() {
             return self.stored.next().map(|pair| pair.map_err(told));
         }

@@ -26,7 +26,7 @@ use super::environment::{Environment, Opened};
 use super::job::{Job, job, stopped};
 use super::journal::entry::Changes;
 use super::recent::Recent;
-use super::{Change, failure, view_to_write};
+use super::{Change, disk_space, failure, view_to_write};
 use crate::metrics::Commits;
 use crate::model::{Error, Result};
 
@@ -220,6 +220,7 @@ impl Writing {
     }
 
     fn run_in_view(&self, jobs: &mut [Box<dyn Job>]) -> Result<(Arc<Opened>, Recent, Changes)> {
+        self.environment.check_files()?;
         let mut opened = self.environment.get()?;
         loop {
             let changed = view_to_write(&opened)?.map(|view| {
@@ -269,7 +270,7 @@ fn not_committed(environment: &Environment, error: &heed::Error) -> Error {
         heed::Error::Io(e) if e.raw_os_error() == Some(EIO) && environment.is_full() => {
             Error::ResourceExhausted("committing: the disk is full; nothing was written".into())
         }
-        heed::Error::Io(e) if e.kind() != std::io::ErrorKind::StorageFull => {
+        heed::Error::Io(e) if !disk_space::is_full_error(e) => {
             Error::Internal(format!("committing: {e}; nothing was written"))
         }
         other => failure("committing", other),

@@ -24,6 +24,7 @@ use crate::service::message::encode;
 use crate::store::journal::replay::{self, Remains};
 use crate::store::root::{DATA_FILE, Root};
 use crate::store::salvage::{Found, Origin, Saved, salvage};
+use crate::store::scratch::ScratchFolder;
 use crate::store::{Change, Records, Store, folder, identity, verify};
 use journal::Plan;
 pub use report::Report;
@@ -67,7 +68,7 @@ pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
     let source = Source::open(root.path())?;
     match to {
         Some(to) => {
-            if folder::look(&to.join(DATA_FILE))?.is_some() {
+            if folder::exists(&to.join(DATA_FILE))? {
                 return Err(Error::AlreadyExists(format!(
                     "there is a store in {} already: give a folder without one",
                     to.display()
@@ -76,8 +77,7 @@ pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
             fill(&source, to)
         }
         None => {
-            let fresh = tempfile::tempdir_in(root.path())
-                .map_err(|e| Error::Internal(format!("making a folder in the root: {e}")))?;
+            let fresh = ScratchFolder::create_in(root.path())?;
             let mut report = fill(&source, fresh.path())?;
             // The index has no checksum: a whole file may still need a new one.
             if !report.is_whole() || !check::run(root.path())?.is_whole() {

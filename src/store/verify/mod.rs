@@ -24,7 +24,7 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-use super::folder;
+use super::{disk_space, folder};
 use crate::model::{Error, Result};
 use pages::Damage;
 use state::{Metas, State};
@@ -54,7 +54,7 @@ pub fn before_mapping(path: &Path) -> Result<()> {
     }
     let state = state(&file).map_err(|damage| refusal(path, &file, &damage))?;
     if length < state.length {
-        file.set_len(state.length).map_err(told)?;
+        disk_space::allocate(&file, state.length).map_err(told)?;
     }
     Ok(())
 }

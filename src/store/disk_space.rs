@@ -1,0 +1,114 @@
+//! Room on the disk: telling a full disk from a bad one, and taking room before LMDB maps a file.
+//!
+//! A write into a mapped file that has no blocks on the disk yet ends the process by SIGBUS when the
+//! disk is full. So a file that LMDB writes through its map has all its blocks before it is mapped.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+use nix::libc::off_t;
+
+use crate::model::Error;
+
+/// A file system with less free space than this counts as full.
+const MIN_FREE_BYTES: u64 = 1 << 20;
+
+/// `st_blocks` counts units of this size on Linux.
+const BLOCK_BYTES: u64 = 512;
+
+/// Whether a call failed because the file system, or a quota on it, is full.
+pub fn is_full_error(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+/// Whether a folder's file system, or a quota on it, is as good as full. LMDB reports a write that
+/// was cut short as EIO, whatever cut it short.
+pub fn is_full(folder: &Path) -> bool {
+    let free = nix::sys::statvfs::statvfs(folder)
+        .map(|fs| fs.blocks_available().saturating_mul(fs.fragment_size()));
+    free.is_ok_and(|free| free < MIN_FREE_BYTES)
+        || try_to_allocate(folder).is_err_and(|e| is_full_error(&e))
+}
+
+/// Says of a failure that LMDB met that the disk is full, if it is.
+pub fn explain(folder: &Path, error: Error) -> Error {
+    match error {
+        Error::Internal(why) if is_full(folder) => {
+            Error::ResourceExhausted(format!("{why}; the disk is full: make room and try again"))
+        }
+        other => other,
+    }
+}
+
+/// A quota shows only when room is taken. The file has no name and is gone when it is closed.
+fn try_to_allocate(folder: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600).custom_flags(OFlag::O_TMPFILE.bits());
+    allocate(&options.open(folder)?, MIN_FREE_BYTES)
+}
+
+/// Gives the first `length` bytes of a file their blocks on the disk; bytes beyond its end become
+/// zeros.
+pub fn allocate(file: &File, length: u64) -> io::Result<()> {
+    let end = off_t::try_from(length).map_err(|_| Errno::EFBIG)?;
+    loop {
+        match fallocate(file, FallocateFlags::empty(), 0, end) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return extend_with_zeros(file, length),
+            allocated => return Ok(allocated?),
+        }
+    }
+}
+
+/// For file systems that cannot allocate: what was a hole before stays one.
+fn extend_with_zeros(mut file: &File, length: u64) -> io::Result<()> {
+    let end = file.seek(SeekFrom::End(0))?;
+    io::copy(&mut io::Read::take(io::repeat(0), length.saturating_sub(end)), &mut file)?;
+    file.flush()
+}
+
+/// Whether all of a file has blocks on the disk.
+pub fn is_allocated(file: &std::fs::Metadata) -> bool {
+    file.blocks().saturating_mul(BLOCK_BYTES) >= file.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_quota_is_a_full_disk() {
+        for (errno, is_full) in [(Errno::ENOSPC, true), (Errno::EDQUOT, true), (Errno::EIO, false)]
+        {
+            assert_eq!(is_full_error(&errno.into()), is_full, "{errno}");
+        }
+    }
+
+    #[test]
+    fn an_allocated_file_has_its_length_and_its_blocks_and_keeps_its_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, "content").unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let length = 100_000;
+        file.set_len(length).unwrap();
+        assert!(!is_allocated(&file.metadata().unwrap()));
+        allocate(&file, length).unwrap();
+        assert!(is_allocated(&file.metadata().unwrap()));
+        extend_with_zeros(&file, length + 5000).unwrap();
+        let found = std::fs::read(&path).unwrap();
+        assert_eq!((found.len(), found.starts_with(b"content\0")), (105_000, true));
+    }
+
+    #[test]
+    fn a_folder_with_room_is_not_full() {
+        let dir = tempfile::tempdir().unwrap();
+        try_to_allocate(dir.path()).unwrap();
+        assert!(!is_full(dir.path()));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,127 @@
+//! A file that one process at a time has locked.
+//!
+//! The lock is a `flock`, which ends with the process however it ends. The file has the process id
+//! of its last holder, for sentences only; it stays when the lock is given up, since removing it
+//! could take it from under the next holder.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::sys::stat::{major, minor};
+
+/// A lock that is held until it is dropped.
+#[derive(Debug)]
+pub struct LockFile(Flock<File>);
+
+/// Why a file could not be locked.
+#[derive(Debug)]
+pub enum LockError {
+    /// Another process has the lock.
+    Held(Option<u32>),
+    /// What failed, and how.
+    Io(&'static str, io::Error),
+}
+
+impl LockFile {
+    /// Makes the file if need be, mode 0600, and locks it. It follows no link.
+    pub fn acquire(path: &Path) -> Result<Self, LockError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
+            .open(path)
+            .map_err(|e| LockError::Io("opening", e))?;
+        let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, Errno::EWOULDBLOCK)) => {
+                // Between locking and writing, the file has the number of an earlier holder.
+                return Err(LockError::Held(holder(path).or_else(|| noted_pid(path))));
+            }
+            Err((_, errno)) => return Err(LockError::Io("locking", errno.into())),
+        };
+        note_pid(&mut lock).map_err(|e| LockError::Io("writing", e))?;
+        Ok(Self(lock))
+    }
+
+    /// What the open file is.
+    pub fn metadata(&self) -> io::Result<fs::Metadata> {
+        self.0.metadata()
+    }
+}
+
+/// Writes over what is there: a full disk may have no room for what was given up.
+fn note_pid(file: &mut File) -> io::Result<()> {
+    file.rewind()?;
+    writeln!(file, "pid {}", std::process::id())?;
+    let end = file.stream_position()?;
+    file.set_len(end)
+}
+
+/// What a sentence calls the holder of a lock.
+pub fn describe(holder: Option<u32>) -> String {
+    holder.map_or_else(|| "starting".into(), |pid| format!("pid {pid}"))
+}
+
+/// The process that has the lock file locked, if one has, as the kernel lists it. To try the lock
+/// instead would be in the way of a process that takes it just then.
+pub fn holder(path: &Path) -> Option<u32> {
+    let file = fs::metadata(path).ok()?;
+    listed_holder(&file).or_else(|| noted_pid(path).filter(|process| has_open(*process, &file)))
+}
+
+/// The process that has locked the file, from the kernel's list of locks.
+fn listed_holder(file: &fs::Metadata) -> Option<u32> {
+    let (major, minor) = (major(file.dev()), minor(file.dev()));
+    let place = format!("{major:02x}:{minor:02x}:{}", file.ino());
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    // As in "1: FLOCK  ADVISORY  WRITE 4711 08:01:123 0 EOF".
+    let lock = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut holders = lock.filter_map(|words| match words.as_slice() {
+        [_, "FLOCK", _, "WRITE", process, at, ..] if *at == place => process.parse().ok(),
+        _ => None,
+    });
+    holders.next()
+}
+
+/// The process that has written its number into the lock file: the last holder.
+fn noted_pid(path: &Path) -> Option<u32> {
+    fs::read_to_string(path).ok()?.trim().strip_prefix("pid ")?.parse().ok()
+}
+
+/// Whether that process has the file open, as a holder has and another only for a moment. On an
+/// overlay and on btrfs the kernel's list has another device than the file.
+fn has_open(process: u32, file: &fs::Metadata) -> bool {
+    let Ok(open) = fs::read_dir(format!("/proc/{process}/fd")) else { return false };
+    let same = |found: fs::Metadata| (found.dev(), found.ino()) == (file.dev(), file.ino());
+    open.flatten().any(|entry| fs::metadata(entry.path()).is_ok_and(same))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_lock_is_known_to_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert_eq!(holder(&path), None);
+        let lock = LockFile::acquire(&path).unwrap();
+        let us = Some(std::process::id());
+        assert_eq!(holder(&path), us);
+        assert!(matches!(LockFile::acquire(&path), Err(LockError::Held(pid)) if pid == us));
+        let file = fs::metadata(&path).unwrap();
+        assert_eq!(noted_pid(&path), us);
+        assert!(has_open(std::process::id(), &file));
+        drop(lock);
+        assert!(!has_open(std::process::id(), &file));
+        assert_eq!(holder(&path), None);
+        LockFile::acquire(&path).unwrap();
+    }
+}
