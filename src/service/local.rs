@@ -7,19 +7,22 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use protobuf::Message;
 use tokio::sync::Semaphore;
 
-use super::budget::{Budget, Room};
+use super::budget::{Budget, Room, SMALL};
 use super::collector::{self, Trigger};
 use super::events::{Exchange, Happened};
-use super::images::{self, Built, Query, Written};
+use super::images::{self, Made, Query, ReplyRoom, Written};
 use super::patience::Patience;
+use super::reply::Built;
 use super::{Call, Images, Reply};
 use crate::api::images::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, ListImagesRequest, UpdateImageRequest,
 };
-use crate::model::{Error, Namespace, Result, image};
-use crate::store::{Change, Snapshot, Store};
+use crate::model::image::{self, Image};
+use crate::model::{Error, Namespace, Result};
+use crate::store::{Change, Kind, Records, Snapshot, Store};
 
 /// Images served from the local store.
 #[derive(Debug, Clone)]
@@ -78,21 +81,86 @@ impl Local {
         F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
         G: FnOnce(&T) -> Option<Happened> + Send + 'static,
     {
-        let (events, collector) = (self.events.clone(), Arc::clone(&self.collector));
-        let then = move |made: &T| {
-            collector.changed();
+        let events = self.events.clone();
+        let told = move |made: &T| {
             if let Some(happened) = happened(made) {
                 events.tell(&namespace, happened);
             }
         };
+        self.change_then(work, told).await
+    }
+
+    /// Makes a change; after its commit, `then` with what it gave.
+    pub async fn change_then<T, F, G>(&self, work: F, then: G) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
+        G: FnOnce(&T) + Send + 'static,
+    {
+        let collector = Arc::clone(&self.collector);
+        let then = move |made: &T| {
+            collector.changed();
+            then(made);
+        };
         self.store.writer().write_then(work, then).await
+    }
+
+    /// Makes a change whose reply carries the image. The reply's share of the budget is held before the
+    /// change is made: of `expected` bytes, and if that is too little, of what it takes.
+    async fn change_image<F, G>(
+        &self,
+        call: &Call,
+        expected: usize,
+        work: F,
+        happened: G,
+    ) -> Result<Reply>
+    where
+        F: Fn(&mut Change<'_>, &Namespace, ReplyRoom) -> Result<Made> + Send + Sync + 'static,
+        G: Fn(&Written) -> Happened + Send + Sync + 'static,
+    {
+        let (namespace, limit) = (call.namespace()?, call.reply_limit);
+        let (work, happened) = (Arc::new(work), Arc::new(happened));
+        let mut size = expected.min(limit);
+        loop {
+            // Nothing is held while waiting, as in `answer`.
+            let mut hold = self.replies.share(size).await;
+            let room = ReplyRoom { limit, held: size.max(SMALL) };
+            let (work, happened) = (Arc::clone(&work), Arc::clone(&happened));
+            let ns = namespace.clone();
+            let work = move |change: &mut Change<'_>| work(change, &ns, room);
+            let told = move |made: &Made| match made {
+                Made::Written(written) => Some(happened(written)),
+                Made::Needs(_) => None,
+            };
+            match self.change(namespace.clone(), work, told).await? {
+                Made::Written(Written { answer: message, .. }) => {
+                    if let Some(hold) = &mut hold {
+                        hold.shrink(message.len());
+                    }
+                    return Ok(Reply { message, hold });
+                }
+                Made::Needs(bytes) => size = bytes,
+            }
+        }
+    }
+
+    /// How many bytes the record of an image has; none when there is none, or it cannot be read, which
+    /// whoever reads it next is told.
+    fn record_bytes(&self, namespace: &Namespace, name: &str) -> usize {
+        let bytes = |s: &Snapshot<'_>| Ok(s.record(namespace, Kind::Image, name)?.map(<[u8]>::len));
+        self.store.read(bytes).ok().flatten().unwrap_or(0)
     }
 
     /// Answers with what `build` makes on the pool, in room that grows. When there is not enough to
     /// spare the answer is only measured; it gets its share of the budget, and is built again.
     /// `measured` is its size if that was found out already. What is built is not waited for any longer
     /// when the caller has gone.
-    async fn answer<B>(&self, call: &Call, mut measured: Option<usize>, build: B) -> Result<Reply>
+    pub async fn answer<B>(
+        &self,
+        call: &Call,
+        mut measured: Option<usize>,
+        build: B,
+    ) -> Result<Reply>
     where
         B: Fn(&Snapshot<'_>, Room<'_>, Patience) -> Result<Built> + Send + Sync + 'static,
     {
@@ -158,6 +226,12 @@ fn is_simple(filters: &[String]) -> bool {
         && !filters.iter().any(|filter| filter.contains('~'))
 }
 
+/// About how many bytes the reply has that carries this image: the times and the heads are still to come.
+fn reply_bytes(image: &Image) -> usize {
+    const TIMES_AND_HEADS: usize = 64;
+    usize::try_from(image.compute_size()).unwrap_or(usize::MAX).saturating_add(TIMES_AND_HEADS)
+}
+
 #[async_trait]
 impl Images for Local {
     async fn get(&self, call: &Call, request: GetImageRequest) -> Result<Reply> {
@@ -196,28 +270,34 @@ impl Images for Local {
 
     async fn create(&self, call: &Call, request: CreateImageRequest) -> Result<Reply> {
         let image = image::from_request(request.image, "CreateImageRequest")?;
-        let namespace = call.namespace()?;
+        call.namespace()?;
         image::validate(&image)?;
-        let (epoch, room, ns) = (request.source_date_epoch, call.reply_limit, namespace.clone());
-        let name = image.name.clone();
-        let work = move |change: &mut Change<'_>| {
-            images::create(change, &ns, image.clone(), epoch.as_ref(), room)
+        let (epoch, name) = (request.source_date_epoch, image.name.clone());
+        let expected = reply_bytes(&image);
+        let work = move |change: &mut Change<'_>, ns: &Namespace, room: ReplyRoom| {
+            images::create(change, ns, image.clone(), epoch.as_ref(), room)
         };
-        let created = |w: &Written| Some(Happened::ImageCreated { name, labels: w.labels.clone() });
-        self.written(self.change(namespace, work, created).await?.answer).await
+        let created = move |w: &Written| Happened::ImageCreated {
+            name: name.clone(),
+            labels: w.labels.clone(),
+        };
+        self.change_image(call, expected, work, created).await
     }
 
     async fn update(&self, call: &Call, request: UpdateImageRequest) -> Result<Reply> {
         let image = image::from_request(request.image, "UpdateImageRequest")?;
         let namespace = call.namespace()?;
         let mask = request.update_mask.into_option().unwrap_or_default().paths;
-        let (epoch, room, ns) = (request.source_date_epoch, call.reply_limit, namespace.clone());
-        let name = image.name.clone();
-        let work = move |change: &mut Change<'_>| {
-            images::update(change, &ns, image.clone(), &mask, epoch.as_ref(), room)
+        let (epoch, name) = (request.source_date_epoch, image.name.clone());
+        let expected = reply_bytes(&image) + self.record_bytes(&namespace, &name);
+        let work = move |change: &mut Change<'_>, ns: &Namespace, room: ReplyRoom| {
+            images::update(change, ns, image.clone(), &mask, epoch.as_ref(), room)
         };
-        let updated = |w: &Written| Some(Happened::ImageUpdated { name, labels: w.labels.clone() });
-        self.written(self.change(namespace, work, updated).await?.answer).await
+        let updated = move |w: &Written| Happened::ImageUpdated {
+            name: name.clone(),
+            labels: w.labels.clone(),
+        };
+        self.change_image(call, expected, work, updated).await
     }
 
     async fn delete(&self, call: &Call, request: DeleteImageRequest) -> Result<Reply> {
