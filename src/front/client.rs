@@ -1,5 +1,6 @@
 //! The calls made of a containerd, over its gRPC socket.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -148,8 +149,27 @@ pub struct Listing<'c> {
 }
 
 impl Listing<'_> {
-    /// Some more images; `None` when there are no more.
+    /// Some more images; `None` when there are no more. An image that no reply can carry is an error.
     pub async fn next(&mut self) -> Result<Option<Vec<Image>>> {
+        self.read(&mut |_, e| Err(e)).await
+    }
+
+    /// The same, but of an image that no reply can carry the name is added to `left_out`.
+    pub async fn next_that_fit(
+        &mut self,
+        left_out: &mut BTreeSet<String>,
+    ) -> Result<Option<Vec<Image>>> {
+        let mut leave = |part: &Part, _| {
+            left_out.insert(part.to_string());
+            Ok(())
+        };
+        self.read(&mut leave).await
+    }
+
+    async fn read(
+        &mut self,
+        too_large: &mut (dyn FnMut(&Part, Error) -> Result<()> + Send),
+    ) -> Result<Option<Vec<Image>>> {
         let path = "/containerd.services.images.v1.Images/List";
         let headers = HeaderMap::new();
         while let Some(part) = self.parts.pop() {
@@ -164,7 +184,7 @@ impl Listing<'_> {
                 Err(status) if status.code() == tonic::Code::ResourceExhausted => {
                     match part.split() {
                         Sizes::Smaller(smaller) => self.parts.extend(smaller),
-                        Sizes::Smallest => return Err(failed(part.to_string(), &status)),
+                        Sizes::Smallest => too_large(&part, failed(part.to_string(), &status))?,
                     }
                 }
                 Err(status) => return Err(failed("images".into(), &status)),

@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use http::HeaderMap;
 use protobuf::Message;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::Status;
 
 use super::client::Containerd;
 use super::locks::Locks;
 use super::spaces::Spaces;
+use super::wanted::Wanted;
 use crate::api::images::{
     CreateImageRequest, CreateImageResponse, DeleteImageRequest, GetImageRequest, GetImageResponse,
     Image, ListImagesRequest, ListImagesResponse, UpdateImageRequest, UpdateImageResponse,
@@ -27,9 +28,9 @@ use crate::api::images::{
 use crate::metrics::Upstream;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
-use crate::service::local::Local;
+use crate::service::local::{self, Local};
 use crate::service::message::encode;
-use crate::service::{Call, Images, Reply, collector, namespaces};
+use crate::service::{Call, Images, Reply, collector, growth, images, namespaces};
 use crate::store::{Change, Kind, Records};
 
 /// How long containerd may take to answer, before a read turns to LMDB and a write gives up.
@@ -47,10 +48,25 @@ struct Shared {
     local: Local,
     spaces: Spaces,
     locks: Locks,
-    resyncs: mpsc::UnboundedSender<Namespace>,
+    wanted: Wanted,
+    resyncs: Semaphore,
     /// When containerd last let a call go unanswered.
     silent: Mutex<Option<Instant>>,
     upstream: Upstream,
+}
+
+/// Resyncs that run at a time.
+const MAX_RESYNCS: usize = 2;
+
+/// What containerd had of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// A record, which is here now.
+    Kept,
+    /// None, and that which was here went.
+    Removed,
+    /// None, and there was none here.
+    Absent,
 }
 
 /// What became of a call to containerd.
@@ -67,13 +83,29 @@ enum Asked<R> {
 
 impl Front {
     /// Images of the containerd behind `containerd`, with `local` as the copy that is read.
-    /// Namespaces that want a resync come out of the receiver.
-    pub fn new(containerd: Containerd, local: Local) -> (Self, mpsc::UnboundedReceiver<Namespace>) {
-        let (resyncs, due) = mpsc::unbounded_channel();
-        let (spaces, locks, silent) = (Spaces::default(), Locks::default(), Mutex::default());
-        let upstream = Upstream::default();
-        let shared = Shared { containerd, local, spaces, locks, resyncs, silent, upstream };
-        (Self { shared: Arc::new(shared) }, due)
+    pub fn new(containerd: Containerd, local: Local) -> Self {
+        let shared = Shared {
+            containerd,
+            local,
+            spaces: Spaces::default(),
+            locks: Locks::default(),
+            wanted: Wanted::default(),
+            resyncs: Semaphore::new(MAX_RESYNCS),
+            silent: Mutex::default(),
+            upstream: Upstream::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// What is to be read again.
+    pub fn wanted(&self) -> &Wanted {
+        &self.shared.wanted
+    }
+
+    /// Waits until one more resync may run; it may while what is returned lives.
+    pub(super) async fn resync_place(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        self.shared.resyncs.acquire().await.ok()
     }
 
     /// Which namespaces are current.
@@ -98,23 +130,30 @@ impl Front {
 
     /// Has a namespace read again, soon.
     pub fn want_resync(&self, namespace: &Namespace) {
-        // Without a receiver the daemon is ending.
-        let _ = self.shared.resyncs.send(namespace.clone());
+        self.shared.wanted.namespace(namespace);
+    }
+
+    /// Containerd has the namespace: when that is news, it is read.
+    pub(super) fn meet(&self, namespace: &Namespace) {
+        if self.shared.spaces.meet(namespace) {
+            self.want_resync(namespace);
+        }
     }
 
     /// Reads one record of containerd and stores it. `aside`: what containerd does not have is kept
-    /// aside, not deleted. Says whether a record went.
-    pub async fn refresh(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<bool> {
+    /// aside, not deleted.
+    pub async fn refresh(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<Found> {
         let _lock = self.shared.locks.lock(namespace, name).await;
         let request = GetImageRequest { name: name.to_owned(), ..Default::default() };
         let path = "/containerd.services.images.v1.Images/Get";
         let headers = HeaderMap::new();
         match self.ask::<_, GetImageResponse>(path, namespace, &headers, request, ANSWER.0).await {
             Asked::Answer(found) => {
-                self.keep(namespace, found.image.into_option()).await.map(|()| false)
+                self.keep(namespace, found.image.into_option()).await.map(|()| Found::Kept)
             }
             Asked::Refused(Error::Answered(code, _)) if code == tonic::Code::NotFound as i32 => {
-                self.drop_record(namespace, name, aside).await
+                let was_there = self.drop_record(namespace, name, aside).await?;
+                Ok(if was_there { Found::Removed } else { Found::Absent })
             }
             Asked::Refused(e) => Err(e),
             Asked::Unreached(why) | Asked::Unknown(why) => Err(Error::Unavailable(why)),
@@ -192,14 +231,17 @@ impl Front {
         self.shared.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a change to containerd and stores what it answers, whether or not the client waits.
-    /// With a `target`, only while the image has that digest.
+    /// Sends a change to containerd and stores what it answers, whether or not the client waits: so it
+    /// holds `bytes` of the budget, what request and answer take, as long as it goes on. With a `target`,
+    /// only while the image has that digest.
+    #[allow(clippy::too_many_arguments)]
     async fn write<Q, R>(
         &self,
         call: &Call,
         path: &'static str,
         name: String,
         target: String,
+        bytes: usize,
         request: Q,
         made: impl FnOnce(&R) -> Option<Image> + Send + 'static,
     ) -> Result<Reply>
@@ -209,6 +251,7 @@ impl Front {
     {
         let (front, namespace, headers) = (self.clone(), call.namespace()?, call.headers.clone());
         let limit = call.reply_limit;
+        let mut hold = self.shared.local.share(bytes).await;
         let detached = tokio::spawn(async move {
             // The wait for a write before this one, that containerd leaves unanswered, counts.
             let begun = tokio::time::Instant::now();
@@ -224,7 +267,11 @@ impl Front {
             match front.ask::<Q, R>(path, &namespace, &headers, request, time).await {
                 Asked::Answer(answer) => {
                     front.book(&namespace, &name, made(&answer)).await;
-                    encode(&answer)
+                    let message = encode(&answer)?;
+                    if let Some(hold) = &mut hold {
+                        hold.shrink(message.len());
+                    }
+                    Ok(Reply { message, hold })
                 }
                 Asked::Refused(e) => Err(e),
                 Asked::Unreached(why) => Err(Error::Unavailable(format!(
@@ -240,18 +287,21 @@ impl Front {
             }
         });
         let told = |e| Error::Internal(format!("writing an image: {e}"));
-        // The lock is given back by now: a reply that waits for room holds up no other write.
-        self.reply(detached.await.map_err(told)??, limit).await
+        let reply = detached.await.map_err(told)??;
+        if reply.message.len() > limit {
+            return Err(Error::message_too_large(reply.message.len(), limit));
+        }
+        Ok(reply)
     }
 
     /// Stores what a write made. It is done in containerd: when it cannot be stored here, the
     /// namespace is in doubt, and the write has succeeded all the same.
     async fn book(&self, namespace: &Namespace, name: &str, made: Option<Image>) {
-        if self.shared.spaces.meet(namespace) {
-            self.want_resync(namespace);
-        }
         let stored = match made {
-            Some(image) => self.keep(namespace, Some(image)).await,
+            Some(image) => {
+                self.meet(namespace);
+                self.keep(namespace, Some(image)).await
+            }
             None => self.drop_record(namespace, name, false).await.map(drop),
         };
         if let Err(e) = stored {
@@ -316,8 +366,8 @@ impl Images for Front {
                     // It came behind our back, and its event is still on its way.
                     let (front, namespace) = (self.clone(), namespace.clone());
                     tokio::spawn(async move { front.refresh(&namespace, &name, false).await });
-                } else if self.shared.spaces.meet(&namespace) {
-                    self.want_resync(&namespace);
+                } else {
+                    self.meet(&namespace);
                 }
                 self.reply(encode(&found)?, call.reply_limit).await
             }
@@ -335,8 +385,8 @@ impl Images for Front {
         match self.ask(path, &namespace, &call.headers, request.clone(), ANSWER.0).await {
             Asked::Answer(found) => {
                 let found: ListImagesResponse = found;
-                if self.shared.spaces.meet(&namespace) && !found.images.is_empty() {
-                    self.want_resync(&namespace);
+                if !found.images.is_empty() {
+                    self.meet(&namespace);
                 }
                 self.reply(encode(&found)?, call.reply_limit).await
             }
@@ -349,21 +399,30 @@ impl Images for Front {
         let checked = image::from_request(request.image.clone(), "CreateImageRequest")?;
         let path = "/containerd.services.images.v1.Images/Create";
         let made = |answer: &CreateImageResponse| answer.image.clone().into_option();
-        self.write(call, path, checked.name, String::new(), request, made).await
+        let bytes = local::image_bytes(&checked) + local::reply_bytes(&checked);
+        self.write(call, path, checked.name, String::new(), bytes, request, made).await
     }
 
     async fn update(&self, call: &Call, request: UpdateImageRequest) -> Result<Reply> {
         let checked = image::from_request(request.image.clone(), "UpdateImageRequest")?;
         let path = "/containerd.services.images.v1.Images/Update";
         let made = |answer: &UpdateImageResponse| answer.image.clone().into_option();
-        self.write(call, path, checked.name, String::new(), request, made).await
+        // The answer has what is stored, too; when that is not known here, it may be as large as any.
+        let stored = match self.shared.local.record_bytes(&call.namespace()?, &checked.name) {
+            0 => images::MAX_RECORD_BYTES,
+            bytes => bytes,
+        };
+        let mask = growth::strings(&request.update_mask.paths);
+        let bytes = local::image_bytes(&checked) + local::reply_bytes(&checked) + mask + stored;
+        self.write(call, path, checked.name, String::new(), bytes, request, made).await
     }
 
     async fn delete(&self, call: &Call, request: DeleteImageRequest) -> Result<Reply> {
         let path = "/containerd.services.images.v1.Images/Delete";
         let (name, target) = (request.name.clone(), request.target.digest.clone());
         let gone = |_: &protobuf::well_known_types::empty::Empty| None;
-        self.write(call, path, name, target, request, gone).await
+        let bytes = growth::decoded(&request, 0);
+        self.write(call, path, name, target, bytes, request, gone).await
     }
 }
 

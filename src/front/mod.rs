@@ -6,7 +6,7 @@
 //! - [`images`]: Images through it: writes to containerd, reads from LMDB; [`locks`]: one a record
 //! - [`spaces`]: which namespaces are current
 //! - [`health`]: whether calls can be answered
-//! - [`follow`], [`resync`]: what changes behind our back
+//! - [`follow`], [`resync`]: what changes behind our back; [`wanted`]: what is to be read again
 //!
 //! Nothing of a server; and nothing is written to containerd that a client, or an admin, did not ask for.
 
@@ -20,3 +20,4 @@ pub mod parts;
 pub mod records;
 pub mod resync;
 pub mod spaces;
+pub mod wanted;

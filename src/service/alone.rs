@@ -14,7 +14,7 @@ use super::local::Local;
 use super::message::required;
 use super::patience::Patience;
 use super::transfer::Tagged;
-use super::{Call, Reply, introspection, leases, namespaces, transfer};
+use super::{Call, Reply, growth, introspection, leases, namespaces, transfer};
 use crate::api::events::{ForwardRequest, PublishRequest, SubscribeRequest};
 use crate::api::introspection::{PluginsRequest, PluginsResponse, ServerResponse};
 use crate::api::leases::{
@@ -70,10 +70,10 @@ impl Alone {
         let record = required(request.namespace, "CreateNamespaceRequest.namespace")?;
         let (name, labels) = (record.name.clone(), record.labels.clone());
         let namespace = Namespace::parse(&name)?;
-        let answer = record.clone();
+        let (answer, bytes) = (record.clone(), growth::decoded(&record, 2 * record.labels.len()));
         let work = move |change: &mut Change<'_>| namespaces::create(change, &record).map(drop);
         let created = |_: &()| Some(Happened::NamespaceCreated { name, labels });
-        self.local.change(namespace, work, created).await?;
+        self.local.change(namespace, bytes, work, created).await?;
         Ok(CreateNamespaceResponse { namespace: Some(answer).into(), ..Default::default() })
     }
 
@@ -83,10 +83,11 @@ impl Alone {
     ) -> Result<UpdateNamespaceResponse> {
         let update = namespaces::Update::new(&request)?;
         let (namespace, name) = (update.namespace.clone(), update.namespace.to_string());
+        let bytes = growth::decoded(&request, 2 * request.namespace.labels.len());
         let labels = request.namespace.into_option().unwrap_or_default().labels;
         let work = move |change: &mut Change<'_>| namespaces::update(change, &update);
         let updated = |_: &()| Some(Happened::NamespaceUpdated { name, labels });
-        self.local.change(namespace, work, updated).await?;
+        self.local.change(namespace, bytes, work, updated).await?;
         Ok(UpdateNamespaceResponse::new())
     }
 
@@ -99,7 +100,7 @@ impl Alone {
         let work =
             move |change: &mut Change<'_>| namespaces::delete(change, &request.name).map(drop);
         let deleted = |_: &()| Some(Happened::NamespaceDeleted { name });
-        self.local.change(namespace, work, deleted).await?;
+        self.local.change(namespace, 0, work, deleted).await?;
         Ok(Empty::new())
     }
 
@@ -108,14 +109,16 @@ impl Alone {
         call: &Call,
         request: CreateRequest,
     ) -> Result<CreateResponse> {
-        let lease =
-            self.change(call, move |change, ns| leases::create(change, ns, &request)).await?;
+        let bytes = growth::decoded(&request, request.labels.len());
+        let lease = self
+            .change(call, bytes, move |change, ns| leases::create(change, ns, &request))
+            .await?;
         Ok(CreateResponse { lease: Some(lease).into(), ..Default::default() })
     }
 
     pub async fn delete_lease(&self, call: &Call, request: DeleteRequest) -> Result<Empty> {
-        let sync = request.sync;
-        self.change(call, move |change, ns| leases::delete(change, ns, &request.id)).await?;
+        let (sync, bytes) = (request.sync, growth::decoded(&request, 0));
+        self.change(call, bytes, move |change, ns| leases::delete(change, ns, &request.id)).await?;
         if sync {
             self.local.collect().await?;
         }
@@ -132,10 +135,11 @@ impl Alone {
     }
 
     pub async fn add_resource(&self, call: &Call, request: AddResourceRequest) -> Result<Empty> {
+        let bytes = growth::decoded(&request, 0);
         let add = move |change: &mut Change<'_>, ns: &Namespace| {
             leases::add(change, ns, &request.id, request.resource.clone())
         };
-        self.change(call, add).await?;
+        self.change(call, bytes, add).await?;
         Ok(Empty::new())
     }
 
@@ -144,10 +148,11 @@ impl Alone {
         call: &Call,
         request: DeleteResourceRequest,
     ) -> Result<Empty> {
+        let bytes = growth::decoded(&request, 0);
         let remove = move |change: &mut Change<'_>, ns: &Namespace| {
             leases::remove(change, ns, &request.id, request.resource.clone())
         };
-        self.change(call, remove).await?;
+        self.change(call, bytes, remove).await?;
         Ok(Empty::new())
     }
 
@@ -170,7 +175,7 @@ impl Alone {
         let namespace = call.namespace()?;
         let tag = Arc::new(transfer::tag(&request)?);
         drop(request);
-        let (ns, events) = (namespace.clone(), Arc::clone(&tag));
+        let (ns, events, bytes) = (namespace.clone(), Arc::clone(&tag), tag.bytes());
         let work = move |change: &mut Change<'_>| tag.apply(change, &ns);
         let tell = self.local.events().clone();
         let told = move |tagged: &Tagged| {
@@ -178,7 +183,7 @@ impl Alone {
                 tell.tell(&namespace, happened);
             }
         };
-        self.local.change_then(work, told).await?;
+        self.local.change_then(bytes, work, told).await?;
         Ok(Empty::new())
     }
 
@@ -211,7 +216,7 @@ impl Alone {
     }
 
     /// A change in the namespace of the call that no event tells of.
-    async fn change<T, F>(&self, call: &Call, mut work: F) -> Result<T>
+    async fn change<T, F>(&self, call: &Call, bytes: usize, mut work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnMut(&mut Change<'_>, &Namespace) -> Result<T> + Send + 'static,
@@ -219,7 +224,7 @@ impl Alone {
         let namespace = call.namespace()?;
         let ns = namespace.clone();
         let work = move |change: &mut Change<'_>| work(change, &ns);
-        self.local.change(namespace, work, |_| None).await
+        self.local.change(namespace, bytes, work, |_| None).await
     }
 }
 

@@ -3,9 +3,9 @@
 //! Two bytes on the wire are an empty string in a list, and some are a label: what stands for them in
 //! memory is many times as large. A message is counted before it is decoded.
 
-use protobuf::MessageFull;
 use protobuf::reflect::{MessageDescriptor, RuntimeFieldType, RuntimeType};
 use protobuf::rt::WireType;
+use protobuf::{Message, MessageFull};
 
 use crate::api::image_events::ImageCreate;
 use crate::api::imagestore::ImageStore;
@@ -26,6 +26,17 @@ pub fn most(size: usize) -> usize {
 
 /// A message of so many bytes is small whatever is in it.
 const SHORT: usize = 62;
+
+/// How much a decoded message takes, in bytes, that has so many labels and elements of lists.
+pub fn decoded(message: &impl Message, entries: usize) -> usize {
+    let bytes = usize::try_from(message.compute_size()).unwrap_or(usize::MAX);
+    bytes.saturating_add(entries.saturating_mul(FIELD))
+}
+
+/// How much a list of strings takes, in bytes.
+pub fn strings(list: &[String]) -> usize {
+    list.iter().map(|text| text.len() + FIELD).sum()
+}
 
 /// How much this message will take, in bytes; an error when it has too many fields.
 pub fn of<M: MessageFull>(message: &[u8]) -> Result<usize> {

@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use protobuf::Message;
 use tokio::sync::Semaphore;
 
-use super::budget::{Budget, Room, SMALL};
+use super::budget::{Budget, Hold, Room, SMALL};
 use super::collector::{self, Trigger};
 use super::events::{Exchange, Happened};
+use super::growth;
 use super::images::{self, Made, Query, ReplyRoom, Written};
 use super::patience::Patience;
 use super::reply::Built;
@@ -74,8 +74,16 @@ impl Local {
         self.store.writer().write_then(collector::collect, told).await.map(drop)
     }
 
-    /// Makes a change in a namespace; after its commit, tells what `happened` by what it gave.
-    pub async fn change<T, F, G>(&self, namespace: Namespace, work: F, happened: G) -> Result<T>
+    /// Makes a change in a namespace; after its commit, tells what `happened` by what it gave. `bytes` is
+    /// what the change takes in memory until it is made: it holds as much of the budget, as it is made
+    /// though its client leaves.
+    pub async fn change<T, F, G>(
+        &self,
+        namespace: Namespace,
+        bytes: usize,
+        work: F,
+        happened: G,
+    ) -> Result<T>
     where
         T: Send + 'static,
         F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
@@ -87,29 +95,39 @@ impl Local {
                 events.tell(&namespace, happened);
             }
         };
-        self.change_then(work, told).await
+        self.change_then(bytes, work, told).await.map(|(made, _)| made)
     }
 
-    /// Makes a change; after its commit, `then` with what it gave.
-    pub async fn change_then<T, F, G>(&self, work: F, then: G) -> Result<T>
+    /// Makes a change that holds `bytes` of the budget; after its commit, `then` with what it gave. Gives
+    /// that, and the hold.
+    pub async fn change_then<T, F, G>(
+        &self,
+        bytes: usize,
+        mut work: F,
+        then: G,
+    ) -> Result<(T, Option<Hold>)>
     where
         T: Send + 'static,
         F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
         G: FnOnce(&T) + Send + 'static,
     {
+        let hold = self.replies.share(bytes).await;
         let collector = Arc::clone(&self.collector);
-        let then = move |made: &T| {
+        let work = move |change: &mut Change<'_>| work(change).map(|made| (made, hold));
+        let then = move |(made, _): &(T, Option<Hold>)| {
             collector.changed();
             then(made);
         };
         self.store.writer().write_then(work, then).await
     }
 
-    /// Makes a change whose reply carries the image. The reply's share of the budget is held before the
-    /// change is made: of `expected` bytes, and if that is too little, of what it takes.
+    /// Makes a change of an image, which takes `bytes` of memory, and whose reply carries the image. What
+    /// the reply takes of the budget is held before the change is made: `expected` bytes, and if that is
+    /// too little, what it takes.
     async fn change_image<F, G>(
         &self,
         call: &Call,
+        bytes: usize,
         expected: usize,
         work: F,
         happened: G,
@@ -122,31 +140,32 @@ impl Local {
         let (work, happened) = (Arc::new(work), Arc::new(happened));
         let mut size = expected.min(limit);
         loop {
-            // Nothing is held while waiting, as in `answer`.
-            let mut hold = self.replies.share(size).await;
             let room = ReplyRoom { limit, held: size.max(SMALL) };
             let (work, happened) = (Arc::clone(&work), Arc::clone(&happened));
+            let (ns, events) = (namespace.clone(), self.events.clone());
+            let told = move |made: &Made| {
+                if let Made::Written(written) = made {
+                    events.tell(&ns, happened(written));
+                }
+            };
             let ns = namespace.clone();
             let work = move |change: &mut Change<'_>| work(change, &ns, room);
-            let told = move |made: &Made| match made {
-                Made::Written(written) => Some(happened(written)),
-                Made::Needs(_) => None,
-            };
-            match self.change(namespace.clone(), work, told).await? {
-                Made::Written(Written { answer: message, .. }) => {
+            // Nothing is held while waiting, as in `answer`.
+            match self.change_then(bytes.saturating_add(size), work, told).await? {
+                (Made::Written(Written { answer: message, .. }), mut hold) => {
                     if let Some(hold) = &mut hold {
                         hold.shrink(message.len());
                     }
                     return Ok(Reply { message, hold });
                 }
-                Made::Needs(bytes) => size = bytes,
+                (Made::Needs(bytes), _) => size = bytes,
             }
         }
     }
 
-    /// How many bytes the record of an image has; none when there is none, or it cannot be read, which
-    /// whoever reads it next is told.
-    fn record_bytes(&self, namespace: &Namespace, name: &str) -> usize {
+    /// How many bytes the record of an image has; none when there is none, or it cannot be read: the next
+    /// read says why.
+    pub fn record_bytes(&self, namespace: &Namespace, name: &str) -> usize {
         let bytes = |s: &Snapshot<'_>| Ok(s.record(namespace, Kind::Image, name)?.map(<[u8]>::len));
         self.store.read(bytes).ok().flatten().unwrap_or(0)
     }
@@ -211,6 +230,11 @@ impl Local {
             .unwrap_or_else(|e| Err(Error::Internal(format!("listing images: {e}"))))
     }
 
+    /// Waits for a share of what large replies, and changes under way, take together.
+    pub async fn share(&self, bytes: usize) -> Option<Hold> {
+        self.replies.share(bytes).await
+    }
+
     /// A message that exists already, with its share of the budget.
     pub async fn written(&self, message: Vec<u8>) -> Result<Reply> {
         let hold = self.replies.share(message.len()).await;
@@ -227,9 +251,14 @@ fn is_simple(filters: &[String]) -> bool {
 }
 
 /// About how many bytes the reply has that carries this image: the times and the heads are still to come.
-fn reply_bytes(image: &Image) -> usize {
+pub fn reply_bytes(image: &Image) -> usize {
     const TIMES_AND_HEADS: usize = 64;
-    usize::try_from(image.compute_size()).unwrap_or(usize::MAX).saturating_add(TIMES_AND_HEADS)
+    growth::decoded(image, 0).saturating_add(TIMES_AND_HEADS)
+}
+
+/// How much memory an image takes.
+pub fn image_bytes(image: &Image) -> usize {
+    growth::decoded(image, image.labels.len() + image.target.annotations.len())
 }
 
 #[async_trait]
@@ -273,7 +302,7 @@ impl Images for Local {
         call.namespace()?;
         image::validate(&image)?;
         let (epoch, name) = (request.source_date_epoch, image.name.clone());
-        let expected = reply_bytes(&image);
+        let (bytes, expected) = (image_bytes(&image), reply_bytes(&image));
         let work = move |change: &mut Change<'_>, ns: &Namespace, room: ReplyRoom| {
             images::create(change, ns, image.clone(), epoch.as_ref(), room)
         };
@@ -281,7 +310,7 @@ impl Images for Local {
             name: name.clone(),
             labels: w.labels.clone(),
         };
-        self.change_image(call, expected, work, created).await
+        self.change_image(call, bytes, expected, work, created).await
     }
 
     async fn update(&self, call: &Call, request: UpdateImageRequest) -> Result<Reply> {
@@ -289,6 +318,7 @@ impl Images for Local {
         let namespace = call.namespace()?;
         let mask = request.update_mask.into_option().unwrap_or_default().paths;
         let (epoch, name) = (request.source_date_epoch, image.name.clone());
+        let bytes = image_bytes(&image) + growth::strings(&mask);
         let expected = reply_bytes(&image) + self.record_bytes(&namespace, &name);
         let work = move |change: &mut Change<'_>, ns: &Namespace, room: ReplyRoom| {
             images::update(change, ns, image.clone(), &mask, epoch.as_ref(), room)
@@ -297,14 +327,15 @@ impl Images for Local {
             name: name.clone(),
             labels: w.labels.clone(),
         };
-        self.change_image(call, expected, work, updated).await
+        self.change_image(call, bytes, expected, work, updated).await
     }
 
     async fn delete(&self, call: &Call, request: DeleteImageRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
         let (ns, name, sync) = (namespace.clone(), request.name.clone(), request.sync);
+        let bytes = growth::decoded(&request, 0);
         let work = move |change: &mut Change<'_>| images::delete(change, &ns, &request);
-        self.change(namespace, work, |()| Some(Happened::ImageDeleted { name })).await?;
+        self.change(namespace, bytes, work, |()| Some(Happened::ImageDeleted { name })).await?;
         if sync {
             self.collect().await?;
         }

@@ -8,8 +8,8 @@ use protobuf::well_known_types::any::Any;
 
 use super::collector::EXPIRE;
 use super::events::{Happened, Labels};
-use super::images;
 use super::message::decode;
+use super::{growth, images};
 use crate::api::images::Image;
 use crate::api::imagestore::{ImageReference, ImageStore};
 use crate::api::transfer::TransferRequest;
@@ -98,6 +98,12 @@ impl Tag {
             return Err(Error::not_found("no image name found"));
         }
         Ok(tagged)
+    }
+
+    /// How much memory it takes.
+    pub fn bytes(&self) -> usize {
+        growth::decoded(&self.to, self.to.labels.len() + self.to.extra_references.len())
+            + self.source.len()
     }
 
     /// What is told of the names, one event after the other.
