@@ -68,6 +68,11 @@ impl Spaces {
         news
     }
 
+    /// How many namespaces something is kept of.
+    pub fn count(&self) -> usize {
+        self.lock().spaces.len()
+    }
+
     /// Containerd does not have the namespace: nothing is kept of it, unless a Transfer runs in it.
     pub fn forget(&self, namespace: &Namespace) {
         let mut known = self.lock();
@@ -201,18 +206,17 @@ mod tests {
     #[test]
     fn a_name_that_only_clients_use_leaves_no_entry() {
         let (spaces, ns) = (Spaces::default(), Namespace::parse("n").unwrap());
-        let count = || spaces.lock().spaces.len();
         spaces.follow(true);
         spaces.doubt(&ns);
         spaces.mark();
         assert!(!spaces.is_current(&ns) && !spaces.is_followed(&ns));
-        assert_eq!(count(), 0);
+        assert_eq!(spaces.count(), 0);
         spaces.transfer_begins(&ns);
         spaces.forget(&ns);
-        assert_eq!(count(), 1, "a transfer runs");
+        assert_eq!(spaces.count(), 1, "a transfer runs");
         spaces.transfer_ends(&ns);
         spaces.forget(&ns);
-        assert_eq!(count(), 0);
+        assert_eq!(spaces.count(), 0);
     }
 
     #[test]
