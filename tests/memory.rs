@@ -1,6 +1,12 @@
 //! What a daemon takes of memory while clients ask for much with little.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 mod common;
 mod process;
@@ -10,6 +16,8 @@ use std::path::Path;
 use common::{Client, DIGEST, Failed, channel, create, grpc, image};
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
+use lmdb_images::api::events::PublishRequest;
+use lmdb_images::api::image_events::ImageCreate;
 use lmdb_images::api::images::{CreateImageResponse, Image, UpdateImageRequest};
 use lmdb_images::api::imagestore::{ImageReference, ImageStore};
 use lmdb_images::api::namespace::{CreateNamespaceRequest, Namespace};
@@ -156,4 +164,29 @@ async fn small_updates_of_a_large_image_wait_for_the_room_of_their_replies() {
         assert!(ended.unwrap().is_err(), "no reply comes");
     }
     starved.took(350);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_many_labels_wait_as_they_came() {
+    let starved = Starved::start();
+    let socket = channel(&starved.socket()).await.unwrap();
+    let mut grpc = tonic::client::Grpc::new(socket);
+    grpc.ready().await.unwrap();
+    let path = PathAndQuery::from_static("/containerd.services.events.v1.Events/Subscribe");
+    let unread = grpc.server_streaming(Request::new(Vec::new()), path, common::Raw).await.unwrap();
+    let labels = (0..6000).map(|n| (format!("{n:x}"), String::new())).collect();
+    let event = ImageCreate { name: "a".into(), labels, ..Default::default() };
+    let event = Any {
+        type_url: "containerd.services.images.v1.ImageCreate".into(),
+        value: event.write_to_bytes().unwrap(),
+        ..Any::default()
+    };
+    assert!(event.value.len() > 40_000 && event.value.len() < 64_000);
+    let event = MessageField::some(event);
+    let publish = PublishRequest { topic: "/images/create".into(), event, ..Default::default() };
+    for _ in 0..1100 {
+        starved.call("containerd.services.events.v1.Events/Publish", &publish).await.unwrap();
+    }
+    drop(unread);
+    starved.took(220);
 }
