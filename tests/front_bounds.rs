@@ -315,3 +315,39 @@ async fn many_events_of_namespaces_are_one_list_and_hold_up_no_image() {
     let lists = fronted.fake.lists.load(Ordering::SeqCst);
     assert!(lists < 300, "{lists} lists");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_reply_of_containerd_is_not_read_before_there_is_room_for_it() {
+    let fronted = Fronted::start(&[]).await;
+    let mut large = image("large");
+    large.target.as_mut().unwrap().annotations.insert("a".into(), "x".repeat(100_000));
+    for image in [image("small"), large] {
+        let key = ("n".into(), image.name.clone());
+        fronted.fake.images.lock().unwrap().insert(key, image);
+    }
+    // Nobody follows its events, so every read asks it.
+    let dir = tempfile::tempdir().unwrap();
+    let local = Local::new(Store::open(dir.path()).unwrap(), Budget::new(20 << 20));
+    let front = Front::new(Containerd::lazy(fronted.front.containerd().socket()), local);
+    let get = |name: &str| {
+        let (front, name) = (front.clone(), name.to_owned());
+        async move {
+            let get = GetImageRequest { name, ..Default::default() };
+            let reply = front.get(&call("n"), get).await?;
+            let found = GetImageResponse::parse_from_bytes(&reply.message).unwrap();
+            Ok::<_, lmdb_images::model::Error>((found.image.name.clone(), reply.hold.is_some()))
+        }
+    };
+    assert_eq!(get("small").await.unwrap(), ("small".into(), false));
+    assert_eq!(get("large").await.unwrap(), ("large".into(), true));
+    let all = front.local().share(usize::MAX).await;
+    assert_eq!(get("small").await.unwrap(), ("small".into(), false));
+    let list = || async { front.list(&call("n"), ListImagesRequest::new()).await };
+    let mut waiting = (Box::pin(get("large")), Box::pin(list()));
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut waiting.0).await.is_err());
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut waiting.1).await.is_err());
+    drop(all);
+    assert_eq!(waiting.0.await.unwrap().0, "large");
+    let listed = ListImagesResponse::parse_from_bytes(&waiting.1.await.unwrap().message).unwrap();
+    assert_eq!(listed.images.len(), 2);
+}

@@ -13,7 +13,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
-use super::codec::MessageCodec;
+use super::codec::{BytesCodec, MessageCodec};
 use super::parts::{Part, Sizes};
 use crate::api::images::{
     GetImageRequest, GetImageResponse, Image, ListImagesRequest, ListImagesResponse,
@@ -109,6 +109,33 @@ impl Containerd {
         let path = PathAndQuery::from_static(path);
         let reply = grpc.unary(request, path, MessageCodec::<Q, R>::default()).await;
         reply.map(tonic::Response::into_inner)
+    }
+
+    /// One call with one reply of at most `limit` bytes, as they came; nothing when it is larger: it is not
+    /// read then.
+    pub async fn call_for_bytes<Q: Message>(
+        &self,
+        path: &'static str,
+        namespace: &Namespace,
+        headers: &HeaderMap,
+        message: Q,
+        limit: usize,
+    ) -> std::result::Result<Option<Vec<u8>>, Status> {
+        let mut grpc = self.ready().await?.max_decoding_message_size(limit);
+        grpc.ready().await.map_err(|e| Status::from_error(Box::new(e)))?;
+        let request = request(Some(namespace), headers, message)?;
+        let path = PathAndQuery::from_static(path);
+        match grpc.unary(request, path, BytesCodec::<Q>::default()).await {
+            Ok(reply) => Ok(Some(reply.into_inner())),
+            // The library's own: containerd has neither the code nor the sentence.
+            Err(status)
+                if status.code() == tonic::Code::OutOfRange
+                    && status.message().contains("decoded message length too large") =>
+            {
+                Ok(None)
+            }
+            Err(status) => Err(status),
+        }
     }
 
     /// One call with a stream of replies.

@@ -23,11 +23,12 @@ use super::spaces::Spaces;
 use super::wanted::Wanted;
 use crate::api::images::{
     CreateImageRequest, CreateImageResponse, DeleteImageRequest, GetImageRequest, GetImageResponse,
-    Image, ListImagesRequest, ListImagesResponse, UpdateImageRequest, UpdateImageResponse,
+    Image, ListImagesRequest, UpdateImageRequest, UpdateImageResponse,
 };
 use crate::metrics::Upstream;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
+use crate::service::budget::SMALL;
 use crate::service::local::{self, Local};
 use crate::service::message::encode;
 use crate::service::{Call, Images, Reply, collector, growth, images, namespaces};
@@ -57,6 +58,9 @@ struct Shared {
 
 /// Resyncs that run at a time.
 const MAX_RESYNCS: usize = 2;
+
+/// The largest reply that containerd sends, in bytes, if it is not told otherwise.
+const MAX_REPLY_BYTES: usize = 16 << 20;
 
 /// What containerd had of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,8 +200,17 @@ impl Front {
         request: Q,
         time: Duration,
     ) -> Asked<R> {
-        let name = self.shared.containerd.socket().display();
         let call = self.shared.containerd.call(path, Some(namespace), headers, request);
+        self.within(time, call).await
+    }
+
+    /// What becomes of a call to containerd within that time.
+    async fn within<R>(
+        &self,
+        time: Duration,
+        call: impl Future<Output = std::result::Result<R, Status>>,
+    ) -> Asked<R> {
+        let name = self.shared.containerd.socket().display();
         match tokio::time::timeout(time, call).await {
             Ok(Ok(answer)) => Asked::Answer(answer),
             Ok(Err(status)) if is_containerds(&status) => {
@@ -219,6 +232,51 @@ impl Front {
                 *self.silent() = Some(Instant::now());
                 Asked::Unknown(format!("containerd at {name} did not answer within {time:?}"))
             }
+        }
+    }
+
+    /// Asks containerd for a reply that is given on as it comes, with the share of the budget that it takes:
+    /// it may be as large as any, so it is not read before there is room for it. One of at most `small`
+    /// bytes needs no share.
+    async fn ask_for_reply<Q: Message>(
+        &self,
+        call: &Call,
+        path: &'static str,
+        namespace: &Namespace,
+        request: Q,
+        small: usize,
+    ) -> Asked<Reply> {
+        let containerd = &self.shared.containerd;
+        if small > 0 {
+            let asked = request.clone();
+            let reply = containerd.call_for_bytes(path, namespace, &call.headers, asked, small);
+            match self.within(ANSWER.0, reply).await {
+                Asked::Answer(Some(message)) => {
+                    return Asked::Answer(Reply { message, hold: None });
+                }
+                Asked::Answer(None) => {}
+                Asked::Refused(e) => return Asked::Refused(e),
+                Asked::Unreached(why) => return Asked::Unreached(why),
+                Asked::Unknown(why) => return Asked::Unknown(why),
+            }
+        }
+        let mut hold = self.shared.local.share(MAX_REPLY_BYTES).await;
+        let reply =
+            containerd.call_for_bytes(path, namespace, &call.headers, request, MAX_REPLY_BYTES);
+        match self.within(ANSWER.0, reply).await {
+            Asked::Answer(Some(message)) if message.len() <= call.reply_limit => {
+                if let Some(hold) = &mut hold {
+                    hold.shrink(message.len());
+                }
+                Asked::Answer(Reply { message, hold })
+            }
+            Asked::Answer(found) => {
+                let size = found.map_or(MAX_REPLY_BYTES + 1, |message| message.len());
+                Asked::Refused(Error::message_too_large(size, call.reply_limit))
+            }
+            Asked::Refused(e) => Asked::Refused(e),
+            Asked::Unreached(why) => Asked::Unreached(why),
+            Asked::Unknown(why) => Asked::Unknown(why),
         }
     }
 
@@ -311,13 +369,6 @@ impl Front {
         }
     }
 
-    async fn reply(&self, message: Vec<u8>, limit: usize) -> Result<Reply> {
-        if message.len() > limit {
-            return Err(Error::message_too_large(message.len(), limit));
-        }
-        self.shared.local.written(message).await
-    }
-
     /// containerd 1.x ignores the target of a Delete and would delete whatever is there.
     async fn check_target(&self, namespace: &Namespace, name: &str, wanted: &str) -> Result<()> {
         if wanted.is_empty() {
@@ -358,10 +409,8 @@ impl Images for Front {
         }
         let path = "/containerd.services.images.v1.Images/Get";
         let name = request.name.clone();
-        let asked = self.ask(path, &namespace, &call.headers, request.clone(), ANSWER.0).await;
-        match asked {
+        match self.ask_for_reply(call, path, &namespace, request.clone(), SMALL).await {
             Asked::Answer(found) => {
-                let found: GetImageResponse = found;
                 if is_current {
                     // It came behind our back, and its event is still on its way.
                     let (front, namespace) = (self.clone(), namespace.clone());
@@ -369,7 +418,7 @@ impl Images for Front {
                 } else {
                     self.meet(&namespace);
                 }
-                self.reply(encode(&found)?, call.reply_limit).await
+                Ok(found)
             }
             Asked::Refused(e) => Err(e),
             Asked::Unreached(_) | Asked::Unknown(_) => self.shared.local.get(call, request).await,
@@ -382,13 +431,12 @@ impl Images for Front {
             return self.shared.local.list(call, request).await;
         }
         let path = "/containerd.services.images.v1.Images/List";
-        match self.ask(path, &namespace, &call.headers, request.clone(), ANSWER.0).await {
+        match self.ask_for_reply(call, path, &namespace, request.clone(), 0).await {
             Asked::Answer(found) => {
-                let found: ListImagesResponse = found;
-                if !found.images.is_empty() {
+                if !found.message.is_empty() {
                     self.meet(&namespace);
                 }
-                self.reply(encode(&found)?, call.reply_limit).await
+                Ok(found)
             }
             Asked::Refused(e) => Err(e),
             Asked::Unreached(_) | Asked::Unknown(_) => self.shared.local.list(call, request).await,
