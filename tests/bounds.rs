@@ -336,6 +336,33 @@ async fn metadata_by_the_thousand_is_no_ttrpc_client() {
     is_served(&served).await;
 }
 
+/// A ttrpc frame with a List of so many empty filters.
+fn list_frame(stream: u32, filters: usize) -> Vec<u8> {
+    let request = ttrpc::Request {
+        service: common::IMAGES.into(),
+        method: "List".into(),
+        payload: [0x0a, 0].repeat(filters),
+        ..Default::default()
+    };
+    frame(stream, &request.write_to_bytes().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ttrpc_stream_has_one_call_at_a_time() {
+    let limits = Limits::default();
+    let served = Served::with(limits.clone()).await;
+    // Every decoded message that needs a share of the budget waits.
+    let all = limits.requests.share(usize::MAX).await;
+    for other in [frame(1, b""), list_frame(1, 1), vec![0, 0, 0, 0, 0, 0, 0, 1, 9, 0]] {
+        let mut stream = UnixStream::connect(served.daemon.ttrpc()).await.unwrap();
+        stream.write_all(&list_frame(1, 100)).await.unwrap();
+        stream.write_all(&other).await.unwrap();
+        assert!(is_ended(&mut stream).await, "{other:?}");
+    }
+    drop(all);
+    is_served(&served).await;
+}
+
 /// A service with a fault in it.
 #[derive(Clone)]
 struct Faulty;

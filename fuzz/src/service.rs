@@ -71,8 +71,9 @@ impl Service {
                 is_told(&self.run(self.alone.delete_namespace(request)));
             }
             self.run(tokio::task::yield_now());
-            let left = self.run(self.alone.list_namespaces(ListNamespacesRequest::new()));
-            left.expect("a list").namespaces.is_empty()
+            let call = call(None);
+            let left = self.run(self.alone.list_namespaces(&call, ListNamespacesRequest::new()));
+            left.expect("a list").message.is_empty()
         });
         assert!(left.is_some(), "something stays");
     }

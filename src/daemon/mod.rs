@@ -154,7 +154,7 @@ impl Daemon {
                 daemon
                     .status
                     .push_str(&format!(", in front of containerd at {}", behind.socket.display()));
-                let (front, due) = Front::new(Containerd::lazy(&behind.socket), local);
+                let front = Front::new(Containerd::lazy(&behind.socket), local);
                 upstream = Some(front.upstream().clone());
                 let health = Health::new(daemon.store.clone(), Some(front.clone()));
                 let line = || Line::new(Arc::from(behind.socket.as_path()));
@@ -168,7 +168,7 @@ impl Daemon {
                 let ttrpc = ttrpc.open(access(config.gid))?;
                 daemon.serve_ttrpc(ttrpc, images.clone(), None, limits, &stopping);
                 daemon.tasks.push(tokio::spawn(follow::run(front.clone())));
-                daemon.tasks.push(tokio::spawn(resync::run(front, due)));
+                daemon.tasks.push(tokio::spawn(resync::run(front)));
                 (images, health)
             } else {
                 let health = Health::new(daemon.store.clone(), None);

@@ -1,5 +1,6 @@
 //! The calls made of a containerd, over its gRPC socket.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
-use super::codec::MessageCodec;
+use super::codec::{BytesCodec, MessageCodec};
 use super::parts::{Part, Sizes};
 use crate::api::images::{
     GetImageRequest, GetImageResponse, Image, ListImagesRequest, ListImagesResponse,
@@ -110,6 +111,33 @@ impl Containerd {
         reply.map(tonic::Response::into_inner)
     }
 
+    /// One call with one reply of at most `limit` bytes, as they came; nothing when it is larger: it is not
+    /// read then.
+    pub async fn call_for_bytes<Q: Message>(
+        &self,
+        path: &'static str,
+        namespace: &Namespace,
+        headers: &HeaderMap,
+        message: Q,
+        limit: usize,
+    ) -> std::result::Result<Option<Vec<u8>>, Status> {
+        let mut grpc = self.ready().await?.max_decoding_message_size(limit);
+        grpc.ready().await.map_err(|e| Status::from_error(Box::new(e)))?;
+        let request = request(Some(namespace), headers, message)?;
+        let path = PathAndQuery::from_static(path);
+        match grpc.unary(request, path, BytesCodec::<Q>::default()).await {
+            Ok(reply) => Ok(Some(reply.into_inner())),
+            // The library's own: containerd has neither the code nor the sentence.
+            Err(status)
+                if status.code() == tonic::Code::OutOfRange
+                    && status.message().contains("decoded message length too large") =>
+            {
+                Ok(None)
+            }
+            Err(status) => Err(status),
+        }
+    }
+
     /// One call with a stream of replies.
     pub async fn stream<Q: Message, R: Message>(
         &self,
@@ -148,8 +176,27 @@ pub struct Listing<'c> {
 }
 
 impl Listing<'_> {
-    /// Some more images; `None` when there are no more.
+    /// Some more images; `None` when there are no more. An image that no reply can carry is an error.
     pub async fn next(&mut self) -> Result<Option<Vec<Image>>> {
+        self.read(&mut |_, e| Err(e)).await
+    }
+
+    /// The same, but of an image that no reply can carry the name is added to `left_out`.
+    pub async fn next_that_fit(
+        &mut self,
+        left_out: &mut BTreeSet<String>,
+    ) -> Result<Option<Vec<Image>>> {
+        let mut leave = |part: &Part, _| {
+            left_out.insert(part.to_string());
+            Ok(())
+        };
+        self.read(&mut leave).await
+    }
+
+    async fn read(
+        &mut self,
+        too_large: &mut (dyn FnMut(&Part, Error) -> Result<()> + Send),
+    ) -> Result<Option<Vec<Image>>> {
         let path = "/containerd.services.images.v1.Images/List";
         let headers = HeaderMap::new();
         while let Some(part) = self.parts.pop() {
@@ -164,7 +211,7 @@ impl Listing<'_> {
                 Err(status) if status.code() == tonic::Code::ResourceExhausted => {
                     match part.split() {
                         Sizes::Smaller(smaller) => self.parts.extend(smaller),
-                        Sizes::Smallest => return Err(failed(part.to_string(), &status)),
+                        Sizes::Smallest => too_large(&part, failed(part.to_string(), &status))?,
                     }
                 }
                 Err(status) => return Err(failed("images".into(), &status)),

@@ -10,18 +10,17 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use protobuf::Message;
+use protobuf::CodedInputStream;
+use protobuf::rt::WireType;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::empty::Empty;
 use protobuf::well_known_types::timestamp::Timestamp;
 use tokio::sync::Semaphore;
 use tonic::{Status, Streaming};
 
-use super::images::Front;
-use super::resync;
+use super::images::{Found, Front};
 use crate::api::event::Envelope;
 use crate::api::events::{PublishRequest, SubscribeRequest};
-use crate::api::image_events::ImageDelete;
 use crate::model::Namespace;
 
 /// The first and the longest wait before containerd is tried again.
@@ -32,6 +31,9 @@ const MARK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How often all namespaces are read again, for what nobody knows to have been missed.
 const RESYNC: Duration = Duration::from_secs(600);
+
+/// The longest name of an image, in bytes: a key of containerd's bolt file has no more.
+const MAX_NAME_BYTES: usize = 32 << 10;
 
 /// Records read at a time because of events.
 const AT_A_TIME: usize = 16;
@@ -105,9 +107,7 @@ async fn follow(front: &Front, mut events: Streaming<Envelope>) -> String {
         let event = tokio::select! {
             event = events.message() => event,
             _ = again.tick() => {
-                if let Err(e) = want_all(front).await {
-                    return e;
-                }
+                front.wanted().all();
                 continue;
             }
         };
@@ -120,29 +120,45 @@ async fn follow(front: &Front, mut events: Streaming<Envelope>) -> String {
             front.upstream().lag.observe(age(sent));
         }
         let Ok(namespace) = Namespace::parse(&event.namespace) else { continue };
-        if event.topic.starts_with("/namespaces/")
-            && let Err(e) = resync::namespaces(front).await
-        {
-            return e.to_string();
+        if event.topic.starts_with("/namespaces/") {
+            front.wanted().list();
         }
         if !event.topic.starts_with("/images/") {
             continue;
         }
-        // All three kinds have the name as this one does.
-        let Ok(named) = ImageDelete::parse_from_bytes(&event.event.value) else { continue };
-        if front.spaces().meet(&namespace) {
-            front.want_resync(&namespace);
-        }
+        let Some(name) = named(&event.event.value) else { continue };
         let (front, place) = (front.clone(), std::sync::Arc::clone(&room).acquire_owned().await);
         tokio::spawn(async move {
-            if let Err(e) = front.refresh(&namespace, &named.name, false).await {
-                log::debug!("following an event of namespace {namespace}: {e}");
-                front.spaces().doubt(&namespace);
-                front.want_resync(&namespace);
+            match front.refresh(&namespace, &name, false).await {
+                Ok(Found::Kept) => front.meet(&namespace),
+                Ok(Found::Removed | Found::Absent) => {}
+                Err(e) => {
+                    log::debug!("following an event of namespace {namespace}: {e}");
+                    front.spaces().doubt(&namespace);
+                    front.want_resync(&namespace);
+                }
             }
             drop(place);
         });
     }
+}
+
+/// The name in an event of an image: field 1 in all three kinds. Nothing else of it is decoded: any client
+/// of containerd may publish under that topic what takes much memory then.
+fn named(event: &[u8]) -> Option<String> {
+    let mut input = CodedInputStream::from_bytes(event);
+    while let Some(tag) = input.read_raw_tag_or_eof().ok()? {
+        let wire = WireType::new(tag & 7)?;
+        if tag >> 3 != 1 || wire != WireType::LengthDelimited {
+            input.skip_field(wire).ok()?;
+            continue;
+        }
+        let length = input.read_raw_varint32().ok()? as usize;
+        let from = usize::try_from(input.pos()).ok()?;
+        let name = event.get(from..from.checked_add(length)?)?;
+        return (length <= MAX_NAME_BYTES).then(|| String::from_utf8(name.to_vec()).ok()).flatten();
+    }
+    None
 }
 
 /// How many seconds ago that was, by the clock of this machine, which is containerd's.
@@ -152,11 +168,24 @@ fn age(time: &Timestamp) -> f64 {
     (since.as_secs_f64() - sent).max(0.0)
 }
 
-/// Has every namespace read again that containerd or LMDB knows.
-async fn want_all(front: &Front) -> Result<(), String> {
-    for namespace in resync::namespaces(front).await.map_err(|e| e.to_string())? {
-        front.spaces().meet(&namespace);
-        front.want_resync(&namespace);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::image_events::ImageCreate;
+    use protobuf::Message;
+
+    #[test]
+    fn an_event_of_an_image_has_its_name_and_nothing_else_is_decoded() {
+        let event = |name: &str, labels: usize| {
+            let labels = (0..labels).map(|n| (n.to_string(), "v".into())).collect();
+            let event = ImageCreate { name: name.into(), labels, ..ImageCreate::default() };
+            event.write_to_bytes().unwrap()
+        };
+        assert_eq!(named(&event("a", 100_000)).as_deref(), Some("a"));
+        assert_eq!(named(&[event("", 3), event("b", 0)].concat()).as_deref(), Some("b"));
+        assert_eq!(named(&event(&"x".repeat(MAX_NAME_BYTES + 1), 0)), None);
+        for junk in [&b""[..], b"\x0a", b"\x0a\x05a", b"\x0a\x01\xff", &[0xff; 20]] {
+            assert_eq!(named(junk), None, "{junk:?}");
+        }
     }
-    Ok(())
 }

@@ -7,73 +7,90 @@
 //! A write is sent to containerd as the client sent it, and containerd's answer is stored, under
 //! the record's lock. That runs detached: a client that leaves does not leave half of it behind.
 
-use std::io::{self, ErrorKind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use http::HeaderMap;
 use protobuf::Message;
-use tokio::sync::mpsc;
-use tonic::Status;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::ask::{ANSWER, Asked};
 use super::client::Containerd;
 use super::locks::Locks;
 use super::spaces::Spaces;
+use super::wanted::Wanted;
 use crate::api::images::{
     CreateImageRequest, CreateImageResponse, DeleteImageRequest, GetImageRequest, GetImageResponse,
-    Image, ListImagesRequest, ListImagesResponse, UpdateImageRequest, UpdateImageResponse,
+    Image, ListImagesRequest, UpdateImageRequest, UpdateImageResponse,
 };
 use crate::metrics::Upstream;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
-use crate::service::local::Local;
+use crate::service::budget::SMALL;
+use crate::service::local::{self, Local};
 use crate::service::message::encode;
-use crate::service::{Call, Images, Reply, collector, namespaces};
+use crate::service::{Call, Images, Reply, collector, growth, images, namespaces};
 use crate::store::{Change, Kind, Records};
-
-/// How long containerd may take to answer, before a read turns to LMDB and a write gives up.
-const ANSWER: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
 
 /// Images in front of a containerd. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Front {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    containerd: Containerd,
-    local: Local,
+pub(super) struct Shared {
+    pub(super) containerd: Containerd,
+    pub(super) local: Local,
     spaces: Spaces,
     locks: Locks,
-    resyncs: mpsc::UnboundedSender<Namespace>,
+    wanted: Wanted,
+    resyncs: Semaphore,
     /// When containerd last let a call go unanswered.
-    silent: Mutex<Option<Instant>>,
+    pub(super) silent: Mutex<Option<Instant>>,
     upstream: Upstream,
 }
 
-/// What became of a call to containerd.
-enum Asked<R> {
-    /// It answered.
-    Answer(R),
-    /// It answered that it will not.
-    Refused(Error),
-    /// Nobody was there to be asked: nothing was done.
-    Unreached(String),
-    /// Nobody answered: whether it was done is not known.
-    Unknown(String),
+/// Resyncs that run at a time.
+const MAX_RESYNCS: usize = 2;
+
+/// What containerd had of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// A record, which is here now.
+    Kept,
+    /// None, and that which was here went.
+    Removed,
+    /// None, and there was none here.
+    Absent,
 }
 
 impl Front {
     /// Images of the containerd behind `containerd`, with `local` as the copy that is read.
-    /// Namespaces that want a resync come out of the receiver.
-    pub fn new(containerd: Containerd, local: Local) -> (Self, mpsc::UnboundedReceiver<Namespace>) {
-        let (resyncs, due) = mpsc::unbounded_channel();
-        let (spaces, locks, silent) = (Spaces::default(), Locks::default(), Mutex::default());
-        let upstream = Upstream::default();
-        let shared = Shared { containerd, local, spaces, locks, resyncs, silent, upstream };
-        (Self { shared: Arc::new(shared) }, due)
+    pub fn new(containerd: Containerd, local: Local) -> Self {
+        let shared = Shared {
+            containerd,
+            local,
+            spaces: Spaces::default(),
+            locks: Locks::default(),
+            wanted: Wanted::default(),
+            resyncs: Semaphore::new(MAX_RESYNCS),
+            silent: Mutex::default(),
+            upstream: Upstream::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// What is to be read again.
+    pub fn wanted(&self) -> &Wanted {
+        &self.shared.wanted
+    }
+
+    /// Waits until one more resync may run; it may while what is returned lives.
+    pub(super) async fn resync_place(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        self.shared.resyncs.acquire().await.ok()
     }
 
     /// Which namespaces are current.
@@ -98,23 +115,30 @@ impl Front {
 
     /// Has a namespace read again, soon.
     pub fn want_resync(&self, namespace: &Namespace) {
-        // Without a receiver the daemon is ending.
-        let _ = self.shared.resyncs.send(namespace.clone());
+        self.shared.wanted.namespace(namespace);
+    }
+
+    /// Containerd has the namespace: when that is news, it is read.
+    pub(super) fn meet(&self, namespace: &Namespace) {
+        if self.shared.spaces.meet(namespace) {
+            self.want_resync(namespace);
+        }
     }
 
     /// Reads one record of containerd and stores it. `aside`: what containerd does not have is kept
-    /// aside, not deleted. Says whether a record went.
-    pub async fn refresh(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<bool> {
+    /// aside, not deleted.
+    pub async fn refresh(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<Found> {
         let _lock = self.shared.locks.lock(namespace, name).await;
         let request = GetImageRequest { name: name.to_owned(), ..Default::default() };
         let path = "/containerd.services.images.v1.Images/Get";
         let headers = HeaderMap::new();
         match self.ask::<_, GetImageResponse>(path, namespace, &headers, request, ANSWER.0).await {
             Asked::Answer(found) => {
-                self.keep(namespace, found.image.into_option()).await.map(|()| false)
+                self.keep(namespace, found.image.into_option()).await.map(|()| Found::Kept)
             }
             Asked::Refused(Error::Answered(code, _)) if code == tonic::Code::NotFound as i32 => {
-                self.drop_record(namespace, name, aside).await
+                let was_there = self.drop_record(namespace, name, aside).await?;
+                Ok(if was_there { Found::Removed } else { Found::Absent })
             }
             Asked::Refused(e) => Err(e),
             Asked::Unreached(why) | Asked::Unknown(why) => Err(Error::Unavailable(why)),
@@ -149,57 +173,17 @@ impl Front {
         self.shared.local.store().writer().write(work).await
     }
 
-    async fn ask<Q: Message, R: Message>(
-        &self,
-        path: &'static str,
-        namespace: &Namespace,
-        headers: &HeaderMap,
-        request: Q,
-        time: Duration,
-    ) -> Asked<R> {
-        let name = self.shared.containerd.socket().display();
-        let call = self.shared.containerd.call(path, Some(namespace), headers, request);
-        match tokio::time::timeout(time, call).await {
-            Ok(Ok(answer)) => Asked::Answer(answer),
-            Ok(Err(status)) if is_containerds(&status) => {
-                Asked::Refused(Error::Answered(status.code() as i32, status.message().to_owned()))
-            }
-            Ok(Err(status)) => {
-                let inner = innermost(&status);
-                let why = format!("containerd at {name} cannot be reached: {inner}");
-                let nobody = |e: &io::Error| {
-                    matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound)
-                };
-                if inner.downcast_ref().is_some_and(nobody) {
-                    Asked::Unreached(why)
-                } else {
-                    Asked::Unknown(why)
-                }
-            }
-            Err(_) => {
-                *self.silent() = Some(Instant::now());
-                Asked::Unknown(format!("containerd at {name} did not answer within {time:?}"))
-            }
-        }
-    }
-
-    /// Whether containerd is worth asking for a read: not while it has just let one wait.
-    fn is_answering(&self) -> bool {
-        self.silent().is_none_or(|since| since.elapsed() > ANSWER.0)
-    }
-
-    fn silent(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.shared.silent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sends a change to containerd and stores what it answers, whether or not the client waits.
-    /// With a `target`, only while the image has that digest.
+    /// Sends a change to containerd and stores what it answers, whether or not the client waits: so it
+    /// holds `bytes` of the budget, what request and answer take, as long as it goes on. With a `target`,
+    /// only while the image has that digest.
+    #[allow(clippy::too_many_arguments)]
     async fn write<Q, R>(
         &self,
         call: &Call,
         path: &'static str,
         name: String,
         target: String,
+        bytes: usize,
         request: Q,
         made: impl FnOnce(&R) -> Option<Image> + Send + 'static,
     ) -> Result<Reply>
@@ -209,6 +193,7 @@ impl Front {
     {
         let (front, namespace, headers) = (self.clone(), call.namespace()?, call.headers.clone());
         let limit = call.reply_limit;
+        let mut hold = self.shared.local.share(bytes).await;
         let detached = tokio::spawn(async move {
             // The wait for a write before this one, that containerd leaves unanswered, counts.
             let begun = tokio::time::Instant::now();
@@ -224,7 +209,11 @@ impl Front {
             match front.ask::<Q, R>(path, &namespace, &headers, request, time).await {
                 Asked::Answer(answer) => {
                     front.book(&namespace, &name, made(&answer)).await;
-                    encode(&answer)
+                    let message = encode(&answer)?;
+                    if let Some(hold) = &mut hold {
+                        hold.shrink(message.len());
+                    }
+                    Ok(Reply { message, hold })
                 }
                 Asked::Refused(e) => Err(e),
                 Asked::Unreached(why) => Err(Error::Unavailable(format!(
@@ -240,18 +229,21 @@ impl Front {
             }
         });
         let told = |e| Error::Internal(format!("writing an image: {e}"));
-        // The lock is given back by now: a reply that waits for room holds up no other write.
-        self.reply(detached.await.map_err(told)??, limit).await
+        let reply = detached.await.map_err(told)??;
+        if reply.message.len() > limit {
+            return Err(Error::message_too_large(reply.message.len(), limit));
+        }
+        Ok(reply)
     }
 
     /// Stores what a write made. It is done in containerd: when it cannot be stored here, the
     /// namespace is in doubt, and the write has succeeded all the same.
     async fn book(&self, namespace: &Namespace, name: &str, made: Option<Image>) {
-        if self.shared.spaces.meet(namespace) {
-            self.want_resync(namespace);
-        }
         let stored = match made {
-            Some(image) => self.keep(namespace, Some(image)).await,
+            Some(image) => {
+                self.meet(namespace);
+                self.keep(namespace, Some(image)).await
+            }
             None => self.drop_record(namespace, name, false).await.map(drop),
         };
         if let Err(e) = stored {
@@ -259,13 +251,6 @@ impl Front {
             self.shared.spaces.doubt(namespace);
             self.want_resync(namespace);
         }
-    }
-
-    async fn reply(&self, message: Vec<u8>, limit: usize) -> Result<Reply> {
-        if message.len() > limit {
-            return Err(Error::message_too_large(message.len(), limit));
-        }
-        self.shared.local.written(message).await
     }
 
     /// containerd 1.x ignores the target of a Delete and would delete whatever is there.
@@ -308,18 +293,16 @@ impl Images for Front {
         }
         let path = "/containerd.services.images.v1.Images/Get";
         let name = request.name.clone();
-        let asked = self.ask(path, &namespace, &call.headers, request.clone(), ANSWER.0).await;
-        match asked {
+        match self.ask_for_reply(call, path, &namespace, request.clone(), SMALL).await {
             Asked::Answer(found) => {
-                let found: GetImageResponse = found;
                 if is_current {
                     // It came behind our back, and its event is still on its way.
                     let (front, namespace) = (self.clone(), namespace.clone());
                     tokio::spawn(async move { front.refresh(&namespace, &name, false).await });
-                } else if self.shared.spaces.meet(&namespace) {
-                    self.want_resync(&namespace);
+                } else {
+                    self.meet(&namespace);
                 }
-                self.reply(encode(&found)?, call.reply_limit).await
+                Ok(found)
             }
             Asked::Refused(e) => Err(e),
             Asked::Unreached(_) | Asked::Unknown(_) => self.shared.local.get(call, request).await,
@@ -332,13 +315,12 @@ impl Images for Front {
             return self.shared.local.list(call, request).await;
         }
         let path = "/containerd.services.images.v1.Images/List";
-        match self.ask(path, &namespace, &call.headers, request.clone(), ANSWER.0).await {
+        match self.ask_for_reply(call, path, &namespace, request.clone(), 0).await {
             Asked::Answer(found) => {
-                let found: ListImagesResponse = found;
-                if self.shared.spaces.meet(&namespace) && !found.images.is_empty() {
-                    self.want_resync(&namespace);
+                if !found.message.is_empty() {
+                    self.meet(&namespace);
                 }
-                self.reply(encode(&found)?, call.reply_limit).await
+                Ok(found)
             }
             Asked::Refused(e) => Err(e),
             Asked::Unreached(_) | Asked::Unknown(_) => self.shared.local.list(call, request).await,
@@ -349,34 +331,29 @@ impl Images for Front {
         let checked = image::from_request(request.image.clone(), "CreateImageRequest")?;
         let path = "/containerd.services.images.v1.Images/Create";
         let made = |answer: &CreateImageResponse| answer.image.clone().into_option();
-        self.write(call, path, checked.name, String::new(), request, made).await
+        let bytes = local::image_bytes(&checked) + local::reply_bytes(&checked);
+        self.write(call, path, checked.name, String::new(), bytes, request, made).await
     }
 
     async fn update(&self, call: &Call, request: UpdateImageRequest) -> Result<Reply> {
         let checked = image::from_request(request.image.clone(), "UpdateImageRequest")?;
         let path = "/containerd.services.images.v1.Images/Update";
         let made = |answer: &UpdateImageResponse| answer.image.clone().into_option();
-        self.write(call, path, checked.name, String::new(), request, made).await
+        // The answer has what is stored, too; when that is not known here, it may be as large as any.
+        let stored = match self.shared.local.record_bytes(&call.namespace()?, &checked.name) {
+            0 => images::MAX_RECORD_BYTES,
+            bytes => bytes,
+        };
+        let mask = growth::strings(&request.update_mask.paths);
+        let bytes = local::image_bytes(&checked) + local::reply_bytes(&checked) + mask + stored;
+        self.write(call, path, checked.name, String::new(), bytes, request, made).await
     }
 
     async fn delete(&self, call: &Call, request: DeleteImageRequest) -> Result<Reply> {
         let path = "/containerd.services.images.v1.Images/Delete";
         let (name, target) = (request.name.clone(), request.target.digest.clone());
         let gone = |_: &protobuf::well_known_types::empty::Empty| None;
-        self.write(call, path, name, target, request, gone).await
+        let bytes = growth::decoded(&request, 0);
+        self.write(call, path, name, target, bytes, request, gone).await
     }
-}
-
-/// Whether a status came from containerd, and not from the way to it.
-fn is_containerds(status: &Status) -> bool {
-    std::error::Error::source(status).is_none()
-}
-
-/// What lies at the bottom of an error; the layers above say only "transport error".
-fn innermost(error: &Status) -> &(dyn std::error::Error + 'static) {
-    let mut inner: &(dyn std::error::Error + 'static) = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner
 }

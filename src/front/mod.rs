@@ -3,13 +3,15 @@
 //! - [`client`]: the calls made of a containerd, over its gRPC socket; [`codec`]: this crate's
 //!   messages on tonic's client; [`parts`]: listing more images than one reply may carry
 //! - [`records`]: records put into a containerd for an admin, by `export`
-//! - [`images`]: Images through it: writes to containerd, reads from LMDB; [`locks`]: one a record
+//! - [`images`]: Images through it: writes to containerd, reads from LMDB; `ask`: asking it;
+//!   [`locks`]: one a record
 //! - [`spaces`]: which namespaces are current
 //! - [`health`]: whether calls can be answered
-//! - [`follow`], [`resync`]: what changes behind our back
+//! - [`follow`], [`resync`]: what changes behind our back; [`wanted`]: what is to be read again
 //!
 //! Nothing of a server; and nothing is written to containerd that a client, or an admin, did not ask for.
 
+mod ask;
 pub mod client;
 pub mod codec;
 pub mod follow;
@@ -20,3 +22,4 @@ pub mod parts;
 pub mod records;
 pub mod resync;
 pub mod spaces;
+pub mod wanted;

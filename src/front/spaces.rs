@@ -3,6 +3,9 @@
 //! A namespace becomes current by a resync during which nothing put it in doubt. It ceases to be in
 //! an event gap, while a Transfer runs in it, and after a write whose outcome is unknown. Only a
 //! current one is read from LMDB while containerd can be asked.
+//!
+//! There is an entry for a namespace that containerd has, and for one in which a Transfer runs. A name
+//! that only clients use leaves none: any client may ask for any name.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,6 +22,10 @@ pub struct Spaces {
 struct Known {
     /// Events are coming in without a gap.
     following: bool,
+    /// How often a namespace was put in doubt, whichever.
+    doubts: u64,
+    /// The last doubt of a namespace that has no entry: the one that an entry begins with.
+    others: u64,
     spaces: HashMap<Namespace, Space>,
 }
 
@@ -28,11 +35,13 @@ struct Space {
     /// It was current since the last gap in the events: nothing can have been missed.
     followed: bool,
     transfers: usize,
-    /// How often it was put in doubt: a resync that began before is not enough.
-    doubts: u64,
+    /// When it was last put in doubt: a resync that began before is not enough.
+    doubted: u64,
+    /// What was last said in the log of records that a resync left out.
+    said: u64,
 }
 
-/// A point in the history of a namespace, taken before a resync.
+/// A point in the history of all namespaces, taken before a resync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark(u64);
 
@@ -49,12 +58,29 @@ impl Spaces {
         self.lock().following
     }
 
-    /// Notes that the namespace is there; says whether that is news.
+    /// Notes that containerd has the namespace; says whether that is news.
     pub fn meet(&self, namespace: &Namespace) -> bool {
         let mut known = self.lock();
         let news = !known.spaces.contains_key(namespace);
-        known.spaces.entry(namespace.clone()).or_default();
+        if news {
+            known.entry(namespace);
+        }
         news
+    }
+
+    /// How many namespaces something is kept of.
+    pub fn count(&self) -> usize {
+        self.lock().spaces.len()
+    }
+
+    /// Containerd does not have the namespace: nothing is kept of it, unless a Transfer runs in it.
+    pub fn forget(&self, namespace: &Namespace) {
+        let mut known = self.lock();
+        let Some(space) = known.spaces.get(namespace).copied() else { return };
+        if space.transfers == 0 {
+            known.others = known.others.max(space.doubted);
+            known.spaces.remove(namespace);
+        }
     }
 
     /// Events come in from now on, or no longer: then nothing is current.
@@ -62,45 +88,55 @@ impl Spaces {
         let mut known = self.lock();
         known.following = following;
         if !following {
+            let doubt = known.next_doubt();
+            known.others = doubt;
             for space in known.spaces.values_mut() {
-                space.doubt();
-                space.followed = false;
+                (space.current, space.doubted, space.followed) = (false, doubt, false);
             }
         }
     }
 
     /// What LMDB has of the namespace may not be what containerd has.
     pub fn doubt(&self, namespace: &Namespace) {
-        self.lock().spaces.entry(namespace.clone()).or_default().doubt();
+        let mut known = self.lock();
+        let doubt = known.next_doubt();
+        match known.spaces.get_mut(namespace) {
+            Some(space) => (space.current, space.doubted) = (false, doubt),
+            None => known.others = doubt,
+        }
     }
 
     /// A Transfer begins in the namespace.
     pub fn transfer_begins(&self, namespace: &Namespace) {
         let mut known = self.lock();
-        let space = known.spaces.entry(namespace.clone()).or_default();
+        let doubt = known.next_doubt();
+        let space = known.entry(namespace);
         space.transfers += 1;
-        space.doubt();
+        (space.current, space.doubted) = (false, doubt);
     }
 
     /// A Transfer ended in the namespace; a resync is due.
     pub fn transfer_ends(&self, namespace: &Namespace) {
         let mut known = self.lock();
-        let space = known.spaces.entry(namespace.clone()).or_default();
-        space.transfers = space.transfers.saturating_sub(1);
-        space.doubt();
+        let doubt = known.next_doubt();
+        if let Some(space) = known.spaces.get_mut(namespace) {
+            space.transfers = space.transfers.saturating_sub(1);
+            (space.current, space.doubted) = (false, doubt);
+        }
     }
 
     /// Before a resync.
-    pub fn mark(&self, namespace: &Namespace) -> Mark {
-        Mark(self.lock().spaces.entry(namespace.clone()).or_default().doubts)
+    pub fn mark(&self) -> Mark {
+        Mark(self.lock().doubts)
     }
 
-    /// After a resync: the namespace is current unless it was put in doubt since. Says whether.
+    /// After a resync of a namespace that containerd has: it is current unless it was put in doubt since.
+    /// Says whether.
     pub fn settle(&self, namespace: &Namespace, mark: Mark) -> bool {
         let mut known = self.lock();
         let following = known.following;
-        let space = known.spaces.entry(namespace.clone()).or_default();
-        space.current = following && space.doubts == mark.0;
+        let space = known.entry(namespace);
+        space.current = following && space.doubted <= mark.0;
         space.followed |= space.current;
         space.current
     }
@@ -111,16 +147,29 @@ impl Spaces {
         self.lock().spaces.get(namespace).is_some_and(|space| space.followed)
     }
 
+    /// Whether it is news that a resync of the namespace left out records, which `hash` stands for.
+    pub fn is_news(&self, namespace: &Namespace, hash: u64) -> bool {
+        let mut known = self.lock();
+        let space = known.spaces.get_mut(namespace);
+        space.is_none_or(|space| std::mem::replace(&mut space.said, hash) != hash)
+    }
+
     /// Nothing that is done under this lock can panic.
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Space {
-    fn doubt(&mut self) {
-        self.current = false;
+impl Known {
+    fn next_doubt(&mut self) -> u64 {
         self.doubts += 1;
+        self.doubts
+    }
+
+    fn entry(&mut self, namespace: &Namespace) -> &mut Space {
+        let doubted = self.others;
+        let new = || Space { doubted, ..Space::default() };
+        self.spaces.entry(namespace.clone()).or_insert_with(new)
     }
 }
 
@@ -132,14 +181,14 @@ mod tests {
     fn a_namespace_is_current_after_a_resync_in_which_nothing_happened() {
         let (spaces, ns) = (Spaces::default(), Namespace::parse("n").unwrap());
         let resync = || {
-            let mark = spaces.mark(&ns);
+            let mark = spaces.mark();
             spaces.settle(&ns, mark)
         };
         assert!(!resync(), "events are not coming in");
         spaces.follow(true);
         assert!(!spaces.is_followed(&ns));
         assert!(resync() && spaces.is_current(&ns) && spaces.is_followed(&ns));
-        let mark = spaces.mark(&ns);
+        let mark = spaces.mark();
         spaces.doubt(&ns);
         assert!(!spaces.settle(&ns, mark) && !spaces.is_current(&ns));
         assert!(spaces.is_followed(&ns), "a doubt is no gap");
@@ -152,5 +201,38 @@ mod tests {
         spaces.follow(false);
         spaces.follow(true);
         assert!(!spaces.is_current(&ns) && !spaces.is_followed(&ns), "there was a gap");
+    }
+
+    #[test]
+    fn a_name_that_only_clients_use_leaves_no_entry() {
+        let (spaces, ns) = (Spaces::default(), Namespace::parse("n").unwrap());
+        spaces.follow(true);
+        spaces.doubt(&ns);
+        spaces.mark();
+        assert!(!spaces.is_current(&ns) && !spaces.is_followed(&ns));
+        assert_eq!(spaces.count(), 0);
+        spaces.transfer_begins(&ns);
+        spaces.forget(&ns);
+        assert_eq!(spaces.count(), 1, "a transfer runs");
+        spaces.transfer_ends(&ns);
+        spaces.forget(&ns);
+        assert_eq!(spaces.count(), 0);
+    }
+
+    #[test]
+    fn what_is_forgotten_comes_back_in_doubt() {
+        let (spaces, ns) = (Spaces::default(), Namespace::parse("n").unwrap());
+        spaces.follow(true);
+        let before = spaces.mark();
+        spaces.meet(&ns);
+        spaces.doubt(&ns);
+        spaces.forget(&ns);
+        assert!(!spaces.settle(&ns, before), "it was put in doubt after the mark");
+        spaces.forget(&ns);
+        let before = spaces.mark();
+        spaces.doubt(&ns);
+        assert!(!spaces.settle(&ns, before), "that it had no entry makes no difference");
+        let after = spaces.mark();
+        assert!(spaces.settle(&ns, after));
     }
 }

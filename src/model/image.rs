@@ -97,9 +97,15 @@ pub fn update(current: &mut Image, mut change: Image, mask: &[String]) -> Result
         current.target = change.target;
         return Ok(());
     }
-    // Every path reads `change` as it came: one path may be named twice, or overlap another.
+    // Every path reads `change` as it came: one path may be named twice, or overlap another. Of those that
+    // copy all of a map only the last is done: what is before it makes no difference.
     let target = change.target.mut_or_insert_default();
-    for path in mask {
+    let last = |name: &str| mask.iter().rposition(|path| path == name);
+    let copies = ["labels", "target", "annotations"].map(|name| (name, last(name)));
+    for (number, path) in mask.iter().enumerate() {
+        if copies.iter().any(|(name, last)| path == name && *last != Some(number)) {
+            continue;
+        }
         if let Some(key) = path.strip_prefix("labels.") {
             let value = change.labels.get(key).cloned().unwrap_or_default();
             current.labels.insert(key.to_owned(), value);
@@ -216,6 +222,38 @@ mod tests {
         .unwrap();
         drop_empty(&mut current).unwrap();
         assert_eq!(current, image(&[("a", "9"), ("c", "3")]));
+    }
+
+    #[test]
+    fn of_paths_that_copy_a_map_the_last_is_done_in_its_place() {
+        let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let mut given = image(&[("a", "9")]);
+        given.target.as_mut().unwrap().annotations = [label("n", "1")].into();
+        for (paths, labels, annotations) in [
+            (vec!["labels", "labels.b", "labels"], vec![label("a", "9")], vec![]),
+            (
+                vec!["labels.b", "annotations", "target"],
+                vec![label("b", "")],
+                vec![label("n", "1")],
+            ),
+            (vec!["target", "annotations.m", "annotations"], vec![], vec![label("n", "1")]),
+        ] {
+            let mut current = image(&[]);
+            if labels.first().is_some_and(|(key, _)| key == "b") {
+                given.labels.remove("b");
+            }
+            update(&mut current, given.clone(), &mask(&paths)).unwrap();
+            assert_eq!(current.labels, labels.into_iter().collect(), "{paths:?}");
+            let found = &current.target.annotations;
+            assert!(annotations.is_empty() || *found == annotations.into_iter().collect());
+        }
+        let labels: Vec<_> = (0..20_000).map(|n| (n.to_string(), "v".repeat(100))).collect();
+        let labels: Vec<_> = labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let (large, mut current) = (image(&labels), image(&[]));
+        // 45,000 copies of 20,000 labels would take minutes.
+        update(&mut current, large, &mask(&["labels", "target", "annotations"].repeat(15_000)))
+            .unwrap();
+        assert_eq!(current.labels.len(), 20_000);
     }
 
     #[test]

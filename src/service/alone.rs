@@ -1,31 +1,33 @@
 //! The services that clients call around image names, when no containerd stands behind: Namespaces,
 //! Leases, Events, Transfer of a name, Introspection.
 //!
-//! Each method takes a request's message and gives the reply's; the work is done by the module of
-//! the service.
+//! Each method takes a request's message and gives the reply's, or, where what is stored decides its size,
+//! the reply as bytes that hold their share of the budget. The work is done by the module of the service.
+
+use std::sync::Arc;
 
 use protobuf::well_known_types::empty::Empty;
 
+use super::budget::Room;
 use super::events::{Happened, Subscription};
-use super::images::{self, Written};
 use super::local::Local;
 use super::message::required;
-use super::{Call, introspection, leases, namespaces, transfer};
+use super::patience::Patience;
+use super::transfer::Tagged;
+use super::{Call, Reply, growth, introspection, leases, namespaces, transfer};
 use crate::api::events::{ForwardRequest, PublishRequest, SubscribeRequest};
-use crate::api::images::Image;
 use crate::api::introspection::{PluginsRequest, PluginsResponse, ServerResponse};
 use crate::api::leases::{
     AddResourceRequest, CreateRequest, CreateResponse, DeleteRequest, DeleteResourceRequest,
-    ListRequest, ListResourcesRequest, ListResourcesResponse, ListResponse,
+    ListRequest, ListResourcesRequest,
 };
 use crate::api::namespace::{
     CreateNamespaceRequest, CreateNamespaceResponse, DeleteNamespaceRequest, GetNamespaceRequest,
-    GetNamespaceResponse, ListNamespacesRequest, ListNamespacesResponse, UpdateNamespaceRequest,
-    UpdateNamespaceResponse,
+    ListNamespacesRequest, UpdateNamespaceRequest, UpdateNamespaceResponse,
 };
 use crate::api::transfer::TransferRequest;
-use crate::model::{Error, Namespace, Result, image};
-use crate::store::{Change, Kind, Records, Snapshot};
+use crate::model::{Error, Namespace, Result};
+use crate::store::{Change, Snapshot};
 
 /// The services beside Images on `images.sock`.
 #[derive(Debug, Clone)]
@@ -45,20 +47,20 @@ impl Alone {
         &self.local
     }
 
-    pub async fn get_namespace(
-        &self,
-        request: GetNamespaceRequest,
-    ) -> Result<GetNamespaceResponse> {
-        let namespace = self.read(move |s| namespaces::get(s, &request.name)).await?;
-        Ok(GetNamespaceResponse { namespace: Some(namespace).into(), ..Default::default() })
+    /// Answers a `GetNamespaceResponse`.
+    pub async fn get_namespace(&self, call: &Call, request: GetNamespaceRequest) -> Result<Reply> {
+        let build = move |s: &Snapshot<'_>, room: Room<'_>, _: Patience| {
+            namespaces::get(s, &request.name, room)
+        };
+        self.local.answer(call, None, build).await
     }
 
-    pub async fn list_namespaces(
-        &self,
-        _: ListNamespacesRequest,
-    ) -> Result<ListNamespacesResponse> {
-        let namespaces = self.read(|s| namespaces::list(s)).await?;
-        Ok(ListNamespacesResponse { namespaces, ..Default::default() })
+    /// Answers a `ListNamespacesResponse`.
+    pub async fn list_namespaces(&self, call: &Call, _: ListNamespacesRequest) -> Result<Reply> {
+        let build = |s: &Snapshot<'_>, room: Room<'_>, patience: Patience| {
+            namespaces::list(s, room, patience)
+        };
+        self.local.answer(call, None, build).await
     }
 
     pub async fn create_namespace(
@@ -68,10 +70,10 @@ impl Alone {
         let record = required(request.namespace, "CreateNamespaceRequest.namespace")?;
         let (name, labels) = (record.name.clone(), record.labels.clone());
         let namespace = Namespace::parse(&name)?;
-        let answer = record.clone();
+        let (answer, bytes) = (record.clone(), growth::decoded(&record, 2 * record.labels.len()));
         let work = move |change: &mut Change<'_>| namespaces::create(change, &record).map(drop);
         let created = |_: &()| Some(Happened::NamespaceCreated { name, labels });
-        self.local.change(namespace, work, created).await?;
+        self.local.change(namespace, bytes, work, created).await?;
         Ok(CreateNamespaceResponse { namespace: Some(answer).into(), ..Default::default() })
     }
 
@@ -81,10 +83,11 @@ impl Alone {
     ) -> Result<UpdateNamespaceResponse> {
         let update = namespaces::Update::new(&request)?;
         let (namespace, name) = (update.namespace.clone(), update.namespace.to_string());
+        let bytes = growth::decoded(&request, 2 * request.namespace.labels.len());
         let labels = request.namespace.into_option().unwrap_or_default().labels;
         let work = move |change: &mut Change<'_>| namespaces::update(change, &update);
         let updated = |_: &()| Some(Happened::NamespaceUpdated { name, labels });
-        self.local.change(namespace, work, updated).await?;
+        self.local.change(namespace, bytes, work, updated).await?;
         Ok(UpdateNamespaceResponse::new())
     }
 
@@ -97,7 +100,7 @@ impl Alone {
         let work =
             move |change: &mut Change<'_>| namespaces::delete(change, &request.name).map(drop);
         let deleted = |_: &()| Some(Happened::NamespaceDeleted { name });
-        self.local.change(namespace, work, deleted).await?;
+        self.local.change(namespace, 0, work, deleted).await?;
         Ok(Empty::new())
     }
 
@@ -106,31 +109,37 @@ impl Alone {
         call: &Call,
         request: CreateRequest,
     ) -> Result<CreateResponse> {
-        let lease =
-            self.change(call, move |change, ns| leases::create(change, ns, &request)).await?;
+        let bytes = growth::decoded(&request, request.labels.len());
+        let lease = self
+            .change(call, bytes, move |change, ns| leases::create(change, ns, &request))
+            .await?;
         Ok(CreateResponse { lease: Some(lease).into(), ..Default::default() })
     }
 
     pub async fn delete_lease(&self, call: &Call, request: DeleteRequest) -> Result<Empty> {
-        let sync = request.sync;
-        self.change(call, move |change, ns| leases::delete(change, ns, &request.id)).await?;
+        let (sync, bytes) = (request.sync, growth::decoded(&request, 0));
+        self.change(call, bytes, move |change, ns| leases::delete(change, ns, &request.id)).await?;
         if sync {
             self.local.collect().await?;
         }
         Ok(Empty::new())
     }
 
-    pub async fn list_leases(&self, call: &Call, request: ListRequest) -> Result<ListResponse> {
+    /// Answers a `ListResponse`.
+    pub async fn list_leases(&self, call: &Call, request: ListRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let leases = self.read(move |s| leases::list(s, &namespace, &request.filters)).await?;
-        Ok(ListResponse { leases, ..Default::default() })
+        let build = move |s: &Snapshot<'_>, room: Room<'_>, patience: Patience| {
+            leases::list(s, &namespace, &request.filters, room, patience)
+        };
+        self.local.answer(call, None, build).await
     }
 
     pub async fn add_resource(&self, call: &Call, request: AddResourceRequest) -> Result<Empty> {
+        let bytes = growth::decoded(&request, 0);
         let add = move |change: &mut Change<'_>, ns: &Namespace| {
             leases::add(change, ns, &request.id, request.resource.clone())
         };
-        self.change(call, add).await?;
+        self.change(call, bytes, add).await?;
         Ok(Empty::new())
     }
 
@@ -139,61 +148,42 @@ impl Alone {
         call: &Call,
         request: DeleteResourceRequest,
     ) -> Result<Empty> {
+        let bytes = growth::decoded(&request, 0);
         let remove = move |change: &mut Change<'_>, ns: &Namespace| {
             leases::remove(change, ns, &request.id, request.resource.clone())
         };
-        self.change(call, remove).await?;
+        self.change(call, bytes, remove).await?;
         Ok(Empty::new())
     }
 
+    /// Answers a `ListResourcesResponse`.
     pub async fn list_resources(
         &self,
         call: &Call,
         request: ListResourcesRequest,
-    ) -> Result<ListResourcesResponse> {
+    ) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let resources = self.read(move |s| leases::resources(s, &namespace, &request.id)).await?;
-        Ok(ListResourcesResponse { resources, ..Default::default() })
+        let build = move |s: &Snapshot<'_>, room: Room<'_>, _: Patience| {
+            leases::resources(s, &namespace, &request.id, room)
+        };
+        self.local.answer(call, None, build).await
     }
 
-    /// Gives the target of one name to others; a name that is there is moved, as in containerd 2.
+    /// Gives the target of one name to others. All of it is done by the writing thread, one transfer at a
+    /// time, so that the records of many transfers are never in memory together.
     pub async fn transfer(&self, call: &Call, request: TransferRequest) -> Result<Empty> {
         let namespace = call.namespace()?;
-        let tag = transfer::tag(&request)?;
-        let (ns, source) = (namespace.clone(), tag.source.clone());
-        let found = self.read(move |s| {
-            let record = s.record(&ns, Kind::Image, &source)?;
-            record.map(super::message::decode::<Image>).transpose()
-        });
-        let missing = || {
-            Error::not_found(format_args!("image {}", crate::model::go::quote::quote(&tag.source)))
-        };
-        let target = found.await?.ok_or_else(missing)?.target;
-        for image in tag.images(&target)? {
-            if image.name.is_empty() {
-                return Err(Error::invalid_argument("image name must not be empty"));
+        let tag = Arc::new(transfer::tag(&request)?);
+        drop(request);
+        let (ns, events, bytes) = (namespace.clone(), Arc::clone(&tag), tag.bytes());
+        let work = move |change: &mut Change<'_>| tag.apply(change, &ns);
+        let tell = self.local.events().clone();
+        let told = move |tagged: &Tagged| {
+            for happened in events.events(tagged.clone()) {
+                tell.tell(&namespace, happened);
             }
-            image::validate(&image)?;
-            let name = image.name.clone();
-            let (ns, limit) = (namespace.clone(), usize::MAX);
-            let work = move |change: &mut Change<'_>| -> Result<(bool, Written)> {
-                let image = image.clone();
-                if change.record(&ns, Kind::Image, &image.name)?.is_some() {
-                    Ok((true, images::update(change, &ns, image, &[], None, limit)?))
-                } else {
-                    Ok((false, images::create(change, &ns, image, None, limit)?))
-                }
-            };
-            let happened = |(was_there, written): &(bool, Written)| {
-                let labels = written.labels.clone();
-                Some(if *was_there {
-                    Happened::ImageUpdated { name, labels }
-                } else {
-                    Happened::ImageCreated { name, labels }
-                })
-            };
-            self.local.change(namespace.clone(), work, happened).await?;
-        }
+        };
+        self.local.change_then(bytes, work, told).await?;
         Ok(Empty::new())
     }
 
@@ -225,16 +215,8 @@ impl Alone {
         Ok(PluginsResponse { plugins: self.local.pooled(found).await?, ..Default::default() })
     }
 
-    async fn read<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Snapshot<'_>) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let store = self.local.store().clone();
-        self.local.pooled(move || store.read(work)).await
-    }
-
     /// A change in the namespace of the call that no event tells of.
-    async fn change<T, F>(&self, call: &Call, mut work: F) -> Result<T>
+    async fn change<T, F>(&self, call: &Call, bytes: usize, mut work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnMut(&mut Change<'_>, &Namespace) -> Result<T> + Send + 'static,
@@ -242,7 +224,7 @@ impl Alone {
         let namespace = call.namespace()?;
         let ns = namespace.clone();
         let work = move |change: &mut Change<'_>| work(change, &ns);
-        self.local.change(namespace, work, |_| None).await
+        self.local.change(namespace, bytes, work, |_| None).await
     }
 }
 

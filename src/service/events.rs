@@ -20,12 +20,14 @@ use crate::api::image_events::{ImageCreate, ImageDelete, ImageUpdate};
 use crate::api::namespace_events::{NamespaceCreate, NamespaceDelete, NamespaceUpdate};
 use crate::model::filter::{Fields, Filter};
 use crate::model::go::quote::quote;
-use crate::model::{Error, Namespace, Result, image};
+use crate::model::image::encoded::Encoded;
+use crate::model::image::{self, Image};
+use crate::model::{Error, Namespace, Result};
 
 /// So many events may wait for the slowest subscriber.
 const WAITING: usize = 1024;
 
-/// The most bytes of an event: with those that wait, 64 MiB.
+/// The most bytes of an event. Each that waits is kept with its name and labels once more: 128 MiB together.
 const LARGEST: usize = 64 << 10;
 
 /// The first second of year 1.
@@ -219,19 +221,19 @@ struct Event {
     message: Vec<u8>,
     namespace: String,
     topic: String,
-    /// Of the kinds of events that are known here.
-    name: String,
-    labels: Labels,
+    /// Of the kinds of events that are known here, name and labels: encoded, as an image with nothing else.
+    /// Decoded, small labels take twenty times as much.
+    named: Vec<u8>,
 }
 
 impl Event {
     fn new(envelope: Envelope, message: Vec<u8>) -> Self {
-        let (name, labels) = named(&envelope.event).unwrap_or_default();
-        Self { message, namespace: envelope.namespace, topic: envelope.topic, name, labels }
+        let named = named(&envelope.event).unwrap_or_default();
+        Self { message, namespace: envelope.namespace, topic: envelope.topic, named }
     }
 }
 
-fn named(event: &Any) -> Option<(String, Labels)> {
+fn named(event: &Any) -> Option<Vec<u8>> {
     let known = [
         "containerd.services.images.v1.ImageCreate",
         "containerd.services.images.v1.ImageUpdate",
@@ -247,7 +249,7 @@ fn named(event: &Any) -> Option<(String, Labels)> {
     }
     // They all have the fields of this one, or fewer, under the same numbers.
     let event = ImageCreate::parse_from_bytes(&event.value).ok()?;
-    Some((event.name, event.labels))
+    encode(&Image { name: event.name, labels: event.labels, ..Image::default() }).ok()
 }
 
 impl Fields for Event {
@@ -257,8 +259,14 @@ impl Fields for Event {
             (b"namespace", _) => image::present(&self.namespace),
             (b"topic", _) => image::present(&self.topic),
             (b"event", [what, rest @ ..]) => match what.as_slice() {
-                b"name" => image::present(&self.name),
-                b"labels" => image::entry(&self.labels, rest),
+                b"name" => {
+                    Encoded::new(&self.named).map(|e| e.name()).filter(|name| !name.is_empty())
+                }
+                b"labels" => {
+                    let key = rest.join(&b'.');
+                    let mut labels = Encoded::new(&self.named)?.labels();
+                    labels.find(|(known, _)| *known == key).map(|(_, value)| value)
+                }
                 _ => None,
             },
             _ => None,
@@ -361,7 +369,7 @@ mod tests {
     fn a_type_url_may_have_a_host() {
         let event = any(&ImageDelete { name: "i".into(), ..Default::default() }).unwrap();
         let hosted = Any { type_url: format!("types.example.com/{}", event.type_url), ..event };
-        assert_eq!(named(&hosted).unwrap().0, "i");
+        assert_eq!(Image::parse_from_bytes(&named(&hosted).unwrap()).unwrap().name, "i");
     }
 
     #[test]

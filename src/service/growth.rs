@@ -3,10 +3,12 @@
 //! Two bytes on the wire are an empty string in a list, and some are a label: what stands for them in
 //! memory is many times as large. A message is counted before it is decoded.
 
-use protobuf::MessageFull;
 use protobuf::reflect::{MessageDescriptor, RuntimeFieldType, RuntimeType};
 use protobuf::rt::WireType;
+use protobuf::{Message, MessageFull};
 
+use crate::api::image_events::ImageCreate;
+use crate::api::imagestore::ImageStore;
 use crate::model::{Error, Result};
 
 /// A message has so many fields at most, those of messages in it with them: far more than an image has
@@ -24,6 +26,17 @@ pub fn most(size: usize) -> usize {
 
 /// A message of so many bytes is small whatever is in it.
 const SHORT: usize = 62;
+
+/// How much a decoded message takes, in bytes, that has so many labels and elements of lists.
+pub fn decoded(message: &impl Message, entries: usize) -> usize {
+    let bytes = usize::try_from(message.compute_size()).unwrap_or(usize::MAX);
+    bytes.saturating_add(entries.saturating_mul(FIELD))
+}
+
+/// How much a list of strings takes, in bytes.
+pub fn strings(list: &[String]) -> usize {
+    list.iter().map(|text| text.len() + FIELD).sum()
+}
 
 /// How much this message will take, in bytes; an error when it has too many fields.
 pub fn of<M: MessageFull>(message: &[u8]) -> Result<usize> {
@@ -43,7 +56,7 @@ pub fn of<M: MessageFull>(message: &[u8]) -> Result<usize> {
     Ok(message.len() + fields * FIELD)
 }
 
-/// Deeper than any message of ours; messages of others are kept as bytes.
+/// Deeper than any message of ours.
 const DEEPEST: usize = 8;
 
 fn count(
@@ -75,16 +88,62 @@ fn count(
             && depth < DEEPEST
         {
             count(&nested, inner, fields, depth + 1)?;
+            if nested.full_name() == "google.protobuf.Any"
+                && let Some((held, value)) = held(inner)
+            {
+                count(&held, value, fields, depth + 1)?;
+            }
         }
     }
     Some(())
+}
+
+/// The messages that are decoded out of an Any. Those of events all have the fields of the one named
+/// here, or fewer, under the same numbers.
+fn known(type_url: &str) -> Option<MessageDescriptor> {
+    // The type URL may have a host before the name.
+    let name = type_url.rsplit('/').next()?;
+    if name == ImageStore::descriptor().full_name() {
+        return Some(ImageStore::descriptor());
+    }
+    let is_event = ["containerd.services.images.v1.Image", "containerd.events.Namespace"]
+        .into_iter()
+        .any(|beginning| name.starts_with(beginning));
+    is_event.then(ImageCreate::descriptor)
+}
+
+/// The message in an Any, if it is one that is decoded.
+fn held(any: &[u8]) -> Option<(MessageDescriptor, &[u8])> {
+    let mut input = protobuf::CodedInputStream::from_bytes(any);
+    let (mut type_url, mut value) = (&b""[..], &b""[..]);
+    while let Some(tag) = input.read_raw_tag_or_eof().ok()? {
+        let (number, wire) = (tag >> 3, WireType::new(tag & 7)?);
+        if wire != WireType::LengthDelimited {
+            input.skip_field(wire).ok()?;
+            continue;
+        }
+        let length = input.read_raw_varint32().ok()?;
+        let from = usize::try_from(input.pos()).ok()?;
+        let inner = any.get(from..from.checked_add(length as usize)?)?;
+        input.skip_raw_bytes(length).ok()?;
+        match number {
+            // As the library decodes it: of a field that is there twice the last counts.
+            1 => type_url = inner,
+            2 => value = inner,
+            _ => {}
+        }
+    }
+    Some((known(std::str::from_utf8(type_url).ok()?)?, value))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::budget::SMALL;
     use super::*;
+    use crate::api::events::PublishRequest;
     use crate::api::images::{CreateImageRequest, Image, ListImagesRequest};
+    use crate::api::transfer::TransferRequest;
+    use protobuf::well_known_types::any::Any;
     use protobuf::{Message, MessageField};
 
     fn create(labels: usize) -> Vec<u8> {
@@ -122,6 +181,41 @@ mod tests {
         assert!(told.message().contains("CreateImageRequest has more than 65536 fields"), "{told}");
         assert!(of::<ListImagesRequest>(&[0x0a, 0].repeat(FIELDS)).is_ok());
         assert!(of::<ListImagesRequest>(&[0x0a, 0].repeat(FIELDS + 1)).is_err());
+    }
+
+    #[test]
+    fn a_message_in_an_any_is_counted_like_any_other() {
+        let transfer = |type_url: &str, labels: usize| {
+            let labels = (0..labels).map(|n| (n.to_string(), String::new())).collect();
+            let store = ImageStore { labels, ..Default::default() };
+            let value = store.write_to_bytes().unwrap();
+            let any = Any { type_url: type_url.into(), value, ..Default::default() };
+            let destination = MessageField::some(any);
+            TransferRequest { destination, ..Default::default() }.write_to_bytes().unwrap()
+        };
+        for type_url in
+            ["containerd.types.transfer.ImageStore", "x/containerd.types.transfer.ImageStore"]
+        {
+            let message = transfer(type_url, 1000);
+            // The Any, its two fields, and the labels.
+            let expected = message.len() + (3 + 1000) * FIELD;
+            assert_eq!(of::<TransferRequest>(&message), Ok(expected));
+            assert!(of::<TransferRequest>(&transfer(type_url, FIELDS)).is_err());
+        }
+        let kept = transfer("another.Message", FIELDS);
+        assert_eq!(of::<TransferRequest>(&kept), Ok(kept.len() + 3 * FIELD));
+        let event = ImageCreate {
+            labels: (0..FIELDS).map(|n| (n.to_string(), String::new())).collect(),
+            ..Default::default()
+        };
+        for type_url in
+            ["containerd.services.images.v1.ImageUpdate", "containerd.events.NamespaceCreate"]
+        {
+            let value = event.write_to_bytes().unwrap();
+            let any = Any { type_url: type_url.into(), value, ..Default::default() };
+            let request = PublishRequest { event: MessageField::some(any), ..Default::default() };
+            assert!(of::<PublishRequest>(&request.write_to_bytes().unwrap()).is_err());
+        }
     }
 
     #[test]

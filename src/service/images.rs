@@ -8,9 +8,10 @@ use protobuf::well_known_types::timestamp::Timestamp;
 
 use super::budget::Room;
 use super::events::Labels;
-use super::message::{decode, encode};
+use super::message::{self, decode};
 use super::patience::Patience;
-use super::{Reply, collector, namespaces};
+use super::reply::{Builder, Built};
+use super::{collector, namespaces};
 use crate::api::images::DeleteImageRequest;
 use crate::model::filter::Filter;
 use crate::model::go::quote::quote;
@@ -20,20 +21,21 @@ use crate::model::image::{self, Image};
 use crate::model::{Error, Namespace, Result};
 use crate::store::{Change, Entry, Kind, Records};
 
-/// An answer that was built if there was room for it.
-#[derive(Debug)]
-pub struct Built {
-    /// The size of the encoded message, whether built or not.
-    pub size: usize,
-    /// The encoded message, with its share of the budget.
-    pub reply: Option<Reply>,
-}
-
 /// What a List asks for.
 #[derive(Debug)]
 pub struct Query {
     filter: Filter,
     plan: Plan,
+}
+
+/// What became of a change of an image.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Made {
+    /// It was made.
+    Written(Written),
+    /// Nothing was changed: its reply takes so many bytes, for which a share of the budget is to be held
+    /// first.
+    Needs(usize),
 }
 
 /// What a change made.
@@ -45,6 +47,19 @@ pub struct Written {
     pub labels: Labels,
 }
 
+/// How many bytes the reply of a change may have.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplyRoom {
+    /// What the transport can carry: the change is refused beyond it.
+    pub limit: usize,
+    /// What is held of the budget for it, or needs no share.
+    pub held: usize,
+}
+
+/// A record has so many bytes at most: what a reply of gRPC can carry with its head of five bytes. A
+/// Get over ttrpc, whose frames are smaller, refuses a large one with its size.
+pub const MAX_RECORD_BYTES: usize = (16 << 20) - 5;
+
 /// Builds the `GetImageResponse` for an image, if there is room for it.
 pub fn get(
     records: &impl Records,
@@ -53,9 +68,9 @@ pub fn get(
     room: Room<'_>,
 ) -> Result<Built> {
     let image = records.record(namespace, Kind::Image, name)?.ok_or_else(|| not_found(name))?;
-    let mut answer = Answer::new(room);
-    answer.add(image);
-    Ok(answer.built())
+    let mut reply = Builder::new(room);
+    reply.add(image);
+    Ok(reply.built())
 }
 
 impl Query {
@@ -172,16 +187,16 @@ fn fill<'t>(
     room: Room<'_>,
     mut patience: Patience,
 ) -> Result<Built> {
-    let mut answer = Answer::new(room);
+    let mut reply = Builder::new(room);
     for entry in entries {
         patience.step()?;
         match entry?.message() {
-            Ok(image) if query.matches(image)? => answer.add(image),
+            Ok(image) if query.matches(image)? => reply.add(image),
             Ok(_) => {}
             Err(e) => log::error!("left out of a list of namespace {namespace}: {e}"),
         }
     }
-    Ok(answer.built())
+    Ok(reply.built())
 }
 
 /// Stores a new, validated image with its time of creation.
@@ -190,8 +205,8 @@ pub fn create(
     namespace: &Namespace,
     mut image: Image,
     epoch: Option<&Timestamp>,
-    room: usize,
-) -> Result<Written> {
+    room: ReplyRoom,
+) -> Result<Made> {
     if change.record(namespace, Kind::Image, &image.name)?.is_some() {
         return Err(Error::already_exists(format_args!("image {}", quote(&image.name))));
     }
@@ -209,8 +224,8 @@ pub fn update(
     new: Image,
     mask: &[String],
     epoch: Option<&Timestamp>,
-    room: usize,
-) -> Result<Written> {
+    room: ReplyRoom,
+) -> Result<Made> {
     let stored =
         change.record(namespace, Kind::Image, &new.name)?.ok_or_else(|| not_found(&new.name))?;
     let mut image: Image = decode(stored)?;
@@ -251,108 +266,68 @@ fn time(epoch: Option<&Timestamp>) -> Timestamp {
     epoch.map_or_else(Timestamp::now, image::normal_time)
 }
 
-/// Stores an image, if the answer that carries it fits into `room` bytes.
+/// Makes an image, or gives the one of that name another target and labels, as a Create does and an
+/// Update without a mask. Says whether it was there, and how many bytes were read and are written.
+pub fn put(
+    change: &mut Change<'_>,
+    namespace: &Namespace,
+    mut image: Image,
+) -> Result<(bool, usize)> {
+    image::validate(&image)?;
+    image::drop_empty(&mut image)?;
+    let now = Timestamp::now();
+    let stored = change.record(namespace, Kind::Image, &image.name)?;
+    let (is_there, read) = (stored.is_some(), stored.map_or(0, <[u8]>::len));
+    let before = stored.map(decode::<Image>).transpose()?;
+    image.created_at = before.and_then(|b| b.created_at.into_option()).or(Some(now.clone())).into();
+    image.updated_at = Some(now).into();
+    let record = record(&image)?;
+    store(change, namespace, &image, &record)?;
+    Ok((is_there, read + record.len()))
+}
+
+/// Stores an image, if its reply fits into the room.
 fn write(
     change: &mut Change<'_>,
     namespace: &Namespace,
     image: Image,
-    room: usize,
-) -> Result<Written> {
-    let record = encode(&image)?;
-    let mut answer = Answer::new(Room::of(room, None));
-    answer.add(&record);
-    let built = answer.built();
-    let answer = built.reply.ok_or_else(|| Error::message_too_large(built.size, room))?.message;
+    room: ReplyRoom,
+) -> Result<Made> {
+    let record = message::encode(&image)?;
+    let mut reply = Builder::new(Room::of(room.limit.min(room.held), None));
+    reply.add(&record);
+    let built = reply.built();
+    let Some(reply) = built.reply else {
+        return if built.size > room.limit {
+            Err(Error::message_too_large(built.size, room.limit))
+        } else {
+            Ok(Made::Needs(built.size))
+        };
+    };
+    check(&image, &record)?;
+    store(change, namespace, &image, &record)?;
+    Ok(Made::Written(Written { answer: reply.message, labels: image.labels }))
+}
+
+/// The record of an image that is to be stored.
+pub fn record(image: &Image) -> Result<Vec<u8>> {
+    let record = message::encode(image)?;
+    check(image, &record)?;
+    Ok(record)
+}
+
+fn check(image: &Image, record: &[u8]) -> Result<()> {
+    let what = || format!("image {}", quote(&image.name));
+    message::check_record::<Image>(record, MAX_RECORD_BYTES, what)
+}
+
+fn store(
+    change: &mut Change<'_>,
+    namespace: &Namespace,
+    image: &Image,
+    record: &[u8],
+) -> Result<()> {
     namespaces::ensure(change, namespace)?;
     let expires = collector::expires(&image.labels);
-    change.put(namespace, Kind::Image, &image.name, &record, expires)?;
-    Ok(Written { answer, labels: image.labels })
-}
-
-/// A response under construction. In every response of Images the image, or each of the images,
-/// is field 1, so that one is the encoded images, each behind its tag and length.
-struct Answer<'b> {
-    message: Vec<u8>,
-    size: usize,
-    room: Room<'b>,
-}
-
-impl<'b> Answer<'b> {
-    /// Field 1, length-delimited.
-    const TAG: u8 = 1 << 3 | 2;
-
-    fn new(room: Room<'b>) -> Self {
-        Self { message: Vec::new(), size: 0, room }
-    }
-
-    /// Adds an image; once there is no more room, only its size.
-    fn add(&mut self, image: &[u8]) {
-        let mut length = image.len() as u64;
-        let head = 1 + protobuf::rt::compute_raw_varint64_size(length) as usize;
-        self.size += head + image.len();
-        if !self.room.fits(self.size) {
-            self.message = Vec::new();
-            return;
-        }
-        self.message.reserve(head + image.len());
-        self.message.push(Self::TAG);
-        while length >= 0x80 {
-            self.message.push((length & 0x7f) as u8 | 0x80);
-            length >>= 7;
-        }
-        self.message.push(length as u8);
-        self.message.extend_from_slice(image);
-    }
-
-    fn built(mut self) -> Built {
-        let fits = self.room.fits(self.size);
-        let hold = self.room.close(self.size);
-        if fits && hold.is_some() {
-            // It grew by doubling, and what it holds of the budget is its size.
-            self.message.shrink_to_fit();
-        }
-        let reply = fits.then_some(Reply { message: self.message, hold });
-        Built { size: self.size, reply }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::images::ListImagesResponse;
-    use protobuf::Message;
-
-    #[test]
-    fn an_answer_is_the_message_it_stands_for() {
-        let image = |name: usize| Image { name: "x".repeat(name), ..Image::default() };
-        let images = [
-            image(0),
-            image(1),
-            image(126),
-            image(127),
-            image(128),
-            image(20_000),
-            image(3_000_000),
-        ];
-        let mut answer = Answer::new(Room::of(usize::MAX, None));
-        for image in &images {
-            answer.add(&image.write_to_bytes().unwrap());
-        }
-        let expected = ListImagesResponse { images: images.into(), ..Default::default() };
-        let built = answer.built();
-        assert_eq!(built.size as u64, expected.compute_size());
-        assert_eq!(
-            built.reply.map(|reply| reply.message),
-            Some(expected.write_to_bytes().unwrap())
-        );
-    }
-
-    #[test]
-    fn an_answer_without_room_is_only_measured() {
-        let mut answer = Answer::new(Room::of(10, None));
-        answer.add(&[0; 5]);
-        answer.add(&[0; 5]);
-        let built = answer.built();
-        assert_eq!((built.size, built.reply.is_some()), (14, false));
-    }
+    change.put(namespace, Kind::Image, &image.name, record, expires)
 }

@@ -7,13 +7,20 @@
 use protobuf::MessageField;
 use protobuf::well_known_types::timestamp::Timestamp;
 
-use super::message::{decode, encode, required};
+use super::budget::Room;
+use super::message::{self, decode, encode, required};
+use super::patience::Patience;
+use super::reply::{Builder, Built};
 use super::{collector, namespaces};
 use crate::api::leases::{CreateRequest, Lease, Resource, StoredLease};
 use crate::model::filter::{Fields, Filter};
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, digest, image, label};
 use crate::store::{Change, Kind, Records};
+
+/// A stored lease has so many bytes at most, with all that it names: some 3,000 blobs. It is one record,
+/// written anew for each resource that is added, so it is kept small.
+const MAX_LEASE_BYTES: usize = 256 << 10;
 
 /// Takes a lease; without an id it gets a random one.
 pub fn create(
@@ -53,22 +60,26 @@ pub fn delete(change: &mut Change<'_>, namespace: &Namespace, id: &str) -> Resul
     if change.delete(namespace, Kind::Lease, id)? { Ok(()) } else { Err(not_found(id)) }
 }
 
-/// The leases that match any of the filters, in byte order of ids.
+/// Builds the `ListResponse` of the leases that match any of the filters, in byte order of ids, if there
+/// is room and patience for it.
 pub fn list(
     records: &impl Records,
     namespace: &Namespace,
     filters: &[String],
-) -> Result<Vec<Lease>> {
+    room: Room<'_>,
+    mut patience: Patience,
+) -> Result<Built> {
     let filter = Filter::parse_all(filters)
         .map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))?;
-    let mut found = Vec::new();
+    let mut reply = Builder::new(room);
     for entry in records.walk(namespace, Kind::Lease)? {
+        patience.step()?;
         let lease = decode::<StoredLease>(entry?.message()?)?.lease.unwrap_or_default();
         if filter.matches(&lease) {
-            found.push(lease);
+            reply.add(&encode(&lease)?);
         }
     }
-    Ok(found)
+    Ok(reply.built())
 }
 
 /// Has a lease name a resource; one that it names already is named once.
@@ -107,25 +118,49 @@ pub fn remove(
     let before = stored.resources.len();
     stored.resources.retain(|known| *known != resource);
     if stored.resources.len() < before {
-        put(change, namespace, &stored)?;
+        // It became smaller: one that an earlier version let grow too large is emptied so.
+        put_record(change, namespace, &stored, &encode(&stored)?)?;
     }
     Ok(())
 }
 
-/// What a lease names, in order of types and ids.
-pub fn resources(records: &impl Records, namespace: &Namespace, id: &str) -> Result<Vec<Resource>> {
+/// Builds the `ListResourcesResponse` of what a lease names, in order of types and ids, if there is room
+/// for it.
+pub fn resources(
+    records: &impl Records,
+    namespace: &Namespace,
+    id: &str,
+    room: Room<'_>,
+) -> Result<Built> {
     let mut resources = stored(records, namespace, id)?.resources;
     resources.sort_by(|a, b| (&a.type_, &a.id).cmp(&(&b.type_, &b.id)));
-    Ok(resources)
+    let mut reply = Builder::new(room);
+    for resource in &resources {
+        reply.add(&encode(resource)?);
+    }
+    Ok(reply.built())
 }
 
 fn stored(records: &impl Records, namespace: &Namespace, id: &str) -> Result<StoredLease> {
     decode(records.record(namespace, Kind::Lease, id)?.ok_or_else(|| not_found(id))?)
 }
 
+/// Stores a lease to which something was added.
 fn put(change: &mut Change<'_>, namespace: &Namespace, lease: &StoredLease) -> Result<()> {
+    let record = encode(lease)?;
+    let what = || format!("lease {}, with its labels and resources,", quote(&lease.id));
+    message::check_record::<StoredLease>(&record, MAX_LEASE_BYTES, what)?;
+    put_record(change, namespace, lease, &record)
+}
+
+fn put_record(
+    change: &mut Change<'_>,
+    namespace: &Namespace,
+    lease: &StoredLease,
+    record: &[u8],
+) -> Result<()> {
     let expires = collector::expires(&lease.lease.labels);
-    change.put(namespace, Kind::Lease, &lease.id, &encode(lease)?, expires)
+    change.put(namespace, Kind::Lease, &lease.id, record, expires)
 }
 
 fn not_found(id: &str) -> Error {
@@ -170,7 +205,50 @@ impl Fields for Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::leases::ListResourcesResponse;
     use crate::store::Store;
+
+    #[test]
+    fn a_lease_and_what_it_names_have_a_bound_and_can_be_emptied() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let ns = Namespace::parse("n").unwrap();
+        let run = |work: fn(&mut Change<'_>, &Namespace, usize) -> Result<()>, size: usize| {
+            let ns = ns.clone();
+            store.writer().write_blocking(move |c| work(c, &ns, size))
+        };
+        let make = |c: &mut Change<'_>, ns: &Namespace, size| {
+            let labels = [("k".to_owned(), "v".repeat(size))].into();
+            let request = CreateRequest { id: format!("l{size}"), labels, ..Default::default() };
+            create(c, ns, &request).map(drop)
+        };
+        let resource = |size: usize| {
+            let (type_, id) = ("images".into(), "x".repeat(size));
+            MessageField::some(Resource { type_, id, ..Resource::default() })
+        };
+        let too_large = |done: Result<()>| {
+            let told = done.unwrap_err();
+            assert!(
+                matches!(&told, Error::ResourceExhausted(m) if m.contains("with its labels and resources, would be a record of")
+                    && m.contains("at most 262144 are stored")),
+                "{told:?}"
+            );
+        };
+        too_large(run(make, MAX_LEASE_BYTES));
+        run(make, 10).unwrap();
+        let add = move |c: &mut Change<'_>, ns: &Namespace, size| add(c, ns, "l10", resource(size));
+        let ours = ns.clone();
+        let half = MAX_LEASE_BYTES / 2;
+        let write = |size| {
+            let (ns, add) = (ours.clone(), add);
+            store.writer().write_blocking(move |c| add(c, &ns, size))
+        };
+        write(half).unwrap();
+        too_large(write(half + 1));
+        let ns = ours.clone();
+        store.writer().write_blocking(move |c| remove(c, &ns, "l10", resource(half))).unwrap();
+        write(half + 1).unwrap();
+    }
 
     #[test]
     fn an_id_of_ours_has_the_form_of_containerds() {
@@ -224,8 +302,10 @@ mod tests {
         {
             change(|c, ns, r| add(c, ns, "l", r), type_, id).unwrap();
         }
-        let listed = store.read(|s| resources(s, &ns, "l")).unwrap();
-        let listed: Vec<_> = listed.iter().map(|r| format!("{} {}", r.type_, r.id)).collect();
+        let built = store.read(|s| resources(s, &ns, "l", Room::of(usize::MAX, None))).unwrap();
+        let listed: ListResourcesResponse = decode(&built.reply.unwrap().message).unwrap();
+        let listed: Vec<_> =
+            listed.resources.iter().map(|r| format!("{} {}", r.type_, r.id)).collect();
         assert_eq!(listed, ["images a", "images c", "snapshots/x b"]);
     }
 }

@@ -9,17 +9,20 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
-use super::budget::{Budget, Room};
+use super::budget::{Budget, Hold, Room, SMALL};
 use super::collector::{self, Trigger};
 use super::events::{Exchange, Happened};
-use super::images::{self, Built, Query, Written};
+use super::growth;
+use super::images::{self, Made, Query, ReplyRoom, Written};
 use super::patience::Patience;
+use super::reply::Built;
 use super::{Call, Images, Reply};
 use crate::api::images::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, ListImagesRequest, UpdateImageRequest,
 };
-use crate::model::{Error, Namespace, Result, image};
-use crate::store::{Change, Snapshot, Store};
+use crate::model::image::{self, Image};
+use crate::model::{Error, Namespace, Result};
+use crate::store::{Change, Kind, Records, Snapshot, Store};
 
 /// Images served from the local store.
 #[derive(Debug, Clone)]
@@ -71,28 +74,112 @@ impl Local {
         self.store.writer().write_then(collector::collect, told).await.map(drop)
     }
 
-    /// Makes a change in a namespace; after its commit, tells what `happened` by what it gave.
-    pub async fn change<T, F, G>(&self, namespace: Namespace, work: F, happened: G) -> Result<T>
+    /// Makes a change in a namespace; after its commit, tells what `happened` by what it gave. `bytes` is
+    /// what the change takes in memory until it is made: it holds as much of the budget, as it is made
+    /// though its client leaves.
+    pub async fn change<T, F, G>(
+        &self,
+        namespace: Namespace,
+        bytes: usize,
+        work: F,
+        happened: G,
+    ) -> Result<T>
     where
         T: Send + 'static,
         F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
         G: FnOnce(&T) -> Option<Happened> + Send + 'static,
     {
-        let (events, collector) = (self.events.clone(), Arc::clone(&self.collector));
-        let then = move |made: &T| {
-            collector.changed();
+        let events = self.events.clone();
+        let told = move |made: &T| {
             if let Some(happened) = happened(made) {
                 events.tell(&namespace, happened);
             }
         };
+        self.change_then(bytes, work, told).await.map(|(made, _)| made)
+    }
+
+    /// Makes a change that holds `bytes` of the budget; after its commit, `then` with what it gave. Gives
+    /// that, and the hold.
+    pub async fn change_then<T, F, G>(
+        &self,
+        bytes: usize,
+        mut work: F,
+        then: G,
+    ) -> Result<(T, Option<Hold>)>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
+        G: FnOnce(&T) + Send + 'static,
+    {
+        let hold = self.replies.share(bytes).await;
+        let collector = Arc::clone(&self.collector);
+        let work = move |change: &mut Change<'_>| work(change).map(|made| (made, hold));
+        let then = move |(made, _): &(T, Option<Hold>)| {
+            collector.changed();
+            then(made);
+        };
         self.store.writer().write_then(work, then).await
+    }
+
+    /// Makes a change of an image, which takes `bytes` of memory, and whose reply carries the image. What
+    /// the reply takes of the budget is held before the change is made: `expected` bytes, and if that is
+    /// too little, what it takes.
+    async fn change_image<F, G>(
+        &self,
+        call: &Call,
+        bytes: usize,
+        expected: usize,
+        work: F,
+        happened: G,
+    ) -> Result<Reply>
+    where
+        F: Fn(&mut Change<'_>, &Namespace, ReplyRoom) -> Result<Made> + Send + Sync + 'static,
+        G: Fn(&Written) -> Happened + Send + Sync + 'static,
+    {
+        let (namespace, limit) = (call.namespace()?, call.reply_limit);
+        let (work, happened) = (Arc::new(work), Arc::new(happened));
+        let mut size = expected.min(limit);
+        loop {
+            let room = ReplyRoom { limit, held: size.max(SMALL) };
+            let (work, happened) = (Arc::clone(&work), Arc::clone(&happened));
+            let (ns, events) = (namespace.clone(), self.events.clone());
+            let told = move |made: &Made| {
+                if let Made::Written(written) = made {
+                    events.tell(&ns, happened(written));
+                }
+            };
+            let ns = namespace.clone();
+            let work = move |change: &mut Change<'_>| work(change, &ns, room);
+            // Nothing is held while waiting, as in `answer`.
+            match self.change_then(bytes.saturating_add(size), work, told).await? {
+                (Made::Written(Written { answer: message, .. }), mut hold) => {
+                    if let Some(hold) = &mut hold {
+                        hold.shrink(message.len());
+                    }
+                    return Ok(Reply { message, hold });
+                }
+                (Made::Needs(bytes), _) => size = bytes,
+            }
+        }
+    }
+
+    /// How many bytes the record of an image has; none when there is none, or it cannot be read: the next
+    /// read says why.
+    pub fn record_bytes(&self, namespace: &Namespace, name: &str) -> usize {
+        let bytes = |s: &Snapshot<'_>| Ok(s.record(namespace, Kind::Image, name)?.map(<[u8]>::len));
+        self.store.read(bytes).ok().flatten().unwrap_or(0)
     }
 
     /// Answers with what `build` makes on the pool, in room that grows. When there is not enough to
     /// spare the answer is only measured; it gets its share of the budget, and is built again.
     /// `measured` is its size if that was found out already. What is built is not waited for any longer
     /// when the caller has gone.
-    async fn answer<B>(&self, call: &Call, mut measured: Option<usize>, build: B) -> Result<Reply>
+    pub async fn answer<B>(
+        &self,
+        call: &Call,
+        mut measured: Option<usize>,
+        build: B,
+    ) -> Result<Reply>
     where
         B: Fn(&Snapshot<'_>, Room<'_>, Patience) -> Result<Built> + Send + Sync + 'static,
     {
@@ -143,6 +230,11 @@ impl Local {
             .unwrap_or_else(|e| Err(Error::Internal(format!("listing images: {e}"))))
     }
 
+    /// Waits for a share of what large replies, and changes under way, take together.
+    pub async fn share(&self, bytes: usize) -> Option<Hold> {
+        self.replies.share(bytes).await
+    }
+
     /// A message that exists already, with its share of the budget.
     pub async fn written(&self, message: Vec<u8>) -> Result<Reply> {
         let hold = self.replies.share(message.len()).await;
@@ -156,6 +248,17 @@ fn is_simple(filters: &[String]) -> bool {
     const SHORT: usize = 1024;
     filters.iter().map(String::len).sum::<usize>() <= SHORT
         && !filters.iter().any(|filter| filter.contains('~'))
+}
+
+/// About how many bytes the reply has that carries this image: the times and the heads are still to come.
+pub fn reply_bytes(image: &Image) -> usize {
+    const TIMES_AND_HEADS: usize = 64;
+    growth::decoded(image, 0).saturating_add(TIMES_AND_HEADS)
+}
+
+/// How much memory an image takes.
+pub fn image_bytes(image: &Image) -> usize {
+    growth::decoded(image, image.labels.len() + image.target.annotations.len())
 }
 
 #[async_trait]
@@ -196,35 +299,43 @@ impl Images for Local {
 
     async fn create(&self, call: &Call, request: CreateImageRequest) -> Result<Reply> {
         let image = image::from_request(request.image, "CreateImageRequest")?;
-        let namespace = call.namespace()?;
+        call.namespace()?;
         image::validate(&image)?;
-        let (epoch, room, ns) = (request.source_date_epoch, call.reply_limit, namespace.clone());
-        let name = image.name.clone();
-        let work = move |change: &mut Change<'_>| {
-            images::create(change, &ns, image.clone(), epoch.as_ref(), room)
+        let (epoch, name) = (request.source_date_epoch, image.name.clone());
+        let (bytes, expected) = (image_bytes(&image), reply_bytes(&image));
+        let work = move |change: &mut Change<'_>, ns: &Namespace, room: ReplyRoom| {
+            images::create(change, ns, image.clone(), epoch.as_ref(), room)
         };
-        let created = |w: &Written| Some(Happened::ImageCreated { name, labels: w.labels.clone() });
-        self.written(self.change(namespace, work, created).await?.answer).await
+        let created = move |w: &Written| Happened::ImageCreated {
+            name: name.clone(),
+            labels: w.labels.clone(),
+        };
+        self.change_image(call, bytes, expected, work, created).await
     }
 
     async fn update(&self, call: &Call, request: UpdateImageRequest) -> Result<Reply> {
         let image = image::from_request(request.image, "UpdateImageRequest")?;
         let namespace = call.namespace()?;
         let mask = request.update_mask.into_option().unwrap_or_default().paths;
-        let (epoch, room, ns) = (request.source_date_epoch, call.reply_limit, namespace.clone());
-        let name = image.name.clone();
-        let work = move |change: &mut Change<'_>| {
-            images::update(change, &ns, image.clone(), &mask, epoch.as_ref(), room)
+        let (epoch, name) = (request.source_date_epoch, image.name.clone());
+        let bytes = image_bytes(&image) + growth::strings(&mask);
+        let expected = reply_bytes(&image) + self.record_bytes(&namespace, &name);
+        let work = move |change: &mut Change<'_>, ns: &Namespace, room: ReplyRoom| {
+            images::update(change, ns, image.clone(), &mask, epoch.as_ref(), room)
         };
-        let updated = |w: &Written| Some(Happened::ImageUpdated { name, labels: w.labels.clone() });
-        self.written(self.change(namespace, work, updated).await?.answer).await
+        let updated = move |w: &Written| Happened::ImageUpdated {
+            name: name.clone(),
+            labels: w.labels.clone(),
+        };
+        self.change_image(call, bytes, expected, work, updated).await
     }
 
     async fn delete(&self, call: &Call, request: DeleteImageRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
         let (ns, name, sync) = (namespace.clone(), request.name.clone(), request.sync);
+        let bytes = growth::decoded(&request, 0);
         let work = move |change: &mut Change<'_>| images::delete(change, &ns, &request);
-        self.change(namespace, work, |()| Some(Happened::ImageDeleted { name })).await?;
+        self.change(namespace, bytes, work, |()| Some(Happened::ImageDeleted { name })).await?;
         if sync {
             self.collect().await?;
         }

@@ -7,7 +7,8 @@
 //! - [`local`]: Images as an async service; where async code meets the synchronous store
 //! - [`alone`]: the services beside it, when no containerd stands behind
 //! - [`patience`]: how long a List may go on
-//! - [`budget`]: how much memory large messages may take together; [`growth`]: how much one takes
+//! - [`budget`]: how much memory large messages may take together; [`growth`]: how much one takes;
+//!   [`reply`]: a reply that is built within its share
 //!
 //! No transport and no network: a request comes in as its message, an answer leaves as the
 //! encoded bytes of its message.
@@ -24,6 +25,7 @@ pub mod local;
 pub mod message;
 pub mod namespaces;
 pub mod patience;
+pub mod reply;
 pub mod transfer;
 
 use async_trait::async_trait;

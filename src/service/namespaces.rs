@@ -4,26 +4,44 @@
 use crate::api::namespace::{Namespace as Record, UpdateNamespaceRequest};
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, label};
+use crate::service::budget::Room;
 use crate::service::events::Labels;
-use crate::service::message::{decode, encode, required};
+use crate::service::message::{self, decode, encode, required};
+use crate::service::patience::Patience;
+use crate::service::reply::{Builder, Built};
 use crate::store::{Change, Kind, Records};
 
 /// What labels are called in errors.
 const LABELS: &str = "namespace.Labels";
 
-/// The namespace of that name. One that is not there is one without labels, as in containerd.
-pub fn get(records: &impl Records, name: &str) -> Result<Record> {
-    let labels = match Namespace::parse(name) {
-        Ok(namespace) => labels(records, &namespace)?.unwrap_or_default(),
-        Err(_) => Labels::new(),
-    };
-    Ok(Record { name: name.to_owned(), labels, ..Record::default() })
+/// The record of a namespace, which is its name and its labels, has so many bytes at most. Updates of
+/// single labels add up, and no reply carries one without a bound.
+const MAX_NAMESPACE_BYTES: usize = 256 << 10;
+
+/// Builds the `GetNamespaceResponse` of the namespace of that name, if there is room for it. One that is
+/// not there is one without labels, as in containerd.
+pub fn get(records: &impl Records, name: &str, room: Room<'_>) -> Result<Built> {
+    let namespace = Namespace::parse(name);
+    let stored = namespace.as_ref().map_or(Ok(None), |namespace| records.namespace(namespace))?;
+    let mut reply = Builder::new(room);
+    match stored {
+        Some(record) => reply.add(record),
+        None => reply.add(&encode(&Record { name: name.to_owned(), ..Record::default() })?),
+    }
+    Ok(reply.built())
 }
 
-/// All namespaces, in byte order of names.
-pub fn list(records: &impl Records) -> Result<Vec<Record>> {
-    let described = |namespace: &Namespace| get(records, namespace.as_str());
-    records.namespaces()?.iter().map(described).collect()
+/// Builds the `ListNamespacesResponse` of all namespaces, in byte order of names, if there is room and
+/// patience for it.
+pub fn list(records: &impl Records, room: Room<'_>, mut patience: Patience) -> Result<Built> {
+    let mut reply = Builder::new(room);
+    for namespace in records.walk_namespaces() {
+        patience.step()?;
+        if let Some(record) = records.namespace(&namespace?)? {
+            reply.add(record);
+        }
+    }
+    Ok(reply.built())
 }
 
 /// Makes a namespace.
@@ -126,14 +144,17 @@ fn labels(records: &impl Records, namespace: &Namespace) -> Result<Option<Labels
 
 fn put(change: &mut Change<'_>, namespace: &Namespace, mut labels: Labels) -> Result<()> {
     label::drop_empty(&mut labels, LABELS)?;
-    let record = Record { name: namespace.to_string(), labels, ..Record::default() };
-    change.put_namespace(namespace, &encode(&record)?)
+    let record = encode(&Record { name: namespace.to_string(), labels, ..Record::default() })?;
+    let what = || format!("namespace {namespace}, with its labels,");
+    message::check_record::<Record>(&record, MAX_NAMESPACE_BYTES, what)?;
+    change.put_namespace(namespace, &record)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Store;
+    use crate::api::namespace::ListNamespacesResponse;
+    use crate::store::{Snapshot, Store};
     use protobuf::MessageField;
 
     fn labels(of: &[(&str, &str)]) -> Labels {
@@ -162,8 +183,10 @@ mod tests {
         let apply = |of: &[(&str, &str)], paths: &[&str]| {
             let checked = Update::new(&request("n", of, paths)).unwrap();
             store.writer().write_blocking(move |change| update(change, &checked)).unwrap();
-            let found = store.read(|s| list(s)).unwrap();
-            found.into_iter().map(|n| n.labels).collect::<Vec<_>>()
+            let all = |s: &Snapshot<'_>| list(s, Room::of(usize::MAX, None), Patience::endless());
+            let built = store.read(all).unwrap();
+            let found: ListNamespacesResponse = decode(&built.reply.unwrap().message).unwrap();
+            found.namespaces.into_iter().map(|n| n.labels).collect::<Vec<_>>()
         };
         assert_eq!(apply(&[], &[]), []);
         // Also one that goes is set.
@@ -207,5 +230,24 @@ mod tests {
         make(&[("a", "")]).unwrap();
         // The key is looked at when labels are written, after the namespace is found.
         assert!(matches!(make(&[("", "")]), Err(Error::AlreadyExists(_))));
+    }
+
+    #[test]
+    fn the_labels_of_a_namespace_have_a_bound_however_they_come() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let add = |number: usize| {
+            let (key, value) = (format!("k{number}"), "v".repeat(4000));
+            let path = format!("labels.{key}");
+            let checked = Update::new(&request("n", &[(&key, &value)], &[&path])).unwrap();
+            store.writer().write_blocking(move |change| update(change, &checked))
+        };
+        (0..65).for_each(|number| add(number).unwrap());
+        let told = add(65).unwrap_err();
+        assert!(
+            matches!(&told, Error::ResourceExhausted(m) if m.contains("namespace n, with its labels, would be a record of")),
+            "{told:?}"
+        );
+        add(0).unwrap();
     }
 }

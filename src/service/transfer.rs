@@ -2,21 +2,46 @@
 //!
 //! Every other transfer moves content, of which there is none here.
 
+use jiff::Timestamp;
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 
-use crate::api::descriptor::Descriptor;
+use super::collector::EXPIRE;
+use super::events::{Happened, Labels};
+use super::message::decode;
+use super::{growth, images};
 use crate::api::images::Image;
-use crate::api::imagestore::ImageStore;
+use crate::api::imagestore::{ImageReference, ImageStore};
 use crate::api::transfer::TransferRequest;
-use crate::model::{Error, Result};
+use crate::model::go::quote::quote;
+use crate::model::{Error, Namespace, Result};
+use crate::store::{Change, Kind, Records};
+
+/// The label that ties an image to another of its namespace: it is collected when that one is gone.
+pub const BACK_REFERENCE: &str = "containerd.io/gc.bref.image";
+
+/// One Transfer gives so many names at most: all are written in one transaction, and other writers wait
+/// for that.
+const MAX_NAMES: usize = 1000;
+
+/// The records that one Transfer reads and writes have so many bytes together at most. There is always
+/// room for one name: for the largest record that it replaces, and the largest that it becomes.
+const MAX_BYTES: usize = 2 * images::MAX_RECORD_BYTES;
 
 /// Names for the target of another.
 #[derive(Debug, PartialEq)]
 pub struct Tag {
-    /// The image that is there.
-    pub source: String,
+    source: String,
     to: ImageStore,
+}
+
+/// What a Transfer did.
+#[derive(Debug, PartialEq, Eq, Clone)]
+pub struct Tagged {
+    /// Each name, and whether an image of that name was there.
+    names: Vec<(String, bool)>,
+    /// The label that says when names beside the first expire.
+    expires: String,
 }
 
 /// The tag that a request asks for.
@@ -29,28 +54,102 @@ pub fn tag(request: &TransferRequest) -> Result<Tag> {
             kind(&request.destination)
         )));
     };
-    Ok(Tag { source: from.name, to })
+    let tag = Tag { source: from.name, to };
+    let count = tag.names("").count();
+    if count > MAX_NAMES {
+        return Err(Error::ResourceExhausted(format!(
+            "the transfer gives {count} names, and at most {MAX_NAMES} are given at once: send the \
+             others in another transfer"
+        )));
+    }
+    Ok(tag)
 }
 
 impl Tag {
-    /// The images to make of the source's target. Names that are prefixes only are for images that
-    /// are unpacked from an archive: here they say nothing, as in containerd.
-    pub fn images(&self, target: &Descriptor) -> Result<Vec<Image>> {
+    /// Gives the names, all or none; a name that is there is moved, as in containerd 2.
+    pub fn apply(&self, change: &mut Change<'_>, namespace: &Namespace) -> Result<Tagged> {
+        let missing = || Error::not_found(format_args!("image {}", quote(&self.source)));
+        let stored =
+            change.record(namespace, Kind::Image, &self.source)?.ok_or_else(missing)?.to_vec();
+        let target = decode::<Image>(&stored)?.target.unwrap_or_default();
+        let mut tagged = Tagged { names: Vec::new(), expires: now() };
+        let mut left = MAX_BYTES;
+        for (name, is_extra) in self.names(&target.digest) {
+            if name.is_empty() {
+                return Err(Error::invalid_argument("image name must not be empty"));
+            }
+            let labels = self.labels(is_extra, &tagged.expires);
+            let image = Image {
+                name: name.clone(),
+                labels,
+                target: Some(target.clone()).into(),
+                ..Image::default()
+            };
+            let (is_there, bytes) = images::put(change, namespace, image)?;
+            left = left.checked_sub(bytes).ok_or_else(|| {
+                Error::ResourceExhausted(format!(
+                    "the transfer reads and writes more than {MAX_BYTES} bytes of records, and no more \
+                     are written at once: give fewer names, or shorter labels"
+                ))
+            })?;
+            tagged.names.push((name, is_there));
+        }
+        if tagged.names.is_empty() {
+            return Err(Error::not_found("no image name found"));
+        }
+        Ok(tagged)
+    }
+
+    /// How much memory it takes.
+    pub fn bytes(&self) -> usize {
+        growth::decoded(&self.to, self.to.labels.len() + self.to.extra_references.len())
+            + self.source.len()
+    }
+
+    /// What is told of the names, one event after the other.
+    pub fn events(&self, tagged: Tagged) -> impl Iterator<Item = Happened> {
+        let Tagged { names, expires } = tagged;
+        let is_primary = !self.to.name.is_empty();
+        names.into_iter().enumerate().map(move |(number, (name, was_there))| {
+            let mut labels = self.labels(number > 0 || !is_primary, &expires);
+            labels.retain(|_, value| !value.is_empty());
+            if was_there {
+                Happened::ImageUpdated { name, labels }
+            } else {
+                Happened::ImageCreated { name, labels }
+            }
+        })
+    }
+
+    /// The names to give, each with whether it stands beside the first. A name that is a prefix only, and
+    /// takes no digest, is for images that are unpacked from an archive: here it says nothing, as in
+    /// containerd.
+    fn names(&self, digest: &str) -> impl Iterator<Item = (String, bool)> {
         let first = Some(self.to.name.clone()).filter(|name| !name.is_empty());
-        let others = self.to.extra_references.iter().filter(|reference| !reference.is_prefix);
-        let others = others.map(|reference| match reference.add_digest {
-            true => format!("{}@{}", reference.name, target.digest),
+        let is_whole = |reference: &&ImageReference| !reference.is_prefix || reference.add_digest;
+        let extra = self.to.extra_references.iter().filter(is_whole);
+        let extra = extra.map(move |reference| match reference.add_digest {
+            true => format!("{}@{digest}", reference.name),
             false => reference.name.clone(),
         });
-        let image = |name| Image {
-            name,
-            labels: self.to.labels.clone(),
-            target: Some(target.clone()).into(),
-            ..Image::default()
-        };
-        let images: Vec<Image> = first.into_iter().chain(others).map(image).collect();
-        if images.is_empty() { Err(Error::not_found("no image name found")) } else { Ok(images) }
+        first.into_iter().map(|name| (name, false)).chain(extra.map(|name| (name, true)))
     }
+
+    /// The labels of a name. One beside the first goes with it: it is expired from the beginning, and kept
+    /// by its reference to the first.
+    fn labels(&self, is_extra: bool, expires: &str) -> Labels {
+        let mut labels = self.to.labels.clone();
+        if is_extra && !self.to.name.is_empty() {
+            labels.insert(BACK_REFERENCE.into(), self.to.name.clone());
+            labels.insert(EXPIRE.into(), expires.into());
+        }
+        labels
+    }
+}
+
+/// The time in the form of labels, RFC 3339 to the second.
+fn now() -> String {
+    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn kind(any: &Any) -> &str {
@@ -70,31 +169,159 @@ fn store(any: &Any) -> Result<Option<ImageStore>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::imagestore::ImageReference;
+    use crate::api::descriptor::Descriptor;
+    use crate::store::Store;
+    use protobuf::MessageField;
+
+    const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+    fn reference(name: &str, is_prefix: bool, add_digest: bool) -> ImageReference {
+        ImageReference { name: name.into(), is_prefix, add_digest, ..ImageReference::default() }
+    }
+
+    fn store() -> (tempfile::TempDir, Store, Namespace) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let ns = Namespace::parse("n").unwrap();
+        (dir, store, ns)
+    }
+
+    fn source(annotation: usize) -> Image {
+        let mut target = Descriptor {
+            media_type: "m".into(),
+            digest: DIGEST.into(),
+            size: 1,
+            ..Descriptor::default()
+        };
+        target.annotations.insert("a".into(), "x".repeat(annotation));
+        Image { name: "s".into(), target: MessageField::some(target), ..Image::default() }
+    }
+
+    fn apply(store: &Store, ns: &Namespace, to: ImageStore) -> Result<Tagged> {
+        let (tag, ns) = (Tag { source: "s".into(), to }, ns.clone());
+        store.writer().write_blocking(move |change| tag.apply(change, &ns))
+    }
+
+    fn make(store: &Store, ns: &Namespace, image: Image) {
+        let ns = ns.clone();
+        store.writer().write_blocking(move |c| images::put(c, &ns, image)).unwrap();
+    }
+
+    fn images_of(store: &Store, ns: &Namespace) -> Vec<Image> {
+        let images =
+            store.read(|s| s.walk(ns, Kind::Image)?.map(|e| decode(e?.message()?)).collect());
+        images.unwrap()
+    }
 
     #[test]
-    fn names_are_the_first_and_all_that_are_no_prefixes() {
-        let reference = |name: &str, is_prefix, add_digest| ImageReference {
-            name: name.into(),
-            is_prefix,
-            add_digest,
-            ..ImageReference::default()
-        };
-        let target = Descriptor { digest: "sha256:d".into(), ..Descriptor::default() };
+    fn names_are_the_first_and_all_that_are_no_bare_prefixes() {
+        let (_dir, store, ns) = store();
+        make(&store, &ns, source(1));
         let names = |name: &str, extra_references: Vec<ImageReference>| {
             let to = ImageStore { name: name.into(), extra_references, ..ImageStore::default() };
-            let images = Tag { source: "s".into(), to }.images(&target)?;
-            assert!(images.iter().all(|image| *image.target == target));
-            Ok(images.into_iter().map(|image| image.name).collect::<Vec<_>>())
+            apply(&store, &ns, to).map(|tagged| tagged.names.into_iter().map(|(n, _)| n).collect())
         };
         let references = vec![
-            reference("p", true, true),
+            reference("p", true, false),
             reference("b", false, true),
-            reference("", false, false),
+            reference("c", false, false),
+            reference("d", true, true),
         ];
-        assert_eq!(names("a", references.clone()).unwrap(), ["a", "b@sha256:d", ""]);
-        assert_eq!(names("", references).unwrap(), ["b@sha256:d", ""]);
+        let extra = [format!("b@{DIGEST}"), "c".into(), format!("d@{DIGEST}")];
+        let all: Vec<_> = ["a".to_owned()].into_iter().chain(extra.clone()).collect();
+        assert_eq!(names("a", references.clone()), Ok(all));
+        assert_eq!(names("", references), Ok(extra.into()));
         let none = Error::NotFound("no image name found: not found".into());
         assert_eq!(names("", vec![reference("p", true, false)]), Err(none));
+        let unnamed =
+            Error::InvalidArgument("image name must not be empty: invalid argument".into());
+        assert_eq!(names("z", vec![reference("", false, false)]), Err(unnamed));
+        assert!(images_of(&store, &ns).iter().all(|image| image.name != "z"), "all or none");
+    }
+
+    #[test]
+    fn a_name_beside_the_first_goes_with_it_and_one_alone_stays() {
+        let (_dir, store, ns) = store();
+        make(&store, &ns, source(1));
+        let to = |name: &str, extra: &str| ImageStore {
+            name: name.into(),
+            labels: [("k".into(), "v".into()), (EXPIRE.into(), "never".into())].into(),
+            extra_references: vec![reference(extra, false, false)],
+            ..ImageStore::default()
+        };
+        apply(&store, &ns, to("a", "b")).unwrap();
+        apply(&store, &ns, to("", "c")).unwrap();
+        let labels = |name: &str| {
+            images_of(&store, &ns).into_iter().find(|image| image.name == name).unwrap().labels
+        };
+        let plain: Labels = [("k".into(), "v".into()), (EXPIRE.into(), "never".into())].into();
+        assert_eq!(labels("a"), plain);
+        assert_eq!(labels("c"), plain);
+        let mut tied = labels("b");
+        let expires: Timestamp = tied.remove(EXPIRE).unwrap().parse().unwrap();
+        assert!(expires <= Timestamp::now());
+        assert_eq!(tied.remove(BACK_REFERENCE).as_deref(), Some("a"));
+        assert_eq!(tied, [("k".into(), "v".into())].into());
+    }
+
+    #[test]
+    fn the_names_of_one_transfer_and_their_bytes_are_bounded() {
+        let (_dir, store, ns) = store();
+        let references = |count: usize| -> Vec<_> {
+            (0..count).map(|n| reference(&format!("r{n}"), false, false)).collect()
+        };
+        let to = |count| ImageStore { extra_references: references(count), ..Default::default() };
+        let any = |store: ImageStore| {
+            MessageField::some(Any {
+                type_url: "containerd.types.transfer.ImageStore".into(),
+                value: store.write_to_bytes().unwrap(),
+                ..Any::default()
+            })
+        };
+        let request = |count| TransferRequest {
+            source: any(ImageStore::default()),
+            destination: any(to(count)),
+            ..Default::default()
+        };
+        assert!(tag(&request(MAX_NAMES)).is_ok());
+        let told = tag(&request(MAX_NAMES + 1)).unwrap_err();
+        assert!(told.message().contains("gives 1001 names, and at most 1000"), "{told}");
+        make(&store, &ns, source(3 << 20));
+        assert_eq!(apply(&store, &ns, to(10)).unwrap().names.len(), 10);
+        let told = apply(&store, &ns, to(11)).unwrap_err();
+        assert!(matches!(&told, Error::ResourceExhausted(m) if m.contains("more than 33554422")));
+        assert_eq!(images_of(&store, &ns).len(), 11);
+    }
+
+    #[test]
+    fn a_record_that_no_reply_can_carry_is_refused() {
+        let (_dir, store, ns) = store();
+        let base = images::record(&source(0)).unwrap().len();
+        make(&store, &ns, source(images::MAX_RECORD_BYTES - base - 100));
+        let to = ImageStore {
+            name: "a".into(),
+            labels: [("k".into(), "v".repeat(4000))].into(),
+            ..ImageStore::default()
+        };
+        let told = apply(&store, &ns, to).unwrap_err();
+        assert!(
+            matches!(&told, Error::ResourceExhausted(m) if m.contains("image \"a\" would be a record of")
+                && m.contains("at most 16777211 are stored")),
+            "{told:?}"
+        );
+        assert_eq!(images_of(&store, &ns).len(), 1);
+    }
+
+    #[test]
+    fn the_labels_of_many_updates_are_bounded() {
+        let mut image = source(1);
+        image.labels = (0..60_000).map(|n| (n.to_string(), "v".into())).collect();
+        assert!(images::record(&image).is_ok());
+        image.labels = (0..66_000).map(|n| (n.to_string(), "v".into())).collect();
+        let told = images::record(&image).map(drop).unwrap_err();
+        assert!(
+            matches!(&told, Error::ResourceExhausted(m) if m.contains("image \"s\" cannot be stored")),
+            "{told:?}"
+        );
     }
 }

@@ -99,6 +99,11 @@ pub trait Records: sealed::State {
 
     /// The names of all namespaces, in byte order.
     fn namespaces(&self) -> Result<Vec<Namespace>> {
+        walk::namespaces(self).collect()
+    }
+
+    /// The same, one after the other.
+    fn walk_namespaces(&self) -> impl Iterator<Item = Result<Namespace>> {
         walk::namespaces(self)
     }
 

@@ -143,22 +143,34 @@ fn first_field(message: &[u8]) -> Option<&[u8]> {
     message.get(start..start.checked_add(length)?)
 }
 
-/// The names of all namespaces, in byte order.
-pub fn namespaces(state: &(impl State + ?Sized)) -> Result<Vec<Namespace>> {
-    let mut found = Vec::new();
-    let mut from = schema::ROOT_PREFIX.to_vec();
+/// The names of all namespaces, in byte order. After an error there are no more.
+pub fn namespaces(state: &(impl State + ?Sized)) -> impl Iterator<Item = Result<Namespace>> {
+    let mut from = Some(schema::ROOT_PREFIX.to_vec());
+    std::iter::from_fn(move || {
+        let found = next_namespace(state, from.take()?);
+        let found = found.transpose()?;
+        Some(found.map(|(namespace, next)| {
+            from = Some(next);
+            namespace
+        }))
+    })
+}
+
+/// The first namespace whose key is not before that one, and the key to go on with.
+fn next_namespace(
+    state: &(impl State + ?Sized),
+    mut from: Vec<u8>,
+) -> Result<Option<(Namespace, Vec<u8>)>> {
     // Records of a namespace lie between it and others: each is skipped with one look-up.
     while let Some((key, _)) = state.view().first_from(Table::Records, &from)? {
         let Some(path) = key.strip_prefix(schema::ROOT_PREFIX) else { break };
         let Some(slash) = path.iter().position(|b| *b == b'/') else {
-            found.push(parse_namespace(path, key)?);
-            from = [key, b"\0"].concat();
-            continue;
+            return Ok(Some((parse_namespace(path, key)?, [key, b"\0"].concat())));
         };
         // The byte after '/' follows every key below this namespace.
         from = [schema::ROOT_PREFIX, path.get(..slash).unwrap_or_default(), b"0"].concat();
     }
-    Ok(found)
+    Ok(None)
 }
 
 /// The records that have a time to go.

@@ -20,7 +20,8 @@ pub struct Connection {
     paused: Mutex<Option<Waker>>,
     /// gRPC: replies handed to the protocol and not sent yet, in the order they were handed over.
     unsent: Mutex<BTreeMap<u64, Instant>>,
-    /// ttrpc: what the calls under way hold, by their stream.
+    /// ttrpc: the streams whose call has begun and not been answered, each with what it holds. An entry
+    /// stands for one call: a second one under the same number is refused.
     holds: Mutex<HashMap<u32, Vec<Hold>>>,
 }
 
@@ -82,10 +83,21 @@ impl Connection {
         unsent.first_key_value().is_some_and(|(_, since)| since.elapsed() > time)
     }
 
-    /// Keeps `hold` until [`Connection::release`] of that stream.
+    /// A ttrpc call begins on that stream; false when the stream has a call that is not answered yet.
+    pub fn open(&self, stream: u32) -> bool {
+        let mut holds = lock(&self.holds);
+        let is_new = !holds.contains_key(&stream);
+        if is_new {
+            holds.insert(stream, Vec::new());
+        }
+        is_new
+    }
+
+    /// Keeps `hold` until [`Connection::release`] of that stream. A call that was answered already, as
+    /// its time was over, keeps nothing.
     pub fn keep(&self, stream: u32, hold: Option<Hold>) {
-        if let Some(hold) = hold {
-            lock(&self.holds).entry(stream).or_default().push(hold);
+        if let (Some(hold), Some(holds)) = (hold, lock(&self.holds).get_mut(&stream)) {
+            holds.push(hold);
         }
     }
 
@@ -156,5 +168,23 @@ mod tests {
         assert!(!connection.is_stuck(Duration::from_secs(60)));
         drop(waits);
         assert!(!connection.is_stuck(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_stream_has_one_call_and_what_that_holds_goes_with_it() {
+        use crate::service::budget::Budget;
+        use futures_util::FutureExt;
+
+        let budget = Budget::new(100_000);
+        let connection = Connection::new(1, &Begun::default());
+        let share = || budget.share(60_000).now_or_never();
+        assert!(connection.open(1) && connection.open(3) && !connection.open(1));
+        connection.keep(1, share().unwrap());
+        connection.release(3);
+        assert!(share().is_none(), "another stream's end gives nothing back");
+        connection.release(1);
+        connection.keep(1, share().unwrap());
+        assert!(share().is_some(), "an answered call keeps nothing");
+        assert!(connection.open(1), "a stream may be used again");
     }
 }

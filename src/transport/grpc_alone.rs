@@ -99,8 +99,8 @@ pub async fn images(images: Arc<dyn Images>, asked: Asked, method: &str) -> Resu
 
 async fn namespaces(alone: &Arc<Alone>, asked: Asked, method: &str) -> Result<Response<Body>> {
     match method {
-        "Get" => message(alone, asked, async |alone, _, m| alone.get_namespace(m).await).await,
-        "List" => message(alone, asked, async |alone, _, m| alone.list_namespaces(m).await).await,
+        "Get" => reply(alone, asked, async |alone, c, m| alone.get_namespace(&c, m).await).await,
+        "List" => reply(alone, asked, async |alone, c, m| alone.list_namespaces(&c, m).await).await,
         "Create" => {
             message(alone, asked, async |alone, _, m| alone.create_namespace(m).await).await
         }
@@ -122,7 +122,7 @@ async fn leases(alone: &Arc<Alone>, asked: Asked, method: &str) -> Result<Respon
         "Delete" => {
             message(alone, asked, async |alone, c, m| alone.delete_lease(&c, m).await).await
         }
-        "List" => message(alone, asked, async |alone, c, m| alone.list_leases(&c, m).await).await,
+        "List" => reply(alone, asked, async |alone, c, m| alone.list_leases(&c, m).await).await,
         "AddResource" => {
             message(alone, asked, async |alone, c, m| alone.add_resource(&c, m).await).await
         }
@@ -130,7 +130,7 @@ async fn leases(alone: &Arc<Alone>, asked: Asked, method: &str) -> Result<Respon
             message(alone, asked, async |alone, c, m| alone.delete_resource(&c, m).await).await
         }
         "ListResources" => {
-            message(alone, asked, async |alone, c, m| alone.list_resources(&c, m).await).await
+            reply(alone, asked, async |alone, c, m| alone.list_resources(&c, m).await).await
         }
         _ => Err(unknown("containerd.services.leases.v1.Leases", method)),
     }
@@ -154,7 +154,22 @@ pub fn unknown(service: &str, method: &str) -> Error {
     ))
 }
 
-/// A call whose handler gives a message: encoded, measured, with its share of the budget.
+/// A call whose handler gives the reply as bytes that hold their share of the budget.
+async fn reply<Q, F>(
+    alone: &Arc<Alone>,
+    asked: Asked,
+    handle: impl FnOnce(Arc<Alone>, Call, Q) -> F + Send + 'static,
+) -> Result<Response<Body>>
+where
+    Q: MessageFull,
+    F: Future<Output = Result<Reply>> + Send + 'static,
+{
+    let alone = Arc::clone(alone);
+    asked.unary(move |call, request| handle(alone, call, request)).await
+}
+
+/// A call whose handler gives a message that is no larger than its request, or small: encoded, measured,
+/// with its share of the budget.
 async fn message<Q, R, F>(
     alone: &Arc<Alone>,
     asked: Asked,

@@ -102,6 +102,15 @@ impl Watched {
                 format!("a frame claims {} bytes: this is no ttrpc client", head.length),
             ));
         }
+        if !self.connection.open(head.stream_id) {
+            let why = format!(
+                "a ttrpc client is disconnected: it sent a frame on stream {}, whose call is not \
+                 answered yet; give each call a stream of its own",
+                head.stream_id
+            );
+            log::warn!("{why}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
         self.turns.take(CALL);
         self.envelope = Envelope::default();
         let skipped = head.length as usize > MESSAGE_LENGTH_MAX;

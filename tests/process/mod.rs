@@ -83,6 +83,13 @@ impl Process {
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
+    /// The most memory it has had so far, in MiB, mapped pages of its files with it.
+    pub fn peak_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+    }
+
     /// SIGTERM: it ends what it has begun, and says that all went well.
     pub fn stop(mut self) {
         let pid = self.child.id().to_string();

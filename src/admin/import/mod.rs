@@ -15,6 +15,7 @@ use crate::api::images::Image;
 use crate::api::namespace::Namespace as Record;
 use crate::model::{Error, Namespace, Result};
 use crate::service::collector;
+use crate::service::images;
 use crate::service::message::encode;
 use crate::store::{Change, Kind, Records, Store};
 
@@ -110,7 +111,7 @@ fn put_images(
         .into_iter()
         .map(|image| {
             let expires = collector::expires(&image.labels).map(str::to_owned);
-            Ok((encode(&image)?, image.name, expires))
+            Ok((images::record(&image)?, image.name, expires))
         })
         .collect::<Result<_>>()?;
     Ok(move |change: &mut Change<'_>| {

@@ -1,0 +1,107 @@
+//! A reply under construction: one record or a list of them, built within its share of the budget.
+//!
+//! A record is stored as the encoded message that the reply carries, so nothing is decoded to be encoded
+//! again.
+
+use super::Reply;
+use super::budget::Room;
+
+/// A reply that was built if there was room for it.
+#[derive(Debug)]
+pub struct Built {
+    /// The size of the encoded message, whether built or not.
+    pub size: usize,
+    /// The encoded message, with its share of the budget.
+    pub reply: Option<Reply>,
+}
+
+/// Builds a response whose records are its field 1. That holds for every response that carries images,
+/// namespaces, leases or resources: it is the encoded records, each behind its tag and length.
+#[derive(Debug)]
+pub struct Builder<'b> {
+    message: Vec<u8>,
+    size: usize,
+    room: Room<'b>,
+}
+
+impl<'b> Builder<'b> {
+    /// Field 1, length-delimited.
+    const TAG: u8 = 1 << 3 | 2;
+
+    /// An empty response, to be built in that room.
+    pub fn new(room: Room<'b>) -> Self {
+        Self { message: Vec::new(), size: 0, room }
+    }
+
+    /// Adds an encoded record; once there is no more room, only its size.
+    pub fn add(&mut self, record: &[u8]) {
+        let mut length = record.len() as u64;
+        let head = 1 + protobuf::rt::compute_raw_varint64_size(length) as usize;
+        self.size += head + record.len();
+        if !self.room.fits(self.size) {
+            self.message = Vec::new();
+            return;
+        }
+        self.message.reserve(head + record.len());
+        self.message.push(Self::TAG);
+        while length >= 0x80 {
+            self.message.push((length & 0x7f) as u8 | 0x80);
+            length >>= 7;
+        }
+        self.message.push(length as u8);
+        self.message.extend_from_slice(record);
+    }
+
+    /// The response.
+    pub fn built(mut self) -> Built {
+        let fits = self.room.fits(self.size);
+        let hold = self.room.close(self.size);
+        if fits && hold.is_some() {
+            // It grew by doubling, and what it holds of the budget is its size.
+            self.message.shrink_to_fit();
+        }
+        let reply = fits.then_some(Reply { message: self.message, hold });
+        Built { size: self.size, reply }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::images::{Image, ListImagesResponse};
+    use protobuf::Message;
+
+    #[test]
+    fn a_reply_is_the_message_it_stands_for() {
+        let image = |name: usize| Image { name: "x".repeat(name), ..Image::default() };
+        let images = [
+            image(0),
+            image(1),
+            image(126),
+            image(127),
+            image(128),
+            image(20_000),
+            image(3_000_000),
+        ];
+        let mut builder = Builder::new(Room::of(usize::MAX, None));
+        for image in &images {
+            builder.add(&image.write_to_bytes().unwrap());
+        }
+        let expected = ListImagesResponse { images: images.into(), ..Default::default() };
+        let built = builder.built();
+        assert_eq!(built.size as u64, expected.compute_size());
+        assert_eq!(
+            built.reply.map(|reply| reply.message),
+            Some(expected.write_to_bytes().unwrap())
+        );
+    }
+
+    #[test]
+    fn a_reply_without_room_is_only_measured() {
+        let mut builder = Builder::new(Room::of(10, None));
+        builder.add(&[0; 5]);
+        builder.add(&[0; 5]);
+        let built = builder.built();
+        assert_eq!((built.size, built.reply.is_some()), (14, false));
+    }
+}
