@@ -44,7 +44,12 @@ pub struct Report {
 /// Saves the store in `root`, into the new root `to` or in place.
 pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
     there_is_a_store(root)?;
-    let root = Root::acquire(root).map_err(|e| stop_first(e, "recover, and start it again"))?;
+    let root = match to {
+        // Nothing of the damaged store is changed, so it may lie where nothing can be.
+        Some(_) => Root::acquire_to_read(root),
+        None => Root::acquire(root),
+    };
+    let root = root.map_err(|e| stop_first(e, "recover, and start it again"))?;
     let file = verify::open(&root.data_file(), false)?;
     let file = file.ok_or_else(|| Error::not_found("the data file"))?;
     let journal = journal::salvage(root.path())?;

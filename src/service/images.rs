@@ -27,6 +27,8 @@ pub struct Built {
     pub size: usize,
     /// The encoded message, with its share of the budget.
     pub reply: Option<Reply>,
+    /// How many damaged records were left out of it.
+    pub left_out: u64,
 }
 
 /// What a List asks for.
@@ -175,10 +177,14 @@ fn fill<'t>(
     let mut answer = Answer::new(room);
     for entry in entries {
         patience.step()?;
-        match entry?.message() {
-            Ok(image) if query.matches(image)? => answer.add(image),
-            Ok(_) => {}
-            Err(e) => log::error!("left out of a list of namespace {namespace}: {e}"),
+        let image = entry?.message();
+        match image.and_then(|image| Ok((image, query.matches(image)?))) {
+            Ok((image, true)) => answer.add(image),
+            Ok((_, false)) => {}
+            Err(e) => {
+                answer.left_out += 1;
+                log::error!("left out of a list of namespace {namespace}: {e}");
+            }
         }
     }
     Ok(answer.built())
@@ -275,6 +281,7 @@ struct Answer<'b> {
     message: Vec<u8>,
     size: usize,
     room: Room<'b>,
+    left_out: u64,
 }
 
 impl<'b> Answer<'b> {
@@ -282,7 +289,7 @@ impl<'b> Answer<'b> {
     const TAG: u8 = 1 << 3 | 2;
 
     fn new(room: Room<'b>) -> Self {
-        Self { message: Vec::new(), size: 0, room }
+        Self { message: Vec::new(), size: 0, room, left_out: 0 }
     }
 
     /// Adds an image; once there is no more room, only its size.
@@ -312,7 +319,7 @@ impl<'b> Answer<'b> {
             self.message.shrink_to_fit();
         }
         let reply = fits.then_some(Reply { message: self.message, hold });
-        Built { size: self.size, reply }
+        Built { size: self.size, reply, left_out: self.left_out }
     }
 }
 

@@ -4,7 +4,7 @@
 //! `lock.mdb` coordinates readers and is no sign of an owner.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,8 @@ pub const DATA_FILE: &str = "data.mdb";
 #[derive(Debug)]
 pub struct Root {
     path: PathBuf,
-    _owner: Flock<File>,
+    /// Missing where nothing can be written, and so nobody ever owned it.
+    _owner: Option<Flock<File>>,
 }
 
 impl Root {
@@ -48,20 +49,7 @@ impl Root {
             .custom_flags(OFlag::O_NOFOLLOW.bits())
             .open(path.join("owner.lock"))
             .map_err(told("opening owner.lock in"))?;
-        let mut owner = match Flock::lock(owner, FlockArg::LockExclusiveNonblock) {
-            Ok(owner) => owner,
-            Err((mut held, Errno::EWOULDBLOCK)) => {
-                let mut pid = String::new();
-                // Only for the sentence: the owner may not have written its number yet.
-                let _ = held.read_to_string(&mut pid);
-                return Err(Error::failed_precondition(format_args!(
-                    "the store in {} is in use by another process ({})",
-                    path.display(),
-                    if pid.trim().is_empty() { "starting" } else { pid.trim() },
-                )));
-            }
-            Err((_, errno)) => return Err(told("locking")(errno.into())),
-        };
+        let mut owner = lock(owner, &path)?;
         let note = |owner: &mut File| {
             // Written over: a full disk may have no room for what was given up.
             owner.rewind()?;
@@ -70,6 +58,25 @@ impl Root {
             owner.set_len(end)
         };
         note(&mut owner).map_err(told("writing owner.lock in"))?;
+        Ok(Self { path, _owner: Some(owner) })
+    }
+
+    /// Becomes the owner of a folder in order to read its files, and changes nothing in it: it may lie on
+    /// a read-only file system, and belong to any user.
+    pub fn acquire_to_read(path: &Path) -> Result<Self> {
+        let told = |e| Error::Internal(format!("opening {}: {e}", path.display()));
+        let path = fs::canonicalize(path).map_err(told)?;
+        let owner = path.join("owner.lock");
+        if folder::look(&owner)?.is_none() {
+            return Ok(Self { path, _owner: None });
+        }
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let owner = OpenOptions::new().read(true).custom_flags(flags.bits()).open(owner);
+        let owner = owner.map_err(|e| match e.kind() {
+            ErrorKind::PermissionDenied => folder::not_for_us(&path),
+            _ => told(e),
+        })?;
+        let owner = Some(lock(owner, &path)?);
         Ok(Self { path, _owner: owner })
     }
 
@@ -133,6 +140,24 @@ impl Root {
         }
         Ok(())
     }
+}
+
+/// Locks the file that stands for owning the folder at `path`.
+fn lock(owner: File, path: &Path) -> Result<Flock<File>> {
+    Flock::lock(owner, FlockArg::LockExclusiveNonblock).map_err(|(mut held, errno)| {
+        if errno != Errno::EWOULDBLOCK {
+            let e = std::io::Error::from(errno);
+            return Error::Internal(format!("locking {}: {e}", path.display()));
+        }
+        let mut pid = String::new();
+        // Only for the sentence: the owner may not have written its number yet.
+        let _ = held.read_to_string(&mut pid);
+        Error::failed_precondition(format_args!(
+            "the store in {} is in use by another process ({})",
+            path.display(),
+            if pid.trim().is_empty() { "starting" } else { pid.trim() },
+        ))
+    })
 }
 
 fn remove(file: &Path) -> std::io::Result<()> {
