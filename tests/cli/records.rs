@@ -61,7 +61,7 @@ fn damaged_records_that_are_left_out_show_in_the_status() {
         let places: Vec<_> = (0..bytes.len().saturating_sub(60))
             .filter(|at| {
                 bytes[*at..].starts_with(name)
-                    && bytes[at + 11..at + 120].windows(7).any(|w| w == b"sha256:")
+                    && bytes[at + 11..at + 120].windows(15).any(|w| w == b"application/vnd")
             })
             .collect();
         for at in places {
