@@ -31,6 +31,13 @@ fn what_the_check_refuses_no_daemon_starts_with_and_the_sentence_is_one() {
         (&format!("state = \"{at}/file/below\""), "file is there and is no folder"),
         (&format!("state = \"{at}\"\ncontainerd = \"{at}/c\""), "the folder of our own sockets"),
     ] {
+        let mut text = text.to_owned();
+        // If a daemon should start, then not in the folders of the machine.
+        for key in ["root", "state"] {
+            if !text.contains(&format!("{key} = ")) {
+                text += &format!("\n{key} = \"{at}/{key}\"");
+            }
+        }
         fs::write(dir.path().join("config"), text).unwrap();
         let checked = run(dir.path(), &args(dir.path(), "config check --config DIR/config"));
         checked.failed(1, told);
