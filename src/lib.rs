@@ -26,6 +26,8 @@
 //! same way. Over gRPC only the first two steps are others: `transport::grpc` and
 //! `transport::grpc_message`.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod admin;
 pub mod api;
 pub mod bolt;

@@ -1,5 +1,7 @@
 //! The program `lmdb-images`. All of it is in the library, where tests reach it.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

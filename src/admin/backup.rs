@@ -5,15 +5,14 @@
 //! copy never takes the place of a good one.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tempfile::NamedTempFile;
 
-use super::progress;
+use super::{file, progress};
 use crate::model::{Error, Result};
+use crate::store::Reader;
 use crate::store::salvage::salvage;
-use crate::store::scratch::ScratchFolder;
-use crate::store::{Reader, folder};
 
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,28 +25,14 @@ pub struct Summary {
 
 /// Writes the store in `root` to `file`, which must not be there unless `force`.
 pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
-    if !force && folder::exists(file)? {
-        return Err(exists(file));
-    }
+    file::check_target(file, force)?;
     let reader = Reader::open(root)?;
-    let beside = folder_of(file);
-    let told = |doing: &'static str| {
-        let at = file.display().to_string();
-        move |e: std::io::Error| Error::Internal(format!("{doing} {at}: {e}"))
-    };
+    let scratch = file::scratch_beside(file)?;
     // With mode 0600; gone again if anything below fails.
-    let scratch = ScratchFolder::create_in(&beside)?;
-    let copy = NamedTempFile::new_in(scratch.path()).map_err(told("making a file beside"))?;
+    let copy = NamedTempFile::new_in(scratch.path())
+        .map_err(|e| Error::Internal(format!("making a file beside {}: {e}", file.display())))?;
     let summary = copy_whole(&reader, &copy)?;
-    if force {
-        copy.persist(file).map_err(|e| told("moving the copy to")(e.error))?;
-    } else {
-        copy.persist_noclobber(file).map_err(|e| match e.error.kind() {
-            std::io::ErrorKind::AlreadyExists => exists(file),
-            _ => told("moving the copy to")(e.error),
-        })?;
-    }
-    File::open(&beside).and_then(|f| f.sync_all()).map_err(told("syncing the folder of"))?;
+    file::put(copy, file, force)?;
     Ok(summary)
 }
 
@@ -80,19 +65,4 @@ pub fn verify(file: &File, what: &str) -> Result<u64> {
         "{what} is damaged: {first}; `lmdb-images check` says what, `lmdb-images recover` saves the rest; \
          nothing was changed"
     )))
-}
-
-fn exists(file: &Path) -> Error {
-    Error::AlreadyExists(format!(
-        "{} is there already: give another name, or --force to replace it",
-        file.display()
-    ))
-}
-
-/// The folder a file is in, or will be.
-fn folder_of(file: &Path) -> PathBuf {
-    match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    }
 }

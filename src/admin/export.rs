@@ -15,6 +15,7 @@ use std::path::Path;
 
 use protobuf::MessageField;
 
+use super::containerd::{answer, is_there};
 use crate::api::images::Image;
 use crate::api::namespace::Namespace as Record;
 use crate::front::client::Containerd;
@@ -44,6 +45,8 @@ pub enum What {
     NoContent(String),
     /// Left: containerd refused it, with this sentence.
     Refused(String),
+    /// Left: the call failed, for this reason, and not because containerd is gone.
+    Failed(String),
     /// Left: the record is damaged in the store.
     Damaged,
 }
@@ -75,10 +78,11 @@ impl Outcome {
             What::Different => "different",
             What::NoContent(_) => "no-content",
             What::Refused(_) => "refused",
+            What::Failed(_) => "failed",
             What::Damaged => "damaged",
         };
         let detail = match &self.what {
-            What::NoContent(detail) | What::Refused(detail) => Some(detail),
+            What::NoContent(detail) | What::Refused(detail) | What::Failed(detail) => Some(detail),
             _ => None,
         };
         let (namespace, name) = (&self.namespace, &self.name);
@@ -90,10 +94,9 @@ impl Outcome {
     }
 }
 
+/// What became of the record, in words.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.name.as_deref().unwrap_or("(labels of the namespace)");
-        write!(f, "{}\t{name}\t", self.namespace)?;
         let would = if self.dry_run { "would be " } else { "" };
         match &self.what {
             What::Created => write!(f, "{would}created"),
@@ -101,6 +104,7 @@ impl fmt::Display for Outcome {
             What::Different => f.write_str("left: containerd has another one; see --overwrite"),
             What::NoContent(digest) => write!(f, "left: containerd does not have {digest}"),
             What::Refused(why) => write!(f, "left: containerd says: {why}"),
+            What::Failed(why) => write!(f, "left: {why}"),
             What::Damaged => f.write_str("left: the record is damaged in the store"),
         }
     }
@@ -150,12 +154,17 @@ pub async fn run(
 ) -> Result<Summary> {
     let store = Reader::open(root)?;
     let containerd = Containerd::connect(socket).await?;
-    let theirs = containerd.namespaces().await?;
+    let theirs = answer(&containerd, containerd.namespaces()).await?;
     let theirs = theirs.into_iter().map(|record| (record.name, record.labels)).collect();
     let mut export =
         Export { store, containerd, theirs, options, summary: Summary::default(), each };
     for namespace in export.store.read(|s| s.namespaces())? {
-        export.namespace(&namespace).await?;
+        if let Err(e) = export.namespace(&namespace).await {
+            return Err(Error::Unavailable(format!(
+                "{e}; the export ended there, after {}; run it again for the rest",
+                export.summary
+            )));
+        }
     }
     Ok(export.summary)
 }
@@ -195,8 +204,10 @@ impl<F: FnMut(Outcome)> Export<F> {
             Some(record) => match self.put_namespace(namespace, record).await {
                 Ok(None) => {}
                 Ok(Some(what)) => self.tell(namespace, None, what),
-                Err(Error::Answered(_, why)) => self.tell(namespace, None, What::Refused(why)),
-                Err(e) => return Err(e),
+                Err(e) => {
+                    let what = self.failure(e).await?;
+                    self.tell(namespace, None, what);
+                }
             },
             None => self.tell(namespace, None, What::Damaged),
         }
@@ -243,11 +254,19 @@ impl<F: FnMut(Outcome)> Export<F> {
     async fn image(&mut self, namespace: &Namespace, name: &str) -> Result<()> {
         let record = self
             .store
-            .read(|s| s.record(namespace, Kind::Image, name)?.map(decode::<Image>).transpose())?;
-        let Some(record) = record else {
-            // It went while we were reading.
-            self.summary.images -= 1;
-            return Ok(());
+            .read(|s| s.record(namespace, Kind::Image, name)?.map(decode::<Image>).transpose());
+        let record = match record {
+            Ok(Some(record)) => record,
+            Ok(None) => {
+                // It went while we were reading.
+                self.summary.images -= 1;
+                return Ok(());
+            }
+            Err(Error::DataLoss(_)) => {
+                self.tell(namespace, Some(name), What::Damaged);
+                return Ok(());
+            }
+            Err(e) => return Err(e),
         };
         match self.put_image(namespace, &record).await {
             Ok(None) => self.summary.unchanged += 1,
@@ -259,15 +278,29 @@ impl<F: FnMut(Outcome)> Export<F> {
                 }
                 self.tell(namespace, Some(name), what);
             }
-            Err(Error::Answered(_, why)) => self.tell(namespace, Some(name), What::Refused(why)),
-            Err(e) => return Err(e),
+            Err(e) => {
+                let what = self.failure(e).await?;
+                self.tell(namespace, Some(name), what);
+            }
         }
         Ok(())
     }
 
+    /// What became of a record whose call failed; the error, when containerd is not there any more. One
+    /// record must not keep those behind it from being exported.
+    async fn failure(&self, error: Error) -> Result<What> {
+        match error {
+            Error::Answered(_, why) => Ok(What::Refused(why)),
+            error if is_there(&self.containerd).await => Ok(What::Failed(error.message().into())),
+            error => Err(error),
+        }
+    }
+
     /// What became of an image; nothing when containerd has it already.
     async fn put_image(&mut self, namespace: &Namespace, ours: &Image) -> Result<Option<What>> {
-        let theirs = self.containerd.image(namespace, &ours.name).await?.map(image::from_record);
+        let theirs = answer(&self.containerd, self.containerd.image(namespace, &ours.name))
+            .await?
+            .map(image::from_record);
         if theirs.as_ref().is_some_and(|theirs| timeless(theirs) == timeless(ours)) {
             return Ok(None);
         }

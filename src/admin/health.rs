@@ -16,28 +16,37 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// Between two questions of [`wait`].
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// As [`run`], asked again until it serves, or that long.
+/// As [`run`], asked again until it serves; ends after `time`, if that is not zero, whatever the daemon
+/// does.
 pub async fn wait(socket: &Path, time: Duration) -> Result<bool> {
+    if time.is_zero() {
+        return run(socket, ANSWER).await;
+    }
     let begun = Instant::now();
     loop {
-        let said = run(socket).await;
-        if matches!(said, Ok(true)) || begun.elapsed() >= time {
+        let left = time.saturating_sub(begun.elapsed());
+        let said = run(socket, ANSWER.min(left)).await;
+        let left = time.saturating_sub(begun.elapsed());
+        if matches!(said, Ok(true)) || left.is_zero() {
             return said;
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(PAUSE.min(left)).await;
+        if begun.elapsed() >= time {
+            return said;
+        }
     }
 }
 
-/// Whether the daemon behind `socket` serves. An error: nobody could be asked.
-pub async fn run(socket: &Path) -> Result<bool> {
+/// Whether the daemon behind `socket` serves. An error: it gave no answer within that time.
+pub async fn run(socket: &Path, time: Duration) -> Result<bool> {
     let told = |what: String| Error::Unavailable(format!("{}: {what}", socket.display()));
     let (path, headers) = ("/grpc.health.v1.Health/Check", HeaderMap::new());
     // Any gRPC server will do.
     let daemon = Containerd::lazy(socket);
     let call = daemon.call(path, None, &headers, HealthCheckRequest::default());
-    let found: HealthCheckResponse = tokio::time::timeout(ANSWER, call)
+    let found: HealthCheckResponse = tokio::time::timeout(time, call)
         .await
-        .map_err(|_| told(format!("no answer within {ANSWER:?}")))?
+        .map_err(|_| told(format!("no answer within {:.1} s", time.as_secs_f64())))?
         .map_err(|status| told(format!("{:?}: {}", status.code(), status.message())))?;
     Ok(found.status.enum_value() == Ok(ServingStatus::SERVING))
 }

@@ -23,12 +23,74 @@ use crate::store::{Kind, Reader, Records};
 pub struct Listing {
     /// Encoded `ListImagesResponse`s.
     found: Vec<(Namespace, Vec<u8>)>,
+    /// How many damaged records are not among them.
+    pub left_out: u64,
+}
+
+/// What must hold of an image beside a filter that matches.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Its digest, or how that begins: `sha256:ab12`.
+    pub digest: Option<String>,
+    /// Labels that it has, each with that value (`k=v`) or any (`k`).
+    pub labels: Vec<String>,
+}
+
+impl Selection {
+    /// The filters that say the same, together with `filters`, any of which must match.
+    pub fn filters(&self, filters: Vec<String>) -> Result<Vec<String>> {
+        let mut all = Vec::new();
+        for label in &self.labels {
+            all.push(match label.split_once('=') {
+                Some(("", _)) => return Err(no_key(label)),
+                Some((key, value)) => format!("labels.{}=={}", quote(key), quote(value)),
+                None if label.is_empty() => return Err(no_key(label)),
+                None => format!("labels.{}", quote(label)),
+            });
+        }
+        all.extend(self.digest.as_deref().map(digest_filter).transpose()?);
+        if all.is_empty() {
+            return Ok(filters);
+        }
+        let selected = all.join(",");
+        if filters.is_empty() {
+            return Ok(vec![selected]);
+        }
+        Ok(filters.iter().map(|filter| format!("{filter},{selected}")).collect())
+    }
+}
+
+fn no_key(label: &str) -> Error {
+    Error::InvalidArgument(format!(
+        "--label {} has no key: give KEY or KEY=VALUE, such as stage=production",
+        quote(label)
+    ))
+}
+
+fn digest_filter(digest: &str) -> Result<String> {
+    let parts = digest.split_once(':');
+    let algorithms = [("sha256", 64), ("sha384", 96), ("sha512", 128)];
+    let is_hex = |digits: &str| digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let whole = parts.and_then(|(algorithm, digits)| {
+        let (_, length) = algorithms.into_iter().find(|(name, _)| *name == algorithm)?;
+        (is_hex(digits) && digits.len() <= length).then_some(digits.len() == length)
+    });
+    match whole {
+        Some(true) => Ok(format!("target.digest=={}", quote(digest))),
+        Some(false) => Ok(format!("target.digest~={}", quote(format!("^{digest}")))),
+        None => Err(Error::InvalidArgument(format!(
+            "--digest {} is no digest: give its algorithm (sha256, sha384 or sha512), a colon, and some \
+             or all of its digits 0-9 a-f, such as sha256:ab12",
+            quote(digest)
+        ))),
+    }
 }
 
 /// Lists what matches any of the filters (all images, without one) in the namespace, or in all.
 pub fn list(root: &Path, namespace: Option<&Namespace>, filters: Vec<String>) -> Result<Listing> {
     let query = Query::new(&filters)?;
     let store = Reader::open(root)?;
+    let mut left_out = 0;
     let found = store.read(|snapshot| {
         let namespaces = match namespace {
             Some(one) => vec![one.clone()],
@@ -37,11 +99,12 @@ pub fn list(root: &Path, namespace: Option<&Namespace>, filters: Vec<String>) ->
         let list = |namespace: Namespace| {
             let room = Room::of(usize::MAX, None);
             let built = images::list(snapshot, &namespace, &query, room, Patience::endless())?;
+            left_out += built.left_out;
             Ok((namespace, built.reply.unwrap_or_default().message))
         };
         namespaces.into_iter().map(list).collect::<Result<_>>()
     })?;
-    Ok(Listing { found })
+    Ok(Listing { found, left_out })
 }
 
 /// The record of one image.
@@ -77,5 +140,39 @@ impl Listing {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filters(digest: Option<&str>, labels: &[&str], filters: &[&str]) -> Result<Vec<String>> {
+        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let selection = Selection { digest: digest.map(str::to_owned), labels: owned(labels) };
+        selection.filters(owned(filters))
+    }
+
+    #[test]
+    fn a_selection_is_a_filter() {
+        assert_eq!(filters(None, &[], &["a", "b"]).unwrap(), ["a", "b"]);
+        let whole = format!("sha256:{}", "a".repeat(64));
+        let expected = [format!("target.digest==\"{whole}\"")];
+        assert_eq!(filters(Some(&whole), &[], &[]).unwrap(), expected);
+        assert_eq!(
+            filters(Some("sha256:ab"), &["k", "x y=a=\"b"], &["name==a", "name==b"]).unwrap(),
+            ["a", "b"].map(|name| format!(
+                r#"name=={name},labels."k",labels."x y"=="a=\"b",target.digest~="^sha256:ab""#
+            ))
+        );
+        for wrong in ["ab12", "", ":", "md5:ab", "sha256:AB", "sha256:x", "sha256:ab,name==x"] {
+            let told = filters(Some(wrong), &[], &[]).unwrap_err();
+            assert!(told.message().contains("is no digest: give"), "{told}");
+        }
+        let long = format!("sha256:{}", "a".repeat(65));
+        assert!(filters(Some(&long), &[], &[]).is_err());
+        for wrong in ["", "=", "=v"] {
+            assert!(filters(None, &[wrong], &[]).unwrap_err().message().contains("no key"));
+        }
     }
 }

@@ -3,9 +3,11 @@
 pub mod backup;
 pub mod check;
 pub mod compact;
+mod containerd;
 pub mod diff;
 pub mod explain;
 pub mod export;
+pub mod file;
 pub mod health;
 pub mod import;
 pub mod listed;

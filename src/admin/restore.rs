@@ -7,13 +7,12 @@
 use std::fs::File;
 use std::io;
 use std::ops::Not;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use jiff::Timestamp;
 
 use super::backup::verify;
-use super::progress;
+use super::{file, progress};
 use crate::model::{Error, Result};
 use crate::store::root::{DATA_FILE, Root};
 use crate::store::scratch::ScratchFolder;
@@ -30,11 +29,7 @@ pub struct Summary {
 
 /// Makes the backup `file` the store in `root`; one with content only if `force`.
 pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
-    let told = |e: io::Error| Error::Internal(format!("reading {}: {e}", file.display()));
-    let mut backup = File::open(file).map_err(told)?;
-    if !backup.metadata().map_err(told)?.is_file() {
-        return Err(Error::failed_precondition(format_args!("{} is no file", file.display())));
-    }
+    let mut backup = file::open_to_read(file)?;
     let root = Root::acquire(root).map_err(|e| stop_first(e, "restore, and start it again"))?;
     let there = content(&root)?;
     if there && !force {
@@ -46,7 +41,7 @@ pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
     let scratch = ScratchFolder::create_in(root.path())?;
     let copy = scratch.path().join(DATA_FILE);
     copy_file(&mut backup, &copy)?;
-    let records = verify(&File::open(&copy).map_err(told)?, &format!("{}", file.display()))?;
+    let records = verify(&file::open_to_read(&copy)?, &format!("{}", file.display()))?;
     // Its schema is known, or made so; closed again when all is on disk.
     drop(Store::open(scratch.path())?);
     let kept = there.then(|| kept_as("replaced"));
@@ -56,8 +51,7 @@ pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
 
 fn copy_file(from: &mut File, to: &Path) -> Result<()> {
     let progress = progress::lasting("copying");
-    let mut options = File::options();
-    let copied = options.write(true).create_new(true).mode(0o600).open(to).and_then(|mut copy| {
+    let copied = file::create_new(to).and_then(|mut copy| {
         io::copy(from, &mut copy)?;
         copy.sync_all()
     });

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Root;
+use super::output::{Failure, Output, note};
 use crate::admin::backup;
-use crate::model::Result;
 
 /// Write one state of the store to a file, also beside a running daemon
 ///
@@ -27,11 +27,13 @@ pub struct Backup {
 
 impl Backup {
     /// Writes it, and prints one line of what was done.
-    pub fn run(self) -> Result<()> {
+    pub fn run(self) -> Result<(), Failure> {
         let root = self.root.folder()?;
-        eprintln!("copying the store in {} to {}", root.display(), self.file.display());
+        note(format_args!("copying the store in {} to {}", root.display(), self.file.display()));
         let done = backup::run(&root, &self.file, self.force)?;
-        println!("wrote {} records, {} bytes", done.records, done.bytes);
-        Ok(())
+        let mut out = Output::new();
+        let summary = format!("wrote {} records, {} bytes", done.records, done.bytes);
+        out.line(&summary);
+        out.finish(format_args!("the backup is complete: {summary}"))
     }
 }

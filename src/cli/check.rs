@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::Root;
+use super::output::{Failure, note, print, report_error};
 use crate::admin::check;
 
 /// Look whether the store is whole
@@ -25,19 +26,20 @@ pub struct Check {
 
 impl Check {
     /// Looks, and prints what was found.
-    pub fn run(self) -> ExitCode {
+    pub fn run(self) -> Result<ExitCode, Failure> {
         let looked = self.root.folder().and_then(|root| {
-            eprintln!("checking the store in {}", root.display());
+            note(format_args!("checking the store in {}", root.display()));
             check::run(&root)
         });
         match looked {
             Ok(report) => {
-                println!("{}", if self.json { report.json() } else { report.to_string() });
-                if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+                let text = if self.json { report.json() } else { report.to_string() };
+                print(|out| writeln!(out, "{text}"))?;
+                Ok(if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             }
             Err(e) => {
-                eprintln!("lmdb-images: {e}");
-                ExitCode::from(2)
+                report_error(e);
+                Ok(ExitCode::from(2))
             }
         }
     }

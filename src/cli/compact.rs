@@ -3,8 +3,8 @@
 use clap::Args;
 
 use super::Root;
+use super::output::{Failure, Output, note};
 use crate::admin::compact;
-use crate::model::Result;
 
 /// Give the space of deleted records back to the disk
 ///
@@ -18,11 +18,13 @@ pub struct Compact {
 
 impl Compact {
     /// Compacts, and prints one line of what was done.
-    pub fn run(self) -> Result<()> {
+    pub fn run(self) -> Result<(), Failure> {
         let root = self.root.folder()?;
-        eprintln!("writing the store in {} anew, without free pages", root.display());
+        note(format_args!("writing the store in {} anew, without free pages", root.display()));
         let done = compact::run(&root)?;
-        println!("{} bytes, were {}", done.after, done.before);
-        Ok(())
+        let mut out = Output::new();
+        let summary = format!("{} bytes, were {}", done.after, done.before);
+        out.line(&summary);
+        out.finish(format_args!("the store is compact: {summary}"))
     }
 }

@@ -3,9 +3,9 @@
 use clap::{ArgMatches, Args, Subcommand};
 use serde_json::json;
 
+use super::output::{Failure, print};
 use super::settings::{self, File, Settings};
-use crate::model::Result;
-use crate::store::folder;
+use crate::model::printable::escaped;
 
 /// The settings of the daemon: a file to begin with, whether a file is right, and what holds
 ///
@@ -44,23 +44,22 @@ enum Action {
 
 impl Config {
     /// Does it. `matches` are those of the whole command line.
-    pub fn run(self, matches: &ArgMatches) -> Result<()> {
+    pub fn run(self, matches: &ArgMatches) -> Result<(), Failure> {
         match self.action {
-            Action::Default => print!("{}", default_file()),
+            Action::Default => {
+                let text = default_file();
+                print(|out| out.write_all(text.as_bytes()))?;
+            }
             Action::Check { file } => {
-                file.read()?;
-                let path = file.path();
-                let is_there = folder::exists(&path)?;
+                let found = file.read_if_there()?;
+                let is_there = found.is_some();
+                let settings = Settings::default().merged(&found.unwrap_or_default())?;
+                settings::checked(settings, settings::innermost(matches), &file)?;
                 let state = if is_there { "right" } else { "not there: the defaults hold" };
-                println!("{} is {state}", path.display());
+                print(|out| writeln!(out, "{} is {state}", file.path().display()))?;
             }
             Action::Show { file, settings, json } => {
-                // The innermost of the subcommands.
-                let mut matches = matches;
-                while let Some((_, inner)) = matches.subcommand() {
-                    matches = inner;
-                }
-                show(&file, &settings, json, matches)?;
+                show(&file, &settings, json, settings::innermost(matches))?;
             }
         }
         Ok(())
@@ -104,26 +103,28 @@ fn comment(text: &str) -> String {
     lines.join("\n")
 }
 
-fn show(file: &File, settings: &Settings, as_json: bool, matches: &ArgMatches) -> Result<()> {
+fn show(
+    file: &File,
+    settings: &Settings,
+    as_json: bool,
+    matches: &ArgMatches,
+) -> Result<(), Failure> {
     let from_file = file.read()?;
     let (merged, from_file) = (settings.merged(&from_file)?.table(), from_file.table());
-    let mut object = serde_json::Map::new();
+    let (mut object, mut lines) = (serde_json::Map::new(), Vec::new());
     for setting in settings::all() {
         let origin = settings::origin(&setting, matches, &from_file, &file.path());
         let value = merged.get(&setting.key);
-        if as_json {
-            let key = setting.key;
-            object.insert(key, json!({ "value": value, "from": origin }));
-        } else if let Some(value) = value {
-            println!("{:<42} # {origin}", format!("{} = {value}", setting.key));
-        } else {
-            println!("{:<42} # none", format!("#{} =", setting.key));
-        }
+        lines.push(match value {
+            Some(value) => format!("{:<42} # {origin}", format!("{} = {value}", setting.key)),
+            None => format!("{:<42} # none", format!("#{} =", setting.key)),
+        });
+        object.insert(setting.key, json!({ "value": value, "from": origin }));
     }
-    if as_json {
-        println!("{}", serde_json::Value::Object(object));
-    }
-    Ok(())
+    print(|out| match as_json {
+        true => writeln!(out, "{}", serde_json::Value::Object(object)),
+        false => lines.iter().try_for_each(|line| writeln!(out, "{}", escaped(line))),
+    })
 }
 
 #[cfg(test)]

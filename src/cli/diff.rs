@@ -4,14 +4,14 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{print, visible};
+use super::output::{Failure, note, print, visible};
 use super::{Containerd, Root, wait};
 use crate::admin::diff;
-use crate::model::Result;
+use crate::model::printable::one_line;
 
 /// Show what differs between the store and a running containerd
 ///
-/// One line an image: namespace, name, what differs; nothing when all is well. Exits with 1 when
+/// One line an image: namespace, name, what differs and in which fields; nothing when all is well. Exits with 1 when
 /// something differs. It reads beside a running daemon and changes nothing.
 #[derive(Args)]
 pub struct Diff {
@@ -28,7 +28,7 @@ pub struct Diff {
 
 impl Diff {
     /// Compares, and prints the differences.
-    pub fn run(self) -> Result<ExitCode> {
+    pub fn run(self) -> Result<ExitCode, Failure> {
         let root = self.root.folder()?;
         let containerd = self.containerd.socket(&self.root.file)?;
         let found = wait(diff::run(&root, &containerd))?;
@@ -38,14 +38,14 @@ impl Diff {
                     return writeln!(out, "{}", difference.json());
                 }
                 let (namespace, name) = (&difference.namespace, visible(&difference.name));
-                writeln!(out, "{namespace}\t{name}\t{}", difference.how)
+                writeln!(out, "{namespace}\t{name}\t{}", one_line(&difference.how.to_string()))
             })
         })?;
         if found.aside > 0 {
-            eprintln!(
+            note(format_args!(
                 "{} images are set aside in the store: containerd no longer had them after a gap",
                 found.aside
-            );
+            ));
         }
         Ok(if found.differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

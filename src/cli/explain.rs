@@ -2,10 +2,9 @@
 
 use clap::Args;
 
-use super::output::print;
+use super::output::{Failure, print};
 use super::{Root, Space};
 use crate::admin::explain;
-use crate::model::{Namespace, Result};
 
 /// Show how images that match filters are found
 ///
@@ -32,8 +31,8 @@ pub struct Explain {
 
 impl Explain {
     /// Plans, and prints the plan.
-    pub fn run(self) -> Result<()> {
-        let namespace = Namespace::parse(&self.space.namespace)?;
+    pub fn run(self) -> Result<(), Failure> {
+        let namespace = self.space.parse()?;
         let explained = explain::run(&self.root.folder()?, &namespace, &self.filters)?;
         print(|out| match self.json {
             true => writeln!(out, "{:#}", explained.json()),

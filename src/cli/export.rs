@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::output::{Failure, MAX_CELL_CHARS, Output, cell};
 use super::{Containerd, Root, wait};
-use crate::admin::export::{self, Options};
-use crate::model::Result;
+use crate::admin::export::{self, Options, Outcome};
+use crate::model::printable::one_line;
 
 /// Put the image records and namespaces of the store into a running containerd
 ///
@@ -40,20 +41,32 @@ pub struct Export {
 
 impl Export {
     /// Writes the records, prints those that were left, and one line of what was done.
-    pub fn run(self) -> Result<ExitCode> {
+    pub fn run(self) -> Result<ExitCode, Failure> {
         let root = self.root.folder()?;
         let containerd = self.containerd.socket(&self.root.file)?;
         let options = Options { overwrite: self.overwrite, dry_run: self.dry_run };
+        let mut out = Output::new();
         let summary = wait(export::run(&root, &containerd, options, |outcome| {
             if self.json {
-                println!("{}", outcome.json());
+                out.line(outcome.json());
             } else if self.dry_run || outcome.is_left() {
-                println!("{outcome}");
+                out.line(line(&outcome));
             }
         }))?;
+        let done = format!("{} {summary}", if self.dry_run { "would export" } else { "exported" });
         if !self.json {
-            println!("{} {summary}", if self.dry_run { "would export" } else { "exported" });
+            out.line(&done);
         }
+        out.finish(done)?;
         Ok(if summary.left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
+}
+
+/// What became of a record, as a line of fields.
+fn line(outcome: &Outcome) -> String {
+    let name = match &outcome.name {
+        Some(name) => cell(name, MAX_CELL_CHARS),
+        None => "(labels of the namespace)".into(),
+    };
+    format!("{}\t{name}\t{}", outcome.namespace, one_line(&outcome.to_string()))
 }

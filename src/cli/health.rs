@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
+use super::output::{Failure, print, report_error};
 use super::settings::File;
 use super::{default_state, wait};
 use crate::admin::health;
-use crate::model::Result;
 
 /// Ask a running daemon whether it can answer
 ///
@@ -41,7 +41,7 @@ pub struct Health {
 
 impl Health {
     /// Asks, and prints the answer.
-    pub fn run(self) -> Result<ExitCode> {
+    pub fn run(self) -> Result<ExitCode, Failure> {
         let address = match (self.address, self.state) {
             (Some(address), _) => address,
             (None, Some(state)) => state.join("images.sock"),
@@ -62,12 +62,12 @@ impl Health {
             if let (Some(object), Some(error)) = (object.as_object_mut(), error) {
                 object.insert("error".into(), error.into());
             }
-            println!("{object}");
+            print(|out| writeln!(out, "{object}"))?;
         } else {
-            println!("{status}");
             if let Some(error) = error {
-                eprintln!("lmdb-images: {error}");
+                report_error(error);
             }
+            print(|out| writeln!(out, "{status}"))?;
         }
         Ok(code)
     }

@@ -7,9 +7,9 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 
-use super::{Containerd, Root, command, wait};
+use super::output::{Failure, Output, note};
+use super::{Containerd, Root, arguments, command, wait};
 use crate::admin::import;
-use crate::model::Result;
 
 /// Copy the image records and namespaces of a containerd into the store
 ///
@@ -35,35 +35,41 @@ pub struct Import {
 
 impl Import {
     /// Copies, and prints one line of what was done. `matches` are those of the whole command line.
-    pub fn run(self, matches: &ArgMatches) -> Result<ExitCode> {
+    pub fn run(self, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         if self.bolt.is_some() {
-            refuse_containerd(matches);
+            refuse_containerd(matches)?;
         }
         let root = self.root.folder()?;
         let Some(file) = &self.bolt else {
             let containerd = self.containerd.socket(&self.root.file)?;
             let summary = wait(import::live::run(&root, &containerd))?;
-            println!("imported {summary}");
-            return Ok(ExitCode::SUCCESS);
+            return print_summary(&summary).map(|()| ExitCode::SUCCESS);
         };
         let done = import::bolt::run(&root, file, self.salvage)?;
-        println!("imported {}", done.summary);
         for lost in &done.lost {
-            eprintln!("not imported: {lost}");
+            note(format_args!("not imported: {lost}"));
         }
+        print_summary(&done.summary)?;
         Ok(if done.lost.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
+fn print_summary(summary: &import::Summary) -> Result<(), Failure> {
+    let mut out = Output::new();
+    out.line(format_args!("imported {summary}"));
+    out.finish(format_args!("imported {summary}"))
+}
+
 /// Ends the program, as clap does, when --containerd is given beside --bolt. `conflicts_with` would
 /// count the variable too, which may stand in anybody's environment for the other commands.
-fn refuse_containerd(matches: &ArgMatches) {
+fn refuse_containerd(matches: &ArgMatches) -> Result<(), Failure> {
     let source = matches.subcommand().and_then(|(_, import)| import.value_source("socket"));
     if source == Some(ValueSource::CommandLine) {
         let mut all = command();
         all.build();
         let mut import = all.find_subcommand("import").cloned().unwrap_or(all);
         let said = "the argument '--bolt <FILE>' cannot be used with '--containerd <SOCKET>'";
-        import.error(ErrorKind::ArgumentConflict, said).exit();
+        return Err(arguments::end(import.error(ErrorKind::ArgumentConflict, said)));
     }
+    Ok(())
 }

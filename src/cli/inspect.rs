@@ -2,10 +2,9 @@
 
 use clap::Args;
 
-use super::output::{pretty, print};
+use super::output::{Failure, pretty, print};
 use super::{Root, Space};
 use crate::admin::ls;
-use crate::model::{Namespace, Result};
 
 /// Show the whole record of an image, as JSON
 ///
@@ -24,8 +23,8 @@ pub struct Inspect {
 
 impl Inspect {
     /// Reads, then prints.
-    pub fn run(self) -> Result<()> {
-        let namespace = Namespace::parse(&self.space.namespace)?;
+    pub fn run(self) -> Result<(), Failure> {
+        let namespace = self.space.parse()?;
         let record = pretty(&ls::get(&self.root.folder()?, &namespace, &self.name)?)?;
         print(|out| writeln!(out, "{record}"))
     }

@@ -1,23 +1,26 @@
 //! `lmdb-images ls`.
 
 use std::io::{self, Write};
+use std::process::ExitCode;
 
 use clap::Args;
 use indicatif::BinaryBytes;
 use jiff::Timestamp;
 
-use super::output::{print, table, visible};
+use super::output::{Failure, MAX_CELL_CHARS, cell, print, report_error, table, visible};
 use super::{Root, Space};
 use crate::admin::listed::Listed;
-use crate::admin::ls::{self, Listing};
-use crate::model::{Error, Namespace, Result};
+use crate::admin::ls::{self, Listing, Selection};
+use crate::model::Error;
 
 /// List images, from the files of the store
 ///
 /// Beside a running daemon or without one; nothing is changed. FILTERs are those of `ctr images ls`:
 /// an image is listed when any of them matches, for example name~=alpine or
 /// labels.stage==production,target.digest~=^sha256:aa. A character that cannot be seen is
-/// escaped, and such a name put in quotes.
+/// escaped, and such a name put in quotes. In the table a long text is shortened in the middle.
+///
+/// Exits with 1 when damaged records are left out.
 #[derive(Args)]
 pub struct Ls {
     /// Which images
@@ -30,6 +33,18 @@ pub struct Ls {
     /// All namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
+
+    /// Only images of this digest, or of those that begin so: sha256:ab12
+    #[arg(long, value_name = "DIGEST")]
+    digest: Option<String>,
+
+    /// Only images with this label: KEY for any value, or KEY=VALUE; given again, with that too
+    #[arg(long = "label", value_name = "LABEL")]
+    labels: Vec<String>,
+
+    /// In the table, do not shorten what is long
+    #[arg(long)]
+    no_trunc: bool,
 
     /// Names only
     #[arg(short, long, conflicts_with = "json")]
@@ -45,13 +60,24 @@ pub struct Ls {
 
 impl Ls {
     /// Reads, then prints.
-    pub fn run(self) -> Result<()> {
-        let one = Namespace::parse(&self.space.namespace)?;
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        let one = self.space.parse()?;
         let namespace = (!self.all_namespaces).then_some(&one);
-        let found = ls::list(&self.root.folder()?, namespace, self.filters.clone())?;
+        let selection = Selection { digest: self.digest.clone(), labels: self.labels.clone() };
+        let filters = selection.filters(self.filters.clone())?;
+        let found = ls::list(&self.root.folder()?, namespace, filters)?;
         print(|out| {
             if self.json || self.quiet { self.lines(out, &found) } else { self.table(out, &found) }
-        })
+        })?;
+        if found.left_out > 0 {
+            report_error(format_args!(
+                "{} damaged records are left out: `lmdb-images check` names them, and `lmdb-images recover` \
+                 saves the rest",
+                found.left_out
+            ));
+            return Ok(ExitCode::FAILURE);
+        }
+        Ok(ExitCode::SUCCESS)
     }
 
     fn lines(&self, out: &mut dyn Write, found: &Listing) -> io::Result<()> {
@@ -75,26 +101,27 @@ impl Ls {
                 if self.all_namespaces {
                     write!(rows, "{}\t", image.namespace)?;
                 }
-                row(rows, &image, now)
+                row(rows, &image, now, if self.no_trunc { usize::MAX } else { MAX_CELL_CHARS })
             })
         })
     }
 }
 
-fn row(out: &mut dyn Write, image: &Listed, now: Timestamp) -> io::Result<()> {
+fn row(out: &mut dyn Write, image: &Listed, now: Timestamp, max: usize) -> io::Result<()> {
     let target = &image.target;
     let labels: Vec<_> = image.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     let labels = if labels.is_empty() { "-".into() } else { labels.join(",") };
     writeln!(
         out,
         "{}\t{}\t{}\t{}\t{}\t{}\t{}",
-        visible(&image.name),
-        visible(&target.media_type),
-        visible(&target.digest),
+        cell(&image.name, max),
+        cell(&target.media_type, max),
+        // A digest that is cut is none any more: the longest has 135 characters.
+        cell(&target.digest, max.saturating_add(40)),
         BinaryBytes(target.size.try_into().unwrap_or_default()),
         image.created_at.map_or("-".into(), |at| ago(at, now)),
         image.updated_at.map_or("-".into(), |at| ago(at, now)),
-        visible(&labels),
+        cell(&labels, max),
     )
 }
 

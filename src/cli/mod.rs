@@ -1,5 +1,6 @@
 //! The command line: parses, starts logging, calls one function.
 
+mod arguments;
 mod backup;
 mod check;
 mod compact;
@@ -23,14 +24,15 @@ mod within;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand};
 
-use crate::model::{Error, Result};
+use crate::model::{Error, Namespace, Result};
+use output::Failure;
 use settings::File;
 
 /// containerd's Images service over LMDB, on ttrpc and gRPC
 #[derive(Parser)]
-#[command(name = "lmdb-images", version, propagate_version = true)]
+#[command(name = "lmdb-images", bin_name = "lmdb-images", version, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -103,6 +105,21 @@ struct Space {
     namespace: String,
 }
 
+impl Space {
+    /// The namespace.
+    fn parse(&self) -> Result<Namespace> {
+        Namespace::parse(&self.namespace).map_err(|e| {
+            let named = std::env::var("CONTAINERD_NAMESPACE");
+            let by = if named.is_ok_and(|named| named == self.namespace) {
+                "CONTAINERD_NAMESPACE"
+            } else {
+                "--namespace"
+            };
+            Error::InvalidArgument(format!("{by}: {e}"))
+        })
+    }
+}
+
 /// Waits for what an admin's command does.
 fn wait<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread()
@@ -115,46 +132,47 @@ fn wait<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
 /// The command line, with the defaults of the settings in its help; the manual pages and the
 /// completions of shells are made of it (`examples/pages.rs`).
 pub fn command() -> clap::Command {
-    Cli::command()
+    let command = Cli::command()
         .mut_subcommand("serve", settings::with_defaults)
-        .mut_subcommand("config", |c| c.mut_subcommand("show", settings::with_defaults))
+        .mut_subcommand("config", |c| c.mut_subcommand("show", settings::with_defaults));
+    without_values(command)
+}
+
+/// The help names environment variables, and not what they hold: that is text from outside.
+fn without_values(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(without_values)
 }
 
 /// Runs the program. 0: done; 1: it failed, with a sentence on stderr, or `diff` found something, or
-/// `health` heard that the daemon is not serving; 2: the command line is wrong; 3: nobody told
-/// `health` anything.
+/// something was left out, or `health` heard that the daemon is not serving; 2: the command line is
+/// wrong; 3: `health` got no answer; 4: standard output could not be written; 141: its reader closed it.
 pub fn main() -> ExitCode {
-    let matches = command().get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
-    match run(cli.command, &matches) {
-        Ok(code) => code,
-        Err(e) => {
-            eprintln!("lmdb-images: {e}");
-            ExitCode::FAILURE
-        }
-    }
+    let parsed = arguments::parse(std::env::args_os().collect());
+    let ended = parsed.and_then(|(cli, matches)| run(cli.command, &matches));
+    ended.unwrap_or_else(|failure| failure.report())
 }
 
-fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode> {
+fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode, Failure> {
     if !matches!(command, Command::Serve(_)) {
         logging::start_for_command()?;
     }
+    let done = |()| ExitCode::SUCCESS;
     match command {
-        Command::Serve(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Serve(command) => Ok(command.run(matches).map(done)?),
         Command::Import(command) => command.run(matches),
         Command::Export(command) => command.run(),
         Command::Diff(command) => command.run(),
-        Command::Ls(command) => command.run().map(|()| ExitCode::SUCCESS),
-        Command::Explain(command) => command.run().map(|()| ExitCode::SUCCESS),
-        Command::Inspect(command) => command.run().map(|()| ExitCode::SUCCESS),
-        Command::Stat(command) => command.run().map(|()| ExitCode::SUCCESS),
-        Command::Check(command) => Ok(command.run()),
-        Command::Backup(command) => command.run().map(|()| ExitCode::SUCCESS),
-        Command::Restore(command) => command.run().map(|()| ExitCode::SUCCESS),
-        Command::Compact(command) => command.run().map(|()| ExitCode::SUCCESS),
+        Command::Ls(command) => command.run(),
+        Command::Explain(command) => command.run().map(done),
+        Command::Inspect(command) => command.run().map(done),
+        Command::Stat(command) => command.run().map(done),
+        Command::Check(command) => command.run(),
+        Command::Backup(command) => command.run().map(done),
+        Command::Restore(command) => command.run().map(done),
+        Command::Compact(command) => command.run().map(done),
         Command::Recover(command) => command.run(),
         Command::Health(command) => command.run(),
-        Command::Config(command) => command.run(matches).map(|()| ExitCode::SUCCESS),
+        Command::Config(command) => command.run(matches).map(done),
     }
 }
 

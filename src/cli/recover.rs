@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::Root;
+use super::output::{Failure, Output, note};
 use crate::admin::recover;
-use crate::model::Result;
 
 /// Save what can be saved of a damaged store
 ///
@@ -32,28 +32,34 @@ pub struct Recover {
 
 impl Recover {
     /// Saves, and prints what was found.
-    pub fn run(self) -> Result<ExitCode> {
+    pub fn run(self) -> Result<ExitCode, Failure> {
         let root = self.root.folder()?;
         let at = root.display();
         match &self.to {
-            Some(to) => eprintln!("saving what is in {at} to a fresh store in {}", to.display()),
-            None => eprintln!(
+            Some(to) => {
+                note(format_args!("saving what is in {at} to a fresh store in {}", to.display()))
+            }
+            None => note(format_args!(
                 "saving what is in {at} to a fresh store in its place; a damaged file is kept beside it"
-            ),
+            )),
         }
         let report = recover::run(&root, self.to.as_deref())?;
-        if self.json {
-            println!("{}", report.json());
-        } else {
-            println!("{report}");
-            match &report.kept {
-                Some(kept) => println!("the damaged file is kept as {kept}"),
-                None if report.found.whole && self.to.is_none() => {
-                    println!("nothing is damaged: the store was left as it is");
-                }
-                None => {}
+        let kept = match &report.kept {
+            Some(kept) => Some(format!("the damaged file is kept as {kept}")),
+            None if report.found.whole && self.to.is_none() => {
+                Some("nothing is damaged: the store was left as it is".into())
             }
+            None => None,
+        };
+        let mut out = Output::new();
+        if self.json {
+            out.line(report.json());
+        } else {
+            out.line(&report);
+            kept.iter().for_each(|line| out.line(line));
         }
+        let saved = format!("saved {} records", report.total());
+        out.finish([Some(saved), kept].into_iter().flatten().collect::<Vec<_>>().join("; "))?;
         Ok(if report.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Root;
+use super::output::{Failure, Output, note};
 use crate::admin::restore;
-use crate::model::Result;
 
 /// Make a backup the store
 ///
@@ -27,14 +27,14 @@ pub struct Restore {
 
 impl Restore {
     /// Restores, and prints what was done.
-    pub fn run(self) -> Result<()> {
+    pub fn run(self) -> Result<(), Failure> {
         let root = self.root.folder()?;
-        eprintln!("making {} the store in {}", self.file.display(), root.display());
+        note(format_args!("making {} the store in {}", self.file.display(), root.display()));
         let done = restore::run(&root, &self.file, self.force)?;
-        println!("restored {} records", done.records);
-        if let Some(kept) = done.kept {
-            println!("the store that was there is kept as {kept}");
-        }
-        Ok(())
+        let mut summary = vec![format!("restored {} records", done.records)];
+        summary.extend(done.kept.map(|kept| format!("the store that was there is kept as {kept}")));
+        let mut out = Output::new();
+        summary.iter().for_each(|line| out.line(line));
+        out.finish(format_args!("the backup is the store: {}", summary.join("; ")))
     }
 }

@@ -1,9 +1,9 @@
 //! `lmdb-images serve`.
 
-use clap::Args;
+use clap::{ArgMatches, Args};
 
 use super::logging;
-use super::settings::{File, Settings};
+use super::settings::{self, File, Settings};
 use crate::daemon::activation::Passed;
 use crate::daemon::process::{self, Signals};
 use crate::daemon::{Config, Daemon, notify};
@@ -24,14 +24,17 @@ pub struct Serve {
 
 impl Serve {
     /// Runs the daemon until it is told to stop.
-    pub fn run(self) -> Result<()> {
+    ///
+    /// `matches` are those of the whole command line.
+    pub fn run(self, matches: &ArgMatches) -> Result<()> {
         let settings = self.settings.merged(&self.file.read()?)?;
         let log = settings.log.clone().unwrap_or_default();
-        logging::start(&log, settings.log_format.unwrap_or_default());
+        let format = settings.log_format.unwrap_or_default();
+        let config = settings::checked(settings, settings::innermost(matches), &self.file)?;
+        logging::start(&log, format);
         process::raise_open_files();
         // Before there are threads: it changes the environment.
         let passed = Passed::from_env()?;
-        let config = settings.config();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()

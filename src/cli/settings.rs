@@ -5,21 +5,36 @@
 //! [`Settings::defaults`] with what holds otherwise. What a setting is for stands in its comment,
 //! which `--help` and `config default` print.
 
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgMatches, Args, Command, parser::ValueSource};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use toml::Table;
 
 use super::logging::{Filter, Format};
 use super::within::Within;
 use super::{default_config, default_root, default_state};
+use crate::admin::file;
 use crate::daemon::Config;
 use crate::daemon::metrics::Address;
+use crate::model::go::quote::quote;
+use crate::model::printable::escaped;
 use crate::model::{Error, Result};
 use crate::service::budget::Budget;
 use crate::transport::{BUDGET, Limits};
+
+/// The number of a group; the highest one that fits stands for none.
+type Gid = Within<0, { u32::MAX - 1 }>;
+
+/// A longer file is none with settings.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// The variable that names the file.
+const FILE_VARIABLE: &str = "LMDB_IMAGES_CONFIG";
 
 /// The settings, as far as one source has them.
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
@@ -27,20 +42,23 @@ use crate::transport::{BUDGET, Limits};
 pub struct Settings {
     /// Folder of the store
     #[arg(long, env = "LMDB_IMAGES_ROOT", value_name = "DIR")]
+    #[serde(default, deserialize_with = "path")]
     pub root: Option<PathBuf>,
 
     /// Folder of the sockets
     #[arg(long, env = "LMDB_IMAGES_STATE", value_name = "DIR")]
+    #[serde(default, deserialize_with = "path")]
     pub state: Option<PathBuf>,
 
     /// Stand in front of the containerd behind this socket: its clients then use containerd.sock in
     /// the folder of the sockets
     #[arg(long, env = "LMDB_IMAGES_CONTAINERD", value_name = "SOCKET")]
+    #[serde(default, deserialize_with = "path")]
     pub containerd: Option<PathBuf>,
 
     /// Group that may use images.sock and images.sock.ttrpc, by number
     #[arg(long, env = "LMDB_IMAGES_GID", value_name = "GID")]
-    pub gid: Option<u32>,
+    pub gid: Option<Gid>,
 
     /// Make readonly.sock too, where image names can be read and nothing can be changed
     #[arg(
@@ -56,7 +74,7 @@ pub struct Settings {
 
     /// Group that may use readonly.sock, by number
     #[arg(long, env = "LMDB_IMAGES_READONLY_GID", value_name = "GID")]
-    pub readonly_gid: Option<u32>,
+    pub readonly_gid: Option<Gid>,
 
     /// Give out metrics in Prometheus format here: a unix socket (a path that begins with /) or a
     /// loopback address with a port, such as 127.0.0.1:9478
@@ -110,7 +128,7 @@ pub struct Settings {
 #[derive(Debug, Clone, Default, Args)]
 pub struct File {
     /// File with settings [default: /etc/lmdb-images/config.toml, if it is there]
-    #[arg(long, env = "LMDB_IMAGES_CONFIG", value_name = "FILE")]
+    #[arg(long, env = FILE_VARIABLE, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
@@ -120,16 +138,65 @@ impl File {
         self.config.clone().unwrap_or_else(default_config)
     }
 
-    /// What it says; nothing when it is missing and nobody named it.
+    /// What it says; no settings when it is missing and was not asked for.
     pub fn read(&self) -> Result<Settings> {
+        Ok(self.read_if_there()?.unwrap_or_default())
+    }
+
+    /// What it says; nothing when it is missing and was not asked for.
+    pub fn read_if_there(&self) -> Result<Option<Settings>> {
         let path = self.path();
-        match std::fs::read_to_string(&path) {
-            Ok(text) => parse(&text, &path),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && self.config.is_none() => {
-                Ok(Settings::default())
+        match (file::read_text(&path, MAX_FILE_BYTES), &self.config) {
+            (Ok(Some((file, text))), _) => {
+                check_mode(&file, &path)?;
+                parse(&text, &path).map(Some)
             }
-            Err(e) => Err(Error::InvalidArgument(format!("reading {}: {e}", path.display()))),
+            (Ok(None), None) => Ok(None),
+            (Ok(None), Some(_)) => Err(self.named(&format!(
+                "there is no file {}: name another, or make one of what `lmdb-images config default` \
+                 prints",
+                path.display()
+            ))),
+            (Err(e), Some(_)) => Err(self.named(e.message())),
+            (Err(e), None) => Err(e),
         }
+    }
+
+    /// The error about the path, by what named it.
+    fn named(&self, why: &str) -> Error {
+        let is_variable = std::env::var_os(FILE_VARIABLE)
+            .is_some_and(|named| self.config.as_deref() == Some(Path::new(&named)));
+        let by = if is_variable { FILE_VARIABLE } else { "--config" };
+        Error::InvalidArgument(format!("{by}: {why}"))
+    }
+}
+
+/// Refuses a file that others than its owner may write: it says which store and which containerd a daemon
+/// of root uses, and which group may use its sockets. A folder of the daemon is refused for the same
+/// reason.
+fn check_mode(file: &std::fs::File, path: &Path) -> Result<()> {
+    let at = path.display();
+    let found = file.metadata();
+    let mode = found.map_err(|e| Error::Internal(format!("looking at {at}: {e}")))?.mode();
+    if mode & 0o022 != 0 {
+        return Err(Error::FailedPrecondition(format!(
+            "others may write the file {at} (mode {:o}), and so decide what the daemon does: chmod go-w {at}",
+            mode & 0o7777
+        )));
+    }
+    Ok(())
+}
+
+/// A path of the file: some text, without a zero byte.
+fn path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    match text.as_deref() {
+        Some("") => Err(D::Error::custom("the path is empty: give one, or leave the key out")),
+        Some(text) if text.contains('\0') => Err(D::Error::custom(format!(
+            "the path {} has a zero byte in it, which no path can have: take it out",
+            quote(text)
+        ))),
+        _ => Ok(text.map(PathBuf::from)),
     }
 }
 
@@ -177,7 +244,7 @@ pub fn with_defaults(mut command: Command) -> Command {
         if command.get_arguments().any(|arg| *arg.get_id() == *key) {
             command = command.mut_arg(key, |arg| {
                 let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-                arg.help(format!("{help} [default: {shown}]"))
+                arg.help(format!("{help} [default: {}]", escaped(&shown)))
             });
         }
     }
@@ -216,6 +283,16 @@ impl Settings {
 
     /// These, and what they do not say from `file`, and then from the defaults.
     pub fn merged(&self, file: &Settings) -> Result<Self> {
+        let paths =
+            [("root", &self.root), ("state", &self.state), ("containerd", &self.containerd)];
+        for (key, path) in paths {
+            if let Some(path) = path.as_ref().filter(|path| path.to_str().is_none()) {
+                return Err(Error::InvalidArgument(format!(
+                    "{key}: the path {} is not UTF-8: choose another",
+                    quote(path.as_os_str().as_bytes())
+                )));
+            }
+        }
         let mut merged = Self::defaults().table();
         merged.extend(file.table());
         merged.extend(self.table());
@@ -231,9 +308,9 @@ impl Settings {
             root: self.root.unwrap_or_else(default_root),
             state: self.state.unwrap_or_else(default_state),
             containerd: self.containerd,
-            gid: self.gid,
+            gid: self.gid.map(Within::get),
             readonly: self.readonly.unwrap_or_default(),
-            readonly_gid: self.readonly_gid,
+            readonly_gid: self.readonly_gid.map(Within::get),
             metrics: self.metrics_address,
             limits: Limits {
                 connections: self.max_connections.map_or(limits.connections, |n| n.get() as usize),
@@ -248,6 +325,30 @@ impl Settings {
             reply_budget: self.reply_budget.map_or(BUDGET, |n| bytes(n.get())),
         }
     }
+}
+
+/// What the settings come to, if a daemon can start with it: `matches` say where a wrong one is from.
+pub fn checked(settings: Settings, matches: &ArgMatches, file: &File) -> Result<Config> {
+    let config = settings.config();
+    config.check().map_err(|(key, why)| {
+        let setting = all().into_iter().find(|setting| setting.key == key);
+        let source = matches.try_contains_id(key).ok().and_then(|_| matches.value_source(key));
+        let by = match (source, setting) {
+            (Some(ValueSource::CommandLine), _) => format!("--{}", key.replace('_', "-")),
+            (Some(ValueSource::EnvVariable), Some(setting)) => setting.variable,
+            _ => format!("{}, key `{key}`", file.path().display()),
+        };
+        Error::InvalidArgument(format!("{by}: {}", why.message()))
+    })?;
+    Ok(config)
+}
+
+/// The matches of the innermost subcommand.
+pub fn innermost(mut matches: &ArgMatches) -> &ArgMatches {
+    while let Some((_, inner)) = matches.subcommand() {
+        matches = inner;
+    }
+    matches
 }
 
 /// Where the value of a setting comes from. `matches` are those that `settings` were parsed from.

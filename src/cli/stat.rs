@@ -6,9 +6,8 @@ use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::Root;
-use super::output::{pretty, print, table, visible};
+use super::output::{Failure, MAX_CELL_CHARS, cell, pretty, print, table, visible};
 use crate::admin::stat::{self, Stat as Found};
-use crate::model::Result;
 
 /// Show how large the store is, what it holds, and who reads it
 ///
@@ -26,7 +25,7 @@ pub struct Stat {
 
 impl Stat {
     /// Looks, then prints.
-    pub fn run(self) -> Result<()> {
+    pub fn run(self) -> Result<(), Failure> {
         let found = stat::run(&self.root.folder()?)?;
         if self.json {
             let json = pretty(&found)?;
@@ -95,7 +94,7 @@ fn readers(out: &mut dyn Write, found: &Found) -> io::Result<()> {
                 rows,
                 "{}{gone}\t{}\t{started}\t{}",
                 reader.process,
-                visible(command),
+                cell(command, MAX_CELL_CHARS),
                 HumanCount(reader.behind)
             )?;
         }

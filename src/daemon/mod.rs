@@ -2,10 +2,12 @@
 //!
 //! - [`sockets`]: making a socket, or refusing to; [`activation`]: those that systemd made
 //! - [`process`]: limits of the process, signals; [`notify`]: telling systemd how things stand
+//! - [`check`]: what is wrong with a configuration
 //! - [`metrics`]: where metrics are given out
 //! - `readers`: looking after the readers of the store
 
 pub mod activation;
+pub mod check;
 pub mod metrics;
 pub mod notify;
 pub mod process;
@@ -50,6 +52,7 @@ const GRPC: &str = "images.sock";
 const TTRPC: &str = "images.sock.ttrpc";
 const WHOLE: &str = "containerd.sock";
 const READONLY: &str = "readonly.sock";
+const SOCKETS: [&str; 4] = [GRPC, TTRPC, WHOLE, READONLY];
 
 /// Where the daemon keeps what, and who may speak to it.
 #[derive(Debug, Clone)]
@@ -101,6 +104,7 @@ impl Daemon {
 
     /// The same, with sockets that systemd made.
     pub async fn start_with(config: &Config, mut passed: Passed) -> Result<Self> {
+        config.check().map_err(|(_, e)| e)?;
         let is_readonly = config.readonly || passed.has(READONLY);
         let names = [
             (GRPC, true),

@@ -25,6 +25,10 @@ use crate::model::{Error, Namespace, Result};
 /// How long a containerd may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// The sentence of an error comes in a header, and may repeat a name of 32 KiB, each byte of it as three.
+/// A longer header ends the connection.
+const MAX_HEADER_LIST_BYTES: u32 = 1 << 20;
+
 /// A connection to a containerd.
 #[derive(Debug, Clone)]
 pub struct Containerd {
@@ -53,6 +57,7 @@ impl Containerd {
         // The address is only what HTTP/2 names as :authority; grpc-go sends the same.
         let channel = Endpoint::from_static("http://localhost")
             .connect_timeout(CONNECT)
+            .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
             .connect_with_connector_lazy(connector);
         // What containerd sends it has measured against its own limit.
         let grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);

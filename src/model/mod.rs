@@ -9,6 +9,7 @@ pub mod go;
 pub mod image;
 pub mod label;
 pub mod namespace;
+pub mod printable;
 
 pub use error::{Error, Result};
 pub use namespace::Namespace;

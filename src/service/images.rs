@@ -190,10 +190,14 @@ fn fill<'t>(
     let mut reply = Builder::new(room);
     for entry in entries {
         patience.step()?;
-        match entry?.message() {
-            Ok(image) if query.matches(image)? => reply.add(image),
-            Ok(_) => {}
-            Err(e) => log::error!("left out of a list of namespace {namespace}: {e}"),
+        let image = entry?.message();
+        match image.and_then(|image| Ok((image, query.matches(image)?))) {
+            Ok((image, true)) => reply.add(image),
+            Ok((_, false)) => {}
+            Err(e) => {
+                reply.leave_out();
+                log::error!("left out of a list of namespace {namespace}: {e}");
+            }
         }
     }
     Ok(reply.built())

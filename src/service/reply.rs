@@ -13,6 +13,8 @@ pub struct Built {
     pub size: usize,
     /// The encoded message, with its share of the budget.
     pub reply: Option<Reply>,
+    /// How many damaged records were left out of it.
+    pub left_out: u64,
 }
 
 /// Builds a response whose records are its field 1. That holds for every response that carries images,
@@ -22,6 +24,7 @@ pub struct Builder<'b> {
     message: Vec<u8>,
     size: usize,
     room: Room<'b>,
+    left_out: u64,
 }
 
 impl<'b> Builder<'b> {
@@ -30,7 +33,7 @@ impl<'b> Builder<'b> {
 
     /// An empty response, to be built in that room.
     pub fn new(room: Room<'b>) -> Self {
-        Self { message: Vec::new(), size: 0, room }
+        Self { message: Vec::new(), size: 0, room, left_out: 0 }
     }
 
     /// Adds an encoded record; once there is no more room, only its size.
@@ -52,6 +55,11 @@ impl<'b> Builder<'b> {
         self.message.extend_from_slice(record);
     }
 
+    /// Counts a damaged record that is left out.
+    pub fn leave_out(&mut self) {
+        self.left_out += 1;
+    }
+
     /// The response.
     pub fn built(mut self) -> Built {
         let fits = self.room.fits(self.size);
@@ -61,7 +69,7 @@ impl<'b> Builder<'b> {
             self.message.shrink_to_fit();
         }
         let reply = fits.then_some(Reply { message: self.message, hold });
-        Built { size: self.size, reply }
+        Built { size: self.size, reply, left_out: self.left_out }
     }
 }
 

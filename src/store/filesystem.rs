@@ -10,6 +10,7 @@ use std::path::Path;
 
 use nix::sys::stat::{major, minor};
 use nix::sys::statfs::statfs;
+use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::model::{Error, Result};
 
@@ -53,8 +54,17 @@ fn place(number: u32) -> Place {
     }
 }
 
-/// Refuses a folder on a network file system; one that cannot be told is said in the log.
+/// Refuses a folder on a network file system, or on one that is read-only; one that cannot be told is
+/// said in the log.
 pub fn check(folder: &Path) -> Result<()> {
+    if statvfs(folder).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY)) {
+        return Err(Error::failed_precondition(format_args!(
+            "{} lies on a read-only file system, and nothing in it can be changed: make that writable, \
+             or copy the folder to another one. ls, inspect, stat, check, backup and recover --to only \
+             read it",
+            folder.display()
+        )));
+    }
     let found = statfs(folder).map_err(|e| {
         Error::Internal(format!("looking at the file system of {}: {e}", folder.display()))
     })?;

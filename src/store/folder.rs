@@ -46,13 +46,13 @@ pub fn close_file(path: &Path) -> Result<()> {
     let Some(found) = look(path)? else { return Ok(()) };
     owned(path, &found)?;
     if found.mode() & 0o077 != 0 {
+        fs::set_permissions(path, Permissions::from_mode(0o600))
+            .map_err(|e| Error::Internal(format!("taking {} from others: {e}", path.display())))?;
         log::warn!(
             "{} was open to others (mode {:o}): it has mode 600 now",
             path.display(),
             found.mode() & 0o7777
         );
-        fs::set_permissions(path, Permissions::from_mode(0o600))
-            .map_err(|e| Error::Internal(format!("closing {}: {e}", path.display())))?;
     }
     Ok(())
 }

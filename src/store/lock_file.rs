@@ -38,22 +38,30 @@ impl LockFile {
             .custom_flags(OFlag::O_NOFOLLOW.bits())
             .open(path)
             .map_err(|e| LockError::Io("opening", e))?;
-        let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((_, Errno::EWOULDBLOCK)) => {
-                // Between locking and writing, the file has the number of an earlier holder.
-                return Err(LockError::Held(holder(path).or_else(|| noted_pid(path))));
-            }
-            Err((_, errno)) => return Err(LockError::Io("locking", errno.into())),
-        };
+        let mut lock = lock(file, path)?;
         note_pid(&mut lock).map_err(|e| LockError::Io("writing", e))?;
         Ok(Self(lock))
+    }
+
+    /// Locks a file that is there, and writes nothing to it.
+    pub fn lock(path: &Path) -> Result<Self, LockError> {
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
+        Ok(Self(lock(file.map_err(|e| LockError::Io("opening", e))?, path)?))
     }
 
     /// What the open file is.
     pub fn metadata(&self) -> io::Result<fs::Metadata> {
         self.0.metadata()
     }
+}
+
+fn lock(file: File, path: &Path) -> Result<Flock<File>, LockError> {
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        // Between locking and writing, the file has the number of an earlier holder.
+        Errno::EWOULDBLOCK => LockError::Held(holder(path).or_else(|| noted_pid(path))),
+        errno => LockError::Io("locking", errno.into()),
+    })
 }
 
 /// Writes over what is there: a full disk may have no room for what was given up.

@@ -4,6 +4,7 @@
 //! `lock.mdb` coordinates readers and is no sign of an owner.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -28,7 +29,8 @@ pub struct Root {
     path: PathBuf,
     /// As the caller named it, absolute: it may lead through links.
     given: PathBuf,
-    owner: LockFile,
+    /// Missing where nothing can be written, so that no process ever owned the folder.
+    owner: Option<LockFile>,
 }
 
 impl Root {
@@ -42,30 +44,34 @@ impl Root {
         for file in [OWNER_FILE, DATA_FILE, LOCK_FILE, journal::FILE, identity::FILE] {
             folder::close_file(&path.join(file))?;
         }
-        let owner = LockFile::acquire(&path.join(OWNER_FILE)).map_err(|e| match e {
-            LockError::Held(holder) => Error::failed_precondition(format_args!(
-                "the store in {} is in use by another process ({})",
-                path.display(),
-                lock_file::describe(holder),
-            )),
-            LockError::Io(doing, e) => {
-                Error::Internal(format!("{doing} {OWNER_FILE} in {}: {e}", path.display()))
-            }
-        })?;
+        let owner = LockFile::acquire(&path.join(OWNER_FILE)).map_err(|e| not_locked(&path, e))?;
         scratch::remove_abandoned(&path);
+        Ok(Self { path, given, owner: Some(owner) })
+    }
+
+    /// Becomes the owner of a folder in order to read its files, and changes nothing in it: it may lie on
+    /// a read-only file system, and belong to any user.
+    pub fn acquire_to_read(path: &Path) -> Result<Self> {
+        let told = |e| Error::Internal(format!("opening {}: {e}", path.display()));
+        let given = std::path::absolute(path).map_err(told)?;
+        let path = fs::canonicalize(path).map_err(told)?;
+        let owner = path.join(OWNER_FILE);
+        let owner = match folder::look(&owner)? {
+            Some(_) => Some(LockFile::lock(&owner).map_err(|e| not_locked(&path, e))?),
+            None => None,
+        };
         Ok(Self { path, given, owner })
     }
 
     /// What this process has open in the folder: the lock, and the files that are there now and that
-    /// nobody else replaces while it is held. The folder is looked at by the path that was given.
+    /// no other process replaces while it is held. The folder is looked at by the path that was given.
     pub fn open_files(&self) -> Result<OpenFiles> {
         let told =
             |e| Error::Internal(format!("looking at the files in {}: {e}", self.given.display()));
-        let owner = self.owner.metadata().map_err(told)?;
-        let mut files = vec![
-            (self.given.clone(), FileId::of(&self.path).map_err(told)?),
-            (self.given.join(OWNER_FILE), owner.into()),
-        ];
+        let mut files = vec![(self.given.clone(), FileId::of(&self.path).map_err(told)?)];
+        if let Some(owner) = &self.owner {
+            files.push((self.given.join(OWNER_FILE), owner.metadata().map_err(told)?.into()));
+        }
         for name in [DATA_FILE, journal::FILE] {
             if let Some(found) = folder::look(&self.path.join(name))? {
                 files.push((self.given.join(name), found.into()));
@@ -135,6 +141,21 @@ impl Root {
             }
         }
         Ok(())
+    }
+}
+
+/// The error about a folder that could not be locked.
+fn not_locked(path: &Path, error: LockError) -> Error {
+    match error {
+        LockError::Held(holder) => Error::failed_precondition(format_args!(
+            "the store in {} is in use by another process ({})",
+            path.display(),
+            lock_file::describe(holder),
+        )),
+        LockError::Io(_, e) if e.kind() == ErrorKind::PermissionDenied => folder::not_for_us(path),
+        LockError::Io(doing, e) => {
+            Error::Internal(format!("{doing} {OWNER_FILE} in {}: {e}", path.display()))
+        }
     }
 }
 

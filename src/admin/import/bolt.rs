@@ -11,8 +11,10 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{BATCH, Summary, open, progress, put_images, put_namespace};
+use crate::admin::file;
 use crate::api::images::Image;
 use crate::bolt::containerd::{self, Found, Unread};
+use crate::bolt::meta;
 use crate::model::{Error, Namespace, Result};
 use crate::store::Store;
 
@@ -33,6 +35,7 @@ pub struct Outcome {
 pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
     let locked = lock(file)?;
     let source: &File = &locked;
+    check_length(file, source, salvage)?;
     let found = containerd::survey(source).map_err(|e| in_file(file, e))?;
     if !found.lost.is_empty() && !salvage {
         return Err(damaged(file, &found));
@@ -93,19 +96,15 @@ impl Copy<'_> {
 
 /// Opens the file with a lock that bolt respects: while it is held, no containerd writes into it.
 fn lock(path: &Path) -> Result<Flock<File>> {
-    let told = |e: std::io::Error| match e.kind() {
-        std::io::ErrorKind::NotFound => {
-            Error::not_found(format_args!("bolt file {}", path.display()))
+    let file = match path.is_dir() {
+        true => {
+            return Err(Error::InvalidArgument(format!(
+                "{} is a folder; in containerd's root the file is io.containerd.metadata.v1.bolt/meta.db",
+                path.display()
+            )));
         }
-        _ => Error::Unavailable(format!("cannot open {}: {e}", path.display())),
+        false => file::open_to_read(path)?,
     };
-    let file = File::open(path).map_err(told)?;
-    if file.metadata().map_err(told)?.is_dir() {
-        return Err(Error::invalid_argument(format_args!(
-            "{} is a folder; in containerd's root the file is io.containerd.metadata.v1.bolt/meta.db",
-            path.display()
-        )));
-    }
     Flock::lock(file, FlockArg::LockSharedNonblock).map_err(|(_, e)| match e {
         Errno::EWOULDBLOCK => Error::FailedPrecondition(format!(
             "{} is in use by a running containerd: copy its records with --containerd SOCKET while it \
@@ -114,6 +113,32 @@ fn lock(path: &Path) -> Result<Flock<File>> {
         )),
         e => Error::Unavailable(format!("cannot lock {}: {e}", path.display())),
     })
+}
+
+/// Refuses a file without content, and one that ends before its last page, unless what is left of it is
+/// asked for.
+fn check_length(path: &Path, file: &File, salvage: bool) -> Result<()> {
+    let told = |e: std::io::Error| Error::Unavailable(format!("reading {}: {e}", path.display()));
+    let length = file.metadata().map_err(told)?.len();
+    if length == 0 {
+        return Err(Error::DataLoss(format!(
+            "{} is empty: it has no bolt database in it; name containerd's meta.db or a backup of it",
+            path.display()
+        )));
+    }
+    let needed = match meta::newest(file) {
+        Ok((meta, _)) => meta.end.saturating_mul(meta.page_size),
+        // The reader says what is wrong with it.
+        Err(_) => return Ok(()),
+    };
+    if length < needed && !salvage {
+        return Err(Error::DataLoss(format!(
+            "{} is cut off: it has {length} bytes, and its last state needs {needed}; nothing was \
+             imported. Name a whole copy, or import what can be read of this one with --salvage",
+            path.display()
+        )));
+    }
+    Ok(())
 }
 
 fn in_file(file: &Path, error: Error) -> Error {
@@ -133,13 +158,13 @@ fn damaged(file: &Path, found: &containerd::Survey) -> Error {
     let lost = &found.lost;
     let mut text = format!("{} is damaged; nothing was imported", file.display());
     for place in lost.iter().take(NAMED) {
-        text += &format!("\n  {place}");
+        text += &format!("; {place}");
     }
     if lost.len() > NAMED {
-        text += &format!("\n  and {} more", lost.len() - NAMED);
+        text += &format!("; and {} more", lost.len() - NAMED);
     }
     text += &format!(
-        "\n--salvage imports what can be read: {} images in {} namespaces",
+        "; --salvage imports what can be read: {} images in {} namespaces",
         found.images, found.namespaces
     );
     Error::DataLoss(text)

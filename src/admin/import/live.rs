@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{BATCH, Summary, open, progress, put_images, put_namespace};
+use crate::admin::containerd::answer;
 use crate::front::client::Containerd;
 use crate::model::{Namespace, Result, image};
 
@@ -13,13 +14,13 @@ pub async fn run(root: &Path, socket: &Path) -> Result<Summary> {
     let store = open(root)?;
     let progress = progress();
     let mut summary = Summary::default();
-    for record in containerd.namespaces().await? {
+    for record in answer(&containerd, containerd.namespaces()).await? {
         let namespace = Namespace::parse(&record.name)?;
         progress.set_message(format!("namespace {namespace}"));
         store.writer().write(put_namespace(&namespace, record)?).await?;
         summary.namespaces += 1;
         let mut listing = containerd.images(&namespace);
-        while let Some(images) = listing.next().await? {
+        while let Some(images) = answer(&containerd, listing.next()).await? {
             for batch in images.chunks(BATCH) {
                 let batch = batch.iter().cloned().map(image::from_record).collect();
                 let counts = store.writer().write(put_images(&namespace, batch)?).await?;

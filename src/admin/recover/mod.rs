@@ -64,7 +64,12 @@ pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
     if !has(DATA_FILE)? && !has(crate::store::journal::FILE)? {
         return Err(no_store(root));
     }
-    let root = Root::acquire(root).map_err(|e| stop_first(e, "recover, and start it again"))?;
+    let root = match to {
+        // Nothing of the damaged store is changed, so it may lie where nothing can be.
+        Some(_) => Root::acquire_to_read(root),
+        None => Root::acquire(root),
+    };
+    let root = root.map_err(|e| stop_first(e, "recover, and start it again"))?;
     let source = Source::open(root.path())?;
     match to {
         Some(to) => {

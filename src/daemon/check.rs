@@ -1,0 +1,109 @@
+//! What is wrong with a configuration, found before anything is opened: the same for a daemon that starts
+//! and for `lmdb-images config check`.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::metrics::Address;
+use super::sockets::{Behind, MAX_PATH};
+use super::{Config, SOCKETS};
+use crate::model::{Error, Result};
+
+/// The setting that is wrong, and why.
+pub type Wrong = (&'static str, Error);
+
+impl Config {
+    /// Finds what no daemon could start with, whatever other processes and permissions there are.
+    pub fn check(&self) -> Result<(), Wrong> {
+        let at = |key| move |e| (key, e);
+        check_folder(&self.root).map_err(at("root"))?;
+        check_folder(&self.state).map_err(at("state"))?;
+        for name in SOCKETS {
+            check_length(&self.state.join(name), "a shorter folder").map_err(at("state"))?;
+        }
+        if let Some(containerd) = &self.containerd {
+            check_text(containerd).map_err(at("containerd"))?;
+            check_length(containerd, "a shorter path").map_err(at("containerd"))?;
+            Behind::look(containerd, &self.state).map_err(at("containerd"))?;
+        }
+        if let Some(Address::Unix(path)) = &self.metrics {
+            let at = at("metrics_address");
+            check_text(path).map_err(at)?;
+            check_length(path, "a shorter path").map_err(at)?;
+            self.check_own(path).map_err(at)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a path for metrics at which one of the daemon's sockets is, or would be.
+    fn check_own(&self, metrics: &Path) -> Result<()> {
+        if SOCKETS.iter().any(|name| absolute(&self.state.join(name)) == absolute(metrics)) {
+            return Err(Error::InvalidArgument(format!(
+                "{} is the path of one of the daemon's own sockets: choose another for the metrics, such \
+                 as {}",
+                metrics.display(),
+                metrics.with_file_name("metrics.sock").display()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The path with its folder as it is without links and dots.
+fn absolute(path: &Path) -> PathBuf {
+    let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+    match (folder, path.file_name()) {
+        (Some(folder), Some(name)) => folder.join(name),
+        // A folder that is not there yet; made of the same words it will be the same.
+        _ => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+    }
+}
+
+fn check_text(path: &Path) -> Result<()> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.is_empty() {
+        return Err(Error::InvalidArgument("the path is empty: give one, or leave it out".into()));
+    }
+    if bytes.contains(&0) {
+        return Err(Error::InvalidArgument(format!(
+            "the path {} has a zero byte in it, which no path can have: take it out",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses a path where there is, or on the way to which there is, something else than a folder.
+fn check_folder(path: &Path) -> Result<()> {
+    check_text(path)?;
+    for part in path.ancestors().filter(|part| !part.as_os_str().is_empty()) {
+        match part.metadata() {
+            Ok(found) if found.is_dir() => return Ok(()),
+            Ok(_) => {
+                return Err(Error::InvalidArgument(format!(
+                    "{} is there and is no folder: choose another path",
+                    part.display()
+                )));
+            }
+            Err(e) if e.raw_os_error() == Some(nix::libc::ENAMETOOLONG) => {
+                return Err(Error::InvalidArgument(format!(
+                    "the path {} is longer than the system allows: choose a shorter one",
+                    path.display()
+                )));
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_length(socket: &Path, what: &str) -> Result<()> {
+    let length = socket.as_os_str().as_bytes().len();
+    if length > MAX_PATH {
+        return Err(Error::InvalidArgument(format!(
+            "the socket path {} has {length} bytes, the system allows {MAX_PATH}: choose {what}",
+            socket.display()
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! Standard output that is full or closed, and standard error too.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Stdio;
+
+use super::{Ended, args, common, program, run, store};
+
+const FULL: i32 = 4;
+const CLOSED: i32 = 141;
+
+/// The commands that need no other process, and what those that change something say of it when they
+/// cannot print it.
+const COMMANDS: &[(&str, Option<&str>)] = &[
+    ("--help", None),
+    ("--version", None),
+    ("help", None),
+    ("ls --help", None),
+    ("ls -h", None),
+    ("ls --root ROOT", None),
+    ("ls --root ROOT -q", None),
+    ("ls --root ROOT --json", None),
+    ("inspect --root ROOT a", None),
+    ("explain --root ROOT name==a", None),
+    ("stat --root ROOT", None),
+    ("stat --root ROOT --json", None),
+    ("check --root ROOT", None),
+    ("check --root ROOT --json", None),
+    ("config default", None),
+    ("config check", None),
+    ("config show", None),
+    ("config show --json", None),
+    ("health --address DIR/none", None),
+    ("health --address DIR/none --json", None),
+    ("backup --root ROOT --force DIR/backup", Some("the backup is complete: wrote ")),
+    ("compact --root ROOT", Some("the store is compact: ")),
+    ("restore --root ROOT --force DIR/kept", Some("the backup is the store: restored ")),
+    ("recover --root ROOT", Some("nothing is damaged: the store was left as it is")),
+    ("recover --root ROOT --to DIR/fresh/OUTPUT", Some("saved 2 records")),
+];
+
+fn with(dir: &Path, line: &str, out: Stdio, err: Stdio) -> Ended {
+    let child = program(dir).args(args(dir, line)).stdout(out).stderr(err).spawn().unwrap();
+    Ended(child.wait_with_output().unwrap())
+}
+
+fn full() -> Stdio {
+    File::options().write(true).open("/dev/full").unwrap().into()
+}
+
+/// A pipe whose reader is gone.
+fn closed() -> Stdio {
+    std::io::pipe().unwrap().1.into()
+}
+
+fn prepared() -> tempfile::TempDir {
+    let dir = store(&["a"]);
+    run(dir.path(), &args(dir.path(), "backup --root ROOT DIR/kept")).worked();
+    std::fs::create_dir(dir.path().join("fresh")).unwrap();
+    dir
+}
+
+#[test]
+fn a_full_output_is_an_error_that_says_what_was_done() {
+    let dir = prepared();
+    for (line, done) in COMMANDS {
+        let ended = with(dir.path(), &line.replace("OUTPUT", "full"), full(), Stdio::piped());
+        ended.failed(FULL, "lmdb-images: writing to standard output: No space left on device");
+        assert!(done.is_none_or(|done| ended.err().contains(done)), "{line}: {}", ended.err());
+    }
+    run(dir.path(), &args(dir.path(), "check --root DIR/fresh/full")).worked();
+}
+
+#[test]
+fn a_closed_output_ends_a_command_quietly() {
+    let dir = prepared();
+    for (line, done) in COMMANDS {
+        let ended = with(dir.path(), &line.replace("OUTPUT", "pipe"), closed(), Stdio::piped());
+        let err = ended.err();
+        assert_eq!(ended.status(), CLOSED, "{line}: {err}");
+        assert!(!err.contains("panicked") && !err.contains("writing to"), "{line}: {err}");
+        assert!(done.is_none_or(|done| err.contains(done)), "{line}: {err}");
+    }
+    run(dir.path(), &args(dir.path(), "check --root DIR/fresh/pipe")).worked();
+}
+
+#[test]
+fn a_standard_error_that_fails_changes_nothing() {
+    let dir = prepared();
+    for (number, err) in [full, closed].into_iter().enumerate() {
+        for (line, _) in COMMANDS {
+            let line = line.replace("OUTPUT", &number.to_string());
+            let status = with(dir.path(), &line, Stdio::piped(), err()).status();
+            let expected = if line.starts_with("health") { 3 } else { 0 };
+            assert_eq!(status, expected, "{line}");
+        }
+        assert_eq!(with(dir.path(), "ls --root DIR/no", Stdio::piped(), err()).status(), 1);
+        assert_eq!(with(dir.path(), "ls --nonsense", Stdio::piped(), err()).status(), 2);
+        assert_eq!(with(dir.path(), "backup --root ROOT DIR/x", full(), err()).status(), FULL);
+        std::fs::remove_file(dir.path().join("x")).unwrap();
+    }
+}
+
+/// Against a daemon of ours, which has no content: every image is left, with a line.
+#[test]
+fn an_export_and_an_import_go_on_without_their_output() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let served = runtime.block_on(common::Served::start());
+    let client = runtime.block_on(served.client(common::Protocol::Grpc));
+    let request = common::create(common::image("theirs"));
+    let made = client.call("Create", "default", &request);
+    let _: lmdb_images::api::images::CreateImageResponse = runtime.block_on(made).unwrap();
+    let dir = store(&["a", "b"]);
+    let socket = served.daemon.grpc().to_str().unwrap().to_owned();
+    {
+        let export = format!("export --root ROOT --containerd {socket}");
+        let import = format!("import --root DIR/import --containerd {socket}");
+        let diff = format!("diff --root ROOT --containerd {socket}");
+        let exported =
+            "exported 2 images in 1 namespaces: 0 created, 0 overwritten, 0 unchanged, 2 left";
+        for (line, done) in [(&export, exported), (&import, "imported 1 images"), (&diff, "")] {
+            with(dir.path(), line, full(), Stdio::piped()).failed(FULL, "No space left on device");
+            let ended = with(dir.path(), line, closed(), Stdio::piped());
+            assert_eq!(ended.status(), CLOSED, "{line}: {}", ended.err());
+            assert!(ended.err().contains(done), "{line}: {}", ended.err());
+        }
+        with(dir.path(), &export, full(), Stdio::piped()).failed(FULL, exported);
+        run(dir.path(), &args(dir.path(), "inspect --root DIR/import theirs")).worked();
+    }
+}
