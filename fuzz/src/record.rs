@@ -116,7 +116,7 @@ fn stored(message: &[u8], image: Option<&Image>) {
     is_told(&service.run(service.local.update(&call, update)));
     is_told(&service.run(service.alone.list_leases(&call, ListRequest::new())));
     let get = GetNamespaceRequest { name: "n".into(), ..Default::default() };
-    is_told(&service.run(service.alone.get_namespace(get)));
+    is_told(&service.run(service.alone.get_namespace(&call, get)));
     is_told(&service.run(service.local.collect()));
     let delete = DeleteImageRequest { name: "i".into(), ..Default::default() };
     service.run(service.local.delete(&call, delete)).expect("it is deleted");

@@ -124,8 +124,8 @@ async fn beside(alone: &Alone, call: &lmdb_images::service::Call, method: u8, me
         };
     }
     match method {
-        7 => ask!(async |request| alone.get_namespace(request).await),
-        8 => ask!(async |request| alone.list_namespaces(request).await),
+        7 => ask!(async |request| alone.get_namespace(call, request).await),
+        8 => ask!(async |request| alone.list_namespaces(call, request).await),
         9 => ask!(async |request| alone.create_namespace(request).await),
         10 => ask!(async |request| alone.update_namespace(request).await),
         11 => ask!(async |request| alone.delete_namespace(request).await),
@@ -141,8 +141,8 @@ async fn beside(alone: &Alone, call: &lmdb_images::service::Call, method: u8, me
         17 => ask!(async |request| alone.publish(call, request).await),
         18 => ask!(async |request| alone.forward(request).await),
         _ => {
-            ask!(async |request| alone.subscribe(request).await);
-            ask!(async |request| alone.plugins(request).await);
+            ask!(async |request| alone.subscribe(call.client, request).await);
+            ask!(async |request| alone.plugins(call, request).await);
             ask!(async |_: Empty| alone.server(Empty::new()).await);
         }
     }

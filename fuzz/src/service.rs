@@ -71,7 +71,8 @@ impl Service {
                 is_told(&self.run(self.alone.delete_namespace(request)));
             }
             self.run(tokio::task::yield_now());
-            let left = self.run(self.alone.list_namespaces(ListNamespacesRequest::new()));
+            let left =
+                self.run(self.alone.list_namespaces(&call(None), ListNamespacesRequest::new()));
             left.expect("a list").namespaces.is_empty()
         });
         assert!(left.is_some(), "something stays");
@@ -92,6 +93,7 @@ impl Service {
 pub fn call(namespace: Option<&str>) -> Call {
     Call {
         namespace: namespace.map(str::to_owned),
+        client: lmdb_images::service::client::Client::Own,
         reply_limit: GRPC_MESSAGE,
         headers: http::HeaderMap::new(),
     }

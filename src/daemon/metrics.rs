@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 
 use super::readers::Watch;
 use super::sockets::{Access, Bound, Socket};
+use crate::log_throttle::throttled_log;
 use crate::metrics::calls::Calls;
 use crate::metrics::{Upstream, names};
 use crate::model::{Error, Result};
@@ -213,7 +214,7 @@ impl Collector for Looked {
             Ok(looked) => looked,
             // What was counted is wanted then more than ever.
             Err(e) => {
-                log::error!("metrics without figures of the store: {e}");
+                throttled_log!(Error, "metrics without figures of the store: {e}");
                 return Ok(());
             }
         };

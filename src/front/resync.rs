@@ -13,7 +13,9 @@ use tokio::sync::mpsc;
 
 use super::images::Front;
 use crate::api::namespace::Namespace as Record;
+use crate::log_throttle::throttled_log;
 use crate::model::{Namespace, Result, image};
+use crate::service::client::Client;
 use crate::service::message::{decode, encode};
 use crate::store::{Change, Kind, Records};
 
@@ -34,7 +36,7 @@ pub async fn run(front: Front, mut due: mpsc::UnboundedReceiver<Namespace>) {
             }
             match resync(&front, &namespace).await {
                 Ok(_) => {}
-                Err(e) => log::warn!("resync of namespace {namespace}: {e}"),
+                Err(e) => throttled_log!(Warn, "resync of namespace {namespace}: {e}"),
             }
         }
     }
@@ -99,7 +101,8 @@ async fn read_again(front: &Front, namespace: &Namespace) -> Result<bool> {
         gone += usize::from(front.refresh(namespace, name, aside).await? && aside);
     }
     if gone > 0 {
-        log::warn!(
+        throttled_log!(
+            Warn,
             "namespace {namespace}: containerd no longer has {gone} of {} images; they are set aside",
             ours.len()
         );
@@ -120,7 +123,8 @@ async fn ours(
     let (store, ns, hasher) = (front.local().store().clone(), namespace.clone(), hasher.clone());
     front
         .local()
-        .pooled(move || {
+        .pool()
+        .run(Client::Own, move |_| {
             store.read(|snapshot| {
                 let mut found = HashMap::new();
                 for entry in snapshot.walk(&ns, Kind::Image)? {

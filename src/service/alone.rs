@@ -6,10 +6,13 @@
 
 use protobuf::well_known_types::empty::Empty;
 
-use super::events::{Happened, Subscription};
+use super::client::Client;
+use super::events::Happened;
+use super::events::subscription::Subscription;
 use super::images::{self, Written};
 use super::local::Local;
 use super::message::required;
+use super::patience::Patience;
 use super::{Call, introspection, leases, namespaces, transfer};
 use crate::api::events::{ForwardRequest, PublishRequest, SubscribeRequest};
 use crate::api::images::Image;
@@ -47,17 +50,19 @@ impl Alone {
 
     pub async fn get_namespace(
         &self,
+        call: &Call,
         request: GetNamespaceRequest,
     ) -> Result<GetNamespaceResponse> {
-        let namespace = self.read(move |s| namespaces::get(s, &request.name)).await?;
+        let namespace = self.read(call, move |s| namespaces::get(s, &request.name)).await?;
         Ok(GetNamespaceResponse { namespace: Some(namespace).into(), ..Default::default() })
     }
 
     pub async fn list_namespaces(
         &self,
+        call: &Call,
         _: ListNamespacesRequest,
     ) -> Result<ListNamespacesResponse> {
-        let namespaces = self.read(|s| namespaces::list(s)).await?;
+        let namespaces = self.read(call, |s| namespaces::list(s)).await?;
         Ok(ListNamespacesResponse { namespaces, ..Default::default() })
     }
 
@@ -122,7 +127,12 @@ impl Alone {
 
     pub async fn list_leases(&self, call: &Call, request: ListRequest) -> Result<ListResponse> {
         let namespace = call.namespace()?;
-        let leases = self.read(move |s| leases::list(s, &namespace, &request.filters)).await?;
+        let store = self.local.store().clone();
+        let list = move |mut patience: Patience| {
+            let filter = leases::filter(&request.filters, &mut patience)?;
+            store.read(|s| leases::list(s, &namespace, &filter, patience))
+        };
+        let leases = self.local.pool().run(call.client, list).await?;
         Ok(ListResponse { leases, ..Default::default() })
     }
 
@@ -152,7 +162,8 @@ impl Alone {
         request: ListResourcesRequest,
     ) -> Result<ListResourcesResponse> {
         let namespace = call.namespace()?;
-        let resources = self.read(move |s| leases::resources(s, &namespace, &request.id)).await?;
+        let resources =
+            self.read(call, move |s| leases::resources(s, &namespace, &request.id)).await?;
         Ok(ListResourcesResponse { resources, ..Default::default() })
     }
 
@@ -161,7 +172,7 @@ impl Alone {
         let namespace = call.namespace()?;
         let tag = transfer::tag(&request)?;
         let (ns, source) = (namespace.clone(), tag.source.clone());
-        let found = self.read(move |s| {
+        let found = self.read(call, move |s| {
             let record = s.record(&ns, Kind::Image, &source)?;
             record.map(super::message::decode::<Image>).transpose()
         });
@@ -209,28 +220,32 @@ impl Alone {
         Ok(Empty::new())
     }
 
-    pub async fn subscribe(&self, request: SubscribeRequest) -> Result<Subscription> {
-        let events = self.local.events().clone();
-        // Regular expressions are compiled: that may take long.
-        self.local.pooled(move || events.subscribe(&request.filters)).await
+    pub async fn subscribe(
+        &self,
+        client: Client,
+        request: SubscribeRequest,
+    ) -> Result<Subscription> {
+        self.local.events().subscribe(self.local.pool(), client, request.filters).await
     }
 
     pub async fn server(&self, _: Empty) -> Result<ServerResponse> {
         Ok(introspection::server(self.local.store().uuid()))
     }
 
-    pub async fn plugins(&self, request: PluginsRequest) -> Result<PluginsResponse> {
+    pub async fn plugins(&self, call: &Call, request: PluginsRequest) -> Result<PluginsResponse> {
         let root = self.local.store().root().display().to_string();
-        let found = move || introspection::plugins(&request.filters, &root);
-        Ok(PluginsResponse { plugins: self.local.pooled(found).await?, ..Default::default() })
+        let found = move |patience| introspection::plugins(&request.filters, &root, patience);
+        let plugins = self.local.pool().run(call.client, found).await?;
+        Ok(PluginsResponse { plugins, ..Default::default() })
     }
 
     async fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Snapshot<'_>) -> Result<T> + Send + 'static,
+        call: &Call,
+        work: impl Fn(&Snapshot<'_>) -> Result<T> + Send + Sync + 'static,
     ) -> Result<T> {
         let store = self.local.store().clone();
-        self.local.pooled(move || store.read(work)).await
+        self.local.pool().run(call.client, move |_| store.read(&work)).await
     }
 
     /// A change in the namespace of the call that no event tells of.

@@ -12,6 +12,7 @@ use super::message::{decode, encode};
 use super::patience::Patience;
 use super::{Reply, collector, namespaces};
 use crate::api::images::DeleteImageRequest;
+use crate::log_throttle::{shorten, throttled_log};
 use crate::model::filter::Filter;
 use crate::model::go::quote::quote;
 use crate::model::image::encoded::Encoded;
@@ -61,9 +62,15 @@ pub fn get(
 impl Query {
     /// What a List with these filters asks for.
     pub fn new(filters: &[String]) -> Result<Self> {
+        Self::compile(filters, &mut || Ok(()))
+    }
+
+    /// The same, which may take long. `step` is called now and then; its error ends it.
+    pub fn compile(filters: &[String], step: &mut impl FnMut() -> Result<()>) -> Result<Self> {
         // containerd says it twice: once where filters are parsed, once where images are listed.
-        let filter = Filter::parse_all(filters)
+        let mut filter = Filter::parse(filters)
             .map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))?;
+        filter.compile(step)?;
         let plan = Plan::new(&filter);
         Ok(Self { filter, plan })
     }
@@ -71,6 +78,11 @@ impl Query {
     /// How its images are found.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// The plan as a line of the log has it.
+    fn shown_plan(&self) -> String {
+        shorten(&self.plan.to_string()).into_owned()
     }
 
     /// What names begin with, when that is the only look-up: its candidates are one range of records,
@@ -82,12 +94,12 @@ impl Query {
         Some(beginning)
     }
 
-    fn matches(&self, image: &[u8]) -> Result<bool> {
-        Ok(match Encoded::new(image) {
-            _ if self.filter.is_always() => true,
-            Some(image) => self.filter.matches(&image),
-            None => self.filter.matches(&decode::<Image>(image)?),
-        })
+    fn matches(&self, image: &[u8], step: &mut impl FnMut() -> Result<()>) -> Result<bool> {
+        match Encoded::new(image) {
+            _ if self.filter.is_always() => Ok(true),
+            Some(image) => self.filter.try_matches(&image, step),
+            None => self.filter.try_matches(&decode::<Image>(image)?, step),
+        }
     }
 }
 
@@ -101,14 +113,16 @@ pub fn list(
     patience: Patience,
 ) -> Result<Built> {
     if let Some(beginning) = query.one_range() {
-        log::debug!("list in {namespace}: {}", query.plan);
-        return fill(records.walk_names(namespace, beginning)?, namespace, query, room, patience);
+        log::debug!("list in {namespace}: {}", query.shown_plan());
+        let names = records.walk_names(namespace, beginning)?;
+        return fill(records, names, namespace, query, room, patience);
     }
     match candidates(records, namespace, query, most(records)?) {
-        Some(found) => fill(found.into_iter().map(Ok), namespace, query, room, patience),
+        Some(found) => fill(records, found.into_iter().map(Ok), namespace, query, room, patience),
         None => {
-            log::debug!("list in {namespace}: all images are read; {}", query.plan);
-            fill(records.walk(namespace, Kind::Image)?, namespace, query, room, patience)
+            log::debug!("list in {namespace}: all images are read; {}", query.shown_plan());
+            let all = records.walk(namespace, Kind::Image)?;
+            fill(records, all, namespace, query, room, patience)
         }
     }
 }
@@ -122,7 +136,9 @@ pub fn list_few(
     patience: Patience,
 ) -> Result<Option<Built>> {
     match candidates(records, namespace, query, FEW) {
-        Some(found) => fill(found.into_iter().map(Ok), namespace, query, room, patience).map(Some),
+        Some(found) => {
+            fill(records, found.into_iter().map(Ok), namespace, query, room, patience).map(Some)
+        }
         None => Ok(None),
     }
 }
@@ -158,14 +174,15 @@ fn candidates<'t>(
     most: usize,
 ) -> Option<Vec<Entry<'t>>> {
     let found = records.candidates(namespace, &query.plan, most).unwrap_or_else(|e| {
-        log::error!("looking up images in namespace {namespace}: {e}");
+        throttled_log!(Error, "looking up images in namespace {namespace}: {e}");
         None
     })?;
-    log::debug!("list in {namespace}: {}; {} candidates", query.plan, found.len());
+    log::debug!("list in {namespace}: {}; {} candidates", query.shown_plan(), found.len());
     Some(found)
 }
 
 fn fill<'t>(
+    records: &impl Records,
     entries: impl Iterator<Item = Result<Entry<'t>>>,
     namespace: &Namespace,
     query: &Query,
@@ -173,12 +190,16 @@ fn fill<'t>(
     mut patience: Patience,
 ) -> Result<Built> {
     let mut answer = Answer::new(room);
+    // Also within one image: its fields may be long, and regular expressions slow on them.
+    let mut step = || patience.step().and_then(|()| records.check_held());
     for entry in entries {
-        patience.step()?;
+        step()?;
         match entry?.message() {
-            Ok(image) if query.matches(image)? => answer.add(image),
+            Ok(image) if query.matches(image, &mut step)? => answer.add(image),
             Ok(_) => {}
-            Err(e) => log::error!("left out of a list of namespace {namespace}: {e}"),
+            Err(e) => {
+                throttled_log!(Error, "left out of a list of namespace {namespace}: {e}");
+            }
         }
     }
     Ok(answer.built())

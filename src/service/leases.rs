@@ -8,6 +8,7 @@ use protobuf::MessageField;
 use protobuf::well_known_types::timestamp::Timestamp;
 
 use super::message::{decode, encode, required};
+use super::patience::Patience;
 use super::{collector, namespaces};
 use crate::api::leases::{CreateRequest, Lease, Resource, StoredLease};
 use crate::model::filter::{Fields, Filter};
@@ -53,18 +54,27 @@ pub fn delete(change: &mut Change<'_>, namespace: &Namespace, id: &str) -> Resul
     if change.delete(namespace, Kind::Lease, id)? { Ok(()) } else { Err(not_found(id)) }
 }
 
+/// The filter of a List, compiled.
+pub fn filter(filters: &[String], patience: &mut Patience) -> Result<Filter> {
+    let mut filter =
+        Filter::parse(filters).map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))?;
+    filter.compile(&mut || patience.step())?;
+    Ok(filter)
+}
+
 /// The leases that match any of the filters, in byte order of ids.
 pub fn list(
     records: &impl Records,
     namespace: &Namespace,
-    filters: &[String],
+    filter: &Filter,
+    mut patience: Patience,
 ) -> Result<Vec<Lease>> {
-    let filter = Filter::parse_all(filters)
-        .map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))?;
+    let mut step = || patience.step().and_then(|()| records.check_held());
     let mut found = Vec::new();
     for entry in records.walk(namespace, Kind::Lease)? {
+        step()?;
         let lease = decode::<StoredLease>(entry?.message()?)?.lease.unwrap_or_default();
-        if filter.matches(&lease) {
+        if filter.try_matches(&lease, &mut step)? {
             found.push(lease);
         }
     }

@@ -172,7 +172,7 @@ impl Committer {
             return Ok(());
         }
         let next = schema::next_checkpoint();
-        shown.checkpoint_begins();
+        shown.checkpoint_begins(&recent);
         let written = write(env, tables, &recent, next);
         shown.checkpoint_ends(written.is_ok().then(|| env.info().last_txn_id as u64));
         match written {

@@ -39,6 +39,7 @@ pub mod schema;
 pub mod search;
 mod settle;
 mod shown;
+mod snapshot_limit;
 pub mod table;
 pub mod usage;
 pub mod value;
@@ -315,8 +316,10 @@ fn begin_to_read(env: &Env<WithoutTls>) -> Result<Option<RoTxn<'_, WithoutTls>>>
 /// The last state that was committed; none of an environment that LMDB refuses.
 fn view(opened: &Opened) -> Result<Option<View<'_>>> {
     let begin = || Ok(begin_to_read(&opened.env)?.map(|txn| (txn.id() as u64, txn)));
+    let limit = opened.shown.begin_snapshot();
     let begun = opened.shown.with(begin)?;
-    Ok(begun.map(|(txn, recent)| View::new(Txn::Read(txn), &opened.tables, recent)))
+    Ok(begun
+        .map(|(txn, recent)| View::new(Txn::Read(txn), &opened.tables, recent).with_limit(limit)))
 }
 
 /// The same for the writing thread, which waits until no other process writes.

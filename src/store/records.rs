@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::schema::{self, Kind};
+use super::snapshot_limit::SnapshotLimit;
 use super::table::Table;
 use super::view::View;
 use super::walk::{self, Entry, Walk};
@@ -51,6 +52,12 @@ impl Records for Snapshot<'_> {}
 
 /// What can be read of a state.
 pub trait Records: sealed::State {
+    /// An error once this state was held for too long: too much is written behind it. Walks ask by
+    /// themselves; what takes long over one record asks meanwhile.
+    fn check_held(&self) -> Result<()> {
+        self.view().limit().map_or(Ok(()), SnapshotLimit::check)
+    }
+
     /// The encoded record of that name; an error when it is damaged.
     fn record(&self, namespace: &Namespace, kind: Kind, name: &str) -> Result<Option<&[u8]>> {
         get(self, &schema::key(namespace, kind, name)).map_err(|fault| {

@@ -11,6 +11,7 @@ use heed::{RoRange, RoTxn, RwTxn, WithoutTls};
 use super::failure;
 use super::recent::{Keys, Recent};
 use super::schema::Tables;
+use super::snapshot_limit::SnapshotLimit;
 use super::table::Table;
 use crate::model::{Error, Result};
 
@@ -31,11 +32,23 @@ pub struct View<'e> {
     txn: Txn<'e>,
     tables: &'e Tables,
     pub(super) recent: Recent,
+    /// Of a snapshot beside which there are checkpoints.
+    limit: Option<SnapshotLimit>,
 }
 
 impl<'e> View<'e> {
     pub(super) fn new(txn: Txn<'e>, tables: &'e Tables, recent: Recent) -> Self {
-        Self { txn, tables, recent }
+        Self { txn, tables, recent, limit: None }
+    }
+
+    /// It may be held no longer than that says.
+    pub(super) fn with_limit(self, limit: SnapshotLimit) -> Self {
+        Self { limit: Some(limit), ..self }
+    }
+
+    /// What says when it is to be given up, if something does.
+    pub(super) fn limit(&self) -> Option<&SnapshotLimit> {
+        self.limit.as_ref()
     }
 
     /// The value of a key.

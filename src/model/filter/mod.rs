@@ -24,7 +24,7 @@
 //!
 //! The regular expressions of `~=` are Go's; see [`regexp`]. One that does not
 //! compile is no parse error: such a selector matches nothing, and is logged
-//! once, here, rather than for each object as containerd does.
+//! here, rather than for each object as containerd does.
 //!
 //! Which fields an object has is not the language's business but that of its
 //! [`Fields`].
@@ -32,10 +32,12 @@
 mod parser;
 mod scanner;
 
+use std::convert::Infallible;
 use std::fmt;
 
 pub use parser::ParseError;
 
+use crate::log_throttle::throttled_log;
 use crate::model::go::charset::is_print;
 use crate::model::go::quote::quote;
 use crate::model::go::regexp::{self, Compiled};
@@ -72,6 +74,18 @@ impl Filter {
     /// # Errors
     /// The first filter that does not parse fails them all.
     pub fn parse_all<S: AsRef<[u8]>>(filters: &[S]) -> Result<Filter, ParseError> {
+        let mut filter = Self::parse(filters)?;
+        match filter.compile(&mut || Ok::<_, Infallible>(())) {
+            Ok(()) => Ok(filter),
+            Err(never) => match never {},
+        }
+    }
+
+    /// The same, except that its regular expressions are still to be compiled, which may take long.
+    ///
+    /// # Errors
+    /// The first filter that does not parse fails them all.
+    pub fn parse<S: AsRef<[u8]>>(filters: &[S]) -> Result<Filter, ParseError> {
         if filters.len() > MAX_FIELDS {
             let message = format!("{} filters are more than {MAX_FIELDS}", filters.len());
             return Err(ParseError::too_many(message));
@@ -87,15 +101,71 @@ impl Filter {
         if filters.is_empty() || alternatives.iter().any(Vec::is_empty) {
             return Ok(Filter { alternatives: vec![Vec::new()] });
         }
-        compile_patterns(&mut alternatives)?;
-        Ok(Filter { alternatives })
+        let filter = Filter { alternatives };
+        let patterns = filter.patterns().count();
+        if patterns > MAX_PATTERNS {
+            let message = format!("{patterns} regular expressions are more than {MAX_PATTERNS}");
+            return Err(ParseError::too_many(message));
+        }
+        Ok(filter)
+    }
+
+    /// Compiles every regular expression, within the memory for all of them. `step` is called before
+    /// each.
+    ///
+    /// # Errors
+    /// Those of `step`.
+    pub fn compile<E>(&mut self, step: &mut impl FnMut() -> Result<(), E>) -> Result<(), E> {
+        let share = (REGEXPS_SIZE / self.patterns().count().max(1)).min(REGEXP_SIZE);
+        for selector in self.alternatives.iter_mut().flatten() {
+            if let Operator::Matches(pattern) = &mut selector.operator {
+                step()?;
+                pattern.compile(share);
+            }
+        }
+        Ok(())
     }
 
     /// Whether the filter matches `object`.
     pub fn matches<F: Fields + ?Sized>(&self, object: &F) -> bool {
-        let matches_all =
-            |selectors: &Vec<Selector>| selectors.iter().all(|selector| selector.matches(object));
-        self.alternatives.iter().any(matches_all)
+        match self.try_matches(object, &mut || Ok::<_, Infallible>(())) {
+            Ok(found) => found,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Whether the filter matches `object`. `step` is called before each piece of work: the pieces
+    /// are short, whatever the filter and the object.
+    ///
+    /// # Errors
+    /// Those of `step`.
+    pub fn try_matches<F: Fields + ?Sized, E>(
+        &self,
+        object: &F,
+        step: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<bool, E> {
+        'alternatives: for selectors in &self.alternatives {
+            for selector in selectors {
+                if !selector.try_matches(object, step)? {
+                    continue 'alternatives;
+                }
+            }
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// The memory it takes at most, in bytes.
+    pub fn memory(&self) -> usize {
+        let selectors = self.alternatives.iter().flatten().map(Selector::memory).sum::<usize>();
+        selectors + self.alternatives.len() * size_of::<Vec<Selector>>()
+    }
+
+    fn patterns(&self) -> impl Iterator<Item = &Pattern> {
+        self.alternatives.iter().flatten().filter_map(|selector| match &selector.operator {
+            Operator::Matches(pattern) => Some(pattern),
+            _ => None,
+        })
     }
 
     /// Whether the filter matches every object whatever its fields.
@@ -124,28 +194,6 @@ impl fmt::Display for Filter {
         }
         Ok(())
     }
-}
-
-/// Compiles every regular expression, within the memory for all of them.
-fn compile_patterns(alternatives: &mut [Vec<Selector>]) -> Result<(), ParseError> {
-    let mut patterns: Vec<&mut Pattern> = alternatives
-        .iter_mut()
-        .flatten()
-        .filter_map(|selector| match &mut selector.operator {
-            Operator::Matches(pattern) => Some(pattern),
-            _ => None,
-        })
-        .collect();
-    if patterns.len() > MAX_PATTERNS {
-        let count = patterns.len();
-        let message = format!("{count} regular expressions are more than {MAX_PATTERNS}");
-        return Err(ParseError::too_many(message));
-    }
-    let share = (REGEXPS_SIZE / patterns.len().max(1)).min(REGEXP_SIZE);
-    for pattern in &mut patterns {
-        pattern.compile(share);
-    }
-    Ok(())
 }
 
 /// A test of one field.
@@ -180,15 +228,31 @@ impl Selector {
         &self.operator
     }
 
-    /// Whether `object` passes.
-    pub fn matches<F: Fields + ?Sized>(&self, object: &F) -> bool {
+    fn memory(&self) -> usize {
+        let path = self.path.iter().map(|name| name.len() + size_of::<Vec<u8>>());
+        let value = match &self.operator {
+            Operator::Present => 0,
+            Operator::Equal(value) | Operator::NotEqual(value) => value.len(),
+            Operator::Matches(pattern) => pattern.memory(),
+        };
+        size_of::<Self>() + path.sum::<usize>() + value
+    }
+
+    fn try_matches<F: Fields + ?Sized, E>(
+        &self,
+        object: &F,
+        step: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<bool, E> {
+        step()?;
         let value = object.field(&self.path);
-        match &self.operator {
+        Ok(match &self.operator {
             Operator::Present => value.is_some(),
             Operator::Equal(wanted) => value == Some(wanted.as_slice()),
             Operator::NotEqual(unwanted) => value.unwrap_or_default() != unwanted.as_slice(),
-            Operator::Matches(pattern) => pattern.is_found_in(value.unwrap_or_default()),
-        }
+            Operator::Matches(pattern) => {
+                return pattern.try_find(value.unwrap_or_default(), step);
+            }
+        })
     }
 }
 
@@ -232,7 +296,8 @@ impl Pattern {
         match regexp::compile(&self.source, size_limit) {
             Ok(compiled) => self.compiled = Some(compiled),
             Err(error) => {
-                log::warn!("error compiling regexp {}: {error}", quote(&self.source));
+                let source = quote(&self.source);
+                throttled_log!(Warn, "error compiling regexp {source}: {error}");
             }
         }
     }
@@ -243,8 +308,20 @@ impl Pattern {
     }
 
     /// Whether the expression matches anywhere in `value`.
-    pub fn is_found_in(&self, value: &[u8]) -> bool {
-        self.compiled.as_ref().is_some_and(|compiled| compiled.regex.is_match(&lossy(value)))
+    fn try_find<E>(
+        &self,
+        value: &[u8],
+        step: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<bool, E> {
+        match &self.compiled {
+            Some(compiled) => compiled.matcher.try_match(&lossy(value), step),
+            None => Ok(false),
+        }
+    }
+
+    fn memory(&self) -> usize {
+        let compiled = self.compiled.as_ref().map_or(0, |compiled| compiled.matcher.memory());
+        self.source.len() + compiled
     }
 
     /// What every value begins with in which it is found, empty if nothing is known; `None` if it
