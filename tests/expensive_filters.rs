@@ -61,8 +61,8 @@ async fn expensive_lists_are_ended_and_keep_no_others_waiting() {
     let ended = loop {
         for protocol in BOTH {
             let other = served.client(protocol).await;
-            let cheap = names(&other, &["name~=/^sm/".to_owned()]);
-            let found = tokio::time::timeout(PATIENCE, cheap).await.unwrap();
+            let cheap = ["name~=/^sm/".to_owned()];
+            let found = tokio::time::timeout(PATIENCE, names(&other, &cheap)).await.unwrap();
             assert_eq!(found.unwrap(), ["small"]);
             let get = GetImageRequest { name: "small".into(), ..Default::default() };
             other.call::<GetImageResponse>("Get", "n", &get).await.unwrap();

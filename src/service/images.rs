@@ -110,14 +110,14 @@ pub fn list(
     namespace: &Namespace,
     query: &Query,
     room: Room<'_>,
-    patience: Patience,
+    mut patience: Patience,
 ) -> Result<Built> {
     if let Some(beginning) = query.one_range() {
         log::debug!("list in {namespace}: {}", query.shown_plan());
         let names = records.walk_names(namespace, beginning)?;
         return fill(records, names, namespace, query, room, patience);
     }
-    match candidates(records, namespace, query, most(records)?) {
+    match candidates(records, namespace, query, most(records)?, &mut patience)? {
         Some(found) => fill(records, found.into_iter().map(Ok), namespace, query, room, patience),
         None => {
             log::debug!("list in {namespace}: all images are read; {}", query.shown_plan());
@@ -133,9 +133,9 @@ pub fn list_few(
     namespace: &Namespace,
     query: &Query,
     room: Room<'_>,
-    patience: Patience,
+    mut patience: Patience,
 ) -> Result<Option<Built>> {
-    match candidates(records, namespace, query, FEW) {
+    match candidates(records, namespace, query, FEW, &mut patience)? {
         Some(found) => {
             fill(records, found.into_iter().map(Ok), namespace, query, room, patience).map(Some)
         }
@@ -148,7 +148,8 @@ pub fn looks_at(records: &impl Records, namespace: &Namespace, query: &Query) ->
     if let Some(beginning) = query.one_range() {
         return Ok(records.walk_names(namespace, beginning)?.count());
     }
-    Ok(match candidates(records, namespace, query, most(records)?) {
+    let mut patience = Patience::endless();
+    Ok(match candidates(records, namespace, query, most(records)?, &mut patience)? {
         Some(found) => found.len(),
         None => records.walk(namespace, Kind::Image)?.count(),
     })
@@ -172,13 +173,19 @@ fn candidates<'t>(
     namespace: &Namespace,
     query: &Query,
     most: usize,
-) -> Option<Vec<Entry<'t>>> {
-    let found = records.candidates(namespace, &query.plan, most).unwrap_or_else(|e| {
+    patience: &mut Patience,
+) -> Result<Option<Vec<Entry<'t>>>> {
+    let mut step = || patience.step().and_then(|()| records.check_held());
+    let found = records.candidates(namespace, &query.plan, most, &mut step);
+    // What ended it then says so again.
+    step()?;
+    let found = found.unwrap_or_else(|e| {
         throttled_log!(Error, "looking up images in namespace {namespace}: {e}");
         None
-    })?;
+    });
+    let Some(found) = found else { return Ok(None) };
     log::debug!("list in {namespace}: {}; {} candidates", query.shown_plan(), found.len());
-    Some(found)
+    Ok(Some(found))
 }
 
 fn fill<'t>(

@@ -61,7 +61,8 @@ impl Patience {
         }
         self.steps = self.steps.wrapping_add(1);
         let over = |until| Instant::now() > until;
-        if self.steps.is_multiple_of(STEPS) && self.until.is_some_and(over) {
+        let was_over = self.state.over.load(Ordering::Relaxed);
+        if was_over || self.steps.is_multiple_of(STEPS) && self.until.is_some_and(over) {
             self.state.over.store(true, Ordering::Relaxed);
             return Err(Error::DeadlineExceeded(format!(
                 "the request was not done within {:?}: ask with fewer or simpler filters",
@@ -84,7 +85,11 @@ mod tests {
         assert!(matches!(patience.step(), Err(Error::Unavailable(_))));
 
         let (waiting, mut patience) = Patience::new(Duration::ZERO);
-        let steps = (0..STEPS).map(|_| patience.step()).find_map(std::result::Result::err);
-        assert!(matches!(steps, Some(Error::DeadlineExceeded(_))) && waiting.is_over());
+        assert!((1..STEPS).all(|_| patience.step().is_ok()));
+        for _ in 0..2 {
+            // Once it is over it stays over.
+            assert!(matches!(patience.step(), Err(Error::DeadlineExceeded(_))));
+            assert!(waiting.is_over());
+        }
     }
 }

@@ -20,8 +20,8 @@ use super::patience::Patience;
 use crate::model::{Error, Result};
 
 /// How long work may take in a quick place. A List through 100,000 images takes some 20 ms
-/// (`scripts/bench beside`).
-const QUICK_TIMEOUT: Duration = Duration::from_millis(100);
+/// (`scripts/bench beside`). The filters of a subscription may take as long for one event.
+pub const QUICK_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How long work may take in a slow place. Only filters that are made to be slow, or many millions of
 /// images, take so long.

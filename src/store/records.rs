@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 
 use super::schema::{self, Kind};
-use super::snapshot_limit::SnapshotLimit;
 use super::table::Table;
 use super::view::View;
 use super::walk::{self, Entry, Walk};
@@ -55,7 +54,7 @@ pub trait Records: sealed::State {
     /// An error once this state was held for too long: too much is written behind it. Walks ask by
     /// themselves; what takes long over one record asks meanwhile.
     fn check_held(&self) -> Result<()> {
-        self.view().limit().map_or(Ok(()), SnapshotLimit::check)
+        self.view().check_held()
     }
 
     /// The encoded record of that name; an error when it is damaged.
@@ -88,14 +87,15 @@ pub trait Records: sealed::State {
     }
 
     /// Images among which are all that match the filter of `plan`, in byte order of names, if that
-    /// takes no more than `most` look-ups.
+    /// takes no more than `most` look-ups. `step` is called now and then; its error ends the search.
     fn candidates(
         &self,
         namespace: &Namespace,
         plan: &Plan,
         most: usize,
+        step: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Option<Vec<Entry<'_>>>> {
-        search::candidates(self, namespace, plan, most)
+        search::candidates(self, namespace, plan, most, step)
     }
 
     /// How many records there are, of all kinds in all namespaces; about, as those that were removed

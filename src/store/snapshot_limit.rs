@@ -13,10 +13,10 @@ use crate::model::{Error, Result};
 /// How much checkpoints may write behind a snapshot before it is given up, in bytes.
 pub const MAX_WRITTEN: u64 = 24 << 20;
 
-/// A page of LMDB's file, and how many of them a changed key costs beside its value: those on the way to
-/// it in the tree.
+/// A page of LMDB's file, and how many of them a changed key costs beside its value: its leaf, and a share
+/// of the pages above it, which the keys of a checkpoint have in common.
 const PAGE: u64 = 4096;
-const PAGES_PER_KEY: u64 = 4;
+const PAGES_PER_KEY: u64 = 2;
 
 /// What all checkpoints of an open environment have written, in bytes, about and rather too much. Clones
 /// count the same.

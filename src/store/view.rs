@@ -46,6 +46,11 @@ impl<'e> View<'e> {
         Self { limit: Some(limit), ..self }
     }
 
+    /// An error once it is to be given up.
+    pub(super) fn check_held(&self) -> Result<()> {
+        self.limit().map_or(Ok(()), SnapshotLimit::check)
+    }
+
     /// What says when it is to be given up, if something does.
     pub(super) fn limit(&self) -> Option<&SnapshotLimit> {
         self.limit.as_ref()

@@ -153,6 +153,7 @@ pub fn namespaces(state: &(impl State + ?Sized)) -> Result<Vec<Namespace>> {
     let mut from = schema::ROOT_PREFIX.to_vec();
     // Records of a namespace lie between it and others: each is skipped with one look-up.
     while let Some((key, _)) = state.view().first_from(Table::Records, &from)? {
+        state.view().check_held()?;
         let Some(path) = key.strip_prefix(schema::ROOT_PREFIX) else { break };
         let Some(slash) = path.iter().position(|b| *b == b'/') else {
             found.push(parse_namespace(path, key)?);

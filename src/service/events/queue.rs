@@ -54,11 +54,11 @@ impl Default for Queue {
 impl Queue {
     /// Puts an event behind the others, if there is a subscriber.
     pub fn push(&self, event: impl FnOnce() -> Event) {
-        let mut state = self.lock();
-        if state.positions.is_empty() {
+        if self.lock().positions.is_empty() {
             return;
         }
         let event = Arc::new(event());
+        let mut state = self.lock();
         state.bytes += event.size();
         state.events.push_back(event);
         while state.events.len() > MAX_EVENTS || state.bytes > MAX_BYTES {

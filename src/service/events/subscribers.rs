@@ -188,7 +188,7 @@ mod tests {
         let small = share(&subscribers, "^/images/").unwrap();
         drop((kept, small));
         assert_eq!(subscribers.lock().filter_bytes, 0);
-        let refused = share(&subscribers, "\\pL{200}").unwrap_err();
+        let refused = share(&subscribers, "\\\\pL{200}").unwrap_err();
         assert!(refused.message().contains("fewer or simpler"), "{refused}");
     }
 }

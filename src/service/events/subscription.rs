@@ -13,13 +13,10 @@ use super::subscribers::{Admission, SharedFilter};
 use crate::model::{Error, Result};
 use crate::service::client::Client;
 use crate::service::patience::Patience;
-use crate::service::pool::{Pool, Speed};
+use crate::service::pool::{Pool, QUICK_TIMEOUT, Speed};
 
 /// The most bytes of a piece.
 pub const MAX_PIECE: usize = 8 << 10;
-
-/// How long a subscription's filters may take for one event.
-const EVENT_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How long events are matched before other work on the pool has its turn.
 const TURN: Duration = Duration::from_millis(20);
@@ -102,7 +99,7 @@ impl Subscription {
         let found = self.pool.run_at(Speed::Quick, self.client, work).await?;
         found.ok_or_else(|| {
             Error::ResourceExhausted(format!(
-                "the filters of the subscription took more than {EVENT_TIMEOUT:?} for one event: \
+                "the filters of the subscription took more than {QUICK_TIMEOUT:?} for one event: \
                  subscribe again with fewer or simpler ones"
             ))
         })
