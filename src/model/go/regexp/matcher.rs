@@ -13,9 +13,10 @@
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use regex_automata::Input;
 use regex_automata::hybrid::dfa::{Cache, DFA};
 use regex_automata::nfa::thompson::{self, WhichCaptures};
+use regex_automata::util::prefilter::Prefilter;
+use regex_automata::{Input, MatchKind};
 use regex_syntax::hir::Hir;
 
 /// The memory of the automaton's cache: so many times that of the pattern, within these bounds, in
@@ -51,8 +52,12 @@ impl Matcher {
         let nfa = thompson::Compiler::new().configure(config).build_from_hir(tree).ok()?;
         let states = nfa.states().len();
         let capacity = (nfa.memory_usage() * CACHE_FACTOR).clamp(MIN_CACHE, MAX_CACHE);
-        let config =
-            DFA::config().cache_capacity(capacity.min(size_limit)).skip_cache_capacity_check(true);
+        // Finds where a match may begin by its first letters, for short texts.
+        let prefilter = Prefilter::from_hir_prefix(MatchKind::LeftmostFirst, tree);
+        let config = DFA::config()
+            .prefilter(prefilter)
+            .cache_capacity(capacity.min(size_limit))
+            .skip_cache_capacity_check(true);
         let automaton = DFA::builder().configure(config).build_from_nfa(nfa).ok()?;
         let cache = Mutex::new(automaton.create_cache());
         Some(Self(Arc::new(Shared { automaton, cache, states })))
@@ -64,7 +69,9 @@ impl Matcher {
         let capacity = automaton.get_config().get_cache_capacity();
         // The least that a cache needs is about the size of the pattern.
         let pattern = automaton.get_nfa().memory_usage();
-        size_of::<Shared>() + automaton.memory_usage() + pattern + capacity.max(pattern)
+        let prefilter = automaton.get_config().get_prefilter().map_or(0, Prefilter::memory_usage);
+        let both = automaton.memory_usage() + pattern + prefilter;
+        size_of::<Shared>() + both + capacity.max(pattern)
     }
 
     /// Whether the pattern is found in `text`.
@@ -75,8 +82,8 @@ impl Matcher {
         }
     }
 
-    /// Whether the pattern is found in `text`. `step` is called at least once, and before each
-    /// further piece of work; its error ends the match.
+    /// Whether the pattern is found in `text`. `step` is called before each piece of work, if that is
+    /// more than one; its error ends the match.
     ///
     /// # Errors
     /// Those of `step`.
@@ -85,7 +92,6 @@ impl Matcher {
         text: &str,
         step: &mut impl FnMut() -> Result<(), E>,
     ) -> Result<bool, E> {
-        step()?;
         let Shared { automaton, cache, states } = &*self.0;
         let piece = (STEP_WORK / (*states).max(1)).max(1);
         // A panic in the automaton leaves a cache that may be of no use.
