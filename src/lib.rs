@@ -14,7 +14,7 @@
 //! | [`store`] | records in LMDB; the only place of heed and of `unsafe` |
 //! | [`bolt`] | reading containerd's own bolt file; beside `store`, neither knows the other |
 //! | [`model`] | images, namespaces, digests, filters, errors: values only |
-//! | [`api`], [`metrics`] | the messages, generated from `protos/`; what is counted |
+//! | [`api`], [`metrics`], [`log_throttle`] | the messages, generated from `protos/`; what is counted; lines of the log that clients cause |
 //!
 //! # The way of a request
 //!
@@ -34,6 +34,7 @@ pub mod bolt;
 pub mod cli;
 pub mod daemon;
 pub mod front;
+pub mod log_throttle;
 pub mod metrics;
 pub mod model;
 pub mod service;

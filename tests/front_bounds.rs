@@ -224,7 +224,12 @@ fn front(socket: &Path, root: &Path) -> Front {
 }
 
 fn call(namespace: &str) -> Call {
-    Call { namespace: Some(namespace.into()), reply_limit: 16 << 20, headers: HeaderMap::new() }
+    Call {
+        namespace: Some(namespace.into()),
+        client: lmdb_images::service::client::Client::Own,
+        reply_limit: 16 << 20,
+        headers: HeaderMap::new(),
+    }
 }
 
 async fn accept(listener: UnixListener, fake: Arc<Fake>) {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom up. Modules of one row do not know each other.
 const LAYERS: &[&[&str]] = &[
-    &["api", "metrics"],
+    &["api", "log_throttle", "metrics"],
     &["model"],
     &["bolt", "store"],
     &["service"],

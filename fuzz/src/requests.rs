@@ -141,8 +141,8 @@ async fn beside(alone: &Alone, call: &lmdb_images::service::Call, method: u8, me
         17 => ask!(async |request| alone.publish(call, request).await),
         18 => ask!(async |request| alone.forward(request).await),
         _ => {
-            ask!(async |request| alone.subscribe(request).await);
-            ask!(async |request| alone.plugins(request).await);
+            ask!(async |request| alone.subscribe(call.client, request).await);
+            ask!(async |request| alone.plugins(call, request).await);
             ask!(async |_: Empty| alone.server(Empty::new()).await);
         }
     }

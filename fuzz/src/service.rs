@@ -93,6 +93,7 @@ impl Service {
 pub fn call(namespace: Option<&str>) -> Call {
     Call {
         namespace: namespace.map(str::to_owned),
+        client: lmdb_images::service::client::Client::Own,
         reply_limit: GRPC_MESSAGE,
         headers: http::HeaderMap::new(),
     }

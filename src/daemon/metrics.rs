@@ -21,11 +21,12 @@ use tokio::net::TcpListener;
 
 use super::readers::Watch;
 use super::sockets::{Access, Bound, Socket};
+use crate::log_throttle::throttled_log;
 use crate::metrics::calls::Calls;
 use crate::metrics::{Upstream, names};
 use crate::model::{Error, Result};
 use crate::store::usage::Usage;
-use crate::store::{Kind, Records, Store};
+use crate::store::{Kind, Records, Snapshot, Store};
 use crate::transport::scrape::Listener;
 
 /// So many namespaces are told apart, those with the most images; the others are one, `other`.
@@ -170,15 +171,20 @@ impl Looked {
             return Ok(known.images.clone());
         }
         let at = Instant::now();
-        let images = self.store.read(|snapshot| {
+        let count = |snapshot: &Snapshot<'_>| {
             let mut images = Vec::new();
             for name in snapshot.namespaces()? {
                 let count = snapshot.walk(&name, Kind::Image)?.count() as u64;
                 images.push((name.to_string(), count));
             }
             Ok(images)
-        })?;
-        let images = bounded(images);
+        };
+        let images = match (self.store.read(count), counted.as_ref()) {
+            (Ok(images), _) => bounded(images),
+            // Too much was written meanwhile.
+            (Err(Error::Unavailable(_)), Some(known)) => return Ok(known.images.clone()),
+            (Err(e), _) => return Err(e),
+        };
         *counted = Some(Counted { images: images.clone(), commit, took: at.elapsed(), at });
         Ok(images)
     }
@@ -213,7 +219,7 @@ impl Collector for Looked {
             Ok(looked) => looked,
             // What was counted is wanted then more than ever.
             Err(e) => {
-                log::error!("metrics without figures of the store: {e}");
+                throttled_log!(Error, "metrics without figures of the store: {e}");
                 return Ok(());
             }
         };

@@ -24,6 +24,7 @@ use crate::api::images::{
     CreateImageRequest, CreateImageResponse, DeleteImageRequest, GetImageRequest, GetImageResponse,
     Image, ListImagesRequest, UpdateImageRequest, UpdateImageResponse,
 };
+use crate::log_throttle::throttled_log;
 use crate::metrics::Upstream;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
@@ -247,7 +248,7 @@ impl Front {
             None => self.drop_record(namespace, name, false).await.map(drop),
         };
         if let Err(e) = stored {
-            log::error!("image {} in namespace {namespace}: {e}", quote(name));
+            throttled_log!(Error, "image {} in namespace {namespace}: {e}", quote(name));
             self.shared.spaces.doubt(namespace);
             self.want_resync(namespace);
         }

@@ -18,8 +18,10 @@ use tokio::time::{Instant, timeout_at};
 use super::images::{Found, Front};
 use super::wanted::Due;
 use crate::api::namespace::Namespace as Record;
+use crate::log_throttle::throttled_log;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
+use crate::service::client::Client;
 use crate::service::message::{decode, encode};
 use crate::store::{Change, Kind, Records};
 
@@ -52,7 +54,7 @@ pub async fn run(front: Front) {
             if front.spaces().is_following() {
                 match resync(&front, &namespace).await {
                     Ok(_) => {}
-                    Err(e) => log::warn!("resync of namespace {namespace}: {e}"),
+                    Err(e) => throttled_log!(Warn, "resync of namespace {namespace}: {e}"),
                 }
             } else if !is_there(&front, &namespace) {
                 front.spaces().forget(&namespace);
@@ -216,7 +218,8 @@ async fn read_again(front: &Front, namespace: &Namespace) -> Result<()> {
         gone += usize::from(found == Some(Found::Removed) && aside);
     }
     if gone > 0 {
-        log::warn!(
+        throttled_log!(
+            Warn,
             "namespace {namespace}: containerd no longer has {gone} of {} images; they are set aside",
             ours.len()
         );
@@ -276,7 +279,8 @@ async fn ours(
     let (store, ns, hasher) = (front.local().store().clone(), namespace.clone(), hasher.clone());
     front
         .local()
-        .pooled(move || {
+        .pool()
+        .run(Client::Own, move |_| {
             store.read(|snapshot| {
                 let mut found = HashMap::new();
                 for entry in snapshot.walk(&ns, Kind::Image)? {

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use protobuf::well_known_types::empty::Empty;
 
 use super::budget::Room;
-use super::events::{Happened, Subscription};
+use super::client::Client;
+use super::events::Happened;
+use super::events::subscription::Subscription;
 use super::local::Local;
 use super::message::required;
 use super::patience::Patience;
@@ -27,7 +29,7 @@ use crate::api::namespace::{
 };
 use crate::api::transfer::TransferRequest;
 use crate::model::{Error, Namespace, Result};
-use crate::store::{Change, Snapshot};
+use crate::store::{Change, Store};
 
 /// The services beside Images on `images.sock`.
 #[derive(Debug, Clone)]
@@ -49,16 +51,16 @@ impl Alone {
 
     /// Answers a `GetNamespaceResponse`.
     pub async fn get_namespace(&self, call: &Call, request: GetNamespaceRequest) -> Result<Reply> {
-        let build = move |s: &Snapshot<'_>, room: Room<'_>, _: Patience| {
-            namespaces::get(s, &request.name, room)
+        let build = move |store: &Store, room: Room<'_>, _: Patience| {
+            store.read(|s| namespaces::get(s, &request.name, room))
         };
         self.local.answer(call, None, build).await
     }
 
     /// Answers a `ListNamespacesResponse`.
     pub async fn list_namespaces(&self, call: &Call, _: ListNamespacesRequest) -> Result<Reply> {
-        let build = |s: &Snapshot<'_>, room: Room<'_>, patience: Patience| {
-            namespaces::list(s, room, patience)
+        let build = |store: &Store, room: Room<'_>, patience: Patience| {
+            store.read(|s| namespaces::list(s, room, patience))
         };
         self.local.answer(call, None, build).await
     }
@@ -128,8 +130,9 @@ impl Alone {
     /// Answers a `ListResponse`.
     pub async fn list_leases(&self, call: &Call, request: ListRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let build = move |s: &Snapshot<'_>, room: Room<'_>, patience: Patience| {
-            leases::list(s, &namespace, &request.filters, room, patience)
+        let build = move |store: &Store, room: Room<'_>, mut patience: Patience| {
+            let filter = leases::filter(&request.filters, &mut patience)?;
+            store.read(|s| leases::list(s, &namespace, &filter, room, patience))
         };
         self.local.answer(call, None, build).await
     }
@@ -163,8 +166,8 @@ impl Alone {
         request: ListResourcesRequest,
     ) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let build = move |s: &Snapshot<'_>, room: Room<'_>, _: Patience| {
-            leases::resources(s, &namespace, &request.id, room)
+        let build = move |store: &Store, room: Room<'_>, _: Patience| {
+            store.read(|s| leases::resources(s, &namespace, &request.id, room))
         };
         self.local.answer(call, None, build).await
     }
@@ -199,20 +202,23 @@ impl Alone {
         Ok(Empty::new())
     }
 
-    pub async fn subscribe(&self, request: SubscribeRequest) -> Result<Subscription> {
-        let events = self.local.events().clone();
-        // Regular expressions are compiled: that may take long.
-        self.local.pooled(move || events.subscribe(&request.filters)).await
+    pub async fn subscribe(
+        &self,
+        client: Client,
+        request: SubscribeRequest,
+    ) -> Result<Subscription> {
+        self.local.events().subscribe(self.local.pool(), client, request.filters).await
     }
 
     pub async fn server(&self, _: Empty) -> Result<ServerResponse> {
         Ok(introspection::server(self.local.store().uuid()))
     }
 
-    pub async fn plugins(&self, request: PluginsRequest) -> Result<PluginsResponse> {
+    pub async fn plugins(&self, call: &Call, request: PluginsRequest) -> Result<PluginsResponse> {
         let root = self.local.store().root().display().to_string();
-        let found = move || introspection::plugins(&request.filters, &root);
-        Ok(PluginsResponse { plugins: self.local.pooled(found).await?, ..Default::default() })
+        let found = move |patience| introspection::plugins(&request.filters, &root, patience);
+        let plugins = self.local.pool().run(call.client, found).await?;
+        Ok(PluginsResponse { plugins, ..Default::default() })
     }
 
     /// A change in the namespace of the call that no event tells of.

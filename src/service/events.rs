@@ -4,30 +4,39 @@
 //! kept: who subscribes later does not see it. A subscriber that reads too slowly loses its place:
 //! it is told how many events it missed, and its stream ends; a writer never waits for it.
 //!
+//! - [`event`]: one event; [`queue`]: those that wait
+//! - [`subscribers`]: bounds on all subscribers; [`subscription`]: one of them
+//!
 //! Topics, type URLs and checks are containerd's (`core/events/exchange`, 2.3).
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+pub mod event;
+mod queue;
+mod subscribers;
+pub mod subscription;
 
+use std::collections::BTreeMap;
+
+use event::Event;
+use protobuf::MessageField;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
-use protobuf::{Message, MessageField};
-use tokio::sync::broadcast;
+use queue::Queue;
+use subscribers::Subscribers;
+use subscription::Subscription;
 
+use super::client::Client;
 use super::message::encode;
+use super::patience::Patience;
+use super::pool::Pool;
 use crate::api::event::Envelope;
 use crate::api::image_events::{ImageCreate, ImageDelete, ImageUpdate};
 use crate::api::namespace_events::{NamespaceCreate, NamespaceDelete, NamespaceUpdate};
-use crate::model::filter::{Fields, Filter};
+use crate::log_throttle::throttled_log;
+use crate::model::filter::Filter;
 use crate::model::go::quote::quote;
-use crate::model::image::encoded::Encoded;
-use crate::model::image::{self, Image};
-use crate::model::{Error, Namespace, Result};
+use crate::model::{Error, Namespace, Result, image};
 
-/// So many events may wait for the slowest subscriber.
-const WAITING: usize = 1024;
-
-/// The most bytes of an event. Each that waits is kept with its name and labels once more: 128 MiB together.
+/// The most bytes of an event.
 const LARGEST: usize = 64 << 10;
 
 /// The first second of year 1.
@@ -83,15 +92,10 @@ fn any<M: protobuf::MessageFull>(message: &M) -> Result<Any> {
 }
 
 /// Where events are handed in and subscribed to. Clones are the same exchange.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Exchange {
-    sender: broadcast::Sender<Arc<Event>>,
-}
-
-impl Default for Exchange {
-    fn default() -> Self {
-        Self { sender: broadcast::channel(WAITING).0 }
-    }
+    queue: Queue,
+    subscribers: Subscribers,
 }
 
 impl Exchange {
@@ -107,7 +111,7 @@ impl Exchange {
             })
         });
         if let Err(e) = sent {
-            log::warn!("an event of namespace {namespace} is not sent: {e}");
+            throttled_log!(Warn, "an event of namespace {namespace} is not sent: {e}");
         }
     }
 
@@ -152,22 +156,42 @@ impl Exchange {
                 message.len()
             )));
         }
-        // Without a subscriber nobody wants it.
-        let _ = self.sender.send(Arc::new(Event::new(envelope, message)));
+        self.queue.push(|| Event::new(envelope, message));
         Ok(())
     }
 
-    /// The events from now on that match any of the filters; without filters all.
-    pub fn subscribe(&self, filters: &[String]) -> Result<Subscription> {
-        let filter = Filter::parse_all(filters).map_err(|e| {
-            // Of a stream's errors containerd tells no code.
-            Error::Unknown(format!(
-                "subscription error: failed parsing subscription filters: {}",
-                Error::invalid_argument(e)
-            ))
-        })?;
-        Ok(Subscription { filter, receiver: self.sender.subscribe() })
+    /// The events from now on that match any of the filters; without filters all. They are matched on
+    /// `pool`.
+    pub async fn subscribe(
+        &self,
+        pool: &Pool,
+        client: Client,
+        filters: Vec<String>,
+    ) -> Result<Subscription> {
+        let admission = self.subscribers.admit(client)?;
+        let filter = match self.subscribers.known(&filters) {
+            Some(known) => known,
+            None => {
+                let texts = filters.clone();
+                let filter = pool.run(client, move |patience| filter(&texts, patience)).await?;
+                self.subscribers.share(filters, filter)?
+            }
+        };
+        let (pool, cursor) = (pool.clone(), self.queue.subscribe());
+        Ok(Subscription { pool, client, filter, cursor, sending: None, _admission: admission })
     }
+}
+
+fn filter(texts: &[String], mut patience: Patience) -> Result<Filter> {
+    let mut filter = Filter::parse(texts).map_err(|e| {
+        // Of a stream's errors containerd tells no code.
+        Error::Unknown(format!(
+            "subscription error: failed parsing subscription filters: {}",
+            Error::invalid_argument(e)
+        ))
+    })?;
+    filter.compile(&mut || patience.step())?;
+    Ok(filter)
 }
 
 /// A topic is a path of identifiers: `/images/create`.
@@ -187,97 +211,10 @@ fn check_topic(topic: &str) -> Result<()> {
     }
 }
 
-/// Events for one subscriber.
-#[derive(Debug)]
-pub struct Subscription {
-    filter: Filter,
-    receiver: broadcast::Receiver<Arc<Event>>,
-}
-
-impl Subscription {
-    /// The next event, an encoded `Envelope`. An error is the last item.
-    pub async fn next(&mut self) -> Result<Vec<u8>> {
-        loop {
-            match self.receiver.recv().await {
-                Ok(event) if self.filter.matches(&*event) => return Ok(event.message.clone()),
-                Ok(_) => {}
-                Err(broadcast::error::RecvError::Lagged(missed)) => {
-                    return Err(Error::ResourceExhausted(format!(
-                        "{missed} events were missed, as earlier ones were not read in time: \
-                         subscribe again and list what matters"
-                    )));
-                }
-                Err(broadcast::error::RecvError::Closed) => {
-                    return Err(Error::Unavailable("the daemon is stopping".into()));
-                }
-            }
-        }
-    }
-}
-
-/// An event on its way, encoded, with what filters may ask of it.
-#[derive(Debug)]
-struct Event {
-    message: Vec<u8>,
-    namespace: String,
-    topic: String,
-    /// Of the kinds of events that are known here, name and labels: encoded, as an image with nothing else.
-    /// Decoded, small labels take twenty times as much.
-    named: Vec<u8>,
-}
-
-impl Event {
-    fn new(envelope: Envelope, message: Vec<u8>) -> Self {
-        let named = named(&envelope.event).unwrap_or_default();
-        Self { message, namespace: envelope.namespace, topic: envelope.topic, named }
-    }
-}
-
-fn named(event: &Any) -> Option<Vec<u8>> {
-    let known = [
-        "containerd.services.images.v1.ImageCreate",
-        "containerd.services.images.v1.ImageUpdate",
-        "containerd.services.images.v1.ImageDelete",
-        "containerd.events.NamespaceCreate",
-        "containerd.events.NamespaceUpdate",
-        "containerd.events.NamespaceDelete",
-    ];
-    // A type URL may have a host before it.
-    let name = event.type_url.rsplit('/').next()?;
-    if !known.contains(&name) {
-        return None;
-    }
-    // They all have the fields of this one, or fewer, under the same numbers.
-    let event = ImageCreate::parse_from_bytes(&event.value).ok()?;
-    encode(&Image { name: event.name, labels: event.labels, ..Image::default() }).ok()
-}
-
-impl Fields for Event {
-    fn field(&self, path: &[Vec<u8>]) -> Option<&[u8]> {
-        let (first, rest) = path.split_first()?;
-        match (first.as_slice(), rest) {
-            (b"namespace", _) => image::present(&self.namespace),
-            (b"topic", _) => image::present(&self.topic),
-            (b"event", [what, rest @ ..]) => match what.as_slice() {
-                b"name" => {
-                    Encoded::new(&self.named).map(|e| e.name()).filter(|name| !name.is_empty())
-                }
-                b"labels" => {
-                    let key = rest.join(&b'.');
-                    let mut labels = Encoded::new(&self.named)?.labels();
-                    labels.find(|(known, _)| *known == key).map(|(_, value)| value)
-                }
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures_util::FutureExt;
+    use protobuf::Message;
 
     fn created(name: &str) -> Happened {
         Happened::ImageCreated { name: name.into(), labels: [("a.b".into(), "c".into())].into() }
@@ -287,43 +224,98 @@ mod tests {
         Namespace::parse("n").unwrap()
     }
 
-    #[test]
-    fn subscribers_get_what_they_asked_for() {
-        let exchange = Exchange::default();
-        let subscribe = |filter: &str| exchange.subscribe(&[filter.to_owned()]).unwrap();
-        let mut matching = [
-            "",
-            "topic==\"/images/create\"",
-            "event.name==i",
-            "event.labels.a.b==c",
-            "namespace==n,topic~=|^/im|",
-        ]
-        .map(subscribe);
-        let mut others =
-            ["topic==\"/images/delete\"", "namespace==m", "event.name==j", "timestamp"]
-                .map(subscribe);
-        exchange.tell(&ns(), created("i"));
-        for subscription in &mut matching {
-            let event =
-                Envelope::parse_from_bytes(&subscription.next().now_or_never().unwrap().unwrap())
-                    .unwrap();
-            assert_eq!((event.namespace.as_str(), event.topic.as_str()), ("n", "/images/create"));
-            assert_eq!(event.event.type_url, "containerd.services.images.v1.ImageCreate");
+    async fn subscribe(exchange: &Exchange, filter: &str) -> Result<Subscription> {
+        exchange.subscribe(&Pool::new(), Client::Own, vec![filter.to_owned()]).await
+    }
+
+    /// The next event, of all its pieces.
+    async fn next(subscription: &mut Subscription) -> Result<Envelope> {
+        let first = subscription.next().await?;
+        let (total, mut bytes) = (first.total.unwrap(), first.bytes);
+        while bytes.len() < total {
+            let piece = subscription.next().await?;
+            assert!(piece.total.is_none() && piece.bytes.len() <= subscription::MAX_PIECE);
+            bytes.extend(piece.bytes);
         }
-        for subscription in &mut others {
-            assert!(subscription.next().now_or_never().is_none());
+        Ok(Envelope::parse_from_bytes(&bytes).unwrap())
+    }
+
+    #[tokio::test]
+    async fn subscribers_get_what_they_asked_for() {
+        let exchange = Exchange::default();
+        let last = "topic==\"/last\"";
+        for (filter, matches) in [
+            ("", true),
+            ("topic==\"/images/create\"", true),
+            ("event.name==i", true),
+            ("event.labels.a.b==c", true),
+            ("namespace==n,topic~=|^/im|", true),
+            ("topic==\"/images/delete\"", false),
+            ("namespace==m", false),
+            ("event.name==j", false),
+            ("timestamp", false),
+        ] {
+            let filters = vec![filter.to_owned(), last.to_owned()];
+            let mut events = exchange.subscribe(&Pool::new(), Client::Own, filters).await.unwrap();
+            exchange.tell(&ns(), created("i"));
+            exchange.publish(&ns(), "/last", MessageField::none()).unwrap();
+            let event = next(&mut events).await.unwrap();
+            if matches {
+                assert_eq!(event.namespace, "n");
+                assert_eq!(event.topic, "/images/create", "{filter}");
+                assert_eq!(event.event.type_url, "containerd.services.images.v1.ImageCreate");
+            } else {
+                assert_eq!(event.topic, "/last", "{filter}");
+            }
         }
     }
 
-    #[test]
-    fn a_slow_subscriber_is_told_and_holds_nobody_up() {
+    #[tokio::test]
+    async fn a_slow_subscriber_is_told_and_holds_nobody_up() {
         let exchange = Exchange::default();
-        let mut slow = exchange.subscribe(&[]).unwrap();
-        for _ in 0..WAITING + 10 {
+        let mut slow = subscribe(&exchange, "").await.unwrap();
+        for _ in 0..queue::MAX_EVENTS + 10 {
             exchange.tell(&ns(), created("i"));
         }
-        let told = slow.next().now_or_never().unwrap().unwrap_err();
+        let told = slow.next().await.unwrap_err();
         assert!(told.message().starts_with("10 events were missed"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_that_stops_in_an_event_gets_the_rest_of_it() {
+        let exchange = Exchange::default();
+        let mut slow = subscribe(&exchange, "").await.unwrap();
+        exchange.tell(&ns(), created(&"i".repeat(60_000)));
+        let first = slow.next().await.unwrap();
+        assert_eq!(first.bytes.len(), subscription::MAX_PIECE);
+        for _ in 0..2000 {
+            exchange.tell(&ns(), created(&"i".repeat(60_000)));
+        }
+        let mut got = first.bytes.len();
+        while got < first.total.unwrap() {
+            got += slow.next().await.unwrap().bytes.len();
+        }
+        assert!(slow.next().await.unwrap_err().message().contains("events were missed"));
+    }
+
+    /// Letters in an order on which no automaton comes to rest.
+    fn busy(length: u64) -> String {
+        let bit = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63;
+        (0..length).map(|n| if bit(n) == 0 { 'a' } else { 'b' }).collect()
+    }
+
+    #[tokio::test]
+    async fn filters_that_take_too_long_end_their_subscription() {
+        let exchange = Exchange::default();
+        let mut slow = subscribe(&exchange, "event.name~=/a[ab]{999}[c-z]/").await.unwrap();
+        let mut other = subscribe(&exchange, "topic~=/images/").await.unwrap();
+        exchange.tell(&ns(), created(&busy(60_000)));
+        let ended = slow.next().await.unwrap_err();
+        assert!(
+            matches!(&ended, Error::ResourceExhausted(m) if m.contains("for one event")),
+            "{ended}"
+        );
+        assert_eq!(next(&mut other).await.unwrap().topic, "/images/create");
     }
 
     #[test]
@@ -341,11 +333,11 @@ mod tests {
         exchange.publish(&ns(), "/a/b", MessageField::none()).unwrap();
     }
 
-    #[test]
-    fn a_forwarded_time_is_carried_as_go_does_and_unset_is_1970() {
+    #[tokio::test]
+    async fn a_forwarded_time_is_carried_as_go_does_and_unset_is_1970() {
         let exchange = Exchange::default();
-        let mut all = exchange.subscribe(&[]).unwrap();
-        let mut forward = |time: Option<(i64, i32)>| {
+        let mut all = subscribe(&exchange, "").await.unwrap();
+        let mut forward = async |time: Option<(i64, i32)>| {
             let time =
                 time.map(|(seconds, nanos)| Timestamp { seconds, nanos, ..Timestamp::new() });
             exchange.forward(Envelope {
@@ -354,42 +346,34 @@ mod tests {
                 timestamp: time.into(),
                 ..Envelope::default()
             })?;
-            let sent = all.next().now_or_never().unwrap()?;
-            let time = Envelope::parse_from_bytes(&sent).unwrap().timestamp.unwrap();
+            let time = next(&mut all).await?.timestamp.unwrap();
             Ok::<_, Error>((time.seconds, time.nanos))
         };
-        assert_eq!(forward(None), Ok((0, 0)));
-        assert_eq!(forward(Some((5, -1))), Ok((4, 999_999_999)));
-        let refused = forward(Some((GO_ZERO + 1, -1_000_000_000))).unwrap_err();
+        assert_eq!(forward(None).await, Ok((0, 0)));
+        assert_eq!(forward(Some((5, -1))).await, Ok((4, 999_999_999)));
+        let refused = forward(Some((GO_ZERO + 1, -1_000_000_000))).await.unwrap_err();
         assert_eq!(refused.message(), "timestamp must be set on forwarded event: invalid argument");
-        assert_eq!(forward(Some((GO_ZERO, 1))), Ok((GO_ZERO, 1)));
+        assert_eq!(forward(Some((GO_ZERO, 1))).await, Ok((GO_ZERO, 1)));
     }
 
-    #[test]
-    fn a_type_url_may_have_a_host() {
-        let event = any(&ImageDelete { name: "i".into(), ..Default::default() }).unwrap();
-        let hosted = Any { type_url: format!("types.example.com/{}", event.type_url), ..event };
-        assert_eq!(Image::parse_from_bytes(&named(&hosted).unwrap()).unwrap().name, "i");
-    }
-
-    #[test]
-    fn filters_know_the_fields_of_images_and_namespaces_only() {
+    #[tokio::test]
+    async fn filters_know_the_fields_of_images_and_namespaces_only() {
         let exchange = Exchange::default();
-        let mut named = exchange.subscribe(&["event.id==i".to_owned()]).unwrap();
-        let mut all = exchange.subscribe(&["topic==\"/a\"".to_owned()]).unwrap();
+        let filters = vec!["event.id==i".to_owned(), "topic==\"/b\"".to_owned()];
+        let mut named = exchange.subscribe(&Pool::new(), Client::Own, filters).await.unwrap();
         let event = Any {
             type_url: "containerd.events.ContainerDelete".into(),
             value: b"\x0a\x01i".to_vec(),
             ..Any::default()
         };
         exchange.publish(&ns(), "/a", Some(event).into()).unwrap();
-        assert!(named.next().now_or_never().is_none());
-        assert!(all.next().now_or_never().is_some());
+        exchange.publish(&ns(), "/b", MessageField::none()).unwrap();
+        assert_eq!(next(&mut named).await.unwrap().topic, "/b");
     }
 
-    #[test]
-    fn a_subscription_with_a_wrong_filter_has_no_code() {
-        let refused = Exchange::default().subscribe(&["==".to_owned()]).unwrap_err();
+    #[tokio::test]
+    async fn a_subscription_with_a_wrong_filter_has_no_code() {
+        let refused = subscribe(&Exchange::default(), "==").await.unwrap_err();
         assert!(
             matches!(&refused, Error::Unknown(m)
                 if m.starts_with("subscription error: failed parsing subscription filters: ")),

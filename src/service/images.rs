@@ -13,6 +13,7 @@ use super::patience::Patience;
 use super::reply::{Builder, Built};
 use super::{collector, namespaces};
 use crate::api::images::DeleteImageRequest;
+use crate::log_throttle::{shorten, throttled_log};
 use crate::model::filter::Filter;
 use crate::model::go::quote::quote;
 use crate::model::image::encoded::Encoded;
@@ -76,9 +77,15 @@ pub fn get(
 impl Query {
     /// What a List with these filters asks for.
     pub fn new(filters: &[String]) -> Result<Self> {
+        Self::compile(filters, &mut || Ok(()))
+    }
+
+    /// The same, which may take long. `step` is called now and then; its error ends it.
+    pub fn compile(filters: &[String], step: &mut impl FnMut() -> Result<()>) -> Result<Self> {
         // containerd says it twice: once where filters are parsed, once where images are listed.
-        let filter = Filter::parse_all(filters)
+        let mut filter = Filter::parse(filters)
             .map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))?;
+        filter.compile(step)?;
         let plan = Plan::new(&filter);
         Ok(Self { filter, plan })
     }
@@ -86,6 +93,11 @@ impl Query {
     /// How its images are found.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// The plan as a line of the log has it.
+    fn shown_plan(&self) -> String {
+        shorten(&self.plan.to_string()).into_owned()
     }
 
     /// What names begin with, when that is the only look-up: its candidates are one range of records,
@@ -97,12 +109,12 @@ impl Query {
         Some(beginning)
     }
 
-    fn matches(&self, image: &[u8]) -> Result<bool> {
-        Ok(match Encoded::new(image) {
-            _ if self.filter.is_always() => true,
-            Some(image) => self.filter.matches(&image),
-            None => self.filter.matches(&decode::<Image>(image)?),
-        })
+    fn matches(&self, image: &[u8], step: &mut impl FnMut() -> Result<()>) -> Result<bool> {
+        match Encoded::new(image) {
+            _ if self.filter.is_always() => Ok(true),
+            Some(image) => self.filter.try_matches(&image, step),
+            None => self.filter.try_matches(&decode::<Image>(image)?, step),
+        }
     }
 }
 
@@ -113,17 +125,19 @@ pub fn list(
     namespace: &Namespace,
     query: &Query,
     room: Room<'_>,
-    patience: Patience,
+    mut patience: Patience,
 ) -> Result<Built> {
     if let Some(beginning) = query.one_range() {
-        log::debug!("list in {namespace}: {}", query.plan);
-        return fill(records.walk_names(namespace, beginning)?, namespace, query, room, patience);
+        log::debug!("list in {namespace}: {}", query.shown_plan());
+        let names = records.walk_names(namespace, beginning)?;
+        return fill(records, names, namespace, query, room, patience);
     }
-    match candidates(records, namespace, query, most(records)?) {
-        Some(found) => fill(found.into_iter().map(Ok), namespace, query, room, patience),
+    match candidates(records, namespace, query, most(records)?, &mut patience)? {
+        Some(found) => fill(records, found.into_iter().map(Ok), namespace, query, room, patience),
         None => {
-            log::debug!("list in {namespace}: all images are read; {}", query.plan);
-            fill(records.walk(namespace, Kind::Image)?, namespace, query, room, patience)
+            log::debug!("list in {namespace}: all images are read; {}", query.shown_plan());
+            let all = records.walk(namespace, Kind::Image)?;
+            fill(records, all, namespace, query, room, patience)
         }
     }
 }
@@ -134,10 +148,12 @@ pub fn list_few(
     namespace: &Namespace,
     query: &Query,
     room: Room<'_>,
-    patience: Patience,
+    mut patience: Patience,
 ) -> Result<Option<Built>> {
-    match candidates(records, namespace, query, FEW) {
-        Some(found) => fill(found.into_iter().map(Ok), namespace, query, room, patience).map(Some),
+    match candidates(records, namespace, query, FEW, &mut patience)? {
+        Some(found) => {
+            fill(records, found.into_iter().map(Ok), namespace, query, room, patience).map(Some)
+        }
         None => Ok(None),
     }
 }
@@ -147,7 +163,8 @@ pub fn looks_at(records: &impl Records, namespace: &Namespace, query: &Query) ->
     if let Some(beginning) = query.one_range() {
         return Ok(records.walk_names(namespace, beginning)?.count());
     }
-    Ok(match candidates(records, namespace, query, most(records)?) {
+    let mut patience = Patience::endless();
+    Ok(match candidates(records, namespace, query, most(records)?, &mut patience)? {
         Some(found) => found.len(),
         None => records.walk(namespace, Kind::Image)?.count(),
     })
@@ -171,16 +188,23 @@ fn candidates<'t>(
     namespace: &Namespace,
     query: &Query,
     most: usize,
-) -> Option<Vec<Entry<'t>>> {
-    let found = records.candidates(namespace, &query.plan, most).unwrap_or_else(|e| {
-        log::error!("looking up images in namespace {namespace}: {e}");
+    patience: &mut Patience,
+) -> Result<Option<Vec<Entry<'t>>>> {
+    let mut step = || patience.step().and_then(|()| records.check_held());
+    let found = records.candidates(namespace, &query.plan, most, &mut step);
+    // What ended it then says so again.
+    step()?;
+    let found = found.unwrap_or_else(|e| {
+        throttled_log!(Error, "looking up images in namespace {namespace}: {e}");
         None
-    })?;
-    log::debug!("list in {namespace}: {}; {} candidates", query.plan, found.len());
-    Some(found)
+    });
+    let Some(found) = found else { return Ok(None) };
+    log::debug!("list in {namespace}: {}; {} candidates", query.shown_plan(), found.len());
+    Ok(Some(found))
 }
 
 fn fill<'t>(
+    records: &impl Records,
     entries: impl Iterator<Item = Result<Entry<'t>>>,
     namespace: &Namespace,
     query: &Query,
@@ -188,15 +212,19 @@ fn fill<'t>(
     mut patience: Patience,
 ) -> Result<Built> {
     let mut reply = Builder::new(room);
+    // Also within one image: its fields may be long, and regular expressions slow on them.
+    let mut step = || patience.step().and_then(|()| records.check_held());
     for entry in entries {
-        patience.step()?;
+        step()?;
         let image = entry?.message();
-        match image.and_then(|image| Ok((image, query.matches(image)?))) {
+        match image.and_then(|image| Ok((image, query.matches(image, &mut step)?))) {
             Ok((image, true)) => reply.add(image),
             Ok((_, false)) => {}
+            // The List itself is to end.
+            Err(e @ (Error::DeadlineExceeded(_) | Error::Unavailable(_))) => return Err(e),
             Err(e) => {
                 reply.leave_out();
-                log::error!("left out of a list of namespace {namespace}: {e}");
+                throttled_log!(Error, "left out of a list of namespace {namespace}: {e}");
             }
         }
     }

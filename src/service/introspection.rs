@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
+use super::patience::Patience;
 use crate::api::introspection::{Plugin, ServerResponse};
 use crate::model::filter::{Fields, Filter};
 use crate::model::{Error, Result, image};
@@ -31,11 +32,13 @@ pub fn server(uuid: &str) -> ServerResponse {
 }
 
 /// The plugins that match any of the filters.
-pub fn plugins(filters: &[String], root: &str) -> Result<Vec<Plugin>> {
+pub fn plugins(filters: &[String], root: &str, mut patience: Patience) -> Result<Vec<Plugin>> {
     // containerd says it twice.
-    let filter = Filter::parse_all(filters).map_err(|e| {
+    let mut filter = Filter::parse(filters).map_err(|e| {
         Error::InvalidArgument(format!("invalid argument: {}", Error::invalid_argument(e)))
     })?;
+    let mut step = || patience.step();
+    filter.compile(&mut step)?;
     let plugin = |id: &str| {
         let mut plugin =
             Plugin { type_: "io.containerd.grpc.v1".into(), id: id.into(), ..Plugin::default() };
@@ -45,7 +48,13 @@ pub fn plugins(filters: &[String], root: &str) -> Result<Vec<Plugin>> {
         }
         plugin
     };
-    Ok(SERVICES.into_iter().map(plugin).filter(|plugin| filter.matches(plugin)).collect())
+    let mut found = Vec::new();
+    for plugin in SERVICES.into_iter().map(plugin) {
+        if filter.try_matches(&plugin, &mut step)? {
+            found.push(plugin);
+        }
+    }
+    Ok(found)
 }
 
 impl Fields for Plugin {
@@ -64,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_filter_that_does_not_parse_is_refused_in_containerds_words() {
-        let told = plugins(&["id==".into()], "/").unwrap_err();
+        let told = plugins(&["id==".into()], "/", Patience::endless()).unwrap_err();
         assert!(told.message().starts_with("invalid argument: filters: parse error: "), "{told}");
         assert!(told.message().ends_with(": invalid argument"), "{told}");
     }

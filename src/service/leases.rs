@@ -60,22 +60,29 @@ pub fn delete(change: &mut Change<'_>, namespace: &Namespace, id: &str) -> Resul
     if change.delete(namespace, Kind::Lease, id)? { Ok(()) } else { Err(not_found(id)) }
 }
 
-/// Builds the `ListResponse` of the leases that match any of the filters, in byte order of ids, if there
-/// is room and patience for it.
+/// The filter of a List, compiled.
+pub fn filter(filters: &[String], patience: &mut Patience) -> Result<Filter> {
+    let mut filter =
+        Filter::parse(filters).map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))?;
+    filter.compile(&mut || patience.step())?;
+    Ok(filter)
+}
+
+/// Builds the `ListResponse` of the leases that match the filter, in byte order of ids, if there is room
+/// and patience for it.
 pub fn list(
     records: &impl Records,
     namespace: &Namespace,
-    filters: &[String],
+    filter: &Filter,
     room: Room<'_>,
     mut patience: Patience,
 ) -> Result<Built> {
-    let filter = Filter::parse_all(filters)
-        .map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))?;
+    let mut step = || patience.step().and_then(|()| records.check_held());
     let mut reply = Builder::new(room);
     for entry in records.walk(namespace, Kind::Lease)? {
-        patience.step()?;
+        step()?;
         let lease = decode::<StoredLease>(entry?.message()?)?.lease.unwrap_or_default();
-        if filter.matches(&lease) {
+        if filter.try_matches(&lease, &mut step)? {
             reply.add(&encode(&lease)?);
         }
     }

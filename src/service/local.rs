@@ -5,9 +5,9 @@
 //! be a few look-ups. Any other runs on a pool, as it may read everything.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::Semaphore;
 
 use super::budget::{Budget, Hold, Room, SMALL};
 use super::collector::{self, Trigger};
@@ -15,6 +15,7 @@ use super::events::{Exchange, Happened};
 use super::growth;
 use super::images::{self, Made, Query, ReplyRoom, Written};
 use super::patience::Patience;
+use super::pool::{Pool, Speed};
 use super::reply::Built;
 use super::{Call, Images, Reply};
 use crate::api::images::{
@@ -29,7 +30,7 @@ use crate::store::{Change, Kind, Records, Snapshot, Store};
 pub struct Local {
     store: Store,
     replies: Budget,
-    lists: Arc<Semaphore>,
+    pool: Pool,
     events: Exchange,
     collector: Arc<Trigger>,
 }
@@ -37,12 +38,10 @@ pub struct Local {
 impl Local {
     /// Serves `store`; its large replies share `replies`.
     pub fn new(store: Store, replies: Budget) -> Self {
-        // More than the processors at once would only wait for each other, and hold snapshots.
-        let lists = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
             store,
             replies,
-            lists: Arc::new(Semaphore::new(lists)),
+            pool: Pool::new(),
             events: Exchange::default(),
             collector: Arc::default(),
         }
@@ -181,10 +180,10 @@ impl Local {
         build: B,
     ) -> Result<Reply>
     where
-        B: Fn(&Snapshot<'_>, Room<'_>, Patience) -> Result<Built> + Send + Sync + 'static,
+        B: Fn(&Store, Room<'_>, Patience) -> Result<Built> + Send + Sync + 'static,
     {
         let (build, limit) = (Arc::new(build), call.reply_limit);
-        let (_waiting, patience) = Patience::new();
+        let mut speed = Speed::Quick;
         loop {
             // Nothing is held while waiting: two who wait while holding might wait for each other.
             let hold = match measured {
@@ -192,19 +191,19 @@ impl Local {
                 Some(size) => self.replies.share(size).await,
                 None => None,
             };
-            let (store, budget, build, patience) =
-                (self.store.clone(), self.replies.clone(), Arc::clone(&build), patience.clone());
-            let work = move || {
+            let (store, budget, build) =
+                (self.store.clone(), self.replies.clone(), Arc::clone(&build));
+            let work = move |patience| {
                 let room = match measured {
                     Some(size) => Room::of(size, hold),
                     None => Room::growing(&budget, limit),
                 };
-                store.read(|s| build(s, room, patience))
+                build(&store, room, patience)
             };
-            let built = self.pooled(work).await?;
-            match built.reply {
-                Some(reply) => return Ok(reply),
-                None => measured = Some(built.size),
+            match self.pool.run_at(speed, call.client, work).await? {
+                None => speed = Speed::Slow,
+                Some(Built { reply: Some(reply), .. }) => return Ok(reply),
+                Some(built) => measured = Some(built.size),
             }
         }
     }
@@ -213,21 +212,9 @@ impl Local {
         Room::growing(&self.replies, call.reply_limit)
     }
 
-    /// Runs what may take long on a thread for that, a few at a time.
-    pub async fn pooled<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        // The semaphore is never closed. The place is the work's, not the caller's: it goes on
-        // though its client is gone.
-        let turn = Arc::clone(&self.lists).acquire_owned().await.ok();
-        let work = move || {
-            let _turn = turn;
-            work()
-        };
-        tokio::task::spawn_blocking(work)
-            .await
-            .unwrap_or_else(|e| Err(Error::Internal(format!("listing images: {e}"))))
+    /// Where what may take long runs.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Waits for a share of what large replies, and changes under way, take together.
@@ -241,6 +228,9 @@ impl Local {
         Ok(Reply { message, hold })
     }
 }
+
+/// How long a List may take on the thread that has the request.
+const INLINE_TIMEOUT: Duration = Duration::from_millis(5);
 
 /// Whether filters are read at once, where they are: short, and without regular expressions, whose
 /// compilation may take as long as a walk.
@@ -270,8 +260,8 @@ impl Images for Local {
         if let Some(reply) = built.reply {
             return Ok(reply);
         }
-        let build = move |s: &Snapshot<'_>, room: Room<'_>, _: Patience| {
-            images::get(s, &namespace, &request.name, room)
+        let build = move |store: &Store, room: Room<'_>, _: Patience| {
+            store.read(|s| images::get(s, &namespace, &request.name, room))
         };
         self.answer(call, Some(built.size), build).await
     }
@@ -281,18 +271,21 @@ impl Images for Local {
         let mut measured = None;
         if is_simple(&request.filters) {
             let (query, room) = (Query::new(&request.filters)?, self.room(call));
-            let (_waiting, patience) = Patience::new();
-            let few =
-                self.store.read(|s| images::list_few(s, &namespace, &query, room, patience))?;
-            match few {
-                Some(Built { reply: Some(reply), .. }) => return Ok(reply),
-                Some(built) => measured = Some(built.size),
-                None => {}
+            // Few images and no regular expression, but maybe many labels of each.
+            let (waiting, patience) = Patience::new(INLINE_TIMEOUT);
+            match self.store.read(|s| images::list_few(s, &namespace, &query, room, patience)) {
+                Ok(Some(Built { reply: Some(reply), .. })) => return Ok(reply),
+                Ok(Some(built)) => measured = Some(built.size),
+                Ok(None) => {}
+                Err(_) if waiting.is_over() => {}
+                Err(e) => return Err(e),
             }
         }
-        // Read anew each time: what filters take, compiled, must not wait for room with them.
-        let build = move |s: &Snapshot<'_>, room: Room<'_>, patience: Patience| {
-            images::list(s, &namespace, &Query::new(&request.filters)?, room, patience)
+        // Read anew each time: what filters take, compiled, must not wait for room with them. And before
+        // there is a snapshot, as compiling may take long.
+        let build = move |store: &Store, room: Room<'_>, mut patience: Patience| {
+            let query = Query::compile(&request.filters, &mut || patience.step())?;
+            store.read(|s| images::list(s, &namespace, &query, room, patience))
         };
         self.answer(call, measured, build).await
     }

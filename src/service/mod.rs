@@ -6,7 +6,8 @@
 //! - [`transfer`], [`introspection`]: what is offered of these services
 //! - [`local`]: Images as an async service; where async code meets the synchronous store
 //! - [`alone`]: the services beside it, when no containerd stands behind
-//! - [`patience`]: how long a List may go on
+//! - [`pool`]: the threads on which what may take long runs, [`client`] by client; [`patience`]: for how
+//!   long
 //! - [`budget`]: how much memory large messages may take together; [`growth`]: how much one takes;
 //!   [`reply`]: a reply that is built within its share
 //!
@@ -15,6 +16,7 @@
 
 pub mod alone;
 pub mod budget;
+pub mod client;
 pub mod collector;
 pub mod events;
 pub mod growth;
@@ -25,6 +27,7 @@ pub mod local;
 pub mod message;
 pub mod namespaces;
 pub mod patience;
+pub mod pool;
 pub mod reply;
 pub mod transfer;
 
@@ -35,12 +38,15 @@ use crate::api::images::{
 };
 use crate::model::{Namespace, Result};
 use budget::Hold;
+use client::Client;
 
 /// What a call brings along beside its message.
 #[derive(Debug, Clone)]
 pub struct Call {
     /// The namespace header as it came, if it came.
     pub namespace: Option<String>,
+    /// Where it comes from.
+    pub client: Client,
     /// The largest message, in bytes, that the transport can carry back.
     pub reply_limit: usize,
     /// What else the client sent along: a lease, say. Whoever passes the call on passes this on.

@@ -222,7 +222,7 @@ impl Committer {
         journal: Option<u64>,
     ) -> Result<(), Failure> {
         let next = LastCheckpoint { id: schema::next_checkpoint(), journal };
-        shown.checkpoint_begins();
+        shown.checkpoint_begins(&recent);
         let written = write(env, tables, &recent, next);
         shown.checkpoint_ends(written.is_ok().then(|| env.info().last_txn_id as u64));
         match written {

@@ -47,6 +47,7 @@ pub mod scratch;
 pub mod search;
 mod settle;
 mod shown;
+mod snapshot_limit;
 pub mod table;
 pub mod usage;
 pub mod value;
@@ -366,10 +367,12 @@ fn begin_to_read(env: &Env<WithoutTls>) -> Result<Option<RoTxn<'_, WithoutTls>>>
 /// The last state that was committed; none of an environment that LMDB refuses.
 fn view(opened: &Opened) -> Result<Option<View<'_>>> {
     let begin = || Ok(begin_to_read(&opened.env)?.map(|txn| (txn.id() as u64, txn)));
+    let limit = opened.shown.begin_snapshot();
     let begun = opened.shown.with(begin)?;
     Ok(begun.map(|(txn, recent)| {
         let closing = Arc::clone(&opened.closing);
-        View::new(Txn::Read(txn), &opened.tables, recent).interrupted_by(closing)
+        let view = View::new(Txn::Read(txn), &opened.tables, recent);
+        view.interrupted_by(closing).with_limit(limit)
     }))
 }
 

@@ -51,6 +51,12 @@ impl Records for Snapshot<'_> {}
 
 /// What can be read of a state.
 pub trait Records: sealed::State {
+    /// An error once this state was held for too long: too much is written behind it. Walks ask by
+    /// themselves; what takes long over one record asks meanwhile.
+    fn check_held(&self) -> Result<()> {
+        self.view().check_held()
+    }
+
     /// The encoded record of that name; an error when it is damaged.
     fn record(&self, namespace: &Namespace, kind: Kind, name: &str) -> Result<Option<&[u8]>> {
         get(self, &schema::key(namespace, kind, name)).map_err(|fault| {
@@ -81,14 +87,15 @@ pub trait Records: sealed::State {
     }
 
     /// Images among which are all that match the filter of `plan`, in byte order of names, if that
-    /// takes no more than `most` look-ups.
+    /// takes no more than `most` look-ups. `step` is called now and then; its error ends the search.
     fn candidates(
         &self,
         namespace: &Namespace,
         plan: &Plan,
         most: usize,
+        step: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Option<Vec<Entry<'_>>>> {
-        search::candidates(self, namespace, plan, most)
+        search::candidates(self, namespace, plan, most, step)
     }
 
     /// How many records there are, of all kinds in all namespaces; about, as those that were removed

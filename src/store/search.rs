@@ -14,16 +14,17 @@ use crate::model::image::plan::{LookUp, Plan};
 use crate::model::{Namespace, Result};
 
 /// The candidates of a plan; `None` if the plan is to look at every image, or if there are more
-/// than `most`.
+/// than `most`. `step` is called now and then; its error ends the search.
 pub fn candidates<'t>(
     state: &'t (impl State + ?Sized),
     namespace: &Namespace,
     plan: &Plan,
     most: usize,
+    step: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Option<Vec<Entry<'t>>>> {
     let Plan::LookUp(alternatives) = plan else { return Ok(None) };
     let prefix = schema::prefix(namespace, Kind::Image);
-    let mut search = Search { state, namespace, prefix, most, found: Vec::new() };
+    let mut search = Search { state, namespace, prefix, most, found: Vec::new(), step };
     for look_ups in alternatives {
         match search.fewest(look_ups)? {
             Some(look_up) if search.look_up(look_up)? => {}
@@ -44,12 +45,16 @@ struct Search<'t, 's, T: ?Sized> {
     prefix: Vec<u8>,
     most: usize,
     found: Vec<Entry<'t>>,
+    step: &'s mut dyn FnMut() -> Result<()>,
 }
+
+/// How many look-ups of an alternative are tried: any one of them finds all that match it.
+const MAX_LOOK_UPS: usize = 8;
 
 impl<'t, T: State + ?Sized> Search<'t, '_, T> {
     /// The look-up that finds the fewest: they take steps in turn, and the first that ends has won.
     /// So it costs no more than that one would for each of them.
-    fn fewest<'l>(&self, look_ups: &'l [LookUp]) -> Result<Option<&'l LookUp>> {
+    fn fewest<'l>(&mut self, look_ups: &'l [LookUp]) -> Result<Option<&'l LookUp>> {
         let name = look_ups.iter().find(|look_up| matches!(look_up, LookUp::Name(_)));
         match (name, look_ups) {
             (Some(name), _) => return Ok(Some(name)),
@@ -57,10 +62,11 @@ impl<'t, T: State + ?Sized> Search<'t, '_, T> {
             _ => {}
         }
         let mut runners = Vec::new();
-        for look_up in look_ups {
+        for look_up in look_ups.iter().take(MAX_LOOK_UPS) {
             runners.push((look_up, self.range(look_up)?));
         }
         for _ in 0..=self.most {
+            (self.step)()?;
             for (look_up, range) in &mut runners {
                 if range.next().transpose()?.is_none() {
                     return Ok(Some(look_up));
@@ -72,6 +78,7 @@ impl<'t, T: State + ?Sized> Search<'t, '_, T> {
 
     /// Adds what a look-up finds; says whether there was room for all of it.
     fn look_up(&mut self, look_up: &LookUp) -> Result<bool> {
+        (self.step)()?;
         if let LookUp::Name(name) = look_up {
             let key = schema::key(self.namespace, Kind::Image, name);
             return self.record(&key);
@@ -79,6 +86,7 @@ impl<'t, T: State + ?Sized> Search<'t, '_, T> {
         let range = self.range(look_up)?;
         if let LookUp::NamePrefix(_) = look_up {
             for record in range {
+                (self.step)()?;
                 let (key, value) = record?;
                 if !self.add(key, value) {
                     return Ok(false);
@@ -89,6 +97,7 @@ impl<'t, T: State + ?Sized> Search<'t, '_, T> {
         let odd = self.index(indexes::odd(self.namespace.as_str().as_bytes()))?;
         let mut key = self.prefix.clone();
         for entry in range.chain(odd) {
+            (self.step)()?;
             let (entry, _) = entry?;
             key.truncate(self.prefix.len());
             key.extend(indexes::name(entry).unwrap_or_default());

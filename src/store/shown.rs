@@ -6,11 +6,15 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::recent::Recent;
+use super::snapshot_limit::{SnapshotLimit, WrittenBytes};
 use crate::model::{Error, Result};
 
 /// What is shown.
 #[derive(Debug)]
-pub struct Shown(Mutex<Recently>);
+pub struct Shown {
+    recently: Mutex<Recently>,
+    written: WrittenBytes,
+}
 
 #[derive(Debug, Clone)]
 struct Recently {
@@ -24,11 +28,17 @@ struct Recently {
 impl Shown {
     /// What is recent on top of a transaction.
     pub fn new(on: u64, recent: Recent) -> Self {
-        Self(Mutex::new(Recently { on, recent, checkpoint: false }))
+        let recently = Mutex::new(Recently { on, recent, checkpoint: false });
+        Self { recently, written: WrittenBytes::default() }
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Recently) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.recently.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A snapshot begins, as its transaction is taken next.
+    pub fn begin_snapshot(&self) -> SnapshotLimit {
+        self.written.begin_snapshot()
     }
 
     /// What is recent on top of the transaction that `begin` gives, and what else it gives.
@@ -71,8 +81,9 @@ impl Shown {
         self.change(|shown| shown.recent = recent);
     }
 
-    /// A checkpoint of all that is shown begins: the next transaction has it.
-    pub fn checkpoint_begins(&self) {
+    /// A checkpoint of `recent` begins, which has all that is shown: the next transaction has it.
+    pub fn checkpoint_begins(&self, recent: &Recent) {
+        self.written.add(recent);
         self.change(|shown| shown.checkpoint = true);
     }
 

@@ -13,6 +13,7 @@ use heed::{RoRange, RoTxn, RwTxn, WithoutTls};
 use super::failure;
 use super::recent::{Keys, Recent};
 use super::schema::Tables;
+use super::snapshot_limit::SnapshotLimit;
 use super::table::Table;
 use crate::model::{Error, Result};
 
@@ -35,17 +36,33 @@ pub struct View<'e> {
     pub(super) recent: Recent,
     /// Set when the environment is to be closed: closing waits for the end of this view.
     closing: Option<Arc<AtomicBool>>,
+    /// Of a snapshot beside which there are checkpoints.
+    limit: Option<SnapshotLimit>,
 }
 
 impl<'e> View<'e> {
     pub(super) fn new(txn: Txn<'e>, tables: &'e Tables, recent: Recent) -> Self {
-        Self { txn, tables, recent, closing: None }
+        Self { txn, tables, recent, closing: None, limit: None }
     }
 
     /// Reads that go on from key to key end with an error once `closing` is set.
-    pub(super) fn interrupted_by(mut self, closing: Arc<AtomicBool>) -> Self {
-        self.closing = Some(closing);
-        self
+    pub(super) fn interrupted_by(self, closing: Arc<AtomicBool>) -> Self {
+        Self { closing: Some(closing), ..self }
+    }
+
+    /// It may be held no longer than that says.
+    pub(super) fn with_limit(self, limit: SnapshotLimit) -> Self {
+        Self { limit: Some(limit), ..self }
+    }
+
+    /// An error once it is to be given up.
+    pub(super) fn check_held(&self) -> Result<()> {
+        self.limit().map_or(Ok(()), SnapshotLimit::check)
+    }
+
+    /// What says when it is to be given up, if something does.
+    pub(super) fn limit(&self) -> Option<&SnapshotLimit> {
+        self.limit.as_ref()
     }
 
     /// The value of a key.

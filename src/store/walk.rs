@@ -11,6 +11,7 @@ use protobuf::CodedInputStream;
 use super::records::sealed::State;
 use super::records::{Expiring, damaged};
 use super::schema::{self, Kind, LONG_MARKER, NAME_HEAD};
+use super::snapshot_limit::SnapshotLimit;
 use super::table::Table;
 use super::value;
 use super::view::Prefixed;
@@ -31,6 +32,7 @@ pub struct Entry<'t> {
 /// The records of one kind in a namespace whose names begin alike, in byte order of names. A damaged
 /// record is an entry like others, whose message cannot be had.
 pub struct Walk<'t> {
+    limit: Option<&'t SnapshotLimit>,
     range: Prefixed<'t>,
     kind: Kind,
     /// Bytes of each key before the name.
@@ -51,11 +53,13 @@ impl<'t> Walk<'t> {
         let mut beginning = schema::prefix(namespace, kind);
         let prefix = beginning.len();
         beginning.extend(schema::name_prefix(names));
-        let range = state.view().prefixed(Table::Records, beginning)?;
-        Ok(Self { range, kind, prefix, run: Vec::new(), ahead: None })
+        let view = state.view();
+        let range = view.prefixed(Table::Records, beginning)?;
+        Ok(Self { limit: view.limit(), range, kind, prefix, run: Vec::new(), ahead: None })
     }
 
     fn read(&mut self) -> Result<Option<Entry<'t>>> {
+        self.limit.map_or(Ok(()), SnapshotLimit::check)?;
         let found = self.range.next().transpose()?;
         let (prefix, kind) = (self.prefix, self.kind);
         Ok(found.map(|(key, value)| Entry { key, value, prefix, kind }))
@@ -163,6 +167,7 @@ fn next_namespace(
 ) -> Result<Option<(Namespace, Vec<u8>)>> {
     // Records of a namespace lie between it and others: each is skipped with one look-up.
     while let Some((key, _)) = state.view().first_from(Table::Records, &from)? {
+        state.view().check_held()?;
         let Some(path) = key.strip_prefix(schema::ROOT_PREFIX) else { break };
         let Some(slash) = path.iter().position(|b| *b == b'/') else {
             return Ok(Some((parse_namespace(path, key)?, [key, b"\0"].concat())));

@@ -27,6 +27,7 @@ use super::job::{Job, job, stopped};
 use super::journal::entry::Changes;
 use super::recent::Recent;
 use super::{Change, disk_space, failure, view_to_write};
+use crate::log_throttle::throttled_log;
 use crate::metrics::Commits;
 use crate::model::{Error, Result};
 
@@ -201,7 +202,7 @@ impl Writing {
             return (Ok(()), None);
         };
         self.commits.failed.inc();
-        log::error!("committing: {failed}");
+        throttled_log!(Error, "committing: {failed}");
         let unknown = |why: String| {
             Error::Unavailable(format!(
                 "committing: {why}: it is unknown whether the change was made; look, or try again"

@@ -2,18 +2,32 @@
 //! and since when replies lie unread.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
+use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::begun::{self, Begun, Calls};
 use crate::service::budget::Hold;
+use crate::service::client::Client;
+
+/// The client at the other end. Processes in a namespace that the kernel does not show are all 0: they
+/// need not be one.
+pub fn client(stream: &UnixStream) -> Client {
+    static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
+    match stream.peer_cred().ok().and_then(|peer| peer.pid()) {
+        Some(process) if process > 0 => Client::Process(process),
+        _ => Client::Connection(CONNECTIONS.fetch_add(1, Ordering::Relaxed)),
+    }
+}
 
 /// Shared between a connection's task and its calls.
 #[derive(Debug)]
 pub struct Connection {
+    client: Client,
     begun: Calls,
     calls: Arc<Semaphore>,
     /// gRPC: the reader, while no more calls may begin.
@@ -27,14 +41,20 @@ pub struct Connection {
 
 impl Connection {
     /// A connection that may run so many calls at a time, and is one of those that `begun` counts.
-    pub fn new(calls: usize, begun: &Begun) -> Arc<Self> {
+    pub fn new(calls: usize, begun: &Begun, client: Client) -> Arc<Self> {
         Arc::new(Self {
+            client,
             begun: begun.connection(),
             calls: Arc::new(Semaphore::new(calls)),
             paused: Mutex::default(),
             unsent: Mutex::default(),
             holds: Mutex::default(),
         })
+    }
+
+    /// Whose connection it is.
+    pub fn client(&self) -> Client {
+        self.client
     }
 
     /// The calls it has begun.
@@ -157,7 +177,7 @@ mod tests {
 
     #[test]
     fn one_reply_that_waits_makes_it_stuck_though_others_are_sent() {
-        let connection = Connection::new(1, &Begun::default());
+        let connection = Connection::new(1, &Begun::default(), Client::Own);
         assert!(!connection.is_stuck(Duration::ZERO));
         let waits = connection.sending(None, None);
         let since = Instant::now();
@@ -176,7 +196,7 @@ mod tests {
         use futures_util::FutureExt;
 
         let budget = Budget::new(100_000);
-        let connection = Connection::new(1, &Begun::default());
+        let connection = Connection::new(1, &Begun::default(), crate::service::client::Client::Own);
         let share = || budget.share(60_000).now_or_never();
         assert!(connection.open(1) && connection.open(3) && !connection.open(1));
         connection.keep(1, share().unwrap());

@@ -17,14 +17,16 @@ use protobuf::MessageFull;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
-use super::connection::{Connection, Place};
+use super::connection::{self, Connection, Place};
 use super::counted::counted;
 use super::gather::Gathered;
 use super::grpc_message::{self as message, Body};
 use super::listener::{Stop, stopped};
 use super::paced::Paced;
 use super::{GRPC_MESSAGE, Limits, status, threads};
+use crate::log_throttle::throttled_log;
 use crate::model::{Error, Result};
+use crate::service::client::Client;
 use crate::service::{Call, Reply};
 
 /// The full name of the Images service.
@@ -47,6 +49,9 @@ pub const HEADERS: u32 = 64 << 10;
 /// outside of the budget, which a large request waits for when its first bytes have come.
 const WINDOW: (u32, u32) = (16 << 10, 64 << 10);
 
+/// How many bytes of a stream may wait to be sent.
+const SEND_BUFFER: usize = 400 << 10;
+
 /// How often a connection is asked whether it lives, and how long it may take to answer. A client
 /// that stops in the middle of a frame cannot answer.
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
@@ -55,6 +60,9 @@ const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs
 pub trait Handler: Clone + Send + Sync + 'static {
     /// How much of a stream, and of all streams of a connection, may be on its way unread.
     const WINDOW: (u32, u32) = WINDOW;
+
+    /// How many bytes of a stream may wait to be sent, at least.
+    const SEND_BUFFER: usize = SEND_BUFFER;
 
     /// A handler for one connection's calls.
     fn for_connection(&self) -> Self {
@@ -93,7 +101,8 @@ impl<H: Handler> Grpc<H> {
             _ => return log::debug!("a client that does not speak HTTP/2 is disconnected"),
         }
         let unread_time = self.limits.unread_time;
-        let connection = Connection::new(self.limits.calls, &self.limits.begun);
+        let client = connection::client(&stream);
+        let connection = Connection::new(self.limits.calls, &self.limits.begun, client);
         let stream = Gathered::new(stream, PREFACE);
         let stream = Paced::new(stream, Arc::clone(&connection), PREFACE.len());
         let _open = self.limits.counted.connection("grpc");
@@ -113,6 +122,7 @@ impl<H: Handler> Grpc<H> {
             .max_pending_accept_reset_streams(STREAMS as usize)
             .max_local_error_reset_streams(STREAMS as usize)
             .max_header_list_size(HEADERS)
+            .max_send_buf_size(H::SEND_BUFFER)
             .initial_stream_window_size(H::WINDOW.0)
             .initial_connection_window_size(H::WINDOW.1)
             .serve_connection(TokioIo::new(stream), service);
@@ -133,7 +143,7 @@ impl<H: Handler> Grpc<H> {
                     http.as_mut().graceful_shutdown();
                 }
                 _ = look.tick() => if connection.is_stuck(unread_time) {
-                    return log::warn!("a gRPC client leaves its replies unread and is disconnected");
+                    return throttled_log!(Warn, "a gRPC client leaves its replies unread and is disconnected");
                 }
             }
         }
@@ -197,6 +207,11 @@ impl Asked {
         namespace(&self.request)
     }
 
+    /// The client that calls.
+    pub fn client(&self) -> Client {
+        self.connection.client()
+    }
+
     /// The message of a call that is not unary.
     pub async fn message<M: MessageFull>(self) -> Result<M> {
         let raw = message::read(self.request.into_body(), &self.limits).await?;
@@ -217,6 +232,7 @@ impl Asked {
     {
         let call = Call {
             namespace: namespace(&self.request)?,
+            client: self.connection.client(),
             reply_limit: GRPC_MESSAGE,
             headers: metadata(self.request.headers()),
         };

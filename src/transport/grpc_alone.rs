@@ -22,7 +22,7 @@ use crate::api::version::VersionResponse;
 use crate::front::health::Health;
 use crate::model::{Error, Result};
 use crate::service::alone::Alone;
-use crate::service::events::Subscription;
+use crate::service::events::subscription::{MAX_PIECE, Subscription};
 use crate::service::message::encode;
 use crate::service::{Call, Images, Reply};
 
@@ -43,6 +43,9 @@ impl Table {
 }
 
 impl Handler for Table {
+    /// A piece of an event: of a subscriber that does not read no more waits here.
+    const SEND_BUFFER: usize = MAX_PIECE;
+
     async fn answer(&self, asked: Asked, stop: Stop) -> Result<Response<Body>> {
         dispatch(self, asked, stop).await
     }
@@ -65,7 +68,8 @@ async fn dispatch(table: &Table, asked: Asked, stop: Stop) -> Result<Response<Bo
             message(alone, asked, async |alone, _, m| alone.forward(m).await).await
         }
         ("containerd.services.events.v1.Events", "Subscribe") => {
-            let subscription = alone.subscribe(asked.message().await?).await?;
+            let client = asked.client();
+            let subscription = alone.subscribe(client, asked.message().await?).await?;
             Ok(events(subscription, stop))
         }
         ("containerd.services.transfer.v1.Transfer", "Transfer") => {
@@ -75,7 +79,7 @@ async fn dispatch(table: &Table, asked: Asked, stop: Stop) -> Result<Response<Bo
             message(alone, asked, async |alone, _, m| alone.server(m).await).await
         }
         ("containerd.services.introspection.v1.Introspection", "Plugins") => {
-            message(alone, asked, async |alone, _, m| alone.plugins(m).await).await
+            message(alone, asked, async |alone, c, m| alone.plugins(&c, m).await).await
         }
         ("containerd.services.version.v1.Version", "Version") => {
             message(alone, asked, async |_, _, _: Empty| Ok(version())).await
@@ -202,7 +206,7 @@ fn events(subscription: Subscription, stop: Stop) -> Response<Body> {
             event = subscription.next() => event,
         };
         Some(match event {
-            Ok(event) => (Frame::data(grpc_message::framed(&event)), Some((subscription, stop))),
+            Ok(piece) => (Frame::data(grpc_message::piece(piece)), Some((subscription, stop))),
             Err(why) => (Frame::trailers(status::trailers(&why)), None),
         })
     });

@@ -21,6 +21,7 @@ use super::listener::Stop;
 use crate::front::health::Health;
 use crate::front::images::Front;
 use crate::front::resync;
+use crate::log_throttle::throttled_log;
 use crate::model::{Error, Namespace, Result};
 use crate::service::Images;
 
@@ -112,7 +113,7 @@ impl Transfer {
         let (front, namespace) = (self.front.clone(), self.namespace.clone());
         drop(self);
         if let Err(e) = resync::resync(&front, &namespace).await {
-            log::warn!("resync of namespace {namespace} after a transfer: {e}");
+            throttled_log!(Warn, "resync of namespace {namespace} after a transfer: {e}");
         }
     }
 }

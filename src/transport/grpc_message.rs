@@ -22,6 +22,7 @@ use super::connection::Sending;
 use super::{GRPC_MESSAGE, LARGE, Limits, status};
 use crate::model::{Error, Result};
 use crate::service::budget::{Budget, Hold, SMALL};
+use crate::service::events::subscription::Piece;
 use crate::service::growth;
 
 /// The body of every response. Our own never fail; one that is passed on may.
@@ -190,6 +191,14 @@ pub fn refusal(error: &Error) -> Response<Body> {
 /// One message as it goes into a body.
 pub fn framed(message: &[u8]) -> Bytes {
     Bytes::from([&prefix(message.len())[..], message].concat())
+}
+
+/// A piece of a message as it goes into a body.
+pub fn piece(piece: Piece) -> Bytes {
+    match piece.total {
+        Some(total) => Bytes::from([&prefix(total)[..], &piece.bytes].concat()),
+        None => piece.bytes.into(),
+    }
 }
 
 /// The trailers of success.

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use super::Limits;
 use super::threads::Threads;
 use super::turns;
+use crate::log_throttle::throttled_log;
 
 /// The first and the longest pause after a failed accept.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -61,7 +62,8 @@ pub async fn run<S, F>(
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                     limits.counted.refused.inc();
                     if !std::mem::replace(&mut full, true) {
-                        log::warn!(
+                        throttled_log!(
+                            Warn,
                             "{name}: {} connections are open, further ones are closed",
                             limits.connections
                         );
@@ -76,7 +78,9 @@ pub async fn run<S, F>(
                     // Readiness is told to the thread that the stream was made on.
                     match stream.into_std().and_then(UnixStream::from_std) {
                         Ok(stream) => serve(stream, stop).await,
-                        Err(e) => log::error!("{socket}: a connection cannot be served: {e}"),
+                        Err(e) => {
+                            throttled_log!(Error, "{socket}: a connection cannot be served: {e}")
+                        }
                     }
                     drop(place);
                 });

@@ -193,6 +193,7 @@ impl Frames {
 mod tests {
     use super::super::turns::TURN;
     use super::*;
+    use crate::service::client::Client;
     use crate::transport::begun::Begun;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -216,7 +217,7 @@ mod tests {
     #[tokio::test]
     async fn everything_comes_through_and_heads_a_few_at_a_time() {
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-        let connection = Connection::new(1, &Begun::default());
+        let connection = Connection::new(1, &Begun::default(), Client::Own);
         let mut stream = Paced::new(Gathered::new(ours, &[]), Arc::clone(&connection), 0);
         let sent = [frame(HEAD, 20).repeat(2000), frame(DATA, 16 << 10).repeat(10)].concat();
         let bytes = sent.clone();
@@ -263,7 +264,7 @@ mod tests {
     #[tokio::test]
     async fn who_does_not_read_is_not_read() {
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-        let connection = Connection::new(1, &Begun::default());
+        let connection = Connection::new(1, &Begun::default(), Client::Own);
         let mut stream = Paced::new(Gathered::new(ours, &[]), connection, 0);
         // Until neither the socket nor what is gathered has room.
         let mut more = true;
@@ -294,8 +295,8 @@ mod tests {
     async fn who_has_more_than_its_share_is_not_read_until_a_call_ends() {
         let all = Begun::new(2);
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-        let connection = Connection::new(1, &all);
-        let _other = Connection::new(1, &all);
+        let connection = Connection::new(1, &all, Client::Own);
+        let _other = Connection::new(1, &all, Client::Own);
         let mut stream = Paced::new(Gathered::new(ours, &[]), Arc::clone(&connection), 0);
         theirs.write_all(&frame(HEAD, 1)).await.unwrap();
         let places = [connection.begin(0), connection.begin(0)];

@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::listener::{Stop, stopped};
+use crate::log_throttle::throttled_log;
 use crate::model::Result;
 
 /// So many scrapes at a time; one more is closed at once.
@@ -122,7 +123,7 @@ where
             response
         }
         Err(e) => {
-            log::error!("metrics: {e}");
+            throttled_log!(Error, "metrics: {e}");
             plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n"))
         }
     }

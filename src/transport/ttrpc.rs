@@ -16,11 +16,12 @@ use tokio::sync::oneshot;
 use ttrpc::r#async::transport::Listener;
 use ttrpc::r#async::{MethodHandler, Server, Service, TtrpcContext};
 
-use super::connection::Connection;
+use super::connection::{self, Connection};
 use super::listener::{Stop, stopped};
 use super::ttrpc_io::Watched;
 use super::{LARGE, Limits, grpc, status, threads};
 use crate::api::events::ForwardRequest;
+use crate::log_throttle::throttled_log;
 use crate::model::{Error, Result};
 use crate::service::events::Exchange;
 use crate::service::growth;
@@ -56,7 +57,8 @@ impl Ttrpc {
 
     /// Serves one connection until it ends, or until it has ended what it began when `stop` turns.
     pub async fn connection(self, stream: UnixStream, mut stop: Stop) {
-        let connection = Connection::new(self.limits.calls, &self.limits.begun);
+        let client = connection::client(&stream);
+        let connection = Connection::new(self.limits.calls, &self.limits.begun, client);
         let _open = self.limits.counted.connection("ttrpc");
         let (end, mut ended) = oneshot::channel();
         let socket = Watched::new(stream, Arc::clone(&connection), &self.limits, end);
@@ -64,7 +66,7 @@ impl Ttrpc {
         let mut server =
             Server::new().add_listener(listener).register_service(self.services(&connection));
         if let Err(e) = server.start().await {
-            return log::error!("a ttrpc connection cannot be served: {e}");
+            return throttled_log!(Error, "a ttrpc connection cannot be served: {e}");
         }
         // `end` is never sent: it is dropped with the socket, when the connection is over.
         tokio::select! {
@@ -117,7 +119,8 @@ struct Handler {
 impl Handler {
     async fn answer(&self, context: &TtrpcContext, payload: Vec<u8>) -> Result<Vec<u8>> {
         let namespace = context.metadata.get(NAMESPACE).and_then(|values| values.first()).cloned();
-        let call = Call { namespace, reply_limit: MESSAGE, headers: http::HeaderMap::new() };
+        let (client, headers) = (self.connection.client(), http::HeaderMap::new());
+        let call = Call { namespace, client, reply_limit: MESSAGE, headers };
         let stream = context.mh.stream_id;
         if payload.len() <= LARGE {
             return self.run(call, stream, &payload).await;

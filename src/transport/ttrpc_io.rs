@@ -30,6 +30,7 @@ use super::Limits;
 use super::connection::Connection;
 use super::ttrpc_envelope::Envelope;
 use super::turns::{CALL, TURN, Turns};
+use crate::log_throttle::throttled_log;
 use crate::service::budget::{Budget, Hold, SMALL};
 use crate::service::growth;
 
@@ -304,7 +305,7 @@ impl Timer {
     fn poll(&mut self, cx: &mut Context<'_>, why: &str) -> Poll<io::Result<()>> {
         let end = || Box::pin(tokio::time::sleep_until(Instant::now() + self.time));
         ready!(self.running.get_or_insert_with(end).as_mut().poll(cx));
-        log::warn!("a ttrpc client is disconnected: {why}");
+        throttled_log!(Warn, "a ttrpc client is disconnected: {why}");
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
     }
 }

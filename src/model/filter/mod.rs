@@ -24,22 +24,22 @@
 //!
 //! The regular expressions of `~=` are Go's; see [`regexp`]. One that does not
 //! compile is no parse error: such a selector matches nothing, and is logged
-//! once, here, rather than for each object as containerd does.
+//! here, rather than for each object as containerd does.
 //!
 //! Which fields an object has is not the language's business but that of its
 //! [`Fields`].
 
 mod parser;
 mod scanner;
+mod selector;
 
+use std::convert::Infallible;
 use std::fmt;
 
 pub use parser::ParseError;
+pub use selector::{Operator, Pattern, Selector};
 
-use crate::model::go::charset::is_print;
-use crate::model::go::quote::quote;
-use crate::model::go::regexp::{self, Compiled};
-use crate::model::go::text::{first_rune, lossy};
+use crate::model::go::regexp;
 
 /// The memory that the compiled regular expressions of one request may take
 /// together, and a single one at most.
@@ -72,6 +72,18 @@ impl Filter {
     /// # Errors
     /// The first filter that does not parse fails them all.
     pub fn parse_all<S: AsRef<[u8]>>(filters: &[S]) -> Result<Filter, ParseError> {
+        let mut filter = Self::parse(filters)?;
+        match filter.compile(&mut || Ok::<_, Infallible>(())) {
+            Ok(()) => Ok(filter),
+            Err(never) => match never {},
+        }
+    }
+
+    /// The same, except that its regular expressions are still to be compiled, which may take long.
+    ///
+    /// # Errors
+    /// The first filter that does not parse fails them all.
+    pub fn parse<S: AsRef<[u8]>>(filters: &[S]) -> Result<Filter, ParseError> {
         if filters.len() > MAX_FIELDS {
             let message = format!("{} filters are more than {MAX_FIELDS}", filters.len());
             return Err(ParseError::too_many(message));
@@ -87,15 +99,71 @@ impl Filter {
         if filters.is_empty() || alternatives.iter().any(Vec::is_empty) {
             return Ok(Filter { alternatives: vec![Vec::new()] });
         }
-        compile_patterns(&mut alternatives)?;
-        Ok(Filter { alternatives })
+        let filter = Filter { alternatives };
+        let patterns = filter.patterns().count();
+        if patterns > MAX_PATTERNS {
+            let message = format!("{patterns} regular expressions are more than {MAX_PATTERNS}");
+            return Err(ParseError::too_many(message));
+        }
+        Ok(filter)
+    }
+
+    /// Compiles every regular expression, within the memory for all of them. `step` is called before
+    /// each.
+    ///
+    /// # Errors
+    /// Those of `step`.
+    pub fn compile<E>(&mut self, step: &mut impl FnMut() -> Result<(), E>) -> Result<(), E> {
+        let share = (REGEXPS_SIZE / self.patterns().count().max(1)).min(REGEXP_SIZE);
+        for selector in self.alternatives.iter_mut().flatten() {
+            if let Operator::Matches(pattern) = &mut selector.operator {
+                step()?;
+                pattern.compile(share);
+            }
+        }
+        Ok(())
     }
 
     /// Whether the filter matches `object`.
     pub fn matches<F: Fields + ?Sized>(&self, object: &F) -> bool {
-        let matches_all =
-            |selectors: &Vec<Selector>| selectors.iter().all(|selector| selector.matches(object));
-        self.alternatives.iter().any(matches_all)
+        match self.try_matches(object, &mut || Ok::<_, Infallible>(())) {
+            Ok(found) => found,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Whether the filter matches `object`. `step` is called before each piece of work: the pieces
+    /// are short, whatever the filter and the object.
+    ///
+    /// # Errors
+    /// Those of `step`.
+    pub fn try_matches<F: Fields + ?Sized, E>(
+        &self,
+        object: &F,
+        step: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<bool, E> {
+        'alternatives: for selectors in &self.alternatives {
+            for selector in selectors {
+                if !selector.try_matches(object, step)? {
+                    continue 'alternatives;
+                }
+            }
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// The memory it takes at most, in bytes.
+    pub fn memory(&self) -> usize {
+        let selectors = self.alternatives.iter().flatten().map(Selector::memory).sum::<usize>();
+        selectors + self.alternatives.len() * size_of::<Vec<Selector>>()
+    }
+
+    fn patterns(&self) -> impl Iterator<Item = &Pattern> {
+        self.alternatives.iter().flatten().filter_map(|selector| match &selector.operator {
+            Operator::Matches(pattern) => Some(pattern),
+            _ => None,
+        })
     }
 
     /// Whether the filter matches every object whatever its fields.
@@ -123,162 +191,6 @@ impl fmt::Display for Filter {
             }
         }
         Ok(())
-    }
-}
-
-/// Compiles every regular expression, within the memory for all of them.
-fn compile_patterns(alternatives: &mut [Vec<Selector>]) -> Result<(), ParseError> {
-    let mut patterns: Vec<&mut Pattern> = alternatives
-        .iter_mut()
-        .flatten()
-        .filter_map(|selector| match &mut selector.operator {
-            Operator::Matches(pattern) => Some(pattern),
-            _ => None,
-        })
-        .collect();
-    if patterns.len() > MAX_PATTERNS {
-        let count = patterns.len();
-        let message = format!("{count} regular expressions are more than {MAX_PATTERNS}");
-        return Err(ParseError::too_many(message));
-    }
-    let share = (REGEXPS_SIZE / patterns.len().max(1)).min(REGEXP_SIZE);
-    for pattern in &mut patterns {
-        pattern.compile(share);
-    }
-    Ok(())
-}
-
-/// A test of one field.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Selector {
-    path: Vec<Vec<u8>>,
-    operator: Operator,
-}
-
-/// What is asked of a field. Except for [`Operator::Present`], a field that is
-/// absent is one of no bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Operator {
-    /// The object has the field.
-    Present,
-    /// `==`: the object has the field and its value is this.
-    Equal(Vec<u8>),
-    /// `!=`: the value is not this. An absent field matches `!=x`, not `!=""`.
-    NotEqual(Vec<u8>),
-    /// `~=`: the regular expression is found in the value.
-    Matches(Pattern),
-}
-
-impl Selector {
-    /// The path of the field, at least one name.
-    pub fn path(&self) -> &[Vec<u8>] {
-        &self.path
-    }
-
-    /// What is asked of the field.
-    pub fn operator(&self) -> &Operator {
-        &self.operator
-    }
-
-    /// Whether `object` passes.
-    pub fn matches<F: Fields + ?Sized>(&self, object: &F) -> bool {
-        let value = object.field(&self.path);
-        match &self.operator {
-            Operator::Present => value.is_some(),
-            Operator::Equal(wanted) => value == Some(wanted.as_slice()),
-            Operator::NotEqual(unwanted) => value.unwrap_or_default() != unwanted.as_slice(),
-            Operator::Matches(pattern) => pattern.is_found_in(value.unwrap_or_default()),
-        }
-    }
-}
-
-impl fmt::Display for Selector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, field) in self.path.iter().enumerate() {
-            let separator = if index > 0 { "." } else { "" };
-            write!(f, "{separator}{}", Literal(field))?;
-        }
-        match &self.operator {
-            Operator::Present => Ok(()),
-            Operator::Equal(value) => write!(f, "=={}", Literal(value)),
-            Operator::NotEqual(value) => write!(f, "!={}", Literal(value)),
-            Operator::Matches(pattern) => write!(f, "~={}", Literal(&pattern.source)),
-        }
-    }
-}
-
-/// A Go regular expression as a filter gave it, compiled if it is one.
-#[derive(Clone, Debug)]
-pub struct Pattern {
-    source: Vec<u8>,
-    compiled: Option<Compiled>,
-}
-
-impl PartialEq for Pattern {
-    /// The source says it all.
-    fn eq(&self, other: &Self) -> bool {
-        self.source == other.source
-    }
-}
-
-impl Eq for Pattern {}
-
-impl Pattern {
-    fn new(source: Vec<u8>) -> Self {
-        Pattern { source, compiled: None }
-    }
-
-    fn compile(&mut self, size_limit: usize) {
-        match regexp::compile(&self.source, size_limit) {
-            Ok(compiled) => self.compiled = Some(compiled),
-            Err(error) => {
-                log::warn!("error compiling regexp {}: {error}", quote(&self.source));
-            }
-        }
-    }
-
-    /// The expression as the filter has it, quotes undone.
-    pub fn source(&self) -> &[u8] {
-        &self.source
-    }
-
-    /// Whether the expression matches anywhere in `value`.
-    pub fn is_found_in(&self, value: &[u8]) -> bool {
-        self.compiled.as_ref().is_some_and(|compiled| compiled.regex.is_match(&lossy(value)))
-    }
-
-    /// What every value begins with in which it is found, empty if nothing is known; `None` if it
-    /// is found in none, as it does not compile.
-    pub fn beginning(&self) -> Option<&[u8]> {
-        self.compiled.as_ref().map(|compiled| compiled.beginning.as_slice())
-    }
-}
-
-/// Prints bytes so that the scanner reads them back: a plain word bare, anything
-/// else quoted. Go's own quoting would not do, as it leaves U+FFFD as it is,
-/// which the scanner refuses.
-struct Literal<'b>(&'b [u8]);
-
-impl fmt::Display for Literal<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = |&byte: &u8| scanner::is_field(char::from(byte));
-        if !self.0.is_empty() && self.0.iter().all(word) {
-            return f.write_str(&lossy(self.0));
-        }
-        f.write_str("\"")?;
-        let mut rest = self.0;
-        while let Some((rune, width)) = first_rune(rest) {
-            let (bytes, tail) = rest.split_at_checked(width).unwrap_or((rest, &[]));
-            match rune {
-                Some(rune @ ('"' | '\\')) => write!(f, "\\{rune}")?,
-                Some(rune) if is_print(rune) && rune != char::REPLACEMENT_CHARACTER => {
-                    write!(f, "{rune}")?;
-                }
-                _ => bytes.iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?,
-            }
-            rest = tail;
-        }
-        f.write_str("\"")
     }
 }
 

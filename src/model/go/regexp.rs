@@ -1,13 +1,10 @@
-//! Go's regular expressions, matched by the `regex` crate.
+//! Go's regular expressions, matched by the automata of the `regex` crate.
 //!
 //! Both descend from RE2, and look alike enough that a pattern mostly means the
 //! same to both; mostly is not enough. So a pattern is parsed here, by the rules
-//! of Go 1.26's `regexp.Compile`, into the syntax tree of `regex-syntax`, and
-//! that tree is printed for `regex` to compile. What it prints is made of
-//! literals, explicit ranges and plain operators, on which there are no two
-//! opinions. `regex-syntax` is worth its place as a dependency of its own: it
-//! brings the Unicode tables, set operations and the printer, and `regex` builds
-//! on it anyway.
+//! of Go 1.26's `regexp.Compile`, into the syntax tree of `regex-syntax`, which
+//! `regex-automata` compiles. `regex-syntax` brings the Unicode tables and set
+//! operations; [`matcher`] says why the automata are used and not `regex` itself.
 //!
 //! Only *whether* a pattern matches is kept. Which part matches, and so capture
 //! groups and greediness, makes no difference to a filter and is dropped.
@@ -43,21 +40,19 @@
 
 mod class;
 mod escape;
+pub mod matcher;
 mod parse;
 mod piece;
 mod property;
 
 use std::fmt;
 
-use regex::{Regex, RegexBuilder};
+use matcher::Matcher;
 use regex_syntax::hir::literal::Extractor;
 use regex_syntax::hir::{Dot, Hir, Look, Repetition};
 
 /// The memory a compiled pattern may take unless a caller says less.
 pub const SIZE_LIMIT: usize = 10 << 20;
-
-/// The lazily built automaton's share; it is emptied when full.
-const CACHE_LIMIT: usize = 2 << 20;
 
 /// The longest pattern looked at, in bytes. The syntax tree takes some hundred
 /// times as much.
@@ -123,9 +118,9 @@ impl std::error::Error for RegexpError {}
 /// A compiled pattern.
 #[derive(Clone, Debug)]
 pub struct Compiled {
-    /// For [`Regex::is_match`] only, on text in which each byte that is not UTF-8 is one U+FFFD, as
+    /// For text in which each byte that is not UTF-8 is one U+FFFD, as
     /// [`lossy`](super::text::lossy) makes it: that is what Go sees in it.
-    pub regex: Regex,
+    pub matcher: Matcher,
     /// What every text in which the pattern is found begins with; empty if nothing is known.
     pub beginning: Vec<u8>,
 }
@@ -142,23 +137,23 @@ pub fn compile(pattern: &[u8], size_limit: usize) -> Result<Compiled, RegexpErro
         return Err(RegexpError::TooLarge);
     }
     let (tree, height) = parse::parse(pattern)?;
+    let beginning = if height <= SHALLOW { beginning(&tree) } else { Vec::new() };
+    let tree = on_rune_boundaries(tree);
+    let build = || Matcher::new(&tree, size_limit).ok_or(RegexpError::TooLarge);
     if height <= SHALLOW {
-        let beginning = beginning(&tree);
-        let regex = build(&on_rune_boundaries(tree).to_string(), size_limit)?;
-        return Ok(Compiled { regex, beginning });
+        return Ok(Compiled { matcher: build()?, beginning });
     }
-    let pattern = on_rune_boundaries(tree).to_string();
     // The compiler goes down the tree by recursion. What Go allows would be too
     // deep for the stack of an ordinary thread.
-    let regex = std::thread::scope(|scope| {
+    let matcher = std::thread::scope(|scope| {
         std::thread::Builder::new()
             .stack_size(DEEP_STACK)
-            .spawn_scoped(scope, || build(&pattern, size_limit))
+            .spawn_scoped(scope, build)
             .ok()
             .and_then(|builder| builder.join().ok())
             .unwrap_or(Err(RegexpError::TooLarge))
     })?;
-    Ok(Compiled { regex, beginning: Vec::new() })
+    Ok(Compiled { matcher, beginning })
 }
 
 /// What every text begins with in which `tree` is found: if it is anchored at the start of the text,
@@ -176,18 +171,8 @@ fn beginning(tree: &Hir) -> Vec<u8> {
 const SHALLOW: u32 = 50;
 const DEEP_STACK: usize = 32 << 20;
 
-fn build(pattern: &str, size_limit: usize) -> Result<Regex, RegexpError> {
-    RegexBuilder::new(pattern)
-        .size_limit(size_limit)
-        .dfa_size_limit(size_limit.min(CACHE_LIMIT))
-        .nest_limit(NEST_LIMIT)
-        .build()
-        .map_err(|_| RegexpError::TooLarge)
-}
-
-/// Keeps `\B` from matching between the bytes of a rune, where `regex` may find
-/// it and then overlook a match elsewhere: only whole runes are skipped on the
-/// way from the start of the text.
+/// Keeps `\B` from matching between the bytes of a rune: only whole runes are
+/// skipped on the way from the start of the text.
 fn on_rune_boundaries(tree: Hir) -> Hir {
     if !tree.properties().look_set().contains(Look::WordAsciiNegate) {
         return tree;
@@ -196,9 +181,6 @@ fn on_rune_boundaries(tree: Hir) -> Hir {
     let skipped = Hir::repetition(Repetition { min: 0, max: None, greedy: false, sub: any });
     Hir::concat(vec![Hir::look(Look::Start), skipped, tree])
 }
-
-/// How deep the printed tree may nest: a few levels for each of Go's.
-const NEST_LIMIT: u32 = 4 * piece::MAX_HEIGHT;
 
 #[cfg(test)]
 mod tests {
@@ -209,7 +191,7 @@ mod tests {
     }
 
     fn matches(pattern: &str, text: &str) -> bool {
-        compile(pattern.as_bytes(), SIZE_LIMIT).expect("a pattern").regex.is_match(text)
+        compile(pattern.as_bytes(), SIZE_LIMIT).expect("a pattern").matcher.is_match(text)
     }
 
     #[test]
@@ -263,7 +245,7 @@ mod tests {
         }
     }
 
-    /// Found by comparing with Go: `regex` alone overlooks these.
+    /// Found by comparing with Go.
     #[test]
     fn what_is_not_a_word_boundary_lies_between_runes() {
         assert!(!matches(r"\B", "aéa"));
@@ -272,7 +254,7 @@ mod tests {
         assert!(matches(r"\B", ""));
     }
 
-    /// Found by comparing with Go: `regex-syntax` prints `a{2}?` for these.
+    /// Found by comparing with Go.
     #[test]
     fn a_repetition_may_be_repeated() {
         assert!(matches("^(?:(?:a){2})?$", ""));

@@ -1,0 +1,118 @@
+//! Lines of the log that a client's request can cause: few, and short.
+//!
+//! A client may send a request thousands of times a second, with megabytes in it. What goes wrong with
+//! it is said a few times in a while; how often more is said with the next line.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How many lines one place in the code may write in each interval.
+const MAX_LINES: u32 = 5;
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// The most bytes of a line.
+const MAX_LINE_BYTES: usize = 1024;
+
+/// Writes a line of that level, like the macros of `log`, if this place in the code has not written
+/// too many lately.
+macro_rules! throttled_log {
+    ($level:ident, $($message:tt)+) => {{
+        static THROTTLE: $crate::log_throttle::LogThrottle =
+            $crate::log_throttle::LogThrottle::new();
+        if log::log_enabled!(log::Level::$level)
+            && let Some(omitted) = THROTTLE.admit(std::time::Instant::now())
+        {
+            let line = format!($($message)+);
+            log::log!(log::Level::$level, "{}{omitted}", $crate::log_throttle::shorten(&line));
+        }
+    }};
+}
+pub(crate) use throttled_log;
+
+/// Counts the lines of one place in the code.
+#[derive(Debug)]
+pub struct LogThrottle(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    since: Option<Instant>,
+    lines: u32,
+    omitted: u64,
+}
+
+/// How many lines were left out; printed behind the next one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Omitted(u64);
+
+impl fmt::Display for Omitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            count => write!(f, " ({count} more lines like this were left out)"),
+        }
+    }
+}
+
+impl LogThrottle {
+    /// No line was written yet.
+    #[allow(clippy::new_without_default)]
+    pub const fn new() -> Self {
+        Self(Mutex::new(State { since: None, lines: 0, omitted: 0 }))
+    }
+
+    /// Whether one more line may be written, and how many were left out before it.
+    pub fn admit(&self, now: Instant) -> Option<Omitted> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.since.is_none_or(|since| now.saturating_duration_since(since) >= INTERVAL) {
+            (state.since, state.lines) = (Some(now), 0);
+        }
+        if state.lines >= MAX_LINES {
+            state.omitted += 1;
+            return None;
+        }
+        state.lines += 1;
+        Some(Omitted(std::mem::take(&mut state.omitted)))
+    }
+}
+
+/// A text as it is, or its two ends with the number of bytes between them.
+pub fn shorten(text: &str) -> Cow<'_, str> {
+    if text.len() <= MAX_LINE_BYTES {
+        return text.into();
+    }
+    let head = boundary(text, MAX_LINE_BYTES / 2);
+    let tail = boundary(text, text.len() - MAX_LINE_BYTES / 4);
+    let (begins, rest) = text.split_at_checked(head).unwrap_or((text, ""));
+    let (between, ends) = rest.split_at_checked(tail - head).unwrap_or(("", rest));
+    format!("{begins}… {} bytes …{ends}", between.len()).into()
+}
+
+/// The last place up to `at` where a character begins.
+fn boundary(text: &str, at: usize) -> usize {
+    (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_writes_few_lines_and_counts_the_others() {
+        let (throttle, start) = (LogThrottle::new(), Instant::now());
+        let admitted = (0..100).filter(|_| throttle.admit(start).is_some()).count();
+        assert_eq!(admitted, MAX_LINES as usize);
+        let omitted = throttle.admit(start + INTERVAL).unwrap();
+        assert_eq!(omitted.to_string(), " (95 more lines like this were left out)");
+        assert_eq!(throttle.admit(start + INTERVAL).unwrap().to_string(), "");
+    }
+
+    #[test]
+    fn a_long_text_keeps_its_ends() {
+        assert_eq!(shorten("short"), "short");
+        let short = shorten(&format!("a{}z", "é".repeat(1 << 20))).into_owned();
+        assert!(short.len() < MAX_LINE_BYTES, "{}", short.len());
+        assert!(short.starts_with("aé") && short.ends_with("éz") && short.contains(" bytes "));
+    }
+}

@@ -1,0 +1,173 @@
+//! A test of one field, which filters are made of.
+
+use std::fmt;
+
+use super::{Fields, scanner};
+use crate::log_throttle::throttled_log;
+use crate::model::go::charset::is_print;
+use crate::model::go::quote::quote;
+use crate::model::go::regexp::{self, Compiled};
+use crate::model::go::text::{first_rune, lossy};
+
+/// A test of one field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selector {
+    pub(super) path: Vec<Vec<u8>>,
+    pub(super) operator: Operator,
+}
+
+/// What is asked of a field. Except for [`Operator::Present`], a field that is
+/// absent is one of no bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// The object has the field.
+    Present,
+    /// `==`: the object has the field and its value is this.
+    Equal(Vec<u8>),
+    /// `!=`: the value is not this. An absent field matches `!=x`, not `!=""`.
+    NotEqual(Vec<u8>),
+    /// `~=`: the regular expression is found in the value.
+    Matches(Pattern),
+}
+
+impl Selector {
+    /// The path of the field, at least one name.
+    pub fn path(&self) -> &[Vec<u8>] {
+        &self.path
+    }
+
+    /// What is asked of the field.
+    pub fn operator(&self) -> &Operator {
+        &self.operator
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        let path = self.path.iter().map(|name| name.len() + size_of::<Vec<u8>>());
+        let value = match &self.operator {
+            Operator::Present => 0,
+            Operator::Equal(value) | Operator::NotEqual(value) => value.len(),
+            Operator::Matches(pattern) => pattern.memory(),
+        };
+        size_of::<Self>() + path.sum::<usize>() + value
+    }
+
+    pub(super) fn try_matches<F: Fields + ?Sized, E>(
+        &self,
+        object: &F,
+        step: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<bool, E> {
+        step()?;
+        let value = object.field(&self.path);
+        Ok(match &self.operator {
+            Operator::Present => value.is_some(),
+            Operator::Equal(wanted) => value == Some(wanted.as_slice()),
+            Operator::NotEqual(unwanted) => value.unwrap_or_default() != unwanted.as_slice(),
+            Operator::Matches(pattern) => {
+                return pattern.try_find(value.unwrap_or_default(), step);
+            }
+        })
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, field) in self.path.iter().enumerate() {
+            let separator = if index > 0 { "." } else { "" };
+            write!(f, "{separator}{}", Literal(field))?;
+        }
+        match &self.operator {
+            Operator::Present => Ok(()),
+            Operator::Equal(value) => write!(f, "=={}", Literal(value)),
+            Operator::NotEqual(value) => write!(f, "!={}", Literal(value)),
+            Operator::Matches(pattern) => write!(f, "~={}", Literal(&pattern.source)),
+        }
+    }
+}
+
+/// A Go regular expression as a filter gave it, compiled if it is one.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    source: Vec<u8>,
+    compiled: Option<Compiled>,
+}
+
+impl PartialEq for Pattern {
+    /// The source says it all.
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Eq for Pattern {}
+
+impl Pattern {
+    pub(super) fn new(source: Vec<u8>) -> Self {
+        Pattern { source, compiled: None }
+    }
+
+    pub(super) fn compile(&mut self, size_limit: usize) {
+        match regexp::compile(&self.source, size_limit) {
+            Ok(compiled) => self.compiled = Some(compiled),
+            Err(error) => {
+                let source = quote(&self.source);
+                throttled_log!(Warn, "error compiling regexp {source}: {error}");
+            }
+        }
+    }
+
+    /// The expression as the filter has it, quotes undone.
+    pub fn source(&self) -> &[u8] {
+        &self.source
+    }
+
+    /// Whether the expression matches anywhere in `value`.
+    fn try_find<E>(
+        &self,
+        value: &[u8],
+        step: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<bool, E> {
+        match &self.compiled {
+            Some(compiled) => compiled.matcher.try_match(&lossy(value), step),
+            None => Ok(false),
+        }
+    }
+
+    fn memory(&self) -> usize {
+        let compiled = self.compiled.as_ref().map_or(0, |compiled| compiled.matcher.memory());
+        self.source.len() + compiled
+    }
+
+    /// What every value begins with in which it is found, empty if nothing is known; `None` if it
+    /// is found in none, as it does not compile.
+    pub fn beginning(&self) -> Option<&[u8]> {
+        self.compiled.as_ref().map(|compiled| compiled.beginning.as_slice())
+    }
+}
+
+/// Prints bytes so that the scanner reads them back: a plain word bare, anything
+/// else quoted. Go's own quoting would not do, as it leaves U+FFFD as it is,
+/// which the scanner refuses.
+struct Literal<'b>(&'b [u8]);
+
+impl fmt::Display for Literal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |&byte: &u8| scanner::is_field(char::from(byte));
+        if !self.0.is_empty() && self.0.iter().all(word) {
+            return f.write_str(&lossy(self.0));
+        }
+        f.write_str("\"")?;
+        let mut rest = self.0;
+        while let Some((rune, width)) = first_rune(rest) {
+            let (bytes, tail) = rest.split_at_checked(width).unwrap_or((rest, &[]));
+            match rune {
+                Some(rune @ ('"' | '\\')) => write!(f, "\\{rune}")?,
+                Some(rune) if is_print(rune) && rune != char::REPLACEMENT_CHARACTER => {
+                    write!(f, "{rune}")?;
+                }
+                _ => bytes.iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?,
+            }
+            rest = tail;
+        }
+        f.write_str("\"")
+    }
+}

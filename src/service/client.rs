@@ -1,0 +1,13 @@
+//! Which client a call comes from, as far as that can be known: shares are by client.
+
+/// A client: a process, or a connection whose process is not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Client {
+    /// The daemon itself.
+    #[default]
+    Own,
+    /// The process of this number.
+    Process(i32),
+    /// The connection of this number, from a process that the kernel does not name.
+    Connection(u64),
+}

@@ -1,0 +1,250 @@
+//! The events that wait for subscribers: one queue for all of them.
+//!
+//! An event is in memory once, however many subscribers wait for it, and is counted by what it takes
+//! there. Each subscriber has a position in the queue and holds no event. When there is no room the
+//! oldest events go, whether or not all subscribers have read them: the slowest find out that they
+//! have missed some.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::event::Event;
+
+/// How many events may wait, and how much memory they may take together, in bytes.
+pub const MAX_EVENTS: usize = 1024;
+pub const MAX_BYTES: usize = 64 << 20;
+
+/// How much memory the events may take that subscribers hold while they read them, in bytes.
+const MAX_HELD_BYTES: usize = 16 << 20;
+
+/// The queue. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Queue(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// The position behind the newest event.
+    end: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: VecDeque<Arc<Event>>,
+    /// The position of the oldest event.
+    first: u64,
+    bytes: usize,
+    held_bytes: usize,
+    /// How many subscribers are at each position.
+    positions: BTreeMap<u64, usize>,
+}
+
+/// So many events went before they were read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Missed(pub u64);
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self(Arc::new(Shared { state: Mutex::default(), end: watch::Sender::new(0) }))
+    }
+}
+
+impl Queue {
+    /// Puts an event behind the others, if there is a subscriber.
+    pub fn push(&self, event: impl FnOnce() -> Event) {
+        if self.lock().positions.is_empty() {
+            return;
+        }
+        let event = Arc::new(event());
+        let mut state = self.lock();
+        state.bytes += event.size();
+        state.events.push_back(event);
+        while state.events.len() > MAX_EVENTS || state.bytes > MAX_BYTES {
+            state.drop_oldest();
+        }
+        let end = state.end();
+        drop(state);
+        self.0.end.send_replace(end);
+    }
+
+    /// A position behind all events.
+    pub fn subscribe(&self) -> Cursor {
+        let mut state = self.lock();
+        let position = state.end();
+        *state.positions.entry(position).or_default() += 1;
+        Cursor { queue: self.clone(), position, end: self.0.end.subscribe() }
+    }
+
+    /// The event at a position; none at the end.
+    pub fn get(&self, position: u64) -> Result<Option<Arc<Event>>, Missed> {
+        let state = self.lock();
+        let index =
+            position.checked_sub(state.first).ok_or_else(|| Missed(state.first - position))?;
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        Ok(state.events.get(index).cloned())
+    }
+
+    /// Keeps an event though it may leave the queue, if there is memory to spare for that.
+    pub fn hold(&self, event: Arc<Event>) -> Option<HeldEvent> {
+        let mut state = self.lock();
+        let held_bytes = state.held_bytes + event.size();
+        if held_bytes > MAX_HELD_BYTES {
+            return None;
+        }
+        state.held_bytes = held_bytes;
+        Some(HeldEvent { queue: self.clone(), event })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that is done under this lock can panic; a poisoned one is as good as new.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn end(&self) -> u64 {
+        self.first + self.events.len() as u64
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(event) = self.events.pop_front() {
+            self.bytes -= event.size();
+            self.first += 1;
+        }
+    }
+
+    /// A subscriber leaves a position. Events that all have read go.
+    fn leave(&mut self, position: u64) {
+        if let Some(count) = self.positions.get_mut(&position) {
+            *count -= 1;
+            if *count == 0 {
+                self.positions.remove(&position);
+            }
+        }
+        let needed = self.positions.first_key_value().map_or(self.end(), |(first, _)| *first);
+        while self.first < needed && !self.events.is_empty() {
+            self.drop_oldest();
+        }
+    }
+}
+
+/// An event that is held by the subscriber that reads it.
+#[derive(Debug)]
+pub struct HeldEvent {
+    queue: Queue,
+    event: Arc<Event>,
+}
+
+impl HeldEvent {
+    /// The event.
+    pub fn event(&self) -> &Arc<Event> {
+        &self.event
+    }
+}
+
+impl Drop for HeldEvent {
+    fn drop(&mut self) {
+        self.queue.lock().held_bytes -= self.event.size();
+    }
+}
+
+/// A subscriber's position.
+#[derive(Debug)]
+pub struct Cursor {
+    queue: Queue,
+    position: u64,
+    end: watch::Receiver<u64>,
+}
+
+impl Cursor {
+    /// The queue.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Where it is.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The event there; none at the end.
+    pub fn event(&self) -> Result<Option<Arc<Event>>, Missed> {
+        self.queue.get(self.position)
+    }
+
+    /// Goes on to a later position.
+    pub fn move_to(&mut self, position: u64) {
+        let mut state = self.queue.lock();
+        *state.positions.entry(position).or_default() += 1;
+        state.leave(self.position);
+        self.position = position;
+    }
+
+    /// Waits until there is an event.
+    pub async fn wait(&mut self) {
+        let position = self.position;
+        // The sender lives as long as the queue.
+        let _ = self.end.wait_for(|end| *end > position).await;
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        self.queue.lock().leave(self.position);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::event::Envelope;
+
+    fn push(queue: &Queue, bytes: usize) {
+        queue.push(|| Event::new(Envelope::default(), vec![0; bytes]));
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_number_and_in_bytes() {
+        let queue = Queue::default();
+        let slow = queue.subscribe();
+        for _ in 0..MAX_EVENTS + 10 {
+            push(&queue, 10);
+        }
+        assert_eq!(slow.event().unwrap_err(), Missed(10));
+        for _ in 0..100 {
+            push(&queue, MAX_BYTES / 50);
+        }
+        assert!(queue.lock().bytes <= MAX_BYTES && queue.lock().events.len() < 50);
+    }
+
+    #[test]
+    fn what_subscribers_hold_is_bounded() {
+        let queue = Queue::default();
+        let event = || Arc::new(Event::new(Envelope::default(), vec![0; MAX_HELD_BYTES / 2]));
+        let held = queue.hold(event());
+        assert!(held.is_some() && queue.hold(event()).is_none());
+        drop(held);
+        assert!(queue.hold(event()).is_some());
+    }
+
+    #[test]
+    fn what_all_have_read_takes_no_memory() {
+        let queue = Queue::default();
+        push(&queue, 10);
+        assert_eq!(queue.lock().events.len(), 0, "without a subscriber");
+        let (mut one, two) = (queue.subscribe(), queue.subscribe());
+        push(&queue, 10);
+        push(&queue, 10);
+        one.move_to(2);
+        assert_eq!(queue.lock().events.len(), 2);
+        drop(two);
+        assert_eq!(queue.lock().bytes, 0);
+        assert_eq!(one.event(), Ok(None));
+        push(&queue, 10);
+        assert!(one.event().unwrap().is_some());
+        drop(one);
+        assert_eq!(queue.lock().events.len(), 0);
+    }
+}
