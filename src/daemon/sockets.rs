@@ -1,7 +1,8 @@
 //! Making a socket with its owner and mode, or refusing to, with a sentence.
 //!
-//! A socket is made under another name and moved into its place: nobody can connect before its
-//! mode is right, and what is moved over is a socket that nobody answers.
+//! A socket is made under another name, listens when its owner and mode are set, and is moved into
+//! its place. The kernel refuses every connection to a socket that does not listen yet: the umask
+//! decides nothing. What is moved over is a socket that no process answers.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,13 +11,16 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixSocket};
 
 use crate::model::{Error, Result};
 use crate::store::folder;
 
 /// The longest path of a socket, in bytes: what `sockaddr_un` holds beside its closing zero.
 pub const MAX_PATH: usize = 107;
+
+/// Connections that may wait to be accepted.
+const MAX_BACKLOG: u32 = 1024;
 
 /// Who may connect.
 #[derive(Debug, Clone, Copy)]
@@ -144,17 +148,20 @@ impl Socket {
         };
         // Left over from a process of the same number that was killed between two lines below.
         let _ = fs::remove_file(made);
-        let listener = UnixListener::bind(made).map_err(told("making"))?;
+        let socket = UnixSocket::new_stream().map_err(told("making"))?;
+        socket.bind(made).map_err(told("making"))?;
         let finish = || {
             if access.uid.is_some() || access.gid.is_some() {
                 std::os::unix::fs::lchown(made, access.uid, access.gid)?;
             }
             fs::set_permissions(made, fs::Permissions::from_mode(access.mode))?;
             let inode = fs::symlink_metadata(made)?.ino();
+            // Only now: with its first mode, which the umask gives, it must not accept a client.
+            let listener = socket.listen(MAX_BACKLOG)?;
             fs::rename(made, &self.path)?;
-            Ok(inode)
+            Ok((inode, listener))
         };
-        let inode = finish().map_err(|e| {
+        let (inode, listener) = finish().map_err(|e| {
             let _ = fs::remove_file(made);
             told("setting up")(e)
         })?;
