@@ -24,6 +24,14 @@ use crate::model::{Error, Namespace, Result};
 /// How long a containerd may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// The most bytes of headers in an answer of containerd's. Its errors name the values of a request, in a
+/// header that no other limit of its own holds down.
+pub const MAX_HEADER_LIST: u32 = 1 << 20;
+
+/// The longest name, in bytes, whose errors fit into [`MAX_HEADER_LIST`] for sure: quoted, a byte takes four
+/// at most.
+pub const MAX_NAME: usize = 64 << 10;
+
 /// A connection to a containerd.
 #[derive(Debug, Clone)]
 pub struct Containerd {
@@ -52,6 +60,7 @@ impl Containerd {
         // The address is only what HTTP/2 names as :authority; grpc-go sends the same.
         let channel = Endpoint::from_static("http://localhost")
             .connect_timeout(CONNECT)
+            .http2_max_header_list_size(MAX_HEADER_LIST)
             .connect_with_connector_lazy(connector);
         // What containerd sends it has measured against its own limit.
         let grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);
@@ -93,6 +102,20 @@ impl Containerd {
                 Err(self.failed(&doing, &status))
             }
         }
+    }
+
+    /// The same for a name so long that the error of a Get may not arrive: an empty List always does.
+    pub async fn find_image(&self, namespace: &Namespace, name: &str) -> Result<Option<Image>> {
+        let filters = vec![format!("name=={}", quote(name))];
+        let request = ListImagesRequest { filters, ..Default::default() };
+        let path = "/containerd.services.images.v1.Images/List";
+        let headers = HeaderMap::new();
+        let call = self.call(path, Some(namespace), &headers, request);
+        let found = tokio::time::timeout(CONNECT, call).await;
+        let found: ListImagesResponse = found
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("it did not answer in time")))
+            .map_err(|s| self.failed(&format!("finding an image of namespace {namespace}"), &s))?;
+        Ok(found.images.into_iter().next())
     }
 
     /// One call with one reply. `headers` go along.
@@ -148,7 +171,8 @@ pub struct Listing<'c> {
 }
 
 impl Listing<'_> {
-    /// Some more images; `None` when there are no more.
+    /// Some more images; `None` when there are no more. ResourceExhausted means one image that no reply can
+    /// carry; the next call goes on behind it.
     pub async fn next(&mut self) -> Result<Option<Vec<Image>>> {
         let path = "/containerd.services.images.v1.Images/List";
         let headers = HeaderMap::new();
@@ -164,7 +188,10 @@ impl Listing<'_> {
                 Err(status) if status.code() == tonic::Code::ResourceExhausted => {
                     match part.split() {
                         Sizes::Smaller(smaller) => self.parts.extend(smaller),
-                        Sizes::Smallest => return Err(failed(part.to_string(), &status)),
+                        Sizes::Smallest => {
+                            let error = failed(part.to_string(), &status);
+                            return Err(Error::ResourceExhausted(error.message().to_owned()));
+                        }
                     }
                 }
                 Err(status) => return Err(failed("images".into(), &status)),

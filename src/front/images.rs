@@ -17,7 +17,7 @@ use protobuf::Message;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::client::Containerd;
+use super::client::{Containerd, MAX_NAME};
 use super::locks::Locks;
 use super::spaces::Spaces;
 use crate::api::images::{
@@ -106,6 +106,12 @@ impl Front {
     /// aside, not deleted. Says whether a record went.
     pub async fn refresh(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<bool> {
         let _lock = self.shared.locks.lock(namespace, name).await;
+        if name.len() > MAX_NAME {
+            return match self.shared.containerd.find_image(namespace, name).await? {
+                Some(found) => self.keep(namespace, Some(found)).await.map(|()| false),
+                None => self.drop_record(namespace, name, aside).await,
+            };
+        }
         let request = GetImageRequest { name: name.to_owned(), ..Default::default() };
         let path = "/containerd.services.images.v1.Images/Get";
         let headers = HeaderMap::new();
@@ -137,7 +143,13 @@ impl Front {
         self.shared.local.store().writer().write(work).await
     }
 
-    async fn drop_record(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<bool> {
+    /// Deletes a record here, or sets it aside; says whether there was one.
+    pub(super) async fn drop_record(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+        aside: bool,
+    ) -> Result<bool> {
         let (ns, name) = (namespace.clone(), name.to_owned());
         let work = move |change: &mut Change<'_>| {
             if aside {
@@ -209,6 +221,13 @@ impl Front {
     {
         let (front, namespace, headers) = (self.clone(), call.namespace()?, call.headers.clone());
         let limit = call.reply_limit;
+        if name.len() > MAX_NAME {
+            return Err(Error::InvalidArgument(format!(
+                "the image name has {} bytes; in front of a containerd at most {MAX_NAME} are accepted: \
+                 choose a shorter name, or change this image on containerd's own socket",
+                name.len()
+            )));
+        }
         let detached = tokio::spawn(async move {
             // The wait for a write before this one, that containerd leaves unanswered, counts.
             let begun = tokio::time::Instant::now();

@@ -10,10 +10,11 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
 use tokio::sync::mpsc;
+use tonic::Code;
 
 use super::images::Front;
 use crate::api::namespace::Namespace as Record;
-use crate::model::{Namespace, Result, image};
+use crate::model::{Error, Namespace, Result, image};
 use crate::service::message::{decode, encode};
 use crate::store::{Change, Kind, Records};
 
@@ -84,7 +85,17 @@ async fn read_again(front: &Front, namespace: &Namespace) -> Result<bool> {
     let hasher = RandomState::new();
     let mut theirs = HashMap::new();
     let mut listing = front.containerd().images(namespace);
-    while let Some(images) = listing.next().await? {
+    loop {
+        let images = match listing.next().await {
+            Ok(Some(images)) => images,
+            Ok(None) => break,
+            // No client can read it either, and it must not keep the others from being current.
+            Err(Error::ResourceExhausted(why)) => {
+                log::warn!("resync of namespace {namespace} leaves an image out: {why}");
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
         for image in images {
             let image = image::from_record(image);
             let hash = hasher.hash_one(encode(&image)?);
@@ -96,7 +107,7 @@ async fn read_again(front: &Front, namespace: &Namespace) -> Result<bool> {
     for name in ours.keys().filter(|name| !theirs.contains_key(*name)) {
         // It may have been made after theirs were listed, or have been deleted since.
         let aside = !front.spaces().is_followed(namespace);
-        gone += usize::from(front.refresh(namespace, name, aside).await? && aside);
+        gone += usize::from(read_record(front, namespace, name, aside).await? && aside);
     }
     if gone > 0 {
         log::warn!(
@@ -106,10 +117,33 @@ async fn read_again(front: &Front, namespace: &Namespace) -> Result<bool> {
     }
     for (name, hash) in &theirs {
         if ours.get(name) != Some(hash) {
-            front.refresh(namespace, name, !front.spaces().is_followed(namespace)).await?;
+            let aside = !front.spaces().is_followed(namespace);
+            read_record(front, namespace, name, aside).await?;
         }
     }
     Ok(front.spaces().settle(namespace, mark))
+}
+
+/// Reads one record again; says whether it went. One that containerd refuses to give is set aside: a Get of
+/// it asks containerd then, and all other records can be current.
+async fn read_record(
+    front: &Front,
+    namespace: &Namespace,
+    name: &str,
+    aside: bool,
+) -> Result<bool> {
+    match front.refresh(namespace, name, aside).await {
+        Err(Error::Answered(code, why)) if !is_passing(code) => {
+            log::warn!("resync of namespace {namespace}: containerd refuses an image: {why}");
+            front.drop_record(namespace, name, true).await
+        }
+        refreshed => refreshed,
+    }
+}
+
+/// Whether containerd may answer otherwise when it is asked again.
+fn is_passing(code: i32) -> bool {
+    [Code::Unavailable, Code::Cancelled, Code::DeadlineExceeded].contains(&Code::from_i32(code))
 }
 
 async fn ours(

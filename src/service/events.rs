@@ -206,7 +206,7 @@ impl Subscription {
                     )));
                 }
                 Err(broadcast::error::RecvError::Closed) => {
-                    return Err(Error::Unavailable("the daemon is stopping".into()));
+                    return Err(Error::shutting_down());
                 }
             }
         }
