@@ -498,6 +498,7 @@ async fn a_stream_that_never_ends_does_not_hold_up_the_end() {
     let stopped = tokio::spawn(daemon.stop());
     for status in [soon(replies.message()).await.unwrap_err(), soon(silent).await.unwrap()] {
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        assert_eq!(status.message(), "lmdb-images is shutting down");
     }
     soon(stopped).await.unwrap();
 }

@@ -6,6 +6,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -214,4 +215,48 @@ async fn every_metric_is_documented_and_set() {
     front.stop().await;
     drop((ttrpc, other));
     alone.daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_hold_connections_stop_no_scrape() {
+    for address in [None, Some("127.0.0.1:0".parse().unwrap())] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut served = config(dir.path(), Limits::default());
+        served.metrics = address.or_else(|| Some(Address::Unix(dir.path().join("m"))));
+        let daemon = Daemon::start(&served).await.unwrap();
+        let mut held = Vec::new();
+        for round in 0..4 {
+            // Half of them have begun a request.
+            for number in 0..16 {
+                let begun = if number % 2 == 0 { "" } else { "GET /metrics HTTP/1.1\r\nhost: " };
+                held.push(hold(daemon.metrics().unwrap(), begun).await);
+            }
+            let scraped = tokio::time::timeout(Duration::from_secs(4), scrape(&daemon)).await;
+            assert!(scraped.is_ok(), "round {round}: no answer beside 16 that hold on");
+        }
+        drop(held);
+        daemon.stop().await;
+    }
+}
+
+async fn hold(address: &Address, begun: &str) -> Box<dyn Stream> {
+    let mut stream: Box<dyn Stream> = match address {
+        Address::Unix(path) => Box::new(UnixStream::connect(path).await.unwrap()),
+        Address::Tcp(address) => Box::new(TcpStream::connect(address).await.unwrap()),
+    };
+    stream.write_all(begun.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn a_metrics_socket_in_a_folder_that_others_may_write_in_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = dir.path().join("open");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    let mut refused = config(dir.path(), Limits::default());
+    refused.metrics = Some(Address::Unix(open.join("m")));
+    let refused = Daemon::start(&refused).await.unwrap_err();
+    assert!(refused.message().contains("others may write in the folder"), "{refused}");
+    assert_eq!(std::fs::read_dir(&open).unwrap().count(), 0);
 }

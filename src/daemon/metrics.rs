@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 use super::readers::Watch;
-use super::sockets::{Access, Bound, Socket};
+use super::sockets::{self, Access, Bound, Socket};
 use crate::log_throttle::throttled_log;
 use crate::metrics::calls::Calls;
 use crate::metrics::{Upstream, names};
@@ -92,11 +92,12 @@ impl fmt::Display for Address {
 
 impl Address {
     /// Listens there. The unix socket is there until what comes with it is dropped. Says where it
-    /// is: a port 0 is any that is free.
+    /// is: a port 0 is any that is free. A folder that others may write in is refused, as `--state` is.
     pub async fn listen(&self, access: Access) -> Result<(Listener, Option<Bound>, Self)> {
         let told = |e: std::io::Error| Error::Internal(format!("metrics on {self}: {e}"));
         match self {
             Self::Unix(path) => {
+                sockets::check_folder_of(path)?;
                 let (_, bound, listener) = Socket::claim(path.clone())?.open(access)?.into_parts();
                 Ok((Listener::Unix(listener), bound, self.clone()))
             }

@@ -43,6 +43,7 @@ use crate::transport::listener;
 use crate::transport::scrape;
 use crate::transport::threads::Threads;
 use crate::transport::ttrpc::Ttrpc;
+use crate::transport::ttrpc_forward::TtrpcForwarder;
 use activation::Passed;
 use metrics::{Address, Metrics};
 use sockets::{Access, Behind, Socket, StateFolder};
@@ -51,8 +52,9 @@ use sockets::{Access, Behind, Socket, StateFolder};
 const GRPC: &str = "images.sock";
 const TTRPC: &str = "images.sock.ttrpc";
 const WHOLE: &str = "containerd.sock";
+const CONTAINERD_TTRPC: &str = "containerd.sock.ttrpc";
 const READONLY: &str = "readonly.sock";
-const SOCKETS: [&str; 4] = [GRPC, TTRPC, WHOLE, READONLY];
+const SOCKETS: [&str; 5] = [GRPC, TTRPC, WHOLE, CONTAINERD_TTRPC, READONLY];
 
 /// Where the daemon keeps what, and who may speak to it.
 #[derive(Debug, Clone)]
@@ -83,6 +85,7 @@ pub struct Daemon {
     grpc: PathBuf,
     ttrpc: PathBuf,
     whole: Option<PathBuf>,
+    containerd_ttrpc: Option<PathBuf>,
     readonly: Option<PathBuf>,
     metrics: Option<Address>,
     status: String,
@@ -110,6 +113,7 @@ impl Daemon {
             (GRPC, true),
             (TTRPC, true),
             (WHOLE, config.containerd.is_some()),
+            (CONTAINERD_TTRPC, config.containerd.is_some()),
             (READONLY, is_readonly),
         ];
         // When systemd made all sockets, the folder may be missing, or closed to us.
@@ -124,6 +128,7 @@ impl Daemon {
         };
         let (grpc, ttrpc) = (claim(GRPC)?, claim(TTRPC)?);
         let whole = behind.is_some().then(|| claim(WHOLE)).transpose()?;
+        let containerd_ttrpc = behind.is_some().then(|| claim(CONTAINERD_TTRPC)).transpose()?;
         let readonly = is_readonly.then(|| claim(READONLY)).transpose()?;
         passed.nothing_left()?;
         let root = config.root.clone();
@@ -137,6 +142,7 @@ impl Daemon {
             grpc: grpc.path().into(),
             ttrpc: ttrpc.path().into(),
             whole: path(&whole),
+            containerd_ttrpc: path(&containerd_ttrpc),
             readonly: path(&readonly),
             metrics: None,
             status: format!("serving {}", config.root.display()),
@@ -171,6 +177,10 @@ impl Daemon {
                 let images = Arc::new(front.clone());
                 let ttrpc = ttrpc.open(access(config.gid))?;
                 daemon.serve_ttrpc(ttrpc, images.clone(), None, limits, &stopping);
+                if let Some(socket) = containerd_ttrpc {
+                    let ours = behind.ttrpc(&config.state)?;
+                    daemon.forward_ttrpc(socket, &ours, limits, &stopping)?;
+                }
                 daemon.tasks.push(tokio::spawn(follow::run(front.clone())));
                 daemon.tasks.push(tokio::spawn(resync::run(front)));
                 (images, health)
@@ -226,6 +236,21 @@ impl Daemon {
         self.serve(socket, limits, stop.clone(), move |s, stop| served.clone().connection(s, stop));
     }
 
+    fn forward_ttrpc(
+        &mut self,
+        socket: Socket,
+        behind: &Behind,
+        limits: &Limits,
+        stop: &listener::Stop,
+    ) -> Result<()> {
+        let forwarder = TtrpcForwarder::new(&behind.socket, limits.counted.clone());
+        let socket = socket.open(behind.access)?;
+        self.serve(socket, limits, stop.clone(), move |s, stop| {
+            forwarder.clone().connection(s, stop)
+        });
+        Ok(())
+    }
+
     fn serve<S, F>(
         &mut self,
         socket: sockets::Open,
@@ -257,6 +282,11 @@ impl Daemon {
     /// The socket that answers all that containerd does, in front of one.
     pub fn whole(&self) -> Option<&Path> {
         self.whole.as_deref()
+    }
+
+    /// The socket whose connections are passed on to containerd's ttrpc socket, in front of one.
+    pub fn containerd_ttrpc(&self) -> Option<&Path> {
+        self.containerd_ttrpc.as_deref()
     }
 
     /// The socket that only reads, if it was asked for.

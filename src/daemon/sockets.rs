@@ -1,7 +1,8 @@
 //! Making a socket with its owner and mode, or refusing to, with a sentence.
 //!
-//! A socket is made under another name and moved into its place: nobody can connect before its
-//! mode is right, and what is moved over is a socket that nobody answers.
+//! A socket is made under another name, listens when its owner and mode are set, and is moved into
+//! its place. The kernel refuses every connection to a socket that does not listen yet: the umask
+//! decides nothing. What is moved over is a socket that no process answers.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,7 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixSocket};
 
 use crate::model::{Error, Result};
 use crate::store::folder;
@@ -18,6 +19,9 @@ use crate::store::lock_file::{self, LockError, LockFile};
 
 /// The longest path of a socket, in bytes: what `sockaddr_un` holds beside its closing zero.
 pub const MAX_PATH: usize = 107;
+
+/// Connections that may wait to be accepted.
+const MAX_BACKLOG: u32 = 1024;
 
 /// Who may connect.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +68,13 @@ impl Behind {
         };
         Ok(Self { socket: socket.to_owned(), access })
     }
+
+    /// The socket where the same containerd serves ttrpc: its address with `.ttrpc` behind it.
+    pub fn ttrpc(&self, state: &Path) -> Result<Self> {
+        let mut socket = self.socket.clone().into_os_string();
+        socket.push(".ttrpc");
+        Self::look(Path::new(&socket), state)
+    }
 }
 
 /// The file in the folder for sockets that its daemon has locked.
@@ -92,6 +103,13 @@ impl StateFolder {
         })?;
         Ok(Self { _lock: lock })
     }
+}
+
+/// Creates the folder in which a socket is to be made, if need be, and refuses one that others may
+/// write in.
+pub fn check_folder_of(socket: &Path) -> Result<()> {
+    let parent = socket.parent().filter(|parent| !parent.as_os_str().is_empty());
+    folder::create(parent.unwrap_or(Path::new(".")), 0o711).map(drop)
 }
 
 /// A path that a socket may be made at, or a socket that somebody made for us.
@@ -168,17 +186,20 @@ impl Socket {
         };
         // Left over from a process of the same number that was killed between two lines below.
         let _ = fs::remove_file(made);
-        let listener = UnixListener::bind(made).map_err(told("making"))?;
+        let socket = UnixSocket::new_stream().map_err(told("making"))?;
+        socket.bind(made).map_err(told("making"))?;
         let finish = || {
             if access.uid.is_some() || access.gid.is_some() {
                 std::os::unix::fs::lchown(made, access.uid, access.gid)?;
             }
             fs::set_permissions(made, fs::Permissions::from_mode(access.mode))?;
             let inode = fs::symlink_metadata(made)?.ino();
+            // Only now: with its first mode, which the umask gives, it must not accept a client.
+            let listener = socket.listen(MAX_BACKLOG)?;
             fs::rename(made, &self.path)?;
-            Ok(inode)
+            Ok((inode, listener))
         };
-        let inode = finish().map_err(|e| {
+        let (inode, listener) = finish().map_err(|e| {
             let _ = fs::remove_file(made);
             told("setting up")(e)
         })?;

@@ -25,9 +25,13 @@ use crate::model::{Error, Namespace, Result};
 /// How long a containerd may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// The sentence of an error comes in a header, and may repeat a name of 32 KiB, each byte of it as three.
-/// A longer header ends the connection.
-const MAX_HEADER_LIST_BYTES: u32 = 1 << 20;
+/// The most bytes of headers in an answer of containerd's. Its errors name the values of a request, in a
+/// header that no other limit of its own holds down.
+pub const MAX_HEADER_LIST: u32 = 1 << 20;
+
+/// The longest name, in bytes, whose errors fit into [`MAX_HEADER_LIST`] for sure: quoted, a byte takes four
+/// at most.
+pub const MAX_NAME: usize = 64 << 10;
 
 /// A connection to a containerd.
 #[derive(Debug, Clone)]
@@ -57,7 +61,7 @@ impl Containerd {
         // The address is only what HTTP/2 names as :authority; grpc-go sends the same.
         let channel = Endpoint::from_static("http://localhost")
             .connect_timeout(CONNECT)
-            .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
+            .http2_max_header_list_size(MAX_HEADER_LIST)
             .connect_with_connector_lazy(connector);
         // What containerd sends it has measured against its own limit.
         let grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);
@@ -99,6 +103,20 @@ impl Containerd {
                 Err(self.failed(&doing, &status))
             }
         }
+    }
+
+    /// The same for a name so long that the error of a Get may not arrive: an empty List always does.
+    pub async fn find_image(&self, namespace: &Namespace, name: &str) -> Result<Option<Image>> {
+        let filters = vec![format!("name=={}", quote(name))];
+        let request = ListImagesRequest { filters, ..Default::default() };
+        let path = "/containerd.services.images.v1.Images/List";
+        let headers = HeaderMap::new();
+        let call = self.call(path, Some(namespace), &headers, request);
+        let found = tokio::time::timeout(CONNECT, call).await;
+        let found: ListImagesResponse = found
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("it did not answer in time")))
+            .map_err(|s| self.failed(&format!("finding an image of namespace {namespace}"), &s))?;
+        Ok(found.images.into_iter().next())
     }
 
     /// One call with one reply. `headers` go along.

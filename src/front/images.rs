@@ -16,7 +16,7 @@ use protobuf::Message;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::ask::{ANSWER, Asked};
-use super::client::Containerd;
+use super::client::{Containerd, MAX_NAME};
 use super::locks::Locks;
 use super::spaces::Spaces;
 use super::wanted::Wanted;
@@ -130,6 +130,12 @@ impl Front {
     /// aside, not deleted.
     pub async fn refresh(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<Found> {
         let _lock = self.shared.locks.lock(namespace, name).await;
+        if name.len() > MAX_NAME {
+            return match self.shared.containerd.find_image(namespace, name).await? {
+                Some(found) => self.keep(namespace, Some(found)).await.map(|()| Found::Kept),
+                None => self.remove(namespace, name, aside).await,
+            };
+        }
         let request = GetImageRequest { name: name.to_owned(), ..Default::default() };
         let path = "/containerd.services.images.v1.Images/Get";
         let headers = HeaderMap::new();
@@ -138,12 +144,16 @@ impl Front {
                 self.keep(namespace, found.image.into_option()).await.map(|()| Found::Kept)
             }
             Asked::Refused(Error::Answered(code, _)) if code == tonic::Code::NotFound as i32 => {
-                let was_there = self.drop_record(namespace, name, aside).await?;
-                Ok(if was_there { Found::Removed } else { Found::Absent })
+                self.remove(namespace, name, aside).await
             }
             Asked::Refused(e) => Err(e),
             Asked::Unreached(why) | Asked::Unknown(why) => Err(Error::Unavailable(why)),
         }
+    }
+
+    async fn remove(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<Found> {
+        let was_there = self.drop_record(namespace, name, aside).await?;
+        Ok(if was_there { Found::Removed } else { Found::Absent })
     }
 
     /// Stores a record of containerd's, with its namespace.
@@ -162,7 +172,13 @@ impl Front {
         self.shared.local.store().writer().write(work).await
     }
 
-    async fn drop_record(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<bool> {
+    /// Deletes a record here, or sets it aside; says whether there was one.
+    pub(super) async fn drop_record(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+        aside: bool,
+    ) -> Result<bool> {
         let (ns, name) = (namespace.clone(), name.to_owned());
         let work = move |change: &mut Change<'_>| {
             if aside {
@@ -194,6 +210,13 @@ impl Front {
     {
         let (front, namespace, headers) = (self.clone(), call.namespace()?, call.headers.clone());
         let limit = call.reply_limit;
+        if name.len() > MAX_NAME {
+            return Err(Error::InvalidArgument(format!(
+                "the image name has {} bytes; in front of a containerd at most {MAX_NAME} are accepted: \
+                 choose a shorter name, or change this image on containerd's own socket",
+                name.len()
+            )));
+        }
         let mut hold = self.shared.local.share(bytes).await;
         let detached = tokio::spawn(async move {
             // The wait for a write before this one, that containerd leaves unanswered, counts.

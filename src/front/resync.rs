@@ -14,6 +14,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
+use tonic::Code;
 
 use super::images::{Found, Front};
 use super::wanted::Due;
@@ -244,12 +245,21 @@ struct OneByOne<'f> {
 
 impl OneByOne<'_> {
     async fn refresh(&mut self, name: &str, aside: bool) -> Result<Option<Found>> {
-        const TOO_LARGE: i32 = tonic::Code::ResourceExhausted as i32;
+        const TOO_LARGE: i32 = Code::ResourceExhausted as i32;
         match self.front.refresh(self.namespace, name, aside).await {
             Ok(found) => return Ok(Some(found)),
             // Nobody is there to be asked of the others.
             Err(e @ Error::Unavailable(_)) => return Err(e),
             Err(Error::Answered(TOO_LARGE, _)) => _ = self.left_out.insert(name.to_owned()),
+            // It is set aside: a Get of it asks containerd then, and all other records can be current.
+            Err(Error::Answered(code, why)) if !is_passing(code) => {
+                let namespace = self.namespace;
+                throttled_log!(
+                    Warn,
+                    "resync of namespace {namespace}: containerd refuses an image: {why}"
+                );
+                self.front.drop_record(namespace, name, true).await?;
+            }
             Err(e) => {
                 let why = || Error::Internal(format!("image {}: {e}", quote(name)));
                 self.failed.get_or_insert_with(why);
@@ -269,6 +279,11 @@ impl OneByOne<'_> {
         }
         failed.map_or(Ok(()), Err)
     }
+}
+
+/// Whether containerd may answer otherwise when it is asked again.
+fn is_passing(code: i32) -> bool {
+    [Code::Unavailable, Code::Cancelled, Code::DeadlineExceeded].contains(&Code::from_i32(code))
 }
 
 async fn ours(

@@ -69,6 +69,11 @@ impl Error {
         ))
     }
 
+    /// This daemon ends a call because it stops.
+    pub fn shutting_down() -> Self {
+        Self::Unavailable("lmdb-images is shutting down".into())
+    }
+
     /// The sentence.
     pub fn message(&self) -> &str {
         match self {

@@ -27,18 +27,19 @@ use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
 use super::gather::{Breaker, Gathered};
-use super::grpc::{HEADERS, STREAMS};
+use super::grpc::STREAMS;
 use super::grpc_message::Body;
 use super::listener::{Stop, stopped};
 use super::passing::{Answer, Upload, reset};
+use crate::front::client::MAX_HEADER_LIST;
 use crate::model::{Error, Result};
 
 /// How long calls that are passed on may go on when the daemon stops. Whoever makes them needs
 /// many, and streams of events never end by themselves.
-const GRACE: Duration = Duration::from_secs(2);
+pub const GRACE: Duration = Duration::from_secs(2);
 
 /// How long containerd may take to accept a connection.
-const CONNECT: Duration = Duration::from_secs(5);
+pub const CONNECT: Duration = Duration::from_secs(5);
 
 /// How much of a stream, and of all streams of a connection, may be on its way unread, to
 /// containerd as from it. Only what is left unread takes memory. With less room for a stream,
@@ -80,7 +81,7 @@ impl Line {
         head.version = http::Version::HTTP_2;
         let is_whole = body.is_end_stream();
         let Known { mut sender, breaker } = self.known(stop).await?;
-        let told = |e: h2::Error| self.broken_off(&e);
+        let told = |e: h2::Error| self.broken_off(&e, &breaker);
         let (mut response, stream) =
             sender.send_request(Request::from_parts(head, ()), is_whole).map_err(told)?;
         let mut upload = (!is_whole).then(|| Upload::new(body, stream));
@@ -92,12 +93,17 @@ impl Line {
             Pin::new(&mut response).poll(cx)
         });
         let response = response.await.map_err(told)?;
-        Ok(response.map(|body| Answer::new(body, upload, self.name(), breaker).boxed_unsync()))
+        Ok(response.map(|body| {
+            Answer::new(body, upload, self.name(), Arc::clone(&breaker)).boxed_unsync()
+        }))
     }
 
     /// What a client makes of a call that ends without a status. (It could not make it of the
     /// reset itself: an answer here has a status always.)
-    fn broken_off(&self, error: &h2::Error) -> Error {
+    fn broken_off(&self, error: &h2::Error, breaker: &Breaker) -> Error {
+        if breaker.is_broken_off() {
+            return Error::shutting_down();
+        }
         let told = format!("{} broke off the call: {error}", self.name());
         let code = match reset(error) {
             Some(Reason::REFUSED_STREAM) | None => return Error::Unavailable(told),
@@ -136,7 +142,7 @@ impl Line {
             .initial_window_size(WINDOW.0)
             .initial_connection_window_size(WINDOW.1)
             .initial_max_send_streams(STREAMS as usize)
-            .max_header_list_size(HEADERS)
+            .max_header_list_size(MAX_HEADER_LIST)
             .max_concurrent_reset_streams(STREAMS as usize)
             .max_pending_accept_reset_streams(STREAMS as usize)
             .max_local_error_reset_streams(Some(STREAMS as usize))

@@ -10,6 +10,7 @@
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -93,7 +94,7 @@ impl Gathered {
 
     /// What breaks it from outside.
     pub fn breaker(&self) -> Breaker {
-        Breaker { shared: Arc::clone(&self.shared) }
+        Breaker { shared: Arc::clone(&self.shared), is_broken_off: AtomicBool::new(false) }
     }
 }
 
@@ -101,6 +102,7 @@ impl Gathered {
 #[derive(Debug)]
 pub struct Breaker {
     shared: Arc<Mutex<Shared>>,
+    is_broken_off: AtomicBool,
 }
 
 impl Drop for Breaker {
@@ -110,8 +112,14 @@ impl Drop for Breaker {
 }
 
 impl Breaker {
+    /// Whether this side broke the connection, and not the other.
+    pub fn is_broken_off(&self) -> bool {
+        self.is_broken_off.load(Ordering::Relaxed)
+    }
+
     /// Breaks it: both sides read its end, and can write no more.
     pub fn break_off(&self) {
+        self.is_broken_off.store(true, Ordering::Relaxed);
         // One that is broken already is as it should be.
         let _ = shutdown(lock(&self.shared).stream.as_raw_fd(), Shutdown::Both);
     }

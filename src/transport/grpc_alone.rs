@@ -202,7 +202,7 @@ fn events(subscription: Subscription, stop: Stop) -> Response<Body> {
         let (mut subscription, mut stop) = open?;
         let event = tokio::select! {
             biased;
-            () = stopped(&mut stop) => Err(Error::Unavailable("the daemon is stopping".into())),
+            () = stopped(&mut stop) => Err(Error::shutting_down()),
             event = subscription.next() => event,
         };
         Some(match event {

@@ -94,7 +94,7 @@ pub struct Answer {
     _upload: Option<JoinSet<()>>,
     name: String,
     is_broken: bool,
-    _breaker: Arc<Breaker>,
+    breaker: Arc<Breaker>,
 }
 
 impl Answer {
@@ -107,7 +107,7 @@ impl Answer {
         breaker: Arc<Breaker>,
     ) -> Self {
         let upload = upload.map(|upload| JoinSet::from_iter([upload]));
-        Self { body, _upload: upload, name, is_broken: false, _breaker: breaker }
+        Self { body, _upload: upload, name, is_broken: false, breaker }
     }
 
     fn broken(&mut self, error: h2::Error) -> Option<Result<Frame<Bytes>, h2::Error>> {
@@ -117,8 +117,11 @@ impl Answer {
             Some(Reason::NO_ERROR) => None,
             Some(_) => Some(Err(error)),
             None => {
-                let error =
-                    Error::Unavailable(format!("{} broke off the call: {error}", self.name));
+                let error = if self.breaker.is_broken_off() {
+                    Error::shutting_down()
+                } else {
+                    Error::Unavailable(format!("{} broke off the call: {error}", self.name))
+                };
                 Some(Ok(Frame::trailers(status::trailers(&error))))
             }
         }

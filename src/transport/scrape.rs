@@ -1,11 +1,14 @@
 //! Giving out metrics: HTTP/1, `GET /metrics`, nothing else.
 //!
-//! A scrape has a connection to itself, and few may run at a time, each for a bounded time.
+//! A scrape has a connection to itself, for a bounded time, and few are open at a time. One that waits
+//! for its client gives way to a new one: clients that connect and say nothing stop no scrape.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,18 +20,20 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::listener::{Stop, stopped};
 use crate::log_throttle::throttled_log;
 use crate::model::Result;
 
-/// So many scrapes at a time; one more is closed at once.
-const AT_A_TIME: usize = 8;
+/// Connections at a time. One more takes the place of the oldest that waits for its client.
+const MAX_CONNECTIONS: usize = 16;
 
-/// How long a scrape may take in all.
-const TIME: Duration = Duration::from_secs(10);
+/// How long a client may take to send its request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection may last in all.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The pause after a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -57,20 +62,65 @@ impl Listener {
     }
 }
 
+/// The open connections, the oldest first.
+#[derive(Debug, Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    open: VecDeque<Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    task: AbortHandle,
+    /// Its request has come, and the answer is being made.
+    is_answering: Arc<AtomicBool>,
+}
+
+impl Connections {
+    /// Waits until one has ended; for ever while there is none.
+    async fn next_ended(&mut self) {
+        if self.tasks.join_next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        self.open.retain(|connection| !connection.task.is_finished());
+    }
+
+    /// Makes room for one more: the oldest that waits for its client is closed. While all are being
+    /// answered, this waits for the first of them, which takes no client to end.
+    async fn make_room(&mut self) {
+        self.open.retain(|connection| !connection.task.is_finished());
+        while self.open.len() >= MAX_CONNECTIONS {
+            let waits = |c: &Connection| !c.is_answering.load(Ordering::Relaxed);
+            match self.open.iter().position(waits).and_then(|oldest| self.open.remove(oldest)) {
+                Some(oldest) => oldest.task.abort(),
+                None => self.next_ended().await,
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        is_answering: Arc<AtomicBool>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let task = self.tasks.spawn(task);
+        self.open.push_back(Connection { task, is_answering });
+    }
+}
+
 /// Answers scrapes with what `text` gives, until `stop`.
 pub async fn run<F, T>(listener: Listener, mut stop: Stop, text: F)
 where
     F: Fn() -> T + Clone + Send + Sync + 'static,
     T: Future<Output = Result<String>> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(AT_A_TIME));
-    let mut scrapes = JoinSet::new();
+    let mut connections = Connections::default();
     loop {
         let accepted = tokio::select! {
             biased;
             // What is under way is cut off: it changes nothing.
             () = stopped(&mut stop) => return,
-            Some(_) = scrapes.join_next() => continue,
+            () = connections.next_ended() => continue,
             accepted = listener.accept() => accepted,
         };
         let stream = match accepted {
@@ -81,23 +131,38 @@ where
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let text = text.clone();
-        scrapes.spawn(async move {
-            let service = service_fn(move |request| {
-                let text = text.clone();
-                async move { Ok::<_, Infallible>(answer(&request, text).await) }
-            });
-            let http = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(TIME)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
-            if !matches!(tokio::time::timeout(TIME, http).await, Ok(Ok(()))) {
-                log::debug!("metrics: a scrape was broken off");
-            }
-            drop(place);
-        });
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            () = connections.make_room() => {}
+        }
+        let is_answering = Arc::new(AtomicBool::new(false));
+        connections.add(Arc::clone(&is_answering), serve(stream, is_answering, text.clone()));
+    }
+}
+
+/// Answers the one request of a connection.
+async fn serve<F, T>(stream: Box<dyn Stream>, is_answering: Arc<AtomicBool>, text: F)
+where
+    F: Fn() -> T + Clone + Send + Sync + 'static,
+    T: Future<Output = Result<String>> + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let (text, is_answering) = (text.clone(), Arc::clone(&is_answering));
+        async move {
+            is_answering.store(true, Ordering::Relaxed);
+            let response = answer(&request, text).await;
+            // From here on it is the client that is waited for.
+            is_answering.store(false, Ordering::Relaxed);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let http = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_TIMEOUT)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    if !matches!(tokio::time::timeout(CONNECTION_TIMEOUT, http).await, Ok(Ok(()))) {
+        log::debug!("metrics: a scrape was broken off");
     }
 }
 

@@ -1,4 +1,11 @@
 //! The one table from errors to status codes. gRPC and ttrpc number their codes alike.
+//!
+//! An error may name a value of the request, and that may be of any length. gRPC sends the sentence as a
+//! header, and a client ends the call without a code when the headers are too long for it: grpc-go
+//! takes 16 MiB, hyper and tonic 16 KiB, gRPC's C core (Python, C++) 8 KiB. So a long sentence is cut in
+//! its middle, which keeps its beginning and the kind of error at its end.
+
+use std::borrow::Cow;
 
 use tonic::Code;
 
@@ -23,9 +30,42 @@ pub fn code(error: &Error) -> Code {
     }
 }
 
+/// The longest sentence of a status, in bytes as a header carries them.
+pub const MAX_MESSAGE: usize = 6 << 10;
+
+/// The bytes that a character takes in a header; some that need not be escaped are counted as if.
+fn header_bytes(character: char) -> usize {
+    let is_plain = character.is_ascii_alphanumeric() || "-._/:".contains(character);
+    if is_plain { 1 } else { 3 * character.len_utf8() }
+}
+
+/// The sentence of an error, cut in its middle when it is too long for a header.
+fn message(error: &Error) -> Cow<'_, str> {
+    let message = error.message();
+    let length = |text: &str| text.chars().map(header_bytes).sum::<usize>();
+    // Most are so short that no character need be looked at.
+    if message.len() * 3 <= MAX_MESSAGE || length(message) <= MAX_MESSAGE {
+        return Cow::Borrowed(message);
+    }
+    let half = (MAX_MESSAGE - length(&left_out(message.len()))) / 2;
+    let fitting = |bytes: &mut usize, character: char| {
+        *bytes += header_bytes(character);
+        (*bytes <= half).then_some(character.len_utf8())
+    };
+    let head: usize = message.chars().scan(0, fitting).sum();
+    let tail: usize = message.chars().rev().scan(0, fitting).sum();
+    let (head, rest) = message.split_at(head);
+    let (middle, tail) = rest.split_at(rest.len() - tail);
+    Cow::Owned(format!("{head}{}{tail}", left_out(middle.len())))
+}
+
+fn left_out(bytes: usize) -> String {
+    format!("[... {bytes} bytes left out ...]")
+}
+
 /// The status of gRPC for an error.
 pub fn grpc(error: &Error) -> tonic::Status {
-    tonic::Status::new(code(error), error.message())
+    tonic::Status::new(code(error), message(error))
 }
 
 /// The trailers that end a stream with an error.
@@ -42,7 +82,7 @@ pub fn trailers(error: &Error) -> http::HeaderMap {
 pub fn ttrpc(error: &Error) -> ttrpc::Status {
     ttrpc::Status {
         code: protobuf::EnumOrUnknown::from_i32(code(error) as i32),
-        message: error.message().to_owned(),
+        message: message(error).into_owned(),
         ..ttrpc::Status::default()
     }
 }
@@ -67,6 +107,35 @@ mod tests {
             let (grpc, ttrpc) = (grpc(&error), ttrpc(&error));
             assert_eq!(grpc.code() as i32, ttrpc.code.value());
             assert_eq!(grpc.message(), ttrpc.message);
+        }
+    }
+
+    #[test]
+    fn a_sentence_that_no_header_holds_is_cut_in_its_middle() {
+        for piece in ["x", "é", "\"", "%", "\u{10ffff}", "%20"] {
+            let error = Error::not_found(format_args!("image \"{}\"", piece.repeat(40_000)));
+            let (grpc, ttrpc) = (grpc(&error), ttrpc(&error));
+            assert_eq!(grpc.message(), ttrpc.message);
+            assert!(grpc.message().starts_with(&format!("image \"{piece}")), "{}", grpc.message());
+            assert!(
+                grpc.message().ends_with(&format!("{piece}\": not found")),
+                "{}",
+                grpc.message()
+            );
+            let left_out = grpc.message().split(" bytes left out ...]").next().unwrap();
+            let left_out: usize = left_out.rsplit(' ').next().unwrap().parse().unwrap();
+            let kept = grpc.message().replace(&super::left_out(left_out), "").len();
+            assert_eq!(kept + left_out, error.message().len());
+            let header = trailers(&error).get("grpc-message").unwrap().len();
+            assert!((1000..=MAX_MESSAGE).contains(&header), "{piece} takes {header} bytes");
+        }
+    }
+
+    #[test]
+    fn a_sentence_that_fits_is_not_touched() {
+        for length in [100, MAX_MESSAGE / 3, MAX_MESSAGE] {
+            let error = Error::Unknown("x".repeat(length));
+            assert_eq!(grpc(&error).message(), error.message());
         }
     }
 }

@@ -143,9 +143,8 @@ impl Client {
 
 pub async fn channel(path: &Path) -> Result<Channel, tonic::transport::Error> {
     let path = path.to_owned();
+    // Its limit of headers is a client's usual one.
     Endpoint::from_static("http://localhost")
-        // Sentences come in headers, and some repeat a name of 32 KiB.
-        .http2_max_header_list_size(1 << 20)
         .connect_with_connector(tower::service_fn(move |_| {
             let path = path.clone();
             async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }

@@ -2,7 +2,9 @@
 //! only in rare moments, and tells what became of each call. (What a real one does is in
 //! `tests/shell` and `scripts/chaos`.)
 
-use std::collections::BTreeSet;
+#![allow(dead_code)] // No test uses all of it.
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,9 +37,22 @@ enum Failure {
 
 type Answer = http_body_util::combinators::UnsyncBoxBody<Bytes, Failure>;
 
-/// What was seen of the calls.
+/// What a call is answered that the daemon makes of a containerd.
+#[derive(Debug, Clone)]
+pub enum Scripted {
+    /// This message, and OK.
+    Message(Vec<u8>),
+    /// Nothing but a code and a sentence.
+    Refusal(i32, String),
+    /// A stream that stays open and brings nothing.
+    Stream,
+}
+
+/// What was seen of the calls, and what some are answered.
 #[derive(Debug, Default)]
 struct Seen {
+    /// By path.
+    script: Mutex<BTreeMap<&'static str, Scripted>>,
     /// The headers of the last call.
     headers: Mutex<HeaderMap>,
     /// Calls under way, of `/test.Upstream/` only, as in what follows.
@@ -83,6 +98,11 @@ impl Upstream {
 
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Answers calls of that path so from now on; others of the daemon's own are UNIMPLEMENTED.
+    pub fn script(&self, path: &'static str, answer: Scripted) {
+        self.seen.script.lock().unwrap().insert(path, answer);
     }
 
     /// The headers of the last call.
@@ -152,11 +172,15 @@ async fn connection(
             seen.calls.fetch_add(1, Ordering::SeqCst);
             Call { name, seen: Arc::clone(&seen), ended: ends.clone() }
         });
+        let scripted = seen.script.lock().unwrap().get(request.uri().path()).cloned();
         async move {
             match call {
                 Some(call) => answer(call, request.into_body()).await,
                 // What the daemon asks of a containerd on its own account.
-                None => Ok(headers(&[("grpc-status", "12")], stream::empty())),
+                None => Ok(scripted.map_or_else(
+                    || headers(&[("grpc-status", "12")], stream::empty()),
+                    Scripted::answer,
+                )),
             }
         }
     });
@@ -177,6 +201,21 @@ async fn connection(
                 Ok(()) => http.as_mut().graceful_shutdown(),
                 Err(_) => std::future::pending().await,
             }
+        }
+    }
+}
+
+impl Scripted {
+    fn answer(self) -> Response<Answer> {
+        match self {
+            Self::Message(bytes) => {
+                headers(&[], stream::iter([Ok(data(&message(&bytes))), Ok(trailers(&OK))]))
+            }
+            Self::Refusal(code, sentence) => {
+                let fields = [("grpc-status", &*code.to_string()), ("grpc-message", &sentence)];
+                headers(&fields, stream::empty())
+            }
+            Self::Stream => headers(&[], stream::pending()),
         }
     }
 }
