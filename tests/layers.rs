@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["api", "metrics"],
     &["model"],
+    &["clock"],
     &["bolt", "store"],
     &["service"],
     &["front"],

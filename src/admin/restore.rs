@@ -10,10 +10,9 @@ use std::ops::Not;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use jiff::Timestamp;
-
 use super::backup::verify;
 use super::progress;
+use crate::clock;
 use crate::model::{Error, Result};
 use crate::store::root::{DATA_FILE, Root};
 use crate::store::{Reader, Store, folder};
@@ -76,7 +75,7 @@ fn content(root: &Root) -> Result<bool> {
 
 /// The name of a data file that makes room.
 pub fn kept_as(why: &str) -> String {
-    let now = Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ");
+    let now = clock::display_time().strftime("%Y%m%dT%H%M%S%3fZ");
     format!("{DATA_FILE}.{why}-{now}")
 }
 

@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use log::{LevelFilter, Record};
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::model::{Error, Result};
 use crate::transport::ttrpc::LOGS_MESSAGES;
 
@@ -76,14 +77,20 @@ pub enum Format {
 /// Starts logging to stderr; once in a process.
 pub fn start(filter: &Filter, format: Format) {
     let mut builder = env_logger::Builder::new();
-    builder.parse_filters(&format!("{LIBRARIES},{filter}")).format_target(false);
+    builder.parse_filters(&format!("{LIBRARIES},{filter}"));
     builder.filter_module(LOGS_MESSAGES, LevelFilter::Off);
-    if format == Format::Json {
-        builder.format(|out, record| {
-            let time = out.timestamp_millis().to_string();
-            writeln!(out, "{}", json(&time, record))
-        });
-    }
+    // Times are written here: env_logger's own panic when the clock is out of their years.
+    builder.format(move |out, record| {
+        let time = clock::display_time();
+        match format {
+            Format::Json => writeln!(out, "{}", json(&format!("{time:.3}"), record)),
+            Format::Text => {
+                let style = out.default_level_style(record.level());
+                let level = format!("{style}{:<5}{style:#}", record.level());
+                writeln!(out, "{}", text(&format!("{time:.0}"), &level, record))
+            }
+        }
+    });
     builder.init();
 }
 
@@ -96,6 +103,12 @@ pub fn start_for_command() -> Result<()> {
         .map_err(|e| Error::InvalidArgument(format!("RUST_LOG: {e}")))?;
     start(&filter, Format::Text);
     Ok(())
+}
+
+/// The line for people; what follows a line end in a message is indented.
+fn text(time: &str, level: &str, record: &Record<'_>) -> String {
+    let message = record.args().to_string().replace('\n', "\n    ");
+    format!("[{time} {level}] {message}")
 }
 
 /// The object, its keys in the order in which people read them.
@@ -127,6 +140,13 @@ mod tests {
             line,
             r#"{"time":"now","level":"warn","message":"a \"name\"\nwith a line end"}"#
         );
+    }
+
+    #[test]
+    fn a_line_for_people_begins_with_time_and_level() {
+        let message = format_args!("one\ntwo");
+        let line = text("now", "INFO ", &Record::builder().args(message).build());
+        assert_eq!(line, "[now INFO ] one\n    two");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::output::{print, table, visible};
 use super::{Root, Space};
 use crate::admin::listed::Listed;
 use crate::admin::ls::{self, Listing};
+use crate::clock;
 use crate::model::{Error, Namespace, Result};
 
 /// List images, from the files of the store
@@ -67,7 +68,7 @@ impl Ls {
     }
 
     fn table(&self, out: &mut dyn Write, found: &Listing) -> io::Result<()> {
-        let now = Timestamp::now();
+        let now = clock::display_time();
         let head = "NAME\tTYPE\tDIGEST\tSIZE\tCREATED\tUPDATED\tLABELS";
         let head = if self.all_namespaces { format!("NAMESPACE\t{head}") } else { head.into() };
         table(out, &head, |rows| {

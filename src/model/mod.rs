@@ -9,6 +9,8 @@ pub mod go;
 pub mod image;
 pub mod label;
 pub mod namespace;
+pub mod unix_time;
 
 pub use error::{Error, Result};
 pub use namespace::Namespace;
+pub use unix_time::UnixTime;

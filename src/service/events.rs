@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use protobuf::well_known_types::any::Any;
-use protobuf::well_known_types::timestamp::Timestamp;
 use protobuf::{Message, MessageField};
 use tokio::sync::broadcast;
 
@@ -18,6 +17,7 @@ use super::message::encode;
 use crate::api::event::Envelope;
 use crate::api::image_events::{ImageCreate, ImageDelete, ImageUpdate};
 use crate::api::namespace_events::{NamespaceCreate, NamespaceDelete, NamespaceUpdate};
+use crate::clock;
 use crate::model::filter::{Fields, Filter};
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
@@ -97,7 +97,7 @@ impl Exchange {
     pub fn tell(&self, namespace: &Namespace, happened: Happened) {
         let sent = happened.told().and_then(|(topic, event)| {
             self.send(Envelope {
-                timestamp: Some(Timestamp::now()).into(),
+                timestamp: Some(clock::record_time()).into(),
                 namespace: namespace.to_string(),
                 topic: topic.to_owned(),
                 event: Some(event).into(),
@@ -118,7 +118,7 @@ impl Exchange {
     ) -> Result<()> {
         check_topic(topic)?;
         self.send(Envelope {
-            timestamp: Some(Timestamp::now()).into(),
+            timestamp: Some(clock::record_time()).into(),
             namespace: namespace.to_string(),
             topic: topic.to_owned(),
             event,
@@ -270,6 +270,7 @@ impl Fields for Event {
 mod tests {
     use super::*;
     use futures_util::FutureExt;
+    use protobuf::well_known_types::timestamp::Timestamp;
 
     fn created(name: &str) -> Happened {
         Happened::ImageCreated { name: name.into(), labels: [("a.b".into(), "c".into())].into() }

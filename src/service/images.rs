@@ -12,6 +12,7 @@ use super::message::{decode, encode};
 use super::patience::Patience;
 use super::{Reply, collector, namespaces};
 use crate::api::images::DeleteImageRequest;
+use crate::clock;
 use crate::model::filter::Filter;
 use crate::model::go::quote::quote;
 use crate::model::image::encoded::Encoded;
@@ -248,7 +249,7 @@ fn not_found(name: &str) -> Error {
 
 /// The time a change is recorded with: the client's, or now.
 fn time(epoch: Option<&Timestamp>) -> Timestamp {
-    epoch.map_or_else(Timestamp::now, image::normal_time)
+    epoch.map_or_else(clock::record_time, image::normal_time)
 }
 
 /// Stores an image, if the answer that carries it fits into `room` bytes.

@@ -5,11 +5,11 @@
 //! an image that it names from being collected. There is no content here, so it keeps none alive.
 
 use protobuf::MessageField;
-use protobuf::well_known_types::timestamp::Timestamp;
 
 use super::message::{decode, encode, required};
 use super::{collector, namespaces};
 use crate::api::leases::{CreateRequest, Lease, Resource, StoredLease};
+use crate::clock;
 use crate::model::filter::{Fields, Filter};
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, digest, image, label};
@@ -30,7 +30,7 @@ pub fn create(
     }
     let mut labels = request.labels.clone();
     label::drop_empty(&mut labels, "lease.Labels")?;
-    let created_at = MessageField::some(Timestamp::now());
+    let created_at = MessageField::some(clock::record_time());
     let lease = Lease { id: id.clone(), created_at, labels, ..Lease::default() };
     let stored =
         StoredLease { id, lease: MessageField::some(lease.clone()), ..StoredLease::default() };
@@ -45,7 +45,7 @@ fn random_id() -> String {
     let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
     let digits = [0, 6, 12, 18].map(|before| (random << before >> 58) as usize);
     let base64 = digits.iter().filter_map(|digit| DIGITS.get(*digit)).map(|c| char::from(*c));
-    format!("{}-{}", Timestamp::now().nanos, base64.collect::<String>())
+    format!("{}-{}", clock::record_time().nanos, base64.collect::<String>())
 }
 
 /// Gives a lease up.

@@ -89,6 +89,8 @@ where
             });
             let http = http1::Builder::new()
                 .timer(TokioTimer::new())
+                // Making it panics when the clock is out of its years.
+                .auto_date_header(false)
                 .header_read_timeout(TIME)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
