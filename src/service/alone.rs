@@ -4,6 +4,8 @@
 //! Each method takes a request's message and gives the reply's; the work is done by the module of
 //! the service.
 
+use std::sync::Arc;
+
 use protobuf::well_known_types::empty::Empty;
 
 use super::events::{Happened, Subscription};
@@ -106,8 +108,13 @@ impl Alone {
         call: &Call,
         request: CreateRequest,
     ) -> Result<CreateResponse> {
-        let lease =
-            self.change(call, move |change, ns| leases::create(change, ns, &request)).await?;
+        let collector = Arc::clone(self.local.collector());
+        let create = move |change: &mut Change<'_>, ns: &Namespace| {
+            let lease = leases::create(change, ns, &request)?;
+            collector.lease_written(ns, &lease.id, &lease.labels);
+            Ok(lease)
+        };
+        let lease = self.change(call, create).await?;
         Ok(CreateResponse { lease: Some(lease).into(), ..Default::default() })
     }
 
@@ -127,8 +134,13 @@ impl Alone {
     }
 
     pub async fn add_resource(&self, call: &Call, request: AddResourceRequest) -> Result<Empty> {
+        let collector = Arc::clone(self.local.collector());
         let add = move |change: &mut Change<'_>, ns: &Namespace| {
-            leases::add(change, ns, &request.id, request.resource.clone())
+            leases::add(change, ns, &request.id, request.resource.clone())?;
+            if request.resource.type_ == leases::IMAGES {
+                collector.image_leased(ns, &request.resource.id);
+            }
+            Ok(())
         };
         self.change(call, add).await?;
         Ok(Empty::new())
@@ -175,11 +187,13 @@ impl Alone {
             }
             image::validate(&image)?;
             let name = image.name.clone();
-            let (ns, limit) = (namespace.clone(), usize::MAX);
+            let (ns, limit, lease) = (namespace.clone(), usize::MAX, call.lease());
             let work = move |change: &mut Change<'_>| -> Result<(bool, Written)> {
+                leases::hold_image(change, &ns, lease.as_deref(), &image)?;
                 let image = image.clone();
                 if change.record(&ns, Kind::Image, &image.name)?.is_some() {
-                    Ok((true, images::update(change, &ns, image, &[], None, limit)?))
+                    let image = images::updated(change, &ns, image, &[])?;
+                    Ok((true, images::update(change, &ns, image, None, limit)?))
                 } else {
                     Ok((false, images::create(change, &ns, image, None, limit)?))
                 }

@@ -203,20 +203,29 @@ pub fn create(
     write(change, namespace, image, room)
 }
 
-/// Changes an image by `new` under `mask`.
-pub fn update(
-    change: &mut Change<'_>,
+/// An image as `new` under `mask` would have it, validated.
+pub fn updated(
+    records: &impl Records,
     namespace: &Namespace,
     new: Image,
     mask: &[String],
-    epoch: Option<&Timestamp>,
-    room: usize,
-) -> Result<Written> {
+) -> Result<Image> {
     let stored =
-        change.record(namespace, Kind::Image, &new.name)?.ok_or_else(|| not_found(&new.name))?;
+        records.record(namespace, Kind::Image, &new.name)?.ok_or_else(|| not_found(&new.name))?;
     let mut image: Image = decode(stored)?;
     image::update(&mut image, new, mask)?;
     image::validate(&image)?;
+    Ok(image)
+}
+
+/// Stores an image that [`updated`] gave, with its time of change.
+pub fn update(
+    change: &mut Change<'_>,
+    namespace: &Namespace,
+    mut image: Image,
+    epoch: Option<&Timestamp>,
+    room: usize,
+) -> Result<Written> {
     image::drop_empty(&mut image)?;
     image.updated_at = Some(time(epoch)).into();
     write(change, namespace, image, room)

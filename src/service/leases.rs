@@ -8,12 +8,16 @@ use protobuf::MessageField;
 
 use super::message::{decode, encode, required};
 use super::{collector, namespaces};
+use crate::api::images::Image;
 use crate::api::leases::{CreateRequest, Lease, Resource, StoredLease};
 use crate::clock;
 use crate::model::filter::{Fields, Filter};
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, digest, image, label};
 use crate::store::{Change, Kind, Records};
+
+/// The type of a resource that is an image.
+pub const IMAGES: &str = "images";
 
 /// Takes a lease; without an id it gets a random one.
 pub fn create(
@@ -110,6 +114,51 @@ pub fn remove(
         put(change, namespace, &stored)?;
     }
     Ok(())
+}
+
+/// Has the lease of a call name the image that the call writes, if that expires: as long as the
+/// lease is there it is not collected. `image` has its labels as the call has them, also those
+/// without a value, which are not stored.
+pub fn hold_image(
+    change: &mut Change<'_>,
+    namespace: &Namespace,
+    lease: Option<&str>,
+    image: &Image,
+) -> Result<()> {
+    let Some(id) = lease.filter(|_| image.labels.contains_key(collector::EXPIRE)) else {
+        return Ok(());
+    };
+    let stored = change.record(namespace, Kind::Lease, id)?;
+    let mut stored: StoredLease =
+        decode(stored.ok_or_else(|| Error::not_found("lease does not exist"))?)?;
+    let resource = image_resource(&image.name);
+    if !stored.resources.contains(&resource) {
+        stored.resources.push(resource);
+        put(change, namespace, &stored)?;
+    }
+    Ok(())
+}
+
+/// Has the lease of a call no longer name the image that the call removes.
+pub fn release_image(
+    change: &mut Change<'_>,
+    namespace: &Namespace,
+    lease: Option<&str>,
+    name: &str,
+) -> Result<()> {
+    let Some(id) = lease else { return Ok(()) };
+    let Some(stored) = change.record(namespace, Kind::Lease, id)? else { return Ok(()) };
+    let mut stored: StoredLease = decode(stored)?;
+    let (resource, before) = (image_resource(name), stored.resources.len());
+    stored.resources.retain(|known| *known != resource);
+    if stored.resources.len() < before {
+        put(change, namespace, &stored)?;
+    }
+    Ok(())
+}
+
+fn image_resource(name: &str) -> Resource {
+    Resource { id: name.to_owned(), type_: IMAGES.to_owned(), ..Resource::default() }
 }
 
 /// What a lease names, in order of types and ids.

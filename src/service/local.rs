@@ -4,17 +4,18 @@
 //! A Get runs where it is called: it is one look-up in mapped memory. So does a List that is found to
 //! be a few look-ups. Any other runs on a pool, as it may read everything.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use super::budget::{Budget, Room};
-use super::collector::{self, Trigger};
+use super::collector::{self, Collector};
 use super::events::{Exchange, Happened};
 use super::images::{self, Built, Query, Written};
 use super::patience::Patience;
-use super::{Call, Images, Reply};
+use super::{Call, Images, Reply, leases};
 use crate::api::images::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, ListImagesRequest, UpdateImageRequest,
 };
@@ -28,7 +29,7 @@ pub struct Local {
     replies: Budget,
     lists: Arc<Semaphore>,
     events: Exchange,
-    collector: Arc<Trigger>,
+    collector: Arc<Collector>,
 }
 
 impl Local {
@@ -55,37 +56,40 @@ impl Local {
         &self.events
     }
 
-    /// When it is time to collect what has expired.
-    pub fn collector(&self) -> &Trigger {
+    /// What removes what has expired.
+    pub fn collector(&self) -> &Arc<Collector> {
         &self.collector
     }
 
     /// Removes what has expired, and tells of the images that went.
     pub async fn collect(&self) -> Result<()> {
-        let events = self.events.clone();
-        let told = move |gone: &Vec<(Namespace, String)>| {
-            for (namespace, name) in gone {
-                events.tell(namespace, Happened::ImageDeleted { name: name.clone() });
-            }
-        };
-        self.store.writer().write_then(collector::collect, told).await.map(drop)
+        collector::run::collect(&self.collector, &self.store, &self.events).await
     }
 
     /// Makes a change in a namespace; after its commit, tells what `happened` by what it gave.
-    pub async fn change<T, F, G>(&self, namespace: Namespace, work: F, happened: G) -> Result<T>
+    pub async fn change<T, F, G>(&self, namespace: Namespace, mut work: F, happened: G) -> Result<T>
     where
         T: Send + 'static,
         F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
         G: FnOnce(&T) -> Option<Happened> + Send + 'static,
     {
         let (events, collector) = (self.events.clone(), Arc::clone(&self.collector));
-        let then = move |made: &T| {
+        let (observer, place) = (Arc::clone(&self.collector), namespace.clone());
+        let work = move |change: &mut Change<'_>| {
+            let made = work(change)?;
+            let happened = happened(&made);
+            if let Some(happened) = &happened {
+                observer.observe(&place, happened);
+            }
+            Ok((made, Cell::new(happened)))
+        };
+        let then = move |(_, happened): &(T, Cell<Option<Happened>>)| {
             collector.changed();
-            if let Some(happened) = happened(made) {
+            if let Some(happened) = happened.take() {
                 events.tell(&namespace, happened);
             }
         };
-        self.store.writer().write_then(work, then).await
+        self.store.writer().write_then(work, then).await.map(|(made, _)| made)
     }
 
     /// Answers with what `build` makes on the pool, in room that grows. When there is not enough to
@@ -199,8 +203,9 @@ impl Images for Local {
         let namespace = call.namespace()?;
         image::validate(&image)?;
         let (epoch, room, ns) = (request.source_date_epoch, call.reply_limit, namespace.clone());
-        let name = image.name.clone();
+        let (name, lease) = (image.name.clone(), call.lease());
         let work = move |change: &mut Change<'_>| {
+            leases::hold_image(change, &ns, lease.as_deref(), &image)?;
             images::create(change, &ns, image.clone(), epoch.as_ref(), room)
         };
         let created = |w: &Written| Some(Happened::ImageCreated { name, labels: w.labels.clone() });
@@ -212,9 +217,11 @@ impl Images for Local {
         let namespace = call.namespace()?;
         let mask = request.update_mask.into_option().unwrap_or_default().paths;
         let (epoch, room, ns) = (request.source_date_epoch, call.reply_limit, namespace.clone());
-        let name = image.name.clone();
+        let (name, lease) = (image.name.clone(), call.lease());
         let work = move |change: &mut Change<'_>| {
-            images::update(change, &ns, image.clone(), &mask, epoch.as_ref(), room)
+            let image = images::updated(change, &ns, image.clone(), &mask)?;
+            leases::hold_image(change, &ns, lease.as_deref(), &image)?;
+            images::update(change, &ns, image, epoch.as_ref(), room)
         };
         let updated = |w: &Written| Some(Happened::ImageUpdated { name, labels: w.labels.clone() });
         self.written(self.change(namespace, work, updated).await?.answer).await
@@ -223,7 +230,11 @@ impl Images for Local {
     async fn delete(&self, call: &Call, request: DeleteImageRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
         let (ns, name, sync) = (namespace.clone(), request.name.clone(), request.sync);
-        let work = move |change: &mut Change<'_>| images::delete(change, &ns, &request);
+        let lease = call.lease();
+        let work = move |change: &mut Change<'_>| {
+            leases::release_image(change, &ns, lease.as_deref(), &request.name)?;
+            images::delete(change, &ns, &request)
+        };
         self.change(namespace, work, |()| Some(Happened::ImageDeleted { name })).await?;
         if sync {
             self.collect().await?;
