@@ -13,6 +13,7 @@
 //! | [`service`] | what the requests mean, on the local store |
 //! | [`store`] | records in LMDB; the only place of heed and of `unsafe` |
 //! | [`bolt`] | reading containerd's own bolt file; beside `store`, neither knows the other |
+//! | [`clock`] | reading the system's clock, whatever it says |
 //! | [`model`] | images, namespaces, digests, filters, errors: values only |
 //! | [`api`], [`metrics`], [`log_throttle`] | the messages, generated from `protos/`; what is counted; lines of the log that clients cause |
 //!
@@ -32,6 +33,7 @@ pub mod admin;
 pub mod api;
 pub mod bolt;
 pub mod cli;
+pub mod clock;
 pub mod daemon;
 pub mod front;
 pub mod log_throttle;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["api", "log_throttle", "metrics"],
     &["model"],
+    &["clock"],
     &["bolt", "store"],
     &["service"],
     &["front"],

@@ -54,7 +54,10 @@ fn opened(file: &[u8]) {
                 }
             }
         }
-        s.expiring()
+        for noted in s.expiring_keys()? {
+            told(&s.expiring(&noted?.0));
+        }
+        Ok(())
     });
     told(&read);
     let namespace = Namespace::parse("new").expect("a namespace");

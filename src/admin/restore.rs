@@ -9,10 +9,9 @@ use std::io;
 use std::ops::Not;
 use std::path::Path;
 
-use jiff::Timestamp;
-
 use super::backup::verify;
 use super::{file, progress};
+use crate::clock;
 use crate::model::{Error, Result};
 use crate::store::root::{DATA_FILE, Root};
 use crate::store::scratch::ScratchFolder;
@@ -74,7 +73,7 @@ fn content(root: &Root) -> Result<bool> {
 
 /// The name of a data file that makes room.
 pub fn kept_as(why: &str) -> String {
-    let now = Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ");
+    let now = clock::display_time().strftime("%Y%m%dT%H%M%S%3fZ");
     format!("{DATA_FILE}.{why}-{now}")
 }
 

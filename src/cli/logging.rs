@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use log::{LevelFilter, Record};
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::model::go::quote::quote;
 use crate::model::printable::{escaped, one_line, shortened};
 use crate::model::{Error, Result};
@@ -113,20 +114,21 @@ pub enum Format {
 /// Starts logging to stderr; once in a process.
 pub fn start(filter: &Filter, format: Format) {
     let mut builder = env_logger::Builder::new();
-    builder.parse_filters(&format!("{LIBRARIES},{filter}")).format_target(false);
+    builder.parse_filters(&format!("{LIBRARIES},{filter}"));
     builder.filter_module(LOGS_MESSAGES, LevelFilter::Off);
-    // Nothing of a record reaches the log but through one of these.
-    match format {
-        Format::Text => builder.format(|out, record| {
-            let (time, level) = (out.timestamp_seconds(), record.level());
-            let style = out.default_level_style(level);
-            writeln!(out, "[{time} {style}{level:<5}{style:#}] {}", message(record))
-        }),
-        Format::Json => builder.format(|out, record| {
-            let time = out.timestamp_millis().to_string();
-            writeln!(out, "{}", json(&time, record))
-        }),
-    };
+    // Nothing of a record reaches the log but through `message`. Times are written here: env_logger's
+    // own panic when the clock is out of their years.
+    builder.format(move |out, record| {
+        let time = clock::display_time();
+        match format {
+            Format::Json => writeln!(out, "{}", json(&format!("{time:.3}"), record)),
+            Format::Text => {
+                let level = record.level();
+                let style = out.default_level_style(level);
+                writeln!(out, "[{time:.0} {style}{level:<5}{style:#}] {}", message(record))
+            }
+        }
+    });
     builder.init();
 }
 

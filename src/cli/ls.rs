@@ -11,6 +11,7 @@ use super::output::{Failure, MAX_CELL_CHARS, cell, print, report_error, table, v
 use super::{Root, Space};
 use crate::admin::listed::Listed;
 use crate::admin::ls::{self, Listing, Selection};
+use crate::clock;
 use crate::model::Error;
 
 /// List images, from the files of the store
@@ -93,7 +94,7 @@ impl Ls {
     }
 
     fn table(&self, out: &mut dyn Write, found: &Listing) -> io::Result<()> {
-        let now = Timestamp::now();
+        let now = clock::display_time();
         let head = "NAME\tTYPE\tDIGEST\tSIZE\tCREATED\tUPDATED\tLABELS";
         let head = if self.all_namespaces { format!("NAMESPACE\t{head}") } else { head.into() };
         table(out, &head, |rows| {

@@ -337,7 +337,11 @@ async fn check_files(store: Store) {
 /// Removes what has expired: once after the start, then whenever it is time, until `stop`.
 async fn collect(local: Local, mut stop: listener::Stop) {
     loop {
-        if let Err(e) = local.collect().await {
+        let collected = tokio::select! {
+            () = listener::stopped(&mut stop) => return,
+            collected = local.collect() => collected,
+        };
+        if let Err(e) = collected {
             log::error!("collecting what has expired: {e}");
         }
         tokio::select! {

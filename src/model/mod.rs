@@ -10,6 +10,8 @@ pub mod image;
 pub mod label;
 pub mod namespace;
 pub mod printable;
+pub mod unix_time;
 
 pub use error::{Error, Result};
 pub use namespace::Namespace;
+pub use unix_time::UnixTime;

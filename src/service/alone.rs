@@ -112,9 +112,13 @@ impl Alone {
         request: CreateRequest,
     ) -> Result<CreateResponse> {
         let bytes = growth::decoded(&request, request.labels.len());
-        let lease = self
-            .change(call, bytes, move |change, ns| leases::create(change, ns, &request))
-            .await?;
+        let collector = Arc::clone(self.local.collector());
+        let create = move |change: &mut Change<'_>, ns: &Namespace| {
+            let lease = leases::create(change, ns, &request)?;
+            collector.lease_written(ns, &lease.id, &lease.labels);
+            Ok(lease)
+        };
+        let lease = self.change(call, bytes, create).await?;
         Ok(CreateResponse { lease: Some(lease).into(), ..Default::default() })
     }
 
@@ -139,8 +143,13 @@ impl Alone {
 
     pub async fn add_resource(&self, call: &Call, request: AddResourceRequest) -> Result<Empty> {
         let bytes = growth::decoded(&request, 0);
+        let collector = Arc::clone(self.local.collector());
         let add = move |change: &mut Change<'_>, ns: &Namespace| {
-            leases::add(change, ns, &request.id, request.resource.clone())
+            leases::add(change, ns, &request.id, request.resource.clone())?;
+            if request.resource.type_ == leases::IMAGES {
+                collector.image_leased(ns, &request.resource.id);
+            }
+            Ok(())
         };
         self.change(call, bytes, add).await?;
         Ok(Empty::new())
@@ -179,7 +188,15 @@ impl Alone {
         let tag = Arc::new(transfer::tag(&request)?);
         drop(request);
         let (ns, events, bytes) = (namespace.clone(), Arc::clone(&tag), tag.bytes());
-        let work = move |change: &mut Change<'_>| tag.apply(change, &ns);
+        let lease = call.lease();
+        let collector = Arc::clone(self.local.collector());
+        let work = move |change: &mut Change<'_>| {
+            let tagged = tag.apply(change, &ns, lease.as_deref())?;
+            for happened in tag.events(tagged.clone()) {
+                collector.observe(&ns, &happened);
+            }
+            Ok(tagged)
+        };
         let tell = self.local.events().clone();
         let told = move |tagged: &Tagged| {
             for happened in events.events(tagged.clone()) {

@@ -19,7 +19,6 @@ use std::collections::BTreeMap;
 use event::Event;
 use protobuf::MessageField;
 use protobuf::well_known_types::any::Any;
-use protobuf::well_known_types::timestamp::Timestamp;
 use queue::Queue;
 use subscribers::Subscribers;
 use subscription::Subscription;
@@ -31,6 +30,7 @@ use super::pool::Pool;
 use crate::api::event::Envelope;
 use crate::api::image_events::{ImageCreate, ImageDelete, ImageUpdate};
 use crate::api::namespace_events::{NamespaceCreate, NamespaceDelete, NamespaceUpdate};
+use crate::clock;
 use crate::log_throttle::throttled_log;
 use crate::model::filter::Filter;
 use crate::model::go::quote::quote;
@@ -103,7 +103,7 @@ impl Exchange {
     pub fn tell(&self, namespace: &Namespace, happened: Happened) {
         let sent = happened.told().and_then(|(topic, event)| {
             self.send(Envelope {
-                timestamp: Some(Timestamp::now()).into(),
+                timestamp: Some(clock::record_time()).into(),
                 namespace: namespace.to_string(),
                 topic: topic.to_owned(),
                 event: Some(event).into(),
@@ -124,7 +124,7 @@ impl Exchange {
     ) -> Result<()> {
         check_topic(topic)?;
         self.send(Envelope {
-            timestamp: Some(Timestamp::now()).into(),
+            timestamp: Some(clock::record_time()).into(),
             namespace: namespace.to_string(),
             topic: topic.to_owned(),
             event,
@@ -215,6 +215,7 @@ fn check_topic(topic: &str) -> Result<()> {
 mod tests {
     use super::*;
     use protobuf::Message;
+    use protobuf::well_known_types::timestamp::Timestamp;
 
     fn created(name: &str) -> Happened {
         Happened::ImageCreated { name: name.into(), labels: [("a.b".into(), "c".into())].into() }

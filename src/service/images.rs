@@ -11,8 +11,9 @@ use super::events::Labels;
 use super::message::{self, decode};
 use super::patience::Patience;
 use super::reply::{Builder, Built};
-use super::{collector, namespaces};
+use super::{collector, leases, namespaces};
 use crate::api::images::DeleteImageRequest;
+use crate::clock;
 use crate::log_throttle::{shorten, throttled_log};
 use crate::model::filter::Filter;
 use crate::model::go::quote::quote;
@@ -231,14 +232,17 @@ fn fill<'t>(
     Ok(reply.built())
 }
 
-/// Stores a new, validated image with its time of creation.
+/// Stores a new, validated image with its time of creation. The `lease` of the call holds it, if it
+/// expires.
 pub fn create(
     change: &mut Change<'_>,
     namespace: &Namespace,
+    lease: Option<&str>,
     mut image: Image,
     epoch: Option<&Timestamp>,
     room: ReplyRoom,
 ) -> Result<Made> {
+    let lease = leases::holding(change, namespace, lease, &image)?;
     if change.record(namespace, Kind::Image, &image.name)?.is_some() {
         return Err(Error::already_exists(format_args!("image {}", quote(&image.name))));
     }
@@ -246,13 +250,15 @@ pub fn create(
     let now = time(epoch);
     image.created_at = Some(now.clone()).into();
     image.updated_at = Some(now).into();
-    write(change, namespace, image, room)
+    write(change, namespace, lease, image, room)
 }
 
-/// Changes an image by `new` under `mask`.
+/// Changes an image to what `new` under `mask` says, with its time of change. The `lease` of the call
+/// holds it, if it expires.
 pub fn update(
     change: &mut Change<'_>,
     namespace: &Namespace,
+    lease: Option<&str>,
     new: Image,
     mask: &[String],
     epoch: Option<&Timestamp>,
@@ -263,9 +269,10 @@ pub fn update(
     let mut image: Image = decode(stored)?;
     image::update(&mut image, new, mask)?;
     image::validate(&image)?;
+    let lease = leases::holding(change, namespace, lease, &image)?;
     image::drop_empty(&mut image)?;
     image.updated_at = Some(time(epoch)).into();
-    write(change, namespace, image, room)
+    write(change, namespace, lease, image, room)
 }
 
 /// Removes an image; if the request names a target's digest, only while the image has it.
@@ -295,7 +302,7 @@ fn not_found(name: &str) -> Error {
 
 /// The time a change is recorded with: the client's, or now.
 fn time(epoch: Option<&Timestamp>) -> Timestamp {
-    epoch.map_or_else(Timestamp::now, image::normal_time)
+    epoch.map_or_else(clock::record_time, image::normal_time)
 }
 
 /// Makes an image, or gives the one of that name another target and labels, as a Create does and an
@@ -303,18 +310,20 @@ fn time(epoch: Option<&Timestamp>) -> Timestamp {
 pub fn put(
     change: &mut Change<'_>,
     namespace: &Namespace,
+    lease: Option<&str>,
     mut image: Image,
 ) -> Result<(bool, usize)> {
     image::validate(&image)?;
+    let lease = leases::holding(change, namespace, lease, &image)?;
     image::drop_empty(&mut image)?;
-    let now = Timestamp::now();
+    let now = clock::record_time();
     let stored = change.record(namespace, Kind::Image, &image.name)?;
     let (is_there, read) = (stored.is_some(), stored.map_or(0, <[u8]>::len));
     let before = stored.map(decode::<Image>).transpose()?;
     image.created_at = before.and_then(|b| b.created_at.into_option()).or(Some(now.clone())).into();
     image.updated_at = Some(now).into();
     let record = record(&image)?;
-    store(change, namespace, &image, &record)?;
+    store(change, namespace, lease, &image, &record)?;
     Ok((is_there, read + record.len()))
 }
 
@@ -322,6 +331,7 @@ pub fn put(
 fn write(
     change: &mut Change<'_>,
     namespace: &Namespace,
+    lease: Option<&str>,
     image: Image,
     room: ReplyRoom,
 ) -> Result<Made> {
@@ -337,7 +347,7 @@ fn write(
         };
     };
     check(&image, &record)?;
-    store(change, namespace, &image, &record)?;
+    store(change, namespace, lease, &image, &record)?;
     Ok(Made::Written(Written { answer: reply.message, labels: image.labels }))
 }
 
@@ -356,9 +366,13 @@ fn check(image: &Image, record: &[u8]) -> Result<()> {
 fn store(
     change: &mut Change<'_>,
     namespace: &Namespace,
+    lease: Option<&str>,
     image: &Image,
     record: &[u8],
 ) -> Result<()> {
+    if let Some(id) = lease {
+        leases::hold_image(change, namespace, id, &image.name)?;
+    }
     namespaces::ensure(change, namespace)?;
     let expires = collector::expires(&image.labels);
     change.put(namespace, Kind::Image, &image.name, record, expires)

@@ -5,14 +5,15 @@
 //! an image that it names from being collected. There is no content here, so it keeps none alive.
 
 use protobuf::MessageField;
-use protobuf::well_known_types::timestamp::Timestamp;
 
 use super::budget::Room;
 use super::message::{self, decode, encode, required};
 use super::patience::Patience;
 use super::reply::{Builder, Built};
 use super::{collector, namespaces};
+use crate::api::images::Image;
 use crate::api::leases::{CreateRequest, Lease, Resource, StoredLease};
+use crate::clock;
 use crate::model::filter::{Fields, Filter};
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, digest, image, label};
@@ -21,6 +22,8 @@ use crate::store::{Change, Kind, Records};
 /// A stored lease has so many bytes at most, with all that it names: some 3,000 blobs. It is one record,
 /// written anew for each resource that is added, so it is kept small.
 const MAX_LEASE_BYTES: usize = 256 << 10;
+/// The type of a resource that is an image.
+pub const IMAGES: &str = "images";
 
 /// Takes a lease; without an id it gets a random one.
 pub fn create(
@@ -37,7 +40,7 @@ pub fn create(
     }
     let mut labels = request.labels.clone();
     label::drop_empty(&mut labels, "lease.Labels")?;
-    let created_at = MessageField::some(Timestamp::now());
+    let created_at = MessageField::some(clock::record_time());
     let lease = Lease { id: id.clone(), created_at, labels, ..Lease::default() };
     let stored =
         StoredLease { id, lease: MessageField::some(lease.clone()), ..StoredLease::default() };
@@ -52,7 +55,7 @@ fn random_id() -> String {
     let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
     let digits = [0, 6, 12, 18].map(|before| (random << before >> 58) as usize);
     let base64 = digits.iter().filter_map(|digit| DIGITS.get(*digit)).map(|c| char::from(*c));
-    format!("{}-{}", Timestamp::now().nanos, base64.collect::<String>())
+    format!("{}-{}", clock::record_time().nanos, base64.collect::<String>())
 }
 
 /// Gives a lease up.
@@ -129,6 +132,62 @@ pub fn remove(
         put_record(change, namespace, &stored, &encode(&stored)?)?;
     }
     Ok(())
+}
+
+/// The lease of a call that is to hold an image which the call writes: none where the call has none, or
+/// where the image does not expire. It must be there. `image` has its labels as the call has them, also
+/// those without a value, which are not stored. As in containerd (`core/metadata/images.go`, 2.1).
+pub fn holding<'l>(
+    records: &impl Records,
+    namespace: &Namespace,
+    lease: Option<&'l str>,
+    image: &Image,
+) -> Result<Option<&'l str>> {
+    let lease = lease.filter(|_| image.labels.contains_key(collector::EXPIRE));
+    if let Some(id) = lease
+        && records.record(namespace, Kind::Lease, id)?.is_none()
+    {
+        return Err(Error::not_found("lease does not exist"));
+    }
+    Ok(lease)
+}
+
+/// Has a lease name an image: as long as the lease is there, the image is not collected.
+pub fn hold_image(
+    change: &mut Change<'_>,
+    namespace: &Namespace,
+    id: &str,
+    name: &str,
+) -> Result<()> {
+    let mut stored = stored(change, namespace, id)?;
+    let resource = image_resource(name);
+    if !stored.resources.contains(&resource) {
+        stored.resources.push(resource);
+        put(change, namespace, &stored)?;
+    }
+    Ok(())
+}
+
+/// Has the lease of a call no longer name the image that the call removes.
+pub fn release_image(
+    change: &mut Change<'_>,
+    namespace: &Namespace,
+    lease: Option<&str>,
+    name: &str,
+) -> Result<()> {
+    let Some(id) = lease else { return Ok(()) };
+    let Some(stored) = change.record(namespace, Kind::Lease, id)? else { return Ok(()) };
+    let mut stored: StoredLease = decode(stored)?;
+    let (resource, before) = (image_resource(name), stored.resources.len());
+    stored.resources.retain(|known| *known != resource);
+    if stored.resources.len() < before {
+        put_record(change, namespace, &stored, &encode(&stored)?)?;
+    }
+    Ok(())
+}
+
+fn image_resource(name: &str) -> Resource {
+    Resource { id: name.to_owned(), type_: IMAGES.to_owned(), ..Resource::default() }
 }
 
 /// Builds the `ListResourcesResponse` of what a lease names, in order of types and ids, if there is room

@@ -4,20 +4,21 @@
 //! A Get runs where it is called: it is one look-up in mapped memory. So does a List that is found to
 //! be a few look-ups. Any other runs on a pool, as it may read everything.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::budget::{Budget, Hold, Room, SMALL};
-use super::collector::{self, Trigger};
+use super::collector::{self, Collector};
 use super::events::{Exchange, Happened};
 use super::growth;
 use super::images::{self, Made, Query, ReplyRoom, Written};
 use super::patience::Patience;
 use super::pool::{Pool, Speed};
 use super::reply::Built;
-use super::{Call, Images, Reply};
+use super::{Call, Images, Reply, leases};
 use crate::api::images::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, ListImagesRequest, UpdateImageRequest,
 };
@@ -32,7 +33,7 @@ pub struct Local {
     replies: Budget,
     pool: Pool,
     events: Exchange,
-    collector: Arc<Trigger>,
+    collector: Arc<Collector>,
 }
 
 impl Local {
@@ -57,20 +58,14 @@ impl Local {
         &self.events
     }
 
-    /// When it is time to collect what has expired.
-    pub fn collector(&self) -> &Trigger {
+    /// What removes what has expired.
+    pub fn collector(&self) -> &Arc<Collector> {
         &self.collector
     }
 
     /// Removes what has expired, and tells of the images that went.
     pub async fn collect(&self) -> Result<()> {
-        let events = self.events.clone();
-        let told = move |gone: &Vec<(Namespace, String)>| {
-            for (namespace, name) in gone {
-                events.tell(namespace, Happened::ImageDeleted { name: name.clone() });
-            }
-        };
-        self.store.writer().write_then(collector::collect, told).await.map(drop)
+        collector::run::collect(&self.collector, &self.store, &self.events).await
     }
 
     /// Makes a change in a namespace; after its commit, tells what `happened` by what it gave. `bytes` is
@@ -85,16 +80,25 @@ impl Local {
     ) -> Result<T>
     where
         T: Send + 'static,
-        F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
+        F: FnOnce(&mut Change<'_>) -> Result<T> + Send + 'static,
         G: FnOnce(&T) -> Option<Happened> + Send + 'static,
     {
         let events = self.events.clone();
-        let told = move |made: &T| {
-            if let Some(happened) = happened(made) {
+        let (collector, place) = (Arc::clone(&self.collector), namespace.clone());
+        let work = move |change: &mut Change<'_>| {
+            let made = work(change)?;
+            let happened = happened(&made);
+            if let Some(happened) = &happened {
+                collector.observe(&place, happened);
+            }
+            Ok((made, Cell::new(happened)))
+        };
+        let told = move |(_, happened): &(T, Cell<Option<Happened>>)| {
+            if let Some(happened) = happened.take() {
                 events.tell(&namespace, happened);
             }
         };
-        self.change_then(bytes, work, told).await.map(|(made, _)| made)
+        self.change_then(bytes, work, told).await.map(|((made, _), _)| made)
     }
 
     /// Makes a change that holds `bytes` of the budget; after its commit, `then` with what it gave. Gives
@@ -102,12 +106,12 @@ impl Local {
     pub async fn change_then<T, F, G>(
         &self,
         bytes: usize,
-        mut work: F,
+        work: F,
         then: G,
     ) -> Result<(T, Option<Hold>)>
     where
         T: Send + 'static,
-        F: FnMut(&mut Change<'_>) -> Result<T> + Send + 'static,
+        F: FnOnce(&mut Change<'_>) -> Result<T> + Send + 'static,
         G: FnOnce(&T) + Send + 'static,
     {
         let hold = self.replies.share(bytes).await;
@@ -140,15 +144,22 @@ impl Local {
         let mut size = expected.min(limit);
         loop {
             let room = ReplyRoom { limit, held: size.max(SMALL) };
-            let (work, happened) = (Arc::clone(&work), Arc::clone(&happened));
+            let (work, happened, observed) =
+                (Arc::clone(&work), Arc::clone(&happened), Arc::clone(&happened));
             let (ns, events) = (namespace.clone(), self.events.clone());
             let told = move |made: &Made| {
                 if let Made::Written(written) = made {
                     events.tell(&ns, happened(written));
                 }
             };
-            let ns = namespace.clone();
-            let work = move |change: &mut Change<'_>| work(change, &ns, room);
+            let (ns, collector) = (namespace.clone(), Arc::clone(&self.collector));
+            let work = move |change: &mut Change<'_>| {
+                let made = work(change, &ns, room)?;
+                if let Made::Written(written) = &made {
+                    collector.observe(&ns, &observed(written));
+                }
+                Ok(made)
+            };
             // Nothing is held while waiting, as in `answer`.
             match self.change_then(bytes.saturating_add(size), work, told).await? {
                 (Made::Written(Written { answer: message, .. }), mut hold) => {
@@ -295,9 +306,10 @@ impl Images for Local {
         call.namespace()?;
         image::validate(&image)?;
         let (epoch, name) = (request.source_date_epoch, image.name.clone());
+        let lease = call.lease();
         let (bytes, expected) = (image_bytes(&image), reply_bytes(&image));
         let work = move |change: &mut Change<'_>, ns: &Namespace, room: ReplyRoom| {
-            images::create(change, ns, image.clone(), epoch.as_ref(), room)
+            images::create(change, ns, lease.as_deref(), image.clone(), epoch.as_ref(), room)
         };
         let created = move |w: &Written| Happened::ImageCreated {
             name: name.clone(),
@@ -311,10 +323,12 @@ impl Images for Local {
         let namespace = call.namespace()?;
         let mask = request.update_mask.into_option().unwrap_or_default().paths;
         let (epoch, name) = (request.source_date_epoch, image.name.clone());
+        let lease = call.lease();
         let bytes = image_bytes(&image) + growth::strings(&mask);
         let expected = reply_bytes(&image) + self.record_bytes(&namespace, &name);
         let work = move |change: &mut Change<'_>, ns: &Namespace, room: ReplyRoom| {
-            images::update(change, ns, image.clone(), &mask, epoch.as_ref(), room)
+            let (lease, epoch) = (lease.as_deref(), epoch.as_ref());
+            images::update(change, ns, lease, image.clone(), &mask, epoch, room)
         };
         let updated = move |w: &Written| Happened::ImageUpdated {
             name: name.clone(),
@@ -327,7 +341,11 @@ impl Images for Local {
         let namespace = call.namespace()?;
         let (ns, name, sync) = (namespace.clone(), request.name.clone(), request.sync);
         let bytes = growth::decoded(&request, 0);
-        let work = move |change: &mut Change<'_>| images::delete(change, &ns, &request);
+        let lease = call.lease();
+        let work = move |change: &mut Change<'_>| {
+            leases::release_image(change, &ns, lease.as_deref(), &request.name)?;
+            images::delete(change, &ns, &request)
+        };
         self.change(namespace, bytes, work, |()| Some(Happened::ImageDeleted { name })).await?;
         if sync {
             self.collect().await?;

@@ -40,6 +40,9 @@ use crate::model::{Namespace, Result};
 use budget::Hold;
 use client::Client;
 
+/// The header that carries the lease.
+const LEASE: &str = "containerd-lease";
+
 /// What a call brings along beside its message.
 #[derive(Debug, Clone)]
 pub struct Call {
@@ -54,6 +57,13 @@ pub struct Call {
 }
 
 impl Call {
+    /// The lease that the call runs under. Only gRPC has a header for it.
+    pub fn lease(&self) -> Option<String> {
+        let id = self.headers.get(LEASE)?;
+        // An id that is no text is of no lease.
+        Some(String::from_utf8_lossy(id.as_bytes()).into_owned())
+    }
+
     /// The namespace the call runs in; without a valid one it must not run.
     pub fn namespace(&self) -> Result<Namespace> {
         Namespace::required(self.namespace.as_deref())

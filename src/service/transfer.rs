@@ -2,7 +2,6 @@
 //!
 //! Every other transfer moves content, of which there is none here.
 
-use jiff::Timestamp;
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 
@@ -13,6 +12,7 @@ use super::{growth, images};
 use crate::api::images::Image;
 use crate::api::imagestore::{ImageReference, ImageStore};
 use crate::api::transfer::TransferRequest;
+use crate::clock;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result};
 use crate::store::{Change, Kind, Records};
@@ -67,7 +67,13 @@ pub fn tag(request: &TransferRequest) -> Result<Tag> {
 
 impl Tag {
     /// Gives the names, all or none; a name that is there is moved, as in containerd 2.
-    pub fn apply(&self, change: &mut Change<'_>, namespace: &Namespace) -> Result<Tagged> {
+    /// The `lease` of the call holds those that expire.
+    pub fn apply(
+        &self,
+        change: &mut Change<'_>,
+        namespace: &Namespace,
+        lease: Option<&str>,
+    ) -> Result<Tagged> {
         let missing = || Error::not_found(format_args!("image {}", quote(&self.source)));
         let stored =
             change.record(namespace, Kind::Image, &self.source)?.ok_or_else(missing)?.to_vec();
@@ -85,7 +91,7 @@ impl Tag {
                 target: Some(target.clone()).into(),
                 ..Image::default()
             };
-            let (is_there, bytes) = images::put(change, namespace, image)?;
+            let (is_there, bytes) = images::put(change, namespace, lease, image)?;
             left = left.checked_sub(bytes).ok_or_else(|| {
                 Error::ResourceExhausted(format!(
                     "the transfer reads and writes more than {MAX_BYTES} bytes of records, and no more \
@@ -149,7 +155,7 @@ impl Tag {
 
 /// The time in the form of labels, RFC 3339 to the second.
 fn now() -> String {
-    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    clock::display_time().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn kind(any: &Any) -> &str {
@@ -199,12 +205,12 @@ mod tests {
 
     fn apply(store: &Store, ns: &Namespace, to: ImageStore) -> Result<Tagged> {
         let (tag, ns) = (Tag { source: "s".into(), to }, ns.clone());
-        store.writer().write_blocking(move |change| tag.apply(change, &ns))
+        store.writer().write_blocking(move |change| tag.apply(change, &ns, None))
     }
 
     fn make(store: &Store, ns: &Namespace, image: Image) {
         let ns = ns.clone();
-        store.writer().write_blocking(move |c| images::put(c, &ns, image)).unwrap();
+        store.writer().write_blocking(move |c| images::put(c, &ns, None, image)).unwrap();
     }
 
     fn images_of(store: &Store, ns: &Namespace) -> Vec<Image> {
@@ -258,8 +264,8 @@ mod tests {
         assert_eq!(labels("a"), plain);
         assert_eq!(labels("c"), plain);
         let mut tied = labels("b");
-        let expires: Timestamp = tied.remove(EXPIRE).unwrap().parse().unwrap();
-        assert!(expires <= Timestamp::now());
+        let expires: jiff::Timestamp = tied.remove(EXPIRE).unwrap().parse().unwrap();
+        assert!(expires <= jiff::Timestamp::now());
         assert_eq!(tied.remove(BACK_REFERENCE).as_deref(), Some("a"));
         assert_eq!(tied, [("k".into(), "v".into())].into());
     }

@@ -13,12 +13,35 @@ use super::view::View;
 use super::walk::{self, Entry, Walk};
 use super::{search, value};
 use crate::model::go::quote::quote;
+use crate::model::go::text::lossy;
 use crate::model::image::plan::Plan;
 use crate::model::{Error, Namespace, Result};
 
 /// One state, to be read.
 pub struct Snapshot<'e> {
     pub(super) view: View<'e>,
+}
+
+/// The key of a record: what the list of those with a time to go has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RecordKey(pub(super) Box<[u8]>);
+
+impl RecordKey {
+    /// The key of the record of that name.
+    pub fn new(namespace: &Namespace, kind: Kind, name: &str) -> Self {
+        Self(schema::key(namespace, kind, name).into())
+    }
+
+    /// What is before all keys.
+    pub fn first() -> Self {
+        Self(Box::default())
+    }
+}
+
+impl std::fmt::Display for RecordKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&quote(lossy(&self.0).as_bytes()))
+    }
 }
 
 /// A record that may be collected from a time on.
@@ -124,10 +147,15 @@ pub trait Records: sealed::State {
         walk::aside_by_namespace(self)
     }
 
-    /// All records that have a time from which on they may be collected, whether it has come or
-    /// not.
-    fn expiring(&self) -> Result<Vec<Expiring>> {
-        walk::expiring(self)
+    /// The keys of all records that have a time from which on they may be collected, whether it
+    /// has come or not, with the values of their labels.
+    fn expiring_keys(&self) -> Result<impl Iterator<Item = Result<(RecordKey, String)>>> {
+        walk::expiring_keys(self)
+    }
+
+    /// The record under a key, if it is there and has such a time.
+    fn expiring(&self, key: &RecordKey) -> Result<Option<Expiring>> {
+        walk::expiring(self, key)
     }
 }
 
@@ -295,7 +323,15 @@ mod tests {
             let put = move |c: &mut Change<'_>| c.put(&ns, Kind::Image, &name, &message, expires);
             store.writer().write_blocking(put).unwrap();
         }
-        let expiring = || store.read(|s| s.expiring()).unwrap();
+        let expiring = || {
+            let all = |s: &Snapshot<'_>| {
+                let keys = s.expiring_keys()?.collect::<Result<Vec<_>>>()?;
+                keys.iter()
+                    .map(|(key, _)| Ok(s.expiring(key)?.unwrap()))
+                    .collect::<Result<Vec<_>>>()
+            };
+            store.read(all).unwrap()
+        };
         let of = |name: &str, when: &str| Expiring {
             namespace: ns.clone(),
             kind: Kind::Image,
@@ -324,7 +360,7 @@ mod tests {
             store.writer().write_blocking(work).unwrap();
         }
         store.writer().write_blocking(move |c| c.delete_namespace(&ns)).unwrap();
-        let left = store.read(|s| Ok((s.namespaces()?, s.expiring()?.len()))).unwrap();
+        let left = store.read(|s| Ok((s.namespaces()?, s.expiring_keys()?.count()))).unwrap();
         assert_eq!(left, (vec![other], 1));
     }
 }

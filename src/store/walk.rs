@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use protobuf::CodedInputStream;
 
 use super::records::sealed::State;
-use super::records::{Expiring, damaged};
+use super::records::{Expiring, RecordKey, damaged};
 use super::schema::{self, Kind, LONG_MARKER, NAME_HEAD};
 use super::snapshot_limit::SnapshotLimit;
 use super::table::Table;
@@ -178,31 +178,26 @@ fn next_namespace(
     Ok(None)
 }
 
-/// The records that have a time to go.
-pub fn expiring(state: &(impl State + ?Sized)) -> Result<Vec<Expiring>> {
-    let mut found = Vec::new();
-    for noted in state.view().from(Table::Expiring, b"")? {
-        let (key, when) = noted?;
-        let Some(value) = state.view().get(Table::Records, key)? else { continue };
-        let strange = || damaged(&format!("key {}", lossy(key)));
-        let path = key.strip_prefix(schema::ROOT_PREFIX).ok_or_else(strange)?;
-        let slash = path.iter().position(|b| *b == b'/').ok_or_else(strange)?;
-        let (namespace, rest) = path.split_at(slash);
-        let namespace = parse_namespace(namespace, key)?;
-        let kind = [Kind::Image, Kind::Lease]
-            .into_iter()
-            .find(|kind| rest.get(1..).is_some_and(|r| r.starts_with(kind.folder().as_bytes())))
-            .ok_or_else(strange)?;
-        let prefix = schema::prefix(&namespace, kind).len();
-        let entry = Entry { key, value, prefix, kind };
-        found.push(Expiring {
-            namespace,
-            kind,
-            name: String::from_utf8(entry.name().to_vec()).map_err(|_| strange())?,
-            when: lossy(when).into_owned(),
-        });
-    }
-    Ok(found)
+/// The keys of the records that have a time to go, with the values of their labels.
+pub fn expiring_keys(
+    state: &(impl State + ?Sized),
+) -> Result<impl Iterator<Item = Result<(RecordKey, String)>>> {
+    let all = state.view().from(Table::Expiring, b"")?;
+    Ok(all.map(|noted| noted.map(|(key, when)| (RecordKey(key.into()), lossy(when).into_owned()))))
+}
+
+/// The record under a key, if it has a time to go.
+pub fn expiring(state: &(impl State + ?Sized), key: &RecordKey) -> Result<Option<Expiring>> {
+    let key = &*key.0;
+    let (when, value) =
+        (state.view().get(Table::Expiring, key)?, state.view().get(Table::Records, key)?);
+    let (Some(when), Some(value)) = (when, value) else { return Ok(None) };
+    let strange = || damaged(&format!("key {}", lossy(key)));
+    let Some((namespace, Some(kind))) = schema::place(key) else { return Err(strange()) };
+    let prefix = schema::prefix(&namespace, kind).len();
+    let name = Entry { key, value, prefix, kind }.name().to_vec();
+    let name = String::from_utf8(name).map_err(|_| strange())?;
+    Ok(Some(Expiring { namespace, kind, name, when: lossy(when).into_owned() }))
 }
 
 /// How many images are set aside, by namespace.

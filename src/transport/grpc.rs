@@ -116,6 +116,8 @@ impl<H: Handler> Grpc<H> {
         });
         let http = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
+            // No gRPC client reads it, and making it panics when the clock is out of its years.
+            .auto_date_header(false)
             .keep_alive_interval(PING.0)
             .keep_alive_timeout(PING.1)
             .max_concurrent_streams(STREAMS)

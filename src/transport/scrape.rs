@@ -158,6 +158,8 @@ where
     });
     let http = http1::Builder::new()
         .timer(TokioTimer::new())
+        // Making it panics when the clock is out of its years.
+        .auto_date_header(false)
         .header_read_timeout(REQUEST_TIMEOUT)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);

@@ -1,0 +1,141 @@
+//! Times as Go's `time.Parse` reads them with its layout `time.RFC3339`.
+//!
+//! It takes a little more than RFC 3339 has (an hour of one digit, a comma before the fraction, an
+//! offset of 24 hours or of 60 minutes) and otherwise nothing else: no other letter than `T` and
+//! `Z`, no leap second. The table `tests/data/go_rfc3339.tsv` is Go's own word on each of these.
+
+use crate::model::UnixTime;
+
+/// Digits of a fraction that count; more may stand there.
+const FRACTION_DIGITS: usize = 9;
+
+/// The moment that `text` stands for; none where Go sees an error.
+pub fn parse(text: &str) -> Option<UnixTime> {
+    let mut rest = text.as_bytes();
+    let year = digits(&mut rest, 4)?;
+    literal(&mut rest, b'-')?;
+    let month = digits(&mut rest, 2)?;
+    literal(&mut rest, b'-')?;
+    let day = digits(&mut rest, 2)?;
+    literal(&mut rest, b'T')?;
+    let hour = one_or_two_digits(&mut rest)?;
+    literal(&mut rest, b':')?;
+    let minute = digits(&mut rest, 2)?;
+    literal(&mut rest, b':')?;
+    let second = digits(&mut rest, 2)?;
+    let in_range = (1..=12).contains(&month)
+        && (1..=days_in(month, year)).contains(&day)
+        && hour < 24
+        && minute < 60
+        && second < 60;
+    if !in_range {
+        return None;
+    }
+    let nanos = fraction(&mut rest);
+    let offset = offset(&mut rest)?;
+    let seconds = days_since_1970(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
+    rest.is_empty().then_some(UnixTime { seconds: seconds - offset, nanos })
+}
+
+fn literal(rest: &mut &[u8], wanted: u8) -> Option<()> {
+    *rest = rest.strip_prefix(&[wanted])?;
+    Some(())
+}
+
+/// Takes a number of exactly so many digits off the front.
+fn digits(rest: &mut &[u8], count: usize) -> Option<i64> {
+    let (number, behind) = rest.split_at_checked(count)?;
+    let number = number.iter().try_fold(0, |number, byte| {
+        byte.is_ascii_digit().then(|| number * 10 + i64::from(byte - b'0'))
+    })?;
+    *rest = behind;
+    Some(number)
+}
+
+fn one_or_two_digits(rest: &mut &[u8]) -> Option<i64> {
+    digits(rest, 2).or_else(|| digits(rest, 1))
+}
+
+/// Takes a fraction of a second off the front, if there is one; gives its nanoseconds.
+fn fraction(rest: &mut &[u8]) -> u32 {
+    let Some(behind) = rest.strip_prefix(b".").or_else(|| rest.strip_prefix(b",")) else {
+        return 0;
+    };
+    let length = behind.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let Some((digits, behind)) = behind.split_at_checked(length).filter(|_| length > 0) else {
+        return 0;
+    };
+    *rest = behind;
+    let padded = digits.iter().chain(std::iter::repeat(&b'0')).take(FRACTION_DIGITS);
+    padded.fold(0, |nanos, digit| nanos * 10 + u32::from(digit - b'0'))
+}
+
+/// Takes the offset from UTC off the front; gives its seconds.
+fn offset(rest: &mut &[u8]) -> Option<i64> {
+    let (sign, behind) = rest.split_first()?;
+    *rest = behind;
+    let sign = match sign {
+        b'Z' => return Some(0),
+        b'+' => 1,
+        b'-' => -1,
+        _ => return None,
+    };
+    let hours = digits(rest, 2)?;
+    literal(rest, b':')?;
+    let minutes = digits(rest, 2)?;
+    (hours <= 24 && minutes <= 60).then_some(sign * (hours * 60 + minutes) * 60)
+}
+
+fn days_in(month: i64, year: i64) -> i64 {
+    match month {
+        2 if is_leap(year) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+fn is_leap(year: i64) -> bool {
+    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
+}
+
+/// Days from the beginning of 1970 to a valid day of a year that is not negative.
+fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
+    /// Days of the years 0 to 1969.
+    const BEFORE_1970: i64 = 719_528;
+    let leap_years =
+        if year == 0 { 0 } else { 1 + (year - 1) / 4 - (year - 1) / 100 + (year - 1) / 400 };
+    let months: i64 = (1..month).map(|month| days_in(month, year)).sum();
+    year * 365 + leap_years + months + day - 1 - BEFORE_1970
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Go 1.26 made of each text: `tests/data/go_rfc3339.go.txt` writes the table.
+    const TABLE: &str = include_str!("../../../tests/data/go_rfc3339.tsv");
+
+    #[test]
+    fn times_are_read_as_go_reads_them() {
+        let mut parsed = 0;
+        for line in TABLE.lines() {
+            let fields: Vec<&str> = line.split('\t').collect();
+            let (text, expected) = match fields.as_slice() {
+                [text, "error"] => (text, None),
+                [text, seconds, nanos] => (
+                    text,
+                    Some(UnixTime {
+                        seconds: seconds.parse().unwrap(),
+                        nanos: nanos.parse().unwrap(),
+                    }),
+                ),
+                _ => panic!("{line}"),
+            };
+            let text: String = serde_json::from_str(text).unwrap();
+            assert_eq!(parse(&text), expected, "{text:?}");
+            parsed += usize::from(expected.is_some());
+        }
+        assert!(parsed > 100 && TABLE.lines().count() > 2 * parsed, "the table is too small");
+    }
+}
