@@ -12,9 +12,10 @@
 //! | [`front`] | speaking to a containerd |
 //! | [`service`] | what the requests mean, on the local store |
 //! | [`store`] | records in LMDB; the only place of heed and of `unsafe` |
-//! | [`bolt`] | reading containerd's own bolt file; beside `store`, neither knows the other |
 //! | [`model`] | images, namespaces, digests, filters, errors: values only |
 //! | [`api`], [`metrics`] | the messages, generated from `protos/`; what is counted |
+//!
+//! The crate `bbolt-read` (`crates/`) reads containerd's own file; it knows nothing of this one.
 //!
 //! # The way of a request
 //!
@@ -28,7 +29,6 @@
 
 pub mod admin;
 pub mod api;
-pub mod bolt;
 pub mod cli;
 pub mod daemon;
 pub mod front;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["api", "metrics"],
     &["model"],
-    &["bolt", "store"],
+    &["store"],
     &["service"],
     &["front"],
     &["transport"],
@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
 /// Where a library's name may stand.
 const HOMES: &[(&str, &[&str])] = &[
     ("heed", &["store"]),
+    ("bbolt_read", &["admin"]),
     ("rpds", &["store"]),
     ("rustix", &["transport"]),
     ("ttrpc", &["transport"]),

@@ -10,9 +10,9 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use super::containerd_schema::{self, Found, Unread};
 use super::{BATCH, Summary, open, progress, put_images, put_namespace};
 use crate::api::images::Image;
-use crate::bolt::containerd::{self, Found, Unread};
 use crate::model::{Error, Namespace, Result};
 use crate::store::Store;
 
@@ -33,7 +33,7 @@ pub struct Outcome {
 pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
     let locked = lock(file)?;
     let source: &File = &locked;
-    let found = containerd::survey(source).map_err(|e| in_file(file, e))?;
+    let found = containerd_schema::survey(source).map_err(|e| in_file(file, e))?;
     if !found.lost.is_empty() && !salvage {
         return Err(damaged(file, &found));
     }
@@ -46,7 +46,7 @@ pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
     let store = open(root)?;
     let progress = progress();
     let mut copy = Copy { store: &store, images: Vec::new(), summary: Summary::default() };
-    let read = containerd::read(source, |found| {
+    let read = containerd_schema::read(source, |found| {
         match found {
             Found::Namespace(namespace, record) => {
                 copy.flush()?;
@@ -129,7 +129,7 @@ fn in_file(file: &Path, error: Error) -> Error {
     }
 }
 
-fn damaged(file: &Path, found: &containerd::Survey) -> Error {
+fn damaged(file: &Path, found: &containerd_schema::Survey) -> Error {
     let lost = &found.lost;
     let mut text = format!("{} is damaged; nothing was imported", file.display());
     for place in lost.iter().take(NAMED) {
