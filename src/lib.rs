@@ -12,10 +12,11 @@
 //! | [`front`] | speaking to a containerd |
 //! | [`service`] | what the requests mean, on the local store |
 //! | [`store`] | records in LMDB; the only place of heed and of `unsafe` |
-//! | [`bolt`] | reading containerd's own bolt file; beside `store`, neither knows the other |
 //! | [`clock`] | reading the system's clock, whatever it says |
 //! | [`model`] | images, namespaces, digests, filters, errors: values only |
 //! | [`api`], [`metrics`], [`log_throttle`] | the messages, generated from `protos/`; what is counted; lines of the log that clients cause |
+//!
+//! The crate `bbolt-read` (`crates/`) reads containerd's own file; it knows nothing of this one.
 //!
 //! # The way of a request
 //!
@@ -31,7 +32,6 @@
 
 pub mod admin;
 pub mod api;
-pub mod bolt;
 pub mod cli;
 pub mod clock;
 pub mod daemon;

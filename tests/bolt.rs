@@ -7,8 +7,8 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 
-use lmdb_images::bolt::ReadAt;
-use lmdb_images::bolt::containerd::{Found, Notes, read, survey};
+use bbolt_read::ReadAt;
+use lmdb_images::admin::import::containerd_schema::{Found, Notes, read, survey};
 use lmdb_images::model::image::Image;
 
 const FILES: [(&str, &[u8]); 3] = [

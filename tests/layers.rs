@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["api", "log_throttle", "metrics"],
     &["model"],
     &["clock"],
-    &["bolt", "store"],
+    &["store"],
     &["service"],
     &["front"],
     &["transport"],
@@ -23,6 +23,7 @@ const LAYERS: &[&[&str]] = &[
 /// Where a library's name may stand.
 const HOMES: &[(&str, &[&str])] = &[
     ("heed", &["store"]),
+    ("bbolt_read", &["admin"]),
     ("rpds", &["store"]),
     ("rustix", &["transport"]),
     ("ttrpc", &["transport"]),

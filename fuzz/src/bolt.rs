@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::sync::OnceLock;
 
-use lmdb_images::bolt::containerd::{Found, read, survey};
+use lmdb_images::admin::import::containerd_schema::{Found, read, survey};
 
 use super::{Input, patched};
 

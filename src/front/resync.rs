@@ -10,7 +10,7 @@
 //! containerd may have made it, and the others are brought up to date all the same.
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -270,7 +270,7 @@ impl OneByOne<'_> {
 
     fn end(self) -> Result<()> {
         let Self { front, namespace, left_out, failed } = self;
-        let hash = std::hash::BuildHasherDefault::<fnv::FnvHasher>::default().hash_one(&left_out);
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&left_out);
         if front.spaces().is_news(namespace, hash) && !left_out.is_empty() {
             log::warn!(
                 "namespace {namespace}: images that no reply of containerd can carry are left out: {}",

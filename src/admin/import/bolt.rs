@@ -7,14 +7,14 @@
 use std::fs::File;
 use std::path::Path;
 
+use bbolt_read::FileAtRest;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use super::containerd_schema::{self, Found, Unread};
 use super::{BATCH, Summary, open, progress, put_images, put_namespace};
 use crate::admin::file;
 use crate::api::images::Image;
-use crate::bolt::containerd::{self, Found, Unread};
-use crate::bolt::meta;
 use crate::model::{Error, Namespace, Result};
 use crate::store::Store;
 
@@ -36,7 +36,7 @@ pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
     let locked = lock(file)?;
     let source: &File = &locked;
     check_length(file, source, salvage)?;
-    let found = containerd::survey(source).map_err(|e| in_file(file, e))?;
+    let found = containerd_schema::survey(source).map_err(|e| in_file(file, e))?;
     if !found.lost.is_empty() && !salvage {
         return Err(damaged(file, &found));
     }
@@ -49,7 +49,7 @@ pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
     let store = open(root)?;
     let progress = progress();
     let mut copy = Copy { store: &store, images: Vec::new(), summary: Summary::default() };
-    let read = containerd::read(source, |found| {
+    let read = containerd_schema::read(source, |found| {
         match found {
             Found::Namespace(namespace, record) => {
                 copy.flush()?;
@@ -126,8 +126,8 @@ fn check_length(path: &Path, file: &File, salvage: bool) -> Result<()> {
             path.display()
         )));
     }
-    let needed = match meta::newest(file) {
-        Ok((meta, _)) => meta.end.saturating_mul(meta.page_size),
+    let needed = match FileAtRest::open(file) {
+        Ok(opened) => opened.snapshot().min_length(),
         // The reader says what is wrong with it.
         Err(_) => return Ok(()),
     };
@@ -154,7 +154,7 @@ fn in_file(file: &Path, error: Error) -> Error {
     }
 }
 
-fn damaged(file: &Path, found: &containerd::Survey) -> Error {
+fn damaged(file: &Path, found: &containerd_schema::Survey) -> Error {
     let lost = &found.lost;
     let mut text = format!("{} is damaged; nothing was imported", file.display());
     for place in lost.iter().take(NAMED) {

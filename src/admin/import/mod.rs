@@ -5,6 +5,7 @@
 //! already, byte for byte, is not written again, so a second run changes nothing.
 
 pub mod bolt;
+pub mod containerd_schema;
 pub mod live;
 
 use std::path::Path;

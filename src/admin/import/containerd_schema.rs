@@ -19,12 +19,10 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use bbolt_read::{Bucket, Damage, Entry, FileAtRest, ReadAt, Snapshot, Value};
 use protobuf::MessageField;
 use protobuf::well_known_types::timestamp::Timestamp;
 
-use super::page::shown;
-use super::tree::{Entry, Value};
-use super::{Bolt, Bucket, Damage, ReadAt};
 use crate::api::namespace::Namespace as Record;
 use crate::model::go::quote::quote;
 use crate::model::image::{self, Image};
@@ -103,14 +101,14 @@ pub fn read<S: ReadAt + ?Sized>(
     source: &S,
     each: impl FnMut(Found) -> Result<()>,
 ) -> Result<Notes> {
-    let bolt = Bolt::open(source).map_err(|damage| Error::DataLoss(damage.to_string()))?;
-    let mut reading = Reading { bolt: &bolt, each, unknown: RefCell::default() };
+    let file = FileAtRest::open(source).map_err(|damage| Error::DataLoss(damage.to_string()))?;
+    let mut reading = Reading { snapshot: file.snapshot(), each, unknown: RefCell::default() };
     reading.file()?;
-    Ok(Notes { other_meta: bolt.other_meta().cloned(), unknown: reading.unknown.into_inner() })
+    Ok(Notes { other_meta: file.other_meta().cloned(), unknown: reading.unknown.into_inner() })
 }
 
 struct Reading<'b, 's, S: ?Sized, F> {
-    bolt: &'b Bolt<'s, S>,
+    snapshot: &'b Snapshot<'s, S>,
     each: F,
     unknown: RefCell<BTreeSet<String>>,
 }
@@ -133,7 +131,7 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
 
     fn file(&mut self) -> Result<()> {
         let mut known = false;
-        for entry in self.bolt.root() {
+        for entry in self.snapshot.entries(&self.snapshot.root()) {
             match entry {
                 Ok(Entry { key, value: Value::Bucket(bucket), .. }) if key == b"v1" => {
                     known = true;
@@ -155,7 +153,7 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
     }
 
     fn namespaces(&mut self, bucket: &Bucket) -> Result<()> {
-        for entry in self.bolt.entries(bucket) {
+        for entry in self.snapshot.entries(bucket) {
             match entry {
                 Ok(Entry { key, value: Value::Bucket(bucket), page }) => {
                     let parsed = std::str::from_utf8(&key).ok().map(Namespace::parse);
@@ -177,7 +175,7 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
 
     fn namespace(&mut self, namespace: &Namespace, bucket: &Bucket) -> Result<()> {
         let (mut labels, mut images) = (BTreeMap::new(), None);
-        for entry in self.bolt.entries(bucket) {
+        for entry in self.snapshot.entries(bucket) {
             match entry {
                 Ok(Entry { key, value: Value::Bucket(bucket), .. }) => match key.as_slice() {
                     b"labels" => match self.texts(&bucket) {
@@ -200,7 +198,7 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
         (self.each)(Found::Namespace(namespace.clone(), record))?;
         let Some(images) = images else { return Ok(()) };
         let image_of = format!("namespace {namespace}: image");
-        for entry in self.bolt.entries(&images) {
+        for entry in self.snapshot.entries(&images) {
             match entry {
                 Ok(Entry { key, value: Value::Bucket(bucket), page }) => {
                     match self.image(&key, page, &bucket) {
@@ -225,7 +223,7 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
         let mut updated = created.clone();
         let mut target = None;
         let mut annotations = BTreeMap::new();
-        for entry in self.bolt.entries(bucket) {
+        for entry in self.snapshot.entries(bucket) {
             let Entry { key, value, page } = entry.map_err(|lost| lost.damage)?;
             match (key.as_slice(), value) {
                 (b"createdat", Value::Bytes(bytes)) => created = time(&bytes, page)?,
@@ -239,7 +237,7 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
         let target = target.ok_or_else(|| Damage::new(page, "it has no target"))?;
         let into = image.target.mut_or_insert_default();
         into.annotations = annotations;
-        for entry in self.bolt.entries(&target) {
+        for entry in self.snapshot.entries(&target) {
             let Entry { key, value, page } = entry.map_err(|lost| lost.damage)?;
             match (key.as_slice(), value) {
                 (b"digest", Value::Bytes(bytes)) => into.digest = text(&bytes, page)?,
@@ -260,7 +258,7 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
 
     fn texts(&self, bucket: &Bucket) -> Result<BTreeMap<String, String>, Damage> {
         let mut texts = BTreeMap::new();
-        for entry in self.bolt.entries(bucket) {
+        for entry in self.snapshot.entries(bucket) {
             let Entry { key, value, page } = entry.map_err(|lost| lost.damage)?;
             if let Value::Bytes(value) = value {
                 texts.insert(text(&key, page)?, text(&value, page)?);
@@ -268,6 +266,13 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
         }
         Ok(texts)
     }
+}
+
+/// Bytes of a key that an error sentence shows.
+const MAX_SHOWN_BYTES: usize = 256;
+
+fn shown(key: &[u8]) -> &[u8] {
+    key.get(..MAX_SHOWN_BYTES).unwrap_or(key)
 }
 
 fn text(bytes: &[u8], page: u64) -> Result<String, Damage> {

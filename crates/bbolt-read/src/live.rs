@@ -1,0 +1,200 @@
+//! Reading while another process writes; [the crate's page](crate) says why it is exact.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{Ordering, fence};
+
+use crate::meta::{self, Meta};
+use crate::{Damage, ReadAt, Snapshot};
+
+/// Tries of one read, unless [`LiveReader::with_max_tries`] says another number.
+pub const DEFAULT_MAX_TRIES: u32 = 32;
+
+/// What was read, and the transaction whose state it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exact<T> {
+    /// What the closure made of the snapshot.
+    pub value: T,
+    /// The transaction. No later one had been answered when the read began.
+    pub txid: u64,
+    /// Tries that the read took. Each one after the first means that a transaction committed
+    /// during the try before.
+    pub tries: u32,
+}
+
+/// Why a live read gave nothing.
+#[derive(Debug)]
+pub enum LiveError {
+    /// The file cannot be opened.
+    Open(io::Error),
+    /// The path leads to something else than a regular file.
+    NotRegular,
+    /// The file is damaged: what is wrong was read while no transaction committed.
+    Damaged(Damage),
+    /// A transaction committed during each try.
+    Busy {
+        /// The number of tries.
+        tries: u32,
+    },
+}
+
+impl fmt::Display for LiveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(e) => write!(f, "the file cannot be opened: {e}"),
+            Self::NotRegular => f.write_str("the path leads to no regular file"),
+            Self::Damaged(damage) => write!(f, "the file is damaged: {damage}"),
+            Self::Busy { tries } => {
+                write!(f, "a transaction committed during each of {tries} tries to read the file")
+            }
+        }
+    }
+}
+
+impl std::error::Error for LiveError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Open(e) => Some(e),
+            Self::Damaged(damage) => Some(damage),
+            Self::NotRegular | Self::Busy { .. } => None,
+        }
+    }
+}
+
+/// Reads of the two meta pages until one is whole. Both are torn when a transaction writes over the
+/// one while it is read, and the next over the other: that does not happen often in turn.
+const MAX_META_READS: u32 = 32;
+
+fn until_whole<T>(mut read: impl FnMut() -> Result<T, Damage>) -> Result<T, LiveError> {
+    let mut found = read();
+    for _ in 1..MAX_META_READS {
+        if found.is_ok() {
+            break;
+        }
+        found = read();
+    }
+    found.map_err(LiveError::Damaged)
+}
+
+/// A meta page, and which of the two pages it is.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    meta: Meta,
+    page: u64,
+}
+
+/// Reads a file that another process may write at the same time. It takes no lock and holds no
+/// state of the file but its page size, so any number of threads may share it.
+#[derive(Debug)]
+pub struct LiveReader<S> {
+    source: S,
+    page_size: u64,
+    max_tries: u32,
+}
+
+impl<S: ReadAt> LiveReader<S> {
+    /// Reads the page size.
+    ///
+    /// # Errors
+    /// [`LiveError::Damaged`] when neither meta page is whole.
+    pub fn new(source: S) -> Result<Self, LiveError> {
+        let (meta, _) = until_whole(|| meta::newest(&source))?;
+        Ok(Self { source, page_size: meta.page_size, max_tries: DEFAULT_MAX_TRIES })
+    }
+
+    /// Sets how often one read is tried, at least once.
+    #[must_use]
+    pub fn with_max_tries(mut self, max_tries: u32) -> Self {
+        self.max_tries = max_tries.max(1);
+        self
+    }
+
+    /// Where the bytes come from.
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
+    /// Bytes of a page.
+    pub fn page_size(&self) -> u64 {
+        self.page_size
+    }
+
+    /// The newest transaction. While it stays the same, so does everything in the file.
+    ///
+    /// # Errors
+    /// See [`LiveReader::read`].
+    pub fn txid(&self) -> Result<u64, LiveError> {
+        Ok(self.read(|_| Ok(()))?.txid)
+    }
+
+    /// Calls `read` until no transaction commits meanwhile, and gives what that call gave: all it
+    /// saw is the state of one transaction, and no later one had been answered when this method
+    /// was called. A call that is overtaken may see anything, and its result or its error is
+    /// dropped, so `read` should not do anything but read.
+    ///
+    /// # Errors
+    /// [`LiveError::Busy`] when each try was overtaken, and [`LiveError::Damaged`] when `read`
+    /// failed in a try that was not.
+    pub fn read<T>(
+        &self,
+        mut read: impl FnMut(&Snapshot<'_, S>) -> Result<T, Damage>,
+    ) -> Result<Exact<T>, LiveError> {
+        for tries in 1..=self.max_tries {
+            let candidate = until_whole(|| self.candidate())?;
+            let found = read(&Snapshot::live(&self.source, candidate.meta));
+            if self.is_still_newest(candidate) {
+                let value = found.map_err(LiveError::Damaged)?;
+                return Ok(Exact { value, txid: candidate.meta.txid, tries });
+            }
+        }
+        Err(LiveError::Busy { tries: self.max_tries })
+    }
+
+    /// The bytes of a key in the bucket to which a path leads; see [`Snapshot::value`].
+    ///
+    /// # Errors
+    /// See [`LiveReader::read`].
+    pub fn lookup(&self, path: &[&[u8]], key: &[u8]) -> Result<Exact<Option<Vec<u8>>>, LiveError> {
+        self.read(|snapshot| snapshot.value(path, key))
+    }
+
+    /// Whether a path leads to a bucket.
+    ///
+    /// # Errors
+    /// See [`LiveReader::read`].
+    pub fn bucket_exists(&self, path: &[&[u8]]) -> Result<Exact<bool>, LiveError> {
+        self.read(|snapshot| Ok(snapshot.bucket(path)?.is_some()))
+    }
+
+    fn meta(&self, page: u64) -> Result<Meta, Damage> {
+        meta::read_page(&self.source, page, self.page_size)
+    }
+
+    /// The newest meta page that is whole. It need not be the newest of the file, as the other one
+    /// may be in the middle of being overwritten: that is for the check afterwards to find.
+    fn candidate(&self) -> Result<Candidate, Damage> {
+        let whole = |page, meta| Ok(Candidate { meta, page });
+        match (self.meta(0), self.meta(1)) {
+            (Ok(first), Ok(second)) if second.txid > first.txid => whole(1, second),
+            (Ok(first), _) => whole(0, first),
+            (Err(_), Ok(second)) => whole(1, second),
+            (Err(damage), Err(_)) => Err(damage),
+        }
+    }
+
+    /// Whether the next transaction had not committed when this method was called.
+    ///
+    /// The order matters. The next transaction's meta page comes over the *other* page. When that
+    /// is torn, either the next transaction is on its way, which does no harm, or the third one
+    /// is; then the second one has committed over the candidate's own page, which is read after
+    /// it and so shows it. Read in the other order, a third transaction could hide the second.
+    fn is_still_newest(&self, candidate: Candidate) -> bool {
+        // A processor may not move a load of what came before below the loads of the check.
+        fence(Ordering::SeqCst);
+        let other = self.meta(1 - candidate.page);
+        fence(Ordering::SeqCst);
+        let own = self.meta(candidate.page);
+        let overtaken = other.is_ok_and(|other| other.txid > candidate.meta.txid);
+        !overtaken && own == Ok(candidate.meta)
+    }
+}
