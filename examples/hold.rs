@@ -8,11 +8,11 @@
 use std::error::Error;
 use std::io::Write;
 
-use lmdb_images::store::Reader;
+use lmdb_images::store::ReadOnlyStore;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = std::env::args_os().nth(1).ok_or("usage: hold ROOT")?;
-    let store = Reader::open(root.as_ref())?;
+    let store = ReadOnlyStore::open(root.as_ref())?;
     store.read(|_| {
         println!("holding");
         // Whoever waits for the word sees only that it does not come; whoever ends the input, an end.

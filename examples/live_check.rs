@@ -14,6 +14,8 @@
 //!
 //! Prints one line of figures. Exits with 1 when a read was wrong or old.
 
+#![allow(clippy::indexing_slicing)]
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::error::Error;
@@ -35,7 +37,7 @@ use lmdb_images::api::namespace::{
     CreateNamespaceRequest, CreateNamespaceResponse, DeleteNamespaceRequest, Namespace as Record,
     UpdateNamespaceRequest, UpdateNamespaceResponse,
 };
-use lmdb_images::front::client::Containerd;
+use lmdb_images::front::client::GrpcClient;
 use lmdb_images::model::Namespace;
 use protobuf::well_known_types::empty::Empty;
 
@@ -270,7 +272,7 @@ fn look_up(path: &Path, unchecked: bool, all: &[Arc<Known>], counts: &Counts, en
     }
 }
 
-async fn change(containerd: &Containerd, known: &Known, number: u64) -> Result<()> {
+async fn change(containerd: &GrpcClient, known: &Known, number: u64) -> Result<()> {
     let namespace = Namespace::parse(&known.namespace)?;
     let headers = HeaderMap::new();
     let label = [("number".to_owned(), number.to_string())].into();
@@ -329,7 +331,7 @@ async fn change(containerd: &Containerd, known: &Known, number: u64) -> Result<(
 
 /// Changes its records in turn until the end, and reads each one right after the answer.
 async fn client(
-    containerd: Containerd,
+    containerd: GrpcClient,
     file: Arc<LiveFile>,
     records: Vec<Arc<Known>>,
     counts: Arc<Counts>,
@@ -375,7 +377,7 @@ async fn run(socket: &Path, database: &Path, time: Duration, unchecked: bool) ->
         .collect();
     let mut clients = tokio::task::JoinSet::new();
     for records in shares {
-        let containerd = Containerd::connect(socket).await?;
+        let containerd = GrpcClient::connect(socket).await?;
         clients.spawn(client(containerd, file.clone(), records, counts.clone(), end.clone()));
     }
     tokio::time::sleep(time).await;

@@ -44,7 +44,7 @@ fn fill(root: &Path, count: u64) {
     let namespace = Namespace::parse("default").unwrap();
     for batch in 0..count.div_ceil(1000) {
         let namespace = namespace.clone();
-        let put = move |change: &mut lmdb_images::store::Change<'_>| {
+        let put = move |change: &mut lmdb_images::store::Transaction<'_>| {
             for number in batch * 1000..((batch + 1) * 1000).min(count) {
                 // Not in the order of names: pages get as full as they do in use.
                 let name = format!(

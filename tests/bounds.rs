@@ -20,12 +20,12 @@ use lmdb_images::api::images::{
 };
 use lmdb_images::daemon::sockets::{Access, Socket};
 use lmdb_images::model::Result;
-use lmdb_images::service::{Call, Images, Reply};
-use lmdb_images::transport::begun::Begun;
-use lmdb_images::transport::grpc::{Asked, Grpc, Handler};
+use lmdb_images::service::{CallContext, Images, Reply};
+use lmdb_images::transport::begun::Admission;
+use lmdb_images::transport::grpc::{IncomingCall, GrpcServer, Router};
 use lmdb_images::transport::grpc_message::Body;
-use lmdb_images::transport::threads::Threads;
-use lmdb_images::transport::ttrpc::Ttrpc;
+use lmdb_images::transport::threads::WorkerPool;
+use lmdb_images::transport::ttrpc::TtrpcServer;
 use lmdb_images::transport::{Limits, listener};
 use protobuf::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -273,7 +273,7 @@ async fn a_ttrpc_client_that_does_not_read_is_not_read_and_then_disconnected() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_begins_more_than_its_share_of_all_calls_is_not_read() {
-    let limits = Limits { begun: Begun::new(100), ..hasty() };
+    let limits = Limits { admission: Admission::new(100), ..hasty() };
     let served = Served::with(limits.clone()).await;
     let other = served.client(Protocol::Grpc).await;
     let stream = TokioIo::new(UnixStream::connect(served.daemon.grpc()).await.unwrap());
@@ -297,7 +297,7 @@ async fn who_begins_more_than_its_share_of_all_calls_is_not_read() {
         // Ended by the bound on its time, which lets the next be read.
         let status = answered.unwrap().unwrap().headers()["grpc-status"].clone();
         assert_eq!(status, (Code::DeadlineExceeded as i32).to_string());
-        most = most.max(limits.begun.count());
+        most = most.max(limits.admission.count());
         // The others still have their share.
         let everything = ListImagesRequest::new();
         other.call::<ListImagesResponse>("List", "n", &everything).await.unwrap();
@@ -352,7 +352,7 @@ async fn a_ttrpc_stream_has_one_call_at_a_time() {
     let limits = Limits::default();
     let served = Served::with(limits.clone()).await;
     // Every decoded message that needs a share of the budget waits.
-    let all = limits.requests.share(usize::MAX).await;
+    let all = limits.request_memory.reserve(usize::MAX).await;
     for other in [frame(1, b""), list_frame(1, 1), vec![0, 0, 0, 0, 0, 0, 0, 1, 9, 0]] {
         let mut stream = UnixStream::connect(served.daemon.ttrpc()).await.unwrap();
         stream.write_all(&list_frame(1, 100)).await.unwrap();
@@ -367,8 +367,8 @@ async fn a_ttrpc_stream_has_one_call_at_a_time() {
 #[derive(Clone)]
 struct Faulty;
 
-impl Handler for Faulty {
-    async fn answer(&self, asked: Asked, _: listener::Stop) -> Result<http::Response<Body>> {
+impl Router for Faulty {
+    async fn route(&self, asked: IncomingCall, _: listener::Shutdown) -> Result<http::Response<Body>> {
         if asked.path().ends_with("List") {
             return asked.unary(async |_, _: ListImagesRequest| Ok(Reply::default())).await;
         }
@@ -378,19 +378,19 @@ impl Handler for Faulty {
 
 #[async_trait]
 impl Images for Faulty {
-    async fn get(&self, _: &Call, _: GetImageRequest) -> Result<Reply> {
+    async fn get(&self, _: &CallContext, _: GetImageRequest) -> Result<Reply> {
         panic!("on purpose")
     }
-    async fn list(&self, _: &Call, _: ListImagesRequest) -> Result<Reply> {
+    async fn list(&self, _: &CallContext, _: ListImagesRequest) -> Result<Reply> {
         Ok(Reply::default())
     }
-    async fn create(&self, _: &Call, _: CreateImageRequest) -> Result<Reply> {
+    async fn create(&self, _: &CallContext, _: CreateImageRequest) -> Result<Reply> {
         panic!("on purpose")
     }
-    async fn update(&self, _: &Call, _: UpdateImageRequest) -> Result<Reply> {
+    async fn update(&self, _: &CallContext, _: UpdateImageRequest) -> Result<Reply> {
         panic!("on purpose")
     }
-    async fn delete(&self, _: &Call, _: DeleteImageRequest) -> Result<Reply> {
+    async fn delete(&self, _: &CallContext, _: DeleteImageRequest) -> Result<Reply> {
         panic!("on purpose")
     }
 }
@@ -401,23 +401,23 @@ async fn a_panic_is_answered_internal() {
     let (stop, stopping) = tokio::sync::watch::channel(false);
     let open = |name: &str| {
         let access = Access { mode: 0o600, uid: None, gid: None };
-        Socket::claim(dir.path().join(name)).unwrap().open(access).unwrap().into_parts()
+        Socket::reserve(dir.path().join(name)).unwrap().open(access).unwrap().into_parts()
     };
     let limits = Limits::default();
     let (grpc, ttrpc) = (open("grpc"), open("ttrpc"));
-    let threads = Arc::new(Threads::start().unwrap());
+    let threads = Arc::new(WorkerPool::start().unwrap());
     let servers = {
         let (shared, stop, lent) = (limits.clone(), stopping.clone(), Arc::clone(&threads));
         let grpc = tokio::spawn(async move {
             let limits = shared;
-            let service = Grpc::new(Faulty, limits.clone());
+            let service = GrpcServer::new(Faulty, limits.clone());
             listener::run(&grpc.0, grpc.2, &limits, &lent, stop, move |s, stop| {
                 service.clone().connection(s, stop)
             })
             .await;
         });
         let ttrpc = tokio::spawn(async move {
-            let service = Ttrpc::new(Arc::new(Faulty), None, limits.clone());
+            let service = TtrpcServer::new(Arc::new(Faulty), None, limits.clone());
             listener::run(&ttrpc.0, ttrpc.2, &limits, &threads, stopping, move |s, stop| {
                 service.clone().connection(s, stop)
             })

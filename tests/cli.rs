@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use lmdb_images::model::Namespace;
-use lmdb_images::store::{Change, Kind, Store};
+use lmdb_images::store::{Transaction, Kind, Store};
 use protobuf::Message;
 use tempfile::TempDir;
 
@@ -103,7 +103,7 @@ pub fn store(names: &[&str]) -> TempDir {
 
 pub fn fill(store: &Store, namespace: &str, images: Vec<lmdb_images::api::images::Image>) {
     let namespace = Namespace::parse(namespace).unwrap();
-    let put = move |change: &mut Change<'_>| {
+    let put = move |change: &mut Transaction<'_>| {
         let record = lmdb_images::api::namespace::Namespace {
             name: namespace.to_string(),
             ..Default::default()

@@ -19,10 +19,10 @@ use lmdb_images::api::leases::{
     ListResourcesResponse, ListResponse, Resource,
 };
 use lmdb_images::model::{Error, Result};
-use lmdb_images::service::alone::Alone;
-use lmdb_images::service::budget::Budget;
-use lmdb_images::service::local::Local;
-use lmdb_images::service::{Call, Images};
+use lmdb_images::service::alone::Standalone;
+use lmdb_images::service::budget::MemoryBudget;
+use lmdb_images::service::local::LocalImages;
+use lmdb_images::service::{CallContext, Images};
 use lmdb_images::store::Store;
 use proptest::prelude::*;
 use protobuf::well_known_types::field_mask::FieldMask;
@@ -38,24 +38,24 @@ type Labels<'l> = &'l [(&'l str, &'l str)];
 
 /// The services on a store, without sockets: no background run but those a test asks for.
 struct Services {
-    alone: Alone,
+    alone: Standalone,
 }
 
 impl Services {
     fn open(root: &Path) -> Self {
-        let local = Local::new(Store::open(root).unwrap(), Budget::new(1 << 24));
-        Self { alone: Alone::new(local) }
+        let local = LocalImages::new(Store::open(root).unwrap(), MemoryBudget::new(1 << 24));
+        Self { alone: Standalone::new(local) }
     }
 
-    fn local(&self) -> &Local {
+    fn local(&self) -> &LocalImages {
         self.alone.local()
     }
 
-    fn call(lease: Option<&str>) -> Call {
+    fn call(lease: Option<&str>) -> CallContext {
         let lease = lease.map(|id| (http::HeaderName::from_static("containerd-lease"), id));
         let headers = lease.into_iter().map(|(name, id)| (name, id.parse().unwrap())).collect();
         let client = lmdb_images::service::client::Client::Own;
-        Call { namespace: Some("n".into()), client, reply_limit: 1 << 24, headers }
+        CallContext { namespace: Some("n".into()), client, reply_limit: 1 << 24, headers }
     }
 
     async fn create(&self, name: &str, labels: Labels<'_>, lease: Option<&str>) -> Result<()> {

@@ -91,7 +91,7 @@ proptest! {
     #[test]
     fn parsing_never_panics(filters in prop::collection::vec(filter_like(), 0..3)) {
         match Filter::parse_all(&filters) {
-            Ok(filter) => prop_assert_eq!(filter.is_always(),
+            Ok(filter) => prop_assert_eq!(filter.matches_all(),
                 filters.is_empty() || filters.iter().any(Vec::is_empty)),
             Err(error) => {
                 let text = error.to_string();

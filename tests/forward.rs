@@ -52,12 +52,12 @@ impl Chain {
         let mut config = config(dir.path(), Limits::default());
         config.containerd = Some(upstream.socket().into());
         let daemon = Daemon::start(&config).await.unwrap();
-        let channel = channel(daemon.whole().unwrap()).await.unwrap();
+        let channel = channel(daemon.containerd_socket().unwrap()).await.unwrap();
         Self { upstream, daemon, channel, dir }
     }
 
     fn socket(&self) -> &Path {
-        self.daemon.whole().unwrap()
+        self.daemon.containerd_socket().unwrap()
     }
 
     /// The next call whose end the upstream sees.

@@ -28,14 +28,14 @@ use lmdb_images::api::images::{
     GetImageRequest, GetImageResponse, Image, ListImagesRequest, ListImagesResponse,
 };
 use lmdb_images::api::namespace::{ListNamespacesResponse, Namespace as Record};
-use lmdb_images::front::client::Containerd;
-use lmdb_images::front::images::Front;
+use lmdb_images::front::client::GrpcClient;
+use lmdb_images::front::images::ProxyImages;
 use lmdb_images::front::{follow, resync};
 use lmdb_images::model::Namespace;
 use lmdb_images::model::filter::Filter;
-use lmdb_images::service::budget::Budget;
-use lmdb_images::service::local::Local;
-use lmdb_images::service::{Call, Images};
+use lmdb_images::service::budget::MemoryBudget;
+use lmdb_images::service::local::LocalImages;
+use lmdb_images::service::{CallContext, Images};
 use lmdb_images::store::{Kind, Records, Store};
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
@@ -165,7 +165,7 @@ async fn respond(fake: Arc<Fake>, request: Request<Incoming>) -> Response<Body> 
 /// A front, with the fake containerd behind it.
 struct Fronted {
     fake: Arc<Fake>,
-    front: Front,
+    front: ProxyImages,
     _tasks: JoinSet<()>,
     _dir: TempDir,
 }
@@ -200,7 +200,7 @@ impl Fronted {
     }
 
     fn is_current(&self, namespace: &str) -> bool {
-        self.front.spaces().is_current(&Namespace::parse(namespace).unwrap())
+        self.front.sync_state().is_synced(&Namespace::parse(namespace).unwrap())
     }
 
     /// Whether LMDB has an image of that name.
@@ -218,13 +218,13 @@ impl Fronted {
     }
 }
 
-fn front(socket: &Path, root: &Path) -> Front {
-    let local = Local::new(Store::open(root).unwrap(), Budget::new(64 << 20));
-    Front::new(Containerd::lazy(socket), local)
+fn front(socket: &Path, root: &Path) -> ProxyImages {
+    let local = LocalImages::new(Store::open(root).unwrap(), MemoryBudget::new(64 << 20));
+    ProxyImages::new(GrpcClient::lazy(socket), local)
 }
 
-fn call(namespace: &str) -> Call {
-    Call {
+fn call(namespace: &str) -> CallContext {
+    CallContext {
         namespace: Some(namespace.into()),
         client: lmdb_images::service::client::Client::Own,
         reply_limit: 16 << 20,
@@ -251,7 +251,7 @@ async fn accept(listener: UnixListener, fake: Arc<Fake>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_in_a_namespace_that_containerd_has_not_leaves_nothing() {
     let fronted = Fronted::start(&["n"]).await;
-    fronted.until(|f| f.front.spaces().is_following(), "it follows").await;
+    fronted.until(|f| f.front.sync_state().is_watching(), "it follows").await;
     fronted.fake.make("n", "a");
     fronted.until(|f| f.is_current("n"), "it is read").await;
     for number in 0..300 {
@@ -266,7 +266,7 @@ async fn a_list_in_a_namespace_that_containerd_has_not_leaves_nothing() {
     // What comes after them is read: so they are, too.
     fronted.fake.make("m", "a");
     fronted.until(|f| f.is_current("m"), "it is read").await;
-    assert_eq!(fronted.front.spaces().count(), 2);
+    assert_eq!(fronted.front.sync_state().count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -285,14 +285,14 @@ async fn an_odd_namespace_and_an_odd_image_stop_none_of_the_others() {
     fronted.fake.make("n", "odd");
     fronted.fake.make("o", "c");
     fronted.until(|f| f.has("o", "c"), "it is followed").await;
-    assert!(fronted.front.spaces().is_following());
+    assert!(fronted.front.sync_state().is_watching());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn namespaces_that_cannot_be_listed_stop_no_image() {
     let fronted = Fronted::start(&["n"]).await;
     *fronted.fake.list_fails.lock().unwrap() = true;
-    fronted.until(|f| f.front.spaces().is_following(), "it follows").await;
+    fronted.until(|f| f.front.sync_state().is_watching(), "it follows").await;
     fronted.fake.make("n", "a");
     fronted.until(|f| f.is_current("n"), "it is read").await;
     *fronted.fake.list_fails.lock().unwrap() = false;
@@ -304,7 +304,7 @@ async fn namespaces_that_cannot_be_listed_stop_no_image() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_events_of_namespaces_are_one_list_and_hold_up_no_image() {
     let fronted = Fronted::start(&["n"]).await;
-    fronted.until(|f| f.front.spaces().is_following(), "it follows").await;
+    fronted.until(|f| f.front.sync_state().is_watching(), "it follows").await;
     fronted.fake.make("n", "a");
     fronted.until(|f| f.is_current("n"), "it is read").await;
     for number in 0..3000 {
@@ -332,8 +332,8 @@ async fn a_large_reply_of_containerd_is_not_read_before_there_is_room_for_it() {
     }
     // Nobody follows its events, so every read asks it.
     let dir = tempfile::tempdir().unwrap();
-    let local = Local::new(Store::open(dir.path()).unwrap(), Budget::new(20 << 20));
-    let front = Front::new(Containerd::lazy(fronted.front.containerd().socket()), local);
+    let local = LocalImages::new(Store::open(dir.path()).unwrap(), MemoryBudget::new(20 << 20));
+    let front = ProxyImages::new(GrpcClient::lazy(fronted.front.containerd().socket()), local);
     let get = |name: &str| {
         let (front, name) = (front.clone(), name.to_owned());
         async move {

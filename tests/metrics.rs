@@ -15,7 +15,7 @@ use common::{Client, IMAGES, Protocol, Served, channel, config, create, grpc, im
 use lmdb_images::api::images::CreateImageResponse;
 use lmdb_images::daemon::Daemon;
 use lmdb_images::daemon::metrics::Address;
-use lmdb_images::store::Reader;
+use lmdb_images::store::ReadOnlyStore;
 use lmdb_images::transport::Limits;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -109,7 +109,7 @@ impl Drop for Holder {
 #[ignore = "run by the other test, as another process"]
 fn the_process_that_holds() {
     let Some(root) = std::env::var_os("HOLD_ROOT") else { return };
-    let reader = Reader::open(Path::new(&root)).unwrap();
+    let reader = ReadOnlyStore::open(Path::new(&root)).unwrap();
     reader
         .read(|_| {
             println!("held");

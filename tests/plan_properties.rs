@@ -9,10 +9,10 @@ use lmdb_images::model::Namespace;
 use lmdb_images::model::filter::Filter;
 use lmdb_images::model::go::quote::quote;
 use lmdb_images::model::image::plan::Plan;
-use lmdb_images::service::budget::Room;
-use lmdb_images::service::images::{Query, list, list_few};
-use lmdb_images::service::patience::Patience;
-use lmdb_images::store::{Change, Kind, Records, Store};
+use lmdb_images::service::budget::ReplyBuffer;
+use lmdb_images::service::images::{Query, list, list_if_few};
+use lmdb_images::service::patience::Cancel;
+use lmdb_images::store::{Transaction, Kind, Records, Store};
 use proptest::prelude::*;
 use proptest::sample::select;
 use protobuf::{Message, MessageField};
@@ -136,7 +136,7 @@ fn about(image: &Image) -> Vec<String> {
 fn fill(store: &Store, namespace: &Namespace, steps: Vec<Step>) {
     let other = Namespace::parse("other").unwrap();
     let namespace = namespace.clone();
-    let work = move |change: &mut Change<'_>| {
+    let work = move |change: &mut Transaction<'_>| {
         let mut names: Vec<String> = Vec::new();
         for step in &steps {
             match step {
@@ -166,7 +166,7 @@ fn fill(store: &Store, namespace: &Namespace, steps: Vec<Step>) {
 fn all(store: &Store, namespace: &Namespace) -> Vec<Image> {
     let decode = |message: &[u8]| Image::parse_from_bytes(message).unwrap();
     let read = store.read(|s| {
-        s.walk(namespace, Kind::Image)?.map(|entry| Ok(decode(entry?.message()?))).collect()
+        s.scan(namespace, Kind::Image)?.map(|entry| Ok(decode(entry?.message()?))).collect()
     });
     read.unwrap()
 }
@@ -182,13 +182,13 @@ fn same(store: &Store, namespace: &Namespace, filters: &[String]) -> Result<(), 
     let images = all(store, namespace).into_iter().filter(|image| filter.matches(image)).collect();
     let expected = ListImagesResponse { images, ..Default::default() }.write_to_bytes().unwrap();
     let query = Query::new(filters).unwrap();
-    let room = || Room::of(usize::MAX, None);
+    let room = || ReplyBuffer::fixed(usize::MAX, None);
     let listed = store
-        .read(|s| list(s, namespace, &query, room(), Patience::endless()))
+        .read(|s| list(s, namespace, &query, room(), Cancel::never()))
         .unwrap()
         .reply
         .unwrap();
-    let few = store.read(|s| list_few(s, namespace, &query, room(), Patience::endless())).unwrap();
+    let few = store.read(|s| list_if_few(s, namespace, &query, room(), Cancel::never())).unwrap();
     for found in few.map(|built| built.reply.unwrap()).into_iter().chain([listed]) {
         prop_assert_eq!(names(&found.message), names(&expected), "{:?}: {}", filters, query.plan());
         prop_assert_eq!(&found.message, &expected);

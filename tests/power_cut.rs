@@ -197,7 +197,7 @@ fn contents(root: &Path, data: Option<&[u8]>, journal: Option<&[u8]>) -> BTreeMa
     let namespace = Namespace::parse(NAMESPACE).unwrap();
     let read = store.read(|snapshot| {
         snapshot
-            .walk(&namespace, Kind::Image)?
+            .scan(&namespace, Kind::Image)?
             .map(|entry| {
                 let image = Image::parse_from_bytes(entry?.message()?).unwrap();
                 Ok((image.name.clone(), content(&image)))

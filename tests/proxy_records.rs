@@ -79,7 +79,7 @@ impl Chain {
 
     /// Has the namespace read again: a Transfer does, before it is answered.
     async fn resync(&self) {
-        let channel = channel(self.daemon.whole().unwrap()).await.unwrap();
+        let channel = channel(self.daemon.containerd_socket().unwrap()).await.unwrap();
         grpc(&channel, TRANSFER, "Transfer", Some("n"), Vec::new()).await.unwrap();
     }
 

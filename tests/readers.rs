@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use lmdb_images::model::{Error, Namespace, Result};
-use lmdb_images::store::{Reader, Records, Store};
+use lmdb_images::store::{ReadOnlyStore, Records, Store};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -52,12 +52,12 @@ impl Drop for Holder {
 #[ignore = "run by the other tests, as another process"]
 fn the_process_that_holds() {
     let Some(root) = std::env::var_os("HOLD_ROOT") else { return };
-    let reader = Reader::open(Path::new(&root)).unwrap();
+    let reader = ReadOnlyStore::open(Path::new(&root)).unwrap();
     let snapshots = std::env::var("HOLD_SNAPSHOTS").unwrap().parse().unwrap();
     hold(&reader, snapshots).unwrap();
 }
 
-fn hold(reader: &Reader, snapshots: usize) -> Result<()> {
+fn hold(reader: &ReadOnlyStore, snapshots: usize) -> Result<()> {
     if snapshots > 0 {
         return reader.read(|_| hold(reader, snapshots - 1));
     }

@@ -21,7 +21,7 @@ use fastrand::Rng;
 use lmdb_images::admin::recover::{self, Report};
 use lmdb_images::api::images::Image;
 use lmdb_images::model::Namespace;
-use lmdb_images::store::{Change, Kind, Records, Store};
+use lmdb_images::store::{Transaction, Kind, Records, Store};
 use protobuf::Message;
 
 const PAGE: usize = 4096;
@@ -82,7 +82,7 @@ impl History {
                 Some(new) => drop(records.insert(name.clone(), new.clone())),
                 None => drop(records.remove(&name)),
             }
-            let write = move |c: &mut Change<'_>| match new {
+            let write = move |c: &mut Transaction<'_>| match new {
                 Some(new) => c.put(&namespace(), Kind::Image, &name, &new, None),
                 None => c.delete(&namespace(), Kind::Image, &name).map(drop),
             };
@@ -278,7 +278,7 @@ fn killed(then: impl FnOnce(&Store)) -> tempfile::TempDir {
 
 fn put(store: &Store, version: usize, bytes: usize) {
     let record = message("x", version, bytes);
-    let write = move |c: &mut Change<'_>| c.put(&namespace(), Kind::Image, "x", &record, None);
+    let write = move |c: &mut Transaction<'_>| c.put(&namespace(), Kind::Image, "x", &record, None);
     store.writer().write_blocking(write).unwrap();
 }
 
@@ -306,7 +306,7 @@ fn an_entry_that_a_checkpoint_has_taken_does_not_replace_a_newer_record() {
 fn an_image_that_was_deleted_does_not_return() {
     let root = killed(|store| {
         put(store, 2, 10);
-        let delete = |c: &mut Change<'_>| {
+        let delete = |c: &mut Transaction<'_>| {
             let large = message("y", 1, 80_000);
             c.put(&namespace(), Kind::Image, "y", &large, None)?;
             c.delete(&namespace(), Kind::Image, "x").map(drop)

@@ -172,7 +172,7 @@ fn child() {
             change.put(&namespace(), Kind::Image, &format!("{name}-new"), &[7; 3000], None)
         });
     }
-    store.read(|s| Ok(s.walk(&namespace(), Kind::Image)?.count())).unwrap();
+    store.read(|s| Ok(s.scan(&namespace(), Kind::Image)?.count())).unwrap();
 }
 
 fn read(store: &Store, root: &str) {
@@ -192,7 +192,7 @@ fn read(store: &Store, root: &str) {
                 found += &format!("{got}\n");
             }
             let (mut whole, mut damaged) = (0, 0);
-            for entry in snapshot.walk(&namespace(), Kind::Image)? {
+            for entry in snapshot.scan(&namespace(), Kind::Image)? {
                 match entry?.message() {
                     Ok(_) => whole += 1,
                     Err(_) => damaged += 1,
@@ -403,7 +403,7 @@ fn saved(
                     }
                 }
             }
-            for entry in snapshot.walk(&namespace(), Kind::Image)? {
+            for entry in snapshot.scan(&namespace(), Kind::Image)? {
                 let image = Image::parse_from_bytes(entry?.message()?).unwrap();
                 if !written.last.contains_key(&image.name) {
                     assert!(written.ever.contains_key(&image.name), "{}", context());

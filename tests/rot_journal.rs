@@ -15,7 +15,7 @@ use std::path::Path;
 use lmdb_images::admin::recover;
 use lmdb_images::api::images::Image;
 use lmdb_images::model::{Error, Namespace};
-use lmdb_images::store::{Change, Kind, Records, Store};
+use lmdb_images::store::{Transaction, Kind, Records, Store};
 use protobuf::Message;
 
 fn namespace() -> Namespace {
@@ -36,7 +36,7 @@ fn unfinished(root: &Path) -> Vec<String> {
         let store = Store::open(dir.path()).unwrap();
         for (version, name) in names.iter().enumerate() {
             let (name, new) = (name.clone(), message(name, version + 1));
-            let put = move |c: &mut Change<'_>| c.put(&namespace(), Kind::Image, &name, &new, None);
+            let put = move |c: &mut Transaction<'_>| c.put(&namespace(), Kind::Image, &name, &new, None);
             store.writer().write_blocking(put).unwrap();
         }
         for file in ["data.mdb", "journal"] {
@@ -52,7 +52,7 @@ fn unfinished(root: &Path) -> Vec<String> {
 
 fn images(store: &Store) -> Vec<String> {
     let read = store.read(|snapshot| {
-        let walk = snapshot.walk(&namespace(), Kind::Image)?;
+        let walk = snapshot.scan(&namespace(), Kind::Image)?;
         walk.map(|entry| Ok(Image::parse_from_bytes(entry?.message()?).unwrap().name)).collect()
     });
     read.unwrap()

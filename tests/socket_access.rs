@@ -72,7 +72,7 @@ async fn a_client_without_rights_connects_in_no_start() {
     };
     let start = |mode| {
         let access = Access { mode, uid: None, gid: None };
-        Socket::claim(path.clone()).unwrap().open(access).unwrap().into_parts()
+        Socket::reserve(path.clone()).unwrap().open(access).unwrap().into_parts()
     };
     // The control: with a mode for all, the client gets through.
     while reached.load(Ordering::Relaxed) == 0 {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lmdb_images::transport::Limits;
-use lmdb_images::transport::ttrpc::Ttrpc;
+use lmdb_images::transport::ttrpc::TtrpcServer;
 use protobuf::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -27,7 +27,7 @@ pub fn run(data: &[u8]) {
         let (client, server) = UnixStream::pair().expect("a pair of sockets");
         let (_stop, stopping) = tokio::sync::watch::channel(false);
         let events = Some(service.local.events().clone());
-        let ttrpc = Ttrpc::new(Arc::new(service.local.clone()), events, Limits::default());
+        let ttrpc = TtrpcServer::new(Arc::new(service.local.clone()), events, Limits::default());
         let served = tokio::spawn(ttrpc.connection(server, stopping));
         let (mut read, mut write) = client.into_split();
         let said = data.to_vec();

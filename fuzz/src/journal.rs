@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use lmdb_images::store::journal::entry::{Entry, MAGIC, sign};
-use lmdb_images::store::recent::Recent;
+use lmdb_images::store::recent::Overlay;
 
 use super::Input;
 
@@ -31,10 +31,10 @@ pub fn run(data: &[u8]) {
         assert_eq!(entry.encode().as_deref(), bytes.get(..length));
     }
     let mut expected = BTreeMap::new();
-    for (table, key, value) in entry.changes.iter() {
+    for (table, key, value) in entry.batch.iter() {
         expected.insert((table as u8, key), value);
     }
-    let recent = Recent::of([&entry.changes]);
-    let found = recent.all().map(|(table, key, value)| ((table as u8, key), value));
+    let recent = Overlay::replay([&entry.batch]);
+    let found = recent.writes().map(|(table, key, value)| ((table as u8, key), value));
     assert!(found.eq(expected));
 }

@@ -7,11 +7,11 @@ use lmdb_images::api::images::DeleteImageRequest;
 use lmdb_images::api::namespace::{DeleteNamespaceRequest, ListNamespacesRequest};
 use lmdb_images::model::image::Image;
 use lmdb_images::model::{Error, Namespace};
-use lmdb_images::service::alone::Alone;
-use lmdb_images::service::budget::Budget;
-use lmdb_images::service::local::Local;
+use lmdb_images::service::alone::Standalone;
+use lmdb_images::service::budget::MemoryBudget;
+use lmdb_images::service::local::LocalImages;
 use lmdb_images::service::message::decode;
-use lmdb_images::service::{Call, Images};
+use lmdb_images::service::{CallContext, Images};
 use lmdb_images::store::{Kind, Records, Store};
 use lmdb_images::transport::GRPC_MESSAGE;
 use tempfile::TempDir;
@@ -24,9 +24,9 @@ pub const NAMESPACES: &[Option<&str>] = &[Some("n"), Some("m.x"), Some(""), Some
 pub struct Service {
     runtime: Runtime,
     /// Images.
-    pub local: Local,
+    pub local: LocalImages,
     /// What is beside them.
-    pub alone: Alone,
+    pub alone: Standalone,
     // Last: the store is closed by then.
     _folder: TempDir,
 }
@@ -44,8 +44,8 @@ impl Service {
     fn start() -> Self {
         let folder = super::folder();
         let store = Store::open(folder.path()).expect("a store");
-        let local = Local::new(store, Budget::new(64 << 20));
-        let alone = Alone::new(local.clone());
+        let local = LocalImages::new(store, MemoryBudget::new(64 << 20));
+        let alone = Standalone::new(local.clone());
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         Self { runtime, local, alone, _folder: folder }
     }
@@ -81,7 +81,7 @@ impl Service {
     /// The names of all images in a namespace.
     pub fn names(&self, namespace: &Namespace) -> Vec<String> {
         let names = self.local.store().read(|s| {
-            s.walk(namespace, Kind::Image)?
+            s.scan(namespace, Kind::Image)?
                 .map(|entry| Ok(decode::<Image>(entry?.message()?)?.name))
                 .collect()
         });
@@ -90,8 +90,8 @@ impl Service {
 }
 
 /// A call in a namespace.
-pub fn call(namespace: Option<&str>) -> Call {
-    Call {
+pub fn call(namespace: Option<&str>) -> CallContext {
+    CallContext {
         namespace: namespace.map(str::to_owned),
         client: lmdb_images::service::client::Client::Own,
         reply_limit: GRPC_MESSAGE,
@@ -104,7 +104,7 @@ pub fn is_told<T>(answer: &Result<T, Error>) {
     if let Err(error) = answer {
         let is_ours = matches!(
             error,
-            Error::Internal(_) | Error::DataLoss(_) | Error::Unavailable(_) | Error::Answered(..)
+            Error::Internal(_) | Error::DataLoss(_) | Error::Unavailable(_) | Error::Upstream(..)
         );
         assert!(!is_ours, "{error:?}");
     }

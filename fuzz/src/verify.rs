@@ -46,7 +46,7 @@ fn opened(file: &[u8]) {
     let read = store.read(|s| {
         for namespace in s.namespaces()? {
             for kind in [Kind::Image, Kind::Lease] {
-                for entry in s.walk(&namespace, kind)? {
+                for entry in s.scan(&namespace, kind)? {
                     if let Ok(message) = entry?.message() {
                         let image: Image = decode(message)?;
                         assert_eq!(encode(&image)?, message);

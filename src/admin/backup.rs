@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 use super::{file, progress};
 use crate::model::{Error, Result};
-use crate::store::Reader;
+use crate::store::ReadOnlyStore;
 use crate::store::salvage::salvage;
 
 /// What was written.
@@ -26,18 +26,18 @@ pub struct Summary {
 /// Writes the store in `root` to `file`, which must not be there unless `force`.
 pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
     file::check_target(file, force)?;
-    let reader = Reader::open(root)?;
+    let reader = ReadOnlyStore::open(root)?;
     let scratch = file::scratch_beside(file)?;
     // With mode 0600; gone again if anything below fails.
     let copy = NamedTempFile::new_in(scratch.path())
         .map_err(|e| Error::Internal(format!("making a file beside {}: {e}", file.display())))?;
-    let summary = copy_whole(&reader, &copy)?;
+    let summary = copy_verified(&reader, &copy)?;
     file::put(copy, file, force)?;
     Ok(summary)
 }
 
 /// Copies a store into an empty file, syncs it and reads it back.
-pub fn copy_whole(reader: &Reader, copy: &NamedTempFile) -> Result<Summary> {
+pub fn copy_verified(reader: &ReadOnlyStore, copy: &NamedTempFile) -> Result<Summary> {
     let progress = progress::lasting("copying");
     reader.copy_to(copy.path())?;
     let told = |e| Error::Internal(format!("syncing the copy: {e}"));

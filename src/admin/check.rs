@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{progress, record};
 use crate::model::{Error, Result};
 use crate::store::inspect::{Counts, Stored};
-use crate::store::{Kind, Reader};
+use crate::store::{Kind, ReadOnlyStore};
 
 /// So many sentences are kept; the number of all is known.
 const MOST_SENTENCES: usize = 1000;
@@ -40,7 +40,7 @@ pub struct Report {
 /// Looks at everything in the store in `root`.
 pub fn run(root: &Path) -> Result<Report> {
     let mut report = Report::default();
-    let reader = match Reader::open(root) {
+    let reader = match ReadOnlyStore::open(root) {
         Ok(reader) => reader,
         Err(Error::DataLoss(why)) => {
             report.wrong(why);
@@ -49,18 +49,18 @@ pub fn run(root: &Path) -> Result<Report> {
         Err(e) => return Err(e),
     };
     let state = reader.state();
-    report.file = Some((state.transaction, [state.used, state.free, state.lost]));
-    if state.lost > 0 {
+    report.file = Some((state.transaction, [state.used, state.free, state.leaked]));
+    if state.leaked > 0 {
         report.notes.push(format!(
             "{} pages are neither in use nor free: `lmdb-images recover` gives their space back",
-            state.lost
+            state.leaked
         ));
     }
     let progress = progress::counting("records");
     let (mut entries, mut expiring) = (0, 0);
     reader.read(|snapshot| {
         report.counts = Some(snapshot.counts()?);
-        snapshot.each(&mut |stored| {
+        snapshot.for_each_record(&mut |stored| {
             progress.inc(1);
             entries += stored.indexed.0;
             expiring += u64::from(stored.expires.is_some());
@@ -93,7 +93,7 @@ impl Report {
     fn one(&mut self, stored: &Stored<'_>) {
         let aside = if stored.aside { ", set aside" } else { "" };
         let wrong = |report: &mut Self, what: &str| {
-            report.wrong(format!("{}{aside}: {what}", record::called(stored.key)));
+            report.wrong(format!("{}{aside}: {what}", record::describe_key(stored.key)));
         };
         let Ok(message) = stored.message else {
             return wrong(self, "its checksum is wrong");

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
-use super::backup::copy_whole;
+use super::backup::copy_verified;
 use crate::model::{Error, Result};
-use crate::store::Reader;
-use crate::store::root::Root;
+use crate::store::ReadOnlyStore;
+use crate::store::root::StoreDir;
 use crate::store::scratch::ScratchFolder;
 
 /// Bytes of the file before and after.
@@ -24,20 +24,20 @@ pub struct Summary {
 
 /// Compacts the store in `root`.
 pub fn run(root: &Path) -> Result<Summary> {
-    super::restore::there_is_a_store(root)?;
-    let root = Root::acquire(root).map_err(|e| {
-        super::restore::stop_first(
+    super::restore::require_store(root)?;
+    let root = StoreDir::lock(root).map_err(|e| {
+        super::restore::stop_daemon_hint(
             e,
             "compact and start it again; or take a `backup` beside it, which is compact, and \
              `restore` that when it may be stopped",
         )
     })?;
-    let reader = Reader::open(root.path())?;
+    let reader = ReadOnlyStore::open(root.path())?;
     let told = |e: std::io::Error| Error::Internal(format!("in {}: {e}", root.path().display()));
     let before = root.data_file().metadata().map_err(told)?.len();
     let scratch = ScratchFolder::create_in(root.path())?;
     let copy = NamedTempFile::new_in(scratch.path()).map_err(told)?;
-    let after = copy_whole(&reader, &copy)?.bytes;
+    let after = copy_verified(&reader, &copy)?.bytes;
     drop(reader);
     root.replace(copy.path(), None)?;
     // It has been renamed: there is nothing to remove any more.

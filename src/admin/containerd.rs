@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::front::client::Containerd;
+use crate::front::client::GrpcClient;
 use crate::model::{Error, Result};
 
 /// How long a containerd may take for one answer.
@@ -13,7 +13,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The answer to a call, or an error after [`ANSWER_TIMEOUT`].
 pub async fn answer<T>(
-    containerd: &Containerd,
+    containerd: &GrpcClient,
     call: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     match tokio::time::timeout(ANSWER_TIMEOUT, call).await {
@@ -27,6 +27,6 @@ pub async fn answer<T>(
 }
 
 /// Whether it still answers, after a call about one record failed: then the failure is of that record.
-pub async fn is_there(containerd: &Containerd) -> bool {
+pub async fn is_there(containerd: &GrpcClient) -> bool {
     matches!(tokio::time::timeout(PROBE_TIMEOUT, containerd.namespaces()).await, Ok(Ok(_)))
 }

@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use super::containerd::{answer, is_there};
 use crate::api::images::Image;
-use crate::front::client::Containerd;
+use crate::front::client::GrpcClient;
 use crate::model::{Error, Namespace, Result, image};
 use crate::service::message::{decode, encode};
-use crate::store::{Kind, Reader, Records};
+use crate::store::{Kind, ReadOnlyStore, Records};
 
 /// How an image differs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,8 +98,8 @@ pub struct Found {
 
 /// Compares the store in `root` with the containerd behind `socket`.
 pub async fn run(root: &Path, socket: &Path) -> Result<Found> {
-    let store = Reader::open(root)?;
-    let containerd = Containerd::connect(socket).await?;
+    let store = ReadOnlyStore::open(root)?;
+    let containerd = GrpcClient::connect(socket).await?;
     let mut namespaces: BTreeSet<_> = store.read(|s| s.namespaces())?.into_iter().collect();
     for record in answer(&containerd, containerd.namespaces()).await? {
         namespaces.insert(Namespace::parse(&record.name)?);
@@ -119,31 +119,31 @@ pub async fn run(root: &Path, socket: &Path) -> Result<Found> {
             }));
         }
     }
-    Ok(Found { differences, aside: store.read(|s| s.aside())? })
+    Ok(Found { differences, aside: store.read(|s| s.count_set_aside())? })
 }
 
 /// The names whose records look different in the lists of both.
 async fn suspects(
-    store: &Reader,
-    containerd: &Containerd,
+    store: &ReadOnlyStore,
+    containerd: &GrpcClient,
     namespace: &Namespace,
 ) -> Result<BTreeSet<String>> {
     let mut theirs = BTreeMap::new();
     let mut listing = containerd.images(namespace);
     while let Some(images) = answer(containerd, listing.next()).await? {
         for found in images {
-            let found = image::from_record(found);
+            let found = image::normalize_record(found);
             theirs.insert(found.name.clone(), encode(&found)?);
         }
     }
     store.read(|snapshot| {
         let mut names = BTreeSet::new();
-        for entry in snapshot.walk(namespace, Kind::Image)? {
+        for entry in snapshot.scan(namespace, Kind::Image)? {
             let entry = entry?;
             let message = match entry.message() {
                 Ok(message) => message,
                 Err(_) => {
-                    names.insert(entry.shown_name());
+                    names.insert(entry.display_name());
                     continue;
                 }
             };
@@ -159,14 +159,14 @@ async fn suspects(
 
 /// Looks at one image on both sides.
 async fn look(
-    store: &Reader,
-    containerd: &Containerd,
+    store: &ReadOnlyStore,
+    containerd: &GrpcClient,
     namespace: &Namespace,
     name: &str,
 ) -> Result<Option<How>> {
     let ours = store.read(|s| Ok(s.record(namespace, Kind::Image, name)?.map(<[u8]>::to_vec)))?;
     let theirs = answer(containerd, containerd.image(namespace, name)).await?;
-    let theirs = theirs.map(image::from_record);
+    let theirs = theirs.map(image::normalize_record);
     Ok(match (ours, theirs) {
         (Some(ours), Some(theirs)) if ours == encode(&theirs)? => None,
         (Some(ours), Some(theirs)) => Some(How::Fields(fields(&decode(&ours)?, &theirs))),

@@ -5,10 +5,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::model::go::text::lossy;
-use crate::model::image::plan::{LookUp, Plan};
+use crate::model::image::plan::{Lookup, Plan};
 use crate::model::{Error, Namespace, Result};
 use crate::service::images::{self, Query};
-use crate::store::{Kind, Reader, Records};
+use crate::store::{Kind, ReadOnlyStore, Records};
 
 /// The plan of a List.
 #[derive(Debug)]
@@ -29,14 +29,14 @@ struct Looks {
 /// in `root`.
 pub fn run(root: &Path, namespace: &Namespace, filters: &[String]) -> Result<Explained> {
     let query = Query::new(filters)?;
-    let looks = match Reader::open(root) {
+    let looks = match ReadOnlyStore::open(root) {
         Err(Error::NotFound(_)) => None,
         Err(e) => return Err(e),
         Ok(store) => Some(store.read(|snapshot| {
             Ok(Looks {
                 namespace: namespace.clone(),
-                at: images::looks_at(snapshot, namespace, &query)?,
-                images: snapshot.walk(namespace, Kind::Image)?.count(),
+                at: images::rows_examined(snapshot, namespace, &query)?,
+                images: snapshot.scan(namespace, Kind::Image)?.count(),
             })
         })?),
     };
@@ -78,13 +78,13 @@ impl Explained {
     }
 }
 
-fn look_up(look_up: &LookUp) -> Value {
+fn look_up(look_up: &Lookup) -> Value {
     match look_up {
-        LookUp::Name(name) => json!({"by": "name", "value": name}),
-        LookUp::NamePrefix(prefix) => json!({"by": "name-prefix", "value": lossy(prefix)}),
-        LookUp::Digest(digest) => json!({"by": "digest", "value": lossy(digest)}),
-        LookUp::DigestPrefix(prefix) => json!({"by": "digest-prefix", "value": lossy(prefix)}),
-        LookUp::Label { key, value } => {
+        Lookup::Name(name) => json!({"by": "name", "value": name}),
+        Lookup::NamePrefix(prefix) => json!({"by": "name-prefix", "value": lossy(prefix)}),
+        Lookup::Digest(digest) => json!({"by": "digest", "value": lossy(digest)}),
+        Lookup::DigestPrefix(prefix) => json!({"by": "digest-prefix", "value": lossy(prefix)}),
+        Lookup::Label { key, value } => {
             json!({"by": "label", "key": lossy(key), "value": lossy(value)})
         }
     }
@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(explain(label).to_string(), r#"the label "stage" with the value "a""#);
         let store = Store::open(dir.path()).unwrap();
         let ns = namespace.clone();
-        let fill = move |change: &mut crate::store::Change<'_>| {
+        let fill = move |change: &mut crate::store::Transaction<'_>| {
             for (name, stage) in [("x", "a"), ("y", "b"), ("yy", "a")] {
                 let mut image = Image { name: name.into(), ..Image::default() };
                 image.labels.insert("stage".into(), stage.into());

@@ -18,10 +18,10 @@ use protobuf::MessageField;
 use super::containerd::{answer, is_there};
 use crate::api::images::Image;
 use crate::api::namespace::Namespace as Record;
-use crate::front::client::Containerd;
+use crate::front::client::GrpcClient;
 use crate::model::{Error, Namespace, Result, image};
 use crate::service::message::decode;
-use crate::store::{Kind, Reader, Records};
+use crate::store::{Kind, ReadOnlyStore, Records};
 
 /// What may be done.
 #[derive(Debug, Clone, Copy, Default)]
@@ -152,8 +152,8 @@ pub async fn run(
     options: Options,
     each: impl FnMut(Outcome),
 ) -> Result<Summary> {
-    let store = Reader::open(root)?;
-    let containerd = Containerd::connect(socket).await?;
+    let store = ReadOnlyStore::open(root)?;
+    let containerd = GrpcClient::connect(socket).await?;
     let theirs = answer(&containerd, containerd.namespaces()).await?;
     let theirs = theirs.into_iter().map(|record| (record.name, record.labels)).collect();
     let mut export =
@@ -170,8 +170,8 @@ pub async fn run(
 }
 
 struct Export<F> {
-    store: Reader,
-    containerd: Containerd,
+    store: ReadOnlyStore,
+    containerd: GrpcClient,
     /// The namespaces of containerd, with their labels.
     theirs: BTreeMap<String, BTreeMap<String, String>>,
     options: Options,
@@ -213,10 +213,10 @@ impl<F: FnMut(Outcome)> Export<F> {
         }
         let names = self.store.read(|s| {
             let mut names = Vec::new();
-            for entry in s.walk(namespace, Kind::Image)? {
+            for entry in s.scan(namespace, Kind::Image)? {
                 let entry = entry?;
                 let name = entry.message().and_then(decode::<Image>).map(|image| image.name);
-                names.push(name.map_err(|_| entry.shown_name()));
+                names.push(name.map_err(|_| entry.display_name()));
             }
             Ok(names)
         })?;
@@ -290,7 +290,7 @@ impl<F: FnMut(Outcome)> Export<F> {
     /// record must not keep those behind it from being exported.
     async fn failure(&self, error: Error) -> Result<What> {
         match error {
-            Error::Answered(_, why) => Ok(What::Refused(why)),
+            Error::Upstream(_, why) => Ok(What::Refused(why)),
             error if is_there(&self.containerd).await => Ok(What::Failed(error.message().into())),
             error => Err(error),
         }
@@ -300,7 +300,7 @@ impl<F: FnMut(Outcome)> Export<F> {
     async fn put_image(&mut self, namespace: &Namespace, ours: &Image) -> Result<Option<What>> {
         let theirs = answer(&self.containerd, self.containerd.image(namespace, &ours.name))
             .await?
-            .map(image::from_record);
+            .map(image::normalize_record);
         if theirs.as_ref().is_some_and(|theirs| timeless(theirs) == timeless(ours)) {
             return Ok(None);
         }
@@ -324,11 +324,11 @@ impl<F: FnMut(Outcome)> Export<F> {
                 None => return Ok(Some(What::Different)),
             }
         };
-        let mut made = image::from_record(made);
+        let mut made = image::normalize_record(made);
         // A second call brings the time of the last change, to those that take times.
         if made.created_at == ours.created_at && made.updated_at != ours.updated_at {
             let updated = self.containerd.update_image(namespace, ours).await?;
-            made = image::from_record(updated);
+            made = image::normalize_record(updated);
         }
         self.summary.new_times += u64::from(made != *ours);
         Ok(Some(what))

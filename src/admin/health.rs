@@ -7,7 +7,7 @@ use http::HeaderMap;
 
 use crate::api::health::health_check_response::ServingStatus;
 use crate::api::health::{HealthCheckRequest, HealthCheckResponse};
-use crate::front::client::Containerd;
+use crate::front::client::GrpcClient;
 use crate::model::{Error, Result};
 
 /// How long the daemon may take. Its own look at its parts takes 7 s at most.
@@ -42,7 +42,7 @@ pub async fn run(socket: &Path, time: Duration) -> Result<bool> {
     let told = |what: String| Error::Unavailable(format!("{}: {what}", socket.display()));
     let (path, headers) = ("/grpc.health.v1.Health/Check", HeaderMap::new());
     // Any gRPC server will do.
-    let daemon = Containerd::lazy(socket);
+    let daemon = GrpcClient::lazy(socket);
     let call = daemon.call(path, None, &headers, HealthCheckRequest::default());
     let found: HealthCheckResponse = tokio::time::timeout(time, call)
         .await

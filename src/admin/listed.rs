@@ -11,7 +11,7 @@ use crate::model::Namespace;
 /// A record as JSON has it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Listed {
+pub struct ImageJson {
     /// The namespace it is in.
     pub namespace: String,
     /// Its name.
@@ -41,7 +41,7 @@ pub struct Target {
     pub annotations: BTreeMap<String, String>,
 }
 
-impl Listed {
+impl ImageJson {
     /// The record of an image in a namespace.
     pub fn new(namespace: &Namespace, image: Image) -> Self {
         let target = image.target.into_option().unwrap_or_default();
@@ -91,7 +91,7 @@ mod tests {
             .into(),
             ..Image::default()
         };
-        let record = Listed::new(&Namespace::parse("default").unwrap(), image);
+        let record = ImageJson::new(&Namespace::parse("default").unwrap(), image);
         assert_eq!(
             serde_json::to_string(&record).unwrap(),
             r#"{"namespace":"default","name":"docker.io/library/a:1","target":{"mediaType":"application/vnd.oci.image.index.v1+json","digest":"sha256:00","size":7},"labels":{"k":"v"},"createdAt":"2023-11-14T22:13:20.000000005Z","updatedAt":null}"#

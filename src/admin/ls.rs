@@ -8,15 +8,15 @@ use std::path::Path;
 
 use protobuf::CodedInputStream;
 
-use super::listed::Listed;
+use super::listed::ImageJson;
 use crate::api::images::Image;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result};
-use crate::service::budget::Room;
+use crate::service::budget::ReplyBuffer;
 use crate::service::images::{self, Query};
 use crate::service::message::decode;
-use crate::service::patience::Patience;
-use crate::store::{Kind, Reader, Records};
+use crate::service::patience::Cancel;
+use crate::store::{Kind, ReadOnlyStore, Records};
 
 /// Images that were found, by namespace and name.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ fn digest_filter(digest: &str) -> Result<String> {
 /// Lists what matches any of the filters (all images, without one) in the namespace, or in all.
 pub fn list(root: &Path, namespace: Option<&Namespace>, filters: Vec<String>) -> Result<Listing> {
     let query = Query::new(&filters)?;
-    let store = Reader::open(root)?;
+    let store = ReadOnlyStore::open(root)?;
     let mut left_out = 0;
     let found = store.read(|snapshot| {
         let namespaces = match namespace {
@@ -97,8 +97,8 @@ pub fn list(root: &Path, namespace: Option<&Namespace>, filters: Vec<String>) ->
             None => snapshot.namespaces()?,
         };
         let list = |namespace: Namespace| {
-            let room = Room::of(usize::MAX, None);
-            let built = images::list(snapshot, &namespace, &query, room, Patience::endless())?;
+            let room = ReplyBuffer::fixed(usize::MAX, None);
+            let built = images::list(snapshot, &namespace, &query, room, Cancel::never())?;
             left_out += built.left_out;
             Ok((namespace, built.reply.unwrap_or_default().message))
         };
@@ -108,10 +108,10 @@ pub fn list(root: &Path, namespace: Option<&Namespace>, filters: Vec<String>) ->
 }
 
 /// The record of one image.
-pub fn get(root: &Path, namespace: &Namespace, name: &str) -> Result<Listed> {
-    Reader::open(root)?.read(|snapshot| {
+pub fn get(root: &Path, namespace: &Namespace, name: &str) -> Result<ImageJson> {
+    ReadOnlyStore::open(root)?.read(|snapshot| {
         if let Some(record) = snapshot.record(namespace, Kind::Image, name)? {
-            return Ok(Listed::new(namespace, decode::<Image>(record)?));
+            return Ok(ImageJson::new(namespace, decode::<Image>(record)?));
         }
         let has = |other: &Namespace| snapshot.record(other, Kind::Image, name);
         let mut elsewhere = snapshot.namespaces()?;
@@ -129,14 +129,14 @@ impl Listing {
     /// Hands on each record, until one is refused.
     pub fn each<E: From<Error>>(
         &self,
-        mut to: impl FnMut(Listed) -> Result<(), E>,
+        mut to: impl FnMut(ImageJson) -> Result<(), E>,
     ) -> Result<(), E> {
         for (namespace, images) in &self.found {
             let mut stream = CodedInputStream::from_bytes(images);
             let strange = |e| Error::Internal(format!("reading a list: {e}"));
             while stream.read_raw_tag_or_eof().map_err(strange)?.is_some() {
                 let image: Image = stream.read_message().map_err(strange)?;
-                to(Listed::new(namespace, image))?;
+                to(ImageJson::new(namespace, image))?;
             }
         }
         Ok(())

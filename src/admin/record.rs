@@ -27,7 +27,7 @@ pub struct Record {
 
 /// Reads the `message` under `key`, or says what is wrong.
 pub fn read(key: &[u8], message: &[u8]) -> Result<Record, String> {
-    let (namespace, kind) = schema::place(key).ok_or("its key is not one of ours")?;
+    let (namespace, kind) = schema::parse_key(key).ok_or("its key is not one of ours")?;
     let mut record = Record { namespace, named: None, expires: None, updated: (0, 0) };
     let name = match kind {
         None => {
@@ -63,7 +63,7 @@ fn part<M: Message>(message: &[u8]) -> Result<M, String> {
 }
 
 /// How a record is called in sentences, by its key alone.
-pub fn called(key: &[u8]) -> String {
+pub fn describe_key(key: &[u8]) -> String {
     let name = |namespace: &Namespace, kind| {
         let prefix = schema::prefix(namespace, kind).len();
         let name = key.get(prefix..).unwrap_or_default();
@@ -71,7 +71,7 @@ pub fn called(key: &[u8]) -> String {
         let cut = if head.len() < name.len() { "…" } else { "" };
         format!("{} {}{cut} in namespace {namespace}", kind.noun(), quote(lossy(head).as_ref()))
     };
-    match schema::place(key) {
+    match schema::parse_key(key) {
         Some((namespace, None)) => format!("namespace {namespace}"),
         Some((namespace, Some(kind))) => name(&namespace, kind),
         None => format!("key {}", quote(lossy(key).as_ref())),

@@ -13,9 +13,9 @@ use super::backup::verify;
 use super::{file, progress};
 use crate::clock;
 use crate::model::{Error, Result};
-use crate::store::root::{DATA_FILE, Root};
+use crate::store::root::{DATA_FILE, StoreDir};
 use crate::store::scratch::ScratchFolder;
-use crate::store::{Reader, Store, folder, identity};
+use crate::store::{ReadOnlyStore, Store, folder, identity};
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Summary {
 /// Makes the backup `file` the store in `root`; one with content only if `force`.
 pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
     let mut backup = file::open_to_read(file)?;
-    let root = Root::acquire(root).map_err(|e| stop_first(e, "restore, and start it again"))?;
+    let root = StoreDir::lock(root).map_err(|e| stop_daemon_hint(e, "restore, and start it again"))?;
     let there = content(&root)?;
     if there && !force {
         return Err(Error::AlreadyExists(format!(
@@ -43,7 +43,7 @@ pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
     let records = verify(&file::open_to_read(&copy)?, &format!("{}", file.display()))?;
     // Its schema is known, or made so; closed again when all is on disk.
     drop(Store::open(scratch.path())?);
-    let kept = there.then(|| kept_as("replaced"));
+    let kept = there.then(|| backup_name("replaced"));
     root.replace(&copy, kept.as_deref())?;
     Ok(Summary { records, kept })
 }
@@ -59,34 +59,34 @@ fn copy_file(from: &mut File, to: &Path) -> Result<()> {
 }
 
 /// Whether there is a store that holds anything, or one that cannot be read.
-fn content(root: &Root) -> Result<bool> {
-    if folder::look(&root.data_file())?.is_none_or(|found| found.len() == 0) {
+fn content(root: &StoreDir) -> Result<bool> {
+    if folder::stat_regular(&root.data_file())?.is_none_or(|found| found.len() == 0) {
         // The last changes of a store whose data file was lost may be left.
         return match identity::check_without_data(root.path()) {
             Err(Error::DataLoss(_)) => Ok(true),
             looked => looked.map(|()| false),
         };
     }
-    let counts = Reader::open(root.path()).and_then(|reader| reader.read(|s| s.counts()));
+    let counts = ReadOnlyStore::open(root.path()).and_then(|reader| reader.read(|s| s.counts()));
     Ok(counts.is_ok_and(|counts| counts.records + counts.aside == 0).not())
 }
 
 /// The name of a data file that makes room.
-pub fn kept_as(why: &str) -> String {
+pub fn backup_name(why: &str) -> String {
     let now = clock::display_time().strftime("%Y%m%dT%H%M%S%3fZ");
     format!("{DATA_FILE}.{why}-{now}")
 }
 
 /// Refuses a root without a store, before anything is made in it.
-pub fn there_is_a_store(root: &Path) -> Result<()> {
-    match folder::look(&root.join(DATA_FILE))? {
+pub fn require_store(root: &Path) -> Result<()> {
+    match folder::stat_regular(&root.join(DATA_FILE))? {
         Some(found) if found.len() > 0 => Ok(()),
         _ => Err(Error::not_found(format_args!("there is no store in {}", root.display()))),
     }
 }
 
 /// Says what to do when a daemon has the store.
-pub fn stop_first(error: Error, then: &str) -> Error {
+pub fn stop_daemon_hint(error: Error, then: &str) -> Error {
     match error {
         Error::FailedPrecondition(m) if m.contains("in use") => {
             Error::FailedPrecondition(format!("{m}: stop the daemon that serves it, then {then}"))

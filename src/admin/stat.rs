@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::model::{Namespace, Result};
-use crate::store::{Kind, Reader, Records, filesystem, readers, root, schema};
+use crate::store::{Kind, ReadOnlyStore, Records, filesystem, readers, root, schema};
 
 /// What is known of a store; the fields of its JSON, which docs/json.md promises.
 #[derive(Debug, Serialize)]
@@ -100,10 +100,10 @@ pub struct Holder {
 
 /// Looks at the store in `root`, in one state of it.
 pub fn run(root: &Path) -> Result<Stat> {
-    let store = Reader::open(root)?;
+    let store = ReadOnlyStore::open(root)?;
     let usage = store.usage()?;
     let namespaces = store.read(|snapshot| {
-        let count = |name: &Namespace, kind| Ok(snapshot.walk(name, kind)?.count() as u64);
+        let count = |name: &Namespace, kind| Ok(snapshot.scan(name, kind)?.count() as u64);
         let mut aside = snapshot.aside_by_namespace()?;
         let mut namespaces = Vec::new();
         for name in snapshot.namespaces()? {
@@ -126,7 +126,7 @@ pub fn run(root: &Path) -> Result<Stat> {
     })?;
     Ok(Stat {
         root: root.display().to_string(),
-        filesystem: filesystem::mounted_as(root),
+        filesystem: filesystem::mount_type(root),
         owner: root::owner(root),
         uuid: store.uuid().to_owned(),
         schema: schema::VERSION,
@@ -151,14 +151,14 @@ pub fn run(root: &Path) -> Result<Stat> {
     })
 }
 
-fn holders(store: &Reader) -> Result<Vec<Holder>> {
+fn holders(store: &ReadOnlyStore) -> Result<Vec<Holder>> {
     let last = store.last_commit();
     let held = store.readers()?;
     Ok(held
         .into_iter()
         .map(|held| Holder {
             process: held.process,
-            command: readers::command(held.process),
+            command: readers::command_line(held.process),
             alive: held.alive,
             started_seconds_ago: readers::seconds_since_start(held.process),
             snapshot: held.snapshot,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Root;
+use super::StoreArgs;
 use super::output::{Failure, Output, note};
 use crate::admin::backup;
 
@@ -15,7 +15,7 @@ use crate::admin::backup;
 #[derive(Args)]
 pub struct Backup {
     #[command(flatten)]
-    root: Root,
+    root: StoreArgs,
 
     /// Replace a file of that name
     #[arg(long)]

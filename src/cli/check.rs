@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::Root;
+use super::StoreArgs;
 use super::output::{Failure, note, print, report_error};
 use crate::admin::check;
 
@@ -17,7 +17,7 @@ use crate::admin::check;
 #[derive(Args)]
 pub struct Check {
     #[command(flatten)]
-    root: Root,
+    root: StoreArgs,
 
     /// One JSON object
     #[arg(long)]

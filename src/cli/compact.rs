@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::Root;
+use super::StoreArgs;
 use super::output::{Failure, Output, note};
 use crate::admin::compact;
 
@@ -13,7 +13,7 @@ use crate::admin::compact;
 #[derive(Args)]
 pub struct Compact {
     #[command(flatten)]
-    root: Root,
+    root: StoreArgs,
 }
 
 impl Compact {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::{Failure, note, print, visible};
-use super::{Containerd, Root, wait};
+use super::{ContainerdArgs, StoreArgs, block_on};
 use crate::admin::diff;
 use crate::model::printable::one_line;
 
@@ -16,10 +16,10 @@ use crate::model::printable::one_line;
 #[derive(Args)]
 pub struct Diff {
     #[command(flatten)]
-    root: Root,
+    root: StoreArgs,
 
     #[command(flatten)]
-    containerd: Containerd,
+    containerd: ContainerdArgs,
 
     /// One JSON object a line
     #[arg(long)]
@@ -31,7 +31,7 @@ impl Diff {
     pub fn run(self) -> Result<ExitCode, Failure> {
         let root = self.root.folder()?;
         let containerd = self.containerd.socket(&self.root.file)?;
-        let found = wait(diff::run(&root, &containerd))?;
+        let found = block_on(diff::run(&root, &containerd))?;
         print(|out| {
             found.differences.iter().try_for_each(|difference| {
                 if self.json {

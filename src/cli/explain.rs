@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::output::{Failure, print};
-use super::{Root, Space};
+use super::{StoreArgs, NamespaceArg};
 use crate::admin::explain;
 
 /// Show how images that match filters are found
@@ -19,14 +19,14 @@ pub struct Explain {
     filters: Vec<String>,
 
     #[command(flatten)]
-    space: Space,
+    space: NamespaceArg,
 
     /// As JSON (docs/json.md)
     #[arg(long)]
     json: bool,
 
     #[command(flatten)]
-    root: Root,
+    root: StoreArgs,
 }
 
 impl Explain {

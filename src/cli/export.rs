@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::{Failure, MAX_CELL_CHARS, Output, cell};
-use super::{Containerd, Root, wait};
+use super::{ContainerdArgs, StoreArgs, block_on};
 use crate::admin::export::{self, Options, Outcome};
 use crate::model::printable::one_line;
 
@@ -20,10 +20,10 @@ use crate::model::printable::one_line;
 #[derive(Args)]
 pub struct Export {
     #[command(flatten)]
-    root: Root,
+    root: StoreArgs,
 
     #[command(flatten)]
-    containerd: Containerd,
+    containerd: ContainerdArgs,
 
     /// Replace what containerd has of the same name but otherwise. Content that nothing else names
     /// is then collected by containerd
@@ -46,7 +46,7 @@ impl Export {
         let containerd = self.containerd.socket(&self.root.file)?;
         let options = Options { overwrite: self.overwrite, dry_run: self.dry_run };
         let mut out = Output::new();
-        let summary = wait(export::run(&root, &containerd, options, |outcome| {
+        let summary = block_on(export::run(&root, &containerd, options, |outcome| {
             if self.json {
                 out.line(outcome.json());
             } else if self.dry_run || outcome.is_left() {

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::output::{Failure, print, report_error};
 use super::settings::File;
-use super::{default_state, wait};
+use super::{default_state, block_on};
 use crate::admin::health;
 
 /// Ask a running daemon whether it can answer
@@ -50,7 +50,7 @@ impl Health {
             }
         };
         let asked =
-            wait(async { Ok(health::wait(&address, Duration::from_secs(self.wait)).await) })?;
+            block_on(async { Ok(health::wait(&address, Duration::from_secs(self.wait)).await) })?;
         let (status, code) = match asked {
             Ok(true) => ("SERVING", ExitCode::SUCCESS),
             Ok(false) => ("NOT_SERVING", ExitCode::FAILURE),

@@ -8,7 +8,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 
 use super::output::{Failure, Output, note};
-use super::{Containerd, Root, arguments, command, wait};
+use super::{ContainerdArgs, StoreArgs, arguments, command, block_on};
 use crate::admin::import;
 
 /// Copy the image records and namespaces of a containerd into the store
@@ -18,10 +18,10 @@ use crate::admin::import;
 #[derive(Args)]
 pub struct Import {
     #[command(flatten)]
-    root: Root,
+    root: StoreArgs,
 
     #[command(flatten)]
-    containerd: Containerd,
+    containerd: ContainerdArgs,
 
     /// Read this bolt file instead, while no containerd runs: containerd's own, which is meta.db in
     /// /var/lib/containerd/io.containerd.metadata.v1.bolt, or a backup of it
@@ -42,7 +42,7 @@ impl Import {
         let root = self.root.folder()?;
         let Some(file) = &self.bolt else {
             let containerd = self.containerd.socket(&self.root.file)?;
-            let summary = wait(import::live::run(&root, &containerd))?;
+            let summary = block_on(import::live::run(&root, &containerd))?;
             return print_summary(&summary).map(|()| ExitCode::SUCCESS);
         };
         let done = import::bolt::run(&root, file, self.salvage)?;

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::output::{Failure, pretty, print};
-use super::{Root, Space};
+use super::{StoreArgs, NamespaceArg};
 use crate::admin::ls;
 
 /// Show the whole record of an image, as JSON
@@ -15,10 +15,10 @@ pub struct Inspect {
     name: String,
 
     #[command(flatten)]
-    space: Space,
+    space: NamespaceArg,
 
     #[command(flatten)]
-    root: Root,
+    root: StoreArgs,
 }
 
 impl Inspect {

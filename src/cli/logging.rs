@@ -15,7 +15,7 @@ use crate::clock;
 use crate::model::go::quote::quote;
 use crate::model::printable::{escaped, one_line, shortened};
 use crate::model::{Error, Result};
-use crate::transport::ttrpc::LOGS_MESSAGES;
+use crate::transport::ttrpc::PAYLOAD_LOG_TARGET;
 
 /// The libraries' own lines are about clients that misbehave, which is nothing to act on; what is,
 /// we log ourselves. A filter that names a library has it speak.
@@ -115,7 +115,7 @@ pub enum Format {
 pub fn start(filter: &Filter, format: Format) {
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(&format!("{LIBRARIES},{filter}"));
-    builder.filter_module(LOGS_MESSAGES, LevelFilter::Off);
+    builder.filter_module(PAYLOAD_LOG_TARGET, LevelFilter::Off);
     // Nothing of a record reaches the log but through `message`. Times are written here: env_logger's
     // own panic when the clock is out of their years.
     builder.format(move |out, record| {

@@ -8,8 +8,8 @@ use indicatif::BinaryBytes;
 use jiff::Timestamp;
 
 use super::output::{Failure, MAX_CELL_CHARS, cell, print, report_error, table, visible};
-use super::{Root, Space};
-use crate::admin::listed::Listed;
+use super::{StoreArgs, NamespaceArg};
+use crate::admin::listed::ImageJson;
 use crate::admin::ls::{self, Listing, Selection};
 use crate::clock;
 use crate::model::Error;
@@ -29,7 +29,7 @@ pub struct Ls {
     filters: Vec<String>,
 
     #[command(flatten)]
-    space: Space,
+    space: NamespaceArg,
 
     /// All namespaces
     #[arg(short = 'A', long)]
@@ -56,7 +56,7 @@ pub struct Ls {
     json: bool,
 
     #[command(flatten)]
-    root: Root,
+    root: StoreArgs,
 }
 
 impl Ls {
@@ -108,7 +108,7 @@ impl Ls {
     }
 }
 
-fn row(out: &mut dyn Write, image: &Listed, now: Timestamp, max: usize) -> io::Result<()> {
+fn row(out: &mut dyn Write, image: &ImageJson, now: Timestamp, max: usize) -> io::Result<()> {
     let target = &image.target;
     let labels: Vec<_> = image.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     let labels = if labels.is_empty() { "-".into() } else { labels.join(",") };
@@ -127,7 +127,7 @@ fn row(out: &mut dyn Write, image: &Listed, now: Timestamp, max: usize) -> io::R
 }
 
 /// The records of a listing, where a record that cannot be had is an error of the output.
-fn each(found: &Listing, mut to: impl FnMut(Listed) -> io::Result<()>) -> io::Result<()> {
+fn each(found: &Listing, mut to: impl FnMut(ImageJson) -> io::Result<()>) -> io::Result<()> {
     /// An error of either side.
     struct Either(io::Error);
     impl From<Error> for Either {

@@ -59,7 +59,7 @@ enum Command {
 
 /// Where the store is.
 #[derive(Args)]
-struct Root {
+struct StoreArgs {
     #[command(flatten)]
     file: File,
 
@@ -68,7 +68,7 @@ struct Root {
     root: Option<PathBuf>,
 }
 
-impl Root {
+impl StoreArgs {
     /// The folder.
     fn folder(&self) -> Result<PathBuf> {
         match &self.root {
@@ -80,13 +80,13 @@ impl Root {
 
 /// Which containerd an admin's command speaks to.
 #[derive(Args)]
-struct Containerd {
+struct ContainerdArgs {
     /// Socket of the containerd [default: the daemon's, or /run/containerd/containerd.sock]
     #[arg(long = "containerd", env = "LMDB_IMAGES_CONTAINERD", value_name = "SOCKET")]
     socket: Option<PathBuf>,
 }
 
-impl Containerd {
+impl ContainerdArgs {
     /// The socket.
     fn socket(&self, file: &File) -> Result<PathBuf> {
         let usual = || "/run/containerd/containerd.sock".into();
@@ -99,13 +99,13 @@ impl Containerd {
 
 /// Which namespace an admin's command looks into.
 #[derive(Args)]
-struct Space {
+struct NamespaceArg {
     /// The namespace, as for ctr
     #[arg(short, long, env = "CONTAINERD_NAMESPACE", default_value = "default")]
     namespace: String,
 }
 
-impl Space {
+impl NamespaceArg {
     /// The namespace.
     fn parse(&self) -> Result<Namespace> {
         Namespace::parse(&self.namespace).map_err(|e| {
@@ -121,7 +121,7 @@ impl Space {
 }
 
 /// Waits for what an admin's command does.
-fn wait<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
+fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::Root;
+use super::StoreArgs;
 use super::output::{Failure, Output, note};
 use crate::admin::recover;
 
@@ -19,7 +19,7 @@ use crate::admin::recover;
 #[derive(Args)]
 pub struct Recover {
     #[command(flatten)]
-    root: Root,
+    root: StoreArgs,
 
     /// Leave the damaged store alone and write the fresh one to this folder
     #[arg(long, value_name = "DIR")]

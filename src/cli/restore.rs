@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Root;
+use super::StoreArgs;
 use super::output::{Failure, Output, note};
 use crate::admin::restore;
 
@@ -15,7 +15,7 @@ use crate::admin::restore;
 #[derive(Args)]
 pub struct Restore {
     #[command(flatten)]
-    root: Root,
+    root: StoreArgs,
 
     /// Replace a store that has content, or is damaged; it is kept under another name
     #[arg(long)]

@@ -4,7 +4,7 @@ use clap::{ArgMatches, Args};
 
 use super::logging;
 use super::settings::{self, File, Settings};
-use crate::daemon::activation::Passed;
+use crate::daemon::activation::ActivatedSockets;
 use crate::daemon::process::{self, Signals};
 use crate::daemon::{Config, Daemon, notify};
 use crate::model::{Error, Result};
@@ -34,7 +34,7 @@ impl Serve {
         logging::start(&log, format);
         process::raise_open_files();
         // Before there are threads: it changes the environment.
-        let passed = Passed::from_env()?;
+        let passed = ActivatedSockets::from_env()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -46,7 +46,7 @@ impl Serve {
     }
 }
 
-async fn serve(config: &Config, passed: Passed) -> Result<()> {
+async fn serve(config: &Config, passed: ActivatedSockets) -> Result<()> {
     let mut signals = Signals::listen()?;
     let daemon = Daemon::start_with(config, passed).await?;
     log::info!(
@@ -55,7 +55,7 @@ async fn serve(config: &Config, passed: Passed) -> Result<()> {
         daemon.grpc().display(),
         daemon.ttrpc().display()
     );
-    if let Some(whole) = daemon.whole() {
+    if let Some(whole) = daemon.containerd_socket() {
         log::info!("in front of containerd on {}", whole.display());
     }
     if let Some(readonly) = daemon.readonly() {

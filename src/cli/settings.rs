@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use toml::Table;
 
 use super::logging::{Filter, Format};
-use super::within::Within;
+use super::within::Bounded;
 use super::{default_config, default_root, default_state};
 use crate::admin::file;
 use crate::daemon::Config;
@@ -24,11 +24,11 @@ use crate::daemon::metrics::Address;
 use crate::model::go::quote::quote;
 use crate::model::printable::escaped;
 use crate::model::{Error, Result};
-use crate::service::budget::Budget;
-use crate::transport::{BUDGET, Limits};
+use crate::service::budget::MemoryBudget;
+use crate::transport::{DEFAULT_MEMORY_BUDGET, Limits};
 
 /// The number of a group; the highest one that fits stands for none.
-type Gid = Within<0, { u32::MAX - 1 }>;
+type Gid = Bounded<0, { u32::MAX - 1 }>;
 
 /// A longer file is none with settings.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -97,31 +97,31 @@ pub struct Settings {
 
     /// Connections to one socket at a time; a further one is closed at once
     #[arg(long, env = "LMDB_IMAGES_MAX_CONNECTIONS", value_name = "N")]
-    pub max_connections: Option<Within<1, 1_000_000>>,
+    pub max_connections: Option<Bounded<1, 1_000_000>>,
 
     /// Calls of one connection at a time; further ones wait
     #[arg(long, env = "LMDB_IMAGES_MAX_CALLS", value_name = "N")]
-    pub max_calls: Option<Within<1, 65_536>>,
+    pub max_calls: Option<Bounded<1, 65_536>>,
 
     /// How long a client may take to send a message that it has begun, in seconds
     #[arg(long, env = "LMDB_IMAGES_MESSAGE_TIME", value_name = "SECONDS")]
-    pub message_time: Option<Within<1, 86_400>>,
+    pub message_time: Option<Bounded<1, 86_400>>,
 
     /// How long replies may lie unread before their connection is closed, in seconds
     #[arg(long, env = "LMDB_IMAGES_UNREAD_TIME", value_name = "SECONDS")]
-    pub unread_time: Option<Within<1, 86_400>>,
+    pub unread_time: Option<Bounded<1, 86_400>>,
 
     /// How long calls under way may take to end when the daemon stops, in seconds
     #[arg(long, env = "LMDB_IMAGES_DRAIN_TIME", value_name = "SECONDS")]
-    pub drain_time: Option<Within<1, 3_600>>,
+    pub drain_time: Option<Bounded<1, 3_600>>,
 
     /// Memory for large requests under way, of all connections together, in MiB
     #[arg(long, env = "LMDB_IMAGES_REQUEST_BUDGET", value_name = "MIB")]
-    pub request_budget: Option<Within<16, 4_095>>,
+    pub request_budget: Option<Bounded<16, 4_095>>,
 
     /// Memory for large replies under way, of all connections together, in MiB
     #[arg(long, env = "LMDB_IMAGES_REPLY_BUDGET", value_name = "MIB")]
-    pub reply_budget: Option<Within<16, 4_095>>,
+    pub reply_budget: Option<Bounded<16, 4_095>>,
 }
 
 /// Which file holds settings.
@@ -265,13 +265,13 @@ impl Settings {
             metrics_address: None,
             log: Some(Filter::default()),
             log_format: Some(Format::default()),
-            max_connections: Some(Within::near(limits.connections as u64)),
-            max_calls: Some(Within::near(limits.calls as u64)),
-            message_time: Some(Within::near(limits.message_time.as_secs())),
-            unread_time: Some(Within::near(limits.unread_time.as_secs())),
-            drain_time: Some(Within::near(limits.drain_time.as_secs())),
-            request_budget: Some(Within::near(u64::from(BUDGET >> 20))),
-            reply_budget: Some(Within::near(u64::from(BUDGET >> 20))),
+            max_connections: Some(Bounded::clamped(limits.connections as u64)),
+            max_calls: Some(Bounded::clamped(limits.calls as u64)),
+            message_time: Some(Bounded::clamped(limits.message_time.as_secs())),
+            unread_time: Some(Bounded::clamped(limits.unread_time.as_secs())),
+            drain_time: Some(Bounded::clamped(limits.drain_time.as_secs())),
+            request_budget: Some(Bounded::clamped(u64::from(DEFAULT_MEMORY_BUDGET >> 20))),
+            reply_budget: Some(Bounded::clamped(u64::from(DEFAULT_MEMORY_BUDGET >> 20))),
         }
     }
 
@@ -308,9 +308,9 @@ impl Settings {
             root: self.root.unwrap_or_else(default_root),
             state: self.state.unwrap_or_else(default_state),
             containerd: self.containerd,
-            gid: self.gid.map(Within::get),
+            gid: self.gid.map(Bounded::get),
             readonly: self.readonly.unwrap_or_default(),
-            readonly_gid: self.readonly_gid.map(Within::get),
+            readonly_gid: self.readonly_gid.map(Bounded::get),
             metrics: self.metrics_address,
             limits: Limits {
                 connections: self.max_connections.map_or(limits.connections, |n| n.get() as usize),
@@ -318,11 +318,11 @@ impl Settings {
                 message_time: self.message_time.map_or(limits.message_time, |n| seconds(n.get())),
                 unread_time: self.unread_time.map_or(limits.unread_time, |n| seconds(n.get())),
                 drain_time: self.drain_time.map_or(limits.drain_time, |n| seconds(n.get())),
-                requests: Budget::new(self.request_budget.map_or(BUDGET, |n| bytes(n.get()))),
-                begun: limits.begun,
-                counted: limits.counted,
+                request_memory: MemoryBudget::new(self.request_budget.map_or(DEFAULT_MEMORY_BUDGET, |n| bytes(n.get()))),
+                admission: limits.admission,
+                metrics: limits.metrics,
             },
-            reply_budget: self.reply_budget.map_or(BUDGET, |n| bytes(n.get())),
+            reply_budget: self.reply_budget.map_or(DEFAULT_MEMORY_BUDGET, |n| bytes(n.get())),
         }
     }
 }

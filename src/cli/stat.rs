@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use clap::Args;
 use indicatif::{BinaryBytes, HumanCount};
 
-use super::Root;
+use super::StoreArgs;
 use super::output::{Failure, MAX_CELL_CHARS, cell, pretty, print, table, visible};
 use crate::admin::stat::{self, Stat as Found};
 
@@ -20,7 +20,7 @@ pub struct Stat {
     json: bool,
 
     #[command(flatten)]
-    root: Root,
+    root: StoreArgs,
 }
 
 impl Stat {

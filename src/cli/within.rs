@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 /// A number from `MIN` to `MAX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
-pub struct Within<const MIN: u32, const MAX: u32>(u32);
+pub struct Bounded<const MIN: u32, const MAX: u32>(u32);
 
-impl<const MIN: u32, const MAX: u32> Within<MIN, MAX> {
+impl<const MIN: u32, const MAX: u32> Bounded<MIN, MAX> {
     /// The number, moved into the bounds if it lies outside: for values that are ours.
-    pub fn near(number: u64) -> Self {
+    pub fn clamped(number: u64) -> Self {
         Self(u32::try_from(number).unwrap_or(MAX).clamp(MIN, MAX))
     }
 
@@ -23,7 +23,7 @@ impl<const MIN: u32, const MAX: u32> Within<MIN, MAX> {
     }
 }
 
-impl<const MIN: u32, const MAX: u32> TryFrom<i64> for Within<MIN, MAX> {
+impl<const MIN: u32, const MAX: u32> TryFrom<i64> for Bounded<MIN, MAX> {
     type Error = String;
 
     fn try_from(number: i64) -> Result<Self, String> {
@@ -32,13 +32,13 @@ impl<const MIN: u32, const MAX: u32> TryFrom<i64> for Within<MIN, MAX> {
     }
 }
 
-impl<const MIN: u32, const MAX: u32> From<Within<MIN, MAX>> for i64 {
-    fn from(number: Within<MIN, MAX>) -> Self {
+impl<const MIN: u32, const MAX: u32> From<Bounded<MIN, MAX>> for i64 {
+    fn from(number: Bounded<MIN, MAX>) -> Self {
         number.0.into()
     }
 }
 
-impl<const MIN: u32, const MAX: u32> FromStr for Within<MIN, MAX> {
+impl<const MIN: u32, const MAX: u32> FromStr for Bounded<MIN, MAX> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -46,7 +46,7 @@ impl<const MIN: u32, const MAX: u32> FromStr for Within<MIN, MAX> {
     }
 }
 
-impl<const MIN: u32, const MAX: u32> fmt::Display for Within<MIN, MAX> {
+impl<const MIN: u32, const MAX: u32> fmt::Display for Bounded<MIN, MAX> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -58,12 +58,12 @@ mod tests {
 
     #[test]
     fn what_lies_outside_is_refused_with_the_bounds() {
-        assert_eq!("7".parse::<Within<1, 9>>().unwrap().get(), 7);
+        assert_eq!("7".parse::<Bounded<1, 9>>().unwrap().get(), 7);
         for text in ["0", "10", "-1", "99999999999"] {
-            let told = text.parse::<Within<1, 9>>().unwrap_err();
+            let told = text.parse::<Bounded<1, 9>>().unwrap_err();
             assert_eq!(told, format!("{text} is not in 1..=9"));
         }
-        assert!("x".parse::<Within<1, 9>>().is_err());
-        assert_eq!(Within::<1, 9>::near(1 << 40).get(), 9);
+        assert!("x".parse::<Bounded<1, 9>>().is_err());
+        assert_eq!(Bounded::<1, 9>::clamped(1 << 40).get(), 9);
     }
 }

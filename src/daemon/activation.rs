@@ -15,11 +15,11 @@ const UNNAMED: &str = "unknown";
 
 /// Sockets that were passed, by name.
 #[derive(Debug, Default)]
-pub struct Passed {
+pub struct ActivatedSockets {
     listeners: BTreeMap<String, UnixListener>,
 }
 
-impl Passed {
+impl ActivatedSockets {
     /// Those that were passed to this process. To be called once, and before threads are started:
     /// it takes the environment variables that tell of them away.
     pub fn from_env() -> Result<Self> {
@@ -58,10 +58,10 @@ impl Passed {
     }
 
     /// Refuses what is left: clients would connect to it, and nobody would answer.
-    pub fn nothing_left(&self) -> Result<()> {
+    pub fn reject_unclaimed(&self) -> Result<()> {
         let Some(name) = self.listeners.keys().next() else { return Ok(()) };
         Err(Error::InvalidArgument(
-            if [super::WHOLE, super::CONTAINERD_TTRPC].contains(&name.as_str()) {
+            if [super::CONTAINERD_SOCK, super::CONTAINERD_TTRPC].contains(&name.as_str()) {
                 format!(
                     "systemd passed the socket {name:?}, but there is no containerd to stand in front \
                  of: set containerd, or disable the socket's unit"

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::metrics::Address;
-use super::sockets::{Behind, MAX_PATH};
+use super::sockets::{UpstreamSocket, MAX_PATH};
 use super::{Config, SOCKETS};
 use crate::model::{Error, Result};
 
@@ -24,7 +24,7 @@ impl Config {
         if let Some(containerd) = &self.containerd {
             check_text(containerd).map_err(at("containerd"))?;
             check_length(containerd, "a shorter path").map_err(at("containerd"))?;
-            Behind::look(containerd, &self.state).map_err(at("containerd"))?;
+            UpstreamSocket::look(containerd, &self.state).map_err(at("containerd"))?;
         }
         if let Some(Address::Unix(path)) = &self.metrics {
             let at = at("metrics_address");

@@ -19,8 +19,8 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-use super::readers::Watch;
-use super::sockets::{self, Access, Bound, Socket};
+use super::readers::ReaderMonitor;
+use super::sockets::{self, Access, UnlinkOnDrop, Socket};
 use crate::log_throttle::throttled_log;
 use crate::metrics::calls::Calls;
 use crate::metrics::{Upstream, names};
@@ -30,10 +30,10 @@ use crate::store::{Kind, Records, Snapshot, Store};
 use crate::transport::scrape::Listener;
 
 /// So many namespaces are told apart, those with the most images; the others are one, `other`.
-const NAMESPACES: usize = 100;
+const MAX_NAMESPACE_LABELS: usize = 100;
 
 /// Counting images takes at most one part in so many of the time.
-const SELDOM: u32 = 100;
+const COUNT_DUTY_CYCLE: u32 = 100;
 
 /// Where metrics are given out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,12 +93,12 @@ impl fmt::Display for Address {
 impl Address {
     /// Listens there. The unix socket is there until what comes with it is dropped. Says where it
     /// is: a port 0 is any that is free. A folder that others may write in is refused, as `--state` is.
-    pub async fn listen(&self, access: Access) -> Result<(Listener, Option<Bound>, Self)> {
+    pub async fn listen(&self, access: Access) -> Result<(Listener, Option<UnlinkOnDrop>, Self)> {
         let told = |e: std::io::Error| Error::Internal(format!("metrics on {self}: {e}"));
         match self {
             Self::Unix(path) => {
                 sockets::check_folder_of(path)?;
-                let (_, bound, listener) = Socket::claim(path.clone())?.open(access)?.into_parts();
+                let (_, bound, listener) = Socket::reserve(path.clone())?.open(access)?.into_parts();
                 Ok((Listener::Unix(listener), bound, self.clone()))
             }
             Self::Tcp(address) => {
@@ -120,7 +120,7 @@ impl Metrics {
     /// The figures of a daemon; those of the containerd behind, if there is one.
     pub fn new(
         store: Store,
-        readers: Arc<Mutex<Watch>>,
+        readers: Arc<Mutex<ReaderMonitor>>,
         calls: &Calls,
         upstream: Option<&Upstream>,
     ) -> Self {
@@ -130,7 +130,7 @@ impl Metrics {
         if let Some(upstream) = upstream {
             upstream.register(&mut registry);
         }
-        registry.register_collector(Box::new(Looked { store, readers, counted: Mutex::default() }));
+        registry.register_collector(Box::new(StoreCollector { store, readers, counted: Mutex::default() }));
         Self { registry: Arc::new(registry) }
     }
 
@@ -148,9 +148,9 @@ impl Metrics {
 
 /// What is looked up for each scrape.
 #[derive(Debug)]
-struct Looked {
+struct StoreCollector {
     store: Store,
-    readers: Arc<Mutex<Watch>>,
+    readers: Arc<Mutex<ReaderMonitor>>,
     counted: Mutex<Option<Counted>>,
 }
 
@@ -163,11 +163,11 @@ struct Counted {
     at: Instant,
 }
 
-impl Looked {
+impl StoreCollector {
     fn images(&self, commit: u64) -> Result<Vec<(String, u64)>> {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = counted.as_ref()
-            && (known.commit == commit || known.at.elapsed() < known.took * SELDOM)
+            && (known.commit == commit || known.at.elapsed() < known.took * COUNT_DUTY_CYCLE)
         {
             return Ok(known.images.clone());
         }
@@ -175,7 +175,7 @@ impl Looked {
         let count = |snapshot: &Snapshot<'_>| {
             let mut images = Vec::new();
             for name in snapshot.namespaces()? {
-                let count = snapshot.walk(&name, Kind::Image)?.count() as u64;
+                let count = snapshot.scan(&name, Kind::Image)?.count() as u64;
                 images.push((name.to_string(), count));
             }
             Ok(images)
@@ -193,9 +193,9 @@ impl Looked {
 
 /// The namespaces with the most images, and all others as one.
 fn bounded(mut images: Vec<(String, u64)>) -> Vec<(String, u64)> {
-    if images.len() > NAMESPACES {
+    if images.len() > MAX_NAMESPACE_LABELS {
         images.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        let rest = images.split_off(NAMESPACES).iter().map(|(_, count)| count).sum();
+        let rest = images.split_off(MAX_NAMESPACE_LABELS).iter().map(|(_, count)| count).sum();
         // A namespace may have this name; its images are among the others then.
         match images.iter_mut().find(|(name, _)| name == names::OTHER) {
             Some((_, count)) => *count += rest,
@@ -205,15 +205,15 @@ fn bounded(mut images: Vec<(String, u64)>) -> Vec<(String, u64)> {
     images
 }
 
-impl Collector for Looked {
+impl Collector for StoreCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let looked = || -> Result<_> {
             let usage = self.store.usage()?;
             let images = self.images(usage.last_commit)?;
-            let aside = self.store.read(|snapshot| snapshot.aside())?;
+            let aside = self.store.read(|snapshot| snapshot.count_set_aside())?;
             let held = self.store.readers()?;
             let mut watch = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-            let age = watch.look_and_tell(&held, usage.last_commit);
+            let age = watch.observe_and_log(&held, usage.last_commit);
             Ok((usage, images, aside, held.len() as u64, age))
         };
         let (usage, images, aside, readers, age) = match looked() {
@@ -277,7 +277,7 @@ mod tests {
     fn namespaces_are_bounded_and_none_is_lost() {
         let many = (0..1000).map(|n| (n.to_string(), n)).collect();
         let bounded = bounded(many);
-        assert_eq!(bounded.len(), NAMESPACES + 1);
+        assert_eq!(bounded.len(), MAX_NAMESPACE_LABELS + 1);
         assert_eq!(bounded.iter().map(|(_, count)| count).sum::<u64>(), 999 * 1000 / 2);
     }
 }

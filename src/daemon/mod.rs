@@ -21,40 +21,40 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::front::client::Containerd;
+use crate::front::client::GrpcClient;
 use crate::front::health::Health;
-use crate::front::images::Front;
+use crate::front::images::ProxyImages;
 use crate::front::{follow, resync};
 use crate::model::{Error, Result};
 use crate::service::Images;
-use crate::service::alone::Alone;
-use crate::service::budget::Budget;
+use crate::service::alone::Standalone;
+use crate::service::budget::MemoryBudget;
 use crate::service::events::Exchange;
-use crate::service::local::Local;
+use crate::service::local::LocalImages;
 use crate::store::Store;
 use crate::transport::Limits;
-use crate::transport::begun::Begun;
-use crate::transport::forward::Line;
-use crate::transport::grpc::{Grpc, Handler};
-use crate::transport::grpc_alone::Table;
-use crate::transport::grpc_front::Before;
-use crate::transport::grpc_readonly::ReadOnly;
+use crate::transport::begun::Admission;
+use crate::transport::forward::Upstream;
+use crate::transport::grpc::{GrpcServer, Router};
+use crate::transport::grpc_alone::StandaloneRouter;
+use crate::transport::grpc_front::ProxyRouter;
+use crate::transport::grpc_readonly::ReadOnlyRouter;
 use crate::transport::listener;
 use crate::transport::scrape;
-use crate::transport::threads::Threads;
-use crate::transport::ttrpc::Ttrpc;
+use crate::transport::threads::WorkerPool;
+use crate::transport::ttrpc::TtrpcServer;
 use crate::transport::ttrpc_forward::TtrpcForwarder;
-use activation::Passed;
+use activation::ActivatedSockets;
 use metrics::{Address, Metrics};
-use sockets::{Access, Behind, Socket, StateFolder};
+use sockets::{Access, UpstreamSocket, Socket, StateFolder};
 
 /// The sockets' names, in their folder and for systemd.
-const GRPC: &str = "images.sock";
-const TTRPC: &str = "images.sock.ttrpc";
-const WHOLE: &str = "containerd.sock";
+const IMAGES_SOCK: &str = "images.sock";
+const TTRPC_SOCK: &str = "images.sock.ttrpc";
+const CONTAINERD_SOCK: &str = "containerd.sock";
 const CONTAINERD_TTRPC: &str = "containerd.sock.ttrpc";
-const READONLY: &str = "readonly.sock";
-const SOCKETS: [&str; 5] = [GRPC, TTRPC, WHOLE, CONTAINERD_TTRPC, READONLY];
+const READONLY_SOCK: &str = "readonly.sock";
+const SOCKETS: [&str; 5] = [IMAGES_SOCK, TTRPC_SOCK, CONTAINERD_SOCK, CONTAINERD_TTRPC, READONLY_SOCK];
 
 /// Where the daemon keeps what, and who may speak to it.
 #[derive(Debug, Clone)]
@@ -92,7 +92,7 @@ pub struct Daemon {
     tasks: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
-    threads: Arc<Threads>,
+    threads: Arc<WorkerPool>,
     // Connections must have ended before the store closes.
     store: Store,
     /// Last: the next daemon must find the store closed.
@@ -102,40 +102,40 @@ pub struct Daemon {
 impl Daemon {
     /// Opens the store, then the sockets: when this returns, calls are answered.
     pub async fn start(config: &Config) -> Result<Self> {
-        Self::start_with(config, Passed::default()).await
+        Self::start_with(config, ActivatedSockets::default()).await
     }
 
     /// The same, with sockets that systemd made.
-    pub async fn start_with(config: &Config, mut passed: Passed) -> Result<Self> {
+    pub async fn start_with(config: &Config, mut passed: ActivatedSockets) -> Result<Self> {
         config.check().map_err(|(_, e)| e)?;
-        let is_readonly = config.readonly || passed.has(READONLY);
+        let is_readonly = config.readonly || passed.has(READONLY_SOCK);
         let names = [
-            (GRPC, true),
-            (TTRPC, true),
-            (WHOLE, config.containerd.is_some()),
+            (IMAGES_SOCK, true),
+            (TTRPC_SOCK, true),
+            (CONTAINERD_SOCK, config.containerd.is_some()),
             (CONTAINERD_TTRPC, config.containerd.is_some()),
-            (READONLY, is_readonly),
+            (READONLY_SOCK, is_readonly),
         ];
         // When systemd made all sockets, the folder may be missing, or closed to us.
         let makes_sockets = names.into_iter().any(|(name, is_used)| is_used && !passed.has(name));
         let state = makes_sockets.then(|| StateFolder::acquire(&config.state)).transpose()?;
         let behind =
-            config.containerd.as_deref().map(|c| Behind::look(c, &config.state)).transpose()?;
+            config.containerd.as_deref().map(|c| UpstreamSocket::look(c, &config.state)).transpose()?;
         // A live socket is found before the store is touched.
         let mut claim = |name: &str| match passed.take(name) {
             Some(listener) => Ok(Socket::passed(listener, config.state.join(name))),
-            None => Socket::claim(config.state.join(name)),
+            None => Socket::reserve(config.state.join(name)),
         };
-        let (grpc, ttrpc) = (claim(GRPC)?, claim(TTRPC)?);
-        let whole = behind.is_some().then(|| claim(WHOLE)).transpose()?;
+        let (grpc, ttrpc) = (claim(IMAGES_SOCK)?, claim(TTRPC_SOCK)?);
+        let whole = behind.is_some().then(|| claim(CONTAINERD_SOCK)).transpose()?;
         let containerd_ttrpc = behind.is_some().then(|| claim(CONTAINERD_TTRPC)).transpose()?;
-        let readonly = is_readonly.then(|| claim(READONLY)).transpose()?;
-        passed.nothing_left()?;
+        let readonly = is_readonly.then(|| claim(READONLY_SOCK)).transpose()?;
+        passed.reject_unclaimed()?;
         let root = config.root.clone();
         let store = tokio::task::spawn_blocking(move || Store::open(&root))
             .await
             .map_err(|e| Error::Internal(format!("opening the store: {e}")))??;
-        let local = Local::new(store.clone(), Budget::new(config.reply_budget));
+        let local = LocalImages::new(store.clone(), MemoryBudget::new(config.reply_budget));
         let (stop, stopping) = watch::channel(false);
         let path = |socket: &Option<Socket>| socket.as_ref().map(|socket| socket.path().into());
         let mut daemon = Self {
@@ -149,7 +149,7 @@ impl Daemon {
             tasks: Vec::new(),
             stop,
             servers: Vec::new(),
-            threads: Arc::new(Threads::start()?),
+            threads: Arc::new(WorkerPool::start()?),
             store,
             _state: state,
         };
@@ -164,15 +164,15 @@ impl Daemon {
                 daemon
                     .status
                     .push_str(&format!(", in front of containerd at {}", behind.socket.display()));
-                let front = Front::new(Containerd::lazy(&behind.socket), local);
+                let front = ProxyImages::new(GrpcClient::lazy(&behind.socket), local);
                 upstream = Some(front.upstream().clone());
                 let health = Health::new(daemon.store.clone(), Some(front.clone()));
-                let line = || Line::new(Arc::from(behind.socket.as_path()));
-                let images_only = Before::images_only(front.clone(), health.clone(), line());
+                let line = || Upstream::new(Arc::from(behind.socket.as_path()));
+                let images_only = ProxyRouter::images_only(front.clone(), health.clone(), line());
                 daemon.serve_grpc(grpc.open(access(config.gid))?, images_only, limits, &stopping);
-                let before = Before::whole(front.clone(), health.clone(), line());
+                let before = ProxyRouter::forwards_all(front.clone(), health.clone(), line());
                 // Whoever has so many calls on the other sockets takes none from containerd's clients.
-                let apart = Limits { begun: Begun::default(), ..limits.clone() };
+                let apart = Limits { admission: Admission::default(), ..limits.clone() };
                 daemon.serve_grpc(whole.open(behind.access)?, before, &apart, &stopping);
                 let images = Arc::new(front.clone());
                 let ttrpc = ttrpc.open(access(config.gid))?;
@@ -186,7 +186,7 @@ impl Daemon {
                 (images, health)
             } else {
                 let health = Health::new(daemon.store.clone(), None);
-                let table = Table::new(Alone::new(local.clone()), health.clone());
+                let table = StandaloneRouter::new(Standalone::new(local.clone()), health.clone());
                 daemon.serve_grpc(grpc.open(access(config.gid))?, table, limits, &stopping);
                 let (images, events) = (Arc::new(local.clone()), Some(local.events().clone()));
                 let ttrpc = ttrpc.open(access(config.gid))?;
@@ -195,14 +195,14 @@ impl Daemon {
                 (images, health)
             };
         if let Some(readonly) = readonly {
-            let table = ReadOnly::new(images, health.clone(), daemon.store.uuid());
+            let table = ReadOnlyRouter::new(images, health.clone(), daemon.store.uuid());
             let access = access(config.readonly_gid);
             daemon.serve_grpc(readonly.open(access)?, table, limits, &stopping);
         }
         if let Some(address) = &config.metrics {
             let (listener, bound, at) = address.listen(access(config.gid)).await?;
             let store = daemon.store.clone();
-            let metrics = Metrics::new(store, watch, &limits.counted, upstream.as_ref());
+            let metrics = Metrics::new(store, watch, &limits.metrics, upstream.as_ref());
             daemon.metrics = Some(at);
             daemon.servers.push(tokio::spawn(async move {
                 scrape::run(listener, stopping, move || metrics.clone().text()).await;
@@ -213,37 +213,37 @@ impl Daemon {
         Ok(daemon)
     }
 
-    fn serve_grpc<H: Handler>(
+    fn serve_grpc<H: Router>(
         &mut self,
-        socket: sockets::Open,
+        socket: sockets::ListeningSocket,
         handler: H,
         limits: &Limits,
-        stop: &listener::Stop,
+        stop: &listener::Shutdown,
     ) {
-        let served = Grpc::new(handler, limits.clone());
+        let served = GrpcServer::new(handler, limits.clone());
         self.serve(socket, limits, stop.clone(), move |s, stop| served.clone().connection(s, stop));
     }
 
     fn serve_ttrpc(
         &mut self,
-        socket: sockets::Open,
+        socket: sockets::ListeningSocket,
         images: Arc<dyn Images>,
         events: Option<Exchange>,
         limits: &Limits,
-        stop: &listener::Stop,
+        stop: &listener::Shutdown,
     ) {
-        let served = Ttrpc::new(images, events, limits.clone());
+        let served = TtrpcServer::new(images, events, limits.clone());
         self.serve(socket, limits, stop.clone(), move |s, stop| served.clone().connection(s, stop));
     }
 
     fn forward_ttrpc(
         &mut self,
         socket: Socket,
-        behind: &Behind,
+        behind: &UpstreamSocket,
         limits: &Limits,
-        stop: &listener::Stop,
+        stop: &listener::Shutdown,
     ) -> Result<()> {
-        let forwarder = TtrpcForwarder::new(&behind.socket, limits.counted.clone());
+        let forwarder = TtrpcForwarder::new(&behind.socket, limits.metrics.clone());
         let socket = socket.open(behind.access)?;
         self.serve(socket, limits, stop.clone(), move |s, stop| {
             forwarder.clone().connection(s, stop)
@@ -253,12 +253,12 @@ impl Daemon {
 
     fn serve<S, F>(
         &mut self,
-        socket: sockets::Open,
+        socket: sockets::ListeningSocket,
         limits: &Limits,
-        stop: listener::Stop,
+        stop: listener::Shutdown,
         serve: S,
     ) where
-        S: Fn(tokio::net::UnixStream, listener::Stop) -> F + Clone + Send + Sync + 'static,
+        S: Fn(tokio::net::UnixStream, listener::Shutdown) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
         let (limits, threads) = (limits.clone(), Arc::clone(&self.threads));
@@ -280,7 +280,7 @@ impl Daemon {
     }
 
     /// The socket that answers all that containerd does, in front of one.
-    pub fn whole(&self) -> Option<&Path> {
+    pub fn containerd_socket(&self) -> Option<&Path> {
         self.whole.as_deref()
     }
 
@@ -335,17 +335,17 @@ async fn check_files(store: Store) {
 }
 
 /// Removes what has expired: once after the start, then whenever it is time, until `stop`.
-async fn collect(local: Local, mut stop: listener::Stop) {
+async fn collect(local: LocalImages, mut stop: listener::Shutdown) {
     loop {
         let collected = tokio::select! {
-            () = listener::stopped(&mut stop) => return,
+            () = listener::wait(&mut stop) => return,
             collected = local.collect() => collected,
         };
         if let Err(e) = collected {
             log::error!("collecting what has expired: {e}");
         }
         tokio::select! {
-            () = listener::stopped(&mut stop) => return,
+            () = listener::wait(&mut stop) => return,
             () = local.collector().due() => {}
         }
     }

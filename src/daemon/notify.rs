@@ -16,26 +16,26 @@ use sd_notify::NotifyState::{self, Ready, Status, Stopping, Watchdog};
 use crate::front::health::Health;
 
 /// How often the status is looked at, at most.
-const LOOK: Duration = Duration::from_secs(5);
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The same at the start, before a containerd's events come in, and while not all is well: whoever
 /// has waited until it is well is then not told otherwise by `systemctl status`.
-const SOON: Duration = Duration::from_secs(1);
+const STATUS_INTERVAL_STARTUP: Duration = Duration::from_secs(1);
 
 /// How long the daemon's start and end wait for a listener that does not read.
-const PATIENCE: Duration = Duration::from_secs(1);
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Tells that calls are answered, and what is served.
 pub async fn ready(status: &str) {
     let status = status.to_owned();
     let told = tell(move || send(&[Ready, Status(&status)]));
-    let _ = tokio::time::timeout(PATIENCE, told).await;
+    let _ = tokio::time::timeout(NOTIFY_TIMEOUT, told).await;
 }
 
 /// Tells that the daemon is ending.
 pub async fn stopping() {
     let told = tell(|| send(&[Stopping, Status("stopping: waiting for the calls under way")]));
-    let _ = tokio::time::timeout(PATIENCE, told).await;
+    let _ = tokio::time::timeout(NOTIFY_TIMEOUT, told).await;
 }
 
 /// Keeps telling, for as long as it runs. `status` is what holds while all is well.
@@ -45,9 +45,9 @@ pub async fn run(health: Health, status: String) {
     }
     // Half of the time that systemd waits, as it recommends.
     let watchdog = sd_notify::watchdog_enabled().map(|time| time / 2);
-    let often = watchdog.map_or(LOOK, |time| time.min(LOOK));
+    let often = watchdog.map_or(STATUS_INTERVAL, |time| time.min(STATUS_INTERVAL));
     let mut look = tokio::time::interval(often);
-    look.reset_after(often.min(SOON));
+    look.reset_after(often.min(STATUS_INTERVAL_STARTUP));
     let mut told = status.clone();
     let mut failing = false;
     loop {
@@ -69,7 +69,7 @@ pub async fn run(health: Health, status: String) {
             Err(e) => format!("{status}: {}", e.message().replace('\n', " ")),
         };
         if now != status {
-            look.reset_after(often.min(SOON));
+            look.reset_after(often.min(STATUS_INTERVAL_STARTUP));
         }
         if now != told {
             told.clone_from(&now);

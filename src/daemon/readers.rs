@@ -7,30 +7,30 @@ use std::time::{Duration, Instant};
 
 use crate::model::Result;
 use crate::store::Store;
-use crate::store::readers::{Held, command};
+use crate::store::readers::{HeldSnapshot, command_line};
 
 /// How often it looks.
-const EVERY: Duration = Duration::from_secs(10);
+const OBSERVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// From then on a snapshot counts as forgotten. To list a million images takes seconds.
-const FORGOTTEN: Duration = Duration::from_secs(30);
+const STALE_AFTER: Duration = Duration::from_secs(30);
 
 /// Looks from time to time, until it is dropped.
-pub async fn watch(store: Store, watch: Arc<Mutex<Watch>>) {
+pub async fn watch(store: Store, watch: Arc<Mutex<ReaderMonitor>>) {
     loop {
         // Both take microseconds: there is nothing to wait for but the table's lock.
         match look(&store) {
             Ok((held, last)) => {
                 let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
-                watch.look_and_tell(&held, last);
+                watch.observe_and_log(&held, last);
             }
             Err(e) => log::error!("looking after readers: {e}"),
         }
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(OBSERVE_INTERVAL).await;
     }
 }
 
-fn look(store: &Store) -> Result<(Vec<Held>, u64)> {
+fn look(store: &Store) -> Result<(Vec<HeldSnapshot>, u64)> {
     let freed = store.free_dead_readers()?;
     if freed > 0 {
         log::info!("took back the places of {freed} readers whose process is gone");
@@ -40,7 +40,7 @@ fn look(store: &Store) -> Result<(Vec<Held>, u64)> {
 
 /// What was seen so far.
 #[derive(Debug, Default)]
-pub struct Watch {
+pub struct ReaderMonitor {
     /// By process, thread and snapshot.
     behind: HashMap<(u32, u64, u64), Seen>,
 }
@@ -51,10 +51,10 @@ struct Seen {
     told: bool,
 }
 
-impl Watch {
+impl ReaderMonitor {
     /// Notes who holds what while the store is at commit `last`, and logs who holds it for long. Gives
     /// the time since the oldest snapshot was first seen behind; none is zero.
-    pub fn look_and_tell(&mut self, held: &[Held], last: u64) -> Duration {
+    pub fn observe_and_log(&mut self, held: &[HeldSnapshot], last: u64) -> Duration {
         let now = Instant::now();
         for line in self.look(held, last, now) {
             log::warn!("{line}");
@@ -64,7 +64,7 @@ impl Watch {
     }
 
     /// Notes who holds what while the store is at commit `last`; gives the lines for the log.
-    fn look(&mut self, held: &[Held], last: u64, now: Instant) -> Vec<String> {
+    fn look(&mut self, held: &[HeldSnapshot], last: u64, now: Instant) -> Vec<String> {
         let mut lines = Vec::new();
         let before = std::mem::take(&mut self.behind);
         // A snapshot of the last commit keeps nothing, and may be another one each time.
@@ -72,9 +72,9 @@ impl Watch {
             let key = (reader.process, reader.thread, reader.snapshot);
             let mut seen = before.get(&key).copied().unwrap_or(Seen { since: now, told: false });
             let age = now.saturating_duration_since(seen.since);
-            if age >= FORGOTTEN && !seen.told {
+            if age >= STALE_AFTER && !seen.told {
                 seen.told = true;
-                lines.push(forgotten(reader, last, age));
+                lines.push(stale_reader_sentence(reader, last, age));
             }
             self.behind.insert(key, seen);
         }
@@ -82,9 +82,9 @@ impl Watch {
     }
 }
 
-fn forgotten(reader: &Held, last: u64, age: Duration) -> String {
+fn stale_reader_sentence(reader: &HeldSnapshot, last: u64, age: Duration) -> String {
     let process = reader.process;
-    let command = command(process).map(|c| format!(" ({c})")).unwrap_or_default();
+    let command = command_line(process).map(|c| format!(" ({c})")).unwrap_or_default();
     let who = if process == std::process::id() { "this daemon" } else { "process" };
     format!(
         "{who} {process}{command} has held a snapshot for {} s, {} commits behind: what was freed since \
@@ -98,13 +98,13 @@ fn forgotten(reader: &Held, last: u64, age: Duration) -> String {
 mod tests {
     use super::*;
 
-    fn held(process: u32, snapshot: u64) -> Held {
-        Held { process, thread: 1, snapshot, alive: true }
+    fn held(process: u32, snapshot: u64) -> HeldSnapshot {
+        HeldSnapshot { process, thread: 1, snapshot, alive: true }
     }
 
     #[test]
     fn who_forgets_a_snapshot_is_told_of_once() {
-        let (mut watch, start) = (Watch::default(), Instant::now());
+        let (mut watch, start) = (ReaderMonitor::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         assert!(watch.look(&[held(0, 7)], 8, at(0)).is_empty());
         assert!(watch.look(&[held(0, 7)], 9, at(29)).is_empty());
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn who_reads_the_last_commit_keeps_nothing() {
-        let (mut watch, start) = (Watch::default(), Instant::now());
+        let (mut watch, start) = (ReaderMonitor::default(), Instant::now());
         for seconds in [0, 60, 120] {
             let now = start + Duration::from_secs(seconds);
             assert!(watch.look(&[held(1, 7)], 7, now).is_empty());

@@ -37,14 +37,14 @@ pub struct Access {
 /// The socket of a containerd to stand in front of, and who may connect to it: nobody else may to
 /// ours.
 #[derive(Debug, Clone)]
-pub struct Behind {
+pub struct UpstreamSocket {
     /// Its path.
     pub socket: PathBuf,
     /// Its mode, owner and group; while it is not there, root's alone.
     pub access: Access,
 }
 
-impl Behind {
+impl UpstreamSocket {
     /// Looks at the socket; one of ours, in the folder `state`, is refused.
     pub fn look(socket: &Path, state: &Path) -> Result<Self> {
         let absolute = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -89,7 +89,7 @@ pub struct StateFolder {
 impl StateFolder {
     /// Creates the folder if need be and locks it. Others may pass through it: the sockets have modes.
     pub fn acquire(path: &Path) -> Result<Self> {
-        let path = folder::create(path, 0o711)?;
+        let path = folder::create_private(path, 0o711)?;
         let lock = LockFile::acquire(&path.join(LOCK_FILE)).map_err(|e| match e {
             LockError::Held(holder) => Error::FailedPrecondition(format!(
                 "the folder of sockets {} is in use by another daemon ({}): stop it, or choose another \
@@ -109,7 +109,7 @@ impl StateFolder {
 /// write in.
 pub fn check_folder_of(socket: &Path) -> Result<()> {
     let parent = socket.parent().filter(|parent| !parent.as_os_str().is_empty());
-    folder::create(parent.unwrap_or(Path::new(".")), 0o711).map(drop)
+    folder::create_private(parent.unwrap_or(Path::new(".")), 0o711).map(drop)
 }
 
 /// A path that a socket may be made at, or a socket that somebody made for us.
@@ -130,7 +130,7 @@ impl Socket {
 
     /// Refuses a path that is too long, that somebody answers, or where there is something else
     /// than a socket.
-    pub fn claim(path: PathBuf) -> Result<Self> {
+    pub fn reserve(path: PathBuf) -> Result<Self> {
         let length = path.as_os_str().as_bytes().len();
         if length > MAX_PATH {
             return Err(Error::InvalidArgument(format!(
@@ -169,13 +169,13 @@ impl Socket {
     }
 
     /// Makes the socket, unless it was passed, and listens.
-    pub fn open(self, access: Access) -> Result<Open> {
+    pub fn open(self, access: Access) -> Result<ListeningSocket> {
         if let Some(passed) = self.passed {
             let listener = passed
                 .set_nonblocking(true)
                 .and_then(|()| UnixListener::from_std(passed))
                 .map_err(|e| Error::Internal(format!("the socket {}: {e}", self.path.display())))?;
-            return Ok(Open { path: self.path, bound: None, listener });
+            return Ok(ListeningSocket { path: self.path, bound: None, listener });
         }
         // Shorter than every name of ours, so never too long.
         let made = self.path.with_file_name(format!(".{}", std::process::id()));
@@ -203,34 +203,34 @@ impl Socket {
             let _ = fs::remove_file(made);
             told("setting up")(e)
         })?;
-        let bound = Some(Bound { path: self.path.clone(), inode });
-        Ok(Open { path: self.path, bound, listener })
+        let bound = Some(UnlinkOnDrop { path: self.path.clone(), inode });
+        Ok(ListeningSocket { path: self.path, bound, listener })
     }
 }
 
 /// A listening socket.
 #[derive(Debug)]
-pub struct Open {
+pub struct ListeningSocket {
     path: PathBuf,
-    bound: Option<Bound>,
+    bound: Option<UnlinkOnDrop>,
     listener: UnixListener,
 }
 
-impl Open {
+impl ListeningSocket {
     /// Its name for the log, its place in the folder if that is ours, and the listener.
-    pub fn into_parts(self) -> (String, Option<Bound>, UnixListener) {
+    pub fn into_parts(self) -> (String, Option<UnlinkOnDrop>, UnixListener) {
         (self.path.display().to_string(), self.bound, self.listener)
     }
 }
 
 /// A socket's place in the folder, cleared when dropped; unless somebody else has it by then.
 #[derive(Debug)]
-pub struct Bound {
+pub struct UnlinkOnDrop {
     path: PathBuf,
     inode: u64,
 }
 
-impl Drop for Bound {
+impl Drop for UnlinkOnDrop {
     fn drop(&mut self) {
         if fs::symlink_metadata(&self.path).is_ok_and(|m| m.ino() == self.inode) {
             // Nothing is lost when it stays: the next daemon replaces it.
@@ -250,9 +250,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let live = Socket::claim(path.clone()).unwrap().open(ACCESS).unwrap();
+        let live = Socket::reserve(path.clone()).unwrap().open(ACCESS).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        let refused = Socket::claim(path.clone()).unwrap_err();
+        let refused = Socket::reserve(path.clone()).unwrap_err();
         assert!(refused.message().contains("another process answers"), "{refused}");
         drop(live);
         assert!(!path.exists());
@@ -264,11 +264,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         fs::write(&path, "mine").unwrap();
-        assert!(Socket::claim(path.clone()).unwrap_err().message().contains("no socket"));
+        assert!(Socket::reserve(path.clone()).unwrap_err().message().contains("no socket"));
         assert_eq!(fs::read(&path).unwrap(), b"mine");
         let link = dir.path().join("l");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(Socket::claim(link).unwrap_err().message().contains("no socket"));
+        assert!(Socket::reserve(link).unwrap_err().message().contains("no socket"));
     }
 
     #[test]
@@ -297,8 +297,8 @@ mod tests {
     #[test]
     fn a_path_that_is_too_long_is_refused_with_its_length() {
         let of = |length: usize| PathBuf::from(format!("/{}", "x".repeat(length - 1)));
-        Socket::claim(of(MAX_PATH)).unwrap();
-        let refused = Socket::claim(of(MAX_PATH + 1)).unwrap_err();
+        Socket::reserve(of(MAX_PATH)).unwrap();
+        let refused = Socket::reserve(of(MAX_PATH + 1)).unwrap_err();
         assert!(refused.message().contains("has 108 bytes"), "{refused}");
     }
 }

@@ -8,9 +8,9 @@ use http::HeaderMap;
 use protobuf::Message;
 use tonic::Status;
 
-use super::images::Front;
+use super::images::ProxyImages;
 use crate::model::{Error, Namespace};
-use crate::service::{Call, Reply};
+use crate::service::{CallContext, Reply};
 
 /// How long containerd may take to answer, before a read turns to LMDB and a write gives up.
 pub(super) const ANSWER: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
@@ -19,7 +19,7 @@ pub(super) const ANSWER: (Duration, Duration) = (Duration::from_secs(5), Duratio
 const MAX_REPLY_BYTES: usize = 16 << 20;
 
 /// What became of a call to containerd.
-pub(super) enum Asked<R> {
+pub(super) enum UpstreamOutcome<R> {
     /// It answered.
     Answer(R),
     /// It answered that it will not.
@@ -30,7 +30,7 @@ pub(super) enum Asked<R> {
     Unknown(String),
 }
 
-impl Front {
+impl ProxyImages {
     /// One call with one reply.
     pub(super) async fn ask<Q: Message, R: Message>(
         &self,
@@ -39,7 +39,7 @@ impl Front {
         headers: &HeaderMap,
         request: Q,
         time: Duration,
-    ) -> Asked<R> {
+    ) -> UpstreamOutcome<R> {
         let call = self.shared.containerd.call(path, Some(namespace), headers, request);
         self.within(time, call).await
     }
@@ -49,12 +49,12 @@ impl Front {
         &self,
         time: Duration,
         call: impl Future<Output = std::result::Result<R, Status>>,
-    ) -> Asked<R> {
+    ) -> UpstreamOutcome<R> {
         let name = self.shared.containerd.socket().display();
         match tokio::time::timeout(time, call).await {
-            Ok(Ok(answer)) => Asked::Answer(answer),
+            Ok(Ok(answer)) => UpstreamOutcome::Answer(answer),
             Ok(Err(status)) if is_containerds(&status) => {
-                Asked::Refused(Error::Answered(status.code() as i32, status.message().to_owned()))
+                UpstreamOutcome::Refused(Error::Upstream(status.code() as i32, status.message().to_owned()))
             }
             Ok(Err(status)) => {
                 let inner = innermost(&status);
@@ -63,14 +63,14 @@ impl Front {
                     matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound)
                 };
                 if inner.downcast_ref().is_some_and(nobody) {
-                    Asked::Unreached(why)
+                    UpstreamOutcome::Unreached(why)
                 } else {
-                    Asked::Unknown(why)
+                    UpstreamOutcome::Unknown(why)
                 }
             }
             Err(_) => {
-                *self.silent() = Some(Instant::now());
-                Asked::Unknown(format!("containerd at {name} did not answer within {time:?}"))
+                *self.last_timeout() = Some(Instant::now());
+                UpstreamOutcome::Unknown(format!("containerd at {name} did not answer within {time:?}"))
             }
         }
     }
@@ -80,52 +80,52 @@ impl Front {
     /// bytes needs no share.
     pub(super) async fn ask_for_reply<Q: Message>(
         &self,
-        call: &Call,
+        call: &CallContext,
         path: &'static str,
         namespace: &Namespace,
         request: Q,
         small: usize,
-    ) -> Asked<Reply> {
+    ) -> UpstreamOutcome<Reply> {
         let containerd = &self.shared.containerd;
         if small > 0 {
             let asked = request.clone();
             let reply = containerd.call_for_bytes(path, namespace, &call.headers, asked, small);
             match self.within(ANSWER.0, reply).await {
-                Asked::Answer(Some(message)) => {
-                    return Asked::Answer(Reply { message, hold: None });
+                UpstreamOutcome::Answer(Some(message)) => {
+                    return UpstreamOutcome::Answer(Reply { message, hold: None });
                 }
-                Asked::Answer(None) => {}
-                Asked::Refused(e) => return Asked::Refused(e),
-                Asked::Unreached(why) => return Asked::Unreached(why),
-                Asked::Unknown(why) => return Asked::Unknown(why),
+                UpstreamOutcome::Answer(None) => {}
+                UpstreamOutcome::Refused(e) => return UpstreamOutcome::Refused(e),
+                UpstreamOutcome::Unreached(why) => return UpstreamOutcome::Unreached(why),
+                UpstreamOutcome::Unknown(why) => return UpstreamOutcome::Unknown(why),
             }
         }
         let mut hold = self.shared.local.share(MAX_REPLY_BYTES).await;
         let reply =
             containerd.call_for_bytes(path, namespace, &call.headers, request, MAX_REPLY_BYTES);
         match self.within(ANSWER.0, reply).await {
-            Asked::Answer(Some(message)) if message.len() <= call.reply_limit => {
+            UpstreamOutcome::Answer(Some(message)) if message.len() <= call.reply_limit => {
                 if let Some(hold) = &mut hold {
                     hold.shrink(message.len());
                 }
-                Asked::Answer(Reply { message, hold })
+                UpstreamOutcome::Answer(Reply { message, hold })
             }
-            Asked::Answer(found) => {
+            UpstreamOutcome::Answer(found) => {
                 let size = found.map_or(MAX_REPLY_BYTES + 1, |message| message.len());
-                Asked::Refused(Error::message_too_large(size, call.reply_limit))
+                UpstreamOutcome::Refused(Error::message_too_large(size, call.reply_limit))
             }
-            Asked::Refused(e) => Asked::Refused(e),
-            Asked::Unreached(why) => Asked::Unreached(why),
-            Asked::Unknown(why) => Asked::Unknown(why),
+            UpstreamOutcome::Refused(e) => UpstreamOutcome::Refused(e),
+            UpstreamOutcome::Unreached(why) => UpstreamOutcome::Unreached(why),
+            UpstreamOutcome::Unknown(why) => UpstreamOutcome::Unknown(why),
         }
     }
 
     /// Whether containerd is worth asking for a read: not while it has just let one wait.
-    pub(super) fn is_answering(&self) -> bool {
-        self.silent().is_none_or(|since| since.elapsed() > ANSWER.0)
+    pub(super) fn upstream_responsive(&self) -> bool {
+        self.last_timeout().is_none_or(|since| since.elapsed() > ANSWER.0)
     }
 
-    fn silent(&self) -> MutexGuard<'_, Option<Instant>> {
+    fn last_timeout(&self) -> MutexGuard<'_, Option<Instant>> {
         self.shared.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,7 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
 use super::codec::{BytesCodec, MessageCodec};
-use super::parts::{Part, Sizes};
+use super::parts::{Page, Split};
 use crate::api::images::{
     GetImageRequest, GetImageResponse, Image, ListImagesRequest, ListImagesResponse,
 };
@@ -23,7 +23,7 @@ use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result};
 
 /// How long a containerd may take to accept a connection.
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The most bytes of headers in an answer of containerd's. Its errors name the values of a request, in a
 /// header that no other limit of its own holds down.
@@ -35,12 +35,12 @@ pub const MAX_NAME: usize = 64 << 10;
 
 /// A connection to a containerd.
 #[derive(Debug, Clone)]
-pub struct Containerd {
+pub struct GrpcClient {
     grpc: tonic::client::Grpc<Channel>,
     socket: PathBuf,
 }
 
-impl Containerd {
+impl GrpcClient {
     /// Connects to the socket of a containerd.
     pub async fn connect(socket: &Path) -> Result<Self> {
         let containerd = Self::lazy(socket);
@@ -60,7 +60,7 @@ impl Containerd {
         });
         // The address is only what HTTP/2 names as :authority; grpc-go sends the same.
         let channel = Endpoint::from_static("http://localhost")
-            .connect_timeout(CONNECT)
+            .connect_timeout(CONNECT_TIMEOUT)
             .http2_max_header_list_size(MAX_HEADER_LIST)
             .connect_with_connector_lazy(connector);
         // What containerd sends it has measured against its own limit.
@@ -85,7 +85,7 @@ impl Containerd {
 
     /// All images of a namespace, part by part: one reply carries 16 MiB at most.
     pub fn images<'c>(&'c self, namespace: &'c Namespace) -> Listing<'c> {
-        Listing { containerd: self, namespace, parts: vec![Part::all()] }
+        Listing { containerd: self, namespace, parts: vec![Page::all()] }
     }
 
     /// The image of a name, if there is one.
@@ -112,7 +112,7 @@ impl Containerd {
         let path = "/containerd.services.images.v1.Images/List";
         let headers = HeaderMap::new();
         let call = self.call(path, Some(namespace), &headers, request);
-        let found = tokio::time::timeout(CONNECT, call).await;
+        let found = tokio::time::timeout(CONNECT_TIMEOUT, call).await;
         let found: ListImagesResponse = found
             .unwrap_or_else(|_| Err(Status::deadline_exceeded("it did not answer in time")))
             .map_err(|s| self.failed(&format!("finding an image of namespace {namespace}"), &s))?;
@@ -193,9 +193,9 @@ impl Containerd {
 /// The images of a namespace, as they are asked for.
 #[derive(Debug)]
 pub struct Listing<'c> {
-    containerd: &'c Containerd,
+    containerd: &'c GrpcClient,
     namespace: &'c Namespace,
-    parts: Vec<Part>,
+    parts: Vec<Page>,
 }
 
 impl Listing<'_> {
@@ -209,7 +209,7 @@ impl Listing<'_> {
         &mut self,
         left_out: &mut BTreeSet<String>,
     ) -> Result<Option<Vec<Image>>> {
-        let mut leave = |part: &Part, _| {
+        let mut leave = |part: &Page, _| {
             left_out.insert(part.to_string());
             Ok(())
         };
@@ -218,7 +218,7 @@ impl Listing<'_> {
 
     async fn read(
         &mut self,
-        too_large: &mut (dyn FnMut(&Part, Error) -> Result<()> + Send),
+        too_large: &mut (dyn FnMut(&Page, Error) -> Result<()> + Send),
     ) -> Result<Option<Vec<Image>>> {
         let path = "/containerd.services.images.v1.Images/List";
         let headers = HeaderMap::new();
@@ -233,8 +233,8 @@ impl Listing<'_> {
                 Ok(images) => return Ok(Some(images)),
                 Err(status) if status.code() == tonic::Code::ResourceExhausted => {
                     match part.split() {
-                        Sizes::Smaller(smaller) => self.parts.extend(smaller),
-                        Sizes::Smallest => too_large(&part, failed(part.to_string(), &status))?,
+                        Split::Smaller(smaller) => self.parts.extend(smaller),
+                        Split::Smallest => too_large(&part, failed(part.to_string(), &status))?,
                     }
                 }
                 Err(status) => return Err(failed("images".into(), &status)),

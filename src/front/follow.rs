@@ -18,7 +18,7 @@ use protobuf::well_known_types::timestamp::Timestamp;
 use tokio::sync::Semaphore;
 use tonic::{Status, Streaming};
 
-use super::images::{Found, Front};
+use super::images::{Found, ProxyImages};
 use crate::api::event::Envelope;
 use crate::api::events::{PublishRequest, SubscribeRequest};
 use crate::model::Namespace;
@@ -27,32 +27,32 @@ use crate::model::Namespace;
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// How often the mark is published until it comes back.
-const MARK_AGAIN: Duration = Duration::from_millis(20);
+const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How often all namespaces are read again, for what nobody knows to have been missed.
-const RESYNC: Duration = Duration::from_secs(600);
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// The longest name of an image, in bytes: a key of containerd's bolt file has no more.
 const MAX_NAME_BYTES: usize = 32 << 10;
 
 /// Records read at a time because of events.
-const AT_A_TIME: usize = 16;
+const MAX_CONCURRENT: usize = 16;
 
-const MARK: &str = "/lmdb-images/following";
+const PROBE_TOPIC: &str = "/lmdb-images/following";
 
 /// Follows for ever: connects, follows, and again.
-pub async fn run(front: Front) {
+pub async fn run(front: ProxyImages) {
     let mut wait = RETRY.0;
     let mut said = false;
     loop {
         match subscribe(&front).await {
             Ok(events) => {
                 (wait, said) = (RETRY.0, false);
-                front.spaces().follow(true);
+                front.sync_state().set_watching(true);
                 front.upstream().following.set(1);
                 log::info!("following containerd at {}", front.containerd().socket().display());
-                let ended = follow(&front, events).await;
-                front.spaces().follow(false);
+                let ended = watch(&front, events).await;
+                front.sync_state().set_watching(false);
                 front.upstream().following.set(0);
                 log::warn!("containerd's events ended ({ended}): reads ask it again or use LMDB");
             }
@@ -71,26 +71,26 @@ pub async fn run(front: Front) {
 }
 
 /// Subscribes; when this returns, no later event is missed.
-async fn subscribe(front: &Front) -> Result<Streaming<Envelope>, Status> {
-    let filters = ["/images/", "/namespaces/", MARK].map(|topic| format!("topic~=\"^{topic}\""));
+async fn subscribe(front: &ProxyImages) -> Result<Streaming<Envelope>, Status> {
+    let filters = ["/images/", "/namespaces/", PROBE_TOPIC].map(|topic| format!("topic~=\"^{topic}\""));
     let request = SubscribeRequest { filters: filters.into(), ..Default::default() };
     let path = "/containerd.services.events.v1.Events/Subscribe";
     // containerd sends no headers before the first event, so this waits for the mark.
     let stream = front.containerd().stream(path, request);
     tokio::pin!(stream);
-    let mut again = tokio::time::interval(MARK_AGAIN);
+    let mut again = tokio::time::interval(PROBE_INTERVAL);
     loop {
         tokio::select! {
             stream = &mut stream => return stream,
-            _ = again.tick() => mark(front).await?,
+            _ = again.tick() => publish_probe(front).await?,
         }
     }
 }
 
-async fn mark(front: &Front) -> Result<(), Status> {
+async fn publish_probe(front: &ProxyImages) -> Result<(), Status> {
     let event = Any { type_url: "google.protobuf.Empty".into(), ..Any::default() };
     let request =
-        PublishRequest { topic: MARK.into(), event: Some(event).into(), ..Default::default() };
+        PublishRequest { topic: PROBE_TOPIC.into(), event: Some(event).into(), ..Default::default() };
     let namespace = Namespace::parse("default").ok();
     let path = "/containerd.services.events.v1.Events/Publish";
     let headers = http::HeaderMap::new();
@@ -100,9 +100,9 @@ async fn mark(front: &Front) -> Result<(), Status> {
 }
 
 /// Applies events until they end; says why they did.
-async fn follow(front: &Front, mut events: Streaming<Envelope>) -> String {
-    let room = std::sync::Arc::new(Semaphore::new(AT_A_TIME));
-    let mut again = tokio::time::interval(RESYNC);
+async fn watch(front: &ProxyImages, mut events: Streaming<Envelope>) -> String {
+    let room = std::sync::Arc::new(Semaphore::new(MAX_CONCURRENT));
+    let mut again = tokio::time::interval(RECONCILE_INTERVAL);
     loop {
         let event = tokio::select! {
             event = events.message() => event,
@@ -134,8 +134,8 @@ async fn follow(front: &Front, mut events: Streaming<Envelope>) -> String {
                 Ok(Found::Removed | Found::Absent) => {}
                 Err(e) => {
                     log::debug!("following an event of namespace {namespace}: {e}");
-                    front.spaces().doubt(&namespace);
-                    front.want_resync(&namespace);
+                    front.sync_state().invalidate(&namespace);
+                    front.schedule_reconcile(&namespace);
                 }
             }
             drop(place);

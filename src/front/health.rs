@@ -11,7 +11,7 @@ use http::HeaderMap;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::images::Front;
+use super::images::ProxyImages;
 use crate::api::health::health_check_response::ServingStatus;
 use crate::api::health::{HealthCheckRequest, HealthCheckResponse};
 use crate::model::{Error, Result};
@@ -21,40 +21,40 @@ use crate::store::Store;
 const ANSWER: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(2));
 
 /// How long an answer holds.
-const HOLDS: Duration = Duration::from_millis(500);
+const CACHE_TTL: Duration = Duration::from_millis(500);
 
 /// Finds out whether calls can be answered. Clones share what they found.
 #[derive(Debug, Clone)]
 pub struct Health {
     store: Store,
-    front: Option<Front>,
-    known: Arc<Mutex<Option<Known>>>,
+    front: Option<ProxyImages>,
+    known: Arc<Mutex<Option<CachedVerdict>>>,
 }
 
 /// What was found, and when.
 #[derive(Debug)]
-struct Known {
+struct CachedVerdict {
     since: Instant,
     found: Result<()>,
 }
 
 impl Health {
     /// Of a store, and of the containerd that it is in front of.
-    pub fn new(store: Store, front: Option<Front>) -> Self {
+    pub fn new(store: Store, front: Option<ProxyImages>) -> Self {
         Self { store, front, known: Arc::default() }
     }
 
     /// Nothing when all calls can be answered; else why not.
     pub async fn check(&self) -> Result<()> {
         let mut known = self.known.lock().await;
-        if let Some(known) = known.as_ref().filter(|known| known.since.elapsed() < HOLDS) {
+        if let Some(known) = known.as_ref().filter(|known| known.since.elapsed() < CACHE_TTL) {
             return known.found.clone();
         }
         let found = match self.store().await {
             Ok(()) => self.containerd().await,
             Err(e) => Err(e),
         };
-        *known = Some(Known { since: Instant::now(), found: found.clone() });
+        *known = Some(CachedVerdict { since: Instant::now(), found: found.clone() });
         found
     }
 
@@ -80,7 +80,7 @@ impl Health {
         let told = |what: String| {
             Error::Unavailable(format!("containerd at {} {what}", containerd.socket().display()))
         };
-        if !front.spaces().is_following() {
+        if !front.sync_state().is_watching() {
             return Err(told("is not followed: names are served, changes are refused".into()));
         }
         let (path, headers) = ("/grpc.health.v1.Health/Check", HeaderMap::new());

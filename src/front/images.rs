@@ -15,11 +15,11 @@ use http::HeaderMap;
 use protobuf::Message;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::ask::{ANSWER, Asked};
-use super::client::{Containerd, MAX_NAME};
-use super::locks::Locks;
-use super::spaces::Spaces;
-use super::wanted::Wanted;
+use super::ask::{ANSWER, UpstreamOutcome};
+use super::client::{GrpcClient, MAX_NAME};
+use super::locks::RecordLocks;
+use super::spaces::SyncState;
+use super::wanted::ReconcileQueue;
 use crate::api::images::{
     CreateImageRequest, CreateImageResponse, DeleteImageRequest, GetImageRequest, GetImageResponse,
     Image, ListImagesRequest, UpdateImageRequest, UpdateImageResponse,
@@ -29,24 +29,24 @@ use crate::metrics::Upstream;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
 use crate::service::budget::SMALL;
-use crate::service::local::{self, Local};
+use crate::service::local::{self, LocalImages};
 use crate::service::message::encode;
-use crate::service::{Call, Images, Reply, collector, growth, images, namespaces};
-use crate::store::{Change, Kind, Records};
+use crate::service::{CallContext, Images, Reply, collector, growth, images, namespaces};
+use crate::store::{Transaction, Kind, Records};
 
 /// Images in front of a containerd. Clones are the same.
 #[derive(Debug, Clone)]
-pub struct Front {
+pub struct ProxyImages {
     pub(super) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) containerd: Containerd,
-    pub(super) local: Local,
-    spaces: Spaces,
-    locks: Locks,
-    wanted: Wanted,
+    pub(super) containerd: GrpcClient,
+    pub(super) local: LocalImages,
+    spaces: SyncState,
+    locks: RecordLocks,
+    wanted: ReconcileQueue,
     resyncs: Semaphore,
     /// When containerd last let a call go unanswered.
     pub(super) silent: Mutex<Option<Instant>>,
@@ -67,15 +67,15 @@ pub enum Found {
     Absent,
 }
 
-impl Front {
+impl ProxyImages {
     /// Images of the containerd behind `containerd`, with `local` as the copy that is read.
-    pub fn new(containerd: Containerd, local: Local) -> Self {
+    pub fn new(containerd: GrpcClient, local: LocalImages) -> Self {
         let shared = Shared {
             containerd,
             local,
-            spaces: Spaces::default(),
-            locks: Locks::default(),
-            wanted: Wanted::default(),
+            spaces: SyncState::default(),
+            locks: RecordLocks::default(),
+            wanted: ReconcileQueue::default(),
             resyncs: Semaphore::new(MAX_RESYNCS),
             silent: Mutex::default(),
             upstream: Upstream::default(),
@@ -84,7 +84,7 @@ impl Front {
     }
 
     /// What is to be read again.
-    pub fn wanted(&self) -> &Wanted {
+    pub fn wanted(&self) -> &ReconcileQueue {
         &self.shared.wanted
     }
 
@@ -95,7 +95,7 @@ impl Front {
     }
 
     /// Which namespaces are current.
-    pub fn spaces(&self) -> &Spaces {
+    pub fn sync_state(&self) -> &SyncState {
         &self.shared.spaces
     }
 
@@ -105,24 +105,24 @@ impl Front {
     }
 
     /// The containerd.
-    pub fn containerd(&self) -> &Containerd {
+    pub fn containerd(&self) -> &GrpcClient {
         &self.shared.containerd
     }
 
     /// The copy.
-    pub fn local(&self) -> &Local {
+    pub fn local(&self) -> &LocalImages {
         &self.shared.local
     }
 
     /// Has a namespace read again, soon.
-    pub fn want_resync(&self, namespace: &Namespace) {
+    pub fn schedule_reconcile(&self, namespace: &Namespace) {
         self.shared.wanted.namespace(namespace);
     }
 
     /// Containerd has the namespace: when that is news, it is read.
     pub(super) fn meet(&self, namespace: &Namespace) {
-        if self.shared.spaces.meet(namespace) {
-            self.want_resync(namespace);
+        if self.shared.spaces.observe(namespace) {
+            self.schedule_reconcile(namespace);
         }
     }
 
@@ -132,7 +132,7 @@ impl Front {
         let _lock = self.shared.locks.lock(namespace, name).await;
         if name.len() > MAX_NAME {
             return match self.shared.containerd.find_image(namespace, name).await? {
-                Some(found) => self.keep(namespace, Some(found)).await.map(|()| Found::Kept),
+                Some(found) => self.store_record(namespace, Some(found)).await.map(|()| Found::Kept),
                 None => self.remove(namespace, name, aside).await,
             };
         }
@@ -140,28 +140,28 @@ impl Front {
         let path = "/containerd.services.images.v1.Images/Get";
         let headers = HeaderMap::new();
         match self.ask::<_, GetImageResponse>(path, namespace, &headers, request, ANSWER.0).await {
-            Asked::Answer(found) => {
-                self.keep(namespace, found.image.into_option()).await.map(|()| Found::Kept)
+            UpstreamOutcome::Answer(found) => {
+                self.store_record(namespace, found.image.into_option()).await.map(|()| Found::Kept)
             }
-            Asked::Refused(Error::Answered(code, _)) if code == tonic::Code::NotFound as i32 => {
+            UpstreamOutcome::Refused(Error::Upstream(code, _)) if code == tonic::Code::NotFound as i32 => {
                 self.remove(namespace, name, aside).await
             }
-            Asked::Refused(e) => Err(e),
-            Asked::Unreached(why) | Asked::Unknown(why) => Err(Error::Unavailable(why)),
+            UpstreamOutcome::Refused(e) => Err(e),
+            UpstreamOutcome::Unreached(why) | UpstreamOutcome::Unknown(why) => Err(Error::Unavailable(why)),
         }
     }
 
     async fn remove(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<Found> {
-        let was_there = self.drop_record(namespace, name, aside).await?;
+        let was_there = self.remove_record(namespace, name, aside).await?;
         Ok(if was_there { Found::Removed } else { Found::Absent })
     }
 
     /// Stores a record of containerd's, with its namespace.
-    async fn keep(&self, namespace: &Namespace, found: Option<Image>) -> Result<()> {
+    async fn store_record(&self, namespace: &Namespace, found: Option<Image>) -> Result<()> {
         let Some(found) = found else { return Ok(()) };
-        let found = image::from_record(found);
+        let found = image::normalize_record(found);
         let (record, ns) = (encode(&found)?, namespace.clone());
-        let work = move |change: &mut Change<'_>| {
+        let work = move |change: &mut Transaction<'_>| {
             if change.record(&ns, Kind::Image, &found.name).is_ok_and(|r| r == Some(&record)) {
                 return Ok(());
             }
@@ -173,14 +173,14 @@ impl Front {
     }
 
     /// Deletes a record here, or sets it aside; says whether there was one.
-    pub(super) async fn drop_record(
+    pub(super) async fn remove_record(
         &self,
         namespace: &Namespace,
         name: &str,
         aside: bool,
     ) -> Result<bool> {
         let (ns, name) = (namespace.clone(), name.to_owned());
-        let work = move |change: &mut Change<'_>| {
+        let work = move |change: &mut Transaction<'_>| {
             if aside {
                 change.set_aside(&ns, Kind::Image, &name)
             } else {
@@ -196,7 +196,7 @@ impl Front {
     #[allow(clippy::too_many_arguments)]
     async fn write<Q, R>(
         &self,
-        call: &Call,
+        call: &CallContext,
         path: &'static str,
         name: String,
         target: String,
@@ -231,21 +231,21 @@ impl Front {
             front.check_target(&namespace, &name, &target).await?;
             let time = ANSWER.1.saturating_sub(begun.elapsed()).max(ANSWER.0);
             match front.ask::<Q, R>(path, &namespace, &headers, request, time).await {
-                Asked::Answer(answer) => {
-                    front.book(&namespace, &name, made(&answer)).await;
+                UpstreamOutcome::Answer(answer) => {
+                    front.apply_result(&namespace, &name, made(&answer)).await;
                     let message = encode(&answer)?;
                     if let Some(hold) = &mut hold {
                         hold.shrink(message.len());
                     }
                     Ok(Reply { message, hold })
                 }
-                Asked::Refused(e) => Err(e),
-                Asked::Unreached(why) => Err(Error::Unavailable(format!(
+                UpstreamOutcome::Refused(e) => Err(e),
+                UpstreamOutcome::Unreached(why) => Err(Error::Unavailable(format!(
                     "{why}; nothing was changed: try again when it is back"
                 ))),
-                Asked::Unknown(why) => {
-                    front.shared.spaces.doubt(&namespace);
-                    front.want_resync(&namespace);
+                UpstreamOutcome::Unknown(why) => {
+                    front.shared.spaces.invalidate(&namespace);
+                    front.schedule_reconcile(&namespace);
                     Err(Error::Unavailable(format!(
                         "{why}; it is unknown whether the change was made: try again or look"
                     )))
@@ -262,18 +262,18 @@ impl Front {
 
     /// Stores what a write made. It is done in containerd: when it cannot be stored here, the
     /// namespace is in doubt, and the write has succeeded all the same.
-    async fn book(&self, namespace: &Namespace, name: &str, made: Option<Image>) {
+    async fn apply_result(&self, namespace: &Namespace, name: &str, made: Option<Image>) {
         let stored = match made {
             Some(image) => {
                 self.meet(namespace);
-                self.keep(namespace, Some(image)).await
+                self.store_record(namespace, Some(image)).await
             }
-            None => self.drop_record(namespace, name, false).await.map(drop),
+            None => self.remove_record(namespace, name, false).await.map(drop),
         };
         if let Err(e) = stored {
             throttled_log!(Error, "image {} in namespace {namespace}: {e}", quote(name));
-            self.shared.spaces.doubt(namespace);
-            self.want_resync(namespace);
+            self.shared.spaces.invalidate(namespace);
+            self.schedule_reconcile(namespace);
         }
     }
 
@@ -288,16 +288,16 @@ impl Front {
             .ask::<_, GetImageResponse>(path, namespace, &HeaderMap::new(), get, ANSWER.0)
             .await
         {
-            Asked::Answer(found) if found.image.target.digest != *wanted => {
+            UpstreamOutcome::Answer(found) if found.image.target.digest != *wanted => {
                 Err(Error::not_found(format_args!(
                     "image {} has target {}, not {wanted}",
                     quote(name),
                     found.image.target.digest
                 )))
             }
-            Asked::Answer(_) => Ok(()),
-            Asked::Refused(e) => Err(e),
-            Asked::Unreached(why) | Asked::Unknown(why) => {
+            UpstreamOutcome::Answer(_) => Ok(()),
+            UpstreamOutcome::Refused(e) => Err(e),
+            UpstreamOutcome::Unreached(why) | UpstreamOutcome::Unknown(why) => {
                 Err(Error::Unavailable(format!("{why}; nothing was changed")))
             }
         }
@@ -305,20 +305,20 @@ impl Front {
 }
 
 #[async_trait]
-impl Images for Front {
-    async fn get(&self, call: &Call, request: GetImageRequest) -> Result<Reply> {
+impl Images for ProxyImages {
+    async fn get(&self, call: &CallContext, request: GetImageRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let is_current = self.shared.spaces.is_current(&namespace);
+        let is_current = self.shared.spaces.is_synced(&namespace);
         if is_current && let Ok(found) = self.shared.local.get(call, request.clone()).await {
             return Ok(found);
         }
-        if !self.is_answering() {
+        if !self.upstream_responsive() {
             return self.shared.local.get(call, request).await;
         }
         let path = "/containerd.services.images.v1.Images/Get";
         let name = request.name.clone();
         match self.ask_for_reply(call, path, &namespace, request.clone(), SMALL).await {
-            Asked::Answer(found) => {
+            UpstreamOutcome::Answer(found) => {
                 if is_current {
                     // It came behind our back, and its event is still on its way.
                     let (front, namespace) = (self.clone(), namespace.clone());
@@ -328,30 +328,30 @@ impl Images for Front {
                 }
                 Ok(found)
             }
-            Asked::Refused(e) => Err(e),
-            Asked::Unreached(_) | Asked::Unknown(_) => self.shared.local.get(call, request).await,
+            UpstreamOutcome::Refused(e) => Err(e),
+            UpstreamOutcome::Unreached(_) | UpstreamOutcome::Unknown(_) => self.shared.local.get(call, request).await,
         }
     }
 
-    async fn list(&self, call: &Call, request: ListImagesRequest) -> Result<Reply> {
+    async fn list(&self, call: &CallContext, request: ListImagesRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        if self.shared.spaces.is_current(&namespace) || !self.is_answering() {
+        if self.shared.spaces.is_synced(&namespace) || !self.upstream_responsive() {
             return self.shared.local.list(call, request).await;
         }
         let path = "/containerd.services.images.v1.Images/List";
         match self.ask_for_reply(call, path, &namespace, request.clone(), 0).await {
-            Asked::Answer(found) => {
+            UpstreamOutcome::Answer(found) => {
                 if !found.message.is_empty() {
                     self.meet(&namespace);
                 }
                 Ok(found)
             }
-            Asked::Refused(e) => Err(e),
-            Asked::Unreached(_) | Asked::Unknown(_) => self.shared.local.list(call, request).await,
+            UpstreamOutcome::Refused(e) => Err(e),
+            UpstreamOutcome::Unreached(_) | UpstreamOutcome::Unknown(_) => self.shared.local.list(call, request).await,
         }
     }
 
-    async fn create(&self, call: &Call, request: CreateImageRequest) -> Result<Reply> {
+    async fn create(&self, call: &CallContext, request: CreateImageRequest) -> Result<Reply> {
         let checked = image::from_request(request.image.clone(), "CreateImageRequest")?;
         let path = "/containerd.services.images.v1.Images/Create";
         let made = |answer: &CreateImageResponse| answer.image.clone().into_option();
@@ -359,7 +359,7 @@ impl Images for Front {
         self.write(call, path, checked.name, String::new(), bytes, request, made).await
     }
 
-    async fn update(&self, call: &Call, request: UpdateImageRequest) -> Result<Reply> {
+    async fn update(&self, call: &CallContext, request: UpdateImageRequest) -> Result<Reply> {
         let checked = image::from_request(request.image.clone(), "UpdateImageRequest")?;
         let path = "/containerd.services.images.v1.Images/Update";
         let made = |answer: &UpdateImageResponse| answer.image.clone().into_option();
@@ -373,7 +373,7 @@ impl Images for Front {
         self.write(call, path, checked.name, String::new(), bytes, request, made).await
     }
 
-    async fn delete(&self, call: &Call, request: DeleteImageRequest) -> Result<Reply> {
+    async fn delete(&self, call: &CallContext, request: DeleteImageRequest) -> Result<Reply> {
         let path = "/containerd.services.images.v1.Images/Delete";
         let (name, target) = (request.name.clone(), request.target.digest.clone());
         let gone = |_: &protobuf::well_known_types::empty::Empty| None;

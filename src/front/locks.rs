@@ -10,25 +10,25 @@ use crate::model::Namespace;
 
 /// So many locks for all records. Two records may share one: then they wait for each other, which
 /// does no harm, as nobody holds two.
-const LOCKS: usize = 1024;
+const MAX_IDLE_LOCKS: usize = 1024;
 
 /// The locks.
 #[derive(Debug)]
-pub struct Locks {
+pub struct RecordLocks {
     locks: Vec<Arc<Mutex<()>>>,
     hasher: RandomState,
 }
 
-impl Default for Locks {
+impl Default for RecordLocks {
     fn default() -> Self {
-        Self { locks: (0..LOCKS).map(|_| Arc::default()).collect(), hasher: RandomState::new() }
+        Self { locks: (0..MAX_IDLE_LOCKS).map(|_| Arc::default()).collect(), hasher: RandomState::new() }
     }
 }
 
-impl Locks {
+impl RecordLocks {
     /// Waits for the lock of a record.
     pub async fn lock(&self, namespace: &Namespace, name: &str) -> Option<OwnedMutexGuard<()>> {
-        let number = self.hasher.hash_one((namespace, name)) as usize % LOCKS;
+        let number = self.hasher.hash_one((namespace, name)) as usize % MAX_IDLE_LOCKS;
         Some(Arc::clone(self.locks.get(number)?).lock_owned().await)
     }
 }

@@ -18,7 +18,7 @@ const ANY: (char, char) = ('\0', char::MAX);
 
 /// Some of the images of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct Page {
     /// What the digest of the target begins with; containerd stores sha256, sha384 and sha512.
     digest: String,
     names: Names,
@@ -35,14 +35,14 @@ enum Names {
 
 /// What splitting gives.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Sizes {
+pub enum Split {
     /// These instead.
-    Smaller(Vec<Part>),
+    Smaller(Vec<Page>),
     /// It cannot be split: it is one image.
     Smallest,
 }
 
-impl Part {
+impl Page {
     /// All images.
     pub fn all() -> Self {
         Self { digest: String::new(), names: Names::All }
@@ -69,9 +69,9 @@ impl Part {
     }
 
     /// Smaller parts that are this one together.
-    pub fn split(&self) -> Sizes {
+    pub fn split(&self) -> Split {
         let named = |names| Self { digest: self.digest.clone(), names };
-        Sizes::Smaller(match &self.names {
+        Split::Smaller(match &self.names {
             Names::All => match self.digest.split_once(':') {
                 None => ["sha256:", "sha384:", "sha512:"]
                     .map(|d| Self { digest: d.into(), names: Names::All })
@@ -86,7 +86,7 @@ impl Part {
                 // No image has an empty name.
                 Some(_) => vec![named(Names::After(String::new(), ANY.0, ANY.1))],
             },
-            Names::One(_) => return Sizes::Smallest,
+            Names::One(_) => return Split::Smallest,
             Names::After(head, first, last) if first == last => {
                 let head = format!("{head}{first}");
                 vec![named(Names::One(head.clone())), named(Names::After(head, ANY.0, ANY.1))]
@@ -112,7 +112,7 @@ fn halves(first: char, last: char) -> [(char, char); 2] {
     [(first, left), (right, last)]
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for Page {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.names {
             Names::One(name) => write!(f, "image {}", quote(name)),
@@ -136,13 +136,13 @@ mod tests {
     /// Lists with a limit of `most` images a reply, as often as that takes.
     fn listed(images: &[Image], most: usize) -> Vec<String> {
         let mut found = Vec::new();
-        let mut parts = vec![Part::all()];
+        let mut parts = vec![Page::all()];
         while let Some(part) = parts.pop() {
             let filter = Filter::parse_all(&part.filters()).unwrap();
             let matching: Vec<_> = images.iter().filter(|i| filter.matches(*i)).collect();
             if matching.len() <= most {
                 found.extend(matching.into_iter().map(|i| i.name.clone()));
-            } else if let Sizes::Smaller(smaller) = part.split() {
+            } else if let Split::Smaller(smaller) = part.split() {
                 parts.extend(smaller);
             }
         }
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn one_image_cannot_be_split() {
-        let one = Part { digest: "sha256:abc".into(), names: Names::One("a".into()) };
-        assert_eq!(one.split(), Sizes::Smallest);
+        let one = Page { digest: "sha256:abc".into(), names: Names::One("a".into()) };
+        assert_eq!(one.split(), Split::Smallest);
     }
 }

@@ -9,7 +9,7 @@ use http::HeaderMap;
 use protobuf::Message;
 use tonic::{Code, Status};
 
-use super::client::Containerd;
+use super::client::GrpcClient;
 use crate::api::content::{InfoRequest, InfoResponse};
 use crate::api::images::{
     CreateImageRequest, CreateImageResponse, Image, UpdateImageRequest, UpdateImageResponse,
@@ -21,16 +21,16 @@ use crate::api::namespace::{
 use crate::model::{Error, Namespace, Result};
 
 /// How long containerd may take for one record.
-const BOUND: Duration = Duration::from_secs(30);
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-impl Containerd {
+impl GrpcClient {
     /// Whether it has that content in the namespace.
     pub async fn has_content(&self, namespace: &Namespace, digest: &str) -> Result<bool> {
         let request = InfoRequest { digest: digest.to_owned(), ..InfoRequest::default() };
         let path = "/containerd.services.content.v1.Content/Info";
         match self.put::<_, InfoResponse>(path, namespace, request).await {
             Ok(_) => Ok(true),
-            Err(Error::Answered(code, _)) if code == Code::NotFound as i32 => Ok(false),
+            Err(Error::Upstream(code, _)) if code == Code::NotFound as i32 => Ok(false),
             Err(e) => Err(e),
         }
     }
@@ -50,7 +50,7 @@ impl Containerd {
         let path = "/containerd.services.images.v1.Images/Create";
         match self.put::<_, CreateImageResponse>(path, namespace, request).await {
             Ok(made) => Ok(Some(made.image.unwrap_or_default())),
-            Err(Error::Answered(code, _)) if code == Code::AlreadyExists as i32 => Ok(None),
+            Err(Error::Upstream(code, _)) if code == Code::AlreadyExists as i32 => Ok(None),
             Err(e) => Err(e),
         }
     }
@@ -96,14 +96,14 @@ impl Containerd {
         message: Q,
     ) -> Result<R> {
         let headers = HeaderMap::new();
-        match tokio::time::timeout(BOUND, self.call(path, Some(namespace), &headers, message)).await
+        match tokio::time::timeout(CALL_TIMEOUT, self.call(path, Some(namespace), &headers, message)).await
         {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(status)) => Err(self.refused(&status)),
             Err(_) => Err(Error::DeadlineExceeded(format!(
                 "containerd at {} did not answer within {} s",
                 self.socket().display(),
-                BOUND.as_secs()
+                CALL_TIMEOUT.as_secs()
             ))),
         }
     }
@@ -111,7 +111,7 @@ impl Containerd {
     fn refused(&self, status: &Status) -> Error {
         match status.code() {
             Code::Unavailable | Code::Cancelled => self.failed("a call", status),
-            code => Error::Answered(code as i32, status.message().to_owned()),
+            code => Error::Upstream(code as i32, status.message().to_owned()),
         }
     }
 }

@@ -16,15 +16,15 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tonic::Code;
 
-use super::images::{Found, Front};
-use super::wanted::Due;
+use super::images::{Found, ProxyImages};
+use super::wanted::DueWork;
 use crate::api::namespace::Namespace as Record;
 use crate::log_throttle::throttled_log;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
 use crate::service::client::Client;
 use crate::service::message::{decode, encode};
-use crate::store::{Change, Kind, Records};
+use crate::store::{Transaction, Kind, Records};
 
 /// How long after a list of namespaces failed it is asked for again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
@@ -37,28 +37,28 @@ const MAX_SHOWN_CHARS: usize = 100;
 
 /// Reads again what is wanted, one namespace at a time, for as long as events come in. One that fails
 /// waits for the next occasion.
-pub async fn run(front: Front) {
+pub async fn run(front: ProxyImages) {
     let mut listing = Listing::default();
     loop {
         let mut due = listing.due(&front).await;
         // In a gap it would be in vain; the end of the gap wants all again.
-        if !front.spaces().is_following() {
+        if !front.sync_state().is_watching() {
             listing.again = None;
         } else if due.list {
             let names = listing.read(&front, due.all).await;
             if due.all {
-                names.iter().for_each(|namespace| _ = front.spaces().meet(namespace));
+                names.iter().for_each(|namespace| _ = front.sync_state().observe(namespace));
                 due.namespaces.extend(names);
             }
         }
         for namespace in due.namespaces {
-            if front.spaces().is_following() {
-                match resync(&front, &namespace).await {
+            if front.sync_state().is_watching() {
+                match reconcile(&front, &namespace).await {
                     Ok(_) => {}
                     Err(e) => throttled_log!(Warn, "resync of namespace {namespace}: {e}"),
                 }
             } else if !is_there(&front, &namespace) {
-                front.spaces().forget(&namespace);
+                front.sync_state().forget(&namespace);
             }
         }
     }
@@ -75,7 +75,7 @@ struct Listing {
 
 impl Listing {
     /// What is wanted next.
-    async fn due(&self, front: &Front) -> Due {
+    async fn due(&self, front: &ProxyImages) -> DueWork {
         let Some((at, all)) = self.again else { return front.wanted().take().await };
         // A list that fails is not asked for more often, however many events there are.
         let mut due = timeout_at(at, front.wanted().take()).await.unwrap_or_default();
@@ -85,7 +85,7 @@ impl Listing {
     }
 
     /// The names of all namespaces; when they cannot be had, for the first time those that are known here.
-    async fn read(&mut self, front: &Front, all: bool) -> Vec<Namespace> {
+    async fn read(&mut self, front: &ProxyImages, all: bool) -> Vec<Namespace> {
         if self.again.is_some_and(|(at, _)| Instant::now() < at) {
             self.again = self.again.map(|(at, before)| (at, before || all));
             return Vec::new();
@@ -132,7 +132,7 @@ fn shown<'n>(names: impl IntoIterator<Item = &'n String>) -> String {
 }
 
 /// Whether LMDB has the namespace; that it has, if that cannot be read.
-fn is_there(front: &Front, namespace: &Namespace) -> bool {
+fn is_there(front: &ProxyImages, namespace: &Namespace) -> bool {
     front
         .local()
         .store()
@@ -143,7 +143,7 @@ fn is_there(front: &Front, namespace: &Namespace) -> bool {
 /// Makes the namespaces of LMDB those that containerd has, with their labels. One that is gone
 /// there goes here too, unless it still has images: they are a resync's business. Gives all names, and
 /// those of containerd's that are not valid and are left out.
-async fn namespaces(front: &Front) -> Result<(Vec<Namespace>, BTreeSet<String>)> {
+async fn namespaces(front: &ProxyImages) -> Result<(Vec<Namespace>, BTreeSet<String>)> {
     let theirs = front.containerd().namespaces().await?;
     let mut records = std::collections::BTreeMap::new();
     let mut left_out = BTreeSet::new();
@@ -156,7 +156,7 @@ async fn namespaces(front: &Front) -> Result<(Vec<Namespace>, BTreeSet<String>)>
         records.insert(namespace, encode(&known)?);
     }
     let mut all: Vec<_> = records.keys().cloned().collect();
-    let work = move |change: &mut Change<'_>| {
+    let work = move |change: &mut Transaction<'_>| {
         for (namespace, record) in &records {
             // A damaged one is mended by the copy.
             if !change.namespace(namespace).is_ok_and(|known| known == Some(record)) {
@@ -166,7 +166,7 @@ async fn namespaces(front: &Front) -> Result<(Vec<Namespace>, BTreeSet<String>)>
         let ours = change.namespaces()?;
         let (mut left, mut gone) = (Vec::new(), Vec::new());
         for namespace in ours.into_iter().filter(|ours| !records.contains_key(ours)) {
-            if change.walk(&namespace, Kind::Image)?.next().is_none() {
+            if change.scan(&namespace, Kind::Image)?.next().is_none() {
                 change.delete_namespace(&namespace)?;
                 gone.push(namespace);
             } else {
@@ -176,35 +176,35 @@ async fn namespaces(front: &Front) -> Result<(Vec<Namespace>, BTreeSet<String>)>
         Ok((left, gone))
     };
     let (left, gone) = front.local().store().writer().write(work).await?;
-    gone.iter().for_each(|namespace| front.spaces().forget(namespace));
+    gone.iter().for_each(|namespace| front.sync_state().forget(namespace));
     all.extend(left);
     Ok((all, left_out))
 }
 
 /// Makes what LMDB has of a namespace what containerd has; says whether it is current now.
-pub async fn resync(front: &Front, namespace: &Namespace) -> Result<bool> {
+pub async fn reconcile(front: &ProxyImages, namespace: &Namespace) -> Result<bool> {
     // Each takes memory for the names of all images, and any client may begin a Transfer.
     let _place = front.resync_place().await;
-    let mark = front.spaces().mark();
+    let mark = front.sync_state().begin_sync();
     let read = read_again(front, namespace).await;
     let ended = if is_there(front, namespace) {
-        read.map(|()| front.spaces().settle(namespace, mark))
+        read.map(|()| front.sync_state().finish_sync(namespace, mark))
     } else {
-        front.spaces().forget(namespace);
+        front.sync_state().forget(namespace);
         read.map(|()| false)
     };
     front.upstream().resynced(&ended);
     ended
 }
 
-async fn read_again(front: &Front, namespace: &Namespace) -> Result<()> {
+async fn read_again(front: &ProxyImages, namespace: &Namespace) -> Result<()> {
     let hasher = RandomState::new();
     let mut theirs = HashMap::new();
     let mut left_out = BTreeSet::new();
     let mut listing = front.containerd().images(namespace);
     while let Some(images) = listing.next_that_fit(&mut left_out).await? {
         for image in images {
-            let image = image::from_record(image);
+            let image = image::normalize_record(image);
             let hash = hasher.hash_one(encode(&image)?);
             theirs.insert(image.name, hash);
         }
@@ -214,7 +214,7 @@ async fn read_again(front: &Front, namespace: &Namespace) -> Result<()> {
     let mut gone = 0;
     for name in ours.keys().filter(|name| !theirs.contains_key(*name)) {
         // It may have been made after theirs were listed, or have been deleted since.
-        let aside = !front.spaces().is_followed(namespace);
+        let aside = !front.sync_state().watched_since_sync(namespace);
         let found = one_by_one.refresh(name, aside).await?;
         gone += usize::from(found == Some(Found::Removed) && aside);
     }
@@ -227,7 +227,7 @@ async fn read_again(front: &Front, namespace: &Namespace) -> Result<()> {
     }
     for (name, hash) in &theirs {
         if ours.get(name) != Some(hash) {
-            one_by_one.refresh(name, !front.spaces().is_followed(namespace)).await?;
+            one_by_one.refresh(name, !front.sync_state().watched_since_sync(namespace)).await?;
         }
     }
     one_by_one.end()
@@ -235,7 +235,7 @@ async fn read_again(front: &Front, namespace: &Namespace) -> Result<()> {
 
 /// Records that are read again one by one: one that cannot be is no reason to leave the others.
 struct OneByOne<'f> {
-    front: &'f Front,
+    front: &'f ProxyImages,
     namespace: &'f Namespace,
     /// What no reply of containerd can carry: no read of it can be answered.
     left_out: BTreeSet<String>,
@@ -250,15 +250,15 @@ impl OneByOne<'_> {
             Ok(found) => return Ok(Some(found)),
             // Nobody is there to be asked of the others.
             Err(e @ Error::Unavailable(_)) => return Err(e),
-            Err(Error::Answered(TOO_LARGE, _)) => _ = self.left_out.insert(name.to_owned()),
+            Err(Error::Upstream(TOO_LARGE, _)) => _ = self.left_out.insert(name.to_owned()),
             // It is set aside: a Get of it asks containerd then, and all other records can be current.
-            Err(Error::Answered(code, why)) if !is_passing(code) => {
+            Err(Error::Upstream(code, why)) if !is_passing(code) => {
                 let namespace = self.namespace;
                 throttled_log!(
                     Warn,
                     "resync of namespace {namespace}: containerd refuses an image: {why}"
                 );
-                self.front.drop_record(namespace, name, true).await?;
+                self.front.remove_record(namespace, name, true).await?;
             }
             Err(e) => {
                 let why = || Error::Internal(format!("image {}: {e}", quote(name)));
@@ -271,7 +271,7 @@ impl OneByOne<'_> {
     fn end(self) -> Result<()> {
         let Self { front, namespace, left_out, failed } = self;
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&left_out);
-        if front.spaces().is_news(namespace, hash) && !left_out.is_empty() {
+        if front.sync_state().is_news(namespace, hash) && !left_out.is_empty() {
             log::warn!(
                 "namespace {namespace}: images that no reply of containerd can carry are left out: {}",
                 shown(&left_out)
@@ -287,7 +287,7 @@ fn is_passing(code: i32) -> bool {
 }
 
 async fn ours(
-    front: &Front,
+    front: &ProxyImages,
     namespace: &Namespace,
     hasher: &RandomState,
 ) -> Result<HashMap<String, u64>> {
@@ -298,7 +298,7 @@ async fn ours(
         .run(Client::Own, move |_| {
             store.read(|snapshot| {
                 let mut found = HashMap::new();
-                for entry in snapshot.walk(&ns, Kind::Image)? {
+                for entry in snapshot.scan(&ns, Kind::Image)? {
                     // A damaged one is not like any of theirs, and is written anew.
                     let Ok(message) = entry?.message() else { continue };
                     let Ok(image) = decode::<image::Image>(message) else { continue };

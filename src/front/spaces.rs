@@ -14,23 +14,23 @@ use crate::model::Namespace;
 
 /// What is known of all namespaces.
 #[derive(Debug, Default)]
-pub struct Spaces {
-    known: Mutex<Known>,
+pub struct SyncState {
+    known: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct Inner {
     /// Events are coming in without a gap.
     following: bool,
     /// How often a namespace was put in doubt, whichever.
     doubts: u64,
     /// The last doubt of a namespace that has no entry: the one that an entry begins with.
     others: u64,
-    spaces: HashMap<Namespace, Space>,
+    spaces: HashMap<Namespace, NamespaceState>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
-struct Space {
+struct NamespaceState {
     current: bool,
     /// It was current since the last gap in the events: nothing can have been missed.
     followed: bool,
@@ -43,23 +43,23 @@ struct Space {
 
 /// A point in the history of all namespaces, taken before a resync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark(u64);
+pub struct Generation(u64);
 
-impl Spaces {
+impl SyncState {
     /// Whether the namespace may be read from LMDB.
-    pub fn is_current(&self, namespace: &Namespace) -> bool {
+    pub fn is_synced(&self, namespace: &Namespace) -> bool {
         let known = self.lock();
         known.following
             && known.spaces.get(namespace).is_some_and(|s| s.current && s.transfers == 0)
     }
 
     /// Whether events are coming in.
-    pub fn is_following(&self) -> bool {
+    pub fn is_watching(&self) -> bool {
         self.lock().following
     }
 
     /// Notes that containerd has the namespace; says whether that is news.
-    pub fn meet(&self, namespace: &Namespace) -> bool {
+    pub fn observe(&self, namespace: &Namespace) -> bool {
         let mut known = self.lock();
         let news = !known.spaces.contains_key(namespace);
         if news {
@@ -84,7 +84,7 @@ impl Spaces {
     }
 
     /// Events come in from now on, or no longer: then nothing is current.
-    pub fn follow(&self, following: bool) {
+    pub fn set_watching(&self, following: bool) {
         let mut known = self.lock();
         known.following = following;
         if !following {
@@ -97,7 +97,7 @@ impl Spaces {
     }
 
     /// What LMDB has of the namespace may not be what containerd has.
-    pub fn doubt(&self, namespace: &Namespace) {
+    pub fn invalidate(&self, namespace: &Namespace) {
         let mut known = self.lock();
         let doubt = known.next_doubt();
         match known.spaces.get_mut(namespace) {
@@ -126,13 +126,13 @@ impl Spaces {
     }
 
     /// Before a resync.
-    pub fn mark(&self) -> Mark {
-        Mark(self.lock().doubts)
+    pub fn begin_sync(&self) -> Generation {
+        Generation(self.lock().doubts)
     }
 
     /// After a resync of a namespace that containerd has: it is current unless it was put in doubt since.
     /// Says whether.
-    pub fn settle(&self, namespace: &Namespace, mark: Mark) -> bool {
+    pub fn finish_sync(&self, namespace: &Namespace, mark: Generation) -> bool {
         let mut known = self.lock();
         let following = known.following;
         let space = known.entry(namespace);
@@ -143,7 +143,7 @@ impl Spaces {
 
     /// Whether every change of the namespace since it was last current was told by an event. If not,
     /// the containerd that answers now may be one that has lost its database.
-    pub fn is_followed(&self, namespace: &Namespace) -> bool {
+    pub fn watched_since_sync(&self, namespace: &Namespace) -> bool {
         self.lock().spaces.get(namespace).is_some_and(|space| space.followed)
     }
 
@@ -155,20 +155,20 @@ impl Spaces {
     }
 
     /// Nothing that is done under this lock can panic.
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
+impl Inner {
     fn next_doubt(&mut self) -> u64 {
         self.doubts += 1;
         self.doubts
     }
 
-    fn entry(&mut self, namespace: &Namespace) -> &mut Space {
+    fn entry(&mut self, namespace: &Namespace) -> &mut NamespaceState {
         let doubted = self.others;
-        let new = || Space { doubted, ..Space::default() };
+        let new = || NamespaceState { doubted, ..NamespaceState::default() };
         self.spaces.entry(namespace.clone()).or_insert_with(new)
     }
 }
@@ -179,37 +179,37 @@ mod tests {
 
     #[test]
     fn a_namespace_is_current_after_a_resync_in_which_nothing_happened() {
-        let (spaces, ns) = (Spaces::default(), Namespace::parse("n").unwrap());
+        let (spaces, ns) = (SyncState::default(), Namespace::parse("n").unwrap());
         let resync = || {
-            let mark = spaces.mark();
-            spaces.settle(&ns, mark)
+            let mark = spaces.begin_sync();
+            spaces.finish_sync(&ns, mark)
         };
         assert!(!resync(), "events are not coming in");
-        spaces.follow(true);
-        assert!(!spaces.is_followed(&ns));
-        assert!(resync() && spaces.is_current(&ns) && spaces.is_followed(&ns));
-        let mark = spaces.mark();
-        spaces.doubt(&ns);
-        assert!(!spaces.settle(&ns, mark) && !spaces.is_current(&ns));
-        assert!(spaces.is_followed(&ns), "a doubt is no gap");
+        spaces.set_watching(true);
+        assert!(!spaces.watched_since_sync(&ns));
+        assert!(resync() && spaces.is_synced(&ns) && spaces.watched_since_sync(&ns));
+        let mark = spaces.begin_sync();
+        spaces.invalidate(&ns);
+        assert!(!spaces.finish_sync(&ns, mark) && !spaces.is_synced(&ns));
+        assert!(spaces.watched_since_sync(&ns), "a doubt is no gap");
         assert!(resync());
         spaces.transfer_begins(&ns);
-        assert!(resync() && !spaces.is_current(&ns), "a transfer runs");
+        assert!(resync() && !spaces.is_synced(&ns), "a transfer runs");
         spaces.transfer_ends(&ns);
-        assert!(!spaces.is_current(&ns), "what it brought is not known");
-        assert!(resync() && spaces.is_current(&ns));
-        spaces.follow(false);
-        spaces.follow(true);
-        assert!(!spaces.is_current(&ns) && !spaces.is_followed(&ns), "there was a gap");
+        assert!(!spaces.is_synced(&ns), "what it brought is not known");
+        assert!(resync() && spaces.is_synced(&ns));
+        spaces.set_watching(false);
+        spaces.set_watching(true);
+        assert!(!spaces.is_synced(&ns) && !spaces.watched_since_sync(&ns), "there was a gap");
     }
 
     #[test]
     fn a_name_that_only_clients_use_leaves_no_entry() {
-        let (spaces, ns) = (Spaces::default(), Namespace::parse("n").unwrap());
-        spaces.follow(true);
-        spaces.doubt(&ns);
-        spaces.mark();
-        assert!(!spaces.is_current(&ns) && !spaces.is_followed(&ns));
+        let (spaces, ns) = (SyncState::default(), Namespace::parse("n").unwrap());
+        spaces.set_watching(true);
+        spaces.invalidate(&ns);
+        spaces.begin_sync();
+        assert!(!spaces.is_synced(&ns) && !spaces.watched_since_sync(&ns));
         assert_eq!(spaces.count(), 0);
         spaces.transfer_begins(&ns);
         spaces.forget(&ns);
@@ -221,18 +221,18 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_comes_back_in_doubt() {
-        let (spaces, ns) = (Spaces::default(), Namespace::parse("n").unwrap());
-        spaces.follow(true);
-        let before = spaces.mark();
-        spaces.meet(&ns);
-        spaces.doubt(&ns);
+        let (spaces, ns) = (SyncState::default(), Namespace::parse("n").unwrap());
+        spaces.set_watching(true);
+        let before = spaces.begin_sync();
+        spaces.observe(&ns);
+        spaces.invalidate(&ns);
         spaces.forget(&ns);
-        assert!(!spaces.settle(&ns, before), "it was put in doubt after the mark");
+        assert!(!spaces.finish_sync(&ns, before), "it was put in doubt after the mark");
         spaces.forget(&ns);
-        let before = spaces.mark();
-        spaces.doubt(&ns);
-        assert!(!spaces.settle(&ns, before), "that it had no entry makes no difference");
-        let after = spaces.mark();
-        assert!(spaces.settle(&ns, after));
+        let before = spaces.begin_sync();
+        spaces.invalidate(&ns);
+        assert!(!spaces.finish_sync(&ns, before), "that it had no entry makes no difference");
+        let after = spaces.begin_sync();
+        assert!(spaces.finish_sync(&ns, after));
     }
 }

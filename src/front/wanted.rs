@@ -10,14 +10,14 @@ use crate::model::Namespace;
 
 /// What is asked for by events and calls, and taken by the task that reads.
 #[derive(Debug, Default)]
-pub struct Wanted {
-    due: Mutex<Due>,
+pub struct ReconcileQueue {
+    due: Mutex<DueWork>,
     asked: Notify,
 }
 
 /// What is to be read again.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Due {
+pub struct DueWork {
     /// The list of namespaces, with their labels.
     pub list: bool,
     /// All images of each namespace on that list.
@@ -26,7 +26,7 @@ pub struct Due {
     pub namespaces: BTreeSet<Namespace>,
 }
 
-impl Wanted {
+impl ReconcileQueue {
     /// The images of a namespace are to be read again.
     pub fn namespace(&self, namespace: &Namespace) {
         self.lock().namespaces.insert(namespace.clone());
@@ -47,10 +47,10 @@ impl Wanted {
     }
 
     /// Waits until something is wanted, and takes all of it.
-    pub async fn take(&self) -> Due {
+    pub async fn take(&self) -> DueWork {
         loop {
             let due = std::mem::take(&mut *self.lock());
-            if due != Due::default() {
+            if due != DueWork::default() {
                 return due;
             }
             self.asked.notified().await;
@@ -58,7 +58,7 @@ impl Wanted {
     }
 
     /// Nothing that is done under this lock can panic.
-    fn lock(&self) -> MutexGuard<'_, Due> {
+    fn lock(&self) -> MutexGuard<'_, DueWork> {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -70,13 +70,13 @@ mod tests {
 
     #[test]
     fn what_is_wanted_often_is_taken_once() {
-        let (wanted, ns) = (Wanted::default(), Namespace::parse("n").unwrap());
+        let (wanted, ns) = (ReconcileQueue::default(), Namespace::parse("n").unwrap());
         for _ in 0..1000 {
             wanted.namespace(&ns);
             wanted.list();
         }
         let due = wanted.take().now_or_never().unwrap();
-        assert_eq!(due, Due { list: true, all: false, namespaces: [ns].into() });
+        assert_eq!(due, DueWork { list: true, all: false, namespaces: [ns].into() });
         assert!(wanted.take().now_or_never().is_none());
         wanted.all();
         assert!(wanted.take().now_or_never().unwrap().all);

@@ -35,7 +35,7 @@ pub enum Error {
     /// A fault of ours or of the machine.
     Internal(String),
     /// What a containerd answered: its status code, as gRPC numbers them, and its sentence.
-    Answered(i32, String),
+    Upstream(i32, String),
     /// What containerd gives no code, where clients may know it so.
     Unknown(String),
 }
@@ -88,7 +88,7 @@ impl Error {
             | Self::Unimplemented(m)
             | Self::DeadlineExceeded(m)
             | Self::Internal(m)
-            | Self::Answered(_, m)
+            | Self::Upstream(_, m)
             | Self::Unknown(m) => m,
         }
     }

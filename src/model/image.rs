@@ -46,8 +46,8 @@ pub fn from_request(image: MessageField<Image>, request: &str) -> Result<Image> 
 }
 
 /// The image as another store holds it, with its times; unknown fields are dropped.
-pub fn from_record(image: Image) -> Image {
-    let time = |t: MessageField<Timestamp>| MessageField::some(normal_time(&t));
+pub fn normalize_record(image: Image) -> Image {
+    let time = |t: MessageField<Timestamp>| MessageField::some(normalize_timestamp(&t));
     Image {
         name: image.name,
         labels: image.labels,
@@ -133,7 +133,7 @@ pub fn update(current: &mut Image, mut change: Image, mask: &[String]) -> Result
 }
 
 /// `time` with nanoseconds in 0..10⁹, carried into the seconds as Go's `time.Unix` does.
-pub fn normal_time(time: &Timestamp) -> Timestamp {
+pub fn normalize_timestamp(time: &Timestamp) -> Timestamp {
     const SECOND: i32 = 1_000_000_000;
     Timestamp {
         seconds: time.seconds.wrapping_add(time.nanos.div_euclid(SECOND).into()),
@@ -145,9 +145,9 @@ pub fn normal_time(time: &Timestamp) -> Timestamp {
 impl Fields for Image {
     fn field(&self, path: &[Vec<u8>]) -> Option<&[u8]> {
         match Field::at(path)? {
-            Field::Name => present(&self.name),
-            Field::Digest => present(&self.target.digest),
-            Field::MediaType => present(&self.target.media_type),
+            Field::Name => non_empty(&self.name),
+            Field::Digest => non_empty(&self.target.digest),
+            Field::MediaType => non_empty(&self.target.media_type),
             Field::Label(key) => entry(&self.labels, key.parts()),
             Field::Annotation(key) => entry(&self.target.annotations, key.parts()),
         }
@@ -155,7 +155,7 @@ impl Fields for Image {
 }
 
 /// A field that is empty is absent.
-pub fn present(text: &str) -> Option<&[u8]> {
+pub fn non_empty(text: &str) -> Option<&[u8]> {
     (!text.is_empty()).then_some(text.as_bytes())
 }
 
@@ -268,8 +268,8 @@ mod tests {
     #[test]
     fn times_carry_like_go() {
         let at = |seconds, nanos| Timestamp { seconds, nanos, ..Timestamp::default() };
-        assert_eq!(normal_time(&at(5, -1)), at(4, 999_999_999));
-        assert_eq!(normal_time(&at(5, 2_000_000_001)), at(7, 1));
-        assert_eq!(normal_time(&at(i64::MAX, 1_000_000_000)), at(i64::MIN, 0));
+        assert_eq!(normalize_timestamp(&at(5, -1)), at(4, 999_999_999));
+        assert_eq!(normalize_timestamp(&at(5, 2_000_000_001)), at(7, 1));
+        assert_eq!(normalize_timestamp(&at(i64::MAX, 1_000_000_000)), at(i64::MIN, 0));
     }
 }

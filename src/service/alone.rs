@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use protobuf::well_known_types::empty::Empty;
 
-use super::budget::Room;
+use super::budget::ReplyBuffer;
 use super::client::Client;
-use super::events::Happened;
+use super::events::OwnEvent;
 use super::events::subscription::Subscription;
-use super::local::Local;
+use super::local::LocalImages;
 use super::message::required;
-use super::patience::Patience;
+use super::patience::Cancel;
 use super::transfer::Tagged;
-use super::{Call, Reply, growth, introspection, leases, namespaces, transfer};
+use super::{CallContext, Reply, growth, introspection, leases, namespaces, transfer};
 use crate::api::events::{ForwardRequest, PublishRequest, SubscribeRequest};
 use crate::api::introspection::{PluginsRequest, PluginsResponse, ServerResponse};
 use crate::api::leases::{
@@ -29,40 +29,40 @@ use crate::api::namespace::{
 };
 use crate::api::transfer::TransferRequest;
 use crate::model::{Error, Namespace, Result};
-use crate::store::{Change, Store};
+use crate::store::{Transaction, Store};
 
 /// The services beside Images on `images.sock`.
 #[derive(Debug, Clone)]
-pub struct Alone {
-    local: Local,
+pub struct Standalone {
+    local: LocalImages,
 }
 
 #[allow(missing_docs)]
-impl Alone {
+impl Standalone {
     /// Beside the Images of `local`, on its store.
-    pub fn new(local: Local) -> Self {
+    pub fn new(local: LocalImages) -> Self {
         Self { local }
     }
 
     /// Its Images.
-    pub fn local(&self) -> &Local {
+    pub fn local(&self) -> &LocalImages {
         &self.local
     }
 
     /// Answers a `GetNamespaceResponse`.
-    pub async fn get_namespace(&self, call: &Call, request: GetNamespaceRequest) -> Result<Reply> {
-        let build = move |store: &Store, room: Room<'_>, _: Patience| {
+    pub async fn get_namespace(&self, call: &CallContext, request: GetNamespaceRequest) -> Result<Reply> {
+        let build = move |store: &Store, room: ReplyBuffer<'_>, _: Cancel| {
             store.read(|s| namespaces::get(s, &request.name, room))
         };
-        self.local.answer(call, None, build).await
+        self.local.build_reply(call, None, build).await
     }
 
     /// Answers a `ListNamespacesResponse`.
-    pub async fn list_namespaces(&self, call: &Call, _: ListNamespacesRequest) -> Result<Reply> {
-        let build = |store: &Store, room: Room<'_>, patience: Patience| {
+    pub async fn list_namespaces(&self, call: &CallContext, _: ListNamespacesRequest) -> Result<Reply> {
+        let build = |store: &Store, room: ReplyBuffer<'_>, patience: Cancel| {
             store.read(|s| namespaces::list(s, room, patience))
         };
-        self.local.answer(call, None, build).await
+        self.local.build_reply(call, None, build).await
     }
 
     pub async fn create_namespace(
@@ -73,8 +73,8 @@ impl Alone {
         let (name, labels) = (record.name.clone(), record.labels.clone());
         let namespace = Namespace::parse(&name)?;
         let (answer, bytes) = (record.clone(), growth::decoded(&record, 2 * record.labels.len()));
-        let work = move |change: &mut Change<'_>| namespaces::create(change, &record).map(drop);
-        let created = |_: &()| Some(Happened::NamespaceCreated { name, labels });
+        let work = move |change: &mut Transaction<'_>| namespaces::create(change, &record).map(drop);
+        let created = |_: &()| Some(OwnEvent::NamespaceCreated { name, labels });
         self.local.change(namespace, bytes, work, created).await?;
         Ok(CreateNamespaceResponse { namespace: Some(answer).into(), ..Default::default() })
     }
@@ -87,8 +87,8 @@ impl Alone {
         let (namespace, name) = (update.namespace.clone(), update.namespace.to_string());
         let bytes = growth::decoded(&request, 2 * request.namespace.labels.len());
         let labels = request.namespace.into_option().unwrap_or_default().labels;
-        let work = move |change: &mut Change<'_>| namespaces::update(change, &update);
-        let updated = |_: &()| Some(Happened::NamespaceUpdated { name, labels });
+        let work = move |change: &mut Transaction<'_>| namespaces::update(change, &update);
+        let updated = |_: &()| Some(OwnEvent::NamespaceUpdated { name, labels });
         self.local.change(namespace, bytes, work, updated).await?;
         Ok(UpdateNamespaceResponse::new())
     }
@@ -100,20 +100,20 @@ impl Alone {
         };
         let namespace = Namespace::parse(&name).map_err(missing)?;
         let work =
-            move |change: &mut Change<'_>| namespaces::delete(change, &request.name).map(drop);
-        let deleted = |_: &()| Some(Happened::NamespaceDeleted { name });
+            move |change: &mut Transaction<'_>| namespaces::delete(change, &request.name).map(drop);
+        let deleted = |_: &()| Some(OwnEvent::NamespaceDeleted { name });
         self.local.change(namespace, 0, work, deleted).await?;
         Ok(Empty::new())
     }
 
     pub async fn create_lease(
         &self,
-        call: &Call,
+        call: &CallContext,
         request: CreateRequest,
     ) -> Result<CreateResponse> {
         let bytes = growth::decoded(&request, request.labels.len());
         let collector = Arc::clone(self.local.collector());
-        let create = move |change: &mut Change<'_>, ns: &Namespace| {
+        let create = move |change: &mut Transaction<'_>, ns: &Namespace| {
             let lease = leases::create(change, ns, &request)?;
             collector.lease_written(ns, &lease.id, &lease.labels);
             Ok(lease)
@@ -122,7 +122,7 @@ impl Alone {
         Ok(CreateResponse { lease: Some(lease).into(), ..Default::default() })
     }
 
-    pub async fn delete_lease(&self, call: &Call, request: DeleteRequest) -> Result<Empty> {
+    pub async fn delete_lease(&self, call: &CallContext, request: DeleteRequest) -> Result<Empty> {
         let (sync, bytes) = (request.sync, growth::decoded(&request, 0));
         self.change(call, bytes, move |change, ns| leases::delete(change, ns, &request.id)).await?;
         if sync {
@@ -132,19 +132,19 @@ impl Alone {
     }
 
     /// Answers a `ListResponse`.
-    pub async fn list_leases(&self, call: &Call, request: ListRequest) -> Result<Reply> {
+    pub async fn list_leases(&self, call: &CallContext, request: ListRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let build = move |store: &Store, room: Room<'_>, mut patience: Patience| {
+        let build = move |store: &Store, room: ReplyBuffer<'_>, mut patience: Cancel| {
             let filter = leases::filter(&request.filters, &mut patience)?;
             store.read(|s| leases::list(s, &namespace, &filter, room, patience))
         };
-        self.local.answer(call, None, build).await
+        self.local.build_reply(call, None, build).await
     }
 
-    pub async fn add_resource(&self, call: &Call, request: AddResourceRequest) -> Result<Empty> {
+    pub async fn add_resource(&self, call: &CallContext, request: AddResourceRequest) -> Result<Empty> {
         let bytes = growth::decoded(&request, 0);
         let collector = Arc::clone(self.local.collector());
-        let add = move |change: &mut Change<'_>, ns: &Namespace| {
+        let add = move |change: &mut Transaction<'_>, ns: &Namespace| {
             leases::add(change, ns, &request.id, request.resource.clone())?;
             if request.resource.type_ == leases::IMAGES {
                 collector.image_leased(ns, &request.resource.id);
@@ -157,11 +157,11 @@ impl Alone {
 
     pub async fn delete_resource(
         &self,
-        call: &Call,
+        call: &CallContext,
         request: DeleteResourceRequest,
     ) -> Result<Empty> {
         let bytes = growth::decoded(&request, 0);
-        let remove = move |change: &mut Change<'_>, ns: &Namespace| {
+        let remove = move |change: &mut Transaction<'_>, ns: &Namespace| {
             leases::remove(change, ns, &request.id, request.resource.clone())
         };
         self.change(call, bytes, remove).await?;
@@ -171,26 +171,26 @@ impl Alone {
     /// Answers a `ListResourcesResponse`.
     pub async fn list_resources(
         &self,
-        call: &Call,
+        call: &CallContext,
         request: ListResourcesRequest,
     ) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let build = move |store: &Store, room: Room<'_>, _: Patience| {
+        let build = move |store: &Store, room: ReplyBuffer<'_>, _: Cancel| {
             store.read(|s| leases::resources(s, &namespace, &request.id, room))
         };
-        self.local.answer(call, None, build).await
+        self.local.build_reply(call, None, build).await
     }
 
     /// Gives the target of one name to others. All of it is done by the writing thread, one transfer at a
     /// time, so that the records of many transfers are never in memory together.
-    pub async fn transfer(&self, call: &Call, request: TransferRequest) -> Result<Empty> {
+    pub async fn transfer(&self, call: &CallContext, request: TransferRequest) -> Result<Empty> {
         let namespace = call.namespace()?;
         let tag = Arc::new(transfer::tag(&request)?);
         drop(request);
         let (ns, events, bytes) = (namespace.clone(), Arc::clone(&tag), tag.bytes());
         let lease = call.lease();
         let collector = Arc::clone(self.local.collector());
-        let work = move |change: &mut Change<'_>| {
+        let work = move |change: &mut Transaction<'_>| {
             let tagged = tag.apply(change, &ns, lease.as_deref())?;
             for happened in tag.events(tagged.clone()) {
                 collector.observe(&ns, &happened);
@@ -200,15 +200,15 @@ impl Alone {
         let tell = self.local.events().clone();
         let told = move |tagged: &Tagged| {
             for happened in events.events(tagged.clone()) {
-                tell.tell(&namespace, happened);
+                tell.emit(&namespace, happened);
             }
         };
         self.local.change_then(bytes, work, told).await?;
         Ok(Empty::new())
     }
 
-    pub async fn publish(&self, call: &Call, request: PublishRequest) -> Result<Empty> {
-        let namespace = call.namespace().map_err(unpublished)?;
+    pub async fn publish(&self, call: &CallContext, request: PublishRequest) -> Result<Empty> {
+        let namespace = call.namespace().map_err(publish_error)?;
         self.local.events().publish(&namespace, &request.topic, request.event)?;
         Ok(Empty::new())
     }
@@ -231,7 +231,7 @@ impl Alone {
         Ok(introspection::server(self.local.store().uuid()))
     }
 
-    pub async fn plugins(&self, call: &Call, request: PluginsRequest) -> Result<PluginsResponse> {
+    pub async fn plugins(&self, call: &CallContext, request: PluginsRequest) -> Result<PluginsResponse> {
         let root = self.local.store().root().display().to_string();
         let found = move |patience| introspection::plugins(&request.filters, &root, patience);
         let plugins = self.local.pool().run(call.client, found).await?;
@@ -239,20 +239,20 @@ impl Alone {
     }
 
     /// A change in the namespace of the call that no event tells of.
-    async fn change<T, F>(&self, call: &Call, bytes: usize, mut work: F) -> Result<T>
+    async fn change<T, F>(&self, call: &CallContext, bytes: usize, mut work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnMut(&mut Change<'_>, &Namespace) -> Result<T> + Send + 'static,
+        F: FnMut(&mut Transaction<'_>, &Namespace) -> Result<T> + Send + 'static,
     {
         let namespace = call.namespace()?;
         let ns = namespace.clone();
-        let work = move |change: &mut Change<'_>| work(change, &ns);
+        let work = move |change: &mut Transaction<'_>| work(change, &ns);
         self.local.change(namespace, bytes, work, |_| None).await
     }
 }
 
 /// The error of a call's namespace, as Publish tells it.
-fn unpublished(error: Error) -> Error {
+fn publish_error(error: Error) -> Error {
     let told = |why: String| format!("failed publishing event: {why}");
     match error {
         Error::FailedPrecondition(why) => Error::FailedPrecondition(told(why)),
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn publish_tells_what_it_could_not_do() {
-        let told = |header| unpublished(Namespace::required(header).unwrap_err());
+        let told = |header| publish_error(Namespace::required(header).unwrap_err());
         assert_eq!(
             told(None),
             Error::FailedPrecondition(

@@ -21,7 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::events::{Happened, Labels};
+use super::events::{OwnEvent, Labels};
 use crate::model::go::quote::quote;
 use crate::model::go::rfc3339;
 use crate::model::go::text::lossy;
@@ -129,15 +129,15 @@ impl Collector {
     }
 
     /// Takes note of a change, in its job.
-    pub fn observe(&self, namespace: &Namespace, happened: &Happened) {
+    pub fn observe(&self, namespace: &Namespace, happened: &OwnEvent) {
         match happened {
-            Happened::ImageCreated { name, labels } | Happened::ImageUpdated { name, labels } => {
+            OwnEvent::ImageCreated { name, labels } | OwnEvent::ImageUpdated { name, labels } => {
                 self.image_written(namespace, name, labels);
             }
-            Happened::ImageDeleted { .. }
-            | Happened::NamespaceCreated { .. }
-            | Happened::NamespaceUpdated { .. }
-            | Happened::NamespaceDeleted { .. } => {}
+            OwnEvent::ImageDeleted { .. }
+            | OwnEvent::NamespaceCreated { .. }
+            | OwnEvent::NamespaceUpdated { .. }
+            | OwnEvent::NamespaceDeleted { .. } => {}
         }
     }
 
@@ -179,7 +179,7 @@ impl Collector {
     }
 
     /// One more change was made.
-    pub fn changed(&self) {
+    pub fn record_change(&self) {
         if (self.changes.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(CHANGES) {
             self.due.notify_one();
         }

@@ -25,7 +25,7 @@ use subscription::Subscription;
 
 use super::client::Client;
 use super::message::encode;
-use super::patience::Patience;
+use super::patience::Cancel;
 use super::pool::Pool;
 use crate::api::event::Envelope;
 use crate::api::image_events::{ImageCreate, ImageDelete, ImageUpdate};
@@ -37,7 +37,7 @@ use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
 
 /// The most bytes of an event.
-const LARGEST: usize = 64 << 10;
+const MAX_EVENT_BYTES: usize = 64 << 10;
 
 /// The first second of year 1.
 const GO_ZERO: i64 = -62_135_596_800;
@@ -48,7 +48,7 @@ pub type Labels = BTreeMap<String, String>;
 /// What happened, as this service tells it itself.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
-pub enum Happened {
+pub enum OwnEvent {
     ImageCreated { name: String, labels: Labels },
     ImageUpdated { name: String, labels: Labels },
     ImageDeleted { name: String },
@@ -57,9 +57,9 @@ pub enum Happened {
     NamespaceDeleted { name: String },
 }
 
-impl Happened {
+impl OwnEvent {
     /// Its topic, and the event itself.
-    fn told(self) -> Result<(&'static str, Any)> {
+    fn into_envelope_parts(self) -> Result<(&'static str, Any)> {
         Ok(match self {
             Self::ImageCreated { name, labels } => {
                 ("/images/create", any(&ImageCreate { name, labels, ..Default::default() })?)
@@ -100,8 +100,8 @@ pub struct Exchange {
 
 impl Exchange {
     /// Tells what happened in a namespace, now. It did happen: what cannot be told goes to the log.
-    pub fn tell(&self, namespace: &Namespace, happened: Happened) {
-        let sent = happened.told().and_then(|(topic, event)| {
+    pub fn emit(&self, namespace: &Namespace, happened: OwnEvent) {
+        let sent = happened.into_envelope_parts().and_then(|(topic, event)| {
             self.send(Envelope {
                 timestamp: Some(clock::record_time()).into(),
                 namespace: namespace.to_string(),
@@ -140,7 +140,7 @@ impl Exchange {
         check_topic(&envelope.topic)?;
         // One that is not set is the epoch's beginning, as in containerd; Go's own beginning of
         // time is what counts as not set.
-        let time = image::normal_time(&envelope.timestamp);
+        let time = image::normalize_timestamp(&envelope.timestamp);
         if (time.seconds, time.nanos) == (GO_ZERO, 0) {
             return Err(Error::invalid_argument("timestamp must be set on forwarded event"));
         }
@@ -150,9 +150,9 @@ impl Exchange {
 
     fn send(&self, envelope: Envelope) -> Result<()> {
         let message = encode(&envelope)?;
-        if message.len() > LARGEST {
+        if message.len() > MAX_EVENT_BYTES {
             return Err(Error::ResourceExhausted(format!(
-                "the event has {} bytes, at most {LARGEST} are sent",
+                "the event has {} bytes, at most {MAX_EVENT_BYTES} are sent",
                 message.len()
             )));
         }
@@ -182,7 +182,7 @@ impl Exchange {
     }
 }
 
-fn filter(texts: &[String], mut patience: Patience) -> Result<Filter> {
+fn filter(texts: &[String], mut patience: Cancel) -> Result<Filter> {
     let mut filter = Filter::parse(texts).map_err(|e| {
         // Of a stream's errors containerd tells no code.
         Error::Unknown(format!(
@@ -190,7 +190,7 @@ fn filter(texts: &[String], mut patience: Patience) -> Result<Filter> {
             Error::invalid_argument(e)
         ))
     })?;
-    filter.compile(&mut || patience.step())?;
+    filter.compile(&mut || patience.check())?;
     Ok(filter)
 }
 
@@ -217,8 +217,8 @@ mod tests {
     use protobuf::Message;
     use protobuf::well_known_types::timestamp::Timestamp;
 
-    fn created(name: &str) -> Happened {
-        Happened::ImageCreated { name: name.into(), labels: [("a.b".into(), "c".into())].into() }
+    fn created(name: &str) -> OwnEvent {
+        OwnEvent::ImageCreated { name: name.into(), labels: [("a.b".into(), "c".into())].into() }
     }
 
     fn ns() -> Namespace {
@@ -258,7 +258,7 @@ mod tests {
         ] {
             let filters = vec![filter.to_owned(), last.to_owned()];
             let mut events = exchange.subscribe(&Pool::new(), Client::Own, filters).await.unwrap();
-            exchange.tell(&ns(), created("i"));
+            exchange.emit(&ns(), created("i"));
             exchange.publish(&ns(), "/last", MessageField::none()).unwrap();
             let event = next(&mut events).await.unwrap();
             if matches {
@@ -276,7 +276,7 @@ mod tests {
         let exchange = Exchange::default();
         let mut slow = subscribe(&exchange, "").await.unwrap();
         for _ in 0..queue::MAX_EVENTS + 10 {
-            exchange.tell(&ns(), created("i"));
+            exchange.emit(&ns(), created("i"));
         }
         let told = slow.next().await.unwrap_err();
         assert!(told.message().starts_with("10 events were missed"), "{told}");
@@ -286,11 +286,11 @@ mod tests {
     async fn a_subscriber_that_stops_in_an_event_gets_the_rest_of_it() {
         let exchange = Exchange::default();
         let mut slow = subscribe(&exchange, "").await.unwrap();
-        exchange.tell(&ns(), created(&"i".repeat(60_000)));
+        exchange.emit(&ns(), created(&"i".repeat(60_000)));
         let first = slow.next().await.unwrap();
         assert_eq!(first.bytes.len(), subscription::MAX_PIECE);
         for _ in 0..2000 {
-            exchange.tell(&ns(), created(&"i".repeat(60_000)));
+            exchange.emit(&ns(), created(&"i".repeat(60_000)));
         }
         let mut got = first.bytes.len();
         while got < first.total.unwrap() {
@@ -310,7 +310,7 @@ mod tests {
         let exchange = Exchange::default();
         let mut slow = subscribe(&exchange, "event.name~=/a[ab]{999}[c-z]/").await.unwrap();
         let mut other = subscribe(&exchange, "topic~=/images/").await.unwrap();
-        exchange.tell(&ns(), created(&busy(60_000)));
+        exchange.emit(&ns(), created(&busy(60_000)));
         let ended = slow.next().await.unwrap_err();
         assert!(
             matches!(&ended, Error::ResourceExhausted(m) if m.contains("for one event")),
@@ -384,7 +384,7 @@ mod tests {
 
     #[test]
     fn an_event_that_is_too_large_is_refused() {
-        let large = Any { value: vec![0; LARGEST], ..Any::default() };
+        let large = Any { value: vec![0; MAX_EVENT_BYTES], ..Any::default() };
         let refused = Exchange::default().publish(&ns(), "/a", Some(large).into()).unwrap_err();
         assert!(matches!(refused, Error::ResourceExhausted(_)));
     }

@@ -13,15 +13,15 @@ use crate::model::{Error, Result};
 
 /// A message has so many fields at most, those of messages in it with them: far more than an image has
 /// labels.
-pub const FIELDS: usize = 64 << 10;
+pub const MAX_FIELDS: usize = 64 << 10;
 
 /// What a field takes in memory beside its bytes, in bytes: a label is two strings and a place in a tree.
-const FIELD: usize = 128;
+const BYTES_PER_FIELD: usize = 128;
 
 /// How much a message of `size` bytes may take, in bytes, whatever is in it.
-pub fn most(size: usize) -> usize {
+pub fn max_decoded_size(size: usize) -> usize {
     // The shortest field has two bytes.
-    size + (size / 2).min(FIELDS) * FIELD
+    size + (size / 2).min(MAX_FIELDS) * BYTES_PER_FIELD
 }
 
 /// A message of so many bytes is small whatever is in it.
@@ -30,34 +30,34 @@ const SHORT: usize = 62;
 /// How much a decoded message takes, in bytes, that has so many labels and elements of lists.
 pub fn decoded(message: &impl Message, entries: usize) -> usize {
     let bytes = usize::try_from(message.compute_size()).unwrap_or(usize::MAX);
-    bytes.saturating_add(entries.saturating_mul(FIELD))
+    bytes.saturating_add(entries.saturating_mul(BYTES_PER_FIELD))
 }
 
 /// How much a list of strings takes, in bytes.
 pub fn strings(list: &[String]) -> usize {
-    list.iter().map(|text| text.len() + FIELD).sum()
+    list.iter().map(|text| text.len() + BYTES_PER_FIELD).sum()
 }
 
 /// How much this message will take, in bytes; an error when it has too many fields.
-pub fn of<M: MessageFull>(message: &[u8]) -> Result<usize> {
+pub fn decoded_size<M: MessageFull>(message: &[u8]) -> Result<usize> {
     if message.len() <= SHORT {
         return Ok(message.len());
     }
     let mut fields = 0;
     // One that cannot be counted cannot be decoded either, which says better why.
     count(&M::descriptor(), message, &mut fields, 0);
-    if fields > FIELDS {
+    if fields > MAX_FIELDS {
         return Err(Error::ResourceExhausted(format!(
-            "the {} has more than {FIELDS} fields, labels and elements of lists counted one by one: \
+            "the {} has more than {MAX_FIELDS} fields, labels and elements of lists counted one by one: \
              send fewer",
             M::NAME
         )));
     }
-    Ok(message.len() + fields * FIELD)
+    Ok(message.len() + fields * BYTES_PER_FIELD)
 }
 
 /// Deeper than any message of ours.
-const DEEPEST: usize = 8;
+const MAX_DEPTH: usize = 8;
 
 fn count(
     descriptor: &MessageDescriptor,
@@ -68,7 +68,7 @@ fn count(
     let mut input = protobuf::CodedInputStream::from_bytes(message);
     while let Some(tag) = input.read_raw_tag_or_eof().ok()? {
         *fields += 1;
-        if *fields > FIELDS {
+        if *fields > MAX_FIELDS {
             return None;
         }
         let (number, wire) = (tag >> 3, WireType::new(tag & 7)?);
@@ -85,7 +85,7 @@ fn count(
             RuntimeFieldType::Singular(RuntimeType::Message(nested))
             | RuntimeFieldType::Repeated(RuntimeType::Message(nested)),
         ) = of
-            && depth < DEEPEST
+            && depth < MAX_DEPTH
         {
             count(&nested, inner, fields, depth + 1)?;
             if nested.full_name() == "google.protobuf.Any"
@@ -155,14 +155,14 @@ mod tests {
 
     #[test]
     fn labels_and_filters_are_counted_one_by_one() {
-        let size = |message: &[u8]| of::<CreateImageRequest>(message).unwrap() - message.len();
+        let size = |message: &[u8]| decoded_size::<CreateImageRequest>(message).unwrap() - message.len();
         // The image and its name.
-        assert_eq!(size(&create(1000)), 1002 * FIELD);
+        assert_eq!(size(&create(1000)), 1002 * BYTES_PER_FIELD);
         let filters = ListImagesRequest { filters: vec![String::new(); 40], ..Default::default() };
         let message = filters.write_to_bytes().unwrap();
-        assert_eq!(of::<ListImagesRequest>(&message), Ok(message.len() + 40 * FIELD));
+        assert_eq!(decoded_size::<ListImagesRequest>(&message), Ok(message.len() + 40 * BYTES_PER_FIELD));
         let short = [0x0a, 0].repeat(SHORT / 2);
-        assert!(most(short.len()) <= SMALL && of::<ListImagesRequest>(&short) == Ok(SHORT));
+        assert!(max_decoded_size(short.len()) <= SMALL && decoded_size::<ListImagesRequest>(&short) == Ok(SHORT));
     }
 
     #[test]
@@ -171,16 +171,16 @@ mod tests {
         let image = Image { name, ..Default::default() };
         let image = MessageField::some(image);
         let message = CreateImageRequest { image, ..Default::default() }.write_to_bytes().unwrap();
-        assert_eq!(of::<CreateImageRequest>(&message), Ok(message.len() + 2 * FIELD));
+        assert_eq!(decoded_size::<CreateImageRequest>(&message), Ok(message.len() + 2 * BYTES_PER_FIELD));
     }
 
     #[test]
     fn too_many_fields_are_refused_before_they_are_decoded() {
-        assert!(of::<CreateImageRequest>(&create(FIELDS - 2)).is_ok());
-        let told = of::<CreateImageRequest>(&create(FIELDS - 1)).unwrap_err();
+        assert!(decoded_size::<CreateImageRequest>(&create(MAX_FIELDS - 2)).is_ok());
+        let told = decoded_size::<CreateImageRequest>(&create(MAX_FIELDS - 1)).unwrap_err();
         assert!(told.message().contains("CreateImageRequest has more than 65536 fields"), "{told}");
-        assert!(of::<ListImagesRequest>(&[0x0a, 0].repeat(FIELDS)).is_ok());
-        assert!(of::<ListImagesRequest>(&[0x0a, 0].repeat(FIELDS + 1)).is_err());
+        assert!(decoded_size::<ListImagesRequest>(&[0x0a, 0].repeat(MAX_FIELDS)).is_ok());
+        assert!(decoded_size::<ListImagesRequest>(&[0x0a, 0].repeat(MAX_FIELDS + 1)).is_err());
     }
 
     #[test]
@@ -198,14 +198,14 @@ mod tests {
         {
             let message = transfer(type_url, 1000);
             // The Any, its two fields, and the labels.
-            let expected = message.len() + (3 + 1000) * FIELD;
-            assert_eq!(of::<TransferRequest>(&message), Ok(expected));
-            assert!(of::<TransferRequest>(&transfer(type_url, FIELDS)).is_err());
+            let expected = message.len() + (3 + 1000) * BYTES_PER_FIELD;
+            assert_eq!(decoded_size::<TransferRequest>(&message), Ok(expected));
+            assert!(decoded_size::<TransferRequest>(&transfer(type_url, MAX_FIELDS)).is_err());
         }
-        let kept = transfer("another.Message", FIELDS);
-        assert_eq!(of::<TransferRequest>(&kept), Ok(kept.len() + 3 * FIELD));
+        let kept = transfer("another.Message", MAX_FIELDS);
+        assert_eq!(decoded_size::<TransferRequest>(&kept), Ok(kept.len() + 3 * BYTES_PER_FIELD));
         let event = ImageCreate {
-            labels: (0..FIELDS).map(|n| (n.to_string(), String::new())).collect(),
+            labels: (0..MAX_FIELDS).map(|n| (n.to_string(), String::new())).collect(),
             ..Default::default()
         };
         for type_url in
@@ -214,21 +214,21 @@ mod tests {
             let value = event.write_to_bytes().unwrap();
             let any = Any { type_url: type_url.into(), value, ..Default::default() };
             let request = PublishRequest { event: MessageField::some(any), ..Default::default() };
-            assert!(of::<PublishRequest>(&request.write_to_bytes().unwrap()).is_err());
+            assert!(decoded_size::<PublishRequest>(&request.write_to_bytes().unwrap()).is_err());
         }
     }
 
     #[test]
     fn what_is_no_message_is_counted_as_far_as_it_goes() {
         for broken in [&[0x0a; 99][..], &[0x0b; 99], &[0xff; 99]] {
-            assert!(of::<CreateImageRequest>(broken).is_ok());
+            assert!(decoded_size::<CreateImageRequest>(broken).is_ok());
         }
     }
 
     #[test]
     fn no_message_takes_more_than_the_most_of_its_size() {
         for message in [create(0), create(500), [0x0a, 0].repeat(1000)] {
-            assert!(of::<CreateImageRequest>(&message).unwrap() <= most(message.len()));
+            assert!(decoded_size::<CreateImageRequest>(&message).unwrap() <= max_decoded_size(message.len()));
         }
     }
 }

@@ -6,11 +6,11 @@
 
 use protobuf::well_known_types::timestamp::Timestamp;
 
-use super::budget::Room;
+use super::budget::ReplyBuffer;
 use super::events::Labels;
 use super::message::{self, decode};
-use super::patience::Patience;
-use super::reply::{Builder, Built};
+use super::patience::Cancel;
+use super::reply::{ReplyBuilder, BuildOutcome};
 use super::{collector, leases, namespaces};
 use crate::api::images::DeleteImageRequest;
 use crate::clock;
@@ -18,10 +18,10 @@ use crate::log_throttle::{shorten, throttled_log};
 use crate::model::filter::Filter;
 use crate::model::go::quote::quote;
 use crate::model::image::encoded::Encoded;
-use crate::model::image::plan::{LookUp, Plan};
+use crate::model::image::plan::{Lookup, Plan};
 use crate::model::image::{self, Image};
 use crate::model::{Error, Namespace, Result};
-use crate::store::{Change, Entry, Kind, Records};
+use crate::store::{Transaction, Entry, Kind, Records};
 
 /// What a List asks for.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub struct Query {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Made {
     /// It was made.
-    Written(Written),
+    Written(Stored),
     /// Nothing was changed: its reply takes so many bytes, for which a share of the budget is to be held
     /// first.
     Needs(usize),
@@ -42,7 +42,7 @@ pub enum Made {
 
 /// What a change made.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Written {
+pub struct Stored {
     /// The encoded response, with the image as it is now.
     pub answer: Vec<u8>,
     /// The image's labels as they are now.
@@ -67,10 +67,10 @@ pub fn get(
     records: &impl Records,
     namespace: &Namespace,
     name: &str,
-    room: Room<'_>,
-) -> Result<Built> {
+    room: ReplyBuffer<'_>,
+) -> Result<BuildOutcome> {
     let image = records.record(namespace, Kind::Image, name)?.ok_or_else(|| not_found(name))?;
-    let mut reply = Builder::new(room);
+    let mut reply = ReplyBuilder::new(room);
     reply.add(image);
     Ok(reply.built())
 }
@@ -103,16 +103,16 @@ impl Query {
 
     /// What names begin with, when that is the only look-up: its candidates are one range of records,
     /// and need not be gathered first.
-    fn one_range(&self) -> Option<&[u8]> {
+    fn as_name_prefix(&self) -> Option<&[u8]> {
         let Plan::LookUp(alternatives) = &self.plan else { return None };
         let [look_ups] = alternatives.as_slice() else { return None };
-        let [LookUp::NamePrefix(beginning)] = look_ups.as_slice() else { return None };
+        let [Lookup::NamePrefix(beginning)] = look_ups.as_slice() else { return None };
         Some(beginning)
     }
 
     fn matches(&self, image: &[u8], step: &mut impl FnMut() -> Result<()>) -> Result<bool> {
         match Encoded::new(image) {
-            _ if self.filter.is_always() => Ok(true),
+            _ if self.filter.matches_all() => Ok(true),
             Some(image) => self.filter.try_matches(&image, step),
             None => self.filter.try_matches(&decode::<Image>(image)?, step),
         }
@@ -125,33 +125,33 @@ pub fn list(
     records: &impl Records,
     namespace: &Namespace,
     query: &Query,
-    room: Room<'_>,
-    mut patience: Patience,
-) -> Result<Built> {
-    if let Some(beginning) = query.one_range() {
+    room: ReplyBuffer<'_>,
+    mut patience: Cancel,
+) -> Result<BuildOutcome> {
+    if let Some(beginning) = query.as_name_prefix() {
         log::debug!("list in {namespace}: {}", query.shown_plan());
-        let names = records.walk_names(namespace, beginning)?;
+        let names = records.scan_names(namespace, beginning)?;
         return fill(records, names, namespace, query, room, patience);
     }
-    match candidates(records, namespace, query, most(records)?, &mut patience)? {
+    match candidates(records, namespace, query, max_lookups(records)?, &mut patience)? {
         Some(found) => fill(records, found.into_iter().map(Ok), namespace, query, room, patience),
         None => {
             log::debug!("list in {namespace}: all images are read; {}", query.shown_plan());
-            let all = records.walk(namespace, Kind::Image)?;
+            let all = records.scan(namespace, Kind::Image)?;
             fill(records, all, namespace, query, room, patience)
         }
     }
 }
 
 /// The same, if so few images may match that it is done at once.
-pub fn list_few(
+pub fn list_if_few(
     records: &impl Records,
     namespace: &Namespace,
     query: &Query,
-    room: Room<'_>,
-    mut patience: Patience,
-) -> Result<Option<Built>> {
-    match candidates(records, namespace, query, FEW, &mut patience)? {
+    room: ReplyBuffer<'_>,
+    mut patience: Cancel,
+) -> Result<Option<BuildOutcome>> {
+    match candidates(records, namespace, query, INLINE_MAX, &mut patience)? {
         Some(found) => {
             fill(records, found.into_iter().map(Ok), namespace, query, room, patience).map(Some)
         }
@@ -160,27 +160,27 @@ pub fn list_few(
 }
 
 /// How many images a List looks at.
-pub fn looks_at(records: &impl Records, namespace: &Namespace, query: &Query) -> Result<usize> {
-    if let Some(beginning) = query.one_range() {
-        return Ok(records.walk_names(namespace, beginning)?.count());
+pub fn rows_examined(records: &impl Records, namespace: &Namespace, query: &Query) -> Result<usize> {
+    if let Some(beginning) = query.as_name_prefix() {
+        return Ok(records.scan_names(namespace, beginning)?.count());
     }
-    let mut patience = Patience::endless();
-    Ok(match candidates(records, namespace, query, most(records)?, &mut patience)? {
+    let mut patience = Cancel::never();
+    Ok(match candidates(records, namespace, query, max_lookups(records)?, &mut patience)? {
         Some(found) => found.len(),
-        None => records.walk(namespace, Kind::Image)?.count(),
+        None => records.scan(namespace, Kind::Image)?.count(),
     })
 }
 
 /// So many candidates at most are looked up one by one; to read all is faster for more.
-fn most(records: &impl Records) -> Result<usize> {
-    Ok(usize::try_from(records.size()? / WALK_STEPS).unwrap_or(usize::MAX).max(FEW))
+fn max_lookups(records: &impl Records) -> Result<usize> {
+    Ok(usize::try_from(records.approximate_count()? / SCAN_STEPS).unwrap_or(usize::MAX).max(INLINE_MAX))
 }
 
 /// So many candidates are few: trying them takes less time than handing them to another thread.
-const FEW: usize = 32;
+const INLINE_MAX: usize = 32;
 
 /// A look-up by the index costs about as much as so many steps of a walk through all records.
-const WALK_STEPS: u64 = 4;
+const SCAN_STEPS: u64 = 4;
 
 /// The images among which are all that match, if they can be looked up and are at most so many. An
 /// index that cannot be read is as good as none.
@@ -189,9 +189,9 @@ fn candidates<'t>(
     namespace: &Namespace,
     query: &Query,
     most: usize,
-    patience: &mut Patience,
+    patience: &mut Cancel,
 ) -> Result<Option<Vec<Entry<'t>>>> {
-    let mut step = || patience.step().and_then(|()| records.check_held());
+    let mut step = || patience.check().and_then(|()| records.check_held());
     let found = records.candidates(namespace, &query.plan, most, &mut step);
     // What ended it then says so again.
     step()?;
@@ -209,12 +209,12 @@ fn fill<'t>(
     entries: impl Iterator<Item = Result<Entry<'t>>>,
     namespace: &Namespace,
     query: &Query,
-    room: Room<'_>,
-    mut patience: Patience,
-) -> Result<Built> {
-    let mut reply = Builder::new(room);
+    room: ReplyBuffer<'_>,
+    mut patience: Cancel,
+) -> Result<BuildOutcome> {
+    let mut reply = ReplyBuilder::new(room);
     // Also within one image: its fields may be long, and regular expressions slow on them.
-    let mut step = || patience.step().and_then(|()| records.check_held());
+    let mut step = || patience.check().and_then(|()| records.check_held());
     for entry in entries {
         step()?;
         let image = entry?.message();
@@ -235,7 +235,7 @@ fn fill<'t>(
 /// Stores a new, validated image with its time of creation. The `lease` of the call holds it, if it
 /// expires.
 pub fn create(
-    change: &mut Change<'_>,
+    change: &mut Transaction<'_>,
     namespace: &Namespace,
     lease: Option<&str>,
     mut image: Image,
@@ -256,7 +256,7 @@ pub fn create(
 /// Changes an image to what `new` under `mask` says, with its time of change. The `lease` of the call
 /// holds it, if it expires.
 pub fn update(
-    change: &mut Change<'_>,
+    change: &mut Transaction<'_>,
     namespace: &Namespace,
     lease: Option<&str>,
     new: Image,
@@ -277,7 +277,7 @@ pub fn update(
 
 /// Removes an image; if the request names a target's digest, only while the image has it.
 pub fn delete(
-    change: &mut Change<'_>,
+    change: &mut Transaction<'_>,
     namespace: &Namespace,
     request: &DeleteImageRequest,
 ) -> Result<()> {
@@ -302,13 +302,13 @@ fn not_found(name: &str) -> Error {
 
 /// The time a change is recorded with: the client's, or now.
 fn time(epoch: Option<&Timestamp>) -> Timestamp {
-    epoch.map_or_else(clock::record_time, image::normal_time)
+    epoch.map_or_else(clock::record_time, image::normalize_timestamp)
 }
 
 /// Makes an image, or gives the one of that name another target and labels, as a Create does and an
 /// Update without a mask. Says whether it was there, and how many bytes were read and are written.
 pub fn put(
-    change: &mut Change<'_>,
+    change: &mut Transaction<'_>,
     namespace: &Namespace,
     lease: Option<&str>,
     mut image: Image,
@@ -329,14 +329,14 @@ pub fn put(
 
 /// Stores an image, if its reply fits into the room.
 fn write(
-    change: &mut Change<'_>,
+    change: &mut Transaction<'_>,
     namespace: &Namespace,
     lease: Option<&str>,
     image: Image,
     room: ReplyRoom,
 ) -> Result<Made> {
     let record = message::encode(&image)?;
-    let mut reply = Builder::new(Room::of(room.limit.min(room.held), None));
+    let mut reply = ReplyBuilder::new(ReplyBuffer::fixed(room.limit.min(room.held), None));
     reply.add(&record);
     let built = reply.built();
     let Some(reply) = built.reply else {
@@ -348,7 +348,7 @@ fn write(
     };
     check(&image, &record)?;
     store(change, namespace, lease, &image, &record)?;
-    Ok(Made::Written(Written { answer: reply.message, labels: image.labels }))
+    Ok(Made::Written(Stored { answer: reply.message, labels: image.labels }))
 }
 
 /// The record of an image that is to be stored.
@@ -364,7 +364,7 @@ fn check(image: &Image, record: &[u8]) -> Result<()> {
 }
 
 fn store(
-    change: &mut Change<'_>,
+    change: &mut Transaction<'_>,
     namespace: &Namespace,
     lease: Option<&str>,
     image: &Image,

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use super::patience::Patience;
+use super::patience::Cancel;
 use crate::api::introspection::{Plugin, ServerResponse};
 use crate::model::filter::{Fields, Filter};
 use crate::model::{Error, Result, image};
@@ -32,12 +32,12 @@ pub fn server(uuid: &str) -> ServerResponse {
 }
 
 /// The plugins that match any of the filters.
-pub fn plugins(filters: &[String], root: &str, mut patience: Patience) -> Result<Vec<Plugin>> {
+pub fn plugins(filters: &[String], root: &str, mut patience: Cancel) -> Result<Vec<Plugin>> {
     // containerd says it twice.
     let mut filter = Filter::parse(filters).map_err(|e| {
         Error::InvalidArgument(format!("invalid argument: {}", Error::invalid_argument(e)))
     })?;
-    let mut step = || patience.step();
+    let mut step = || patience.check();
     filter.compile(&mut step)?;
     let plugin = |id: &str| {
         let mut plugin =
@@ -60,8 +60,8 @@ pub fn plugins(filters: &[String], root: &str, mut patience: Patience) -> Result
 impl Fields for Plugin {
     fn field(&self, path: &[Vec<u8>]) -> Option<&[u8]> {
         match path.first()?.as_slice() {
-            b"type" => image::present(&self.type_),
-            b"id" => image::present(&self.id),
+            b"type" => image::non_empty(&self.type_),
+            b"id" => image::non_empty(&self.id),
             _ => None,
         }
     }
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_filter_that_does_not_parse_is_refused_in_containerds_words() {
-        let told = plugins(&["id==".into()], "/", Patience::endless()).unwrap_err();
+        let told = plugins(&["id==".into()], "/", Cancel::never()).unwrap_err();
         assert!(told.message().starts_with("invalid argument: filters: parse error: "), "{told}");
         assert!(told.message().ends_with(": invalid argument"), "{told}");
     }

@@ -6,10 +6,10 @@
 
 use protobuf::MessageField;
 
-use super::budget::Room;
+use super::budget::ReplyBuffer;
 use super::message::{self, decode, encode, required};
-use super::patience::Patience;
-use super::reply::{Builder, Built};
+use super::patience::Cancel;
+use super::reply::{ReplyBuilder, BuildOutcome};
 use super::{collector, namespaces};
 use crate::api::images::Image;
 use crate::api::leases::{CreateRequest, Lease, Resource, StoredLease};
@@ -17,7 +17,7 @@ use crate::clock;
 use crate::model::filter::{Fields, Filter};
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, digest, image, label};
-use crate::store::{Change, Kind, Records};
+use crate::store::{Transaction, Kind, Records};
 
 /// A stored lease has so many bytes at most, with all that it names: some 3,000 blobs. It is one record,
 /// written anew for each resource that is added, so it is kept small.
@@ -27,7 +27,7 @@ pub const IMAGES: &str = "images";
 
 /// Takes a lease; without an id it gets a random one.
 pub fn create(
-    change: &mut Change<'_>,
+    change: &mut Transaction<'_>,
     namespace: &Namespace,
     request: &CreateRequest,
 ) -> Result<Lease> {
@@ -59,15 +59,15 @@ fn random_id() -> String {
 }
 
 /// Gives a lease up.
-pub fn delete(change: &mut Change<'_>, namespace: &Namespace, id: &str) -> Result<()> {
+pub fn delete(change: &mut Transaction<'_>, namespace: &Namespace, id: &str) -> Result<()> {
     if change.delete(namespace, Kind::Lease, id)? { Ok(()) } else { Err(not_found(id)) }
 }
 
 /// The filter of a List, compiled.
-pub fn filter(filters: &[String], patience: &mut Patience) -> Result<Filter> {
+pub fn filter(filters: &[String], patience: &mut Cancel) -> Result<Filter> {
     let mut filter =
         Filter::parse(filters).map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))?;
-    filter.compile(&mut || patience.step())?;
+    filter.compile(&mut || patience.check())?;
     Ok(filter)
 }
 
@@ -77,12 +77,12 @@ pub fn list(
     records: &impl Records,
     namespace: &Namespace,
     filter: &Filter,
-    room: Room<'_>,
-    mut patience: Patience,
-) -> Result<Built> {
-    let mut step = || patience.step().and_then(|()| records.check_held());
-    let mut reply = Builder::new(room);
-    for entry in records.walk(namespace, Kind::Lease)? {
+    room: ReplyBuffer<'_>,
+    mut patience: Cancel,
+) -> Result<BuildOutcome> {
+    let mut step = || patience.check().and_then(|()| records.check_held());
+    let mut reply = ReplyBuilder::new(room);
+    for entry in records.scan(namespace, Kind::Lease)? {
         step()?;
         let lease = decode::<StoredLease>(entry?.message()?)?.lease.unwrap_or_default();
         if filter.try_matches(&lease, &mut step)? {
@@ -94,7 +94,7 @@ pub fn list(
 
 /// Has a lease name a resource; one that it names already is named once.
 pub fn add(
-    change: &mut Change<'_>,
+    change: &mut Transaction<'_>,
     namespace: &Namespace,
     id: &str,
     resource: MessageField<Resource>,
@@ -117,7 +117,7 @@ pub fn add(
 
 /// Has a lease no longer name a resource; one that it does not name is no error.
 pub fn remove(
-    change: &mut Change<'_>,
+    change: &mut Transaction<'_>,
     namespace: &Namespace,
     id: &str,
     resource: MessageField<Resource>,
@@ -154,7 +154,7 @@ pub fn holding<'l>(
 
 /// Has a lease name an image: as long as the lease is there, the image is not collected.
 pub fn hold_image(
-    change: &mut Change<'_>,
+    change: &mut Transaction<'_>,
     namespace: &Namespace,
     id: &str,
     name: &str,
@@ -170,7 +170,7 @@ pub fn hold_image(
 
 /// Has the lease of a call no longer name the image that the call removes.
 pub fn release_image(
-    change: &mut Change<'_>,
+    change: &mut Transaction<'_>,
     namespace: &Namespace,
     lease: Option<&str>,
     name: &str,
@@ -196,11 +196,11 @@ pub fn resources(
     records: &impl Records,
     namespace: &Namespace,
     id: &str,
-    room: Room<'_>,
-) -> Result<Built> {
+    room: ReplyBuffer<'_>,
+) -> Result<BuildOutcome> {
     let mut resources = stored(records, namespace, id)?.resources;
     resources.sort_by(|a, b| (&a.type_, &a.id).cmp(&(&b.type_, &b.id)));
-    let mut reply = Builder::new(room);
+    let mut reply = ReplyBuilder::new(room);
     for resource in &resources {
         reply.add(&encode(resource)?);
     }
@@ -212,7 +212,7 @@ fn stored(records: &impl Records, namespace: &Namespace, id: &str) -> Result<Sto
 }
 
 /// Stores a lease to which something was added.
-fn put(change: &mut Change<'_>, namespace: &Namespace, lease: &StoredLease) -> Result<()> {
+fn put(change: &mut Transaction<'_>, namespace: &Namespace, lease: &StoredLease) -> Result<()> {
     let record = encode(lease)?;
     let what = || format!("lease {}, with its labels and resources,", quote(&lease.id));
     message::check_record::<StoredLease>(&record, MAX_LEASE_BYTES, what)?;
@@ -220,7 +220,7 @@ fn put(change: &mut Change<'_>, namespace: &Namespace, lease: &StoredLease) -> R
 }
 
 fn put_record(
-    change: &mut Change<'_>,
+    change: &mut Transaction<'_>,
     namespace: &Namespace,
     lease: &StoredLease,
     record: &[u8],
@@ -261,7 +261,7 @@ impl Fields for Lease {
     fn field(&self, path: &[Vec<u8>]) -> Option<&[u8]> {
         let (first, rest) = path.split_first()?;
         match first.as_slice() {
-            b"id" => image::present(&self.id),
+            b"id" => image::non_empty(&self.id),
             b"labels" => image::entry(&self.labels, rest),
             _ => None,
         }
@@ -279,11 +279,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let ns = Namespace::parse("n").unwrap();
-        let run = |work: fn(&mut Change<'_>, &Namespace, usize) -> Result<()>, size: usize| {
+        let run = |work: fn(&mut Transaction<'_>, &Namespace, usize) -> Result<()>, size: usize| {
             let ns = ns.clone();
             store.writer().write_blocking(move |c| work(c, &ns, size))
         };
-        let make = |c: &mut Change<'_>, ns: &Namespace, size| {
+        let make = |c: &mut Transaction<'_>, ns: &Namespace, size| {
             let labels = [("k".to_owned(), "v".repeat(size))].into();
             let request = CreateRequest { id: format!("l{size}"), labels, ..Default::default() };
             create(c, ns, &request).map(drop)
@@ -302,7 +302,7 @@ mod tests {
         };
         too_large(run(make, MAX_LEASE_BYTES));
         run(make, 10).unwrap();
-        let add = move |c: &mut Change<'_>, ns: &Namespace, size| add(c, ns, "l10", resource(size));
+        let add = move |c: &mut Transaction<'_>, ns: &Namespace, size| add(c, ns, "l10", resource(size));
         let ours = ns.clone();
         let half = MAX_LEASE_BYTES / 2;
         let write = |size| {
@@ -340,7 +340,7 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let ns = Namespace::parse("n").unwrap();
         let change =
-            |work: fn(&mut Change<'_>, &Namespace, MessageField<Resource>) -> Result<()>,
+            |work: fn(&mut Transaction<'_>, &Namespace, MessageField<Resource>) -> Result<()>,
              type_: &str,
              id: &str| {
                 let resource =
@@ -368,7 +368,7 @@ mod tests {
         {
             change(|c, ns, r| add(c, ns, "l", r), type_, id).unwrap();
         }
-        let built = store.read(|s| resources(s, &ns, "l", Room::of(usize::MAX, None))).unwrap();
+        let built = store.read(|s| resources(s, &ns, "l", ReplyBuffer::fixed(usize::MAX, None))).unwrap();
         let listed: ListResourcesResponse = decode(&built.reply.unwrap().message).unwrap();
         let listed: Vec<_> =
             listed.resources.iter().map(|r| format!("{} {}", r.type_, r.id)).collect();

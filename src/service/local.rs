@@ -10,35 +10,35 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::budget::{Budget, Hold, Room, SMALL};
+use super::budget::{MemoryBudget, Reservation, ReplyBuffer, SMALL};
 use super::collector::{self, Collector};
-use super::events::{Exchange, Happened};
+use super::events::{Exchange, OwnEvent};
 use super::growth;
-use super::images::{self, Made, Query, ReplyRoom, Written};
-use super::patience::Patience;
+use super::images::{self, Made, Query, ReplyRoom, Stored};
+use super::patience::Cancel;
 use super::pool::{Pool, Speed};
-use super::reply::Built;
-use super::{Call, Images, Reply, leases};
+use super::reply::BuildOutcome;
+use super::{CallContext, Images, Reply, leases};
 use crate::api::images::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, ListImagesRequest, UpdateImageRequest,
 };
 use crate::model::image::{self, Image};
 use crate::model::{Error, Namespace, Result};
-use crate::store::{Change, Kind, Records, Snapshot, Store};
+use crate::store::{Transaction, Kind, Records, Snapshot, Store};
 
 /// Images served from the local store.
 #[derive(Debug, Clone)]
-pub struct Local {
+pub struct LocalImages {
     store: Store,
-    replies: Budget,
+    replies: MemoryBudget,
     pool: Pool,
     events: Exchange,
     collector: Arc<Collector>,
 }
 
-impl Local {
+impl LocalImages {
     /// Serves `store`; its large replies share `replies`.
-    pub fn new(store: Store, replies: Budget) -> Self {
+    pub fn new(store: Store, replies: MemoryBudget) -> Self {
         Self {
             store,
             replies,
@@ -80,12 +80,12 @@ impl Local {
     ) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Change<'_>) -> Result<T> + Send + 'static,
-        G: FnOnce(&T) -> Option<Happened> + Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<T> + Send + 'static,
+        G: FnOnce(&T) -> Option<OwnEvent> + Send + 'static,
     {
         let events = self.events.clone();
         let (collector, place) = (Arc::clone(&self.collector), namespace.clone());
-        let work = move |change: &mut Change<'_>| {
+        let work = move |change: &mut Transaction<'_>| {
             let made = work(change)?;
             let happened = happened(&made);
             if let Some(happened) = &happened {
@@ -93,9 +93,9 @@ impl Local {
             }
             Ok((made, Cell::new(happened)))
         };
-        let told = move |(_, happened): &(T, Cell<Option<Happened>>)| {
+        let told = move |(_, happened): &(T, Cell<Option<OwnEvent>>)| {
             if let Some(happened) = happened.take() {
-                events.tell(&namespace, happened);
+                events.emit(&namespace, happened);
             }
         };
         self.change_then(bytes, work, told).await.map(|((made, _), _)| made)
@@ -108,17 +108,17 @@ impl Local {
         bytes: usize,
         work: F,
         then: G,
-    ) -> Result<(T, Option<Hold>)>
+    ) -> Result<(T, Option<Reservation>)>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Change<'_>) -> Result<T> + Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<T> + Send + 'static,
         G: FnOnce(&T) + Send + 'static,
     {
-        let hold = self.replies.share(bytes).await;
+        let hold = self.replies.reserve(bytes).await;
         let collector = Arc::clone(&self.collector);
-        let work = move |change: &mut Change<'_>| work(change).map(|made| (made, hold));
-        let then = move |(made, _): &(T, Option<Hold>)| {
-            collector.changed();
+        let work = move |change: &mut Transaction<'_>| work(change).map(|made| (made, hold));
+        let then = move |(made, _): &(T, Option<Reservation>)| {
+            collector.record_change();
             then(made);
         };
         self.store.writer().write_then(work, then).await
@@ -129,15 +129,15 @@ impl Local {
     /// too little, what it takes.
     async fn change_image<F, G>(
         &self,
-        call: &Call,
+        call: &CallContext,
         bytes: usize,
         expected: usize,
         work: F,
         happened: G,
     ) -> Result<Reply>
     where
-        F: Fn(&mut Change<'_>, &Namespace, ReplyRoom) -> Result<Made> + Send + Sync + 'static,
-        G: Fn(&Written) -> Happened + Send + Sync + 'static,
+        F: Fn(&mut Transaction<'_>, &Namespace, ReplyRoom) -> Result<Made> + Send + Sync + 'static,
+        G: Fn(&Stored) -> OwnEvent + Send + Sync + 'static,
     {
         let (namespace, limit) = (call.namespace()?, call.reply_limit);
         let (work, happened) = (Arc::new(work), Arc::new(happened));
@@ -149,11 +149,11 @@ impl Local {
             let (ns, events) = (namespace.clone(), self.events.clone());
             let told = move |made: &Made| {
                 if let Made::Written(written) = made {
-                    events.tell(&ns, happened(written));
+                    events.emit(&ns, happened(written));
                 }
             };
             let (ns, collector) = (namespace.clone(), Arc::clone(&self.collector));
-            let work = move |change: &mut Change<'_>| {
+            let work = move |change: &mut Transaction<'_>| {
                 let made = work(change, &ns, room)?;
                 if let Made::Written(written) = &made {
                     collector.observe(&ns, &observed(written));
@@ -162,7 +162,7 @@ impl Local {
             };
             // Nothing is held while waiting, as in `answer`.
             match self.change_then(bytes.saturating_add(size), work, told).await? {
-                (Made::Written(Written { answer: message, .. }), mut hold) => {
+                (Made::Written(Stored { answer: message, .. }), mut hold) => {
                     if let Some(hold) = &mut hold {
                         hold.shrink(message.len());
                     }
@@ -184,14 +184,14 @@ impl Local {
     /// spare the answer is only measured; it gets its share of the budget, and is built again.
     /// `measured` is its size if that was found out already. What is built is not waited for any longer
     /// when the caller has gone.
-    pub async fn answer<B>(
+    pub async fn build_reply<B>(
         &self,
-        call: &Call,
+        call: &CallContext,
         mut measured: Option<usize>,
         build: B,
     ) -> Result<Reply>
     where
-        B: Fn(&Store, Room<'_>, Patience) -> Result<Built> + Send + Sync + 'static,
+        B: Fn(&Store, ReplyBuffer<'_>, Cancel) -> Result<BuildOutcome> + Send + Sync + 'static,
     {
         let (build, limit) = (Arc::new(build), call.reply_limit);
         let mut speed = Speed::Quick;
@@ -199,28 +199,28 @@ impl Local {
             // Nothing is held while waiting: two who wait while holding might wait for each other.
             let hold = match measured {
                 Some(size) if size > limit => return Err(Error::message_too_large(size, limit)),
-                Some(size) => self.replies.share(size).await,
+                Some(size) => self.replies.reserve(size).await,
                 None => None,
             };
             let (store, budget, build) =
                 (self.store.clone(), self.replies.clone(), Arc::clone(&build));
             let work = move |patience| {
                 let room = match measured {
-                    Some(size) => Room::of(size, hold),
-                    None => Room::growing(&budget, limit),
+                    Some(size) => ReplyBuffer::fixed(size, hold),
+                    None => ReplyBuffer::elastic(&budget, limit),
                 };
                 build(&store, room, patience)
             };
             match self.pool.run_at(speed, call.client, work).await? {
                 None => speed = Speed::Slow,
-                Some(Built { reply: Some(reply), .. }) => return Ok(reply),
+                Some(BuildOutcome { reply: Some(reply), .. }) => return Ok(reply),
                 Some(built) => measured = Some(built.size),
             }
         }
     }
 
-    fn room(&self, call: &Call) -> Room<'_> {
-        Room::growing(&self.replies, call.reply_limit)
+    fn room(&self, call: &CallContext) -> ReplyBuffer<'_> {
+        ReplyBuffer::elastic(&self.replies, call.reply_limit)
     }
 
     /// Where what may take long runs.
@@ -229,13 +229,13 @@ impl Local {
     }
 
     /// Waits for a share of what large replies, and changes under way, take together.
-    pub async fn share(&self, bytes: usize) -> Option<Hold> {
-        self.replies.share(bytes).await
+    pub async fn share(&self, bytes: usize) -> Option<Reservation> {
+        self.replies.reserve(bytes).await
     }
 
     /// A message that exists already, with its share of the budget.
-    pub async fn written(&self, message: Vec<u8>) -> Result<Reply> {
-        let hold = self.replies.share(message.len()).await;
+    pub async fn reserve_reply(&self, message: Vec<u8>) -> Result<Reply> {
+        let hold = self.replies.reserve(message.len()).await;
         Ok(Reply { message, hold })
     }
 }
@@ -263,29 +263,29 @@ pub fn image_bytes(image: &Image) -> usize {
 }
 
 #[async_trait]
-impl Images for Local {
-    async fn get(&self, call: &Call, request: GetImageRequest) -> Result<Reply> {
+impl Images for LocalImages {
+    async fn get(&self, call: &CallContext, request: GetImageRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
         let room = self.room(call);
         let built = self.store.read(|s| images::get(s, &namespace, &request.name, room))?;
         if let Some(reply) = built.reply {
             return Ok(reply);
         }
-        let build = move |store: &Store, room: Room<'_>, _: Patience| {
+        let build = move |store: &Store, room: ReplyBuffer<'_>, _: Cancel| {
             store.read(|s| images::get(s, &namespace, &request.name, room))
         };
-        self.answer(call, Some(built.size), build).await
+        self.build_reply(call, Some(built.size), build).await
     }
 
-    async fn list(&self, call: &Call, request: ListImagesRequest) -> Result<Reply> {
+    async fn list(&self, call: &CallContext, request: ListImagesRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
         let mut measured = None;
         if is_simple(&request.filters) {
             let (query, room) = (Query::new(&request.filters)?, self.room(call));
             // Few images and no regular expression, but maybe many labels of each.
-            let (waiting, patience) = Patience::new(INLINE_TIMEOUT);
-            match self.store.read(|s| images::list_few(s, &namespace, &query, room, patience)) {
-                Ok(Some(Built { reply: Some(reply), .. })) => return Ok(reply),
+            let (waiting, patience) = Cancel::new(INLINE_TIMEOUT);
+            match self.store.read(|s| images::list_if_few(s, &namespace, &query, room, patience)) {
+                Ok(Some(BuildOutcome { reply: Some(reply), .. })) => return Ok(reply),
                 Ok(Some(built)) => measured = Some(built.size),
                 Ok(None) => {}
                 Err(_) if waiting.is_over() => {}
@@ -294,31 +294,31 @@ impl Images for Local {
         }
         // Read anew each time: what filters take, compiled, must not wait for room with them. And before
         // there is a snapshot, as compiling may take long.
-        let build = move |store: &Store, room: Room<'_>, mut patience: Patience| {
-            let query = Query::compile(&request.filters, &mut || patience.step())?;
+        let build = move |store: &Store, room: ReplyBuffer<'_>, mut patience: Cancel| {
+            let query = Query::compile(&request.filters, &mut || patience.check())?;
             store.read(|s| images::list(s, &namespace, &query, room, patience))
         };
-        self.answer(call, measured, build).await
+        self.build_reply(call, measured, build).await
     }
 
-    async fn create(&self, call: &Call, request: CreateImageRequest) -> Result<Reply> {
+    async fn create(&self, call: &CallContext, request: CreateImageRequest) -> Result<Reply> {
         let image = image::from_request(request.image, "CreateImageRequest")?;
         call.namespace()?;
         image::validate(&image)?;
         let (epoch, name) = (request.source_date_epoch, image.name.clone());
         let lease = call.lease();
         let (bytes, expected) = (image_bytes(&image), reply_bytes(&image));
-        let work = move |change: &mut Change<'_>, ns: &Namespace, room: ReplyRoom| {
+        let work = move |change: &mut Transaction<'_>, ns: &Namespace, room: ReplyRoom| {
             images::create(change, ns, lease.as_deref(), image.clone(), epoch.as_ref(), room)
         };
-        let created = move |w: &Written| Happened::ImageCreated {
+        let created = move |w: &Stored| OwnEvent::ImageCreated {
             name: name.clone(),
             labels: w.labels.clone(),
         };
         self.change_image(call, bytes, expected, work, created).await
     }
 
-    async fn update(&self, call: &Call, request: UpdateImageRequest) -> Result<Reply> {
+    async fn update(&self, call: &CallContext, request: UpdateImageRequest) -> Result<Reply> {
         let image = image::from_request(request.image, "UpdateImageRequest")?;
         let namespace = call.namespace()?;
         let mask = request.update_mask.into_option().unwrap_or_default().paths;
@@ -326,27 +326,27 @@ impl Images for Local {
         let lease = call.lease();
         let bytes = image_bytes(&image) + growth::strings(&mask);
         let expected = reply_bytes(&image) + self.record_bytes(&namespace, &name);
-        let work = move |change: &mut Change<'_>, ns: &Namespace, room: ReplyRoom| {
+        let work = move |change: &mut Transaction<'_>, ns: &Namespace, room: ReplyRoom| {
             let (lease, epoch) = (lease.as_deref(), epoch.as_ref());
             images::update(change, ns, lease, image.clone(), &mask, epoch, room)
         };
-        let updated = move |w: &Written| Happened::ImageUpdated {
+        let updated = move |w: &Stored| OwnEvent::ImageUpdated {
             name: name.clone(),
             labels: w.labels.clone(),
         };
         self.change_image(call, bytes, expected, work, updated).await
     }
 
-    async fn delete(&self, call: &Call, request: DeleteImageRequest) -> Result<Reply> {
+    async fn delete(&self, call: &CallContext, request: DeleteImageRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
         let (ns, name, sync) = (namespace.clone(), request.name.clone(), request.sync);
         let bytes = growth::decoded(&request, 0);
         let lease = call.lease();
-        let work = move |change: &mut Change<'_>| {
+        let work = move |change: &mut Transaction<'_>| {
             leases::release_image(change, &ns, lease.as_deref(), &request.name)?;
             images::delete(change, &ns, &request)
         };
-        self.change(namespace, bytes, work, |()| Some(Happened::ImageDeleted { name })).await?;
+        self.change(namespace, bytes, work, |()| Some(OwnEvent::ImageDeleted { name })).await?;
         if sync {
             self.collect().await?;
         }

@@ -37,8 +37,8 @@ pub fn check_record<M: MessageFull>(
         )));
     }
     // The shortest field has two bytes: only a large record can have too many.
-    if record.len() / 2 > growth::FIELDS {
-        growth::of::<M>(record)
+    if record.len() / 2 > growth::MAX_FIELDS {
+        growth::decoded_size::<M>(record)
             .map_err(|e| Error::ResourceExhausted(format!("{} cannot be stored: {e}", what())))?;
     }
     Ok(())

@@ -37,7 +37,7 @@ use crate::api::images::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, ListImagesRequest, UpdateImageRequest,
 };
 use crate::model::{Namespace, Result};
-use budget::Hold;
+use budget::Reservation;
 use client::Client;
 
 /// The header that carries the lease.
@@ -45,7 +45,7 @@ const LEASE: &str = "containerd-lease";
 
 /// What a call brings along beside its message.
 #[derive(Debug, Clone)]
-pub struct Call {
+pub struct CallContext {
     /// The namespace header as it came, if it came.
     pub namespace: Option<String>,
     /// Where it comes from.
@@ -56,7 +56,7 @@ pub struct Call {
     pub headers: http::HeaderMap,
 }
 
-impl Call {
+impl CallContext {
     /// The lease that the call runs under. Only gRPC has a header for it.
     pub fn lease(&self) -> Option<String> {
         let id = self.headers.get(LEASE)?;
@@ -76,7 +76,7 @@ pub struct Reply {
     /// The message as it goes over the wire.
     pub message: Vec<u8>,
     /// For a large message its share of the budget, to be held until the message is sent.
-    pub hold: Option<Hold>,
+    pub hold: Option<Reservation>,
 }
 
 /// containerd's Images service. The local store is one; a front that passes writes on to a
@@ -84,14 +84,14 @@ pub struct Reply {
 #[async_trait]
 pub trait Images: Send + Sync + 'static {
     /// The image of a name. Answers a `GetImageResponse`.
-    async fn get(&self, call: &Call, request: GetImageRequest) -> Result<Reply>;
+    async fn get(&self, call: &CallContext, request: GetImageRequest) -> Result<Reply>;
     /// The images that match any of the filters, in byte order of names. Answers a
     /// `ListImagesResponse`.
-    async fn list(&self, call: &Call, request: ListImagesRequest) -> Result<Reply>;
+    async fn list(&self, call: &CallContext, request: ListImagesRequest) -> Result<Reply>;
     /// Makes a new image. Answers a `CreateImageResponse`.
-    async fn create(&self, call: &Call, request: CreateImageRequest) -> Result<Reply>;
+    async fn create(&self, call: &CallContext, request: CreateImageRequest) -> Result<Reply>;
     /// Changes an image. Answers an `UpdateImageResponse`.
-    async fn update(&self, call: &Call, request: UpdateImageRequest) -> Result<Reply>;
+    async fn update(&self, call: &CallContext, request: UpdateImageRequest) -> Result<Reply>;
     /// Removes an image. Answers `google.protobuf.Empty`.
-    async fn delete(&self, call: &Call, request: DeleteImageRequest) -> Result<Reply>;
+    async fn delete(&self, call: &CallContext, request: DeleteImageRequest) -> Result<Reply>;
 }

@@ -4,12 +4,12 @@
 use crate::api::namespace::{Namespace as Record, UpdateNamespaceRequest};
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, label};
-use crate::service::budget::Room;
+use crate::service::budget::ReplyBuffer;
 use crate::service::events::Labels;
 use crate::service::message::{self, decode, encode, required};
-use crate::service::patience::Patience;
-use crate::service::reply::{Builder, Built};
-use crate::store::{Change, Kind, Records};
+use crate::service::patience::Cancel;
+use crate::service::reply::{ReplyBuilder, BuildOutcome};
+use crate::store::{Transaction, Kind, Records};
 
 /// What labels are called in errors.
 const LABELS: &str = "namespace.Labels";
@@ -20,10 +20,10 @@ const MAX_NAMESPACE_BYTES: usize = 256 << 10;
 
 /// Builds the `GetNamespaceResponse` of the namespace of that name, if there is room for it. One that is
 /// not there is one without labels, as in containerd.
-pub fn get(records: &impl Records, name: &str, room: Room<'_>) -> Result<Built> {
+pub fn get(records: &impl Records, name: &str, room: ReplyBuffer<'_>) -> Result<BuildOutcome> {
     let namespace = Namespace::parse(name);
     let stored = namespace.as_ref().map_or(Ok(None), |namespace| records.namespace(namespace))?;
-    let mut reply = Builder::new(room);
+    let mut reply = ReplyBuilder::new(room);
     match stored {
         Some(record) => reply.add(record),
         None => reply.add(&encode(&Record { name: name.to_owned(), ..Record::default() })?),
@@ -33,10 +33,10 @@ pub fn get(records: &impl Records, name: &str, room: Room<'_>) -> Result<Built> 
 
 /// Builds the `ListNamespacesResponse` of all namespaces, in byte order of names, if there is room and
 /// patience for it.
-pub fn list(records: &impl Records, room: Room<'_>, mut patience: Patience) -> Result<Built> {
-    let mut reply = Builder::new(room);
+pub fn list(records: &impl Records, room: ReplyBuffer<'_>, mut patience: Cancel) -> Result<BuildOutcome> {
+    let mut reply = ReplyBuilder::new(room);
     for namespace in records.walk_namespaces() {
-        patience.step()?;
+        patience.check()?;
         if let Some(record) = records.namespace(&namespace?)? {
             reply.add(record);
         }
@@ -45,7 +45,7 @@ pub fn list(records: &impl Records, room: Room<'_>, mut patience: Patience) -> R
 }
 
 /// Makes a namespace.
-pub fn create(change: &mut Change<'_>, record: &Record) -> Result<Namespace> {
+pub fn create(change: &mut Transaction<'_>, record: &Record) -> Result<Namespace> {
     let namespace = Namespace::parse(&record.name)?;
     label::validate_sizes(&record.labels)
         .map_err(|e| Error::InvalidArgument(format!("{LABELS}: {e}")))?;
@@ -106,7 +106,7 @@ fn check_set(labels: &Labels) -> Result<()> {
 
 /// Replaces the labels of a namespace, or, with a mask, those that it names. A namespace that is
 /// not there is made if there are any, as in containerd.
-pub fn update(change: &mut Change<'_>, update: &Update) -> Result<()> {
+pub fn update(change: &mut Transaction<'_>, update: &Update) -> Result<()> {
     let stored = labels(change, &update.namespace)?;
     if stored.is_none() && update.labels.is_empty() {
         return Ok(());
@@ -117,10 +117,10 @@ pub fn update(change: &mut Change<'_>, update: &Update) -> Result<()> {
 }
 
 /// Removes a namespace that holds no images, with its leases.
-pub fn delete(change: &mut Change<'_>, name: &str) -> Result<Namespace> {
+pub fn delete(change: &mut Transaction<'_>, name: &str) -> Result<Namespace> {
     let missing = || Error::not_found(format_args!("namespace {}", quote(name)));
     let namespace = Namespace::parse(name).map_err(|_| missing())?;
-    if change.walk(&namespace, Kind::Image)?.next().transpose()?.is_some() {
+    if change.scan(&namespace, Kind::Image)?.next().transpose()?.is_some() {
         return Err(Error::failed_precondition(format_args!(
             "namespace {} must be empty, but it still has images",
             quote(name)
@@ -130,7 +130,7 @@ pub fn delete(change: &mut Change<'_>, name: &str) -> Result<Namespace> {
 }
 
 /// Makes the namespace if it is not there: the first record in it does.
-pub fn ensure(change: &mut Change<'_>, namespace: &Namespace) -> Result<()> {
+pub fn ensure(change: &mut Transaction<'_>, namespace: &Namespace) -> Result<()> {
     match change.namespace(namespace)? {
         Some(_) => Ok(()),
         None => put(change, namespace, Labels::new()),
@@ -142,7 +142,7 @@ fn labels(records: &impl Records, namespace: &Namespace) -> Result<Option<Labels
     Ok(record.map(|record| record.labels))
 }
 
-fn put(change: &mut Change<'_>, namespace: &Namespace, mut labels: Labels) -> Result<()> {
+fn put(change: &mut Transaction<'_>, namespace: &Namespace, mut labels: Labels) -> Result<()> {
     label::drop_empty(&mut labels, LABELS)?;
     let record = encode(&Record { name: namespace.to_string(), labels, ..Record::default() })?;
     let what = || format!("namespace {namespace}, with its labels,");
@@ -183,7 +183,7 @@ mod tests {
         let apply = |of: &[(&str, &str)], paths: &[&str]| {
             let checked = Update::new(&request("n", of, paths)).unwrap();
             store.writer().write_blocking(move |change| update(change, &checked)).unwrap();
-            let all = |s: &Snapshot<'_>| list(s, Room::of(usize::MAX, None), Patience::endless());
+            let all = |s: &Snapshot<'_>| list(s, ReplyBuffer::fixed(usize::MAX, None), Cancel::never());
             let built = store.read(all).unwrap();
             let found: ListNamespacesResponse = decode(&built.reply.unwrap().message).unwrap();
             found.namespaces.into_iter().map(|n| n.labels).collect::<Vec<_>>()

@@ -11,7 +11,7 @@ const STEPS: u32 = 16;
 
 /// What the work asks whether it may go on.
 #[derive(Clone, Debug)]
-pub struct Patience {
+pub struct Cancel {
     state: Arc<State>,
     time: Duration,
     until: Option<Instant>,
@@ -26,36 +26,36 @@ struct State {
 
 /// Who waits. Dropped, the work is told to stop.
 #[derive(Debug)]
-pub struct Waiting(Arc<State>);
+pub struct CancelOnDrop(Arc<State>);
 
-impl Waiting {
+impl CancelOnDrop {
     /// Whether the work was told that its time is over.
     pub fn is_over(&self) -> bool {
         self.0.over.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Waiting {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.gone.store(true, Ordering::Relaxed);
     }
 }
 
-impl Patience {
+impl Cancel {
     /// For so long from now on, while what is returned beside it lives.
-    pub fn new(time: Duration) -> (Waiting, Self) {
+    pub fn new(time: Duration) -> (CancelOnDrop, Self) {
         let state = Arc::<State>::default();
         let until = Instant::now().checked_add(time);
-        (Waiting(Arc::clone(&state)), Self { state, time, until, steps: 0 })
+        (CancelOnDrop(Arc::clone(&state)), Self { state, time, until, steps: 0 })
     }
 
     /// For somebody who waits however long it takes, at a terminal.
-    pub fn endless() -> Self {
+    pub fn never() -> Self {
         Self { state: Arc::default(), time: Duration::MAX, until: None, steps: 0 }
     }
 
     /// One more step is to be taken: an error when there is no time for it, or nobody waits.
-    pub fn step(&mut self) -> Result<()> {
+    pub fn check(&mut self) -> Result<()> {
         if self.state.gone.load(Ordering::Relaxed) {
             return Err(Error::Unavailable("nobody waits for the answer any more".into()));
         }
@@ -79,16 +79,16 @@ mod tests {
 
     #[test]
     fn it_ends_when_nobody_waits_or_the_time_is_over() {
-        let (waiting, mut patience) = Patience::new(Duration::from_secs(30));
-        assert!((0..STEPS * 2).all(|_| patience.step().is_ok()));
+        let (waiting, mut patience) = Cancel::new(Duration::from_secs(30));
+        assert!((0..STEPS * 2).all(|_| patience.check().is_ok()));
         drop(waiting);
-        assert!(matches!(patience.step(), Err(Error::Unavailable(_))));
+        assert!(matches!(patience.check(), Err(Error::Unavailable(_))));
 
-        let (waiting, mut patience) = Patience::new(Duration::ZERO);
-        assert!((1..STEPS).all(|_| patience.step().is_ok()));
+        let (waiting, mut patience) = Cancel::new(Duration::ZERO);
+        assert!((1..STEPS).all(|_| patience.check().is_ok()));
         for _ in 0..2 {
             // Once it is over it stays over.
-            assert!(matches!(patience.step(), Err(Error::DeadlineExceeded(_))));
+            assert!(matches!(patience.check(), Err(Error::DeadlineExceeded(_))));
             assert!(waiting.is_over());
         }
     }

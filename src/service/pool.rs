@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::client::Client;
-use super::patience::Patience;
+use super::patience::Cancel;
 use crate::model::{Error, Result};
 
 /// How long work may take in a quick place. A List through 100,000 images takes some 20 ms
@@ -39,8 +39,8 @@ pub enum Speed {
 /// The places for work. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Pool {
-    quick: Line,
-    slow: Line,
+    quick: Lane,
+    slow: Lane,
 }
 
 impl Pool {
@@ -49,7 +49,7 @@ impl Pool {
         // More than the processors at once would only wait for each other, and hold snapshots.
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
         let slow = (processors / 2).max(2);
-        Self { quick: Line::new(processors, processors), slow: Line::new(slow, slow / 2) }
+        Self { quick: Lane::new(processors, processors), slow: Lane::new(slow, slow / 2) }
     }
 
     /// Runs `work`, which must do as its `Patience` says; where it takes too long for a quick place,
@@ -57,7 +57,7 @@ impl Pool {
     pub async fn run<T: Send + 'static>(
         &self,
         client: Client,
-        work: impl Fn(Patience) -> Result<T> + Send + Sync + 'static,
+        work: impl Fn(Cancel) -> Result<T> + Send + Sync + 'static,
     ) -> Result<T> {
         let work = Arc::new(work);
         let quick = Arc::clone(&work);
@@ -75,7 +75,7 @@ impl Pool {
         &self,
         speed: Speed,
         client: Client,
-        work: impl FnOnce(Patience) -> Result<T> + Send + 'static,
+        work: impl FnOnce(Cancel) -> Result<T> + Send + 'static,
     ) -> Result<Option<T>> {
         let (line, time) = match speed {
             Speed::Quick => (&self.quick, QUICK_TIMEOUT),
@@ -83,7 +83,7 @@ impl Pool {
         };
         let place = line.place(client).await?;
         // Time counts from here on: waiting for a place is not the work's fault.
-        let (waiting, patience) = Patience::new(time);
+        let (waiting, patience) = Cancel::new(time);
         // The place is the work's, not the caller's: it goes on for a moment though its client is gone.
         let work = move || {
             let _place = place;
@@ -107,7 +107,7 @@ impl Default for Pool {
 
 /// Places, and those that wait for one.
 #[derive(Clone, Debug)]
-struct Line(Arc<Mutex<Queue>>);
+struct Lane(Arc<Mutex<Queue>>);
 
 #[derive(Debug)]
 struct Queue {
@@ -116,19 +116,19 @@ struct Queue {
     share: usize,
     /// How many places each client has.
     taken: HashMap<Client, usize>,
-    waiting: BTreeMap<Client, VecDeque<oneshot::Sender<Place>>>,
+    waiting: BTreeMap<Client, VecDeque<oneshot::Sender<Slot>>>,
     /// Whose turn was the last.
     last: Client,
 }
 
 /// A place, free again when dropped.
 #[derive(Debug)]
-struct Place {
-    line: Line,
+struct Slot {
+    line: Lane,
     client: Client,
 }
 
-impl Line {
+impl Lane {
     fn new(places: usize, share: usize) -> Self {
         let queue = Queue {
             free: places,
@@ -140,7 +140,7 @@ impl Line {
         Self(Arc::new(Mutex::new(queue)))
     }
 
-    async fn place(&self, client: Client) -> Result<Place> {
+    async fn place(&self, client: Client) -> Result<Slot> {
         let (sender, place) = oneshot::channel();
         self.lock().waiting.entry(client).or_default().push_back(sender);
         self.hand_out();
@@ -152,7 +152,7 @@ impl Line {
         loop {
             // Outside of the lock: a place that is not taken, as its client is gone, comes back.
             let Some((client, sender)) = self.lock().next() else { return };
-            let _ = sender.send(Place { line: self.clone(), client });
+            let _ = sender.send(Slot { line: self.clone(), client });
         }
     }
 
@@ -164,7 +164,7 @@ impl Line {
 
 impl Queue {
     /// Takes a place for the next client that waits and may have one more.
-    fn next(&mut self) -> Option<(Client, oneshot::Sender<Place>)> {
+    fn next(&mut self) -> Option<(Client, oneshot::Sender<Slot>)> {
         if self.free == 0 {
             return None;
         }
@@ -194,7 +194,7 @@ impl Queue {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.line.lock().give_back(self.client);
         self.line.hand_out();
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn clients_take_turns_whatever_one_has_queued() {
-        let line = Line::new(1, 1);
+        let line = Lane::new(1, 1);
         let mut first = Box::pin(line.place(ONE)).now_or_never().unwrap().ok();
         let mut queued: Vec<_> = (0..5).map(|_| Box::pin(line.place(ONE))).collect();
         for place in &mut queued {
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn one_client_has_its_share_of_slow_places_at_most() {
-        let line = Line::new(2, 1);
+        let line = Lane::new(2, 1);
         let _first = Box::pin(line.place(ONE)).now_or_never().unwrap();
         assert!(Box::pin(line.place(ONE)).now_or_never().is_none());
         assert!(Box::pin(line.place(TWO)).now_or_never().is_some());
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_place_for_a_client_that_is_gone_goes_to_the_next() {
-        let line = Line::new(1, 1);
+        let line = Lane::new(1, 1);
         let first = Box::pin(line.place(ONE)).now_or_never().unwrap();
         let mut gone = Box::pin(line.place(ONE));
         let mut other = Box::pin(line.place(TWO));
@@ -252,14 +252,14 @@ mod tests {
             .map(|_| {
                 let (pool, begun) = (pool.clone(), begun.clone());
                 tokio::spawn(async move {
-                    let work = move |mut patience: Patience| {
+                    let work = move |mut patience: Cancel| {
                         let started = std::time::Instant::now();
                         while started.elapsed() < QUICK_TIMEOUT * 2 {
-                            patience.step()?;
+                            patience.check()?;
                         }
                         let _ = begun.send(());
                         loop {
-                            patience.step()?;
+                            patience.check()?;
                         }
                     };
                     pool.run(ONE, work).await

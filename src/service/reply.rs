@@ -4,11 +4,11 @@
 //! again.
 
 use super::Reply;
-use super::budget::Room;
+use super::budget::ReplyBuffer;
 
 /// A reply that was built if there was room for it.
 #[derive(Debug)]
-pub struct Built {
+pub struct BuildOutcome {
     /// The size of the encoded message, whether built or not.
     pub size: usize,
     /// The encoded message, with its share of the budget.
@@ -20,19 +20,19 @@ pub struct Built {
 /// Builds a response whose records are its field 1. That holds for every response that carries images,
 /// namespaces, leases or resources: it is the encoded records, each behind its tag and length.
 #[derive(Debug)]
-pub struct Builder<'b> {
+pub struct ReplyBuilder<'b> {
     message: Vec<u8>,
     size: usize,
-    room: Room<'b>,
+    room: ReplyBuffer<'b>,
     left_out: u64,
 }
 
-impl<'b> Builder<'b> {
+impl<'b> ReplyBuilder<'b> {
     /// Field 1, length-delimited.
     const TAG: u8 = 1 << 3 | 2;
 
     /// An empty response, to be built in that room.
-    pub fn new(room: Room<'b>) -> Self {
+    pub fn new(room: ReplyBuffer<'b>) -> Self {
         Self { message: Vec::new(), size: 0, room, left_out: 0 }
     }
 
@@ -41,7 +41,7 @@ impl<'b> Builder<'b> {
         let mut length = record.len() as u64;
         let head = 1 + protobuf::rt::compute_raw_varint64_size(length) as usize;
         self.size += head + record.len();
-        if !self.room.fits(self.size) {
+        if !self.room.try_grow(self.size) {
             self.message = Vec::new();
             return;
         }
@@ -61,15 +61,15 @@ impl<'b> Builder<'b> {
     }
 
     /// The response.
-    pub fn built(mut self) -> Built {
-        let fits = self.room.fits(self.size);
-        let hold = self.room.close(self.size);
+    pub fn built(mut self) -> BuildOutcome {
+        let fits = self.room.try_grow(self.size);
+        let hold = self.room.finish(self.size);
         if fits && hold.is_some() {
             // It grew by doubling, and what it holds of the budget is its size.
             self.message.shrink_to_fit();
         }
         let reply = fits.then_some(Reply { message: self.message, hold });
-        Built { size: self.size, reply, left_out: self.left_out }
+        BuildOutcome { size: self.size, reply, left_out: self.left_out }
     }
 }
 
@@ -91,7 +91,7 @@ mod tests {
             image(20_000),
             image(3_000_000),
         ];
-        let mut builder = Builder::new(Room::of(usize::MAX, None));
+        let mut builder = ReplyBuilder::new(ReplyBuffer::fixed(usize::MAX, None));
         for image in &images {
             builder.add(&image.write_to_bytes().unwrap());
         }
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_reply_without_room_is_only_measured() {
-        let mut builder = Builder::new(Room::of(10, None));
+        let mut builder = ReplyBuilder::new(ReplyBuffer::fixed(10, None));
         builder.add(&[0; 5]);
         builder.add(&[0; 5]);
         let built = builder.built();

@@ -6,7 +6,7 @@ use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 
 use super::collector::EXPIRE;
-use super::events::{Happened, Labels};
+use super::events::{OwnEvent, Labels};
 use super::message::decode;
 use super::{growth, images};
 use crate::api::images::Image;
@@ -15,7 +15,7 @@ use crate::api::transfer::TransferRequest;
 use crate::clock;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result};
-use crate::store::{Change, Kind, Records};
+use crate::store::{Transaction, Kind, Records};
 
 /// The label that ties an image to another of its namespace: it is collected when that one is gone.
 pub const BACK_REFERENCE: &str = "containerd.io/gc.bref.image";
@@ -70,7 +70,7 @@ impl Tag {
     /// The `lease` of the call holds those that expire.
     pub fn apply(
         &self,
-        change: &mut Change<'_>,
+        change: &mut Transaction<'_>,
         namespace: &Namespace,
         lease: Option<&str>,
     ) -> Result<Tagged> {
@@ -113,16 +113,16 @@ impl Tag {
     }
 
     /// What is told of the names, one event after the other.
-    pub fn events(&self, tagged: Tagged) -> impl Iterator<Item = Happened> {
+    pub fn events(&self, tagged: Tagged) -> impl Iterator<Item = OwnEvent> {
         let Tagged { names, expires } = tagged;
         let is_primary = !self.to.name.is_empty();
         names.into_iter().enumerate().map(move |(number, (name, was_there))| {
             let mut labels = self.labels(number > 0 || !is_primary, &expires);
             labels.retain(|_, value| !value.is_empty());
             if was_there {
-                Happened::ImageUpdated { name, labels }
+                OwnEvent::ImageUpdated { name, labels }
             } else {
-                Happened::ImageCreated { name, labels }
+                OwnEvent::ImageCreated { name, labels }
             }
         })
     }
@@ -215,7 +215,7 @@ mod tests {
 
     fn images_of(store: &Store, ns: &Namespace) -> Vec<Image> {
         let images =
-            store.read(|s| s.walk(ns, Kind::Image)?.map(|e| decode(e?.message()?)).collect());
+            store.read(|s| s.scan(ns, Kind::Image)?.map(|e| decode(e?.message()?)).collect());
         images.unwrap()
     }
 

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use super::journal::entry::Changes;
-use super::recent::Recent;
+use super::journal::entry::WriteBatch;
+use super::recent::Overlay;
 use super::records::{Fault, Records, get, sealed};
 use super::schema::{self, Kind};
 use super::table::Table;
@@ -15,47 +15,47 @@ use super::{indexes, journal, value, walk};
 use crate::model::{Error, Namespace, Result};
 
 /// Bytes that LMDB takes as a key.
-const LONGEST_KEY: usize = 511;
+const MAX_KEY: usize = 511;
 
 /// A state, and what is changed in it.
-pub struct Change<'e> {
+pub struct Transaction<'e> {
     view: View<'e>,
     /// The same as in `view`, for the journal.
-    changes: Changes,
+    batch: WriteBatch,
 }
 
 /// What a change was like at some moment.
-pub(super) struct Mark {
-    recent: Recent,
+pub(super) struct Savepoint {
+    recent: Overlay,
     changes: usize,
 }
 
-impl sealed::State for Change<'_> {
+impl sealed::ReadState for Transaction<'_> {
     fn view(&self) -> &View<'_> {
         &self.view
     }
 }
 
-impl Records for Change<'_> {}
+impl Records for Transaction<'_> {}
 
-impl<'e> Change<'e> {
+impl<'e> Transaction<'e> {
     pub(super) fn new(view: View<'e>) -> Self {
-        Self { view, changes: Changes::new(journal::MOST) }
+        Self { view, batch: WriteBatch::new(journal::MAX_ENTRY_BYTES) }
     }
 
     /// What to go [back to](Self::back_to) if what follows is refused.
-    pub(super) fn mark(&self) -> Mark {
-        Mark { recent: self.view.recent.clone(), changes: self.changes.mark() }
+    pub(super) fn savepoint(&self) -> Savepoint {
+        Savepoint { recent: self.view.overlay.clone(), changes: self.batch.savepoint() }
     }
 
-    pub(super) fn back_to(&mut self, mark: Mark) {
-        self.view.recent = mark.recent;
-        self.changes.back_to(mark.changes);
+    pub(super) fn rollback_to(&mut self, mark: Savepoint) {
+        self.view.overlay = mark.recent;
+        self.batch.rollback_to(mark.changes);
     }
 
     /// All that is recent after it, and what it has changed itself.
-    pub(super) fn end(self) -> (Recent, Changes) {
-        (self.view.recent, self.changes)
+    pub(super) fn into_parts(self) -> (Overlay, WriteBatch) {
+        (self.view.overlay, self.batch)
     }
 
     /// Writes an encoded record under that name, in place of one that is there. `expires` is the
@@ -86,7 +86,7 @@ impl<'e> Change<'e> {
     pub fn set_aside(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
         let key = schema::key(namespace, kind, name);
         if let Some(value) = self.view.get(Table::Records, &key)?.map(<[u8]>::to_vec) {
-            self.set(Table::Aside, &key, &value)?;
+            self.set(Table::SetAside, &key, &value)?;
         }
         self.delete_key(&key)
     }
@@ -100,7 +100,7 @@ impl<'e> Change<'e> {
         message: &[u8],
     ) -> Result<()> {
         let key = schema::key(namespace, kind, name);
-        self.set(Table::Aside, &key, &value::seal(&key, message))
+        self.set(Table::SetAside, &key, &value::seal(&key, message))
     }
 
     /// Writes the encoded `Namespace`, in place of one that is there.
@@ -118,7 +118,7 @@ impl<'e> Change<'e> {
 
     /// Makes changes again that a journal holds, on top of records that may be others than those the
     /// changes were made on: so the index follows from the records.
-    pub fn redo(&mut self, changes: &Changes) -> Result<()> {
+    pub fn replay(&mut self, changes: &WriteBatch) -> Result<()> {
         for (table, key, value) in changes.iter() {
             match (table, value.map(|value| (value, value::unseal(key, value)))) {
                 (Table::Index, _) => {}
@@ -163,20 +163,20 @@ impl<'e> Change<'e> {
     /// Every change of a database is made by this and the next, so that the journal has them all.
     pub(super) fn set(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<()> {
         // A checkpoint would fail on it, that is, all would.
-        if key.is_empty() || key.len() > LONGEST_KEY {
+        if key.is_empty() || key.len() > MAX_KEY {
             return Err(Error::Internal(format!("a key of {} bytes", key.len())));
         }
         let op = (table, key, Some(value));
-        self.changes.push(op);
-        self.view.recent.set(op);
+        self.batch.push(op);
+        self.view.overlay.apply(op);
         Ok(())
     }
 
     fn unset(&mut self, table: Table, key: &[u8]) -> Result<bool> {
         let there = self.view.get(table, key)?.is_some();
         if there {
-            self.changes.push((table, key, None));
-            self.view.recent.set((table, key, None));
+            self.batch.push((table, key, None));
+            self.view.overlay.apply((table, key, None));
         }
         Ok(there)
     }

@@ -14,26 +14,26 @@ use std::io;
 use heed::{Env, MdbError, WithoutTls};
 
 use super::disk_space;
-use super::failure;
-use super::journal::entry::{Changes, Entry};
+use super::lmdb_error;
+use super::journal::entry::{WriteBatch, Entry};
 use super::journal::header::Header;
 use super::journal::replay;
 use super::journal::{Expected, FILE, Journal};
-use super::recent::Recent;
-use super::root::Root;
+use super::recent::Overlay;
+use super::root::StoreDir;
 use super::schema::{self, LastCheckpoint, Tables};
-use super::shown::Shown;
+use super::shown::CurrentVersion;
 use crate::model::{Error, Result};
 
 /// When so many keys are recent, a checkpoint is due: more would make it longer, and what it writes
 /// hardly less often.
-const MOST_RECENT: usize = 400;
+const CHECKPOINT_KEYS: usize = 400;
 
 /// Commits for one opening of an environment, on the writing thread.
 pub(super) struct Committer {
     journal: Journal,
     /// An entry may be in the journal that must not count.
-    doubt: bool,
+    tail_uncertain: bool,
     /// The last checkpoint.
     last: LastCheckpoint,
     /// How many entries there are since.
@@ -50,9 +50,9 @@ pub(super) enum Failure {
     /// What the disk has of it is not known.
     Unknown(String),
     /// The same, and the environment must be opened again.
-    Broken(String),
+    EnvironmentLost(String),
     /// Nothing of it was written, and the environment must be opened again.
-    NotTried(String),
+    NotAttempted(String),
 }
 
 impl fmt::Display for Failure {
@@ -60,7 +60,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Aborted(error) => error.fmt(f),
             Self::Lmdb(error) => error.fmt(f),
-            Self::Unknown(why) | Self::Broken(why) | Self::NotTried(why) => f.write_str(why),
+            Self::Unknown(why) | Self::EnvironmentLost(why) | Self::NotAttempted(why) => f.write_str(why),
         }
     }
 }
@@ -69,12 +69,12 @@ impl Committer {
     /// Replays the folder's journal on top of an environment that was opened there. From then on
     /// LMDB's file says that it needs that journal.
     pub fn open(
-        root: &Root,
+        root: &StoreDir,
         env: &Env<WithoutTls>,
         tables: &Tables,
         uuid: &str,
-    ) -> Result<(Self, Shown)> {
-        let txn = env.read_txn().map_err(|e| failure("reading the store", &e))?;
+    ) -> Result<(Self, CurrentVersion)> {
+        let txn = env.read_txn().map_err(|e| lmdb_error("reading the store", &e))?;
         let mut last = schema::last_checkpoint(&txn, tables)?;
         drop(txn);
         let expected = Expected { uuid: uuid.to_owned(), last };
@@ -92,21 +92,21 @@ impl Committer {
         root.sync()?;
         if last.journal.is_none() {
             let needed = LastCheckpoint { journal: Some(last.id), ..last };
-            match write(env, tables, &Recent::default(), needed) {
+            match write_checkpoint(env, tables, &Overlay::default(), needed) {
                 Ok(()) => last = needed,
                 // The next checkpoint says it.
                 Err(e) if !is_broken(env) => {
                     log::warn!("noting that {} is needed: {e}", path.display());
                 }
-                Err(e) => return Err(failure("noting that the store needs its journal", &e)),
+                Err(e) => return Err(lmdb_error("noting that the store needs its journal", &e)),
             }
         }
-        if !replay.changes.is_empty() {
-            log::info!("{} commits are in the journal only", replay.changes.len());
+        if !replay.batches.is_empty() {
+            log::info!("{} commits are in the journal only", replay.batches.len());
         }
-        let shown = Shown::new(env.info().last_txn_id as u64, Recent::of(&replay.changes));
-        let entries = replay.changes.len().try_into().unwrap_or(u32::MAX);
-        Ok((Self { journal, doubt: false, last, entries, uuid: uuid.to_owned() }, shown))
+        let shown = CurrentVersion::new(env.info().last_txn_id as u64, Overlay::replay(&replay.batches));
+        let entries = replay.batches.len().try_into().unwrap_or(u32::MAX);
+        Ok((Self { journal, tail_uncertain: false, last, entries, uuid: uuid.to_owned() }, shown))
     }
 
     /// Commits `changes`, which lead to `recent`.
@@ -114,13 +114,13 @@ impl Committer {
         &mut self,
         env: &Env<WithoutTls>,
         tables: &Tables,
-        shown: &Shown,
-        (recent, changes): (Recent, Changes),
+        shown: &CurrentVersion,
+        (recent, changes): (Overlay, WriteBatch),
     ) -> Result<(), Failure> {
-        if self.doubt {
-            let cleared = self.checkpoint(env, tables, shown, shown.recent());
+        if self.tail_uncertain {
+            let cleared = self.checkpoint(env, tables, shown, shown.overlay());
             cleared.map_err(|failed| match failed {
-                Failure::Broken(why) => Failure::NotTried(why),
+                Failure::EnvironmentLost(why) => Failure::NotAttempted(why),
                 failed => failed,
             })?;
         }
@@ -130,17 +130,17 @@ impl Committer {
             base: Some(env.info().last_txn_id as u64),
             number: self.entries,
             uuid: self.uuid.clone(),
-            changes,
+            batch: changes,
         };
         let Some(entry) = entry.encode().filter(|_| self.journal.has_room()) else {
             return self.checkpoint(env, tables, shown, recent);
         };
         if let Err(e) = self.journal.append(&entry) {
-            self.doubt = true;
-            return Err(match self.checkpoint(env, tables, shown, shown.recent()) {
+            self.tail_uncertain = true;
+            return Err(match self.checkpoint(env, tables, shown, shown.overlay()) {
                 Ok(()) => not_written(&e),
-                Err(Failure::Broken(also)) => {
-                    Failure::Broken(format!("writing the journal: {e}; {also}"))
+                Err(Failure::EnvironmentLost(also)) => {
+                    Failure::EnvironmentLost(format!("writing the journal: {e}; {also}"))
                 }
                 Err(also) => {
                     Failure::Unknown(format!("writing the journal: {e}; a checkpoint: {also}"))
@@ -148,7 +148,7 @@ impl Committer {
             });
         }
         self.entries = self.entries.saturating_add(1);
-        shown.show(recent);
+        shown.publish(recent);
         Ok(())
     }
 
@@ -168,24 +168,24 @@ impl Committer {
         &mut self,
         env: &Env<WithoutTls>,
         tables: &Tables,
-        shown: &Shown,
+        shown: &CurrentVersion,
     ) -> Result<(), Failure> {
-        self.checkpoint(env, tables, shown, shown.recent())?;
+        self.checkpoint(env, tables, shown, shown.overlay())?;
         if self.last.journal.is_none() {
             return Ok(());
         }
         self.begin_journal()?;
-        self.write(env, tables, shown, Recent::default(), None)
+        self.write(env, tables, shown, Overlay::default(), None)
     }
 
     /// Whether there is something for a checkpoint to do.
-    pub fn has_work(&self, shown: &Shown) -> bool {
-        self.doubt || !shown.recent().is_empty()
+    pub fn has_uncheckpointed(&self, shown: &CurrentVersion) -> bool {
+        self.tail_uncertain || !shown.overlay().is_empty()
     }
 
     /// Whether a checkpoint is due before the next change.
-    pub fn is_due(&self, shown: &Shown) -> bool {
-        self.doubt || !self.journal.has_room() || shown.recent().len() >= MOST_RECENT
+    pub fn checkpoint_due(&self, shown: &CurrentVersion) -> bool {
+        self.tail_uncertain || !self.journal.has_room() || shown.overlay().len() >= CHECKPOINT_KEYS
     }
 
     /// Writes `recent`, which has all that is shown, to LMDB's file, and begins the journal anew.
@@ -193,10 +193,10 @@ impl Committer {
         &mut self,
         env: &Env<WithoutTls>,
         tables: &Tables,
-        shown: &Shown,
-        recent: Recent,
+        shown: &CurrentVersion,
+        recent: Overlay,
     ) -> Result<(), Failure> {
-        if recent.is_empty() && !self.doubt {
+        if recent.is_empty() && !self.tail_uncertain {
             return Ok(());
         }
         // The header is in doubt only while nothing is recent: nothing is appended below such a one.
@@ -217,21 +217,21 @@ impl Committer {
         &mut self,
         env: &Env<WithoutTls>,
         tables: &Tables,
-        shown: &Shown,
-        recent: Recent,
+        shown: &CurrentVersion,
+        recent: Overlay,
         journal: Option<u64>,
     ) -> Result<(), Failure> {
         let next = LastCheckpoint { id: schema::next_checkpoint(), journal };
-        shown.checkpoint_begins(&recent);
-        let written = write(env, tables, &recent, next);
-        shown.checkpoint_ends(written.is_ok().then(|| env.info().last_txn_id as u64));
+        shown.checkpoint_started(&recent);
+        let written = write_checkpoint(env, tables, &recent, next);
+        shown.checkpoint_finished(written.is_ok().then(|| env.info().last_txn_id as u64));
         match written {
             Ok(()) => {
-                (self.last, self.entries, self.doubt) = (next, 0, false);
+                (self.last, self.entries, self.tail_uncertain) = (next, 0, false);
                 Ok(())
             }
             // After a failed write of a meta page LMDB does not know, and refuses the environment.
-            Err(e) if is_broken(env) => Err(Failure::Broken(e.to_string())),
+            Err(e) if is_broken(env) => Err(Failure::EnvironmentLost(e.to_string())),
             Err(e) => Err(Failure::Lmdb(e)),
         }
     }
@@ -251,17 +251,17 @@ fn not_written(e: &io::Error) -> Failure {
 }
 
 /// Makes the changes in LMDB, in one transaction, as a checkpoint.
-pub(super) fn write(
+pub(super) fn write_checkpoint(
     env: &Env<WithoutTls>,
     tables: &Tables,
-    recent: &Recent,
+    recent: &Overlay,
     checkpoint: LastCheckpoint,
 ) -> heed::Result<()> {
     let mut txn = env.write_txn()?;
-    for (table, key, value) in recent.all() {
+    for (table, key, value) in recent.writes() {
         match value {
-            Some(value) => tables.of(table).put(&mut txn, key, value)?,
-            None => drop(tables.of(table).delete(&mut txn, key)?),
+            Some(value) => tables.get(table).put(&mut txn, key, value)?,
+            None => drop(tables.get(table).delete(&mut txn, key)?),
         }
     }
     schema::put_checkpoint(&mut txn, tables, checkpoint)?;
@@ -274,7 +274,7 @@ mod tests {
 
     use super::super::journal;
     use super::super::root::DATA_FILE;
-    use super::super::{Kind, Reader, Records, Snapshot, Store};
+    use super::super::{Kind, ReadOnlyStore, Records, Snapshot, Store};
     use super::*;
     use crate::model::Namespace;
 
@@ -284,14 +284,14 @@ mod tests {
 
     fn put(store: &Store, name: &str, size: usize) {
         let name = name.to_owned();
-        let work = move |c: &mut super::super::Change<'_>| {
+        let work = move |c: &mut super::super::Transaction<'_>| {
             c.put(&namespace(), Kind::Lease, &name, &vec![7; size], None)
         };
         store.writer().write_blocking(work).unwrap();
     }
 
     fn names(snapshot: &Snapshot<'_>) -> Result<Vec<String>> {
-        snapshot.walk(&namespace(), Kind::Lease)?.map(|entry| Ok(entry?.shown_name())).collect()
+        snapshot.scan(&namespace(), Kind::Lease)?.map(|entry| Ok(entry?.display_name())).collect()
     }
 
     /// What is on the disk now, as a store of its own.
@@ -325,11 +325,11 @@ mod tests {
             }
             let all: Vec<_> = ["a", "b", "c", "d"].into_iter().filter(|n| *n <= name).collect();
             let crash = crashed(&store);
-            assert_eq!(Reader::open(crash.path()).unwrap().read(names).unwrap(), all);
+            assert_eq!(ReadOnlyStore::open(crash.path()).unwrap().read(names).unwrap(), all);
             for _ in 0..2 {
                 assert_eq!(Store::open(crash.path()).unwrap().read(names).unwrap(), all);
             }
-            assert_eq!(Reader::open(crash.path()).unwrap().read(names).unwrap(), all);
+            assert_eq!(ReadOnlyStore::open(crash.path()).unwrap().read(names).unwrap(), all);
         }
     }
 
@@ -348,8 +348,8 @@ mod tests {
     fn a_change_that_is_too_large_for_the_journal_is_in_the_file_at_once() {
         let (_dir, store) = store();
         put(&store, "a", 10);
-        put(&store, "large", journal::MOST);
-        assert!(store.environment.get().unwrap().shown.recent().is_empty());
+        put(&store, "large", journal::MAX_ENTRY_BYTES);
+        assert!(store.environment.acquire().unwrap().version.overlay().is_empty());
         put(&store, "z", 10);
         let crash = crashed(&store);
         assert_eq!(Store::open(crash.path()).unwrap().read(names).unwrap(), ["a", "large", "z"]);
@@ -361,13 +361,13 @@ mod tests {
         put(&store, "a", 10);
         drop(store);
         fs::remove_file(dir.path().join(journal::FILE)).unwrap();
-        assert_eq!(Reader::open(dir.path()).unwrap().read(names).unwrap(), ["a"]);
+        assert_eq!(ReadOnlyStore::open(dir.path()).unwrap().read(names).unwrap(), ["a"]);
         assert_eq!(Store::open(dir.path()).unwrap().read(names).unwrap(), ["a"]);
     }
 
     fn refusals(root: &std::path::Path) -> [String; 2] {
         let refused =
-            [Store::open(root).map(drop).unwrap_err(), Reader::open(root).map(drop).unwrap_err()];
+            [Store::open(root).map(drop).unwrap_err(), ReadOnlyStore::open(root).map(drop).unwrap_err()];
         refused.map(|refused| match refused {
             Error::DataLoss(why) if why.contains("recover") => why,
             other => panic!("{other}"),
@@ -450,7 +450,7 @@ mod tests {
         fs::copy(other_dir.path().join("store-id"), crash.path().join("store-id")).unwrap();
         for refused in [
             Store::open(crash.path()).map(drop).unwrap_err(),
-            Reader::open(crash.path()).map(drop).unwrap_err(),
+            ReadOnlyStore::open(crash.path()).map(drop).unwrap_err(),
         ] {
             assert!(refused.message().contains("the folder held the store"), "{refused}");
         }
@@ -484,7 +484,7 @@ mod tests {
         let file = journal::FILE;
         fs::copy(before.path().join(file), after.path().join(file)).unwrap();
         for _ in 0..2 {
-            assert_eq!(Reader::open(after.path()).unwrap().read(names).unwrap(), ["a"]);
+            assert_eq!(ReadOnlyStore::open(after.path()).unwrap().read(names).unwrap(), ["a"]);
             assert_eq!(Store::open(after.path()).unwrap().read(names).unwrap(), ["a"]);
         }
     }
@@ -514,7 +514,7 @@ mod tests {
         let file = copy.path().join(DATA_FILE);
         fs::write(&file, "").unwrap();
         let crash = crashed(&store);
-        Reader::open(crash.path()).unwrap().copy_to(&file).unwrap();
+        ReadOnlyStore::open(crash.path()).unwrap().copy_to(&file).unwrap();
         assert_eq!(fs::read_dir(copy.path()).unwrap().count(), 1);
         assert_eq!(Store::open(copy.path()).unwrap().read(names).unwrap(), ["a", "b"]);
     }

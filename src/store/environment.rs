@@ -20,37 +20,37 @@ use heed::{Env, EnvOpenOptions, WithoutTls};
 
 use super::commit::{Committer, Failure};
 use super::file_identity::OpenFiles;
-use super::journal::entry::Changes;
-use super::readers::{self, Readers};
-use super::recent::Recent;
-use super::root::{DATA_FILE, Root};
+use super::journal::entry::WriteBatch;
+use super::readers::{self, ReaderTable};
+use super::recent::Overlay;
+use super::root::{DATA_FILE, StoreDir};
 use super::schema::{self, Tables};
 use super::scratch::ScratchFolder;
-use super::shown::Shown;
+use super::shown::CurrentVersion;
 use super::{
-    MAP_SIZE, MAX_READERS, MIN_MAP_SIZE, disk_space, failure, folder, identity, settle, verify,
+    MAP_SIZE, MAX_READERS, MIN_MAP_SIZE, disk_space, lmdb_error, folder, identity, settle, verify,
 };
 use crate::model::{Error, Result};
 
 /// After a failed attempt to open again, so long nobody tries.
-const PAUSE: Duration = Duration::from_secs(1);
+const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// And at least so many times as long as that attempt took: verifying a large store must not be
 /// all that a machine with a bad disk does.
-const PAUSE_PER_ATTEMPT: u32 = 10;
+const REOPEN_BACKOFF_FACTOR: u32 = 10;
 
 /// The environment of an owned folder.
 pub(super) struct Environment {
     // Dropped in this order: the environment, its readers' table (see `readers`), the folder.
     state: RwLock<State>,
-    readers: Readers,
+    readers: ReaderTable,
     uuid: String,
     files: OpenFiles,
-    root: Root,
+    root: StoreDir,
 }
 
 enum State {
-    Open(Arc<Opened>),
+    Open(Arc<OpenEnvironment>),
     /// Opening it again failed.
     Closed {
         why: Error,
@@ -60,9 +60,9 @@ enum State {
 
 /// An open environment. It is closed when the last holder lets go of it, so nobody keeps it longer
 /// than a transaction takes.
-pub(super) struct Opened {
+pub(super) struct OpenEnvironment {
     committer: Mutex<Committer>,
-    pub shown: Shown,
+    pub version: CurrentVersion,
     pub env: Env<WithoutTls>,
     pub tables: Tables,
     /// Which opening this is.
@@ -71,21 +71,21 @@ pub(super) struct Opened {
     pub closing: Arc<AtomicBool>,
 }
 
-impl Opened {
+impl OpenEnvironment {
     /// Commits changes, which lead to `recent`.
-    pub fn commit(&self, recent: Recent, changes: Changes) -> Result<(), Failure> {
-        self.committer().commit(&self.env, &self.tables, &self.shown, (recent, changes))
+    pub fn commit(&self, recent: Overlay, changes: WriteBatch) -> Result<(), Failure> {
+        self.committer().commit(&self.env, &self.tables, &self.version, (recent, changes))
     }
 
     /// Brings what is recent into LMDB's file.
     pub fn checkpoint(&self) -> Result<(), Failure> {
-        let recent = self.shown.recent();
-        self.committer().checkpoint(&self.env, &self.tables, &self.shown, recent)
+        let recent = self.version.overlay();
+        self.committer().checkpoint(&self.env, &self.tables, &self.version, recent)
     }
 
     /// Brings what is recent into LMDB's file, which needs no journal from then on.
     pub fn close(&self) -> Result<(), Failure> {
-        self.committer().close(&self.env, &self.tables, &self.shown)
+        self.committer().close(&self.env, &self.tables, &self.version)
     }
 
     /// Mostly the writing thread asks for it.
@@ -96,10 +96,10 @@ impl Opened {
 
 impl Environment {
     /// Opens the environment in a folder, creating it if need be.
-    pub fn open(root: Root) -> Result<Self> {
+    pub fn open(root: StoreDir) -> Result<Self> {
         let opened = create_if_new(&root).and_then(|()| open(&root, 0));
         let (opened, uuid) = opened.map_err(|e| disk_space::explain(root.path(), e))?;
-        let readers = Readers::open(root.path())?;
+        let readers = ReaderTable::open(root.path())?;
         let files = root.open_files()?;
         Ok(Self { state: RwLock::new(State::Open(Arc::new(opened))), readers, uuid, files, root })
     }
@@ -127,12 +127,12 @@ impl Environment {
     }
 
     /// LMDB's table of readers.
-    pub fn readers(&self) -> &Readers {
+    pub fn readers(&self) -> &ReaderTable {
         &self.readers
     }
 
     /// The open environment, for one transaction. Whoever holds one must not ask for another.
-    pub fn get(&self) -> Result<Arc<Opened>> {
+    pub fn acquire(&self) -> Result<Arc<OpenEnvironment>> {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
             State::Open(opened) => return Ok(Arc::clone(opened)),
             State::Closed { why, next_attempt } if Instant::now() < *next_attempt => {
@@ -144,16 +144,16 @@ impl Environment {
     }
 
     /// Whether there is something for a checkpoint to do.
-    pub fn has_work(&self) -> bool {
-        self.is(|opened| opened.committer().has_work(&opened.shown))
+    pub fn has_uncheckpointed(&self) -> bool {
+        self.is(|opened| opened.committer().has_uncheckpointed(&opened.version))
     }
 
     /// Whether a checkpoint is due before the next change.
-    pub fn is_due(&self) -> bool {
-        self.is(|opened| opened.committer().is_due(&opened.shown))
+    pub fn checkpoint_due(&self) -> bool {
+        self.is(|opened| opened.committer().checkpoint_due(&opened.version))
     }
 
-    fn is(&self, so: impl FnOnce(&Opened) -> bool) -> bool {
+    fn is(&self, so: impl FnOnce(&OpenEnvironment) -> bool) -> bool {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
             State::Open(opened) => so(opened),
             State::Closed { .. } => false,
@@ -161,14 +161,14 @@ impl Environment {
     }
 
     /// Closes a broken environment, once all transactions in it have ended, and opens it again.
-    pub fn reopen(&self, broken: Arc<Opened>) -> Result<Arc<Opened>> {
+    pub fn reopen(&self, broken: Arc<OpenEnvironment>) -> Result<Arc<OpenEnvironment>> {
         let number = broken.number;
         // What waits for the end of all holders must not be one.
         drop(broken);
         self.replace(Some(number))
     }
 
-    fn replace(&self, broken: Option<u64>) -> Result<Arc<Opened>> {
+    fn replace(&self, broken: Option<u64>) -> Result<Arc<OpenEnvironment>> {
         // From here on nobody comes in.
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -199,7 +199,7 @@ impl Environment {
             Err(e) => {
                 log::error!("the store cannot be opened again: {e}");
                 let why = unavailable(e.message());
-                let pause = PAUSE.max(now.elapsed().saturating_mul(PAUSE_PER_ATTEMPT));
+                let pause = REOPEN_INTERVAL.max(now.elapsed().saturating_mul(REOPEN_BACKOFF_FACTOR));
                 *state = State::Closed { why: why.clone(), next_attempt: Instant::now() + pause };
                 Err(why)
             }
@@ -214,10 +214,10 @@ fn unavailable(why: &str) -> Error {
 }
 
 /// Verifies, settles and opens, the `number`th time. Gives the store's UUID too.
-fn open(root: &Root, number: u64) -> Result<(Opened, String)> {
+fn open(root: &StoreDir, number: u64) -> Result<(OpenEnvironment, String)> {
     let file = root.data_file();
-    verify::before_mapping(&file)?;
-    let newest = settle::settle(&file)?;
+    verify::check_before_mmap(&file)?;
+    let newest = settle::make_meta_durable(&file)?;
     let env = map(root.path())?;
     if env.info().last_txn_id as u64 != newest {
         return Err(Error::Unavailable(format!(
@@ -232,12 +232,12 @@ fn open(root: &Root, number: u64) -> Result<(Opened, String)> {
     identity::write(root.path(), &uuid)?;
     root.sync()?;
     let (committer, closing) = (Mutex::new(committer), Arc::default());
-    Ok((Opened { committer, shown, env, tables, number, closing }, uuid))
+    Ok((OpenEnvironment { committer, version: shown, env, tables, number, closing }, uuid))
 }
 
 /// Makes a store in a folder that never held one.
-fn create_if_new(root: &Root) -> Result<()> {
-    if folder::look(&root.data_file())?.is_some_and(|found| found.len() > 0) {
+fn create_if_new(root: &StoreDir) -> Result<()> {
+    if folder::stat_regular(&root.data_file())?.is_some_and(|found| found.len() > 0) {
         return Ok(());
     }
     identity::check_without_data(root.path())?;
@@ -246,7 +246,7 @@ fn create_if_new(root: &Root) -> Result<()> {
 
 /// Makes an empty store beside its place and then moves it there, so that a power cut in between
 /// leaves no store, rather than a part of one that would have to be refused.
-fn create(root: &Root) -> Result<()> {
+fn create(root: &StoreDir) -> Result<()> {
     let told = |e| Error::Internal(format!("making a store in {}: {e}", root.path().display()));
     let scratch = ScratchFolder::create_in(root.path())?;
     let env = map(scratch.path())?;
@@ -275,7 +275,7 @@ pub(super) fn map(root: &Path) -> Result<Env<WithoutTls>> {
             {
                 size /= 2;
             }
-            Err(e) => return Err(failure(&format!("opening {}", root.display()), &e)),
+            Err(e) => return Err(lmdb_error(&format!("opening {}", root.display()), &e)),
             Ok(env) => {
                 if size < MAP_SIZE {
                     log::warn!(
@@ -303,7 +303,7 @@ mod tests {
 
     fn store(dir: &Path) -> Store {
         let store = Store::open(dir).unwrap();
-        let put = |change: &mut super::super::Change<'_>| {
+        let put = |change: &mut super::super::Transaction<'_>| {
             let namespace = Namespace::parse("n").unwrap();
             (0..NAME_COUNT).try_for_each(|number| {
                 change.put(&namespace, Kind::Lease, &format!("{number}"), b"", None)
@@ -317,7 +317,7 @@ mod tests {
         let namespace = Namespace::parse("n").unwrap();
         store.read(|snapshot| {
             snapshot
-                .walk(&namespace, Kind::Lease)?
+                .scan(&namespace, Kind::Lease)?
                 .try_fold(0, |count, entry| entry.map(|_| count + 1))
         })
     }
@@ -340,7 +340,7 @@ mod tests {
                     matches!(&refused, Error::DataLoss(m) if m.contains("missing or empty")),
                     "{refused}"
                 );
-                let found = folder::look(&dir.path().join(DATA_FILE)).unwrap();
+                let found = folder::stat_regular(&dir.path().join(DATA_FILE)).unwrap();
                 assert_eq!(found.map(|found| found.len()), length);
                 fs::remove_file(dir.path().join(other)).unwrap();
                 assert_eq!(count(&Store::open(dir.path()).unwrap()).unwrap(), 0);
@@ -354,11 +354,11 @@ mod tests {
         let store = store(dir.path());
         let environment = &store.environment;
         fs::rename(dir.path().join(DATA_FILE), dir.path().join("away")).unwrap();
-        let refused = environment.reopen(environment.get().unwrap()).err().unwrap();
+        let refused = environment.reopen(environment.acquire().unwrap()).err().unwrap();
         assert!(refused.message().contains("was removed"), "{refused}");
         assert!(!dir.path().join(DATA_FILE).exists());
         fs::rename(dir.path().join("away"), dir.path().join(DATA_FILE)).unwrap();
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(REOPEN_INTERVAL);
         assert_eq!(count(&store).unwrap(), NAME_COUNT);
     }
 
@@ -397,7 +397,7 @@ mod tests {
                 store.read(|snapshot| -> Result<()> {
                     // Longer than any test waits, unless it is ended.
                     loop {
-                        for entry in snapshot.walk(&namespace, Kind::Lease)? {
+                        for entry in snapshot.scan(&namespace, Kind::Lease)? {
                             entry?;
                         }
                         let _ = begun.send(());
@@ -410,7 +410,7 @@ mod tests {
             let store = store.clone();
             move || {
                 let environment = &store.environment;
-                let opened = environment.reopen(environment.get().unwrap());
+                let opened = environment.reopen(environment.acquire().unwrap());
                 done.send(opened.map(drop)).unwrap();
             }
         });

@@ -40,17 +40,17 @@ const NETWORK: &[(u32, &str)] = &[
 const FUSE: u32 = 0x6573_5546;
 
 #[derive(Debug, PartialEq, Eq)]
-enum Place {
+enum FsKind {
     Local,
     Network(&'static str),
     Fuse,
 }
 
-fn place(number: u32) -> Place {
+fn fs_kind(number: u32) -> FsKind {
     match NETWORK.iter().find(|(network, _)| *network == number) {
-        Some((_, name)) => Place::Network(name),
-        None if number == FUSE => Place::Fuse,
-        None => Place::Local,
+        Some((_, name)) => FsKind::Network(name),
+        None if number == FUSE => FsKind::Fuse,
+        None => FsKind::Local,
     }
 }
 
@@ -69,15 +69,15 @@ pub fn check(folder: &Path) -> Result<()> {
         Error::Internal(format!("looking at the file system of {}: {e}", folder.display()))
     })?;
     // The type of the number differs between architectures; it has 32 bits on all.
-    match place(found.filesystem_type().0 as u32) {
-        Place::Local => Ok(()),
-        Place::Network(name) => Err(refused(folder, name)),
-        Place::Fuse => {
+    match fs_kind(found.filesystem_type().0 as u32) {
+        FsKind::Local => Ok(()),
+        FsKind::Network(name) => Err(refused(folder, name)),
+        FsKind::Fuse => {
             log::warn!(
                 "{} is on {}, a file system in user space: if its files are another machine's, \
                  or it does not sync when it says so, what was answered may be lost",
                 folder.display(),
-                mounted_as(folder).unwrap_or_else(|| "FUSE".into())
+                mount_type(folder).unwrap_or_else(|| "FUSE".into())
             );
             Ok(())
         }
@@ -93,7 +93,7 @@ fn refused(folder: &Path, name: &str) -> Error {
 }
 
 /// The type that a folder's file system was mounted as, such as `ext4` or `fuse.sshfs`.
-pub fn mounted_as(folder: &Path) -> Option<String> {
+pub fn mount_type(folder: &Path) -> Option<String> {
     let device = fs::metadata(folder).ok()?.dev();
     let device = format!("{}:{}", major(device), minor(device));
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
@@ -112,17 +112,17 @@ mod tests {
             CODA_SUPER_MAGIC, EXT4_SUPER_MAGIC, NFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC,
         };
         for (number, expected) in [
-            (NFS_SUPER_MAGIC, Place::Network("NFS")),
-            (CODA_SUPER_MAGIC, Place::Network("Coda")),
-            (EXT4_SUPER_MAGIC, Place::Local),
-            (TMPFS_MAGIC, Place::Local),
-            (OVERLAYFS_SUPER_MAGIC, Place::Local),
+            (NFS_SUPER_MAGIC, FsKind::Network("NFS")),
+            (CODA_SUPER_MAGIC, FsKind::Network("Coda")),
+            (EXT4_SUPER_MAGIC, FsKind::Local),
+            (TMPFS_MAGIC, FsKind::Local),
+            (OVERLAYFS_SUPER_MAGIC, FsKind::Local),
         ] {
-            assert_eq!(place(number.0 as u32), expected);
+            assert_eq!(fs_kind(number.0 as u32), expected);
         }
         // As `statfs` gives it where the number is signed and has 32 bits.
-        assert_eq!(place(-11_317_950_i32 as u32), Place::Network("CIFS"));
-        assert_eq!(place(FUSE), Place::Fuse);
+        assert_eq!(fs_kind(-11_317_950_i32 as u32), FsKind::Network("CIFS"));
+        assert_eq!(fs_kind(FUSE), FsKind::Fuse);
     }
 
     #[test]
@@ -135,7 +135,7 @@ mod tests {
     fn a_real_folder_is_local_and_its_file_system_has_a_name() {
         let dir = tempfile::tempdir().unwrap();
         check(dir.path()).unwrap();
-        assert!(mounted_as(dir.path()).is_some_and(|name| !name.is_empty()));
+        assert!(mount_type(dir.path()).is_some_and(|name| !name.is_empty()));
         assert!(check(&dir.path().join("missing")).is_err());
     }
 }

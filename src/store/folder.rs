@@ -18,7 +18,7 @@ const WRITE_BY_OTHERS: u32 = 0o022;
 
 /// Creates the folder with `mode` if need be, and gives its absolute path; refuses one that others
 /// than its owner may change. The path to it may lead through links: that is its owner's choice.
-pub fn create(path: &Path, mode: u32) -> Result<PathBuf> {
+pub fn create_private(path: &Path, mode: u32) -> Result<PathBuf> {
     let told = |doing| {
         move |e: io::Error| Error::Internal(format!("{doing} the folder {}: {e}", path.display()))
     };
@@ -42,8 +42,8 @@ pub fn create(path: &Path, mode: u32) -> Result<PathBuf> {
 
 /// Refuses what is in a file's place but no file, and a file of somebody else; closes one that
 /// others may read or write. A missing one is well.
-pub fn close_file(path: &Path) -> Result<()> {
-    let Some(found) = look(path)? else { return Ok(()) };
+pub fn tighten(path: &Path) -> Result<()> {
+    let Some(found) = stat_regular(path)? else { return Ok(()) };
     owned(path, &found)?;
     if found.mode() & 0o077 != 0 {
         fs::set_permissions(path, Permissions::from_mode(0o600))
@@ -59,7 +59,7 @@ pub fn close_file(path: &Path) -> Result<()> {
 
 /// What is known of a file; nothing of a missing one. A link, or anything else than a file, is
 /// refused.
-pub fn look(path: &Path) -> Result<Option<Metadata>> {
+pub fn stat_regular(path: &Path) -> Result<Option<Metadata>> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => Ok(Some(found)),
         Ok(found) => Err(Error::failed_precondition(format_args!(
@@ -68,7 +68,7 @@ pub fn look(path: &Path) -> Result<Option<Metadata>> {
             if found.is_symlink() { "a symbolic link" } else { "something else" }
         ))),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(not_for_us(path)),
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(permission_error(path)),
         Err(e) => Err(Error::Internal(format!("looking at {}: {e}", path.display()))),
     }
 }
@@ -84,8 +84,8 @@ pub fn exists(path: &Path) -> Result<bool> {
 }
 
 /// Gives a file that root made in another user's folder to the owner of a file beside it.
-pub fn give(path: &Path, beside: &Metadata) -> Result<()> {
-    match look(path)? {
+pub fn chown_like(path: &Path, beside: &Metadata) -> Result<()> {
+    match stat_regular(path)? {
         Some(found) if found.uid() != beside.uid() => {
             lchown(path, Some(beside.uid()), Some(beside.gid())).map_err(|e| {
                 Error::Internal(format!("giving {} to its owner: {e}", path.display()))
@@ -96,7 +96,7 @@ pub fn give(path: &Path, beside: &Metadata) -> Result<()> {
 }
 
 /// The sentence for a user who is neither the owner nor root.
-pub fn not_for_us(path: &Path) -> Error {
+pub fn permission_error(path: &Path) -> Error {
     Error::failed_precondition(format_args!(
         "{} may be read by its owner and root only; others ask the daemon on \
          readonly.sock, if it serves one",
@@ -129,11 +129,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for mode in [0o700, 0o711, 0o755, 0o2750] {
             chmod(dir.path(), mode);
-            create(dir.path(), 0o700).unwrap();
+            create_private(dir.path(), 0o700).unwrap();
         }
         for mode in [0o770, 0o702, 0o1777, 0o777] {
             chmod(dir.path(), mode);
-            let refused = create(dir.path(), 0o700).unwrap_err();
+            let refused = create_private(dir.path(), 0o700).unwrap_err();
             assert!(refused.message().contains(&format!("mode {mode:o}")), "{refused}");
         }
     }
@@ -142,12 +142,12 @@ mod tests {
     fn a_folder_reached_by_a_link_is_used_and_a_file_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let (real, link) = (dir.path().join("real"), dir.path().join("link"));
-        create(&real, 0o700).unwrap();
+        create_private(&real, 0o700).unwrap();
         assert_eq!(fs::metadata(&real).unwrap().mode() & 0o777, 0o700);
         symlink(&real, &link).unwrap();
-        assert_eq!(create(&link, 0o700).unwrap(), fs::canonicalize(&real).unwrap());
+        assert_eq!(create_private(&link, 0o700).unwrap(), fs::canonicalize(&real).unwrap());
         fs::write(dir.path().join("file"), "").unwrap();
-        assert!(create(&dir.path().join("file"), 0o700).is_err());
+        assert!(create_private(&dir.path().join("file"), 0o700).is_err());
     }
 
     #[test]
@@ -159,21 +159,21 @@ mod tests {
         for to in [&target, &dir.path().join("nowhere")] {
             let _ = fs::remove_file(&link);
             symlink(to, &link).unwrap();
-            let refused = close_file(&link).unwrap_err();
+            let refused = tighten(&link).unwrap_err();
             assert!(refused.message().contains("is a symbolic link"), "{refused}");
         }
         assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o644);
-        assert!(close_file(dir.path()).unwrap_err().message().contains("no file"));
+        assert!(tighten(dir.path()).unwrap_err().message().contains("no file"));
     }
 
     #[test]
     fn a_file_that_is_open_to_others_is_closed() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f");
-        close_file(&file).unwrap();
+        tighten(&file).unwrap();
         fs::write(&file, "").unwrap();
         chmod(&file, 0o666);
-        close_file(&file).unwrap();
+        tighten(&file).unwrap();
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
     }
 
@@ -188,7 +188,7 @@ mod tests {
         // ENOTDIR stands for any error: nothing can be said about what is below a file.
         let below = file.join("below");
         assert!(exists(&below).unwrap_err().message().contains("looking at"));
-        assert!(look(&below).unwrap_err().message().contains("looking at"));
+        assert!(stat_regular(&below).unwrap_err().message().contains("looking at"));
     }
 
     #[test]
@@ -199,7 +199,7 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::chown(dir.path(), Some(54_321), None).unwrap();
-        let refused = create(dir.path(), 0o700).unwrap_err();
+        let refused = create_private(dir.path(), 0o700).unwrap_err();
         assert!(refused.message().contains("belongs to the user 54321"), "{refused}");
     }
 }

@@ -19,7 +19,7 @@ pub const FILE: &str = "store-id";
 /// The UUID of the store that the folder holds or held; empty if the file cannot be understood.
 pub fn read(root: &Path) -> Result<Option<String>> {
     let path = root.join(FILE);
-    if folder::look(&path)?.is_none() {
+    if folder::stat_regular(&path)?.is_none() {
         return Ok(None);
     }
     let bytes =
@@ -32,7 +32,7 @@ pub fn read(root: &Path) -> Result<Option<String>> {
 /// that records are lost.
 pub fn check_without_data(root: &Path) -> Result<()> {
     let has_content = |name: &str| -> Result<bool> {
-        Ok(folder::look(&root.join(name))?.is_some_and(|found| found.len() > 0))
+        Ok(folder::stat_regular(&root.join(name))?.is_some_and(|found| found.len() > 0))
     };
     let rest = if let Some(uuid) = read(root)? {
         format!("the folder held the store {uuid}")

@@ -39,11 +39,11 @@ use crate::model::image::encoded::Encoded;
 pub const DIGEST_HEAD: usize = 24;
 
 /// Images with more labels than this are odd.
-pub const MOST_LABELS: usize = 64;
+pub const MAX_INDEXED_LABELS: usize = 64;
 
 const DIGEST: u8 = b'd';
 const LABEL: u8 = b'l';
-const ODD: u8 = b'o';
+const UNINDEXED: u8 = b'o';
 
 /// All keys in the index for the record `message` under `key`; none for what is no image. It
 /// depends on nothing else: what is in the index can be compared with it.
@@ -52,14 +52,14 @@ pub fn entries(key: &[u8], message: &[u8]) -> BTreeSet<Vec<u8>> {
     let Some((namespace, name)) = schema::image_key(key) else { return entries };
     let mut enter = |beginning: Vec<u8>| entries.insert([&beginning, name].concat());
     let Some(image) = Encoded::new(message) else {
-        enter(odd(namespace));
+        enter(unindexed(namespace));
         return entries;
     };
     if !image.digest().is_empty() {
         enter(digest(namespace, image.digest()));
     }
-    if image.labels().nth(MOST_LABELS).is_some() {
-        enter(odd(namespace));
+    if image.labels().nth(MAX_INDEXED_LABELS).is_some() {
+        enter(unindexed(namespace));
     } else {
         for (key, value) in image.labels() {
             enter(label(namespace, key, value));
@@ -79,25 +79,25 @@ pub fn digest(namespace: &[u8], digest: &[u8]) -> Vec<u8> {
     for (to, from) in head.iter_mut().zip(digest) {
         *to = *from;
     }
-    beginning(DIGEST, &[namespace], &head)
+    entry_prefix(DIGEST, &[namespace], &head)
 }
 
 /// What the entries of images whose digest begins so begin with.
 pub fn digest_prefix(namespace: &[u8], prefix: &[u8]) -> Vec<u8> {
-    beginning(DIGEST, &[namespace], prefix.get(..DIGEST_HEAD).unwrap_or(prefix))
+    entry_prefix(DIGEST, &[namespace], prefix.get(..DIGEST_HEAD).unwrap_or(prefix))
 }
 
 /// What the entries of images with this label begin with.
 pub fn label(namespace: &[u8], key: &[u8], value: &[u8]) -> Vec<u8> {
-    beginning(LABEL, &[namespace, key, value], b"")
+    entry_prefix(LABEL, &[namespace, key, value], b"")
 }
 
 /// What the entries of odd images begin with.
-pub fn odd(namespace: &[u8]) -> Vec<u8> {
-    beginning(ODD, &[namespace], b"")
+pub fn unindexed(namespace: &[u8]) -> Vec<u8> {
+    entry_prefix(UNINDEXED, &[namespace], b"")
 }
 
-fn beginning(field: u8, hashed: &[&[u8]], head: &[u8]) -> Vec<u8> {
+fn entry_prefix(field: u8, hashed: &[&[u8]], head: &[u8]) -> Vec<u8> {
     let mut hasher = Sha256::new();
     for part in hashed {
         // With its length: parts of another cut are others.
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
     use crate::api::images::Image;
     use crate::model::Namespace;
-    use crate::store::{Change, Kind, Store};
+    use crate::store::{Transaction, Kind, Store};
     use proptest::prelude::*;
     use protobuf::Message;
 
@@ -144,14 +144,14 @@ mod tests {
         let key = b"v1/n/images/i";
         assert_eq!(entries(key, b"").len(), 0);
         assert_eq!(entries(key, &image(2, "")).len(), 2);
-        assert_eq!(entries(key, &image(MOST_LABELS, "d")).len(), MOST_LABELS + 1);
-        let many = entries(key, &image(MOST_LABELS + 1, "d"));
+        assert_eq!(entries(key, &image(MAX_INDEXED_LABELS, "d")).len(), MAX_INDEXED_LABELS + 1);
+        let many = entries(key, &image(MAX_INDEXED_LABELS + 1, "d"));
         assert_eq!(
             many.into_iter().collect::<Vec<_>>(),
-            [[digest(b"n", b"d"), b"i".to_vec()].concat(), [odd(b"n"), b"i".to_vec()].concat()]
+            [[digest(b"n", b"d"), b"i".to_vec()].concat(), [unindexed(b"n"), b"i".to_vec()].concat()]
         );
         let not_ours = entries(key, b"\xff");
-        assert_eq!(not_ours.into_iter().collect::<Vec<_>>(), [[odd(b"n"), b"i".to_vec()].concat()]);
+        assert_eq!(not_ours.into_iter().collect::<Vec<_>>(), [[unindexed(b"n"), b"i".to_vec()].concat()]);
     }
 
     #[test]
@@ -182,7 +182,7 @@ mod tests {
         let kind = || prop::sample::select(vec![Kind::Image, Kind::Lease]);
         let message = prop_oneof![
             4 => (0..3usize, 0..3u8).prop_map(|(labels, digest)| image(labels, &digest.to_string())),
-            1 => Just(image(MOST_LABELS + 1, "d")),
+            1 => Just(image(MAX_INDEXED_LABELS + 1, "d")),
             1 => Just(b"\xff".to_vec()),
         ];
         prop_oneof![
@@ -207,7 +207,7 @@ mod tests {
         ) {
             let dir = tempfile::tempdir().unwrap();
             let store = Store::open(dir.path()).unwrap();
-            let change = move |change: &mut Change<'_>| {
+            let change = move |change: &mut Transaction<'_>| {
                 for step in &steps {
                     match step {
                         Step::Put(kind, at, image) => {
@@ -227,7 +227,7 @@ mod tests {
                 Ok(())
             };
             store.writer().write_blocking(change).unwrap();
-            let opened = store.environment.get().unwrap();
+            let opened = store.environment.acquire().unwrap();
             let (txn, tables) = (opened.env.read_txn().unwrap(), &opened.tables);
             let records = tables.records.iter(&txn).unwrap().map(|record| {
                 let (key, value) = record.unwrap();

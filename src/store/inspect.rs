@@ -36,9 +36,9 @@ pub struct Counts {
 
 impl Snapshot<'_> {
     /// Calls `visit` with every record in order of keys, then with those set aside.
-    pub fn each(&self, visit: &mut dyn FnMut(Stored<'_>) -> Result<()>) -> Result<()> {
-        for (aside, table) in [(false, Table::Records), (true, Table::Aside)] {
-            for record in self.view.from(table, b"")? {
+    pub fn for_each_record(&self, visit: &mut dyn FnMut(Stored<'_>) -> Result<()>) -> Result<()> {
+        for (aside, table) in [(false, Table::Records), (true, Table::SetAside)] {
+            for record in self.view.range_from(table, b"")? {
                 let (key, stored) = record?;
                 let message = value::unseal(key, stored);
                 let mut indexed = (0, 0);
@@ -60,12 +60,12 @@ impl Snapshot<'_> {
     /// Whether there is a record under a key, set aside or not.
     pub fn has_key(&self, key: &[u8]) -> Result<bool> {
         Ok(self.view.get(Table::Records, key)?.is_some()
-            || self.view.get(Table::Aside, key)?.is_some())
+            || self.view.get(Table::SetAside, key)?.is_some())
     }
 
     /// Whether a record of that name is set aside.
     pub fn is_aside(&self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
-        Ok(self.view.get(Table::Aside, &schema::key(namespace, kind, name))?.is_some())
+        Ok(self.view.get(Table::SetAside, &schema::key(namespace, kind, name))?.is_some())
     }
 
     /// How many entries there are.
@@ -74,7 +74,7 @@ impl Snapshot<'_> {
             records: self.view.len(Table::Records)?,
             index: self.view.len(Table::Index)?,
             expiring: self.view.len(Table::Expiring)?,
-            aside: self.view.len(Table::Aside)?,
+            aside: self.view.len(Table::SetAside)?,
         })
     }
 }

@@ -4,13 +4,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokio::sync::oneshot;
 
-use super::Change;
+use super::Transaction;
 use crate::model::{Error, Result};
 
 /// A change that waits, with the way back to its caller.
 pub trait Job: Send {
     /// Runs in `change`, keeping the answer.
-    fn run(&mut self, change: &mut Change<'_>);
+    fn run(&mut self, change: &mut Transaction<'_>);
 
     /// Answers: with what `run` kept, or with why it was not committed.
     fn finish(self: Box<Self>, committed: Result<()>);
@@ -29,7 +29,7 @@ struct Task<T, F, G> {
 pub fn job<T, F, G>(work: F, then: G) -> (Box<dyn Job>, oneshot::Receiver<Result<T>>)
 where
     T: Send + 'static,
-    F: FnOnce(&mut Change<'_>) -> Result<T> + Send + 'static,
+    F: FnOnce(&mut Transaction<'_>) -> Result<T> + Send + 'static,
     G: FnOnce(&T) + Send + 'static,
 {
     let (caller, answer) = oneshot::channel();
@@ -39,18 +39,18 @@ where
 impl<T, F, G> Job for Task<T, F, G>
 where
     T: Send,
-    F: FnOnce(&mut Change<'_>) -> Result<T> + Send,
+    F: FnOnce(&mut Transaction<'_>) -> Result<T> + Send,
     G: FnOnce(&T) + Send,
 {
-    fn run(&mut self, change: &mut Change<'_>) {
+    fn run(&mut self, change: &mut Transaction<'_>) {
         let Some(work) = self.work.take() else { return };
-        let before = change.mark();
+        let before = change.savepoint();
         // What it changed until it panicked is forgotten.
         self.outcome = catch_unwind(AssertUnwindSafe(|| work(change))).unwrap_or_else(|_| {
             Err(Error::Internal("a change panicked; nothing was written".into()))
         });
         if self.outcome.is_err() {
-            change.back_to(before);
+            change.rollback_to(before);
         }
     }
 

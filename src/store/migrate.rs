@@ -9,7 +9,7 @@ use heed::types::Bytes;
 use heed::{Database, RwTxn};
 
 use super::indexes;
-use super::journal::entry::Changes;
+use super::journal::entry::WriteBatch;
 use super::schema::ROOT_PREFIX;
 use super::table::Table;
 use super::value;
@@ -26,19 +26,19 @@ pub(super) fn from<'e>(
     from: u32,
     txn: &mut RwTxn<'_>,
     [records, index, expiring, aside]: [Stored<'e>; 4],
-    journal: &[Changes],
+    journal: &[WriteBatch],
 ) -> heed::Result<()> {
     log::info!("bringing the store from schema version {from} to {}", super::schema::VERSION);
     if from < 2 {
         build_index(txn, records, index)?;
     }
     // Version 4: another format of the journal. What the old one holds goes to LMDB's file.
-    for (table, key, value) in journal.iter().flat_map(Changes::iter) {
+    for (table, key, value) in journal.iter().flat_map(WriteBatch::iter) {
         let stored = match table {
             Table::Records => records,
             Table::Index => index,
             Table::Expiring => expiring,
-            Table::Aside => aside,
+            Table::SetAside => aside,
         };
         match value {
             Some(value) => stored.put(txn, key, value)?,
@@ -86,7 +86,7 @@ mod tests {
     use super::super::journal;
     use super::super::journal::entry::{Entry, sign};
     use super::super::schema::key;
-    use super::super::{Kind, Reader, Records, Store};
+    use super::super::{Kind, ReadOnlyStore, Records, Store};
     use super::*;
     use crate::api::images::Image;
     use crate::model::Namespace;
@@ -139,13 +139,13 @@ mod tests {
         records.push((key(&namespace, Kind::Image, "bad"), b"rotten".to_vec()));
         version_1(dir.path(), &records);
 
-        let refused = Reader::open(dir.path()).unwrap_err();
+        let refused = ReadOnlyStore::open(dir.path()).unwrap_err();
         assert!(refused.message().contains("has schema version 1"), "{refused}");
         assert!(refused.message().contains("lmdb-images serve"), "{refused}");
 
         let check = |store: &Store| {
             assert_eq!(store.uuid(), STORE_UUID);
-            let opened = store.environment.get().unwrap();
+            let opened = store.environment.acquire().unwrap();
             let txn = opened.env.read_txn().unwrap();
             let tables = &opened.tables;
             let mut expected: Vec<_> = records
@@ -162,7 +162,7 @@ mod tests {
         for _ in 0..2 {
             check(&Store::open(dir.path()).unwrap());
         }
-        let found = Reader::open(dir.path()).unwrap();
+        let found = ReadOnlyStore::open(dir.path()).unwrap();
         let whole = |s: &super::super::Snapshot<'_>| {
             s.record(&namespace, Kind::Image, &names[7]).map(|r| r == Some(&image(&names[7])))
         };
@@ -170,8 +170,8 @@ mod tests {
     }
 
     /// An entry of a journal of schema 3, which has no transaction.
-    fn entry_of_schema_3(checkpoint: u64, number: u32, changes: Changes) -> Vec<u8> {
-        let entry = Entry { checkpoint, base: Some(0), number, uuid: STORE_UUID.into(), changes };
+    fn entry_of_schema_3(checkpoint: u64, number: u32, changes: WriteBatch) -> Vec<u8> {
+        let entry = Entry { checkpoint, base: Some(0), number, uuid: STORE_UUID.into(), batch: changes };
         let mut bytes = entry.encode().unwrap();
         bytes.drain(24..32);
         bytes[..8].copy_from_slice(b"lmdbimj1");
@@ -188,7 +188,7 @@ mod tests {
             (key.clone(), value::seal(&key, &image(name)))
         };
         let put = |name: &str| {
-            let mut changes = Changes::new(journal::MOST);
+            let mut changes = WriteBatch::new(journal::MAX_ENTRY_BYTES);
             let (key, value) = record(name);
             changes.push((super::Table::Records, &key, Some(&value)));
             changes
@@ -223,7 +223,7 @@ mod tests {
             std::fs::write(dir.path().join(journal::FILE), &bytes).unwrap();
             for _ in 0..2 {
                 let count = Store::open(dir.path())
-                    .and_then(|store| store.read(|s| Ok(s.walk(&namespace, Kind::Image)?.count())));
+                    .and_then(|store| store.read(|s| Ok(s.scan(&namespace, Kind::Image)?.count())));
                 match (&count, expected) {
                     (Err(refused), Err(why)) => assert!(refused.message().contains(why)),
                     (count, expected) => assert_eq!(*count, Ok(expected.unwrap())),

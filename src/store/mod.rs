@@ -65,14 +65,14 @@ use heed::{CompactionOption, Env, EnvFlags, EnvOpenOptions, RoTxn, WithoutTls};
 use nix::fcntl::FlockArg;
 
 use crate::model::{Error, Result};
-pub use change::Change;
-use environment::{Environment, Opened};
+pub use change::Transaction;
+use environment::{Environment, OpenEnvironment};
 use journal::Expected;
 use journal::replay::{self, Fault};
-use readers::{Held, Readers};
-use recent::Recent;
+use readers::{HeldSnapshot, ReaderTable};
+use recent::Overlay;
 pub use records::{Records, Snapshot};
-use root::Root;
+use root::StoreDir;
 pub use schema::Kind;
 use schema::{LastCheckpoint, Tables};
 use usage::Usage;
@@ -115,7 +115,7 @@ impl Store {
     /// Opens the store in the folder `root`, creating both if need be, and takes ownership of it:
     /// a second owner, in any process, is refused until this one is dropped.
     pub fn open(root: &Path) -> Result<Self> {
-        let environment = Arc::new(Environment::open(Root::acquire(root)?)?);
+        let environment = Arc::new(Environment::open(StoreDir::lock(root)?)?);
         let writer = Writer::start(Arc::clone(&environment))?;
         Ok(Self { writer, environment })
     }
@@ -133,7 +133,7 @@ impl Store {
     /// Reads from one state of the store. `work` must be short: pages that it may still see are
     /// not used again while it runs. It must not read again by itself.
     pub fn read<T>(&self, work: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
-        let mut opened = self.environment.get()?;
+        let mut opened = self.environment.acquire()?;
         loop {
             if let Some(view) = view(&opened)? {
                 return work(&Snapshot { view });
@@ -143,19 +143,19 @@ impl Store {
     }
 
     /// The snapshots that all processes hold, the oldest first.
-    pub fn readers(&self) -> Result<Vec<Held>> {
+    pub fn readers(&self) -> Result<Vec<HeldSnapshot>> {
         self.environment.readers().held()
     }
 
     /// The number of the last commit.
     pub fn last_commit(&self) -> Result<u64> {
-        Ok(self.environment.get()?.env.info().last_txn_id as u64)
+        Ok(self.environment.acquire()?.env.info().last_txn_id as u64)
     }
 
     /// How large the store is.
     pub fn usage(&self) -> Result<Usage> {
-        let opened = self.environment.get()?;
-        let view = view(&opened)?.ok_or_else(refused)?;
+        let opened = self.environment.acquire()?;
+        let view = view(&opened)?.ok_or_else(environment_lost_error)?;
         Usage::measure(self.root(), &opened.env, &view)
     }
 
@@ -167,7 +167,7 @@ impl Store {
 
     /// Takes back the places of readers whose process is gone; says how many.
     pub fn free_dead_readers(&self) -> Result<usize> {
-        free_dead_readers(&self.environment.get()?.env)
+        free_dead_readers(&self.environment.acquire()?.env)
     }
 
     /// Tries whether the store can be read, here and on the writing thread. It changes nothing.
@@ -179,9 +179,9 @@ impl Store {
     /// Brings every answered change into LMDB's file, which may be moved without its journal from then
     /// on, until the next change.
     pub fn detach_journal(&self) -> Result<()> {
-        self.environment.get()?.close().map_err(|failed| {
+        self.environment.acquire()?.close().map_err(|failed| {
             let error = match failed {
-                commit::Failure::Lmdb(e) => failure("writing what is in the journal", &e),
+                commit::Failure::Lmdb(e) => lmdb_error("writing what is in the journal", &e),
                 failed => Error::Internal(format!("writing what is in the journal: {failed}")),
             };
             disk_space::explain(self.root(), error)
@@ -191,7 +191,7 @@ impl Store {
     /// Makes a checkpoint now.
     #[cfg(test)]
     pub(crate) fn checkpoint(&self) -> Result<()> {
-        self.environment.get()?.checkpoint().map_err(|failed| Error::Internal(failed.to_string()))
+        self.environment.acquire()?.checkpoint().map_err(|failed| Error::Internal(failed.to_string()))
     }
 
     /// Where changes are handed in.
@@ -202,23 +202,23 @@ impl Store {
 
 /// A store that is only read, beside the daemon that owns it or without one.
 #[derive(Debug)]
-pub struct Reader {
+pub struct ReadOnlyStore {
     env: Env<WithoutTls>,
     // After the environment: see `readers`.
-    readers: Readers,
+    readers: ReaderTable,
     tables: Tables,
     uuid: String,
     root: PathBuf,
     state: State,
 }
 
-impl Reader {
+impl ReadOnlyStore {
     /// Opens the store in the folder `root`, which must be there. Nothing in it is changed but
     /// LMDB's list of readers.
     pub fn open(root: &Path) -> Result<Self> {
         let path = root.join(root::DATA_FILE);
         let missing = || Error::not_found(format_args!("there is no store in {}", root.display()));
-        let found = match folder::look(&path)?.filter(|found| found.len() > 0) {
+        let found = match folder::stat_regular(&path)?.filter(|found| found.len() > 0) {
             Some(found) => found,
             None => {
                 identity::check_without_data(root)?;
@@ -226,13 +226,13 @@ impl Reader {
             }
         };
         let lock = root.join(root::LOCK_FILE);
-        let _entered = root::enter(root, FlockArg::LockShared)?;
-        let lock_is_new = folder::look(&lock)?.is_none();
+        let _entered = root::lock_files(root, FlockArg::LockShared)?;
+        let lock_is_new = folder::stat_regular(&lock)?.is_none();
         let file = verify::open(&path, false)?.ok_or_else(missing)?;
         verify::metas(&path, &file)?;
         let allocated = readers::allocate_table(root);
         if lock_is_new {
-            folder::give(&lock, &found)?;
+            folder::chown_like(&lock, &found)?;
         }
         allocated?;
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
@@ -241,17 +241,17 @@ impl Reader {
         // environment is entered in; READ_ONLY takes nothing away from that. Opening looks at the
         // meta pages only, which were verified; all else is verified below, before it is read.
         let env = unsafe { options.flags(EnvFlags::READ_ONLY).open(root) }
-            .map_err(|e| failure(&format!("opening {} to read", root.display()), &e))?;
+            .map_err(|e| lmdb_error(&format!("opening {} to read", root.display()), &e))?;
         free_dead_readers(&env)?;
         let state = {
             // While this transaction is open no page of its state is used again, nor one of any
             // later state: what is verified cannot change under the eyes of the verifier.
             let _held = begin_to_read(&env)?;
-            verify::state(&file).map_err(|damage| verify::refusal(&path, &file, &damage))?
+            verify::state(&file).map_err(|damage| verify::damage_error(&path, &file, &damage))?
         };
         let (tables, uuid) = schema::open_to_read(&env, root)?;
         identity::check(root, &uuid)?;
-        let readers = Readers::open(root)?;
+        let readers = ReaderTable::open(root)?;
         let reader = Self { env, readers, tables, uuid, root: root.to_owned(), state };
         // Whether the journal can be read.
         reader.view()?;
@@ -267,8 +267,8 @@ impl Reader {
     /// copy is a checkpoint of its own: no journal fits it.
     pub fn copy_to(&self, path: &Path) -> Result<()> {
         let view = self.view()?;
-        let told = |e: heed::Error| failure("copying the store", &e);
-        let since = schema::last_checkpoint(view.stored().0, &self.tables)?;
+        let told = |e: heed::Error| lmdb_error("copying the store", &e);
+        let since = schema::last_checkpoint(view.base().0, &self.tables)?;
         let mut file =
             File::options().read(true).write(true).open(path).map_err(|e| told(e.into()))?;
         self.env.copy_to_file(&mut file, CompactionOption::Enabled).map_err(told)?;
@@ -282,9 +282,9 @@ impl Reader {
         let copied = schema::last_checkpoint(&txn, &tables)?;
         drop(txn);
         // LMDB's copy may be of a newer state: then a checkpoint has taken all that is recent here.
-        let recent = if copied.id == since.id { view.recent.clone() } else { Recent::default() };
+        let recent = if copied.id == since.id { view.overlay.clone() } else { Overlay::default() };
         let own = LastCheckpoint { id: schema::next_checkpoint(), journal: None };
-        commit::write(&env, &tables, &recent, own).map_err(told)?;
+        commit::write_checkpoint(&env, &tables, &recent, own).map_err(told)?;
         env.prepare_for_closing().wait();
         Ok(())
     }
@@ -301,7 +301,7 @@ impl Reader {
         let mut looks = 0;
         loop {
             // Only what writes is ever refused its environment.
-            let txn = begin_to_read(&self.env)?.ok_or_else(refused)?;
+            let txn = begin_to_read(&self.env)?.ok_or_else(environment_lost_error)?;
             let last = schema::last_checkpoint(&txn, &self.tables)?;
             let expected = Expected { uuid: self.uuid.clone(), last };
             let replayed = replay::read(&self.root, &expected)?;
@@ -311,8 +311,8 @@ impl Reader {
             }
             let fault = match replayed {
                 Ok(replay) => {
-                    let recent = Recent::of(&replay.changes);
-                    return Ok(View::new(Txn::Read(txn), &self.tables, recent));
+                    let recent = Overlay::replay(&replay.batches);
+                    return Ok(View::new(Txn::Reader(txn), &self.tables, recent));
                 }
                 Err(fault) => fault,
             };
@@ -330,7 +330,7 @@ impl Reader {
     }
 
     /// The snapshots that all processes hold, the oldest first.
-    pub fn readers(&self) -> Result<Vec<Held>> {
+    pub fn readers(&self) -> Result<Vec<HeldSnapshot>> {
         self.readers.held()
     }
 
@@ -360,45 +360,45 @@ fn begin_to_read(env: &Env<WithoutTls>) -> Result<Option<RoTxn<'_, WithoutTls>>>
     };
     match begun {
         Err(heed::Error::Mdb(Panic)) => Ok(None),
-        begun => begun.map(Some).map_err(|e| failure("beginning to read", &e)),
+        begun => begun.map(Some).map_err(|e| lmdb_error("beginning to read", &e)),
     }
 }
 
 /// The last state that was committed; none of an environment that LMDB refuses.
-fn view(opened: &Opened) -> Result<Option<View<'_>>> {
+fn view(opened: &OpenEnvironment) -> Result<Option<View<'_>>> {
     let begin = || Ok(begin_to_read(&opened.env)?.map(|txn| (txn.id() as u64, txn)));
-    let limit = opened.shown.begin_snapshot();
-    let begun = opened.shown.with(begin)?;
+    let limit = opened.version.begin_snapshot();
+    let begun = opened.version.pin(begin)?;
     Ok(begun.map(|(txn, recent)| {
         let closing = Arc::clone(&opened.closing);
-        let view = View::new(Txn::Read(txn), &opened.tables, recent);
+        let view = View::new(Txn::Reader(txn), &opened.tables, recent);
         view.interrupted_by(closing).with_limit(limit)
     }))
 }
 
 /// The same for the writing thread, which waits until no other process writes.
-fn view_to_write(opened: &Opened) -> Result<Option<View<'_>>> {
+fn view_to_write(opened: &OpenEnvironment) -> Result<Option<View<'_>>> {
     let txn = match opened.env.write_txn() {
         Ok(txn) => txn,
         Err(heed::Error::Mdb(heed::MdbError::Panic)) => return Ok(None),
-        Err(e) => return Err(failure("beginning to write", &e)),
+        Err(e) => return Err(lmdb_error("beginning to write", &e)),
     };
     // Nobody commits while this transaction is open.
-    let recent = opened.shown.on((txn.id() as u64).saturating_sub(1));
-    Ok(Some(View::new(Txn::Write(txn), &opened.tables, recent)))
+    let recent = opened.version.pin_for_write((txn.id() as u64).saturating_sub(1));
+    Ok(Some(View::new(Txn::Writer(txn), &opened.tables, recent)))
 }
 
 /// The sentence where LMDB's refusal is passed on.
-fn refused() -> Error {
-    failure("beginning to read", &heed::Error::Mdb(heed::MdbError::Panic))
+fn environment_lost_error() -> Error {
+    lmdb_error("beginning to read", &heed::Error::Mdb(heed::MdbError::Panic))
 }
 
 fn free_dead_readers(env: &Env<WithoutTls>) -> Result<usize> {
-    env.clear_stale_readers().map_err(|e| failure("looking for readers that are gone", &e))
+    env.clear_stale_readers().map_err(|e| lmdb_error("looking for readers that are gone", &e))
 }
 
 /// A failure of LMDB as the crate's error. `doing` says what failed, in a few words.
-fn failure(doing: &str, error: &heed::Error) -> Error {
+fn lmdb_error(doing: &str, error: &heed::Error) -> Error {
     use heed::MdbError::{MapFull, Panic, ReadersFull};
     match error {
         heed::Error::Mdb(MapFull) => Error::ResourceExhausted(format!(
@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn without_a_store_there_is_nothing_to_read() {
         let dir = tempfile::tempdir().unwrap();
-        let missing = Reader::open(dir.path()).unwrap_err();
+        let missing = ReadOnlyStore::open(dir.path()).unwrap_err();
         assert!(matches!(missing, Error::NotFound(_)), "{missing}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -24,7 +24,7 @@ use crate::model::{Error, Result};
 
 /// A snapshot that somebody holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldSnapshot {
     /// The process, by its number.
     pub process: u32,
     /// The thread that took it, as the process calls it.
@@ -38,7 +38,7 @@ pub struct Held {
 
 /// LMDB's table of readers.
 #[derive(Debug)]
-pub struct Readers {
+pub struct ReaderTable {
     /// There is none on a file system that is only read.
     file: Option<File>,
 }
@@ -66,7 +66,7 @@ const fn first_slot() -> usize {
 /// handle of it.
 pub fn allocate_table(root: &Path) -> Result<()> {
     let path = root.join(LOCK_FILE);
-    let found = folder::look(&path)?;
+    let found = folder::stat_regular(&path)?;
     if found.is_some_and(|found| found.len() > 0 && disk_space::is_allocated(&found)) {
         return Ok(());
     }
@@ -92,7 +92,7 @@ pub fn allocate_table(root: &Path) -> Result<()> {
     }
 }
 
-impl Readers {
+impl ReaderTable {
     /// Opens the table of the environment in `root`, which must be open already, and must be closed
     /// before this is dropped.
     pub fn open(root: &Path) -> Result<Self> {
@@ -107,7 +107,7 @@ impl Readers {
     }
 
     /// The snapshots that are held, the oldest first.
-    pub fn held(&self) -> Result<Vec<Held>> {
+    pub fn held(&self) -> Result<Vec<HeldSnapshot>> {
         let Some(file) = &self.file else { return Ok(Vec::new()) };
         let told = |e: std::io::Error| Error::Internal(format!("reading the readers' table: {e}"));
         let length = usize::try_from(file.metadata().map_err(told)?.len()).unwrap_or(usize::MAX);
@@ -119,9 +119,9 @@ impl Readers {
             return Err(Error::failed_precondition("lock.mdb is not of this program's LMDB"));
         }
         let taken = slots.chunks_exact(SLOT).take(word32(head, READERS) as usize);
-        let mut held: Vec<Held> = taken
+        let mut held: Vec<HeldSnapshot> = taken
             .filter(|slot| word32(slot, 8) != 0 && word64(slot, 0) != NO_SNAPSHOT)
-            .map(|slot| Held {
+            .map(|slot| HeldSnapshot {
                 process: word32(slot, 8),
                 thread: word64(slot, 16),
                 snapshot: word64(slot, 0),
@@ -168,7 +168,7 @@ fn word64(bytes: &[u8], at: usize) -> u64 {
 
 /// What a process runs: its program and first word, as `lmdb-images ls`. Nothing when that cannot be
 /// known.
-pub fn command(process: u32) -> Option<String> {
+pub fn command_line(process: u32) -> Option<String> {
     let words = std::fs::read(format!("/proc/{process}/cmdline")).ok()?;
     let words = String::from_utf8_lossy(&words);
     let mut words = words.split('\0').filter(|word| !word.is_empty());
@@ -191,7 +191,7 @@ pub fn seconds_since_start(process: u32) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Reader, Store};
+    use super::super::{ReadOnlyStore, Store};
     use super::*;
 
     #[test]
@@ -240,16 +240,16 @@ mod tests {
     fn a_reader_sees_the_table_too() {
         let dir = tempfile::tempdir().unwrap();
         drop(Store::open(dir.path()).unwrap());
-        let reader = Reader::open(dir.path()).unwrap();
+        let reader = ReadOnlyStore::open(dir.path()).unwrap();
         assert_eq!(reader.readers().unwrap(), []);
         assert_eq!(reader.read(|_| reader.readers()).unwrap().len(), 1);
     }
 
     #[test]
     fn a_process_is_called_by_its_program() {
-        assert!(super::command(std::process::id()).is_some_and(|c| c.starts_with("lmdb_images")));
+        assert!(super::command_line(std::process::id()).is_some_and(|c| c.starts_with("lmdb_images")));
         assert!(super::seconds_since_start(std::process::id()).is_some_and(|s| s < 3_600));
-        assert_eq!(super::command(u32::MAX), None);
+        assert_eq!(super::command_line(u32::MAX), None);
         assert_eq!(super::seconds_since_start(u32::MAX), None);
     }
 }

@@ -9,18 +9,18 @@ use std::sync::Arc;
 
 use rpds::RedBlackTreeMapSync;
 
-use super::journal::entry::Changes;
+use super::journal::entry::WriteBatch;
 use super::table::{Op, Table};
 
 type Map = RedBlackTreeMapSync<Arc<[u8]>, Option<Arc<[u8]>>>;
 
 /// Keys in order, with their values; with nothing where they were removed.
-pub type Keys<'r> = Box<dyn Iterator<Item = (&'r [u8], Option<&'r [u8]>)> + 'r>;
+pub type OverlayRange<'r> = Box<dyn Iterator<Item = (&'r [u8], Option<&'r [u8]>)> + 'r>;
 
 /// The keys from one on.
-struct From(Box<[u8]>);
+struct FromKey(Box<[u8]>);
 
-impl RangeBounds<[u8]> for From {
+impl RangeBounds<[u8]> for FromKey {
     fn start_bound(&self) -> Bound<&[u8]> {
         Bound::Included(&self.0)
     }
@@ -31,30 +31,30 @@ impl RangeBounds<[u8]> for From {
 
 /// What is recent, of all databases.
 #[derive(Debug, Clone, Default)]
-pub struct Recent {
+pub struct Overlay {
     records: Map,
     index: Map,
     expiring: Map,
     aside: Map,
 }
 
-impl Recent {
+impl Overlay {
     /// What changes made in order, from nothing on.
-    pub fn of<'c>(all: impl IntoIterator<Item = &'c Changes>) -> Self {
+    pub fn replay<'c>(all: impl IntoIterator<Item = &'c WriteBatch>) -> Self {
         let mut recent = Self::default();
-        for op in all.into_iter().flat_map(Changes::iter) {
-            recent.set(op);
+        for op in all.into_iter().flat_map(WriteBatch::iter) {
+            recent.apply(op);
         }
         recent
     }
 
     /// Makes a change.
-    pub fn set(&mut self, (table, key, value): Op<'_>) {
+    pub fn apply(&mut self, (table, key, value): Op<'_>) {
         let map = match table {
             Table::Records => &mut self.records,
             Table::Index => &mut self.index,
             Table::Expiring => &mut self.expiring,
-            Table::Aside => &mut self.aside,
+            Table::SetAside => &mut self.aside,
         };
         map.insert_mut(key.into(), value.map(Into::into));
     }
@@ -66,14 +66,14 @@ impl Recent {
     }
 
     /// All that is known of keys from one on, in order; `None` when that is nothing at all.
-    pub fn from(&self, table: Table, key: &[u8]) -> Option<Keys<'_>> {
+    pub fn range_from(&self, table: Table, key: &[u8]) -> Option<OverlayRange<'_>> {
         let map = self.map(table);
-        let known = || map.range(From(key.into())).map(|(key, value)| (&**key, value.as_deref()));
-        (!map.is_empty()).then(|| Box::new(known()) as Keys<'_>)
+        let known = || map.range(FromKey(key.into())).map(|(key, value)| (&**key, value.as_deref()));
+        (!map.is_empty()).then(|| Box::new(known()) as OverlayRange<'_>)
     }
 
     /// Everything, to be done again.
-    pub fn all(&self) -> impl Iterator<Item = Op<'_>> {
+    pub fn writes(&self) -> impl Iterator<Item = Op<'_>> {
         Table::ALL.into_iter().flat_map(|table| {
             self.map(table).iter().map(move |(key, value)| (table, &**key, value.as_deref()))
         })
@@ -99,7 +99,7 @@ impl Recent {
             Table::Records => &self.records,
             Table::Index => &self.index,
             Table::Expiring => &self.expiring,
-            Table::Aside => &self.aside,
+            Table::SetAside => &self.aside,
         }
     }
 }

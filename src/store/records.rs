@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::schema::{self, Kind};
 use super::table::Table;
 use super::view::View;
-use super::walk::{self, Entry, Walk};
+use super::walk::{self, Entry, Scan};
 use super::{search, value};
 use crate::model::go::quote::quote;
 use crate::model::go::text::lossy;
@@ -59,12 +59,12 @@ pub struct Expiring {
 
 pub(super) mod sealed {
     /// Gives `Records` what it reads without showing heed outside.
-    pub trait State {
+    pub trait ReadState {
         fn view(&self) -> &super::View<'_>;
     }
 }
 
-impl sealed::State for Snapshot<'_> {
+impl sealed::ReadState for Snapshot<'_> {
     fn view(&self) -> &View<'_> {
         &self.view
     }
@@ -73,7 +73,7 @@ impl sealed::State for Snapshot<'_> {
 impl Records for Snapshot<'_> {}
 
 /// What can be read of a state.
-pub trait Records: sealed::State {
+pub trait Records: sealed::ReadState {
     /// An error once this state was held for too long: too much is written behind it. Walks ask by
     /// themselves; what takes long over one record asks meanwhile.
     fn check_held(&self) -> Result<()> {
@@ -83,30 +83,30 @@ pub trait Records: sealed::State {
     /// The encoded record of that name; an error when it is damaged.
     fn record(&self, namespace: &Namespace, kind: Kind, name: &str) -> Result<Option<&[u8]>> {
         get(self, &schema::key(namespace, kind, name)).map_err(|fault| {
-            fault.told(|| format!("{} {} in namespace {namespace}", kind.noun(), quote(name)))
+            fault.into_error(|| format!("{} {} in namespace {namespace}", kind.noun(), quote(name)))
         })
     }
 
     /// The encoded `Namespace` of that name; an error when it is damaged.
     fn namespace(&self, namespace: &Namespace) -> Result<Option<&[u8]>> {
         get(self, &schema::namespace_key(namespace))
-            .map_err(|fault| fault.told(|| format!("namespace {namespace}")))
+            .map_err(|fault| fault.into_error(|| format!("namespace {namespace}")))
     }
 
     /// Looks for the first record, whichever it is: an error when LMDB cannot be read.
     fn probe(&self) -> Result<()> {
-        self.view().first_from(Table::Records, b"").map(drop)
+        self.view().seek(Table::Records, b"").map(drop)
     }
 
     /// The records of a kind in a namespace, in byte order of their names.
-    fn walk(&self, namespace: &Namespace, kind: Kind) -> Result<Walk<'_>> {
-        Walk::new(self, namespace, kind, b"")
+    fn scan(&self, namespace: &Namespace, kind: Kind) -> Result<Scan<'_>> {
+        Scan::new(self, namespace, kind, b"")
     }
 
     /// The images in a namespace whose names begin so, in byte order of names; when the beginning is
     /// very long, others too.
-    fn walk_names(&self, namespace: &Namespace, beginning: &[u8]) -> Result<Walk<'_>> {
-        Walk::new(self, namespace, Kind::Image, beginning)
+    fn scan_names(&self, namespace: &Namespace, beginning: &[u8]) -> Result<Scan<'_>> {
+        Scan::new(self, namespace, Kind::Image, beginning)
     }
 
     /// Images among which are all that match the filter of `plan`, in byte order of names, if that
@@ -123,8 +123,8 @@ pub trait Records: sealed::State {
 
     /// How many records there are, of all kinds in all namespaces; about, as those that were removed
     /// or made a moment ago may be counted wrong.
-    fn size(&self) -> Result<u64> {
-        self.view().about(Table::Records)
+    fn approximate_count(&self) -> Result<u64> {
+        self.view().approximate_len(Table::Records)
     }
 
     /// The names of all namespaces, in byte order.
@@ -138,8 +138,8 @@ pub trait Records: sealed::State {
     }
 
     /// How many images are set aside.
-    fn aside(&self) -> Result<u64> {
-        self.view().len(Table::Aside)
+    fn count_set_aside(&self) -> Result<u64> {
+        self.view().len(Table::SetAside)
     }
 
     /// How many images are set aside, by namespace.
@@ -166,7 +166,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    fn told(self, what: impl FnOnce() -> String) -> Error {
+    fn into_error(self, what: impl FnOnce() -> String) -> Error {
         match self {
             Self::Damaged => damaged(&what()),
             Self::Store(error) => error,
@@ -176,7 +176,7 @@ impl Fault {
 
 /// The message under a key of a record.
 pub(super) fn get<'t>(
-    state: &'t (impl sealed::State + ?Sized),
+    state: &'t (impl sealed::ReadState + ?Sized),
     key: &[u8],
 ) -> Result<Option<&'t [u8]>, Fault> {
     let value = state.view().get(Table::Records, key).map_err(Fault::Store)?;
@@ -190,7 +190,7 @@ pub(super) fn damaged(what: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::super::schema::NAME_HEAD;
-    use super::super::{Change, Store};
+    use super::super::{Transaction, Store};
     use super::*;
     use crate::api::images::Image;
     use protobuf::Message;
@@ -216,7 +216,7 @@ mod tests {
 
     fn listed(store: &Store, ns: &Namespace) -> Vec<String> {
         let names = store.read(|s| {
-            s.walk(ns, Kind::Image)?
+            s.scan(ns, Kind::Image)?
                 .map(|e| Ok(Image::parse_from_bytes(e?.message()?).unwrap().name))
                 .collect()
         });
@@ -293,7 +293,7 @@ mod tests {
             put(&store, &ns, name);
         }
         let damage = ns.clone();
-        let bad = move |c: &mut Change<'_>| {
+        let bad = move |c: &mut Transaction<'_>| {
             c.set(Table::Records, &schema::key(&damage, Kind::Image, "b"), b"rotten")
         };
         store.writer().write_blocking(bad).unwrap();
@@ -304,7 +304,7 @@ mod tests {
         );
         let whole = store
             .read(|s| {
-                Ok(s.walk(&ns, Kind::Image)?
+                Ok(s.scan(&ns, Kind::Image)?
                     .filter(|e| e.as_ref().unwrap().message().is_ok())
                     .count())
             })
@@ -320,7 +320,7 @@ mod tests {
         for (name, expires) in [("a", Some("soon")), ("b", None), (&long, Some("later"))] {
             let message = Image { name: name.into(), ..Image::default() }.write_to_bytes().unwrap();
             let (ns, name) = (ns.clone(), name.to_owned());
-            let put = move |c: &mut Change<'_>| c.put(&ns, Kind::Image, &name, &message, expires);
+            let put = move |c: &mut Transaction<'_>| c.put(&ns, Kind::Image, &name, &message, expires);
             store.writer().write_blocking(put).unwrap();
         }
         let expiring = || {
@@ -353,7 +353,7 @@ mod tests {
         let (_dir, store) = store();
         let (ns, other) = (namespace("n"), namespace("o"));
         for ns in [ns.clone(), other.clone()] {
-            let work = move |c: &mut Change<'_>| {
+            let work = move |c: &mut Transaction<'_>| {
                 c.put_namespace(&ns, b"")?;
                 c.put(&ns, Kind::Lease, "l", b"", Some("soon"))
             };

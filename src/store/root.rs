@@ -25,7 +25,7 @@ const OWNER_FILE: &str = "owner.lock";
 
 /// An owned folder. Dropping it gives it up.
 #[derive(Debug)]
-pub struct Root {
+pub struct StoreDir {
     path: PathBuf,
     /// As the caller named it, absolute: it may lead through links.
     given: PathBuf,
@@ -33,16 +33,16 @@ pub struct Root {
     owner: Option<LockFile>,
 }
 
-impl Root {
+impl StoreDir {
     /// Creates the folder if need be (mode 0700) and becomes its owner. Refuses one that others may
     /// change, that lies on another machine, or in which a link stands in the place of a file.
-    pub fn acquire(path: &Path) -> Result<Self> {
+    pub fn lock(path: &Path) -> Result<Self> {
         let given = std::path::absolute(path)
             .map_err(|e| Error::Internal(format!("the folder {}: {e}", path.display())))?;
-        let path = folder::create(path, 0o700)?;
+        let path = folder::create_private(path, 0o700)?;
         filesystem::check(&path)?;
         for file in [OWNER_FILE, DATA_FILE, LOCK_FILE, journal::FILE, identity::FILE] {
-            folder::close_file(&path.join(file))?;
+            folder::tighten(&path.join(file))?;
         }
         let owner = LockFile::acquire(&path.join(OWNER_FILE)).map_err(|e| not_locked(&path, e))?;
         scratch::remove_abandoned(&path);
@@ -56,7 +56,7 @@ impl Root {
         let given = std::path::absolute(path).map_err(told)?;
         let path = fs::canonicalize(path).map_err(told)?;
         let owner = path.join(OWNER_FILE);
-        let owner = match folder::look(&owner)? {
+        let owner = match folder::stat_regular(&owner)? {
             Some(_) => Some(LockFile::lock(&owner).map_err(|e| not_locked(&path, e))?),
             None => None,
         };
@@ -73,7 +73,7 @@ impl Root {
             files.push((self.given.join(OWNER_FILE), owner.metadata().map_err(told)?.into()));
         }
         for name in [DATA_FILE, journal::FILE] {
-            if let Some(found) = folder::look(&self.path.join(name))? {
+            if let Some(found) = folder::stat_regular(&self.path.join(name))? {
                 files.push((self.given.join(name), found.into()));
             }
         }
@@ -101,7 +101,7 @@ impl Root {
         };
         // Whoever opens the store to read meanwhile has either both old files or both new ones;
         // who has it open already keeps the old ones.
-        let _alone = enter(&self.path, FlockArg::LockExclusive)?;
+        let _alone = lock_files(&self.path, FlockArg::LockExclusive)?;
         let data = self.data_file();
         if let Some(keep) = keep
             && folder::exists(&data)?
@@ -119,7 +119,7 @@ impl Root {
         // The old file's journal: the new one needs none, and does not fit it.
         let journal = self.path.join(journal::FILE);
         let gone = match keep {
-            Some(keep) if folder::look(&journal)?.is_some() => {
+            Some(keep) if folder::stat_regular(&journal)?.is_some() => {
                 std::fs::rename(&journal, self.path.join(keep.replace(DATA_FILE, journal::FILE)))
             }
             _ => remove(&journal),
@@ -152,7 +152,7 @@ fn not_locked(path: &Path, error: LockError) -> Error {
             path.display(),
             lock_file::describe(holder),
         )),
-        LockError::Io(_, e) if e.kind() == ErrorKind::PermissionDenied => folder::not_for_us(path),
+        LockError::Io(_, e) if e.kind() == ErrorKind::PermissionDenied => folder::permission_error(path),
         LockError::Io(doing, e) => {
             Error::Internal(format!("{doing} {OWNER_FILE} in {}: {e}", path.display()))
         }
@@ -173,7 +173,7 @@ pub fn owner(folder: &Path) -> Option<u32> {
 }
 
 /// Keeps the files of a folder from being replaced while it is held.
-pub fn enter(path: &Path, how: FlockArg) -> Result<Flock<File>> {
+pub fn lock_files(path: &Path, how: FlockArg) -> Result<Flock<File>> {
     let told = |e: std::io::Error| Error::Internal(format!("opening {}: {e}", path.display()));
     let folder = File::open(path).map_err(told)?;
     Flock::lock(folder, how).map_err(|(_, errno)| told(errno.into()))
@@ -181,7 +181,7 @@ pub fn enter(path: &Path, how: FlockArg) -> Result<Flock<File>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Reader, Store};
+    use super::super::{ReadOnlyStore, Store};
     use super::*;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -189,7 +189,7 @@ mod tests {
     fn the_owner_is_known_to_others() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(owner(dir.path()), None);
-        let root = Root::acquire(dir.path()).unwrap();
+        let root = StoreDir::lock(dir.path()).unwrap();
         assert_eq!(owner(dir.path()), Some(std::process::id()));
         drop(root);
         assert_eq!(owner(dir.path()), None);
@@ -200,7 +200,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let left = dir.path().join(format!("{}left", scratch::PREFIX));
         fs::create_dir(&left).unwrap();
-        let _root = Root::acquire(dir.path()).unwrap();
+        let _root = StoreDir::lock(dir.path()).unwrap();
         assert!(!left.exists());
     }
 
@@ -235,7 +235,7 @@ mod tests {
                 let why = format!("{name} is a symbolic link");
                 assert!(refused.message().contains(&why), "{refused}");
                 if name != "owner.lock" {
-                    let refused = Reader::open(&root).unwrap_err();
+                    let refused = ReadOnlyStore::open(&root).unwrap_err();
                     assert!(refused.message().contains(&why), "{refused}");
                 }
                 assert_eq!(fs::read(dir.path().join("somewhere")).unwrap(), before);

@@ -20,7 +20,7 @@ use std::fs::File;
 use super::schema::{Facts, ROOT_PREFIX};
 use super::value;
 use super::verify::format::{Db, MAX_DEPTH, METAS, Meta, NO_PAGE, PAGE_HEADER, Page, node, page};
-use super::verify::pages::{Damage, Pages, Set};
+use super::verify::pages::{Damage, Pages, PageSet};
 use super::verify::state::{Metas, State};
 
 /// Where a record was found, from what is certain to what may be out of date.
@@ -31,9 +31,9 @@ pub enum Origin {
     /// On a page of the live state that nothing leads to.
     Orphan,
     /// In the state before the last change.
-    Before,
+    Previous,
     /// On some page: it may be an older version, or have been deleted.
-    Loose,
+    Unreferenced,
 }
 
 /// A record with a right checksum.
@@ -51,14 +51,14 @@ pub struct Saved<'m> {
 
 /// What a salvage met.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct Findings {
     /// Nothing is damaged, values included.
     pub whole: bool,
     /// Which state is the newest. If not, because a meta page is damaged, the last change may be missing.
     pub certain: bool,
     /// Records that the live state says it has, set aside ones included; unknown when that is
     /// damaged.
-    pub noted: Option<u64>,
+    pub expected: Option<u64>,
     /// What is damaged.
     pub damage: Vec<String>,
     /// Keys of records whose value is damaged.
@@ -88,16 +88,16 @@ impl Range {
 }
 
 /// So many sentences about damage are kept.
-const MOST_SENTENCES: usize = 100;
+const MAX_SENTENCES: usize = 100;
 
 struct Salvage<'s, 'v> {
     pages: Pages<'s, File>,
-    free: Option<Set>,
+    free: Option<PageSet>,
     /// Pages that were reached and are whole.
-    reached: Set,
+    reached: PageSet,
     /// Of records, and of those set aside.
     gaps: [Vec<Range>; 2],
-    found: Found,
+    found: Findings,
     visit: &'v mut dyn FnMut(Saved<'_>) -> crate::model::Result<()>,
 }
 
@@ -105,7 +105,7 @@ type Result<T, E = crate::model::Error> = std::result::Result<T, E>;
 
 /// Calls `visit` with every record of `file` that can be saved, in the order of [`Origin`]: what came
 /// earlier is more certain than what comes later under the same key.
-pub fn salvage(file: &File, visit: &mut dyn FnMut(Saved<'_>) -> Result<()>) -> Result<Found> {
+pub fn salvage(file: &File, visit: &mut dyn FnMut(Saved<'_>) -> Result<()>) -> Result<Findings> {
     let cannot = |damage: Damage| crate::model::Error::Internal(damage.0);
     let metas = Metas::read(file).map_err(cannot)?;
     let mut states: Vec<&Meta> = metas.0.iter().flatten().collect();
@@ -121,12 +121,12 @@ pub fn salvage(file: &File, visit: &mut dyn FnMut(Saved<'_>) -> Result<()>) -> R
     let present = pages.present;
     let mut salvage = Salvage {
         free: states.first().and_then(|meta| State::free_pages(file, meta).ok()),
-        reached: Set::below(present),
+        reached: PageSet::below(present),
         gaps: [Vec::new(), Vec::new()],
-        found: Found {
+        found: Findings {
             certain,
             transaction: states.first().map(|meta| meta.transaction),
-            ..Found::default()
+            ..Findings::default()
         },
         pages,
         visit,
@@ -148,22 +148,22 @@ pub fn salvage(file: &File, visit: &mut dyn FnMut(Saved<'_>) -> Result<()>) -> R
     }
     if let Some(before) = states.get(1) {
         // Its pages are mostly those of the live state.
-        salvage.reached = Set::below(present);
+        salvage.reached = PageSet::below(present);
         let free = salvage.free.take();
         let gaps = salvage.gaps.clone();
-        salvage.state(before, Origin::Before)?;
+        salvage.state(before, Origin::Previous)?;
         (salvage.free, salvage.gaps) = (free, gaps);
     }
     if salvage.free.is_none() {
-        salvage.reached = Set::below(present);
-        salvage.scan(Origin::Loose)?;
+        salvage.reached = PageSet::below(present);
+        salvage.scan(Origin::Unreferenced)?;
     }
     Ok(salvage.found)
 }
 
 impl Salvage<'_, '_> {
     fn note(&mut self, damage: impl std::fmt::Display) {
-        if self.found.damage.len() < MOST_SENTENCES {
+        if self.found.damage.len() < MAX_SENTENCES {
             self.found.damage.push(damage.to_string());
         }
     }
@@ -191,7 +191,7 @@ impl Salvage<'_, '_> {
         let known = |name: &[u8]| databases.iter().find(|(n, _)| n == name).map(|(_, db)| *db);
         let (records, set_aside) = (known(b"records"), known(b"aside"));
         if origin == Origin::Live {
-            self.found.noted =
+            self.found.expected =
                 records.zip(set_aside).map(|(r, a)| r.entries.saturating_add(a.entries));
             if let Some(meta) = known(b"meta") {
                 self.leaves(&meta, origin, None, &mut |salvage, page, _, _| {
@@ -266,7 +266,7 @@ impl Salvage<'_, '_> {
                 _ => level >= db.depth,
             };
             if leaf {
-                visit(self, page, &range, if in_place { origin } else { Origin::Loose })?;
+                visit(self, page, &range, if in_place { origin } else { Origin::Unreferenced })?;
                 continue;
             }
             let children: Vec<_> = (0..offsets(page)).map(|i| page.node(i, false)).collect();

@@ -49,7 +49,7 @@ use sha2::{Digest, Sha256};
 
 use super::journal::Expected;
 use super::table::Table;
-use super::{failure, journal, migrate};
+use super::{lmdb_error, journal, migrate};
 use crate::model::go::text::lossy;
 use crate::model::{Error, Namespace, Result};
 
@@ -109,12 +109,12 @@ impl Tables {
     }
 
     /// One of those that hold records, or what is kept beside them.
-    pub(super) fn of(&self, table: Table) -> Database<'static, Bytes, Bytes> {
+    pub(super) fn get(&self, table: Table) -> Database<'static, Bytes, Bytes> {
         match table {
             Table::Records => self.records,
             Table::Index => self.index,
             Table::Expiring => self.expiring,
-            Table::Aside => self.aside,
+            Table::SetAside => self.aside,
         }
     }
 }
@@ -130,7 +130,7 @@ pub enum Kind {
 
 impl Kind {
     /// How its records are called in keys.
-    pub fn folder(self) -> &'static str {
+    pub fn path_segment(self) -> &'static str {
         match self {
             Self::Image => "images",
             Self::Lease => "leases",
@@ -149,7 +149,7 @@ impl Kind {
 /// Opens the databases, creating them in an empty environment and bringing an older schema to this
 /// one; a newer schema is refused. Gives the store's UUID too.
 pub fn open(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
-    let told = |e: heed::Error| failure("opening the databases", &e);
+    let told = |e: heed::Error| lmdb_error("opening the databases", &e);
     let txn = env.write_txn().map_err(told)?;
     let mut uuid = uuid::Uuid::new_v4().to_string();
     let mut refused = None;
@@ -175,7 +175,7 @@ pub fn open(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
                     match journal::replay::read_v1(root, &uuid, last) {
                         Ok(replay) => {
                             let tables = [records, index, expiring, aside];
-                            migrate::from(found, txn, tables, &replay.changes)?;
+                            migrate::from(found, txn, tables, &replay.batches)?;
                         }
                         Err(why) => {
                             refused = Some(why);
@@ -200,7 +200,7 @@ pub fn open(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
 /// Opens the databases of an environment that is only read, which must have this schema. Gives the
 /// store's UUID too.
 pub fn open_to_read(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
-    let told = |e: heed::Error| failure("opening the databases", &e);
+    let told = |e: heed::Error| lmdb_error("opening the databases", &e);
     let txn = env.read_txn().map_err(told)?;
     let mut uuid = String::new();
     let opened = env
@@ -236,7 +236,7 @@ pub fn open_to_read(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, Strin
 
 /// What a state says about the last checkpoint.
 pub fn last_checkpoint(txn: &RoTxn<'_>, tables: &Tables) -> Result<LastCheckpoint> {
-    let told = |e: heed::Error| failure("reading the store", &e);
+    let told = |e: heed::Error| lmdb_error("reading the store", &e);
     let id = number(tables.meta.get(txn, CHECKPOINT).map_err(told)?).unwrap_or_default();
     let journal = number(tables.meta.get(txn, JOURNAL).map_err(told)?);
     Ok(LastCheckpoint { id, journal })
@@ -326,7 +326,7 @@ pub const ROOT_PREFIX: &[u8] = b"v1/";
 
 /// What the keys of all records of a kind in a namespace begin with.
 pub fn prefix(namespace: &Namespace, kind: Kind) -> Vec<u8> {
-    format!("v1/{namespace}/{}/", kind.folder()).into_bytes()
+    format!("v1/{namespace}/{}/", kind.path_segment()).into_bytes()
 }
 
 /// The key of a record.
@@ -345,7 +345,7 @@ pub fn key(namespace: &Namespace, kind: Kind, name: &str) -> Vec<u8> {
 
 /// What the key of a record says: its namespace, and its kind if it is not the namespace itself.
 /// `None` for what is no key of ours.
-pub fn place(key: &[u8]) -> Option<(Namespace, Option<Kind>)> {
+pub fn parse_key(key: &[u8]) -> Option<(Namespace, Option<Kind>)> {
     let path = key.strip_prefix(ROOT_PREFIX)?;
     let (namespace, rest) = match path.iter().position(|b| *b == b'/') {
         Some(slash) => path.split_at_checked(slash)?,
@@ -357,7 +357,7 @@ pub fn place(key: &[u8]) -> Option<(Namespace, Option<Kind>)> {
     }
     let kind = [Kind::Image, Kind::Lease].into_iter().find(|kind| {
         rest.strip_prefix(b"/")
-            .and_then(|rest| rest.strip_prefix(kind.folder().as_bytes()))
+            .and_then(|rest| rest.strip_prefix(kind.path_segment().as_bytes()))
             .is_some_and(|rest| rest.starts_with(b"/"))
     })?;
     Some((namespace, Some(kind)))
@@ -407,11 +407,11 @@ mod tests {
             for name in ["a", "b"] {
                 let put = {
                     let namespace = namespace.clone();
-                    move |c: &mut super::super::Change<'_>| {
+                    move |c: &mut super::super::Transaction<'_>| {
                         c.put(&namespace, Kind::Lease, name, b"", None)
                     }
                 };
-                let last = store.read(|s| last_checkpoint(s.view.stored().0, s.view.stored().1));
+                let last = store.read(|s| last_checkpoint(s.view.base().0, s.view.base().1));
                 assert!(seen.insert(last.unwrap().id), "{seen:?}");
                 store.writer().write_blocking(put).unwrap();
                 store.checkpoint().unwrap();

@@ -5,18 +5,18 @@
 //! plan's filter, and maybe others. Whoever asks tries the filter on each.
 
 use super::indexes;
-use super::records::sealed::State;
+use super::records::sealed::ReadState;
 use super::schema::{self, Kind};
 use super::table::Table;
 use super::view::Prefixed;
 use super::walk::Entry;
-use crate::model::image::plan::{LookUp, Plan};
+use crate::model::image::plan::{Lookup, Plan};
 use crate::model::{Namespace, Result};
 
 /// The candidates of a plan; `None` if the plan is to look at every image, or if there are more
 /// than `most`. `step` is called now and then; its error ends the search.
 pub fn candidates<'t>(
-    state: &'t (impl State + ?Sized),
+    state: &'t (impl ReadState + ?Sized),
     namespace: &Namespace,
     plan: &Plan,
     most: usize,
@@ -24,9 +24,9 @@ pub fn candidates<'t>(
 ) -> Result<Option<Vec<Entry<'t>>>> {
     let Plan::LookUp(alternatives) = plan else { return Ok(None) };
     let prefix = schema::prefix(namespace, Kind::Image);
-    let mut search = Search { state, namespace, prefix, most, found: Vec::new(), step };
+    let mut search = CandidateSearch { state, namespace, prefix, most, found: Vec::new(), step };
     for look_ups in alternatives {
-        match search.fewest(look_ups)? {
+        match search.cheapest(look_ups)? {
             Some(look_up) if search.look_up(look_up)? => {}
             _ => return Ok(None),
         }
@@ -38,7 +38,7 @@ pub fn candidates<'t>(
     Ok(Some(found))
 }
 
-struct Search<'t, 's, T: ?Sized> {
+struct CandidateSearch<'t, 's, T: ?Sized> {
     state: &'t T,
     namespace: &'s Namespace,
     /// Of the keys of all images of the namespace.
@@ -51,11 +51,11 @@ struct Search<'t, 's, T: ?Sized> {
 /// How many look-ups of an alternative are tried: any one of them finds all that match it.
 const MAX_LOOK_UPS: usize = 8;
 
-impl<'t, T: State + ?Sized> Search<'t, '_, T> {
+impl<'t, T: ReadState + ?Sized> CandidateSearch<'t, '_, T> {
     /// The look-up that finds the fewest: they take steps in turn, and the first that ends has won.
     /// So it costs no more than that one would for each of them.
-    fn fewest<'l>(&mut self, look_ups: &'l [LookUp]) -> Result<Option<&'l LookUp>> {
-        let name = look_ups.iter().find(|look_up| matches!(look_up, LookUp::Name(_)));
+    fn cheapest<'l>(&mut self, look_ups: &'l [Lookup]) -> Result<Option<&'l Lookup>> {
+        let name = look_ups.iter().find(|look_up| matches!(look_up, Lookup::Name(_)));
         match (name, look_ups) {
             (Some(name), _) => return Ok(Some(name)),
             (None, [only]) => return Ok(Some(only)),
@@ -77,14 +77,14 @@ impl<'t, T: State + ?Sized> Search<'t, '_, T> {
     }
 
     /// Adds what a look-up finds; says whether there was room for all of it.
-    fn look_up(&mut self, look_up: &LookUp) -> Result<bool> {
+    fn look_up(&mut self, look_up: &Lookup) -> Result<bool> {
         (self.step)()?;
-        if let LookUp::Name(name) = look_up {
+        if let Lookup::Name(name) = look_up {
             let key = schema::key(self.namespace, Kind::Image, name);
             return self.record(&key);
         }
         let range = self.range(look_up)?;
-        if let LookUp::NamePrefix(_) = look_up {
+        if let Lookup::NamePrefix(_) = look_up {
             for record in range {
                 (self.step)()?;
                 let (key, value) = record?;
@@ -94,7 +94,7 @@ impl<'t, T: State + ?Sized> Search<'t, '_, T> {
             }
             return Ok(true);
         }
-        let odd = self.index(indexes::odd(self.namespace.as_str().as_bytes()))?;
+        let odd = self.index(indexes::unindexed(self.namespace.as_str().as_bytes()))?;
         let mut key = self.prefix.clone();
         for entry in range.chain(odd) {
             (self.step)()?;
@@ -109,32 +109,32 @@ impl<'t, T: State + ?Sized> Search<'t, '_, T> {
     }
 
     /// The keys that a look-up goes through: records, or entries of the index.
-    fn range(&self, look_up: &LookUp) -> Result<Prefixed<'t>> {
+    fn range(&self, look_up: &Lookup) -> Result<Prefixed<'t>> {
         let namespace = self.namespace.as_str().as_bytes();
         match look_up {
-            LookUp::Name(name) => self.records(name.as_bytes()),
-            LookUp::NamePrefix(beginning) => self.records(beginning),
-            LookUp::Digest(digest) => self.index(indexes::digest(namespace, digest)),
-            LookUp::DigestPrefix(beginning) => {
+            Lookup::Name(name) => self.records(name.as_bytes()),
+            Lookup::NamePrefix(beginning) => self.records(beginning),
+            Lookup::Digest(digest) => self.index(indexes::digest(namespace, digest)),
+            Lookup::DigestPrefix(beginning) => {
                 self.index(indexes::digest_prefix(namespace, beginning))
             }
-            LookUp::Label { key, value } => self.index(indexes::label(namespace, key, value)),
+            Lookup::Label { key, value } => self.index(indexes::label(namespace, key, value)),
         }
     }
 
     fn records(&self, beginning: &[u8]) -> Result<Prefixed<'t>> {
         let beginning = [&self.prefix, schema::name_prefix(beginning)].concat();
-        self.state.view().prefixed(Table::Records, beginning)
+        self.state.view().prefix(Table::Records, beginning)
     }
 
     fn index(&self, beginning: Vec<u8>) -> Result<Prefixed<'t>> {
-        self.state.view().prefixed(Table::Index, beginning)
+        self.state.view().prefix(Table::Index, beginning)
     }
 
     /// Adds the record under `key`, if there is one.
     fn record(&mut self, key: &[u8]) -> Result<bool> {
         // Not `get`: the key is wanted as it lies in the store.
-        match self.state.view().first_from(Table::Records, key)? {
+        match self.state.view().seek(Table::Records, key)? {
             Some((found, value)) if found == key => Ok(self.add(found, value)),
             _ => Ok(true),
         }

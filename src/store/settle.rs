@@ -24,13 +24,13 @@ const TRANSACTION_AT: usize = 144;
 
 /// Settles a file that `verify` has passed, and that nobody else writes. Gives its newest
 /// transaction.
-pub fn settle(path: &Path) -> Result<u64> {
-    settled(path).map_err(|e| {
+pub fn make_meta_durable(path: &Path) -> Result<u64> {
+    rewrite_meta(path).map_err(|e| {
         Error::Unavailable(format!("writing the meta pages of {} again: {e}", path.display()))
     })
 }
 
-fn settled(path: &Path) -> io::Result<u64> {
+fn rewrite_meta(path: &Path) -> io::Result<u64> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     let mut newest = 0;
     let mut at = 0;

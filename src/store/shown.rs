@@ -5,35 +5,35 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::recent::Recent;
+use super::recent::Overlay;
 use super::snapshot_limit::{SnapshotLimit, WrittenBytes};
 use crate::model::{Error, Result};
 
 /// What is shown.
 #[derive(Debug)]
-pub struct Shown {
-    recently: Mutex<Recently>,
+pub struct CurrentVersion {
+    version: Mutex<Version>,
     written: WrittenBytes,
 }
 
 #[derive(Debug, Clone)]
-struct Recently {
+struct Version {
     /// The transaction of LMDB that it lies on top of.
-    on: u64,
-    recent: Recent,
+    base_txn: u64,
+    overlay: Overlay,
     /// The next transaction has all of it.
-    checkpoint: bool,
+    is_checkpoint_running: bool,
 }
 
-impl Shown {
+impl CurrentVersion {
     /// What is recent on top of a transaction.
-    pub fn new(on: u64, recent: Recent) -> Self {
-        let recently = Mutex::new(Recently { on, recent, checkpoint: false });
-        Self { recently, written: WrittenBytes::default() }
+    pub fn new(on: u64, recent: Overlay) -> Self {
+        let recently = Mutex::new(Version { base_txn: on, overlay: recent, is_checkpoint_running: false });
+        Self { version: recently, written: WrittenBytes::default() }
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Recently) -> T) -> T {
-        change(&mut self.recently.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with_version<T>(&self, change: impl FnOnce(&mut Version) -> T) -> T {
+        change(&mut self.version.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A snapshot begins, as its transaction is taken next.
@@ -42,57 +42,57 @@ impl Shown {
     }
 
     /// What is recent on top of the transaction that `begin` gives, and what else it gives.
-    pub fn with<T>(
+    pub fn pin<T>(
         &self,
         mut begin: impl FnMut() -> Result<Option<(u64, T)>>,
-    ) -> Result<Option<(T, Recent)>> {
+    ) -> Result<Option<(T, Overlay)>> {
         // More than one turn takes a checkpoint in between.
         for _ in 0..1000 {
-            let shown = self.change(|shown| shown.clone());
+            let shown = self.with_version(|shown| shown.clone());
             let Some((at, begun)) = begin()? else { return Ok(None) };
-            if at == shown.on {
-                return Ok(Some((begun, shown.recent)));
+            if at == shown.base_txn {
+                return Ok(Some((begun, shown.overlay)));
             }
-            if at == shown.on.saturating_add(1) && shown.checkpoint {
-                return Ok(Some((begun, Recent::default())));
+            if at == shown.base_txn.saturating_add(1) && shown.is_checkpoint_running {
+                return Ok(Some((begun, Overlay::default())));
             }
         }
         Err(Error::Unavailable("another process has written to the store; try again".into()))
     }
 
     /// What is recent, on top of LMDB's last transaction, which is told.
-    pub fn on(&self, last: u64) -> Recent {
-        self.change(|shown| {
-            if shown.on != last {
+    pub fn pin_for_write(&self, last: u64) -> Overlay {
+        self.with_version(|shown| {
+            if shown.base_txn != last {
                 log::warn!("another process has written to the store, which only one daemon may");
-                shown.on = last;
+                shown.base_txn = last;
             }
-            shown.recent.clone()
+            shown.overlay.clone()
         })
     }
 
     /// What is recent now.
-    pub fn recent(&self) -> Recent {
-        self.change(|shown| shown.recent.clone())
+    pub fn overlay(&self) -> Overlay {
+        self.with_version(|shown| shown.overlay.clone())
     }
 
     /// Shows what is recent from now on, on top of the same transaction.
-    pub fn show(&self, recent: Recent) {
-        self.change(|shown| shown.recent = recent);
+    pub fn publish(&self, recent: Overlay) {
+        self.with_version(|shown| shown.overlay = recent);
     }
 
     /// A checkpoint of `recent` begins, which has all that is shown: the next transaction has it.
-    pub fn checkpoint_begins(&self, recent: &Recent) {
+    pub fn checkpoint_started(&self, recent: &Overlay) {
         self.written.add(recent);
-        self.change(|shown| shown.checkpoint = true);
+        self.with_version(|shown| shown.is_checkpoint_running = true);
     }
 
     /// It has ended: nothing is recent on top of that transaction, or it failed and all is as before.
-    pub fn checkpoint_ends(&self, on: Option<u64>) {
-        self.change(|shown| {
-            shown.checkpoint = false;
+    pub fn checkpoint_finished(&self, on: Option<u64>) {
+        self.with_version(|shown| {
+            shown.is_checkpoint_running = false;
             if let Some(on) = on {
-                (shown.on, shown.recent) = (on, Recent::default());
+                (shown.base_txn, shown.overlay) = (on, Overlay::default());
             }
         });
     }

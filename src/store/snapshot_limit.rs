@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::recent::Recent;
+use super::recent::Overlay;
 use crate::model::{Error, Result};
 
 /// How much checkpoints may write behind a snapshot before it is given up, in bytes.
@@ -25,10 +25,10 @@ pub struct WrittenBytes(Arc<AtomicU64>);
 
 impl WrittenBytes {
     /// A checkpoint of all that is recent begins.
-    pub fn add(&self, recent: &Recent) {
+    pub fn add(&self, recent: &Overlay) {
         let pages = |bytes: usize| (bytes as u64).div_ceil(PAGE);
         let keys =
-            recent.all().map(|(_, _, value)| PAGES_PER_KEY + value.map_or(0, |v| pages(v.len())));
+            recent.writes().map(|(_, _, value)| PAGES_PER_KEY + value.map_or(0, |v| pages(v.len())));
         self.0.fetch_add(keys.sum::<u64>() * PAGE, Ordering::Relaxed);
     }
 
@@ -61,14 +61,14 @@ impl SnapshotLimit {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Change, Kind, Records, Store};
+    use super::super::{Transaction, Kind, Records, Store};
     use super::*;
     use crate::model::Namespace;
 
     fn put(store: &Store, size: usize) {
         let namespace = Namespace::parse("n").unwrap();
         let record = vec![7; size];
-        let work = move |c: &mut Change<'_>| c.put(&namespace, Kind::Lease, "l", &record, None);
+        let work = move |c: &mut Transaction<'_>| c.put(&namespace, Kind::Lease, "l", &record, None);
         store.writer().write_blocking(work).unwrap();
     }
 
@@ -99,7 +99,7 @@ mod tests {
         let namespace = Namespace::parse("n").unwrap();
         put(&store, 1);
         let ended = store.read(|snapshot| {
-            let mut walk = snapshot.walk(&namespace, Kind::Lease)?;
+            let mut walk = snapshot.scan(&namespace, Kind::Lease)?;
             for _ in 0..=MAX_WRITTEN >> 20 {
                 put(&store, 1 << 20);
             }

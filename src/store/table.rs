@@ -11,12 +11,12 @@ pub enum Table {
     /// `expiring`
     Expiring = 3,
     /// `aside`
-    Aside = 4,
+    SetAside = 4,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Records, Self::Index, Self::Expiring, Self::Aside];
+    pub const ALL: [Self; 4] = [Self::Records, Self::Index, Self::Expiring, Self::SetAside];
 
     /// The name of the database.
     pub fn name(self) -> &'static str {
@@ -24,12 +24,12 @@ impl Table {
             Self::Records => "records",
             Self::Index => "index",
             Self::Expiring => "expiring",
-            Self::Aside => "aside",
+            Self::SetAside => "aside",
         }
     }
 
     /// The one with that number.
-    pub fn of(number: u8) -> Option<Self> {
+    pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|table| *table as u8 == number)
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use heed::{Env, WithoutTls};
 
-use super::failure;
+use super::lmdb_error;
 use super::root::DATA_FILE;
 use super::table::Table;
 use super::view::View;
@@ -51,9 +51,9 @@ impl Usage {
     }
 
     pub(super) fn measure(root: &Path, env: &Env<WithoutTls>, view: &View<'_>) -> Result<Self> {
-        let (txn, tables) = view.stored();
+        let (txn, tables) = view.base();
         const META_PAGES: u64 = 2;
-        let told = |e: heed::Error| failure("measuring the store", &e);
+        let told = |e: heed::Error| lmdb_error("measuring the store", &e);
         let (info, main) = (env.info(), env.unnamed_database_stat());
         let path = root.join(DATA_FILE);
         let file = std::fs::metadata(&path)

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use heed::types::Bytes;
 use heed::{RoRange, RoTxn, RwTxn, WithoutTls};
 
-use super::failure;
-use super::recent::{Keys, Recent};
+use super::lmdb_error;
+use super::recent::{OverlayRange, Overlay};
 use super::schema::Tables;
 use super::snapshot_limit::SnapshotLimit;
 use super::table::Table;
@@ -23,17 +23,17 @@ pub type Pair<'v> = (&'v [u8], &'v [u8]);
 /// A transaction that sees LMDB's last state.
 pub enum Txn<'e> {
     /// One of those who read.
-    Read(RoTxn<'e, WithoutTls>),
+    Reader(RoTxn<'e, WithoutTls>),
     /// The writing thread's: it has a place even when all those for readers are taken, and nobody
     /// else writes meanwhile.
-    Write(RwTxn<'e>),
+    Writer(RwTxn<'e>),
 }
 
 /// One state.
 pub struct View<'e> {
     txn: Txn<'e>,
     tables: &'e Tables,
-    pub(super) recent: Recent,
+    pub(super) overlay: Overlay,
     /// Set when the environment is to be closed: closing waits for the end of this view.
     closing: Option<Arc<AtomicBool>>,
     /// Of a snapshot beside which there are checkpoints.
@@ -41,8 +41,8 @@ pub struct View<'e> {
 }
 
 impl<'e> View<'e> {
-    pub(super) fn new(txn: Txn<'e>, tables: &'e Tables, recent: Recent) -> Self {
-        Self { txn, tables, recent, closing: None, limit: None }
+    pub(super) fn new(txn: Txn<'e>, tables: &'e Tables, recent: Overlay) -> Self {
+        Self { txn, tables, overlay: recent, closing: None, limit: None }
     }
 
     /// Reads that go on from key to key end with an error once `closing` is set.
@@ -67,44 +67,44 @@ impl<'e> View<'e> {
 
     /// The value of a key.
     pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<&[u8]>> {
-        match self.recent.get(table, key) {
+        match self.overlay.get(table, key) {
             Some(value) => Ok(value),
             // LMDB has no empty keys, and takes none.
             None if key.is_empty() => Ok(None),
-            None => self.tables.of(table).get(self.txn(), key).map_err(told),
+            None => self.tables.get(table).get(self.txn(), key).map_err(told),
         }
     }
 
     /// The first key that is not before one, with its value.
-    pub fn first_from(&self, table: Table, key: &[u8]) -> Result<Option<Pair<'_>>> {
-        if key.is_empty() || self.recent.count(table) > 0 {
-            return self.from(table, key)?.next().transpose();
+    pub fn seek(&self, table: Table, key: &[u8]) -> Result<Option<Pair<'_>>> {
+        if key.is_empty() || self.overlay.count(table) > 0 {
+            return self.range_from(table, key)?.next().transpose();
         }
-        self.tables.of(table).get_greater_than_or_equal_to(self.txn(), key).map_err(told)
+        self.tables.get(table).get_greater_than_or_equal_to(self.txn(), key).map_err(told)
     }
 
     /// All keys from one on, in order.
-    pub fn from(&self, table: Table, key: &[u8]) -> Result<Range<'_>> {
+    pub fn range_from(&self, table: Table, key: &[u8]) -> Result<Range<'_>> {
         let from = if key.is_empty() { Bound::Unbounded } else { Bound::Included(key) };
         let bounds = (from, Bound::Unbounded);
         Ok(Range {
-            stored: self.tables.of(table).range(self.txn(), &bounds).map_err(told)?,
-            ahead: None,
-            recent: self.recent.from(table, key).map(Iterator::peekable),
+            base: self.tables.get(table).range(self.txn(), &bounds).map_err(told)?,
+            peeked_base: None,
+            recent: self.overlay.range_from(table, key).map(Iterator::peekable),
             closing: self.closing.as_deref(),
         })
     }
 
     /// All keys that begin so, in order.
-    pub fn prefixed<'v>(&'v self, table: Table, prefix: Vec<u8>) -> Result<Prefixed<'v>> {
-        Ok(Prefixed { range: self.from(table, &prefix)?, prefix })
+    pub fn prefix<'v>(&'v self, table: Table, prefix: Vec<u8>) -> Result<Prefixed<'v>> {
+        Ok(Prefixed { range: self.range_from(table, &prefix)?, prefix })
     }
 
     /// How many keys there are.
     pub fn len(&self, table: Table) -> Result<u64> {
-        let stored = self.tables.of(table);
+        let stored = self.tables.get(table);
         let mut count = stored.len(self.txn()).map_err(told)?;
-        for (key, value) in self.recent.from(table, b"").into_iter().flatten() {
+        for (key, value) in self.overlay.range_from(table, b"").into_iter().flatten() {
             match (stored.get(self.txn(), key).map_err(told)?, value) {
                 (None, Some(_)) => count = count.saturating_add(1),
                 (Some(_), None) => count = count.saturating_sub(1),
@@ -115,26 +115,26 @@ impl<'e> View<'e> {
     }
 
     /// The same, without a look at what was changed recently.
-    pub fn about(&self, table: Table) -> Result<u64> {
-        let stored = self.tables.of(table).len(self.txn()).map_err(told)?;
-        Ok(stored.saturating_add(self.recent.count(table) as u64))
+    pub fn approximate_len(&self, table: Table) -> Result<u64> {
+        let stored = self.tables.get(table).len(self.txn()).map_err(told)?;
+        Ok(stored.saturating_add(self.overlay.count(table) as u64))
     }
 
     /// What LMDB has of it.
-    pub fn stored(&self) -> (&RoTxn<'_>, &'e Tables) {
+    pub fn base(&self) -> (&RoTxn<'_>, &'e Tables) {
         (self.txn(), self.tables)
     }
 
     fn txn(&self) -> &RoTxn<'_> {
         match &self.txn {
-            Txn::Read(txn) => txn,
-            Txn::Write(txn) => txn,
+            Txn::Reader(txn) => txn,
+            Txn::Writer(txn) => txn,
         }
     }
 }
 
 fn told(e: heed::Error) -> Error {
-    failure("reading the store", &e)
+    lmdb_error("reading the store", &e)
 }
 
 /// What a long read is told when the store is opened again beneath it.
@@ -148,25 +148,25 @@ fn interrupted() -> Error {
 
 /// Keys in order, with their values.
 pub struct Range<'v> {
-    stored: RoRange<'v, Bytes, Bytes>,
+    base: RoRange<'v, Bytes, Bytes>,
     /// Of those that LMDB has, the next, when what is recent comes before it.
-    ahead: Option<Pair<'v>>,
+    peeked_base: Option<Pair<'v>>,
     /// `None` when nothing is.
-    recent: Option<Peekable<Keys<'v>>>,
+    recent: Option<Peekable<OverlayRange<'v>>>,
     closing: Option<&'v AtomicBool>,
 }
 
 impl<'v> Range<'v> {
-    fn next_stored(&mut self) -> Result<Option<Pair<'v>>> {
-        match self.ahead.take() {
+    fn next_base(&mut self) -> Result<Option<Pair<'v>>> {
+        match self.peeked_base.take() {
             Some(pair) => Ok(Some(pair)),
-            None => self.stored.next().transpose().map_err(told),
+            None => self.base.next().transpose().map_err(told),
         }
     }
 
     fn merged(&mut self) -> Result<Option<Pair<'v>>> {
         loop {
-            let stored = self.next_stored()?;
+            let stored = self.next_base()?;
             let Some(recent) = &mut self.recent else { return Ok(stored) };
             let Some(&(key, value)) = recent.peek() else {
                 self.recent = None;
@@ -176,7 +176,7 @@ impl<'v> Range<'v> {
                 Some(pair) if pair.0 < key => return Ok(Some(pair)),
                 // What was stored under the key counts no more.
                 Some(pair) if pair.0 == key => {}
-                other => self.ahead = other,
+                other => self.peeked_base = other,
             }
             recent.next();
             if let Some(value) = value {
@@ -193,8 +193,8 @@ impl<'v> Iterator for Range<'v> {
         if self.closing.is_some_and(|closing| closing.load(Ordering::Relaxed)) {
             return Some(Err(interrupted()));
         }
-        if self.recent.is_none() && self.ahead.is_none() {
-            return self.stored.next().map(|pair| pair.map_err(told));
+        if self.recent.is_none() && self.peeked_base.is_none() {
+            return self.base.next().map(|pair| pair.map_err(told));
         }
         self.merged().transpose()
     }
@@ -258,30 +258,30 @@ mod tests {
         ) {
             let dir = tempfile::tempdir().unwrap();
             let store = Store::open(dir.path()).unwrap();
-            let opened = store.environment.get().unwrap();
-            let (table, mut recent, mut expected) = (Table::Index, Recent::default(), BTreeMap::new());
+            let opened = store.environment.acquire().unwrap();
+            let (table, mut recent, mut expected) = (Table::Index, Overlay::default(), BTreeMap::new());
             for (number, step) in steps.into_iter().enumerate() {
                 match step {
                     Step::Put(key, value) => {
-                        recent.set((table, &key, Some(&[value])));
+                        recent.apply((table, &key, Some(&[value])));
                         expected.insert(key, vec![value]);
                     }
                     Step::Remove(key) => {
-                        recent.set((table, &key, None));
+                        recent.apply((table, &key, None));
                         expected.remove(&key);
                     }
                     Step::Checkpoint => {
                         let written = std::mem::take(&mut recent);
-                        super::super::commit::write(&opened.env, &opened.tables, &written, LastCheckpoint { id: number as u64, journal: None })
+                        super::super::commit::write_checkpoint(&opened.env, &opened.tables, &written, LastCheckpoint { id: number as u64, journal: None })
                             .unwrap();
                     }
                 }
             }
-            let view = View::new(Txn::Read(opened.env.read_txn().unwrap()), &opened.tables, recent);
+            let view = View::new(Txn::Reader(opened.env.read_txn().unwrap()), &opened.tables, recent);
             let owned = |(key, value): Pair<'_>| (key.to_vec(), value.to_vec());
             let all: Vec<_> = expected.clone().into_iter().collect();
             let range = |key: &[u8]| -> Vec<_> {
-                view.from(table, key).unwrap().map(|pair| owned(pair.unwrap())).collect()
+                view.range_from(table, key).unwrap().map(|pair| owned(pair.unwrap())).collect()
             };
             prop_assert_eq!(view.len(table).unwrap(), all.len() as u64);
             prop_assert_eq!(range(b""), all.clone());
@@ -289,8 +289,8 @@ mod tests {
                 let behind: Vec<_> = all.iter().filter(|(k, _)| k >= key).cloned().collect();
                 let begins: Vec<_> =
                     all.iter().filter(|(k, _)| k.starts_with(key)).cloned().collect();
-                let prefixed = view.prefixed(table, key.clone()).unwrap();
-                let first = view.first_from(table, key).unwrap().map(owned);
+                let prefixed = view.prefix(table, key.clone()).unwrap();
+                let first = view.seek(table, key).unwrap().map(owned);
                 prop_assert_eq!(prefixed.map(|p| owned(p.unwrap())).collect::<Vec<_>>(), begins);
                 prop_assert_eq!(first, behind.first().cloned());
                 prop_assert_eq!(range(key), behind);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use protobuf::CodedInputStream;
 
-use super::records::sealed::State;
+use super::records::sealed::ReadState;
 use super::records::{Expiring, RecordKey, damaged};
 use super::schema::{self, Kind, LONG_MARKER, NAME_HEAD};
 use super::snapshot_limit::SnapshotLimit;
@@ -31,21 +31,21 @@ pub struct Entry<'t> {
 
 /// The records of one kind in a namespace whose names begin alike, in byte order of names. A damaged
 /// record is an entry like others, whose message cannot be had.
-pub struct Walk<'t> {
+pub struct Scan<'t> {
     limit: Option<&'t SnapshotLimit>,
     range: Prefixed<'t>,
     kind: Kind,
     /// Bytes of each key before the name.
     prefix: usize,
     /// Long names with one head, sorted by name from last to first.
-    run: Vec<Entry<'t>>,
+    long_name_run: Vec<Entry<'t>>,
     /// The entry behind that run, already read.
     ahead: Option<Entry<'t>>,
 }
 
-impl<'t> Walk<'t> {
+impl<'t> Scan<'t> {
     pub(super) fn new(
-        state: &'t (impl State + ?Sized),
+        state: &'t (impl ReadState + ?Sized),
         namespace: &Namespace,
         kind: Kind,
         names: &[u8],
@@ -54,8 +54,8 @@ impl<'t> Walk<'t> {
         let prefix = beginning.len();
         beginning.extend(schema::name_prefix(names));
         let view = state.view();
-        let range = view.prefixed(Table::Records, beginning)?;
-        Ok(Self { limit: view.limit(), range, kind, prefix, run: Vec::new(), ahead: None })
+        let range = view.prefix(Table::Records, beginning)?;
+        Ok(Self { limit: view.limit(), range, kind, prefix, long_name_run: Vec::new(), ahead: None })
     }
 
     fn read(&mut self) -> Result<Option<Entry<'t>>> {
@@ -67,24 +67,24 @@ impl<'t> Walk<'t> {
 
     fn read_run(&mut self, first: Entry<'t>) -> Result<()> {
         let head = first.head();
-        self.run.push(first);
+        self.long_name_run.push(first);
         while let Some(entry) = self.read()? {
             if !entry.is_long() || entry.head() != head {
                 self.ahead = Some(entry);
                 break;
             }
-            self.run.push(entry);
+            self.long_name_run.push(entry);
         }
-        self.run.sort_by(|a, b| b.name().cmp(a.name()));
+        self.long_name_run.sort_by(|a, b| b.name().cmp(a.name()));
         Ok(())
     }
 }
 
-impl<'t> Iterator for Walk<'t> {
+impl<'t> Iterator for Scan<'t> {
     type Item = Result<Entry<'t>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(entry) = self.run.pop() {
+        if let Some(entry) = self.long_name_run.pop() {
             return Some(Ok(entry));
         }
         let read = match self.ahead.take() {
@@ -93,7 +93,7 @@ impl<'t> Iterator for Walk<'t> {
         };
         match read {
             Ok(Some(entry)) if entry.is_long() => match self.read_run(entry) {
-                Ok(()) => self.run.pop().map(Ok),
+                Ok(()) => self.long_name_run.pop().map(Ok),
                 Err(e) => Some(Err(e)),
             },
             other => other.transpose(),
@@ -109,7 +109,7 @@ impl<'t> Entry<'t> {
     }
 
     /// What is known of the name when the record is damaged, for sentences.
-    pub fn shown_name(&self) -> String {
+    pub fn display_name(&self) -> String {
         lossy(self.head()).into_owned()
     }
 
@@ -148,7 +148,7 @@ fn first_field(message: &[u8]) -> Option<&[u8]> {
 }
 
 /// The names of all namespaces, in byte order. After an error there are no more.
-pub fn namespaces(state: &(impl State + ?Sized)) -> impl Iterator<Item = Result<Namespace>> {
+pub fn namespaces(state: &(impl ReadState + ?Sized)) -> impl Iterator<Item = Result<Namespace>> {
     let mut from = Some(schema::ROOT_PREFIX.to_vec());
     std::iter::from_fn(move || {
         let found = next_namespace(state, from.take()?);
@@ -162,11 +162,11 @@ pub fn namespaces(state: &(impl State + ?Sized)) -> impl Iterator<Item = Result<
 
 /// The first namespace whose key is not before that one, and the key to go on with.
 fn next_namespace(
-    state: &(impl State + ?Sized),
+    state: &(impl ReadState + ?Sized),
     mut from: Vec<u8>,
 ) -> Result<Option<(Namespace, Vec<u8>)>> {
     // Records of a namespace lie between it and others: each is skipped with one look-up.
-    while let Some((key, _)) = state.view().first_from(Table::Records, &from)? {
+    while let Some((key, _)) = state.view().seek(Table::Records, &from)? {
         state.view().check_held()?;
         let Some(path) = key.strip_prefix(schema::ROOT_PREFIX) else { break };
         let Some(slash) = path.iter().position(|b| *b == b'/') else {
@@ -180,20 +180,20 @@ fn next_namespace(
 
 /// The keys of the records that have a time to go, with the values of their labels.
 pub fn expiring_keys(
-    state: &(impl State + ?Sized),
+    state: &(impl ReadState + ?Sized),
 ) -> Result<impl Iterator<Item = Result<(RecordKey, String)>>> {
-    let all = state.view().from(Table::Expiring, b"")?;
+    let all = state.view().range_from(Table::Expiring, b"")?;
     Ok(all.map(|noted| noted.map(|(key, when)| (RecordKey(key.into()), lossy(when).into_owned()))))
 }
 
 /// The record under a key, if it has a time to go.
-pub fn expiring(state: &(impl State + ?Sized), key: &RecordKey) -> Result<Option<Expiring>> {
+pub fn expiring(state: &(impl ReadState + ?Sized), key: &RecordKey) -> Result<Option<Expiring>> {
     let key = &*key.0;
     let (when, value) =
         (state.view().get(Table::Expiring, key)?, state.view().get(Table::Records, key)?);
     let (Some(when), Some(value)) = (when, value) else { return Ok(None) };
     let strange = || damaged(&format!("key {}", lossy(key)));
-    let Some((namespace, Some(kind))) = schema::place(key) else { return Err(strange()) };
+    let Some((namespace, Some(kind))) = schema::parse_key(key) else { return Err(strange()) };
     let prefix = schema::prefix(&namespace, kind).len();
     let name = Entry { key, value, prefix, kind }.name().to_vec();
     let name = String::from_utf8(name).map_err(|_| strange())?;
@@ -201,9 +201,9 @@ pub fn expiring(state: &(impl State + ?Sized), key: &RecordKey) -> Result<Option
 }
 
 /// How many images are set aside, by namespace.
-pub fn aside_by_namespace(state: &(impl State + ?Sized)) -> Result<BTreeMap<String, u64>> {
+pub fn aside_by_namespace(state: &(impl ReadState + ?Sized)) -> Result<BTreeMap<String, u64>> {
     let mut found = BTreeMap::new();
-    for noted in state.view().from(Table::Aside, b"")? {
+    for noted in state.view().range_from(Table::SetAside, b"")? {
         let (key, _) = noted?;
         let path = key.strip_prefix(schema::ROOT_PREFIX).unwrap_or_default();
         let namespace = path.split(|b| *b == b'/').next().unwrap_or_default();
@@ -213,8 +213,8 @@ pub fn aside_by_namespace(state: &(impl State + ?Sized)) -> Result<BTreeMap<Stri
 }
 
 /// The keys that begin with `prefix`.
-pub fn keys(state: &(impl State + ?Sized), prefix: Vec<u8>) -> Result<Vec<Vec<u8>>> {
-    state.view().prefixed(Table::Records, prefix)?.map(|found| Ok(found?.0.to_vec())).collect()
+pub fn keys(state: &(impl ReadState + ?Sized), prefix: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+    state.view().prefix(Table::Records, prefix)?.map(|found| Ok(found?.0.to_vec())).collect()
 }
 
 fn parse_namespace(name: &[u8], key: &[u8]) -> Result<Namespace> {

@@ -22,26 +22,26 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::commit::Failure;
-use super::environment::{Environment, Opened};
+use super::environment::{Environment, OpenEnvironment};
 use super::job::{Job, job, stopped};
-use super::journal::entry::Changes;
-use super::recent::Recent;
-use super::{Change, disk_space, failure, view_to_write};
+use super::journal::entry::WriteBatch;
+use super::recent::Overlay;
+use super::{Transaction, disk_space, lmdb_error, view_to_write};
 use crate::log_throttle::throttled_log;
 use crate::metrics::Commits;
 use crate::model::{Error, Result};
 
 /// So many jobs may wait; further callers wait to be let in.
-const QUEUE: usize = 1024;
+const QUEUE_LEN: usize = 1024;
 
 /// When there has been nothing to do for so long, there is a checkpoint.
-const IDLE: Duration = Duration::from_millis(100);
+const CHECKPOINT_IDLE: Duration = Duration::from_millis(100);
 
 /// When one has failed, the next is tried so long after.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
+const CHECKPOINT_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// So many jobs share a commit. More would not make the sync cheaper, only answers later.
-const BATCH: usize = 256;
+const MAX_BATCH_JOBS: usize = 256;
 
 /// Hands changes to the writing thread. Clones share it; when the last is dropped, the accepted
 /// jobs are finished and the thread ends.
@@ -71,13 +71,13 @@ impl Drop for Joined {
 
 impl Writer {
     pub(super) fn start(environment: Arc<Environment>) -> Result<Self> {
-        let (queue, jobs) = mpsc::channel(QUEUE);
+        let (queue, jobs) = mpsc::channel(QUEUE_LEN);
         let commits = Commits::default();
         let counted = commits.clone();
         let told = |e| Error::Internal(format!("starting the writing thread: {e}"));
         let clock =
             tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(told)?;
-        let writing = Writing { environment, commits: counted, clock, again: None };
+        let writing = WriterThread { environment, commits: counted, clock, retry_at: None };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writing.run(jobs))
@@ -95,7 +95,7 @@ impl Writer {
     pub async fn write<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Change<'_>) -> Result<T> + Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<T> + Send + 'static,
     {
         self.write_then(work, |_| {}).await
     }
@@ -106,7 +106,7 @@ impl Writer {
     pub async fn write_then<T, F, G>(&self, work: F, then: G) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Change<'_>) -> Result<T> + Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<T> + Send + 'static,
         G: FnOnce(&T) + Send + 'static,
     {
         let (job, answer) = job(work, then);
@@ -118,7 +118,7 @@ impl Writer {
     pub fn write_blocking<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Change<'_>) -> Result<T> + Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<T> + Send + 'static,
     {
         let (job, answer) = job(work, |_| {});
         self.queue.blocking_send(job).map_err(|_| stopped())?;
@@ -127,17 +127,17 @@ impl Writer {
 }
 
 /// The thread's own.
-struct Writing {
+struct WriterThread {
     environment: Arc<Environment>,
     commits: Commits,
     clock: Runtime,
     /// The last checkpoint failed, and is tried again then.
-    again: Option<Instant>,
+    retry_at: Option<Instant>,
 }
 
-impl Writing {
+impl WriterThread {
     fn run(mut self, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch = Vec::with_capacity(MAX_BATCH_JOBS);
         while self.wait(&mut jobs, &mut batch) > 0 {
             let (committed, broken) = self.commit(&mut batch);
             for job in batch.drain(..) {
@@ -151,7 +151,7 @@ impl Writing {
             }
         }
         self.checkpoint();
-        if let Ok(opened) = self.environment.get()
+        if let Ok(opened) = self.environment.acquire()
             && let Err(failed) = opened.close()
         {
             log::debug!("closing: {failed}; the journal is needed when the store is opened again");
@@ -164,34 +164,34 @@ impl Writing {
         jobs: &mut mpsc::Receiver<Box<dyn Job>>,
         batch: &mut Vec<Box<dyn Job>>,
     ) -> usize {
-        while self.environment.has_work() {
+        while self.environment.has_uncheckpointed() {
             let now = Instant::now();
-            let patience = self.again.map_or(IDLE, |at| at.saturating_duration_since(now));
-            let soon = async { timeout(patience, jobs.recv_many(batch, BATCH)).await };
+            let patience = self.retry_at.map_or(CHECKPOINT_IDLE, |at| at.saturating_duration_since(now));
+            let soon = async { timeout(patience, jobs.recv_many(batch, MAX_BATCH_JOBS)).await };
             match self.clock.block_on(soon) {
                 Ok(count) => return count,
                 Err(_) => self.checkpoint(),
             }
         }
-        jobs.blocking_recv_many(batch, BATCH)
+        jobs.blocking_recv_many(batch, MAX_BATCH_JOBS)
     }
 
     fn is_due(&self) -> bool {
-        match self.again {
+        match self.retry_at {
             // A change that found no room in the journal may have made one.
-            Some(at) => at <= Instant::now() || !self.environment.has_work(),
-            None => self.environment.is_due(),
+            Some(at) => at <= Instant::now() || !self.environment.has_uncheckpointed(),
+            None => self.environment.checkpoint_due(),
         }
     }
 
     /// Runs the jobs and commits what they changed. Gives the environment too when it cannot be used
     /// any more.
-    fn commit(&self, jobs: &mut [Box<dyn Job>]) -> (Result<()>, Option<Arc<Opened>>) {
+    fn commit(&self, jobs: &mut [Box<dyn Job>]) -> (Result<()>, Option<Arc<OpenEnvironment>>) {
         let (opened, recent, changes) = match self.run_in_view(jobs) {
             Ok(done) => done,
             Err(why) => return (Err(why), None),
         };
-        if changes.are_none() {
+        if changes.is_empty() {
             return (Ok(()), None);
         }
         let begun = Instant::now();
@@ -212,22 +212,22 @@ impl Writing {
             Failure::Aborted(error) => (Err(error), None),
             Failure::Lmdb(e) => (Err(not_committed(&self.environment, &e)), None),
             Failure::Unknown(why) => (Err(unknown(why)), None),
-            Failure::Broken(why) => (Err(unknown(why)), Some(opened)),
-            Failure::NotTried(why) => {
+            Failure::EnvironmentLost(why) => (Err(unknown(why)), Some(opened)),
+            Failure::NotAttempted(why) => {
                 let why = format!("committing: {why}: nothing was written; try again");
                 (Err(Error::Unavailable(why)), Some(opened))
             }
         }
     }
 
-    fn run_in_view(&self, jobs: &mut [Box<dyn Job>]) -> Result<(Arc<Opened>, Recent, Changes)> {
+    fn run_in_view(&self, jobs: &mut [Box<dyn Job>]) -> Result<(Arc<OpenEnvironment>, Overlay, WriteBatch)> {
         self.environment.check_files()?;
-        let mut opened = self.environment.get()?;
+        let mut opened = self.environment.acquire()?;
         loop {
             let changed = view_to_write(&opened)?.map(|view| {
-                let mut change = Change::new(view);
+                let mut change = Transaction::new(view);
                 jobs.iter_mut().for_each(|job| job.run(&mut change));
-                change.end()
+                change.into_parts()
             });
             match changed {
                 Some((recent, changes)) => return Ok((opened, recent, changes)),
@@ -239,13 +239,13 @@ impl Writing {
     /// Brings what is recent into LMDB's file. While that fails, as the disk is full or bad, it stays
     /// in the journal, and is tried again.
     fn checkpoint(&mut self) {
-        let failed_before = self.again.replace(Instant::now() + AFTER_FAILURE).is_some();
-        let Ok(opened) = self.environment.get() else { return };
+        let failed_before = self.retry_at.replace(Instant::now() + CHECKPOINT_RETRY_INTERVAL).is_some();
+        let Ok(opened) = self.environment.acquire() else { return };
         let begun = Instant::now();
         let done = opened.checkpoint();
         self.commits.checkpoints.observe(begun.elapsed().as_secs_f64());
         let Err(failed) = done else {
-            self.again = None;
+            self.retry_at = None;
             if failed_before {
                 log::info!("what was only in the journal is in LMDB's file now");
             }
@@ -259,7 +259,7 @@ impl Writing {
                  again"
             );
         }
-        if let Failure::Broken(_) = failed {
+        if let Failure::EnvironmentLost(_) = failed {
             let _ = self.environment.reopen(opened);
         }
     }
@@ -274,7 +274,7 @@ fn not_committed(environment: &Environment, error: &heed::Error) -> Error {
         heed::Error::Io(e) if !disk_space::is_full_error(e) => {
             Error::Internal(format!("committing: {e}; nothing was written"))
         }
-        other => failure("committing", other),
+        other => lmdb_error("committing", other),
     }
 }
 
@@ -307,7 +307,7 @@ mod tests {
     }
 
     fn names(store: &Store, namespace: &Namespace) -> usize {
-        store.read(|s| Ok(s.walk(namespace, Kind::Image)?.count())).unwrap()
+        store.read(|s| Ok(s.scan(namespace, Kind::Image)?.count())).unwrap()
     }
 
     #[test]

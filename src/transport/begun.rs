@@ -9,34 +9,34 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// So many calls may have begun. The task of one takes some 7 KiB until it ends.
-const CALLS: usize = 4096;
+const MAX_IN_FLIGHT: usize = 4096;
 
 /// Headers of so many bytes weigh as much as a call.
-pub const HEADERS: usize = 4 << 10;
+pub const HEADER_BYTES_PER_SLOT: usize = 4 << 10;
 
 /// The calls of all connections. Clones count the same.
 #[derive(Clone, Debug)]
-pub struct Begun {
-    all: Arc<All>,
+pub struct Admission {
+    all: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct All {
+struct Shared {
     calls: AtomicUsize,
     connections: AtomicUsize,
     most: usize,
 }
 
-impl Default for Begun {
+impl Default for Admission {
     fn default() -> Self {
-        Self::new(CALLS)
+        Self::new(MAX_IN_FLIGHT)
     }
 }
 
-impl Begun {
+impl Admission {
     /// All connections together may have begun `most` calls.
     pub fn new(most: usize) -> Self {
-        let all = All { calls: 0.into(), connections: 0.into(), most };
+        let all = Shared { calls: 0.into(), connections: 0.into(), most };
         Self { all: Arc::new(all) }
     }
 
@@ -46,47 +46,47 @@ impl Begun {
     }
 
     /// One more connection.
-    pub fn connection(&self) -> Calls {
+    pub fn connection(&self) -> ConnectionAdmission {
         self.all.connections.fetch_add(1, Ordering::Relaxed);
-        Calls { all: Arc::clone(&self.all), calls: AtomicUsize::new(0) }
+        ConnectionAdmission { all: Arc::clone(&self.all), calls: AtomicUsize::new(0) }
     }
 }
 
 /// The calls that one connection has begun. Dropped, they have ended.
 #[derive(Debug)]
-pub struct Calls {
-    all: Arc<All>,
+pub struct ConnectionAdmission {
+    all: Arc<Shared>,
     calls: AtomicUsize,
 }
 
-impl Calls {
+impl ConnectionAdmission {
     /// Whether one more may begin: there is room, or it has less than its share, which is one at least.
-    pub fn may_begin(&self) -> bool {
-        let All { calls, connections, most } = &*self.all;
+    pub fn can_admit(&self) -> bool {
+        let Shared { calls, connections, most } = &*self.all;
         let (all, mine) = (calls.load(Ordering::Relaxed), self.calls.load(Ordering::Relaxed));
         let share = *most / connections.load(Ordering::Relaxed).max(1);
         all < *most || mine < share.max(1)
     }
 
     /// Whether all connections together have begun as many as they may.
-    pub fn is_crowded(&self) -> bool {
+    pub fn is_saturated(&self) -> bool {
         self.all.calls.load(Ordering::Relaxed) >= self.all.most
     }
 
     /// A call of this weight, that of an ordinary one being 1, begins.
-    pub fn begin(&self, weight: usize) {
+    pub fn admit(&self, weight: usize) {
         self.all.calls.fetch_add(weight, Ordering::Relaxed);
         self.calls.fetch_add(weight, Ordering::Relaxed);
     }
 
     /// A call ends that began with this weight.
-    pub fn end(&self, weight: usize) {
+    pub fn release(&self, weight: usize) {
         self.all.calls.fetch_sub(weight, Ordering::Relaxed);
         self.calls.fetch_sub(weight, Ordering::Relaxed);
     }
 }
 
-impl Drop for Calls {
+impl Drop for ConnectionAdmission {
     fn drop(&mut self) {
         self.all.calls.fetch_sub(*self.calls.get_mut(), Ordering::Relaxed);
         self.all.connections.fetch_sub(1, Ordering::Relaxed);
@@ -99,23 +99,23 @@ mod tests {
 
     #[test]
     fn who_has_more_than_its_share_gets_no_more() {
-        let all = Begun::new(100);
+        let all = Admission::new(100);
         let (greedy, modest) = (all.connection(), all.connection());
-        while greedy.may_begin() {
-            greedy.begin(1);
+        while greedy.can_admit() {
+            greedy.admit(1);
         }
         assert_eq!(greedy.calls.load(Ordering::Relaxed), 100, "alone it may have all");
-        while modest.may_begin() {
-            modest.begin(1);
+        while modest.can_admit() {
+            modest.admit(1);
         }
         assert_eq!(modest.calls.load(Ordering::Relaxed), 50);
-        greedy.end(50);
-        assert!(!greedy.may_begin());
-        greedy.end(2);
-        assert!(greedy.may_begin());
+        greedy.release(50);
+        assert!(!greedy.can_admit());
+        greedy.release(2);
+        assert!(greedy.can_admit());
         drop(modest);
-        greedy.begin(40);
-        assert!(greedy.may_begin());
+        greedy.admit(40);
+        assert!(greedy.can_admit());
         drop(greedy);
         assert_eq!(all.count(), 0);
         assert_eq!(all.all.connections.load(Ordering::Relaxed), 0);

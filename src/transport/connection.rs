@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::begun::{self, Begun, Calls};
-use crate::service::budget::Hold;
+use super::begun::{self, Admission, ConnectionAdmission};
+use crate::service::budget::Reservation;
 use crate::service::client::Client;
 
 /// The client at the other end. Processes in a namespace that the kernel does not show are all 0: they
@@ -26,9 +26,9 @@ pub fn client(stream: &UnixStream) -> Client {
 
 /// Shared between a connection's task and its calls.
 #[derive(Debug)]
-pub struct Connection {
+pub struct ConnectionState {
     client: Client,
-    begun: Calls,
+    begun: ConnectionAdmission,
     calls: Arc<Semaphore>,
     /// gRPC: the reader, while no more calls may begin.
     paused: Mutex<Option<Waker>>,
@@ -36,12 +36,12 @@ pub struct Connection {
     unsent: Mutex<BTreeMap<u64, Instant>>,
     /// ttrpc: the streams whose call has begun and not been answered, each with what it holds. An entry
     /// stands for one call: a second one under the same number is refused.
-    holds: Mutex<HashMap<u32, Vec<Hold>>>,
+    holds: Mutex<HashMap<u32, Vec<Reservation>>>,
 }
 
-impl Connection {
+impl ConnectionState {
     /// A connection that may run so many calls at a time, and is one of those that `begun` counts.
-    pub fn new(calls: usize, begun: &Begun, client: Client) -> Arc<Self> {
+    pub fn new(calls: usize, begun: &Admission, client: Client) -> Arc<Self> {
         Arc::new(Self {
             client,
             begun: begun.connection(),
@@ -58,47 +58,47 @@ impl Connection {
     }
 
     /// The calls it has begun.
-    pub fn begun(&self) -> &Calls {
+    pub fn admission(&self) -> &ConnectionAdmission {
         &self.begun
     }
 
     /// A call with so many bytes of headers begins, until what is returned is dropped.
-    pub fn begin(self: &Arc<Self>, headers: usize) -> Place {
-        let weight = 1 + headers / begun::HEADERS;
-        self.begun.begin(weight);
-        Place { connection: Arc::clone(self), weight }
+    pub fn admit(self: &Arc<Self>, headers: usize) -> CallGuard {
+        let weight = 1 + headers / begun::HEADER_BYTES_PER_SLOT;
+        self.begun.admit(weight);
+        CallGuard { connection: Arc::clone(self), weight }
     }
 
     /// Whether no further call may begin. Then one is under way, and the task is woken when one ends.
-    pub fn is_paused(&self, cx: &Context<'_>) -> bool {
-        if self.begun.may_begin() {
+    pub fn poll_admission(&self, cx: &Context<'_>) -> bool {
+        if self.begun.can_admit() {
             return false;
         }
         *lock(&self.paused) = Some(cx.waker().clone());
         // It may have ended meanwhile.
-        !self.begun.may_begin()
+        !self.begun.can_admit()
     }
 
     /// Waits until one more call may run. The slot is the call's until its reply is sent.
-    pub async fn slot(&self) -> Option<OwnedSemaphorePermit> {
+    pub async fn acquire_call_slot(&self) -> Option<OwnedSemaphorePermit> {
         // The semaphore is never closed.
         Arc::clone(&self.calls).acquire_owned().await.ok()
     }
 
     /// A reply is handed to the protocol. It counts as sent when the value is dropped.
-    pub fn sending(
+    pub fn track_reply(
         self: &Arc<Self>,
         slot: Option<OwnedSemaphorePermit>,
-        hold: Option<Hold>,
-    ) -> Sending {
+        hold: Option<Reservation>,
+    ) -> ReplyGuard {
         let mut unsent = lock(&self.unsent);
         let number = unsent.last_key_value().map_or(0, |(last, _)| last.wrapping_add(1));
         unsent.insert(number, Instant::now());
-        Sending { connection: Arc::clone(self), number, _slot: slot, _hold: hold }
+        ReplyGuard { connection: Arc::clone(self), number, _slot: slot, _hold: hold }
     }
 
     /// A reply has been waiting for longer than `time` to be sent.
-    pub fn is_stuck(&self, time: Duration) -> bool {
+    pub fn has_stalled_reply(&self, time: Duration) -> bool {
         let unsent = lock(&self.unsent);
         unsent.first_key_value().is_some_and(|(_, since)| since.elapsed() > time)
     }
@@ -115,7 +115,7 @@ impl Connection {
 
     /// Keeps `hold` until [`Connection::release`] of that stream. A call that was answered already, as
     /// its time was over, keeps nothing.
-    pub fn keep(&self, stream: u32, hold: Option<Hold>) {
+    pub fn attach(&self, stream: u32, hold: Option<Reservation>) {
         if let (Some(hold), Some(holds)) = (hold, lock(&self.holds).get_mut(&stream)) {
             holds.push(hold);
         }
@@ -130,21 +130,21 @@ impl Connection {
     }
 
     /// Gives back what the call on that stream holds.
-    pub fn release(&self, stream: u32) {
+    pub fn detach(&self, stream: u32) {
         lock(&self.holds).remove(&stream);
     }
 }
 
 /// A call that has begun and not ended.
 #[derive(Debug)]
-pub struct Place {
-    connection: Arc<Connection>,
+pub struct CallGuard {
+    connection: Arc<ConnectionState>,
     weight: usize,
 }
 
-impl Drop for Place {
+impl Drop for CallGuard {
     fn drop(&mut self) {
-        self.connection.begun.end(self.weight);
+        self.connection.begun.release(self.weight);
         if let Some(reader) = lock(&self.connection.paused).take() {
             reader.wake();
         }
@@ -153,14 +153,14 @@ impl Drop for Place {
 
 /// A reply on its way.
 #[derive(Debug)]
-pub struct Sending {
-    connection: Arc<Connection>,
+pub struct ReplyGuard {
+    connection: Arc<ConnectionState>,
     number: u64,
     _slot: Option<OwnedSemaphorePermit>,
-    _hold: Option<Hold>,
+    _hold: Option<Reservation>,
 }
 
-impl Drop for Sending {
+impl Drop for ReplyGuard {
     fn drop(&mut self) {
         lock(&self.connection.unsent).remove(&self.number);
     }
@@ -177,33 +177,33 @@ mod tests {
 
     #[test]
     fn one_reply_that_waits_makes_it_stuck_though_others_are_sent() {
-        let connection = Connection::new(1, &Begun::default(), Client::Own);
-        assert!(!connection.is_stuck(Duration::ZERO));
-        let waits = connection.sending(None, None);
+        let connection = ConnectionState::new(1, &Admission::default(), Client::Own);
+        assert!(!connection.has_stalled_reply(Duration::ZERO));
+        let waits = connection.track_reply(None, None);
         let since = Instant::now();
         while since.elapsed() < Duration::from_millis(2) {
-            drop(connection.sending(None, None));
+            drop(connection.track_reply(None, None));
         }
-        assert!(connection.is_stuck(Duration::from_millis(2)));
-        assert!(!connection.is_stuck(Duration::from_secs(60)));
+        assert!(connection.has_stalled_reply(Duration::from_millis(2)));
+        assert!(!connection.has_stalled_reply(Duration::from_secs(60)));
         drop(waits);
-        assert!(!connection.is_stuck(Duration::ZERO));
+        assert!(!connection.has_stalled_reply(Duration::ZERO));
     }
 
     #[test]
     fn a_stream_has_one_call_and_what_that_holds_goes_with_it() {
-        use crate::service::budget::Budget;
+        use crate::service::budget::MemoryBudget;
         use futures_util::FutureExt;
 
-        let budget = Budget::new(100_000);
-        let connection = Connection::new(1, &Begun::default(), crate::service::client::Client::Own);
-        let share = || budget.share(60_000).now_or_never();
+        let budget = MemoryBudget::new(100_000);
+        let connection = ConnectionState::new(1, &Admission::default(), crate::service::client::Client::Own);
+        let share = || budget.reserve(60_000).now_or_never();
         assert!(connection.open(1) && connection.open(3) && !connection.open(1));
-        connection.keep(1, share().unwrap());
-        connection.release(3);
+        connection.attach(1, share().unwrap());
+        connection.detach(3);
         assert!(share().is_none(), "another stream's end gives nothing back");
-        connection.release(1);
-        connection.keep(1, share().unwrap());
+        connection.detach(1);
+        connection.attach(1, share().unwrap());
         assert!(share().is_some(), "an answered call keeps nothing");
         assert!(connection.open(1), "a stream may be used again");
     }

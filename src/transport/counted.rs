@@ -10,18 +10,18 @@ use http::{HeaderMap, Response};
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use super::connection::Place;
+use super::connection::CallGuard;
 use super::grpc_message::Body;
 use crate::metrics::calls::Call;
 
 /// The response, with `call` and its `place` in it: it ends when the status is sent or the client
 /// leaves.
-pub fn counted(response: Response<Body>, mut call: Call, place: Place) -> Response<Body> {
+pub fn meter(response: Response<Body>, mut call: Call, place: CallGuard) -> Response<Body> {
     if let Some(code) = code(response.headers()) {
         call.ends(code);
         return response;
     }
-    response.map(|body| Counted { body, call: Some(call), _place: place }.boxed_unsync())
+    response.map(|body| MeteredBody { body, call: Some(call), _place: place }.boxed_unsync())
 }
 
 /// UNKNOWN for a status that is no number.
@@ -30,13 +30,13 @@ fn code(headers: &HeaderMap) -> Option<i32> {
     Some(status.to_str().ok().and_then(|s| s.parse().ok()).unwrap_or(2))
 }
 
-struct Counted {
+struct MeteredBody {
     body: Body,
     call: Option<Call>,
-    _place: Place,
+    _place: CallGuard,
 }
 
-impl HttpBody for Counted {
+impl HttpBody for MeteredBody {
     type Data = Bytes;
     type Error = h2::Error;
 

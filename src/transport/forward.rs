@@ -26,65 +26,65 @@ use hyper::body::{Body as _, Incoming};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
-use super::gather::{Breaker, Gathered};
-use super::grpc::STREAMS;
+use super::gather::{ConnectionAborter, CoalescingStream};
+use super::grpc::MAX_STREAMS;
 use super::grpc_message::Body;
-use super::listener::{Stop, stopped};
-use super::passing::{Answer, Upload, reset};
+use super::listener::{Shutdown, wait};
+use super::passing::{ResponseBody, RequestPump, reset};
 use crate::front::client::MAX_HEADER_LIST;
 use crate::model::{Error, Result};
 
 /// How long calls that are passed on may go on when the daemon stops. Whoever makes them needs
 /// many, and streams of events never end by themselves.
-pub const GRACE: Duration = Duration::from_secs(2);
+pub const DRAIN_GRACE: Duration = Duration::from_secs(2);
 
 /// How long containerd may take to accept a connection.
-pub const CONNECT: Duration = Duration::from_secs(5);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How much of a stream, and of all streams of a connection, may be on its way unread, to
 /// containerd as from it. Only what is left unread takes memory. With less room for a stream,
 /// containerd stops and waits for more room all the time, which costs a large Read a tenth of its
 /// rate; with less for all together, a few streams that nobody reads would stall the others.
-pub const WINDOW: (u32, u32) = (1 << 20, 256 << 20);
+pub const WINDOW_BYTES: (u32, u32) = (1 << 20, 256 << 20);
 
 /// A way to containerd for the calls of one client connection. It is made when the first call
 /// wants it, and anew when it has broken.
 #[derive(Debug)]
-pub struct Line {
+pub struct Upstream {
     socket: Arc<Path>,
-    known: Mutex<Option<Known>>,
+    known: Mutex<Option<LiveConnection>>,
 }
 
 /// A connection to containerd. It ends with the last who has its breaker: the line, while it is in
 /// use, and the calls on it.
 #[derive(Debug, Clone)]
-struct Known {
+struct LiveConnection {
     sender: SendRequest<Bytes>,
-    breaker: Arc<Breaker>,
+    breaker: Arc<ConnectionAborter>,
 }
 
-impl Line {
+impl Upstream {
     /// A line to the containerd behind `socket`.
     pub fn new(socket: Arc<Path>) -> Self {
         Self { socket, known: Mutex::new(None) }
     }
 
     /// Another line to the same containerd.
-    pub fn another(&self) -> Self {
+    pub fn fresh(&self) -> Self {
         Self::new(Arc::clone(&self.socket))
     }
 
     /// Passes a call on, and its answer back; soon after `stop` turns it is broken off.
-    pub async fn forward(&self, request: Request<Incoming>, stop: &Stop) -> Result<Response<Body>> {
+    pub async fn forward(&self, request: Request<Incoming>, stop: &Shutdown) -> Result<Response<Body>> {
         let (mut head, body) = request.into_parts();
         head.uri = uri(head.uri.path_and_query().cloned())?;
         head.version = http::Version::HTTP_2;
         let is_whole = body.is_end_stream();
-        let Known { mut sender, breaker } = self.known(stop).await?;
-        let told = |e: h2::Error| self.broken_off(&e, &breaker);
+        let LiveConnection { mut sender, breaker } = self.connection(stop).await?;
+        let told = |e: h2::Error| self.reset_status(&e, &breaker);
         let (mut response, stream) =
             sender.send_request(Request::from_parts(head, ()), is_whole).map_err(told)?;
-        let mut upload = (!is_whole).then(|| Upload::new(body, stream));
+        let mut upload = (!is_whole).then(|| RequestPump::new(body, stream));
         // Most requests are sent by then: they need no task of their own.
         let response = poll_fn(|cx| {
             if upload.as_mut().is_some_and(|upload| Pin::new(upload).poll(cx).is_ready()) {
@@ -94,13 +94,13 @@ impl Line {
         });
         let response = response.await.map_err(told)?;
         Ok(response.map(|body| {
-            Answer::new(body, upload, self.name(), Arc::clone(&breaker)).boxed_unsync()
+            ResponseBody::new(body, upload, self.name(), Arc::clone(&breaker)).boxed_unsync()
         }))
     }
 
     /// What a client makes of a call that ends without a status. (It could not make it of the
     /// reset itself: an answer here has a status always.)
-    fn broken_off(&self, error: &h2::Error, breaker: &Breaker) -> Error {
+    fn reset_status(&self, error: &h2::Error, breaker: &ConnectionAborter) -> Error {
         if breaker.is_broken_off() {
             return Error::shutting_down();
         }
@@ -112,40 +112,40 @@ impl Line {
             Some(Reason::INADEQUATE_SECURITY) => tonic::Code::PermissionDenied,
             Some(_) => tonic::Code::Internal,
         };
-        Error::Answered(code as i32, told)
+        Error::Upstream(code as i32, told)
     }
 
     /// The connection there is, if it takes calls, or else a new one.
-    async fn known(&self, stop: &Stop) -> Result<Known> {
+    async fn connection(&self, stop: &Shutdown) -> Result<LiveConnection> {
         let mut known = self.known.lock().await;
-        if let Some(Known { sender, breaker }) = known.as_ref()
+        if let Some(LiveConnection { sender, breaker }) = known.as_ref()
             && let Ok(sender) = sender.clone().ready().await
         {
-            return Ok(Known { sender, breaker: Arc::clone(breaker) });
+            return Ok(LiveConnection { sender, breaker: Arc::clone(breaker) });
         }
         let connected =
-            tokio::time::timeout(CONNECT, self.connect(stop)).await.unwrap_or_else(|_| {
+            tokio::time::timeout(CONNECT_TIMEOUT, self.connect(stop)).await.unwrap_or_else(|_| {
                 Err(Error::Unavailable(format!("{} does not accept connections", self.name())))
             });
         Ok(known.insert(connected?).clone())
     }
 
-    async fn connect(&self, stop: &Stop) -> Result<Known> {
+    async fn connect(&self, stop: &Shutdown) -> Result<LiveConnection> {
         let told = |e: &dyn std::fmt::Display| {
             Error::Unavailable(format!("{} cannot be reached: {e}", self.name()))
         };
         let stream = UnixStream::connect(&self.socket).await.map_err(|e| told(&e))?;
-        let stream = Gathered::new(stream, &[]);
-        let breaker = Arc::new(stream.breaker());
+        let stream = CoalescingStream::new(stream, &[]);
+        let breaker = Arc::new(stream.aborter());
         let (sender, connection) = h2::client::Builder::new()
             .enable_push(false)
-            .initial_window_size(WINDOW.0)
-            .initial_connection_window_size(WINDOW.1)
-            .initial_max_send_streams(STREAMS as usize)
+            .initial_window_size(WINDOW_BYTES.0)
+            .initial_connection_window_size(WINDOW_BYTES.1)
+            .initial_max_send_streams(MAX_STREAMS as usize)
             .max_header_list_size(MAX_HEADER_LIST)
-            .max_concurrent_reset_streams(STREAMS as usize)
-            .max_pending_accept_reset_streams(STREAMS as usize)
-            .max_local_error_reset_streams(Some(STREAMS as usize))
+            .max_concurrent_reset_streams(MAX_STREAMS as usize)
+            .max_pending_accept_reset_streams(MAX_STREAMS as usize)
+            .max_local_error_reset_streams(Some(MAX_STREAMS as usize))
             .handshake(stream)
             .await
             .map_err(|e| told(&e))?;
@@ -153,15 +153,15 @@ impl Line {
         let (mut stop, last) = (stop.clone(), Arc::downgrade(&breaker));
         tokio::spawn(async move {
             let past_grace = async {
-                stopped(&mut stop).await;
-                tokio::time::sleep(GRACE).await;
+                wait(&mut stop).await;
+                tokio::time::sleep(DRAIN_GRACE).await;
             };
             tokio::select! {
                 _ = connection => {}
-                () = past_grace => last.upgrade().iter().for_each(|breaker| breaker.break_off()),
+                () = past_grace => last.upgrade().iter().for_each(|breaker| breaker.abort()),
             }
         });
-        Ok(Known { sender, breaker })
+        Ok(LiveConnection { sender, breaker })
     }
 
     fn name(&self) -> String {

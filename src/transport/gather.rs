@@ -21,14 +21,14 @@ use tokio::net::UnixStream;
 use tokio_util::io::poll_read_buf;
 
 /// How much is gathered at most, and how much is read at a time.
-const PIECE: usize = 128 << 10;
+const BUFFER_SIZE: usize = 128 << 10;
 
 /// Reads of less are no sign that much is on its way.
-const LITTLE: usize = 4 << 10;
+const SMALL_READ: usize = 4 << 10;
 
 /// The stream of a connection. Dropped, it sends what can be sent without waiting, and closes.
 #[derive(Debug)]
-pub struct Gathered {
+pub struct CoalescingStream {
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -54,7 +54,7 @@ struct Shared {
     closed: bool,
 }
 
-impl Gathered {
+impl CoalescingStream {
     /// Gathers on `stream`, from which `first` has been read already. It must be called on the
     /// runtime of the connection.
     pub fn new(stream: UnixStream, first: &[u8]) -> Self {
@@ -78,7 +78,7 @@ impl Gathered {
     /// Whether as much is gathered as may be. Then the task is woken when it is sent.
     pub fn is_full(&self, cx: &Context<'_>) -> bool {
         let shared = &mut *lock(&self.shared);
-        let is_full = shared.write.len() >= PIECE && shared.failed.is_none();
+        let is_full = shared.write.len() >= BUFFER_SIZE && shared.failed.is_none();
         if is_full {
             shared.writer = Some(cx.waker().clone());
         }
@@ -93,39 +93,39 @@ impl Gathered {
     }
 
     /// What breaks it from outside.
-    pub fn breaker(&self) -> Breaker {
-        Breaker { shared: Arc::clone(&self.shared), is_broken_off: AtomicBool::new(false) }
+    pub fn aborter(&self) -> ConnectionAborter {
+        ConnectionAborter { shared: Arc::clone(&self.shared), is_broken_off: AtomicBool::new(false) }
     }
 }
 
 /// Breaks the connection of a [`Gathered`], whoever has that: when told to, or when dropped.
 #[derive(Debug)]
-pub struct Breaker {
+pub struct ConnectionAborter {
     shared: Arc<Mutex<Shared>>,
     is_broken_off: AtomicBool,
 }
 
-impl Drop for Breaker {
+impl Drop for ConnectionAborter {
     fn drop(&mut self) {
-        self.break_off();
+        self.abort();
     }
 }
 
-impl Breaker {
+impl ConnectionAborter {
     /// Whether this side broke the connection, and not the other.
     pub fn is_broken_off(&self) -> bool {
         self.is_broken_off.load(Ordering::Relaxed)
     }
 
     /// Breaks it: both sides read its end, and can write no more.
-    pub fn break_off(&self) {
+    pub fn abort(&self) {
         self.is_broken_off.store(true, Ordering::Relaxed);
         // One that is broken already is as it should be.
         let _ = shutdown(lock(&self.shared).stream.as_raw_fd(), Shutdown::Both);
     }
 }
 
-impl Drop for Gathered {
+impl Drop for CoalescingStream {
     fn drop(&mut self) {
         let mut shared = lock(&self.shared);
         shared.closed = true;
@@ -174,14 +174,14 @@ impl Shared {
             }
         }
         if self.sent > 0 {
-            self.sent_much = self.sent >= PIECE / 4;
+            self.sent_much = self.sent >= BUFFER_SIZE / 4;
         }
         self.write = Vec::new();
         self.sent = 0;
         Poll::Ready(Ok(()))
     }
 
-    fn take(&mut self, buf: &mut ReadBuf<'_>) {
+    fn drain_read_buffer(&mut self, buf: &mut ReadBuf<'_>) {
         let rest = self.read.get(self.taken..).unwrap_or_default();
         let count = rest.len().min(buf.remaining());
         buf.put_slice(rest.get(..count).unwrap_or_default());
@@ -196,7 +196,7 @@ impl Shared {
     }
 }
 
-impl AsyncRead for Gathered {
+impl AsyncRead for CoalescingStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -204,24 +204,24 @@ impl AsyncRead for Gathered {
     ) -> Poll<io::Result<()>> {
         let shared = &mut *lock(&self.shared);
         if !shared.read.is_empty() {
-            shared.take(buf);
+            shared.drain_read_buffer(buf);
             return Poll::Ready(Ok(()));
         }
         if !shared.much {
             let before = buf.filled().len();
             ready!(Pin::new(&mut shared.stream).poll_read(cx, buf))?;
-            shared.much = buf.remaining() == 0 && buf.filled().len() - before >= LITTLE;
+            shared.much = buf.remaining() == 0 && buf.filled().len() - before >= SMALL_READ;
             return Poll::Ready(Ok(()));
         }
-        shared.read.reserve(PIECE);
+        shared.read.reserve(BUFFER_SIZE);
         let count = ready!(poll_read_buf(Pin::new(&mut shared.stream), cx, &mut shared.read))?;
-        shared.much = count >= LITTLE;
-        shared.take(buf);
+        shared.much = count >= SMALL_READ;
+        shared.drain_read_buffer(buf);
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Gathered {
+impl AsyncWrite for CoalescingStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -239,7 +239,7 @@ impl AsyncWrite for Gathered {
         if let Some(kind) = shared.failed {
             return Poll::Ready(Err(kind.into()));
         }
-        let Some(free) = PIECE.checked_sub(shared.write.len()).filter(|free| *free > 0) else {
+        let Some(free) = BUFFER_SIZE.checked_sub(shared.write.len()).filter(|free| *free > 0) else {
             shared.writer = Some(cx.waker().clone());
             return Poll::Pending;
         };
@@ -290,14 +290,14 @@ mod tests {
     #[tokio::test]
     async fn what_is_written_in_one_turn_arrives_as_one() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let mut stream = Gathered::new(ours, &[]);
+        let mut stream = CoalescingStream::new(ours, &[]);
         tokio::task::yield_now().await;
         stream.write_all(b"a head, ").await.unwrap();
         stream.flush().await.unwrap();
         // Another task of the thread has more.
         tokio::spawn(async move {
             stream.write_all(b"its data").await.unwrap();
-            std::future::pending::<Gathered>().await
+            std::future::pending::<CoalescingStream>().await
         });
         let mut got = [0; 100];
         let count = theirs.read(&mut got).await.unwrap();
@@ -307,7 +307,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_of_any_amount_come_and_go_in_order() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let stream = Gathered::new(ours, b"first ");
+        let stream = CoalescingStream::new(ours, b"first ");
         let shared = Arc::clone(&stream.shared);
         let (mut read, mut write) = tokio::io::split(stream);
         let echo = async {
@@ -334,20 +334,20 @@ mod tests {
     #[tokio::test]
     async fn what_the_other_does_not_read_is_not_gathered_without_end() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let mut stream = Gathered::new(ours, &[]);
+        let mut stream = CoalescingStream::new(ours, &[]);
         let shared = Arc::clone(&stream.shared);
         let writing = tokio::spawn(async move {
             for _ in 0..100 {
-                stream.write_all(&[0; PIECE]).await.unwrap();
+                stream.write_all(&[0; BUFFER_SIZE]).await.unwrap();
             }
             stream.shutdown().await.unwrap();
         });
         while lock(&shared).writer.is_none() {
             tokio::task::yield_now().await;
         }
-        assert!(lock(&shared).write.len() <= PIECE);
+        assert!(lock(&shared).write.len() <= BUFFER_SIZE);
         drop(shared);
-        let mut got = vec![0; 100 * PIECE];
+        let mut got = vec![0; 100 * BUFFER_SIZE];
         theirs.read_exact(&mut got).await.unwrap();
         writing.await.unwrap();
         assert_eq!(theirs.read(&mut got).await.unwrap(), 0, "dropped, it is closed");
@@ -356,7 +356,7 @@ mod tests {
     #[tokio::test]
     async fn a_broken_stream_is_told_to_the_writer() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut stream = Gathered::new(ours, &[]);
+        let mut stream = CoalescingStream::new(ours, &[]);
         drop(theirs);
         while stream.write_all(b"x").await.is_ok() {
             tokio::task::yield_now().await;

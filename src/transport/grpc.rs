@@ -17,17 +17,17 @@ use protobuf::MessageFull;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
-use super::connection::{self, Connection, Place};
-use super::counted::counted;
-use super::gather::Gathered;
+use super::connection::{self, ConnectionState, CallGuard};
+use super::counted::meter;
+use super::gather::CoalescingStream;
 use super::grpc_message::{self as message, Body};
-use super::listener::{Stop, stopped};
-use super::paced::Paced;
+use super::listener::{Shutdown, wait};
+use super::paced::ThrottledStream;
 use super::{GRPC_MESSAGE, Limits, status, threads};
 use crate::log_throttle::throttled_log;
 use crate::model::{Error, Result};
 use crate::service::client::Client;
-use crate::service::{Call, Reply};
+use crate::service::{CallContext, Reply};
 
 /// The full name of the Images service.
 pub const IMAGES: &str = "containerd.services.images.v1.Images";
@@ -40,10 +40,10 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Streams of one connection at a time. Calls of Images have a lower bound of their own; long
 /// streams (Watch) must not keep calls from being accepted.
-pub const STREAMS: u32 = 4096;
+pub const MAX_STREAMS: u32 = 4096;
 
 /// The most bytes of request headers.
-pub const HEADERS: u32 = 64 << 10;
+pub const MAX_HEADER_LIST: u32 = 64 << 10;
 
 /// How much of a stream, and of all streams of a connection, may be on its way unread. Little: it is
 /// outside of the budget, which a large request waits for when its first bytes have come.
@@ -57,7 +57,7 @@ const SEND_BUFFER: usize = 400 << 10;
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
 
 /// Answers calls, whichever they are.
-pub trait Handler: Clone + Send + Sync + 'static {
+pub trait Router: Clone + Send + Sync + 'static {
     /// How much of a stream, and of all streams of a connection, may be on its way unread.
     const WINDOW: (u32, u32) = WINDOW;
 
@@ -70,28 +70,28 @@ pub trait Handler: Clone + Send + Sync + 'static {
     }
 
     /// Answers one call; `stop` turns when the daemon stops.
-    fn answer(
+    fn route(
         &self,
-        asked: Asked,
-        stop: Stop,
+        asked: IncomingCall,
+        stop: Shutdown,
     ) -> impl Future<Output = Result<Response<Body>>> + Send;
 }
 
 /// Serves the calls of gRPC connections.
 #[derive(Clone)]
-pub struct Grpc<H> {
+pub struct GrpcServer<H> {
     handler: H,
     limits: Limits,
 }
 
-impl<H: Handler> Grpc<H> {
+impl<H: Router> GrpcServer<H> {
     /// Has `handler` answer the calls.
     pub fn new(handler: H, limits: Limits) -> Self {
         Self { handler, limits }
     }
 
     /// Serves one connection until it ends, or until it has ended what it began when `stop` turns.
-    pub async fn connection(mut self, mut stream: UnixStream, mut stop: Stop) {
+    pub async fn connection(mut self, mut stream: UnixStream, mut stop: Shutdown) {
         self.handler = self.handler.for_connection();
         // A client that connects and says nothing holds a place. gRPC clients speak first.
         let mut preface = [0; PREFACE.len()];
@@ -102,16 +102,16 @@ impl<H: Handler> Grpc<H> {
         }
         let unread_time = self.limits.unread_time;
         let client = connection::client(&stream);
-        let connection = Connection::new(self.limits.calls, &self.limits.begun, client);
-        let stream = Gathered::new(stream, PREFACE);
-        let stream = Paced::new(stream, Arc::clone(&connection), PREFACE.len());
-        let _open = self.limits.counted.connection("grpc");
+        let connection = ConnectionState::new(self.limits.calls, &self.limits.admission, client);
+        let stream = CoalescingStream::new(stream, PREFACE);
+        let stream = ThrottledStream::new(stream, Arc::clone(&connection), PREFACE.len());
+        let _open = self.limits.metrics.connection("grpc");
         let stopping = stop.clone();
         let state = Arc::clone(&connection);
         let service = service_fn(move |request| {
             let (grpc, state, stop) = (self.clone(), Arc::clone(&state), stopping.clone());
             // At once, not when its task runs: what is read next depends on it.
-            let place = state.begin(size(request.headers()));
+            let place = state.admit(size(request.headers()));
             async move { Ok::<_, Infallible>(grpc.answer(request, &state, stop, place).await) }
         });
         let http = http2::Builder::new(TokioExecutor::new())
@@ -120,10 +120,10 @@ impl<H: Handler> Grpc<H> {
             .auto_date_header(false)
             .keep_alive_interval(PING.0)
             .keep_alive_timeout(PING.1)
-            .max_concurrent_streams(STREAMS)
-            .max_pending_accept_reset_streams(STREAMS as usize)
-            .max_local_error_reset_streams(STREAMS as usize)
-            .max_header_list_size(HEADERS)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_pending_accept_reset_streams(MAX_STREAMS as usize)
+            .max_local_error_reset_streams(MAX_STREAMS as usize)
+            .max_header_list_size(MAX_HEADER_LIST)
             .max_send_buf_size(H::SEND_BUFFER)
             .initial_stream_window_size(H::WINDOW.0)
             .initial_connection_window_size(H::WINDOW.1)
@@ -140,11 +140,11 @@ impl<H: Handler> Grpc<H> {
                     }
                     return;
                 }
-                () = stopped(&mut stop), if !stopping => {
+                () = wait(&mut stop), if !stopping => {
                     stopping = true;
                     http.as_mut().graceful_shutdown();
                 }
-                _ = look.tick() => if connection.is_stuck(unread_time) {
+                _ = look.tick() => if connection.has_stalled_reply(unread_time) {
                     return throttled_log!(Warn, "a gRPC client leaves its replies unread and is disconnected");
                 }
             }
@@ -155,9 +155,9 @@ impl<H: Handler> Grpc<H> {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        connection: &Arc<Connection>,
-        stop: Stop,
-        place: Place,
+        connection: &Arc<ConnectionState>,
+        stop: Shutdown,
+        place: CallGuard,
     ) -> Response<Body> {
         let is_grpc = request
             .headers()
@@ -171,29 +171,29 @@ impl<H: Handler> Grpc<H> {
         let call = {
             let path = request.uri().path().trim_start_matches('/');
             let (service, method) = path.split_once('/').unwrap_or((path, ""));
-            self.limits.counted.begin("grpc", service, method)
+            self.limits.metrics.begin("grpc", service, method)
         };
         let asked =
-            Asked { request, connection: Arc::clone(connection), limits: self.limits.clone() };
+            IncomingCall { request, connection: Arc::clone(connection), limits: self.limits.clone() };
         // What a call works on is thrown away with it, or is the store's, which undoes its own.
-        let answer = AssertUnwindSafe(self.handler.answer(asked, stop)).catch_unwind().await;
+        let answer = AssertUnwindSafe(self.handler.route(asked, stop)).catch_unwind().await;
         let response = match answer {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => message::refusal(&error),
-            Err(_) => message::refusal(&status::panicked()),
+            Ok(Err(error)) => message::error_response(&error),
+            Err(_) => message::error_response(&status::panicked()),
         };
-        counted(response, call, place)
+        meter(response, call, place)
     }
 }
 
 /// One call, not yet read.
-pub struct Asked {
+pub struct IncomingCall {
     request: Request<Incoming>,
-    connection: Arc<Connection>,
+    connection: Arc<ConnectionState>,
     limits: Limits,
 }
 
-impl Asked {
+impl IncomingCall {
     /// `/service/method`
     pub fn path(&self) -> &str {
         self.request.uri().path()
@@ -217,31 +217,31 @@ impl Asked {
     /// The message of a call that is not unary.
     pub async fn message<M: MessageFull>(self) -> Result<M> {
         let raw = message::read(self.request.into_body(), &self.limits).await?;
-        let (is_large, requests) = (raw.is_large(), self.limits.requests);
+        let (is_large, requests) = (raw.is_large(), self.limits.request_memory);
         let decode = async move { raw.decode(&requests).await };
-        let (message, _) = if is_large { threads::apart(decode).await } else { decode.await }?;
+        let (message, _) = if is_large { threads::offload(decode).await } else { decode.await }?;
         Ok(message)
     }
 
     /// Answers a call of one message by one message.
     pub async fn unary<M, F>(
         self,
-        handle: impl FnOnce(Call, M) -> F + Send + 'static,
+        handle: impl FnOnce(CallContext, M) -> F + Send + 'static,
     ) -> Result<Response<Body>>
     where
         M: MessageFull,
         F: Future<Output = Result<Reply>> + Send + 'static,
     {
-        let call = Call {
+        let call = CallContext {
             namespace: namespace(&self.request)?,
             client: self.connection.client(),
             reply_limit: GRPC_MESSAGE,
             headers: metadata(self.request.headers()),
         };
-        message::within(message::deadline(&self.request), async {
-            let slot = self.connection.slot().await;
+        message::with_deadline(message::deadline(&self.request), async {
+            let slot = self.connection.acquire_call_slot().await;
             let raw = message::read(self.request.into_body(), &self.limits).await?;
-            let (is_large, requests) = (raw.is_large(), self.limits.requests);
+            let (is_large, requests) = (raw.is_large(), self.limits.request_memory);
             // Boxed: most of what a call takes it takes here, and those that wait for a slot or for
             // their message do without.
             let answer = Box::pin(async move {
@@ -249,8 +249,8 @@ impl Asked {
                 handle(call, asked).await
             });
             let Reply { message, hold } =
-                if is_large { threads::apart(answer).await? } else { answer.await? };
-            Ok(message::reply(message, self.connection.sending(slot, hold)))
+                if is_large { threads::offload(answer).await? } else { answer.await? };
+            Ok(message::reply(message, self.connection.track_reply(slot, hold)))
         })
         .await
     }

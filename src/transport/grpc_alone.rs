@@ -13,50 +13,50 @@ use hyper::body::Frame;
 use protobuf::well_known_types::empty::Empty;
 use protobuf::{Message, MessageFull};
 
-use super::grpc::{Asked, Handler, IMAGES};
+use super::grpc::{IncomingCall, Router, IMAGES};
 use super::grpc_health::{self, HEALTH};
 use super::grpc_message::{self, Body};
-use super::listener::{Stop, stopped};
+use super::listener::{Shutdown, wait};
 use super::status;
 use crate::api::version::VersionResponse;
 use crate::front::health::Health;
 use crate::model::{Error, Result};
-use crate::service::alone::Alone;
+use crate::service::alone::Standalone;
 use crate::service::events::subscription::{MAX_PIECE, Subscription};
 use crate::service::message::encode;
-use crate::service::{Call, Images, Reply};
+use crate::service::{CallContext, Images, Reply};
 
 /// Answers the calls.
 #[derive(Clone)]
-pub struct Table {
-    alone: Arc<Alone>,
+pub struct StandaloneRouter {
+    alone: Arc<Standalone>,
     images: Arc<dyn Images>,
     health: Health,
 }
 
-impl Table {
+impl StandaloneRouter {
     /// Has `alone` answer them.
-    pub fn new(alone: Alone, health: Health) -> Self {
+    pub fn new(alone: Standalone, health: Health) -> Self {
         let images = Arc::new(alone.local().clone());
         Self { alone: Arc::new(alone), images, health }
     }
 }
 
-impl Handler for Table {
+impl Router for StandaloneRouter {
     /// A piece of an event: of a subscriber that does not read no more waits here.
     const SEND_BUFFER: usize = MAX_PIECE;
 
-    async fn answer(&self, asked: Asked, stop: Stop) -> Result<Response<Body>> {
+    async fn route(&self, asked: IncomingCall, stop: Shutdown) -> Result<Response<Body>> {
         dispatch(self, asked, stop).await
     }
 }
 
-async fn dispatch(table: &Table, asked: Asked, stop: Stop) -> Result<Response<Body>> {
+async fn dispatch(table: &StandaloneRouter, asked: IncomingCall, stop: Shutdown) -> Result<Response<Body>> {
     let alone = &table.alone;
     let path = asked.path().to_owned();
     let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
     match (service, method) {
-        (IMAGES, _) => images(Arc::clone(&table.images), asked, method).await,
+        (IMAGES, _) => call(Arc::clone(&table.images), asked, method).await,
         ("containerd.services.namespaces.v1.Namespaces", _) => {
             namespaces(alone, asked, method).await
         }
@@ -85,23 +85,23 @@ async fn dispatch(table: &Table, asked: Asked, stop: Stop) -> Result<Response<Bo
             message(alone, asked, async |_, _, _: Empty| Ok(version())).await
         }
         (HEALTH, _) => grpc_health::answer(&table.health, asked, method, stop).await,
-        _ => Err(unknown(service, method)),
+        _ => Err(unimplemented(service, method)),
     }
 }
 
 /// A call of Images, whoever answers it.
-pub async fn images(images: Arc<dyn Images>, asked: Asked, method: &str) -> Result<Response<Body>> {
+pub async fn call(images: Arc<dyn Images>, asked: IncomingCall, method: &str) -> Result<Response<Body>> {
     match method {
         "Get" => asked.unary(async move |c, m| images.get(&c, m).await).await,
         "List" => asked.unary(async move |c, m| images.list(&c, m).await).await,
         "Create" => asked.unary(async move |c, m| images.create(&c, m).await).await,
         "Update" => asked.unary(async move |c, m| images.update(&c, m).await).await,
         "Delete" => asked.unary(async move |c, m| images.delete(&c, m).await).await,
-        _ => Err(unknown(IMAGES, method)),
+        _ => Err(unimplemented(IMAGES, method)),
     }
 }
 
-async fn namespaces(alone: &Arc<Alone>, asked: Asked, method: &str) -> Result<Response<Body>> {
+async fn namespaces(alone: &Arc<Standalone>, asked: IncomingCall, method: &str) -> Result<Response<Body>> {
     match method {
         "Get" => reply(alone, asked, async |alone, c, m| alone.get_namespace(&c, m).await).await,
         "List" => reply(alone, asked, async |alone, c, m| alone.list_namespaces(&c, m).await).await,
@@ -114,11 +114,11 @@ async fn namespaces(alone: &Arc<Alone>, asked: Asked, method: &str) -> Result<Re
         "Delete" => {
             message(alone, asked, async |alone, _, m| alone.delete_namespace(m).await).await
         }
-        _ => Err(unknown("containerd.services.namespaces.v1.Namespaces", method)),
+        _ => Err(unimplemented("containerd.services.namespaces.v1.Namespaces", method)),
     }
 }
 
-async fn leases(alone: &Arc<Alone>, asked: Asked, method: &str) -> Result<Response<Body>> {
+async fn leases(alone: &Arc<Standalone>, asked: IncomingCall, method: &str) -> Result<Response<Body>> {
     match method {
         "Create" => {
             message(alone, asked, async |alone, c, m| alone.create_lease(&c, m).await).await
@@ -136,7 +136,7 @@ async fn leases(alone: &Arc<Alone>, asked: Asked, method: &str) -> Result<Respon
         "ListResources" => {
             reply(alone, asked, async |alone, c, m| alone.list_resources(&c, m).await).await
         }
-        _ => Err(unknown("containerd.services.leases.v1.Leases", method)),
+        _ => Err(unimplemented("containerd.services.leases.v1.Leases", method)),
     }
 }
 
@@ -150,7 +150,7 @@ fn version() -> VersionResponse {
 }
 
 /// What is said of a call that this socket does not answer.
-pub fn unknown(service: &str, method: &str) -> Error {
+pub fn unimplemented(service: &str, method: &str) -> Error {
     Error::Unimplemented(format!(
         "unknown method {method} of service {service}: this socket is lmdb-images {}, which serves \
          image names only; send other calls to containerd's own socket",
@@ -160,9 +160,9 @@ pub fn unknown(service: &str, method: &str) -> Error {
 
 /// A call whose handler gives the reply as bytes that hold their share of the budget.
 async fn reply<Q, F>(
-    alone: &Arc<Alone>,
-    asked: Asked,
-    handle: impl FnOnce(Arc<Alone>, Call, Q) -> F + Send + 'static,
+    alone: &Arc<Standalone>,
+    asked: IncomingCall,
+    handle: impl FnOnce(Arc<Standalone>, CallContext, Q) -> F + Send + 'static,
 ) -> Result<Response<Body>>
 where
     Q: MessageFull,
@@ -175,9 +175,9 @@ where
 /// A call whose handler gives a message that is no larger than its request, or small: encoded, measured,
 /// with its share of the budget.
 async fn message<Q, R, F>(
-    alone: &Arc<Alone>,
-    asked: Asked,
-    handle: impl FnOnce(Arc<Alone>, Call, Q) -> F + Send + 'static,
+    alone: &Arc<Standalone>,
+    asked: IncomingCall,
+    handle: impl FnOnce(Arc<Standalone>, CallContext, Q) -> F + Send + 'static,
 ) -> Result<Response<Body>>
 where
     Q: MessageFull,
@@ -185,24 +185,24 @@ where
     F: Future<Output = Result<R>> + Send + 'static,
 {
     let alone = Arc::clone(alone);
-    let reply = async move |call: Call, request| -> Result<Reply> {
+    let reply = async move |call: CallContext, request| -> Result<Reply> {
         let limit = call.reply_limit;
         let message = encode(&handle(Arc::clone(&alone), call, request).await?)?;
         if message.len() > limit {
             return Err(Error::message_too_large(message.len(), limit));
         }
-        alone.local().written(message).await
+        alone.local().reserve_reply(message).await
     };
     asked.unary(reply).await
 }
 
 /// A stream of events, until the subscriber leaves, falls behind, or the daemon stops.
-fn events(subscription: Subscription, stop: Stop) -> Response<Body> {
+fn events(subscription: Subscription, stop: Shutdown) -> Response<Body> {
     let frames = stream::unfold(Some((subscription, stop)), |open| async {
         let (mut subscription, mut stop) = open?;
         let event = tokio::select! {
             biased;
-            () = stopped(&mut stop) => Err(Error::shutting_down()),
+            () = wait(&mut stop) => Err(Error::shutting_down()),
             event = subscription.next() => event,
         };
         Some(match event {
@@ -210,5 +210,5 @@ fn events(subscription: Subscription, stop: Stop) -> Response<Body> {
             Err(why) => (Frame::trailers(status::trailers(&why)), None),
         })
     });
-    grpc_message::response(grpc_message::own(StreamBody::new(frames.map(Ok))))
+    grpc_message::response(grpc_message::infallible_body(StreamBody::new(frames.map(Ok))))
 }

@@ -12,14 +12,14 @@ use http::Response;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Body as _;
 
-use super::forward::{self, Line};
-use super::grpc::{Asked, Handler, IMAGES};
+use super::forward::{self, Upstream};
+use super::grpc::{IncomingCall, Router, IMAGES};
 use super::grpc_alone;
 use super::grpc_health::{self, HEALTH};
 use super::grpc_message::{self, Body};
-use super::listener::Stop;
+use super::listener::Shutdown;
 use crate::front::health::Health;
-use crate::front::images::Front;
+use crate::front::images::ProxyImages;
 use crate::front::resync;
 use crate::log_throttle::throttled_log;
 use crate::model::{Error, Namespace, Result};
@@ -33,7 +33,7 @@ const INTROSPECTION: &str = "containerd.services.introspection.v1.Introspection"
 const INTROSPECTED: Duration = Duration::from_secs(5);
 
 /// What `images.sock` passes on.
-const AROUND_IMAGES: [&str; 6] = [
+const FORWARDED_ON_IMAGES_SOCK: [&str; 6] = [
     "containerd.services.events.v1.Events",
     INTROSPECTION,
     "containerd.services.leases.v1.Leases",
@@ -44,31 +44,31 @@ const AROUND_IMAGES: [&str; 6] = [
 
 /// Answers calls in front of a containerd.
 #[derive(Clone)]
-pub struct Before {
-    front: Front,
+pub struct ProxyRouter {
+    front: ProxyImages,
     images: Arc<dyn Images>,
     health: Health,
-    line: Arc<Line>,
+    line: Arc<Upstream>,
     whole: bool,
 }
 
-impl Before {
+impl ProxyRouter {
     /// For `containerd.sock`: everything containerd answers.
-    pub fn whole(front: Front, health: Health, line: Line) -> Self {
+    pub fn forwards_all(front: ProxyImages, health: Health, line: Upstream) -> Self {
         Self::new(front, health, line, true)
     }
 
     /// For `images.sock`.
-    pub fn images_only(front: Front, health: Health, line: Line) -> Self {
+    pub fn images_only(front: ProxyImages, health: Health, line: Upstream) -> Self {
         Self::new(front, health, line, false)
     }
 
-    fn new(front: Front, health: Health, line: Line, whole: bool) -> Self {
+    fn new(front: ProxyImages, health: Health, line: Upstream, whole: bool) -> Self {
         let images = Arc::new(front.clone());
         Self { front, images, health, line: Arc::new(line), whole }
     }
 
-    async fn introspection(&self, asked: Asked, stop: &Stop) -> Result<Response<Body>> {
+    async fn introspection(&self, asked: IncomingCall, stop: &Shutdown) -> Result<Response<Body>> {
         let answer = self.line.forward(asked.into_request(), stop);
         tokio::time::timeout(INTROSPECTED, answer).await.unwrap_or_else(|_| {
             Err(Error::Unavailable(format!("containerd did not answer within {INTROSPECTED:?}")))
@@ -77,11 +77,11 @@ impl Before {
 
     /// Passes a Transfer on. While it runs its namespace is not current, and before its answer is
     /// given, names that it made are here: they are not in its request, so all are read again.
-    async fn transfer(&self, asked: Asked, stop: &Stop) -> Result<Response<Body>> {
+    async fn transfer(&self, asked: IncomingCall, stop: &Shutdown) -> Result<Response<Body>> {
         let Ok(namespace) = Namespace::required(asked.namespace()?.as_deref()) else {
             return self.line.forward(asked.into_request(), stop).await;
         };
-        let transfer = Transfer::begin(self.front.clone(), namespace);
+        let transfer = TransferGuard::begin(self.front.clone(), namespace);
         let (head, body) = self.line.forward(asked.into_request(), stop).await?.into_parts();
         // An error has no body at all, and must be passed on without one.
         let is_error = body.is_end_stream();
@@ -92,58 +92,58 @@ impl Before {
         transfer.end().await;
         let whole = whole?;
         let body =
-            if is_error { grpc_message::own(Empty::new()) } else { grpc_message::own(whole) };
+            if is_error { grpc_message::infallible_body(Empty::new()) } else { grpc_message::infallible_body(whole) };
         Ok(Response::from_parts(head, body))
     }
 }
 
 /// A Transfer under way; dropped, when its client leaves, it ends all the same.
-struct Transfer {
-    front: Front,
+struct TransferGuard {
+    front: ProxyImages,
     namespace: Namespace,
 }
 
-impl Transfer {
-    fn begin(front: Front, namespace: Namespace) -> Self {
-        front.spaces().transfer_begins(&namespace);
+impl TransferGuard {
+    fn begin(front: ProxyImages, namespace: Namespace) -> Self {
+        front.sync_state().transfer_begins(&namespace);
         Self { front, namespace }
     }
 
     async fn end(self) {
         let (front, namespace) = (self.front.clone(), self.namespace.clone());
         drop(self);
-        if let Err(e) = resync::resync(&front, &namespace).await {
+        if let Err(e) = resync::reconcile(&front, &namespace).await {
             throttled_log!(Warn, "resync of namespace {namespace} after a transfer: {e}");
         }
     }
 }
 
-impl Drop for Transfer {
+impl Drop for TransferGuard {
     fn drop(&mut self) {
-        self.front.spaces().transfer_ends(&self.namespace);
-        self.front.want_resync(&self.namespace);
+        self.front.sync_state().transfer_ends(&self.namespace);
+        self.front.schedule_reconcile(&self.namespace);
     }
 }
 
-impl Handler for Before {
-    const WINDOW: (u32, u32) = forward::WINDOW;
+impl Router for ProxyRouter {
+    const WINDOW: (u32, u32) = forward::WINDOW_BYTES;
 
     fn for_connection(&self) -> Self {
-        Self { line: Arc::new(self.line.another()), ..self.clone() }
+        Self { line: Arc::new(self.line.fresh()), ..self.clone() }
     }
 
-    async fn answer(&self, asked: Asked, stop: Stop) -> Result<Response<Body>> {
+    async fn route(&self, asked: IncomingCall, stop: Shutdown) -> Result<Response<Body>> {
         let path = asked.path().to_owned();
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
         match service {
-            IMAGES => grpc_alone::images(Arc::clone(&self.images), asked, method).await,
+            IMAGES => grpc_alone::call(Arc::clone(&self.images), asked, method).await,
             TRANSFER => self.transfer(asked, &stop).await,
             HEALTH => grpc_health::answer(&self.health, asked, method, stop).await,
             INTROSPECTION => self.introspection(asked, &stop).await,
-            _ if self.whole || AROUND_IMAGES.contains(&service) => {
+            _ if self.whole || FORWARDED_ON_IMAGES_SOCK.contains(&service) => {
                 self.line.forward(asked.into_request(), &stop).await
             }
-            _ => Err(grpc_alone::unknown(service, method)),
+            _ => Err(grpc_alone::unimplemented(service, method)),
         }
     }
 }

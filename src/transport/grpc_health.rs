@@ -7,10 +7,10 @@ use http::Response;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 
-use super::grpc::{Asked, IMAGES};
-use super::grpc_alone::unknown;
+use super::grpc::{IncomingCall, IMAGES};
+use super::grpc_alone::unimplemented;
 use super::grpc_message::{self, Body};
-use super::listener::{Stop, stopped};
+use super::listener::{Shutdown, wait};
 use super::status;
 use crate::api::health::health_check_response::ServingStatus;
 use crate::api::health::{HealthCheckRequest, HealthCheckResponse};
@@ -26,14 +26,14 @@ pub const HEALTH: &str = "grpc.health.v1.Health";
 const KNOWN: [&str; 2] = ["", IMAGES];
 
 /// How often it is looked whether something changed, for those who watch.
-const LOOK: Duration = Duration::from_secs(1);
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Answers a call of the service.
 pub async fn answer(
     health: &Health,
-    asked: Asked,
+    asked: IncomingCall,
     method: &str,
-    stop: Stop,
+    stop: Shutdown,
 ) -> Result<Response<Body>> {
     match method {
         "Check" => {
@@ -43,7 +43,7 @@ pub async fn answer(
                     let unknown = format!("unknown service {:?}", request.service);
                     return Err(Error::NotFound(unknown));
                 }
-                let message = encode(&response(standing(&health, &stop).await))?;
+                let message = encode(&response(serving_status(&health, &stop).await))?;
                 Ok(Reply { message, hold: None })
             };
             asked.unary(check).await
@@ -52,48 +52,48 @@ pub async fn answer(
             let request = asked.message().await?;
             Ok(watch(health.clone(), &request, stop))
         }
-        _ => Err(unknown(HEALTH, method)),
+        _ => Err(unimplemented(HEALTH, method)),
     }
 }
 
 /// How things stand, then each change, until the daemon stops.
-fn watch(health: Health, request: &HealthCheckRequest, stop: Stop) -> Response<Body> {
+fn watch(health: Health, request: &HealthCheckRequest, stop: Shutdown) -> Response<Body> {
     let is_known = is_known(request);
     let frames = stream::unfold(Some((health, stop, None)), move |open| async move {
         let (health, mut stop, last) = open?;
         loop {
             let stopping = *stop.borrow();
             let now = if is_known {
-                standing(&health, &stop).await
+                serving_status(&health, &stop).await
             } else {
                 ServingStatus::SERVICE_UNKNOWN
             };
             if last != Some(now) {
                 return Some(match encode(&response(now)) {
                     Ok(message) => {
-                        let frame = Frame::data(grpc_message::framed(&message));
+                        let frame = Frame::data(grpc_message::frame(&message));
                         (Ok(frame), Some((health, stop, Some(now))))
                     }
                     Err(why) => (Ok(Frame::trailers(status::trailers(&why))), None),
                 });
             }
             if stopping {
-                return Some((Ok(Frame::trailers(grpc_message::ok())), None));
+                return Some((Ok(Frame::trailers(grpc_message::ok_trailers())), None));
             }
             tokio::select! {
-                () = stopped(&mut stop) => {}
-                () = tokio::time::sleep(LOOK) => {}
+                () = wait(&mut stop) => {}
+                () = tokio::time::sleep(WATCH_INTERVAL) => {}
             }
         }
     });
-    grpc_message::response(grpc_message::own(StreamBody::new(frames)))
+    grpc_message::response(grpc_message::infallible_body(StreamBody::new(frames)))
 }
 
 fn is_known(request: &HealthCheckRequest) -> bool {
     KNOWN.contains(&request.service.as_str())
 }
 
-async fn standing(health: &Health, stop: &Stop) -> ServingStatus {
+async fn serving_status(health: &Health, stop: &Shutdown) -> ServingStatus {
     if !*stop.borrow() && health.check().await.is_ok() {
         ServingStatus::SERVING
     } else {

@@ -18,10 +18,10 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as HttpBody, Frame, Incoming};
 use protobuf::MessageFull;
 
-use super::connection::Sending;
-use super::{GRPC_MESSAGE, LARGE, Limits, status};
+use super::connection::ReplyGuard;
+use super::{GRPC_MESSAGE, OFFLOAD_THRESHOLD, Limits, status};
 use crate::model::{Error, Result};
-use crate::service::budget::{Budget, Hold, SMALL};
+use crate::service::budget::{MemoryBudget, Reservation, SMALL};
 use crate::service::events::subscription::Piece;
 use crate::service::growth;
 
@@ -32,27 +32,27 @@ pub type Body = UnsyncBoxBody<Bytes, h2::Error>;
 const PREFIX: usize = 5;
 
 /// A request's message, not decoded yet.
-pub struct Raw {
+pub struct RawRequest {
     bytes: Vec<u8>,
-    hold: Option<Hold>,
+    hold: Option<Reservation>,
 }
 
-impl Raw {
+impl RawRequest {
     /// Whether it takes long to decode.
     pub fn is_large(&self) -> bool {
-        self.bytes.len() > LARGE
+        self.bytes.len() > OFFLOAD_THRESHOLD
     }
 
     /// The message, with its share of the budget when it is large.
-    pub async fn decode<M: MessageFull>(self, requests: &Budget) -> Result<(M, Option<Hold>)> {
+    pub async fn decode<M: MessageFull>(self, requests: &MemoryBudget) -> Result<(M, Option<Reservation>)> {
         let Self { bytes, hold } = self;
-        let size = growth::of::<M>(&bytes)?;
+        let size = growth::decoded_size::<M>(&bytes)?;
         let hold = match hold {
             Some(mut hold) => {
                 hold.shrink(size);
                 Some(hold)
             }
-            None => requests.share(size).await,
+            None => requests.reserve(size).await,
         };
         let message = M::parse_from_bytes(&bytes)
             .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))?;
@@ -61,16 +61,16 @@ impl Raw {
 }
 
 /// Reads the one message of a request.
-pub async fn read(body: Incoming, limits: &Limits) -> Result<Raw> {
+pub async fn read(body: Incoming, limits: &Limits) -> Result<RawRequest> {
     let time = limits.message_time;
     let (bytes, hold) =
         tokio::time::timeout(time, collect(body, limits)).await.map_err(|_| {
             Error::DeadlineExceeded(format!("the request did not arrive whole within {time:?}"))
         })??;
-    Ok(Raw { bytes, hold })
+    Ok(RawRequest { bytes, hold })
 }
 
-async fn collect(mut body: Incoming, limits: &Limits) -> Result<(Vec<u8>, Option<Hold>)> {
+async fn collect(mut body: Incoming, limits: &Limits) -> Result<(Vec<u8>, Option<Reservation>)> {
     let mut prefix = Vec::with_capacity(PREFIX);
     let mut message: Option<(Vec<u8>, usize)> = None;
     let mut hold = None;
@@ -87,7 +87,7 @@ async fn collect(mut body: Incoming, limits: &Limits) -> Result<(Vec<u8>, Option
                 check_prefix(*compressed, length)?;
                 // The rest stays with the client, by flow control, until there is room for it.
                 if length > SMALL {
-                    hold = limits.requests.share(growth::most(length)).await;
+                    hold = limits.request_memory.reserve(growth::max_decoded_size(length)).await;
                 }
                 message = Some((Vec::with_capacity(length.min(SMALL)), length));
             }
@@ -142,7 +142,7 @@ pub fn deadline<B>(request: &Request<B>) -> Option<Duration> {
 }
 
 /// Runs `call`, for as long as the client's deadline allows.
-pub async fn within<T>(
+pub async fn with_deadline<T>(
     deadline: Option<Duration>,
     call: impl Future<Output = Result<T>>,
 ) -> Result<T> {
@@ -155,7 +155,7 @@ pub async fn within<T>(
 }
 
 /// A response that carries one message, and OK behind it.
-pub fn reply(message: Vec<u8>, sending: Sending) -> Response<Body> {
+pub fn reply(message: Vec<u8>, sending: ReplyGuard) -> Response<Body> {
     let mut frames = VecDeque::with_capacity(3);
     let prefix = prefix(message.len());
     if message.len() <= SMALL {
@@ -165,12 +165,12 @@ pub fn reply(message: Vec<u8>, sending: Sending) -> Response<Body> {
         frames.push_back(Frame::data(Bytes::copy_from_slice(&prefix)));
         frames.push_back(Frame::data(Bytes::from(message)));
     }
-    frames.push_back(Frame::trailers(ok()));
-    response(own(Reply { frames, _sending: sending }))
+    frames.push_back(Frame::trailers(ok_trailers()));
+    response(infallible_body(UnaryBody { frames, _sending: sending }))
 }
 
 /// A body of our own making.
-pub fn own(body: impl HttpBody<Data = Bytes, Error = Infallible> + Send + 'static) -> Body {
+pub fn infallible_body(body: impl HttpBody<Data = Bytes, Error = Infallible> + Send + 'static) -> Body {
     body.map_err(|never| match never {}).boxed_unsync()
 }
 
@@ -184,12 +184,12 @@ pub fn response(body: Body) -> Response<Body> {
 }
 
 /// A response that carries nothing but why there is no message.
-pub fn refusal(error: &Error) -> Response<Body> {
+pub fn error_response(error: &Error) -> Response<Body> {
     status::grpc(error).into_http()
 }
 
 /// One message as it goes into a body.
-pub fn framed(message: &[u8]) -> Bytes {
+pub fn frame(message: &[u8]) -> Bytes {
     Bytes::from([&prefix(message.len())[..], message].concat())
 }
 
@@ -202,7 +202,7 @@ pub fn piece(piece: Piece) -> Bytes {
 }
 
 /// The trailers of success.
-pub fn ok() -> HeaderMap {
+pub fn ok_trailers() -> HeaderMap {
     HeaderMap::from_iter([(
         http::HeaderName::from_static("grpc-status"),
         HeaderValue::from_static("0"),
@@ -216,12 +216,12 @@ fn prefix(length: usize) -> [u8; PREFIX] {
 }
 
 /// The frames of a reply, and what it holds until the last is taken.
-struct Reply {
+struct UnaryBody {
     frames: VecDeque<Frame<Bytes>>,
-    _sending: Sending,
+    _sending: ReplyGuard,
 }
 
-impl HttpBody for Reply {
+impl HttpBody for UnaryBody {
     type Data = Bytes;
     type Error = Infallible;
 

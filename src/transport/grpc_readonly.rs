@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use http::Response;
 
-use super::grpc::{Asked, Handler, IMAGES};
+use super::grpc::{IncomingCall, Router, IMAGES};
 use super::grpc_alone;
 use super::grpc_health::{self, HEALTH};
 use super::grpc_message::Body;
-use super::listener::Stop;
+use super::listener::Shutdown;
 use crate::front::health::Health;
 use crate::model::{Error, Result};
 use crate::service::message::encode;
@@ -21,26 +21,26 @@ use crate::service::{Images, Reply, introspection};
 
 /// Answers the calls that only read.
 #[derive(Clone)]
-pub struct ReadOnly {
+pub struct ReadOnlyRouter {
     images: Arc<dyn Images>,
     health: Health,
     uuid: Arc<str>,
 }
 
-impl ReadOnly {
+impl ReadOnlyRouter {
     /// Reads `images`, of the store with that UUID.
     pub fn new(images: Arc<dyn Images>, health: Health, uuid: &str) -> Self {
         Self { images, health, uuid: uuid.into() }
     }
 }
 
-impl Handler for ReadOnly {
-    async fn answer(&self, asked: Asked, stop: Stop) -> Result<Response<Body>> {
+impl Router for ReadOnlyRouter {
+    async fn route(&self, asked: IncomingCall, stop: Shutdown) -> Result<Response<Body>> {
         let path = asked.path().to_owned();
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
         match (service, method) {
             (IMAGES, "Get" | "List") => {
-                grpc_alone::images(Arc::clone(&self.images), asked, method).await
+                grpc_alone::call(Arc::clone(&self.images), asked, method).await
             }
             (HEALTH, _) => grpc_health::answer(&self.health, asked, method, stop).await,
             ("containerd.services.introspection.v1.Introspection", "Server") => {

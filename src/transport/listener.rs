@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::Limits;
-use super::threads::Threads;
+use super::threads::WorkerPool;
 use super::turns;
 use crate::log_throttle::throttled_log;
 
@@ -21,10 +21,10 @@ use crate::log_throttle::throttled_log;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// Turns true when the daemon stops.
-pub type Stop = watch::Receiver<bool>;
+pub type Shutdown = watch::Receiver<bool>;
 
 /// Waits until the daemon stops.
-pub async fn stopped(stop: &mut Stop) {
+pub async fn wait(stop: &mut Shutdown) {
     // A sender that is gone means the same.
     let _ = stop.wait_for(|stop| *stop).await;
 }
@@ -36,11 +36,11 @@ pub async fn run<S, F>(
     name: &str,
     listener: UnixListener,
     limits: &Limits,
-    threads: &Threads,
-    stop: Stop,
+    threads: &WorkerPool,
+    stop: Shutdown,
     serve: S,
 ) where
-    S: Fn(UnixStream, Stop) -> F + Clone + Send + 'static,
+    S: Fn(UnixStream, Shutdown) -> F + Clone + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(limits.connections));
@@ -51,7 +51,7 @@ pub async fn run<S, F>(
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stopped(&mut stopping) => break,
+            () = wait(&mut stopping) => break,
             // Ended connections are taken off the set as they end.
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
@@ -60,7 +60,7 @@ pub async fn run<S, F>(
             Ok((stream, _)) => {
                 pause = PAUSE.0;
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                    limits.counted.refused.inc();
+                    limits.metrics.refused.inc();
                     if !std::mem::replace(&mut full, true) {
                         throttled_log!(
                             Warn,
@@ -74,7 +74,7 @@ pub async fn run<S, F>(
                 let (serve, stop, socket) = (serve.clone(), stop.clone(), name.to_owned());
                 let process = stream.peer_cred().ok().and_then(|client| client.pid());
                 threads.spawn(&mut connections, process, async move {
-                    turns::turn().await;
+                    turns::next_round().await;
                     // Readiness is told to the thread that the stream was made on.
                     match stream.into_std().and_then(UnixStream::from_std) {
                         Ok(stream) => serve(stream, stop).await,
@@ -91,7 +91,7 @@ pub async fn run<S, F>(
                     log::error!("{name}: cannot accept a connection: {e}; trying again");
                 }
                 tokio::select! {
-                    () = stopped(&mut stopping) => break,
+                    () = wait(&mut stopping) => break,
                     () = tokio::time::sleep(pause) => {}
                 }
                 pause = (pause * 2).min(PAUSE.1);
@@ -119,9 +119,9 @@ mod tests {
         let (served, mut where_served) = tokio::sync::mpsc::unbounded_channel();
         let serve = move |_, mut stop| {
             served.send(std::thread::current().id()).unwrap();
-            async move { stopped(&mut stop).await }
+            async move { wait(&mut stop).await }
         };
-        let (threads, limits) = (Threads::of(2).unwrap(), Limits::default());
+        let (threads, limits) = (WorkerPool::of(2).unwrap(), Limits::default());
         let clients = async {
             let mut open = Vec::new();
             for _ in 0..4 {

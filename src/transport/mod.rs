@@ -44,20 +44,20 @@ mod turns;
 
 use std::time::Duration;
 
-use begun::Begun;
+use begun::Admission;
 
 use crate::metrics::calls::Calls;
-use crate::service::budget::Budget;
+use crate::service::budget::MemoryBudget;
 
 /// The largest gRPC message either way, in bytes: containerd's limit.
 pub const GRPC_MESSAGE: usize = 16 << 20;
 
 /// Calls whose request has more bytes than this run apart ([`threads::apart`]).
-const LARGE: usize = 64 << 10;
+const OFFLOAD_THRESHOLD: usize = 64 << 10;
 
 /// Memory for large messages under way, in bytes, of all connections together; requests and replies
 /// have so much each, if nobody says otherwise.
-pub const BUDGET: u32 = 64 << 20;
+pub const DEFAULT_MEMORY_BUDGET: u32 = 64 << 20;
 
 /// What clients may take, whatever they do. Times are generous: they end only what hangs.
 #[derive(Debug, Clone)]
@@ -73,11 +73,11 @@ pub struct Limits {
     /// How long calls in flight may take to end when the daemon stops.
     pub drain_time: Duration,
     /// Memory for large requests under way, of all connections together.
-    pub requests: Budget,
+    pub request_memory: MemoryBudget,
     /// How many calls have begun, on all connections together.
-    pub begun: Begun,
+    pub admission: Admission,
     /// Where calls and connections are counted: it goes wherever the limits go.
-    pub counted: Calls,
+    pub metrics: Calls,
 }
 
 impl Default for Limits {
@@ -88,9 +88,9 @@ impl Default for Limits {
             message_time: Duration::from_secs(30),
             unread_time: Duration::from_secs(60),
             drain_time: Duration::from_secs(10),
-            requests: Budget::new(BUDGET),
-            begun: Begun::default(),
-            counted: Calls::default(),
+            request_memory: MemoryBudget::new(DEFAULT_MEMORY_BUDGET),
+            admission: Admission::default(),
+            metrics: Calls::default(),
         }
     }
 }

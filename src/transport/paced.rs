@@ -22,54 +22,54 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::connection::Connection;
-use super::gather::Gathered;
-use super::turns::{CALL, Turns};
+use super::connection::ConnectionState;
+use super::gather::CoalescingStream;
+use super::turns::{CALL_COST, FairShare};
 
 /// A byte that is no data weighs in a turn as much as so many that are: the shortest frames have nine, and
 /// each may want an answer.
-const WEIGHT: usize = 64;
+const CONTROL_BYTE_COST: usize = 64;
 
 /// So many bytes of data weigh as one: they are copied and no more. Were it one each, an upload through us
 /// would wait for its turns most of the time.
-const LIGHT: usize = 8;
+const DATA_BYTES_PER_UNIT: usize = 8;
 
 /// So many bytes are read at a time unless most of them are data: some heads. The second is what is
 /// read while the connections together are at their limit.
 const PIECE: (usize, usize) = (1 << 10, 128);
 
 /// How often it is looked whether a client that is not read is still there.
-const LOOK: Duration = Duration::from_secs(1);
+const HANGUP_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The frame that begins a call.
-const HEAD: u8 = 1;
+const FRAME_HEADERS: u8 = 1;
 
 /// The frame that carries data.
-const DATA: u8 = 0;
+const FRAME_DATA: u8 = 0;
 
 /// A paced stream.
-pub struct Paced {
-    stream: Gathered,
-    connection: Arc<Connection>,
-    frames: Frames,
-    turns: Turns,
+pub struct ThrottledStream {
+    stream: CoalescingStream,
+    connection: Arc<ConnectionState>,
+    frames: H2FrameScanner,
+    turns: FairShare,
     /// The last bytes were data, and more of it comes.
     bulk: bool,
     /// Runs while nothing is read: a client that leaves is not seen otherwise.
     look: Option<Pin<Box<Sleep>>>,
 }
 
-impl Paced {
+impl ThrottledStream {
     /// Paces `stream`, whose first `before` bytes are no frames.
-    pub fn new(stream: Gathered, connection: Arc<Connection>, before: usize) -> Self {
-        let frames = Frames { left: before, ..Frames::default() };
-        Self { stream, connection, frames, turns: Turns::new(), bulk: false, look: None }
+    pub fn new(stream: CoalescingStream, connection: Arc<ConnectionState>, before: usize) -> Self {
+        let frames = H2FrameScanner { left: before, ..H2FrameScanner::default() };
+        Self { stream, connection, frames, turns: FairShare::new(), bulk: false, look: None }
     }
 
     /// Pending while the client is there, then the end of the stream.
     fn poll_hang_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.stream.is_hung_up() {
-            let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
+            let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(HANGUP_POLL_INTERVAL)));
             ready!(look.as_mut().poll(cx));
             self.look = None;
         }
@@ -77,26 +77,26 @@ impl Paced {
     }
 }
 
-impl AsyncRead for Paced {
+impl AsyncRead for ThrottledStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.connection.is_paused(cx) {
+        if this.connection.poll_admission(cx) {
             return this.poll_hang_up(cx);
         }
         this.look = None;
         if this.stream.is_full(cx) {
             return Poll::Pending;
         }
-        ready!(this.turns.poll(cx));
+        ready!(this.turns.poll_ready(cx));
         let before = buf.filled().len();
         let polled = if this.bulk {
             Pin::new(&mut this.stream).poll_read(cx, buf)
         } else {
-            let crowded = this.connection.begun().is_crowded();
+            let crowded = this.connection.admission().is_saturated();
             let piece = if crowded { PIECE.1 } else { PIECE.0 }.min(buf.remaining());
             let mut part = ReadBuf::new(buf.initialize_unfilled_to(piece));
             let polled = Pin::new(&mut this.stream).poll_read(cx, &mut part);
@@ -105,18 +105,18 @@ impl AsyncRead for Paced {
             polled
         };
         if polled.is_pending() {
-            this.turns.rest();
+            this.turns.refill();
         }
         ready!(polled)?;
         let read = buf.filled().get(before..).unwrap_or_default();
-        let (heads, data) = this.frames.pass(read);
-        this.turns.take(heads * CALL + (read.len() - data) * WEIGHT + data / LIGHT);
+        let (heads, data) = this.frames.scan(read);
+        this.turns.charge(heads * CALL_COST + (read.len() - data) * CONTROL_BYTE_COST + data / DATA_BYTES_PER_UNIT);
         this.bulk = data * 2 > read.len();
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Paced {
+impl AsyncWrite for ThrottledStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -148,7 +148,7 @@ impl AsyncWrite for Paced {
 
 /// Where in its frames a stream of bytes is.
 #[derive(Default)]
-struct Frames {
+struct H2FrameScanner {
     head: [u8; 9],
     /// Bytes of the head that are known.
     known: usize,
@@ -156,15 +156,15 @@ struct Frames {
     left: usize,
 }
 
-impl Frames {
+impl H2FrameScanner {
     /// How many heads of calls are in the next bytes, and how many bytes are data.
-    fn pass(&mut self, mut bytes: &[u8]) -> (usize, usize) {
+    fn scan(&mut self, mut bytes: &[u8]) -> (usize, usize) {
         let (mut heads, mut data) = (0, 0);
         loop {
             let skipped = self.left.min(bytes.len());
             self.left -= skipped;
             bytes = bytes.get(skipped..).unwrap_or_default();
-            if self.known == self.head.len() && self.kind() == DATA {
+            if self.known == self.head.len() && self.kind() == FRAME_DATA {
                 data += skipped;
             }
             if self.left > 0 {
@@ -179,7 +179,7 @@ impl Frames {
             }
             let [high, middle, low, ..] = self.head;
             self.left = u32::from_be_bytes([0, high, middle, low]) as usize;
-            heads += usize::from(self.kind() == HEAD);
+            heads += usize::from(self.kind() == FRAME_HEADERS);
         }
     }
 
@@ -191,10 +191,10 @@ impl Frames {
 
 #[cfg(test)]
 mod tests {
-    use super::super::turns::TURN;
+    use super::super::turns::QUANTUM;
     use super::*;
     use crate::service::client::Client;
-    use crate::transport::begun::Begun;
+    use crate::transport::begun::Admission;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     fn frame(kind: u8, length: usize) -> Vec<u8> {
@@ -204,12 +204,12 @@ mod tests {
 
     #[test]
     fn heads_are_counted_however_the_bytes_are_cut() {
-        let parts = [vec![7; 24], frame(HEAD, 30), frame(DATA, 100), frame(4, 0), frame(HEAD, 0)];
-        let bytes = [parts.concat(), frame(9, 5), frame(HEAD, 1)].concat();
+        let parts = [vec![7; 24], frame(FRAME_HEADERS, 30), frame(FRAME_DATA, 100), frame(4, 0), frame(FRAME_HEADERS, 0)];
+        let bytes = [parts.concat(), frame(9, 5), frame(FRAME_HEADERS, 1)].concat();
         for cut in 0..bytes.len() {
             let (first, second) = bytes.split_at(cut);
-            let mut frames = Frames { left: 24, ..Frames::default() };
-            let (one, other) = (frames.pass(first), frames.pass(second));
+            let mut frames = H2FrameScanner { left: 24, ..H2FrameScanner::default() };
+            let (one, other) = (frames.scan(first), frames.scan(second));
             assert_eq!((one.0 + other.0, one.1 + other.1), (3, 100), "cut at {cut}");
         }
     }
@@ -217,15 +217,15 @@ mod tests {
     #[tokio::test]
     async fn everything_comes_through_and_heads_a_few_at_a_time() {
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-        let connection = Connection::new(1, &Begun::default(), Client::Own);
-        let mut stream = Paced::new(Gathered::new(ours, &[]), Arc::clone(&connection), 0);
-        let sent = [frame(HEAD, 20).repeat(2000), frame(DATA, 16 << 10).repeat(10)].concat();
+        let connection = ConnectionState::new(1, &Admission::default(), Client::Own);
+        let mut stream = ThrottledStream::new(CoalescingStream::new(ours, &[]), Arc::clone(&connection), 0);
+        let sent = [frame(FRAME_HEADERS, 20).repeat(2000), frame(FRAME_DATA, 16 << 10).repeat(10)].concat();
         let bytes = sent.clone();
         let sender = tokio::spawn(async move {
             theirs.write_all(&bytes).await.unwrap();
             theirs
         });
-        let (mut got, mut most, mut turn) = (Vec::new(), 0, Frames::default());
+        let (mut got, mut most, mut turn) = (Vec::new(), 0, H2FrameScanner::default());
         while got.len() < sent.len() {
             let mut heads = 0;
             std::future::poll_fn(|cx| {
@@ -236,7 +236,7 @@ mod tests {
                     if Pin::new(&mut stream).poll_read(cx, &mut buf).is_pending() {
                         continue;
                     }
-                    heads += turn.pass(buf.filled()).0;
+                    heads += turn.scan(buf.filled()).0;
                     got.extend_from_slice(buf.filled());
                     buf.clear();
                 }
@@ -247,7 +247,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(got == sent);
-        assert!(most <= TURN / CALL + PIECE.0 / 29 + 1, "{most} at a time");
+        assert!(most <= QUANTUM / CALL_COST + PIECE.0 / 29 + 1, "{most} at a time");
         drop(sender.await.unwrap());
         assert_eq!(stream.read(&mut [0; 10]).await.unwrap(), 0);
     }
@@ -264,8 +264,8 @@ mod tests {
     #[tokio::test]
     async fn who_does_not_read_is_not_read() {
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-        let connection = Connection::new(1, &Begun::default(), Client::Own);
-        let mut stream = Paced::new(Gathered::new(ours, &[]), connection, 0);
+        let connection = ConnectionState::new(1, &Admission::default(), Client::Own);
+        let mut stream = ThrottledStream::new(CoalescingStream::new(ours, &[]), connection, 0);
         // Until neither the socket nor what is gathered has room.
         let mut more = true;
         while std::mem::take(&mut more) {
@@ -281,7 +281,7 @@ mod tests {
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
         }
-        theirs.write_all(&frame(HEAD, 1)).await.unwrap();
+        theirs.write_all(&frame(FRAME_HEADERS, 1)).await.unwrap();
         let mut space = [0; 10];
         let mut read = Box::pin(stream.read_exact(&mut space));
         waits(&mut read).await;
@@ -293,19 +293,19 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_more_than_its_share_is_not_read_until_a_call_ends() {
-        let all = Begun::new(2);
+        let all = Admission::new(2);
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-        let connection = Connection::new(1, &all, Client::Own);
-        let _other = Connection::new(1, &all, Client::Own);
-        let mut stream = Paced::new(Gathered::new(ours, &[]), Arc::clone(&connection), 0);
-        theirs.write_all(&frame(HEAD, 1)).await.unwrap();
-        let places = [connection.begin(0), connection.begin(0)];
+        let connection = ConnectionState::new(1, &all, Client::Own);
+        let _other = ConnectionState::new(1, &all, Client::Own);
+        let mut stream = ThrottledStream::new(CoalescingStream::new(ours, &[]), Arc::clone(&connection), 0);
+        theirs.write_all(&frame(FRAME_HEADERS, 1)).await.unwrap();
+        let places = [connection.admit(0), connection.admit(0)];
         let mut space = [0; 10];
         let mut read = Box::pin(stream.read_exact(&mut space));
         waits(&mut read).await;
         drop(places);
         read.await.unwrap();
-        let _places = [connection.begin(0), connection.begin(0)];
+        let _places = [connection.admit(0), connection.admit(0)];
         drop(theirs);
         let rest = stream.read_to_end(&mut Vec::new()).await;
         assert!(rest.is_ok(), "that it is gone is seen all the same");

@@ -14,19 +14,19 @@ use h2::{Reason, RecvStream, SendStream};
 use hyper::body::{Body, Frame, Incoming};
 use tokio::task::JoinSet;
 
-use super::gather::Breaker;
+use super::gather::ConnectionAborter;
 use super::status;
 use crate::model::Error;
 
 /// A request on its way to containerd.
-pub struct Upload {
+pub struct RequestPump {
     body: Incoming,
     stream: SendStream<Bytes>,
     /// What waits for room, and whether it is the last.
     waiting: Option<(Bytes, bool)>,
 }
 
-impl Upload {
+impl RequestPump {
     /// The request in `body`, to be sent on `stream`.
     pub fn new(body: Incoming, stream: SendStream<Bytes>) -> Self {
         Self { body, stream, waiting: None }
@@ -71,7 +71,7 @@ impl Upload {
     }
 }
 
-impl Future for Upload {
+impl Future for RequestPump {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -87,24 +87,24 @@ fn reason(error: &hyper::Error) -> Reason {
 }
 
 /// What containerd answers, as it comes.
-pub struct Answer {
+pub struct ResponseBody {
     body: RecvStream,
     /// The rest of the request: a client that does not read its answer may go on sending. It ends
     /// with the answer.
     _upload: Option<JoinSet<()>>,
     name: String,
     is_broken: bool,
-    breaker: Arc<Breaker>,
+    breaker: Arc<ConnectionAborter>,
 }
 
-impl Answer {
+impl ResponseBody {
     /// The answer of the containerd that is called `name`; `upload` is what of the request is not
     /// sent yet.
     pub fn new(
         body: RecvStream,
-        upload: Option<Upload>,
+        upload: Option<RequestPump>,
         name: String,
-        breaker: Arc<Breaker>,
+        breaker: Arc<ConnectionAborter>,
     ) -> Self {
         let upload = upload.map(|upload| JoinSet::from_iter([upload]));
         Self { body, _upload: upload, name, is_broken: false, breaker }
@@ -133,7 +133,7 @@ pub fn reset(error: &h2::Error) -> Option<Reason> {
     error.is_reset().then(|| error.reason()).flatten()
 }
 
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = h2::Error;
 

@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The threads' places.
 #[derive(Debug, Clone)]
-pub struct Places(Arc<Mutex<Taken>>);
+pub struct Placement(Arc<Mutex<Assignments>>);
 
 #[derive(Debug)]
-struct Taken {
+struct Assignments {
     /// How many connections each thread has.
     threads: Vec<usize>,
     /// On which threads each process has how many.
@@ -24,33 +24,33 @@ struct Taken {
 
 /// The place of a connection, free again when dropped.
 #[derive(Debug)]
-pub struct Place {
-    places: Places,
+pub struct Assignment {
+    places: Placement,
     /// The thread's number.
     pub thread: usize,
     process: Option<i32>,
 }
 
-impl Places {
+impl Placement {
     /// Of so many threads.
     pub fn new(threads: usize) -> Self {
-        Self(Arc::new(Mutex::new(Taken { threads: vec![0; threads], processes: HashMap::new() })))
+        Self(Arc::new(Mutex::new(Assignments { threads: vec![0; threads], processes: HashMap::new() })))
     }
 
     /// A place for a connection of that process.
-    pub fn take(&self, process: Option<i32>) -> Place {
+    pub fn assign(&self, process: Option<i32>) -> Assignment {
         let process = process.filter(|process| *process > 0);
-        let thread = self.change(|taken| taken.take(process));
-        Place { places: self.clone(), thread, process }
+        let thread = self.change(|taken| taken.assign(process));
+        Assignment { places: self.clone(), thread, process }
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Taken) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut Assignments) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Taken {
-    fn take(&mut self, process: Option<i32>) -> usize {
+impl Assignments {
+    fn assign(&mut self, process: Option<i32>) -> usize {
         let most = (self.threads.len() / 2).max(1);
         let mut has = process.map(|process| self.processes.entry(process).or_default());
         let may = |thread: &usize| match &has {
@@ -68,7 +68,7 @@ impl Taken {
         thread
     }
 
-    fn give(&mut self, thread: usize, process: Option<i32>) {
+    fn unassign(&mut self, thread: usize, process: Option<i32>) {
         if let Some(count) = self.threads.get_mut(thread) {
             *count -= 1;
         }
@@ -88,9 +88,9 @@ impl Taken {
     }
 }
 
-impl Drop for Place {
+impl Drop for Assignment {
     fn drop(&mut self) {
-        self.places.change(|taken| taken.give(self.thread, self.process));
+        self.places.change(|taken| taken.unassign(self.thread, self.process));
     }
 }
 
@@ -98,20 +98,20 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn threads(places: &[Place]) -> Vec<usize> {
+    fn threads(places: &[Assignment]) -> Vec<usize> {
         places.iter().map(|place| place.thread).collect()
     }
 
     #[test]
     fn a_process_is_on_half_of_the_threads_and_others_go_where_there_are_fewest() {
         for (count, half) in [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4)] {
-            let places = Places::new(count);
-            let many: Vec<_> = (0..100).map(|_| places.take(Some(1))).collect();
+            let places = Placement::new(count);
+            let many: Vec<_> = (0..100).map(|_| places.assign(Some(1))).collect();
             let mut on = threads(&many);
             on.sort();
             on.dedup();
             assert_eq!(on.len(), half, "of {count}");
-            let other = places.take(Some(2));
+            let other = places.assign(Some(2));
             assert!(count == 1 || !on.contains(&other.thread), "{on:?} and {}", other.thread);
         }
     }
@@ -119,17 +119,17 @@ mod tests {
     #[test]
     fn a_process_that_nobody_knows_is_on_all_of_them() {
         for unknown in [None, Some(0)] {
-            let places = Places::new(3);
-            let many: Vec<_> = (0..6).map(|_| places.take(unknown)).collect();
+            let places = Placement::new(3);
+            let many: Vec<_> = (0..6).map(|_| places.assign(unknown)).collect();
             assert_eq!(threads(&many), [0, 1, 2, 0, 1, 2]);
         }
     }
 
     #[test]
     fn nothing_is_kept_of_what_has_ended() {
-        let places = Places::new(4);
-        let mut many: Vec<_> = (0..40).map(|i| places.take(Some(i % 3))).collect();
-        many.extend((0..5).map(|_| places.take(None)));
+        let places = Placement::new(4);
+        let mut many: Vec<_> = (0..40).map(|i| places.assign(Some(i % 3))).collect();
+        many.extend((0..5).map(|_| places.assign(None)));
         while let Some(place) = many.pop() {
             drop(place);
         }

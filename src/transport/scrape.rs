@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::listener::{Stop, stopped};
+use super::listener::{Shutdown, wait};
 use crate::log_throttle::throttled_log;
 use crate::model::Result;
 
@@ -109,7 +109,7 @@ impl Connections {
 }
 
 /// Answers scrapes with what `text` gives, until `stop`.
-pub async fn run<F, T>(listener: Listener, mut stop: Stop, text: F)
+pub async fn run<F, T>(listener: Listener, mut stop: Shutdown, text: F)
 where
     F: Fn() -> T + Clone + Send + Sync + 'static,
     T: Future<Output = Result<String>> + Send + 'static,
@@ -119,7 +119,7 @@ where
         let accepted = tokio::select! {
             biased;
             // What is under way is cut off: it changes nothing.
-            () = stopped(&mut stop) => return,
+            () = wait(&mut stop) => return,
             () = connections.next_ended() => continue,
             accepted = listener.accept() => accepted,
         };
@@ -132,7 +132,7 @@ where
             }
         };
         tokio::select! {
-            () = stopped(&mut stop) => return,
+            () = wait(&mut stop) => return,
             () = connections.make_room() => {}
         }
         let is_answering = Arc::new(AtomicBool::new(false));

@@ -25,7 +25,7 @@ pub fn code(error: &Error) -> Code {
         Error::Unimplemented(_) => Code::Unimplemented,
         Error::DeadlineExceeded(_) => Code::DeadlineExceeded,
         Error::Internal(_) => Code::Internal,
-        Error::Answered(code, _) => Code::from_i32(*code),
+        Error::Upstream(code, _) => Code::from_i32(*code),
         Error::Unknown(_) => Code::Unknown,
     }
 }

@@ -18,31 +18,31 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::places::Places;
+use super::places::Placement;
 use crate::model::{Error, Result};
 
 /// How much nicer what takes long is. Beside a thread that has none, and wants all of a processor, such a
 /// thread gets a tenth of it.
-const LONG: i32 = 10;
+const BACKGROUND_NICE: i32 = 10;
 
 /// A few threads, each with a runtime of its own. When dropped, what still runs on them is
 /// dropped too.
 #[derive(Debug)]
-pub struct Threads {
-    all: Vec<Thread>,
-    places: Places,
+pub struct WorkerPool {
+    all: Vec<Worker>,
+    places: Placement,
     /// For large requests.
-    _large: Thread,
+    _large: Worker,
 }
 
 thread_local! {
     /// On a thread of connections: the thread for large requests.
-    static LARGE: RefCell<Option<Handle>> = const { RefCell::new(None) };
+    static OFFLOAD: RefCell<Option<Handle>> = const { RefCell::new(None) };
 }
 
 /// Runs `work` on the thread for large requests; where there is none, here. Dropped, it ends.
-pub async fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
-    let thread = LARGE.with_borrow(Clone::clone);
+pub async fn offload<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let thread = OFFLOAD.with_borrow(Clone::clone);
     let Some(thread) = thread else { return work.await };
     let mut set = JoinSet::new();
     set.spawn_on(work, &thread);
@@ -55,24 +55,24 @@ pub async fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'st
 }
 
 #[derive(Debug)]
-struct Thread {
+struct Worker {
     runtime: Handle,
     // Dropped first: it ends the thread, which is then waited for.
     _end: oneshot::Sender<()>,
-    _joined: Joined,
+    _joined: JoinOnDrop,
 }
 
 #[derive(Debug)]
-struct Joined(Option<JoinHandle<()>>);
+struct JoinOnDrop(Option<JoinHandle<()>>);
 
-impl Drop for Joined {
+impl Drop for JoinOnDrop {
     fn drop(&mut self) {
         // A panic in it was reported when it happened.
         let _ = self.0.take().map(JoinHandle::join);
     }
 }
 
-impl Threads {
+impl WorkerPool {
     /// As many threads as processors, and the one for large requests.
     pub fn start() -> Result<Self> {
         let count = std::thread::available_parallelism().map_or(2, usize::from);
@@ -80,10 +80,10 @@ impl Threads {
     }
 
     pub(super) fn of(count: usize) -> io::Result<Self> {
-        let large = Thread::start("large requests", None)?;
-        let start = |_| Thread::start("connections", Some(large.runtime.clone()));
+        let large = Worker::start("large requests", None)?;
+        let start = |_| Worker::start("connections", Some(large.runtime.clone()));
         let all = (0..count).map(start).collect::<io::Result<_>>()?;
-        Ok(Self { all, places: Places::new(count), _large: large })
+        Ok(Self { all, places: Placement::new(count), _large: large })
     }
 
     /// Runs `work`, of `set`, for a connection of that process. What it makes of sockets and timers
@@ -94,7 +94,7 @@ impl Threads {
         process: Option<i32>,
         work: impl Future<Output = ()> + Send + 'static,
     ) -> Option<AbortHandle> {
-        let place = self.places.take(process);
+        let place = self.places.assign(process);
         let thread = self.all.get(place.thread)?;
         let work = async move {
             work.await;
@@ -104,30 +104,30 @@ impl Threads {
     }
 }
 
-impl Thread {
+impl Worker {
     fn start(name: &str, large: Option<Handle>) -> io::Result<Self> {
         let runtime =
-            Builder::new_current_thread().enable_all().on_thread_start(weigh_less).build()?;
+            Builder::new_current_thread().enable_all().on_thread_start(lower_priority).build()?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
             if large.is_none() {
-                weigh_less();
+                lower_priority();
             }
-            LARGE.set(large);
+            OFFLOAD.set(large);
             // Never sent: it is dropped.
             let _ = runtime.block_on(ended);
             // A list that is being built on a thread of its own is not waited for.
             runtime.shutdown_background();
         })?;
-        Ok(Self { runtime: handle, _end: end, _joined: Joined(Some(thread)) })
+        Ok(Self { runtime: handle, _end: end, _joined: JoinOnDrop(Some(thread)) })
     }
 }
 
 /// Gives the calling thread the weight of what takes long.
-fn weigh_less() {
+fn lower_priority() {
     // To be less nice alone may be refused.
-    let _ = rustix::process::nice(LONG);
+    let _ = rustix::process::nice(BACKGROUND_NICE);
 }
 
 #[cfg(test)]
@@ -136,7 +136,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_go_where_there_are_fewest() {
-        let (threads, mut set) = (Threads::of(2).unwrap(), JoinSet::new());
+        let (threads, mut set) = (WorkerPool::of(2).unwrap(), JoinSet::new());
         let (sender, mut where_it_ran) = tokio::sync::mpsc::unbounded_channel();
         let mut ends = Vec::new();
         for _ in 0..2 {
@@ -152,7 +152,7 @@ mod tests {
         drop(ends);
         set.join_all().await;
         assert_eq!(
-            [(); 2].map(|()| threads.places.take(None).thread),
+            [(); 2].map(|()| threads.places.assign(None).thread),
             [0, 0],
             "all are free again"
         );
@@ -160,28 +160,28 @@ mod tests {
 
     #[tokio::test]
     async fn what_takes_long_weighs_less() {
-        let (threads, mut set) = (Threads::of(1).unwrap(), JoinSet::new());
+        let (threads, mut set) = (WorkerPool::of(1).unwrap(), JoinSet::new());
         let (sender, weights) = std::sync::mpsc::channel();
         threads.spawn(&mut set, None, async move {
             let weight = || rustix::process::getpriority_process(None).unwrap();
             let here = weight();
             let pooled = tokio::task::spawn_blocking(weight).await.unwrap();
-            let large = apart(async move { weight() }).await;
+            let large = offload(async move { weight() }).await;
             sender.send((here, pooled, large)).unwrap();
         });
         set.join_all().await;
         let here = rustix::process::getpriority_process(None).unwrap();
-        let nicer = (here + LONG).min(19);
+        let nicer = (here + BACKGROUND_NICE).min(19);
         assert_eq!(weights.recv().unwrap(), (here, nicer, nicer));
     }
 
     #[tokio::test]
     async fn a_large_request_holds_up_nobody_else_on_its_thread() {
-        let (threads, mut set) = (Threads::of(1).unwrap(), JoinSet::new());
+        let (threads, mut set) = (WorkerPool::of(1).unwrap(), JoinSet::new());
         let (begun, begins) = std::sync::mpsc::channel();
         let (end, ended) = std::sync::mpsc::channel();
         let large = async move {
-            apart(async move {
+            offload(async move {
                 begun.send(()).unwrap();
                 ended.recv().unwrap();
             })
@@ -196,10 +196,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_in_a_large_request_is_that_of_its_call() {
-        let (threads, mut set) = (Threads::of(1).unwrap(), JoinSet::new());
-        threads.spawn(&mut set, None, apart(async { panic!("on purpose") }));
+        let (threads, mut set) = (WorkerPool::of(1).unwrap(), JoinSet::new());
+        threads.spawn(&mut set, None, offload(async { panic!("on purpose") }));
         assert!(set.join_next().await.unwrap().unwrap_err().is_panic());
-        threads.spawn(&mut set, None, apart(async {}));
+        threads.spawn(&mut set, None, offload(async {}));
         set.join_next().await.unwrap().unwrap();
     }
 }

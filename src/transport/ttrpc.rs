@@ -16,17 +16,17 @@ use tokio::sync::oneshot;
 use ttrpc::r#async::transport::Listener;
 use ttrpc::r#async::{MethodHandler, Server, Service, TtrpcContext};
 
-use super::connection::{self, Connection};
-use super::listener::{Stop, stopped};
-use super::ttrpc_io::Watched;
-use super::{LARGE, Limits, grpc, status, threads};
+use super::connection::{self, ConnectionState};
+use super::listener::{Shutdown, wait};
+use super::ttrpc_io::GuardedStream;
+use super::{OFFLOAD_THRESHOLD, Limits, grpc, status, threads};
 use crate::api::events::ForwardRequest;
 use crate::log_throttle::throttled_log;
 use crate::model::{Error, Result};
 use crate::service::events::Exchange;
 use crate::service::growth;
 use crate::service::message::required;
-use crate::service::{Call, Images, Reply};
+use crate::service::{CallContext, Images, Reply};
 
 /// The metadata key that carries the namespace.
 const NAMESPACE: &str = "containerd-namespace-ttrpc";
@@ -36,32 +36,32 @@ const EVENTS: &str = "containerd.services.events.ttrpc.v1.Events";
 
 /// The largest message of a reply, in bytes: a frame carries 4 MiB, and some bytes go to the
 /// envelope around the message.
-pub const MESSAGE: usize = ttrpc::proto::MESSAGE_LENGTH_MAX - 16;
+pub const MAX_REPLY: usize = ttrpc::proto::MESSAGE_LENGTH_MAX - 16;
 
 /// The part of the library whose traces are whole messages, with all that is in them.
-pub const LOGS_MESSAGES: &str = "ttrpc::asynchronous::connection";
+pub const PAYLOAD_LOG_TARGET: &str = "ttrpc::asynchronous::connection";
 
 /// Serves the calls of ttrpc connections.
 #[derive(Clone)]
-pub struct Ttrpc {
+pub struct TtrpcServer {
     images: Arc<dyn Images>,
     events: Option<Exchange>,
     limits: Limits,
 }
 
-impl Ttrpc {
+impl TtrpcServer {
     /// Serves `images`, and hands events that are forwarded to `events`, if there is somebody to.
     pub fn new(images: Arc<dyn Images>, events: Option<Exchange>, limits: Limits) -> Self {
         Self { images, events, limits }
     }
 
     /// Serves one connection until it ends, or until it has ended what it began when `stop` turns.
-    pub async fn connection(self, stream: UnixStream, mut stop: Stop) {
+    pub async fn connection(self, stream: UnixStream, mut stop: Shutdown) {
         let client = connection::client(&stream);
-        let connection = Connection::new(self.limits.calls, &self.limits.begun, client);
-        let _open = self.limits.counted.connection("ttrpc");
+        let connection = ConnectionState::new(self.limits.calls, &self.limits.admission, client);
+        let _open = self.limits.metrics.connection("ttrpc");
         let (end, mut ended) = oneshot::channel();
-        let socket = Watched::new(stream, Arc::clone(&connection), &self.limits, end);
+        let socket = GuardedStream::new(stream, Arc::clone(&connection), &self.limits, end);
         let listener = Listener::new(stream::once(async { Ok(socket) }));
         let mut server =
             Server::new().add_listener(listener).register_service(self.services(&connection));
@@ -71,19 +71,19 @@ impl Ttrpc {
         // `end` is never sent: it is dropped with the socket, when the connection is over.
         tokio::select! {
             _ = &mut ended => return,
-            () = stopped(&mut stop) => {}
+            () = wait(&mut stop) => {}
         }
         server.disconnect().await;
         let _ = ended.await;
     }
 }
 
-impl Ttrpc {
-    fn services(&self, connection: &Arc<Connection>) -> HashMap<String, Service> {
+impl TtrpcServer {
+    fn services(&self, connection: &Arc<ConnectionState>) -> HashMap<String, Service> {
         use Method::{Create, Delete, Forward, Get, List, Update};
         let service = |methods: &[Method]| {
             let handler = |method: &Method| {
-                let handler = Handler {
+                let handler = MethodHandlerImpl {
                     server: self.clone(),
                     connection: Arc::clone(connection),
                     method: *method,
@@ -110,26 +110,26 @@ enum Method {
 
 /// One method on one connection.
 #[derive(Clone)]
-struct Handler {
-    server: Ttrpc,
-    connection: Arc<Connection>,
+struct MethodHandlerImpl {
+    server: TtrpcServer,
+    connection: Arc<ConnectionState>,
     method: Method,
 }
 
-impl Handler {
+impl MethodHandlerImpl {
     async fn answer(&self, context: &TtrpcContext, payload: Vec<u8>) -> Result<Vec<u8>> {
         let namespace = context.metadata.get(NAMESPACE).and_then(|values| values.first()).cloned();
         let (client, headers) = (self.connection.client(), http::HeaderMap::new());
-        let call = Call { namespace, client, reply_limit: MESSAGE, headers };
+        let call = CallContext { namespace, client, reply_limit: MAX_REPLY, headers };
         let stream = context.mh.stream_id;
-        if payload.len() <= LARGE {
+        if payload.len() <= OFFLOAD_THRESHOLD {
             return self.run(call, stream, &payload).await;
         }
         let handler = self.clone();
-        threads::apart(async move { handler.run(call, stream, &payload).await }).await
+        threads::offload(async move { handler.run(call, stream, &payload).await }).await
     }
 
-    async fn run(&self, call: Call, stream: u32, payload: &[u8]) -> Result<Vec<u8>> {
+    async fn run(&self, call: CallContext, stream: u32, payload: &[u8]) -> Result<Vec<u8>> {
         let images = &self.server.images;
         let Reply { message, hold } = match self.method {
             Method::Get => images.get(&call, self.parse(stream, payload).await?).await,
@@ -144,17 +144,17 @@ impl Handler {
                 events.map_or(Ok(()), |e| e.forward(envelope)).map(|()| Reply::default())
             }
         }?;
-        self.connection.keep(stream, hold);
+        self.connection.attach(stream, hold);
         Ok(message)
     }
 
     /// The message in the request on that stream, which holds what it takes.
     async fn parse<M: MessageFull>(&self, stream: u32, payload: &[u8]) -> Result<M> {
-        let size = growth::of::<M>(payload)?;
+        let size = growth::decoded_size::<M>(payload)?;
         // A large one holds its share since it was read.
         if !self.connection.shrink(stream, payload.len() + size) {
-            let hold = self.server.limits.requests.share(size).await;
-            self.connection.keep(stream, hold);
+            let hold = self.server.limits.request_memory.reserve(size).await;
+            self.connection.attach(stream, hold);
         }
         M::parse_from_bytes(payload)
             .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))
@@ -162,13 +162,13 @@ impl Handler {
 }
 
 #[async_trait]
-impl MethodHandler for Handler {
+impl MethodHandler for MethodHandlerImpl {
     async fn handler(
         &self,
         context: TtrpcContext,
         request: ttrpc::Request,
     ) -> ttrpc::Result<ttrpc::Response> {
-        let counted = &self.server.limits.counted;
+        let counted = &self.server.limits.metrics;
         let mut call = counted.begin("ttrpc", &request.service, &request.method);
         // What a call works on is thrown away with it, or is the store's, which undoes its own.
         let answer = AssertUnwindSafe(self.answer(&context, request.payload)).catch_unwind().await;

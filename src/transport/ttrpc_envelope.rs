@@ -4,19 +4,19 @@
 //! entry of metadata, which takes many times as much once decoded; no client sends many.
 
 /// A request may have so many fields: entries of metadata, and the few that are not.
-const FIELDS: u32 = 128;
+const MAX_FIELDS: u32 = 128;
 
 /// Where in a request its bytes are.
 #[derive(Debug, Default)]
-pub struct Envelope {
+pub struct FieldCounter {
     fields: u32,
-    at: At,
+    at: Position,
     number: u64,
     shift: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum At {
+enum Position {
     /// In a tag.
     #[default]
     Tag,
@@ -30,53 +30,53 @@ enum At {
     Nowhere,
 }
 
-impl Envelope {
+impl FieldCounter {
     /// The next bytes of the request; whether it still has no more fields than it may.
-    pub fn take(&mut self, mut bytes: &[u8]) -> bool {
+    pub fn feed(&mut self, mut bytes: &[u8]) -> bool {
         while let Some((byte, rest)) = bytes.split_first() {
-            if let At::Bytes(left) = self.at {
+            if let Position::Bytes(left) = self.at {
                 let count = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                 bytes = bytes.get(count..).unwrap_or_default();
                 self.skip(left - count as u64);
                 continue;
             }
             bytes = rest;
-            if self.at == At::Nowhere {
+            if self.at == Position::Nowhere {
                 break;
             }
             self.number |= u64::from(byte & 0x7f).checked_shl(self.shift).unwrap_or_default();
             self.shift += 7;
             if *byte >= 0x80 {
                 if self.shift > 63 {
-                    self.at = At::Nowhere;
+                    self.at = Position::Nowhere;
                 }
                 continue;
             }
             let number = std::mem::take(&mut self.number);
             self.shift = 0;
             match self.at {
-                At::Length => self.skip(number),
-                At::Tag => self.field(number),
-                _ => self.at = At::Tag,
+                Position::Length => self.skip(number),
+                Position::Tag => self.field(number),
+                _ => self.at = Position::Tag,
             }
         }
-        self.fields <= FIELDS
+        self.fields <= MAX_FIELDS
     }
 
     fn field(&mut self, tag: u64) {
         self.fields = self.fields.saturating_add(1);
         match tag & 7 {
-            _ if tag < 8 => self.at = At::Nowhere,
-            0 => self.at = At::Number,
+            _ if tag < 8 => self.at = Position::Nowhere,
+            0 => self.at = Position::Number,
             1 => self.skip(8),
-            2 => self.at = At::Length,
+            2 => self.at = Position::Length,
             5 => self.skip(4),
-            _ => self.at = At::Nowhere,
+            _ => self.at = Position::Nowhere,
         }
     }
 
     fn skip(&mut self, count: u64) {
-        self.at = if count == 0 { At::Tag } else { At::Bytes(count) };
+        self.at = if count == 0 { Position::Tag } else { Position::Bytes(count) };
     }
 }
 
@@ -104,8 +104,8 @@ mod tests {
             let bytes = request(metadata);
             for cut in 0..bytes.len() {
                 let (first, second) = bytes.split_at(cut);
-                let mut envelope = Envelope::default();
-                let taken = envelope.take(first) && envelope.take(second);
+                let mut envelope = FieldCounter::default();
+                let taken = envelope.feed(first) && envelope.feed(second);
                 assert_eq!((taken, envelope.fields), (fine, 4 + metadata as u32), "cut at {cut}");
             }
         }
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn what_is_no_message_is_not_counted() {
         for bytes in [[0x0b; 3000], [0xff; 3000], [0x07; 3000], [0; 3000]] {
-            assert!(Envelope::default().take(&bytes));
+            assert!(FieldCounter::default().feed(&bytes));
         }
     }
 }

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::UnixStream;
 
-use super::forward::{CONNECT, GRACE};
-use super::listener::{Stop, stopped};
+use super::forward::{CONNECT_TIMEOUT, DRAIN_GRACE};
+use super::listener::{Shutdown, wait};
 use crate::metrics::calls::Calls;
 
 /// Bytes under way in one direction of a connection.
@@ -35,7 +35,7 @@ impl TtrpcForwarder {
     }
 
     /// Passes one connection on until either side ends it, or until soon after `stop` turns.
-    pub async fn connection(self, mut client: UnixStream, mut stop: Stop) {
+    pub async fn connection(self, mut client: UnixStream, mut stop: Shutdown) {
         let _open = self.counted.connection("ttrpc");
         let mut containerd = match self.connect().await {
             Ok(stream) => stream,
@@ -43,8 +43,8 @@ impl TtrpcForwarder {
         };
         self.is_reported.store(false, Ordering::Relaxed);
         let past_grace = async {
-            stopped(&mut stop).await;
-            tokio::time::sleep(GRACE).await;
+            wait(&mut stop).await;
+            tokio::time::sleep(DRAIN_GRACE).await;
         };
         tokio::select! {
             ended = copy_bidirectional_with_sizes(
@@ -60,7 +60,7 @@ impl TtrpcForwarder {
     }
 
     async fn connect(&self) -> io::Result<UnixStream> {
-        tokio::time::timeout(CONNECT, UnixStream::connect(&self.socket))
+        tokio::time::timeout(CONNECT_TIMEOUT, UnixStream::connect(&self.socket))
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }

@@ -27,48 +27,48 @@ use ttrpc::proto::{
 };
 
 use super::Limits;
-use super::connection::Connection;
-use super::ttrpc_envelope::Envelope;
-use super::turns::{CALL, TURN, Turns};
+use super::connection::ConnectionState;
+use super::ttrpc_envelope::FieldCounter;
+use super::turns::{CALL_COST, QUANTUM, FairShare};
 use crate::log_throttle::throttled_log;
-use crate::service::budget::{Budget, Hold, SMALL};
+use crate::service::budget::{MemoryBudget, Reservation, SMALL};
 use crate::service::growth;
 
 /// The library skips payloads that are too long for it and answers that. One that claims more than
 /// this is not sent by a ttrpc client (HTTP reads as 1.3 GB).
-const NO_FRAME: u32 = 64 << 20;
+const MAX_PLAUSIBLE_FRAME: u32 = 64 << 20;
 
 /// Waiting for a share of the budget for a large request.
-type Share = Pin<Box<dyn Future<Output = Option<Hold>> + Send + Sync>>;
+type Share = Pin<Box<dyn Future<Output = Option<Reservation>> + Send + Sync>>;
 
 /// A watched stream.
-pub struct Watched {
+pub struct GuardedStream {
     stream: UnixStream,
-    connection: Arc<Connection>,
+    connection: Arc<ConnectionState>,
     calls: usize,
-    requests: Budget,
-    incoming: Frames,
-    envelope: Envelope,
-    outgoing: Frames,
-    turns: Turns,
+    requests: MemoryBudget,
+    incoming: FrameScanner,
+    envelope: FieldCounter,
+    outgoing: FrameScanner,
+    turns: FairShare,
     /// Requests that have been read and not been answered.
-    under_way: usize,
+    in_flight: usize,
     /// The reader that waits for `under_way` to fall.
     paused: Option<Waker>,
     share: Option<Share>,
     /// Runs while a request has begun and not ended.
-    half_read: Timer,
+    request_timer: Timer,
     /// Runs while a reply cannot be written.
-    unread: Timer,
+    reply_timer: Timer,
     /// Dropped with the stream.
     _end: oneshot::Sender<()>,
 }
 
-impl Watched {
+impl GuardedStream {
     /// Watches `stream`; `end` is dropped when it is closed.
     pub fn new(
         stream: UnixStream,
-        connection: Arc<Connection>,
+        connection: Arc<ConnectionState>,
         limits: &Limits,
         end: oneshot::Sender<()>,
     ) -> Self {
@@ -76,28 +76,28 @@ impl Watched {
             stream,
             connection,
             calls: limits.calls,
-            requests: limits.requests.clone(),
-            incoming: Frames::default(),
-            envelope: Envelope::default(),
-            outgoing: Frames::default(),
-            turns: Turns::new(),
-            under_way: 0,
+            requests: limits.request_memory.clone(),
+            incoming: FrameScanner::default(),
+            envelope: FieldCounter::default(),
+            outgoing: FrameScanner::default(),
+            turns: FairShare::new(),
+            in_flight: 0,
             paused: None,
             share: None,
-            half_read: Timer::new(limits.message_time),
-            unread: Timer::new(limits.unread_time),
+            request_timer: Timer::new(limits.message_time),
+            reply_timer: Timer::new(limits.unread_time),
             _end: end,
         }
     }
 
     /// Whether one more request may be read.
     fn may_begin(&self) -> bool {
-        self.under_way == 0 || (self.under_way < self.calls && self.connection.begun().may_begin())
+        self.in_flight == 0 || (self.in_flight < self.calls && self.connection.admission().can_admit())
     }
 
     /// A request's head has been read: what it takes before its payload may be.
     fn begin(&mut self, head: MessageHeader) -> io::Result<()> {
-        if head.length > NO_FRAME {
+        if head.length > MAX_PLAUSIBLE_FRAME {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!("a frame claims {} bytes: this is no ttrpc client", head.length),
@@ -112,20 +112,20 @@ impl Watched {
             log::warn!("{why}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
-        self.turns.take(CALL);
-        self.envelope = Envelope::default();
+        self.turns.charge(CALL_COST);
+        self.envelope = FieldCounter::default();
         let skipped = head.length as usize > MESSAGE_LENGTH_MAX;
         if !skipped && head.length as usize > SMALL {
-            let (budget, most) = (self.requests.clone(), growth::most(head.length as usize));
-            self.share = Some(Box::pin(async move { budget.share(most).await }));
+            let (budget, most) = (self.requests.clone(), growth::max_decoded_size(head.length as usize));
+            self.share = Some(Box::pin(async move { budget.reserve(most).await }));
         }
         Ok(())
     }
 
     /// A part of a request has been read.
-    fn look(&mut self, part: &[u8]) -> io::Result<()> {
+    fn inspect(&mut self, part: &[u8]) -> io::Result<()> {
         let skipped = self.incoming.head.length as usize > MESSAGE_LENGTH_MAX;
-        if skipped || self.envelope.take(part) {
+        if skipped || self.envelope.feed(part) {
             return Ok(());
         }
         let why = "a request has too many fields: this is no ttrpc client";
@@ -139,15 +139,15 @@ impl Watched {
             || head.stream_id.is_multiple_of(2)
             || head.length as usize > MESSAGE_LENGTH_MAX;
         if is_answered {
-            self.under_way += 1;
-            self.connection.begun().begin(1);
+            self.in_flight += 1;
+            self.connection.admission().admit(1);
         } else {
-            self.connection.release(head.stream_id);
+            self.connection.detach(head.stream_id);
         }
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for GuardedStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -159,45 +159,45 @@ impl AsyncRead for Watched {
             this.paused = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        ready!(this.turns.poll(cx));
+        ready!(this.turns.poll_ready(cx));
         if let Some(share) = &mut this.share {
             let hold = ready!(share.as_mut().poll(cx));
             this.share = None;
-            this.connection.keep(this.incoming.head.stream_id, hold);
+            this.connection.attach(this.incoming.head.stream_id, hold);
         }
         let before = buf.filled().len();
-        let piece = buf.remaining().min(TURN);
+        let piece = buf.remaining().min(QUANTUM);
         let mut part = ReadBuf::new(buf.initialize_unfilled_to(piece));
         match Pin::new(&mut this.stream).poll_read(cx, &mut part) {
             Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
             Poll::Pending => {
-                this.turns.rest();
+                this.turns.refill();
                 if this.incoming.is_between() {
                     return Poll::Pending;
                 }
-                return this.half_read.poll(cx, "a request did not arrive whole in time");
+                return this.request_timer.poll(cx, "a request did not arrive whole in time");
             }
         }
         let count = part.filled().len();
         buf.advance(count);
-        this.turns.take(count);
+        this.turns.charge(count);
         let mut read = buf.filled().get(before..).unwrap_or_default();
         while let Some(event) = this.incoming.take(&mut read) {
             match event {
                 Event::Head(head) => this.begin(head)?,
-                Event::Part(part) => this.look(part)?,
+                Event::Part(part) => this.inspect(part)?,
                 Event::End(head) => this.finish(head),
             }
         }
         if this.incoming.is_between() {
-            this.half_read.stop();
+            this.request_timer.stop();
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for GuardedStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -207,17 +207,17 @@ impl AsyncWrite for Watched {
         let count = match Pin::new(&mut this.stream).poll_write(cx, buf) {
             Poll::Ready(count) => count?,
             Poll::Pending => {
-                return this.unread.poll(cx, "replies were left unread too long").map_ok(|()| 0);
+                return this.reply_timer.poll(cx, "replies were left unread too long").map_ok(|()| 0);
             }
         };
-        this.unread.stop();
+        this.reply_timer.stop();
         let mut written = buf.get(..count).unwrap_or_default();
         while let Some(event) = this.outgoing.take(&mut written) {
             if let Event::End(head) = event {
-                this.connection.release(head.stream_id);
-                if this.under_way > 0 {
-                    this.under_way -= 1;
-                    this.connection.begun().end(1);
+                this.connection.detach(head.stream_id);
+                if this.in_flight > 0 {
+                    this.in_flight -= 1;
+                    this.connection.admission().release(1);
                 }
                 if let Some(reader) = this.paused.take() {
                     reader.wake();
@@ -238,7 +238,7 @@ impl AsyncWrite for Watched {
 
 /// Where in its frames a stream of bytes is.
 #[derive(Default)]
-struct Frames {
+struct FrameScanner {
     raw: [u8; MESSAGE_HEADER_LENGTH],
     /// Bytes of the head that are known.
     known: usize,
@@ -256,7 +256,7 @@ enum Event<'b> {
     End(MessageHeader),
 }
 
-impl Frames {
+impl FrameScanner {
     /// No frame has begun.
     fn is_between(&self) -> bool {
         self.known == 0
@@ -314,7 +314,7 @@ impl Timer {
 mod tests {
     use super::*;
 
-    fn events(frames: &mut Frames, mut bytes: &[u8]) -> Vec<(bool, u32)> {
+    fn events(frames: &mut FrameScanner, mut bytes: &[u8]) -> Vec<(bool, u32)> {
         std::iter::from_fn(|| frames.take(&mut bytes))
             .filter_map(|event| match event {
                 Event::Head(head) => Some((true, head.stream_id)),
@@ -334,7 +334,7 @@ mod tests {
         let expected = [(true, 1), (false, 1), (true, 3), (false, 3), (true, 5), (false, 5)];
         for cut in 0..bytes.len() {
             let (first, second) = bytes.split_at(cut);
-            let mut frames = Frames::default();
+            let mut frames = FrameScanner::default();
             let mut seen = events(&mut frames, first);
             seen.extend(events(&mut frames, second));
             assert_eq!(seen, expected, "cut at {cut}");

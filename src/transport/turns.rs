@@ -15,56 +15,56 @@ use futures_util::FutureExt;
 use tokio::sync::{Semaphore, oneshot};
 
 /// A turn, in bytes of data; for what weighs more than data see [`CALL`].
-pub const TURN: usize = 8 * CALL;
+pub const QUANTUM: usize = 8 * CALL_COST;
 
 /// To begin a call takes about as long as to read so many bytes of data.
-pub const CALL: usize = 16 << 10;
+pub const CALL_COST: usize = 16 << 10;
 
 thread_local! {
     /// One turn at a time.
-    static GATE: Arc<Semaphore> = Arc::new(Semaphore::new(1));
+    static ROUND: Arc<Semaphore> = Arc::new(Semaphore::new(1));
 }
 
 /// The turns of one connection.
-pub struct Turns {
+pub struct FairShare {
     gate: Arc<Semaphore>,
     left: usize,
     next: Option<oneshot::Receiver<()>>,
 }
 
-impl Turns {
+impl FairShare {
     /// For a connection that lives on this thread. Its first turn is now.
     pub fn new() -> Self {
-        Self { gate: GATE.with(Arc::clone), left: TURN, next: None }
+        Self { gate: ROUND.with(Arc::clone), left: QUANTUM, next: None }
     }
 
     /// Ready while something is left of the turn, then when the next one comes.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.left == 0 {
             let gate = &self.gate;
             // An error: the runtime ends, and so does the connection.
             let _ = ready!(self.next.get_or_insert_with(|| wait(gate)).poll_unpin(cx));
             self.next = None;
-            self.left = TURN;
+            self.left = QUANTUM;
         }
         Poll::Ready(())
     }
 
     /// So much of the turn is over.
-    pub fn take(&mut self, work: usize) {
+    pub fn charge(&mut self, work: usize) {
         self.left = self.left.saturating_sub(work);
     }
 
     /// All that has come was read.
-    pub fn rest(&mut self) {
-        self.left = TURN;
+    pub fn refill(&mut self) {
+        self.left = QUANTUM;
     }
 }
 
 /// Waits for a turn on this thread.
-pub async fn turn() {
+pub async fn next_round() {
     // An error: the runtime ends.
-    let _ = GATE.with(wait).await;
+    let _ = ROUND.with(wait).await;
 }
 
 /// Is told when the next turn comes. By a task of its own, so that this is never at once, and what was read
@@ -95,13 +95,13 @@ mod tests {
         let client = |name: &'static str, work: usize, is_greedy: bool| {
             let said = Arc::clone(&said);
             async move {
-                let mut turns = Turns::new();
+                let mut turns = FairShare::new();
                 for _ in 0..work {
-                    poll_fn(|cx| turns.poll(cx)).await;
-                    turns.take(TURN / 2);
+                    poll_fn(|cx| turns.poll_ready(cx)).await;
+                    turns.charge(QUANTUM / 2);
                     said.lock().unwrap().push(name);
                     if !is_greedy {
-                        turns.rest();
+                        turns.refill();
                         tokio::task::yield_now().await;
                     }
                 }

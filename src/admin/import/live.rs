@@ -4,13 +4,13 @@ use std::path::Path;
 
 use super::{BATCH, Summary, open, progress, put_images, put_namespace};
 use crate::admin::containerd::answer;
-use crate::front::client::Containerd;
+use crate::front::client::GrpcClient;
 use crate::model::{Namespace, Result, image};
 
 /// Copies what the containerd behind `socket` has into the store in `root`.
 pub async fn run(root: &Path, socket: &Path) -> Result<Summary> {
     // First, so that nothing is created for a containerd that is not there.
-    let containerd = Containerd::connect(socket).await?;
+    let containerd = GrpcClient::connect(socket).await?;
     let store = open(root)?;
     let progress = progress();
     let mut summary = Summary::default();
@@ -22,7 +22,7 @@ pub async fn run(root: &Path, socket: &Path) -> Result<Summary> {
         let mut listing = containerd.images(&namespace);
         while let Some(images) = answer(&containerd, listing.next()).await? {
             for batch in images.chunks(BATCH) {
-                let batch = batch.iter().cloned().map(image::from_record).collect();
+                let batch = batch.iter().cloned().map(image::normalize_record).collect();
                 let counts = store.writer().write(put_images(&namespace, batch)?).await?;
                 summary.add(counts);
                 progress.inc(counts.all());

@@ -18,7 +18,7 @@ use crate::model::{Error, Namespace, Result};
 use crate::service::collector;
 use crate::service::images;
 use crate::service::message::encode;
-use crate::store::{Change, Kind, Records, Store};
+use crate::store::{Transaction, Kind, Records, Store};
 
 /// So many records go into a transaction.
 const BATCH: usize = 256;
@@ -92,10 +92,10 @@ fn progress() -> ProgressBar {
 fn put_namespace(
     namespace: &Namespace,
     record: Record,
-) -> Result<impl FnMut(&mut Change<'_>) -> Result<()> + Send + 'static> {
+) -> Result<impl FnMut(&mut Transaction<'_>) -> Result<()> + Send + 'static> {
     let known = Record { name: record.name, labels: record.labels, ..Record::default() };
     let (message, namespace) = (encode(&known)?, namespace.clone());
-    Ok(move |change: &mut Change<'_>| match change.namespace(&namespace) {
+    Ok(move |change: &mut Transaction<'_>| match change.namespace(&namespace) {
         Ok(Some(stored)) if stored == message => Ok(()),
         // A damaged one is mended by the copy.
         _ => change.put_namespace(&namespace, &message),
@@ -106,7 +106,7 @@ fn put_namespace(
 fn put_images(
     namespace: &Namespace,
     images: Vec<Image>,
-) -> Result<impl FnMut(&mut Change<'_>) -> Result<Counts> + Send + 'static> {
+) -> Result<impl FnMut(&mut Transaction<'_>) -> Result<Counts> + Send + 'static> {
     let namespace = namespace.clone();
     let messages: Vec<_> = images
         .into_iter()
@@ -115,7 +115,7 @@ fn put_images(
             Ok((images::record(&image)?, image.name, expires))
         })
         .collect::<Result<_>>()?;
-    Ok(move |change: &mut Change<'_>| {
+    Ok(move |change: &mut Transaction<'_>| {
         let mut counts = Counts::default();
         for (message, name, expires) in &messages {
             match change.record(&namespace, Kind::Image, name) {

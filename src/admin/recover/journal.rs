@@ -13,9 +13,9 @@ use crate::model::Result;
 use crate::store::journal::entry::Entry;
 use crate::store::journal::header::Header;
 use crate::store::journal::replay::{Fault, Remains};
-use crate::store::salvage::Found;
+use crate::store::salvage::Findings;
 use crate::store::table::Table;
-use crate::store::{Change, Kind, Records, Store, value};
+use crate::store::{Transaction, Kind, Records, Store, value};
 
 /// What is done with each entry.
 pub struct Plan<'j> {
@@ -31,7 +31,7 @@ pub struct Plan<'j> {
 impl<'j> Plan<'j> {
     /// Decides, by what the data file says of itself, if there is one, and by the store that the
     /// folder remembers.
-    pub fn new(journal: &'j Remains, held: Option<&str>, found: Option<&Found>) -> Self {
+    pub fn new(journal: &'j Remains, held: Option<&str>, found: Option<&Findings>) -> Self {
         let Some(found) = found else {
             let mut newer: Vec<_> = journal.entries.iter().collect();
             newer.sort_by_key(|entry| (entry.base, entry.number));
@@ -69,18 +69,18 @@ impl<'j> Plan<'j> {
             fault => fault.as_ref().map(Fault::to_string),
         };
         for entry in &self.newer {
-            let changes = entry.changes.clone();
-            store.writer().write_blocking(move |change| change.redo(&changes))?;
+            let changes = entry.batch.clone();
+            store.writer().write_blocking(move |change| change.replay(&changes))?;
         }
         if self.alone {
-            let keys = self.newer.iter().flat_map(|entry| entry.changes.iter());
+            let keys = self.newer.iter().flat_map(|entry| entry.batch.iter());
             let names: BTreeMap<_, _> = keys
                 .filter(|(table, _, value)| *table == Table::Records && value.is_some())
-                .map(|(_, key, _)| (key, record::called(key)))
+                .map(|(_, key, _)| (key, record::describe_key(key)))
                 .collect();
             report.doubtful.extend(names.into_values());
         }
-        for (table, key, value) in self.unordered.iter().flat_map(|entry| entry.changes.iter()) {
+        for (table, key, value) in self.unordered.iter().flat_map(|entry| entry.batch.iter()) {
             if table == Table::Records {
                 set_aside(store, report, key, value)?;
             }
@@ -90,7 +90,7 @@ impl<'j> Plan<'j> {
 }
 
 /// Whether a checkpoint has surely taken the entry: it follows an earlier one than the data file's.
-fn is_taken(entry: &Entry, found: &Found) -> bool {
+fn is_taken(entry: &Entry, found: &Findings) -> bool {
     match (entry.base, found.transaction) {
         _ if !found.certain => false,
         (Some(base), Some(transaction)) => base < transaction,
@@ -100,7 +100,7 @@ fn is_taken(entry: &Entry, found: &Found) -> bool {
     }
 }
 
-fn fault(journal: &Remains, found: &Found, newer: &[&Entry]) -> Option<Fault> {
+fn fault(journal: &Remains, found: &Findings, newer: &[&Entry]) -> Option<Fault> {
     let missing = newer.iter().zip(0..).find(|(entry, number)| entry.number != *number);
     if let Some((_, number)) = missing {
         let highest = newer.iter().map(|entry| entry.number).max();
@@ -120,7 +120,7 @@ fn fault(journal: &Remains, found: &Found, newer: &[&Entry]) -> Option<Fault> {
 /// Keeps a record of an entry that cannot be ordered beside the others, unless it is the one that was
 /// salvaged.
 fn set_aside(store: &Store, report: &mut Report, key: &[u8], value: Option<&[u8]>) -> Result<()> {
-    let name = record::called(key);
+    let name = record::describe_key(key);
     let Some(message) = value.and_then(|value| value::unseal(key, value).ok()) else {
         if store.read(|snapshot| snapshot.has_key(key))? {
             report.unordered.push(format!("the journal deletes {name}, at an unknown time"));
@@ -146,5 +146,5 @@ fn set_aside(store: &Store, report: &mut Report, key: &[u8], value: Option<&[u8]
     let message = message.to_vec();
     store
         .writer()
-        .write_blocking(move |c: &mut Change<'_>| c.put_aside(&namespace, kind, &id, &message))
+        .write_blocking(move |c: &mut Transaction<'_>| c.put_aside(&namespace, kind, &id, &message))
 }

@@ -16,16 +16,16 @@ use std::fs::File;
 use std::path::Path;
 
 use super::record::{self, Record};
-use super::restore::{kept_as, stop_first};
+use super::restore::{backup_name, stop_daemon_hint};
 use super::{check, progress};
 use crate::api::namespace::Namespace as NamespaceRecord;
 use crate::model::{Error, Result};
 use crate::service::message::encode;
 use crate::store::journal::replay::{self, Remains};
-use crate::store::root::{DATA_FILE, Root};
-use crate::store::salvage::{Found, Origin, Saved, salvage};
+use crate::store::root::{DATA_FILE, StoreDir};
+use crate::store::salvage::{Findings, Origin, Saved, salvage};
 use crate::store::scratch::ScratchFolder;
-use crate::store::{Change, Records, Store, folder, identity, verify};
+use crate::store::{Transaction, Records, Store, folder, identity, verify};
 use journal::Plan;
 pub use report::Report;
 
@@ -45,7 +45,7 @@ impl Source {
     fn open(root: &Path) -> Result<Self> {
         let journal = replay::remains(root)?;
         let path = root.join(DATA_FILE);
-        let has_content = folder::look(&path)?.is_some_and(|found| found.len() > 0);
+        let has_content = folder::stat_regular(&path)?.is_some_and(|found| found.len() > 0);
         let file = if has_content { verify::open(&path, false)? } else { None };
         if file.is_none() && journal.entries.is_empty() {
             return Err(no_store(root));
@@ -60,16 +60,16 @@ fn no_store(root: &Path) -> Error {
 
 /// Saves the store in `root`, into the new root `to` or in place.
 pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
-    let has = |file: &str| Ok::<_, Error>(folder::look(&root.join(file))?.is_some());
+    let has = |file: &str| Ok::<_, Error>(folder::stat_regular(&root.join(file))?.is_some());
     if !has(DATA_FILE)? && !has(crate::store::journal::FILE)? {
         return Err(no_store(root));
     }
     let root = match to {
         // Nothing of the damaged store is changed, so it may lie where nothing can be.
-        Some(_) => Root::acquire_to_read(root),
-        None => Root::acquire(root),
+        Some(_) => StoreDir::acquire_to_read(root),
+        None => StoreDir::lock(root),
     };
-    let root = root.map_err(|e| stop_first(e, "recover, and start it again"))?;
+    let root = root.map_err(|e| stop_daemon_hint(e, "recover, and start it again"))?;
     let source = Source::open(root.path())?;
     match to {
         Some(to) => {
@@ -86,7 +86,7 @@ pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
             let mut report = fill(&source, fresh.path())?;
             // The index has no checksum: a whole file may still need a new one.
             if !report.is_whole() || !check::run(root.path())?.is_whole() {
-                let kept = kept_as("damaged");
+                let kept = backup_name("damaged");
                 root.replace(&fresh.path().join(DATA_FILE), Some(&kept))?;
                 report.kept = Some(kept);
             }
@@ -104,7 +104,7 @@ fn fill(source: &Source, to: &Path) -> Result<Report> {
     // What may be one of several versions, until all are seen.
     let mut loose: BTreeMap<(bool, Vec<u8>), (Record, Vec<u8>)> = BTreeMap::new();
     let mut unreadable = BTreeSet::new();
-    let doubtful = |origin| matches!(origin, Origin::Before | Origin::Loose);
+    let doubtful = |origin| matches!(origin, Origin::Previous | Origin::Unreferenced);
     let mut origins = BTreeMap::new();
     let (mut last, mut last_aside) = (Vec::new(), Vec::new());
     let mut visit = |saved: Saved<'_>| {
@@ -138,12 +138,12 @@ fn fill(source: &Source, to: &Path) -> Result<Report> {
     };
     let found = match &source.file {
         Some(file) => salvage(file, &mut visit)?,
-        None => Found::default(),
+        None => Findings::default(),
     };
     for ((aside, key), (record, message)) in loose {
-        let origin = origins.get(&(aside, key.clone())).copied().unwrap_or(Origin::Loose);
+        let origin = origins.get(&(aside, key.clone())).copied().unwrap_or(Origin::Unreferenced);
         if doubtful(origin) {
-            fill.report.doubtful.push(record::called(&key));
+            fill.report.doubtful.push(record::describe_key(&key));
         }
         fill.add(record, aside, &message, origin)?;
     }
@@ -158,7 +158,7 @@ fn fill(source: &Source, to: &Path) -> Result<Report> {
     for key in found.damaged.iter().chain(&unreadable) {
         let saved = store.read(|snapshot| snapshot.has_key(key))?;
         if !saved {
-            report.lost.push(record::called(key));
+            report.lost.push(record::describe_key(key));
         }
     }
     report.found = found;
@@ -177,8 +177,8 @@ impl Fill<'_> {
         *match origin {
             Origin::Live => live,
             Origin::Orphan => orphan,
-            Origin::Before => before,
-            Origin::Loose => loose,
+            Origin::Previous => before,
+            Origin::Unreferenced => loose,
         } += 1;
         self.report.aside += u64::from(aside);
         self.batch.push((record, aside, message.to_vec()));
@@ -227,7 +227,7 @@ impl Fill<'_> {
     }
 }
 
-fn put(change: &mut Change<'_>, record: &Record, aside: bool, message: &[u8]) -> Result<()> {
+fn put(change: &mut Transaction<'_>, record: &Record, aside: bool, message: &[u8]) -> Result<()> {
     let namespace = &record.namespace;
     match &record.named {
         None => change.put_namespace(namespace, message),
@@ -257,7 +257,7 @@ mod tests {
     fn store(count: usize) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let put = move |change: &mut Change<'_>| {
+        let put = move |change: &mut Transaction<'_>| {
             let namespace = Namespace::parse("n").unwrap();
             (0..count).try_for_each(|number| {
                 let lease = StoredLease { id: format!("{number:04}"), ..StoredLease::default() };
@@ -289,7 +289,7 @@ mod tests {
             let report = run(dir.path(), None).unwrap();
             let there = Store::open(dir.path()).unwrap();
             let namespace = Namespace::parse("n").unwrap();
-            let count = there.read(|s| Ok(s.walk(&namespace, Kind::Lease)?.count())).unwrap();
+            let count = there.read(|s| Ok(s.scan(&namespace, Kind::Lease)?.count())).unwrap();
             assert_eq!(report.is_complete(), count == 200, "page {}: {report}", page / PAGE);
             incomplete += usize::from(count < 200);
         }

@@ -4,13 +4,13 @@ use std::fmt;
 
 use serde_json::json;
 
-use crate::store::salvage::Found;
+use crate::store::salvage::Findings;
 
 /// What was done.
 #[derive(Debug, Default)]
 pub struct Report {
     /// What the salvage met.
-    pub found: Found,
+    pub found: Findings,
     /// Records that were saved, by where they were found: in the live state, on lost pages of it, in
     /// the state before, elsewhere.
     pub saved: [u64; 4],
@@ -52,7 +52,7 @@ impl Report {
                 && self.made.is_empty()
                 && self.doubtful.is_empty()
                 && self.found.certain
-                && self.found.noted == Some(live + orphan));
+                && self.found.expected == Some(live + orphan));
         all && self.journal_fault.is_none() && self.unordered.is_empty()
     }
 
@@ -63,7 +63,7 @@ impl Report {
             "whole": self.is_whole(),
             "complete": self.is_complete(),
             "certain": self.found.certain,
-            "noted": self.found.noted,
+            "noted": self.found.expected,
             "saved": self.total(),
             "saved_live": live,
             "saved_from_lost_pages": orphan,
@@ -108,7 +108,7 @@ impl fmt::Display for Report {
             writeln!(f, "made anew, without its labels: namespace {made}")?;
         }
         write!(f, "saved {} records", self.total())?;
-        if let Some(noted) = self.found.noted {
+        if let Some(noted) = self.found.expected {
             write!(f, " of {noted}")?;
         }
         for (count, what) in [

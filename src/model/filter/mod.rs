@@ -167,7 +167,7 @@ impl Filter {
     }
 
     /// Whether the filter matches every object whatever its fields.
-    pub fn is_always(&self) -> bool {
+    pub fn matches_all(&self) -> bool {
         self.alternatives.iter().any(Vec::is_empty)
     }
 
@@ -258,10 +258,10 @@ mod tests {
 
     #[test]
     fn nothing_asked_is_always() {
-        assert!(parse(&[]).is_always());
-        assert!(parse(&["name==x", ""]).is_always());
+        assert!(parse(&[]).matches_all());
+        assert!(parse(&["name==x", ""]).matches_all());
         assert!(parse(&["name==x", ""]).matches(&OBJECT));
-        assert!(!parse(&["name"]).is_always());
+        assert!(!parse(&["name"]).matches_all());
         assert!(Filter::parse_all(&["", "="]).is_err(), "an empty filter hides no error");
     }
 

@@ -139,7 +139,7 @@ impl Pattern {
 
     /// What every value begins with in which it is found, empty if nothing is known; `None` if it
     /// is found in none, as it does not compile.
-    pub fn beginning(&self) -> Option<&[u8]> {
+    pub fn literal_prefix(&self) -> Option<&[u8]> {
         self.compiled.as_ref().map(|compiled| compiled.beginning.as_slice())
     }
 }

@@ -25,12 +25,12 @@ pub enum Plan {
     },
     /// Every alternative that can match at all, each with the look-ups of which any one finds all
     /// that match it: never none.
-    LookUp(Vec<Vec<LookUp>>),
+    LookUp(Vec<Vec<Lookup>>),
 }
 
 /// A question the store answers without reading all records.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LookUp {
+pub enum Lookup {
     /// The image of this name.
     Name(String),
     /// The images whose names begin so.
@@ -49,8 +49,8 @@ pub enum LookUp {
 }
 
 /// What one selector gives.
-enum Use {
-    LookUp(LookUp),
+enum SelectorUse {
+    LookUp(Lookup),
     /// It passes no image.
     Never,
     /// It can only be tried on each image.
@@ -60,7 +60,7 @@ enum Use {
 impl Plan {
     /// The plan for a filter.
     pub fn new(filter: &Filter) -> Self {
-        if filter.is_always() {
+        if filter.matches_all() {
             return Self::All;
         }
         let mut alternatives = Vec::new();
@@ -79,55 +79,55 @@ impl Plan {
 }
 
 /// The look-ups of an alternative; `None` if it never matches.
-fn look_ups(selectors: &[Selector]) -> Option<Vec<LookUp>> {
+fn look_ups(selectors: &[Selector]) -> Option<Vec<Lookup>> {
     let mut found = Vec::new();
     for selector in selectors {
         match of(selector) {
-            Use::LookUp(look_up) => found.push(look_up),
-            Use::Never => return None,
-            Use::Test => {}
+            SelectorUse::LookUp(look_up) => found.push(look_up),
+            SelectorUse::Never => return None,
+            SelectorUse::Test => {}
         }
     }
     Some(found)
 }
 
-fn of(selector: &Selector) -> Use {
+fn of(selector: &Selector) -> SelectorUse {
     let field = Field::at(selector.path());
     match (selector.operator(), field) {
-        (Operator::Present | Operator::Equal(_), None) => Use::Never,
+        (Operator::Present | Operator::Equal(_), None) => SelectorUse::Never,
         (Operator::Equal(value), Some(field)) => equal(field, value),
-        (Operator::Matches(pattern), field) => match (pattern.beginning(), field) {
+        (Operator::Matches(pattern), field) => match (pattern.literal_prefix(), field) {
             // A pattern that does not compile matches nothing.
-            (None, _) => Use::Never,
-            (Some([]), _) => Use::Test,
+            (None, _) => SelectorUse::Never,
+            (Some([]), _) => SelectorUse::Test,
             (Some(beginning), Some(Field::Name)) => {
-                Use::LookUp(LookUp::NamePrefix(beginning.to_vec()))
+                SelectorUse::LookUp(Lookup::NamePrefix(beginning.to_vec()))
             }
             (Some(beginning), Some(Field::Digest)) => {
-                Use::LookUp(LookUp::DigestPrefix(beginning.to_vec()))
+                SelectorUse::LookUp(Lookup::DigestPrefix(beginning.to_vec()))
             }
-            _ => Use::Test,
+            _ => SelectorUse::Test,
         },
-        (Operator::Present | Operator::NotEqual(_), _) => Use::Test,
+        (Operator::Present | Operator::NotEqual(_), _) => SelectorUse::Test,
     }
 }
 
-fn equal(field: Field<'_>, value: &[u8]) -> Use {
+fn equal(field: Field<'_>, value: &[u8]) -> SelectorUse {
     match field {
         // An empty one is absent, and equals nothing.
-        Field::Name | Field::Digest | Field::MediaType if value.is_empty() => Use::Never,
+        Field::Name | Field::Digest | Field::MediaType if value.is_empty() => SelectorUse::Never,
         // What is stored is text.
-        _ if std::str::from_utf8(value).is_err() => Use::Never,
-        Field::Name => Use::LookUp(LookUp::Name(String::from_utf8_lossy(value).into_owned())),
-        Field::Digest => Use::LookUp(LookUp::Digest(value.to_vec())),
+        _ if std::str::from_utf8(value).is_err() => SelectorUse::Never,
+        Field::Name => SelectorUse::LookUp(Lookup::Name(String::from_utf8_lossy(value).into_owned())),
+        Field::Digest => SelectorUse::LookUp(Lookup::Digest(value.to_vec())),
         Field::Label(key) => {
-            Use::LookUp(LookUp::Label { key: key.joined(), value: value.to_vec() })
+            SelectorUse::LookUp(Lookup::Label { key: key.joined(), value: value.to_vec() })
         }
-        Field::MediaType | Field::Annotation(_) => Use::Test,
+        Field::MediaType | Field::Annotation(_) => SelectorUse::Test,
     }
 }
 
-impl fmt::Display for LookUp {
+impl fmt::Display for Lookup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(name) => write!(f, "the name {}", quote(name)),

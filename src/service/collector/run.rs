@@ -24,11 +24,11 @@ use crate::clock;
 use crate::model::go::rfc3339;
 use crate::model::image::encoded::Encoded;
 use crate::model::{Error, Namespace, Result, UnixTime};
-use crate::service::events::{Exchange, Happened, Labels};
+use crate::service::events::{Exchange, OwnEvent, Labels};
 use crate::service::leases;
 use crate::service::message::decode;
 use crate::store::records::{Expiring, RecordKey};
-use crate::store::{Change, Kind, Records, Snapshot, Store};
+use crate::store::{Transaction, Kind, Records, Snapshot, Store};
 
 /// Records that one job removes at most: with names of usual length they fit into one entry of the
 /// journal.
@@ -110,7 +110,7 @@ impl State {
 impl Running<'_> {
     async fn run(self, events: &Exchange) -> Result<()> {
         let (collector, number, now) = (Arc::clone(self.collector), self.number, self.now);
-        let begin = move |_: &mut Change<'_>| {
+        let begin = move |_: &mut Transaction<'_>| {
             collector.state().begin_run(number, now);
             Ok(())
         };
@@ -136,7 +136,7 @@ impl Running<'_> {
     /// One job.
     async fn remove(&self, slice: Vec<Expiring>, events: &Exchange) -> Result<Removed> {
         let (collector, number, events) = (Arc::clone(self.collector), self.number, events.clone());
-        let work = move |change: &mut Change<'_>| remove(&collector, change, number, slice);
+        let work = move |change: &mut Transaction<'_>| remove(&collector, change, number, slice);
         let collector = Arc::clone(self.collector);
         let then = move |removed: &Removed| {
             let mut state = collector.state();
@@ -146,7 +146,7 @@ impl Running<'_> {
                 }
                 if gone.kind == Kind::Image {
                     let name = gone.name.clone();
-                    events.tell(&gone.namespace, Happened::ImageDeleted { name });
+                    events.emit(&gone.namespace, OwnEvent::ImageDeleted { name });
                 }
             }
         };
@@ -164,7 +164,7 @@ struct Removed {
 
 fn remove(
     collector: &Collector,
-    change: &mut Change<'_>,
+    change: &mut Transaction<'_>,
     number: u64,
     slice: Vec<Expiring>,
 ) -> Result<Removed> {
@@ -334,13 +334,13 @@ fn find_references(
         }
     }
     kept_elsewhere.into_iter().for_each(|name| references.keep(name));
-    for entry in snapshot.walk(namespace, Kind::Lease)? {
+    for entry in snapshot.scan(namespace, Kind::Lease)? {
         keep_leased(&mut references, decode(entry?.message()?)?, now);
     }
     if references.are_all_kept() {
         return Ok(references);
     }
-    for entry in snapshot.walk(namespace, Kind::Image)? {
+    for entry in snapshot.scan(namespace, Kind::Image)? {
         keep_by_image(&mut references, entry?.message()?)?;
     }
     Ok(references)

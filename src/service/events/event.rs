@@ -24,7 +24,7 @@ pub struct Event {
 impl Event {
     /// The event of that envelope, whose encoding is `message`.
     pub fn new(envelope: Envelope, message: Vec<u8>) -> Self {
-        let named = named(&envelope.event).unwrap_or_default();
+        let named = indexed_fields(&envelope.event).unwrap_or_default();
         Self { message, namespace: envelope.namespace, topic: envelope.topic, named }
     }
 
@@ -40,7 +40,7 @@ impl Event {
     }
 }
 
-fn named(event: &Any) -> Option<Vec<u8>> {
+fn indexed_fields(event: &Any) -> Option<Vec<u8>> {
     let known = [
         "containerd.services.images.v1.ImageCreate",
         "containerd.services.images.v1.ImageUpdate",
@@ -63,8 +63,8 @@ impl Fields for Event {
     fn field(&self, path: &[Vec<u8>]) -> Option<&[u8]> {
         let (first, rest) = path.split_first()?;
         match (first.as_slice(), rest) {
-            (b"namespace", _) => image::present(&self.namespace),
-            (b"topic", _) => image::present(&self.topic),
+            (b"namespace", _) => image::non_empty(&self.namespace),
+            (b"topic", _) => image::non_empty(&self.topic),
             (b"event", [what, rest @ ..]) => match what.as_slice() {
                 b"name" => {
                     Encoded::new(&self.named).map(|e| e.name()).filter(|name| !name.is_empty())
@@ -91,7 +91,7 @@ mod tests {
     fn a_type_url_may_have_a_host() {
         let event = any(&ImageDelete { name: "i".into(), ..Default::default() }).unwrap();
         let hosted = Any { type_url: format!("types.example.com/{}", event.type_url), ..event };
-        assert_eq!(Image::parse_from_bytes(&named(&hosted).unwrap()).unwrap().name, "i");
+        assert_eq!(Image::parse_from_bytes(&indexed_fields(&hosted).unwrap()).unwrap().name, "i");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::queue::{Cursor, HeldEvent, Missed, Queue};
 use super::subscribers::{Admission, SharedFilter};
 use crate::model::{Error, Result};
 use crate::service::client::Client;
-use crate::service::patience::Patience;
+use crate::service::patience::Cancel;
 use crate::service::pool::{Pool, QUICK_TIMEOUT, Speed};
 
 /// The most bytes of a piece.
@@ -88,7 +88,7 @@ impl Subscription {
     /// The position of the next event that matches, and true; or one up to which none does.
     async fn find(&self) -> Result<(u64, bool)> {
         let (queue, from) = (self.cursor.queue().clone(), self.cursor.position());
-        if self.filter.filter().is_always() {
+        if self.filter.filter().matches_all() {
             return match queue.get(from).map_err(missed)? {
                 Some(_) => Ok((from, true)),
                 None => Ok((from, false)),
@@ -110,12 +110,12 @@ fn find(
     queue: &Queue,
     from: u64,
     filter: &SharedFilter,
-    mut patience: Patience,
+    mut patience: Cancel,
 ) -> Result<(u64, bool)> {
     let (begun, mut position) = (Instant::now(), from);
     while begun.elapsed() < TURN {
         let Some(event) = queue.get(position).map_err(missed)? else { break };
-        let mut step = || patience.step();
+        let mut step = || patience.check();
         match filter.filter().try_matches(&*event, &mut step) {
             Ok(true) => return Ok((position, true)),
             Ok(false) => position += 1,

@@ -19,7 +19,7 @@ use crc32fast::Hasher;
 use crate::store::table::{Op, Table};
 
 /// Bytes before the changes.
-pub const HEAD: usize = 72;
+pub const HEADER_BYTES: usize = 72;
 
 /// The first bytes of an entry.
 pub const MAGIC: &[u8; 8] = b"lmdbimj2";
@@ -35,16 +35,16 @@ const CHANGE_HEAD: usize = 8;
 /// Changes in order, encoded as they stand in an entry. When they grow past what an entry takes they
 /// are no longer kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Changes {
+pub struct WriteBatch {
     bytes: Vec<u8>,
-    most: usize,
-    too_many: bool,
+    max_bytes: usize,
+    has_overflowed: bool,
 }
 
-impl Changes {
+impl WriteBatch {
     /// None; up to so many bytes of them will be kept.
     pub fn new(most: usize) -> Self {
-        Self { bytes: Vec::new(), most, too_many: false }
+        Self { bytes: Vec::new(), max_bytes: most, has_overflowed: false }
     }
 
     /// Adds one.
@@ -53,9 +53,9 @@ impl Changes {
         let all = CHANGE_HEAD.saturating_add(key.len()).saturating_add(length);
         let lengths = (u16::try_from(key.len()), u32::try_from(length));
         let ((Ok(key_length), Ok(length)), true) =
-            (lengths, !self.too_many && self.bytes.len().saturating_add(all) <= self.most)
+            (lengths, !self.has_overflowed && self.bytes.len().saturating_add(all) <= self.max_bytes)
         else {
-            self.too_many = true;
+            self.has_overflowed = true;
             self.bytes = Vec::new();
             return;
         };
@@ -67,22 +67,22 @@ impl Changes {
     }
 
     /// Whether there are none.
-    pub fn are_none(&self) -> bool {
-        self.bytes.is_empty() && !self.too_many
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && !self.has_overflowed
     }
 
     /// Whether there are more than are kept.
-    pub fn are_too_many(&self) -> bool {
-        self.too_many
+    pub fn has_overflowed(&self) -> bool {
+        self.has_overflowed
     }
 
     /// What to go [back to](Self::back_to) later.
-    pub fn mark(&self) -> usize {
+    pub fn savepoint(&self) -> usize {
         self.bytes.len()
     }
 
     /// Forgets those since the mark; once they are too many, they stay so.
-    pub fn back_to(&mut self, mark: usize) {
+    pub fn rollback_to(&mut self, mark: usize) {
         self.bytes.truncate(mark);
     }
 
@@ -101,7 +101,7 @@ impl Changes {
         while !rest.is_empty() {
             (_, rest) = op(rest)?;
         }
-        Some(Self { bytes: bytes.to_vec(), most: bytes.len(), too_many: false })
+        Some(Self { bytes: bytes.to_vec(), max_bytes: bytes.len(), has_overflowed: false })
     }
 }
 
@@ -115,7 +115,7 @@ fn op(bytes: &[u8]) -> Option<(Op<'_>, &[u8])> {
         1 => Some(value),
         _ => return None,
     };
-    Some(((Table::of(table)?, key, value), rest))
+    Some(((Table::from_number(table)?, key, value), rest))
 }
 
 /// An entry.
@@ -130,17 +130,17 @@ pub struct Entry {
     /// The store that the entry belongs to.
     pub uuid: String,
     /// The changes.
-    pub changes: Changes,
+    pub batch: WriteBatch,
 }
 
 impl Entry {
     /// The entry as bytes. `None` if its changes were too many to be kept, if its UUID has another
     /// length, or if its base is unknown.
     pub fn encode(&self) -> Option<Vec<u8>> {
-        if self.uuid.len() != UUID || self.changes.are_too_many() {
+        if self.uuid.len() != UUID || self.batch.has_overflowed() {
             return None;
         }
-        let length = HEAD.checked_add(self.changes.bytes.len())?;
+        let length = HEADER_BYTES.checked_add(self.batch.bytes.len())?;
         u32::try_from(length).ok()?;
         let mut bytes = Vec::with_capacity(length);
         bytes.extend(MAGIC);
@@ -149,7 +149,7 @@ impl Entry {
         bytes.extend(self.base?.to_le_bytes());
         bytes.extend(self.number.to_le_bytes());
         bytes.extend(self.uuid.as_bytes());
-        bytes.extend(&self.changes.bytes);
+        bytes.extend(&self.batch.bytes);
         sign(&mut bytes);
         Some(bytes)
     }
@@ -187,7 +187,7 @@ impl Entry {
             base,
             number: u32::from_le_bytes(*number),
             uuid: std::str::from_utf8(uuid).ok()?.to_owned(),
-            changes: Changes::read(changes)?,
+            batch: WriteBatch::read(changes)?,
         };
         Some((entry, length))
     }
@@ -214,11 +214,11 @@ mod tests {
     use super::*;
 
     fn entry() -> Entry {
-        let mut changes = Changes::new(58);
+        let mut changes = WriteBatch::new(58);
         changes.push((Table::Records, b"key", Some(b"value")));
         changes.push((Table::Index, b"entry", Some(b"")));
         changes.push((Table::Expiring, b"key", None));
-        Entry { checkpoint: 41, base: Some(7), number: 2, uuid: "u".repeat(UUID), changes }
+        Entry { checkpoint: 41, base: Some(7), number: 2, uuid: "u".repeat(UUID), batch: changes }
     }
 
     #[test]
@@ -228,10 +228,10 @@ mod tests {
         let length = bytes.len();
         bytes.extend(b"behind");
         let (found, end) = Entry::decode(&bytes).unwrap();
-        assert_eq!((end, found.changes.bytes.len()), (length, 40));
+        assert_eq!((end, found.batch.bytes.len()), (length, 40));
         assert_eq!((found.checkpoint, found.base, found.number), (41, Some(7), 2));
         assert_eq!(found.uuid, entry.uuid);
-        let ops: Vec<_> = found.changes.iter().collect();
+        let ops: Vec<_> = found.batch.iter().collect();
         assert_eq!(
             ops,
             [
@@ -264,21 +264,21 @@ mod tests {
         sign(&mut old);
         let (found, length) = Entry::decode(&old).unwrap();
         assert_eq!((length, found.base), (old.len(), None));
-        assert!(found.changes.iter().eq(entry().changes.iter()));
+        assert!(found.batch.iter().eq(entry().batch.iter()));
     }
 
     #[test]
     fn what_is_too_much_is_said_to_be_and_takes_no_memory() {
-        let mut changes = entry().changes;
-        let mark = changes.mark();
+        let mut changes = entry().batch;
+        let mark = changes.savepoint();
         changes.push((Table::Records, b"key", Some(b"valu")));
-        assert!(!changes.are_too_many());
-        changes.back_to(mark);
-        assert_eq!(changes, entry().changes);
+        assert!(!changes.has_overflowed());
+        changes.rollback_to(mark);
+        assert_eq!(changes, entry().batch);
         changes.push((Table::Records, b"key", Some(b"a longer value")));
-        assert!(changes.are_too_many() && changes.bytes.capacity() == 0);
+        assert!(changes.has_overflowed() && changes.bytes.capacity() == 0);
         changes.push((Table::Records, b"k", None));
-        assert!(changes.are_too_many() && changes.iter().next().is_none());
-        assert_eq!(Entry { changes, ..entry() }.encode(), None);
+        assert!(changes.has_overflowed() && changes.iter().next().is_none());
+        assert_eq!(Entry { batch: changes, ..entry() }.encode(), None);
     }
 }

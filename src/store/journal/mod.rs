@@ -35,7 +35,7 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 
 use super::schema::LastCheckpoint;
-use entry::HEAD;
+use entry::HEADER_BYTES;
 use header::Header;
 use replay::Replay;
 
@@ -49,7 +49,7 @@ pub const LENGTH: usize = 256 << 10;
 pub const SECTOR: usize = 512;
 
 /// Bytes of changes that go into an entry at most: more are as well written to LMDB at once.
-pub const MOST: usize = 64 << 10;
+pub const MAX_ENTRY_BYTES: usize = 64 << 10;
 
 /// The file, open to be written.
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl Journal {
 
     /// Whether any entry finds room.
     pub fn has_room(&self) -> bool {
-        self.end.saturating_add(HEAD + MOST) <= LENGTH
+        self.end.saturating_add(HEADER_BYTES + MAX_ENTRY_BYTES) <= LENGTH
     }
 
     /// Writes an entry, which is on disk when this returns.
@@ -126,7 +126,7 @@ pub struct Expected {
 
 #[cfg(test)]
 mod tests {
-    use super::entry::{Changes, Entry};
+    use super::entry::{WriteBatch, Entry};
     use super::*;
     use crate::store::table::Table;
 
@@ -136,11 +136,11 @@ mod tests {
         let uuid = "u".repeat(entry::UUID);
         let header = Header { checkpoint: 1, uuid: uuid.clone() };
         let mut journal = Journal::open(dir.path(), &header, &Replay::default()).unwrap();
-        let mut changes = Changes::new(MOST);
-        changes.push((Table::Records, &[1; 4], Some(&vec![7; MOST - 12])));
-        let largest = Entry { checkpoint: 1, base: Some(1), number: 0, uuid, changes };
+        let mut changes = WriteBatch::new(MAX_ENTRY_BYTES);
+        changes.push((Table::Records, &[1; 4], Some(&vec![7; MAX_ENTRY_BYTES - 12])));
+        let largest = Entry { checkpoint: 1, base: Some(1), number: 0, uuid, batch: changes };
         let largest = largest.encode().unwrap();
-        assert_eq!(largest.len(), HEAD + MOST);
+        assert_eq!(largest.len(), HEADER_BYTES + MAX_ENTRY_BYTES);
         while journal.has_room() {
             journal.append(&largest).unwrap();
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
-use super::entry::{Changes, Entry};
+use super::entry::{WriteBatch, Entry};
 use super::header::Header;
 use super::{Expected, FILE, LENGTH, SECTOR};
 use crate::model::{Error, Result};
@@ -14,7 +14,7 @@ use crate::store::{folder, verify};
 #[derive(Debug, Default)]
 pub struct Replay {
     /// In order.
-    pub changes: Vec<Changes>,
+    pub batches: Vec<WriteBatch>,
     /// The entries that hold them, as they stand behind the header.
     bytes: Vec<u8>,
 }
@@ -129,7 +129,7 @@ fn entries(bytes: &[u8], start: usize, expected: &Expected) -> Result<Replay, Fa
         if !counts(&entry) || entry.number as usize != changes.len() {
             break;
         }
-        changes.push(entry.changes);
+        changes.push(entry.batch);
         end = end.saturating_add(length).next_multiple_of(SECTOR);
     }
     let next = u32::try_from(changes.len()).unwrap_or(u32::MAX);
@@ -138,7 +138,7 @@ fn entries(bytes: &[u8], start: usize, expected: &Expected) -> Result<Replay, Fa
         return Err(Fault::Gap(next, highest));
     }
     let bytes = bytes.get(start..end.min(bytes.len())).unwrap_or_default().to_vec();
-    Ok(Replay { changes, bytes })
+    Ok(Replay { batches: changes, bytes })
 }
 
 /// All that can be read of a journal, whatever it belongs to.
@@ -166,7 +166,7 @@ fn whole(bytes: &[u8], from: usize) -> impl Iterator<Item = Entry> {
 
 fn bytes(root: &Path) -> Result<Option<Vec<u8>>> {
     let path = root.join(FILE);
-    folder::look(&path)?;
+    folder::stat_regular(&path)?;
     let Some(file) = verify::open(&path, false)? else { return Ok(None) };
     let mut bytes = Vec::new();
     file.take(LENGTH as u64)
@@ -178,7 +178,7 @@ fn bytes(root: &Path) -> Result<Option<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::super::Journal;
-    use super::super::entry::{HEAD, UUID};
+    use super::super::entry::{HEADER_BYTES, UUID};
     use super::*;
     use crate::store::schema::LastCheckpoint;
     use crate::store::table::Table;
@@ -192,9 +192,9 @@ mod tests {
     }
 
     fn entry(checkpoint: u64, number: u32, length: usize) -> Vec<u8> {
-        let mut changes = Changes::new(super::super::MOST);
+        let mut changes = WriteBatch::new(super::super::MAX_ENTRY_BYTES);
         changes.push((Table::Records, &number.to_le_bytes(), Some(&vec![7; length])));
-        Entry { checkpoint, base: Some(3), number, uuid: uuid(), changes }.encode().unwrap()
+        Entry { checkpoint, base: Some(3), number, uuid: uuid(), batch: changes }.encode().unwrap()
     }
 
     fn open(root: &Path, checkpoint: u64, replay: &Replay) -> Journal {
@@ -202,8 +202,8 @@ mod tests {
     }
 
     fn numbers(replay: Result<Replay, Fault>) -> Result<Vec<u8>, Fault> {
-        let first = |changes: &Changes| changes.iter().next().unwrap().1[0];
-        replay.map(|replay| replay.changes.iter().map(first).collect())
+        let first = |changes: &WriteBatch| changes.iter().next().unwrap().1[0];
+        replay.map(|replay| replay.batches.iter().map(first).collect())
     }
 
     fn found(root: &Path, checkpoint: u64) -> Result<Vec<u8>, Fault> {
@@ -255,7 +255,7 @@ mod tests {
             numbers(examine(Some(&bytes), &expected(1)))
         };
         let at = |number: usize| SECTOR * (1 + 3 * number);
-        assert_eq!(damaged(at(0) + HEAD), Err(Fault::Gap(0, 2)));
+        assert_eq!(damaged(at(0) + HEADER_BYTES), Err(Fault::Gap(0, 2)));
         assert_eq!(damaged(at(1) + 600), Err(Fault::Gap(1, 2)));
         assert_eq!(damaged(at(2) + 600), Ok(vec![0, 1]));
         assert_eq!(damaged(at(2) + 8), Ok(vec![0, 1]));

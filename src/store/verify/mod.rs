@@ -36,7 +36,7 @@ pub fn open(path: &Path, write: bool) -> Result<Option<File>> {
     match options.open(path) {
         Ok(file) => Ok(Some(file)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(folder::not_for_us(path)),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(folder::permission_error(path)),
         Err(e) => Err(Error::Internal(format!("opening {}: {e}", path.display()))),
     }
 }
@@ -45,14 +45,14 @@ pub fn open(path: &Path, write: bool) -> Result<Option<File>> {
 /// store. One that ends before its last page, where only free pages are that LMDB never wrote, is
 /// extended, so that a read there is one of zeros instead of a SIGBUS. Nobody else may be writing
 /// it.
-pub fn before_mapping(path: &Path) -> Result<()> {
+pub fn check_before_mmap(path: &Path) -> Result<()> {
     let Some(file) = open(path, true)? else { return Ok(()) };
     let told = |e| Error::Internal(format!("extending {}: {e}", path.display()));
     let length = file.metadata().map_err(told)?.len();
     if length == 0 {
         return Ok(());
     }
-    let state = state(&file).map_err(|damage| refusal(path, &file, &damage))?;
+    let state = state(&file).map_err(|damage| damage_error(path, &file, &damage))?;
     if length < state.length {
         disk_space::allocate(&file, state.length).map_err(told)?;
     }
@@ -70,11 +70,11 @@ pub fn state(file: &File) -> Result<State, Damage> {
 /// Checks the two meta pages only: all that LMDB itself looks at when it opens a file.
 pub fn metas(path: &Path, file: &File) -> Result<()> {
     let checked = Metas::read(file).and_then(|metas| metas.live().map(drop));
-    checked.map_err(|damage| refusal(path, file, &damage))
+    checked.map_err(|damage| damage_error(path, file, &damage))
 }
 
 /// The sentence about a damaged file.
-pub fn refusal(path: &Path, file: &File, damage: &Damage) -> Error {
+pub fn damage_error(path: &Path, file: &File, damage: &Damage) -> Error {
     let before =
         if older_is_whole(file) { "; its state before the last change is whole" } else { "" };
     let root = path.parent().unwrap_or(path);

@@ -140,14 +140,14 @@ pub fn pages_of(length: u32, page_size: usize) -> u64 {
 
 /// A set of page numbers below a bound.
 #[derive(Debug)]
-pub struct Set {
+pub struct PageSet {
     words: Vec<u64>,
     bound: u64,
     /// How many are in it.
     pub count: u64,
 }
 
-impl Set {
+impl PageSet {
     /// An empty set of numbers below `bound`.
     pub fn below(bound: u64) -> Self {
         Self { words: vec![0; bound.div_ceil(64) as usize], bound, count: 0 }
@@ -166,7 +166,7 @@ impl Set {
     }
 
     /// Adds all of another set of the same bound; if one of them is in both, that one.
-    pub fn merge(&mut self, other: &Set) -> Result<(), u64> {
+    pub fn merge(&mut self, other: &PageSet) -> Result<(), u64> {
         for (index, (word, more)) in self.words.iter_mut().zip(&other.words).enumerate() {
             if *word & more != 0 {
                 return Err(index as u64 * 64 + u64::from((*word & more).trailing_zeros()));

@@ -3,8 +3,8 @@
 //! [`State::read`] is the verifier's entry for any bytes: a file or memory.
 
 use super::format::{Db, INTEGER_KEYS, METAS, Meta, NO_PAGE, u64_at};
-use super::pages::{Damage, Pages, ReadAt, Set};
-use super::tree::{Kind, Value, Walk};
+use super::pages::{Damage, Pages, ReadAt, PageSet};
+use super::tree::{Kind, Value, TreeVerifier};
 use crate::store::MAP_SIZE;
 
 /// Both meta pages, each whole or with what is wrong with it.
@@ -25,7 +25,7 @@ pub struct State {
     /// Pages that may be used again.
     pub free: u64,
     /// Pages that are neither: no harm, but space that only a copy gives back.
-    pub lost: u64,
+    pub leaked: u64,
     /// The databases by name, in order.
     pub databases: Vec<(String, Db)>,
 }
@@ -100,7 +100,7 @@ impl State {
     pub fn last_freed<S: ReadAt + ?Sized>(source: &S, meta: &Meta) -> Option<u64> {
         length(meta).ok()?;
         let mut last = None;
-        let mut walk = Walk::new(Pages::new(source, meta.page_size).ok()?, meta.last_page);
+        let mut walk = TreeVerifier::new(Pages::new(source, meta.page_size).ok()?, meta.last_page);
         let walked = walk.tree(&meta.free, Kind::Free, &mut |key, _| {
             last = u64_at(key, 0);
             Ok(())
@@ -109,12 +109,12 @@ impl State {
     }
 
     /// The pages that the list of free pages in a state names, if it is whole.
-    pub fn free_pages<S: ReadAt + ?Sized>(source: &S, meta: &Meta) -> Result<Set, Damage> {
+    pub fn free_pages<S: ReadAt + ?Sized>(source: &S, meta: &Meta) -> Result<PageSet, Damage> {
         length(meta)?;
-        let tree = &mut Walk::new(Pages::new(source, meta.page_size)?, meta.last_page);
+        let tree = &mut TreeVerifier::new(Pages::new(source, meta.page_size)?, meta.last_page);
         let lists = free_lists(tree, meta)?;
         let pages = Pages::new(source, meta.page_size)?;
-        let mut walk = Walk::new(pages, meta.last_page);
+        let mut walk = TreeVerifier::new(pages, meta.last_page);
         walk_lists(&mut walk, lists)?;
         Ok(walk.used)
     }
@@ -131,7 +131,7 @@ impl State {
         if meta.free.flags != INTEGER_KEYS || meta.main.flags != 0 {
             return Err(Damage("its databases are of another kind than ours".into()));
         }
-        let mut walk = Walk::new(pages, meta.last_page);
+        let mut walk = TreeVerifier::new(pages, meta.last_page);
         let mut databases = Vec::new();
         walk.tree(&meta.main, Kind::Main, &mut |name, value| {
             if let Value::Tree(db) = value {
@@ -140,7 +140,7 @@ impl State {
             Ok(())
         })?;
         walk_databases(&mut walk, &databases, || {
-            Ok(Walk::new(Pages::new(source, meta.page_size)?, meta.last_page))
+            Ok(TreeVerifier::new(Pages::new(source, meta.page_size)?, meta.last_page))
         })?;
         let free = free_pages(&mut walk, meta)?;
         // Pages behind the end of the file were never written: free ones only.
@@ -158,7 +158,7 @@ impl State {
             length,
             used,
             free: free.count,
-            lost: (meta.last_page + 1).saturating_sub(METAS + used + free.count),
+            leaked: (meta.last_page + 1).saturating_sub(METAS + used + free.count),
             databases,
         })
     }
@@ -173,11 +173,11 @@ const THREADS: usize = 4;
 /// Walks all databases, the large ones at once, each in a `fresh` walk: they share no page, which is
 /// seen when what they use is put together.
 fn walk_databases<'s, S: ReadAt + ?Sized>(
-    walk: &mut Walk<'s, S>,
+    walk: &mut TreeVerifier<'s, S>,
     databases: &[(String, Db)],
-    fresh: impl Fn() -> Result<Walk<'s, S>, Damage> + Sync,
+    fresh: impl Fn() -> Result<TreeVerifier<'s, S>, Damage> + Sync,
 ) -> Result<(), Damage> {
-    let one = |walk: &mut Walk<'s, S>, name: &str, db: &Db| {
+    let one = |walk: &mut TreeVerifier<'s, S>, name: &str, db: &Db| {
         if (db.flags, db.pad) != (0, 0) {
             return Err(Damage(format!("database {name:?} is of another kind than ours")));
         }
@@ -199,7 +199,7 @@ fn walk_databases<'s, S: ReadAt + ?Sized>(
             }));
         }
         for other in others {
-            let used: Result<Set, Damage> = other
+            let used: Result<PageSet, Damage> = other
                 .join()
                 .unwrap_or_else(|_| Err(Damage("the check of a database panicked".into())));
             walk.used.merge(&used?).map_err(|page| {
@@ -233,7 +233,7 @@ struct Free {
 
 /// Walks LMDB's list of free pages: lists, by the transaction that freed them, each a count and so
 /// many numbers, which fall. No page in them is in use, and none is there twice.
-fn free_pages<S: ReadAt + ?Sized>(walk: &mut Walk<'_, S>, meta: &Meta) -> Result<Free, Damage> {
+fn free_pages<S: ReadAt + ?Sized>(walk: &mut TreeVerifier<'_, S>, meta: &Meta) -> Result<Free, Damage> {
     let lists = free_lists(walk, meta)?;
     walk_lists(walk, lists)
 }
@@ -242,7 +242,7 @@ fn free_pages<S: ReadAt + ?Sized>(walk: &mut Walk<'_, S>, meta: &Meta) -> Result
 type List = Result<Vec<u8>, (u64, u32)>;
 
 fn free_lists<S: ReadAt + ?Sized>(
-    walk: &mut Walk<'_, S>,
+    walk: &mut TreeVerifier<'_, S>,
     meta: &Meta,
 ) -> Result<Vec<List>, Damage> {
     let mut lists = Vec::new();
@@ -263,7 +263,7 @@ fn free_lists<S: ReadAt + ?Sized>(
 }
 
 fn walk_lists<S: ReadAt + ?Sized>(
-    walk: &mut Walk<'_, S>,
+    walk: &mut TreeVerifier<'_, S>,
     lists: Vec<List>,
 ) -> Result<Free, Damage> {
     let mut free = Free { count: 0, beyond: 0 };
@@ -279,7 +279,7 @@ fn walk_lists<S: ReadAt + ?Sized>(
 }
 
 fn one_list<S: ReadAt + ?Sized>(
-    walk: &mut Walk<'_, S>,
+    walk: &mut TreeVerifier<'_, S>,
     list: &[u8],
     free: &mut Free,
 ) -> Result<(), Damage> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, WithoutTls};
 
-use super::pages::Set;
+use super::pages::PageSet;
 use super::state::{Metas, State};
 use super::*;
 use crate::store::Store;
@@ -95,7 +95,7 @@ fn whatever_lmdb_writes_is_found_whole() {
             held.clear();
         }
         let found = verified(&file);
-        assert_eq!(found.lost, 0, "round {round}");
+        assert_eq!(found.leaked, 0, "round {round}");
         let txn = env.read_txn().unwrap();
         for db in &plain {
             let entries = db.len(&txn).unwrap();
@@ -124,7 +124,7 @@ fn store() -> (tempfile::TempDir, std::path::PathBuf) {
 #[test]
 fn a_foreign_or_cut_file_is_refused_unchanged() {
     let (dir, file) = store();
-    before_mapping(&file).unwrap();
+    check_before_mmap(&file).unwrap();
     let good = std::fs::read(&file).unwrap();
     let with = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut bad = good.clone();
@@ -162,7 +162,7 @@ fn a_foreign_or_cut_file_is_refused_unchanged() {
 #[test]
 fn sets_are_put_together_unless_they_share_a_number() {
     let set = |numbers: &[u64]| {
-        let mut set = Set::below(200);
+        let mut set = PageSet::below(200);
         assert!(numbers.iter().all(|number| set.add(*number)));
         set
     };

@@ -11,7 +11,7 @@
 use std::cmp::Ordering;
 
 use super::format::{self, Db, MAX_DEPTH, MAX_KEY, NO_PAGE, Node, PAGE_HEADER, Page};
-use super::pages::{Damage, Pages, ReadAt, Set, pages_of};
+use super::pages::{Damage, Pages, ReadAt, PageSet, pages_of};
 
 /// What a tree's leaves hold, and how its keys are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,11 +40,11 @@ pub type Visit<'v> = dyn FnMut(&[u8], Value<'_>) -> Result<(), Damage> + 'v;
 
 /// A walk over the trees of one state.
 #[derive(Debug)]
-pub struct Walk<'s, S: ReadAt + ?Sized> {
+pub struct TreeVerifier<'s, S: ReadAt + ?Sized> {
     /// Where pages come from.
     pub pages: Pages<'s, S>,
     /// All pages that belong to a tree, so far.
-    pub used: Set,
+    pub used: PageSet,
     /// Of the nodes of a page: where each begins, and in the lower half its length.
     extents: Vec<u32>,
 }
@@ -65,11 +65,11 @@ struct Bounds {
     high: Option<Vec<u8>>,
 }
 
-impl<'s, S: ReadAt + ?Sized> Walk<'s, S> {
+impl<'s, S: ReadAt + ?Sized> TreeVerifier<'s, S> {
     /// A walk in a state whose highest page is `last_page`.
     pub fn new(pages: Pages<'s, S>, last_page: u64) -> Self {
         let bound = last_page.saturating_add(1);
-        Self { pages, used: Set::below(bound), extents: Vec::new() }
+        Self { pages, used: PageSet::below(bound), extents: Vec::new() }
     }
 
     /// Walks the tree that `db` describes, calling `visit` for each value in order of keys,
