@@ -28,7 +28,7 @@ use lmdb_images::api::images::{
     CreateImageRequest, CreateImageResponse, DeleteImageRequest, GetImageRequest, GetImageResponse,
     Image, ListImagesRequest, ListImagesResponse, UpdateImageRequest, UpdateImageResponse,
 };
-use lmdb_images::front::codec::MessageCodec;
+use lmdb_images::containerd::codec::MessageCodec;
 use protobuf::well_known_types::empty::Empty;
 use protobuf::{Enum, Message, MessageFull};
 use tokio::net::UnixStream;

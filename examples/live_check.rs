@@ -37,7 +37,7 @@ use lmdb_images::api::namespace::{
     CreateNamespaceRequest, CreateNamespaceResponse, DeleteNamespaceRequest, Namespace as Record,
     UpdateNamespaceRequest, UpdateNamespaceResponse,
 };
-use lmdb_images::front::client::GrpcClient;
+use lmdb_images::containerd::client::GrpcClient;
 use lmdb_images::model::Namespace;
 use protobuf::well_known_types::empty::Empty;
 

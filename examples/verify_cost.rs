@@ -14,7 +14,8 @@ use std::time::Instant;
 
 use lmdb_images::api::images::Image;
 use lmdb_images::model::Namespace;
-use lmdb_images::store::{Kind, Store, verify};
+use lmdb_images::store::recovery::verify;
+use lmdb_images::store::{Kind, Store};
 use protobuf::Message;
 
 fn main() {

@@ -21,12 +21,13 @@ use lmdb_images::api::images::{
 use lmdb_images::daemon::sockets::{Access, Socket};
 use lmdb_images::model::Result;
 use lmdb_images::service::{CallContext, Images, Reply};
-use lmdb_images::transport::begun::Admission;
-use lmdb_images::transport::grpc::{IncomingCall, GrpcServer, Router};
-use lmdb_images::transport::grpc_message::Body;
-use lmdb_images::transport::threads::WorkerPool;
-use lmdb_images::transport::ttrpc::TtrpcServer;
-use lmdb_images::transport::{Limits, listener};
+use lmdb_images::transport::Limits;
+use lmdb_images::transport::conn::admission::Admission;
+use lmdb_images::transport::conn::listener;
+use lmdb_images::transport::conn::workers::WorkerPool;
+use lmdb_images::transport::grpc::message::Body;
+use lmdb_images::transport::grpc::server::{GrpcServer, IncomingCall, Router};
+use lmdb_images::transport::ttrpc::server::TtrpcServer;
 use protobuf::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -368,7 +369,11 @@ async fn a_ttrpc_stream_has_one_call_at_a_time() {
 struct Faulty;
 
 impl Router for Faulty {
-    async fn route(&self, asked: IncomingCall, _: listener::Shutdown) -> Result<http::Response<Body>> {
+    async fn route(
+        &self,
+        asked: IncomingCall,
+        _: listener::Shutdown,
+    ) -> Result<http::Response<Body>> {
         if asked.path().ends_with("List") {
             return asked.unary(async |_, _: ListImagesRequest| Ok(Reply::default())).await;
         }

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use lmdb_images::model::Namespace;
-use lmdb_images::store::{Transaction, Kind, Store};
+use lmdb_images::store::{Kind, Store, Transaction};
 use protobuf::Message;
 use tempfile::TempDir;
 

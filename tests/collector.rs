@@ -18,10 +18,10 @@ use lmdb_images::api::leases::{
     AddResourceRequest, CreateRequest, DeleteRequest, ListRequest, ListResourcesRequest,
     ListResourcesResponse, ListResponse, Resource,
 };
+use lmdb_images::limits::memory::MemoryBudget;
 use lmdb_images::model::{Error, Result};
-use lmdb_images::service::alone::Standalone;
-use lmdb_images::service::budget::MemoryBudget;
 use lmdb_images::service::local::LocalImages;
+use lmdb_images::service::standalone::Standalone;
 use lmdb_images::service::{CallContext, Images};
 use lmdb_images::store::Store;
 use proptest::prelude::*;

@@ -28,12 +28,12 @@ use lmdb_images::api::images::{
     GetImageRequest, GetImageResponse, Image, ListImagesRequest, ListImagesResponse,
 };
 use lmdb_images::api::namespace::{ListNamespacesResponse, Namespace as Record};
-use lmdb_images::front::client::GrpcClient;
-use lmdb_images::front::images::ProxyImages;
-use lmdb_images::front::{follow, resync};
+use lmdb_images::containerd::client::GrpcClient;
+use lmdb_images::limits::memory::MemoryBudget;
 use lmdb_images::model::Namespace;
 use lmdb_images::model::filter::Filter;
-use lmdb_images::service::budget::MemoryBudget;
+use lmdb_images::proxy::images::ProxyImages;
+use lmdb_images::proxy::{reconcile, watch};
 use lmdb_images::service::local::LocalImages;
 use lmdb_images::service::{CallContext, Images};
 use lmdb_images::store::{Kind, Records, Store};
@@ -185,8 +185,8 @@ impl Fronted {
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(UnixListener::bind(&socket).unwrap(), Arc::clone(&fake)));
         let front = front(&socket, &dir.path().join("root"));
-        tasks.spawn(follow::run(front.clone()));
-        tasks.spawn(resync::run(front.clone()));
+        tasks.spawn(watch::run(front.clone()));
+        tasks.spawn(reconcile::run(front.clone()));
         Self { fake, front, _tasks: tasks, _dir: dir }
     }
 

@@ -174,7 +174,7 @@ fn the_rules_see_what_breaks_them() {
         ("store", "use heed::Env; use crate::model::Result; unsafe {}"),
         ("front", "use hyper_util::rt::TokioIo;"),
         ("service", "// crate::transport is above"),
-        ("daemon", "use crate::transport::ttrpc::Ttrpc;"),
+        ("daemon", "use lmdb_images::transport::ttrpc::server::Ttrpc;"),
         ("model", "#[cfg(test)]\nuse crate::store::Store;"),
     ] {
         assert_eq!(

@@ -5,14 +5,14 @@
 
 use lmdb_images::api::descriptor::Descriptor;
 use lmdb_images::api::images::{Image, ListImagesResponse};
+use lmdb_images::limits::memory::ReplyBuffer;
 use lmdb_images::model::Namespace;
 use lmdb_images::model::filter::Filter;
 use lmdb_images::model::go::quote::quote;
 use lmdb_images::model::image::plan::Plan;
-use lmdb_images::service::budget::ReplyBuffer;
+use lmdb_images::service::cancel::Cancel;
 use lmdb_images::service::images::{Query, list, list_if_few};
-use lmdb_images::service::patience::Cancel;
-use lmdb_images::store::{Transaction, Kind, Records, Store};
+use lmdb_images::store::{Kind, Records, Store, Transaction};
 use proptest::prelude::*;
 use proptest::sample::select;
 use protobuf::{Message, MessageField};
@@ -183,11 +183,8 @@ fn same(store: &Store, namespace: &Namespace, filters: &[String]) -> Result<(), 
     let expected = ListImagesResponse { images, ..Default::default() }.write_to_bytes().unwrap();
     let query = Query::new(filters).unwrap();
     let room = || ReplyBuffer::fixed(usize::MAX, None);
-    let listed = store
-        .read(|s| list(s, namespace, &query, room(), Cancel::never()))
-        .unwrap()
-        .reply
-        .unwrap();
+    let listed =
+        store.read(|s| list(s, namespace, &query, room(), Cancel::never())).unwrap().reply.unwrap();
     let few = store.read(|s| list_if_few(s, namespace, &query, room(), Cancel::never())).unwrap();
     for found in few.map(|built| built.reply.unwrap()).into_iter().chain([listed]) {
         prop_assert_eq!(names(&found.message), names(&expected), "{:?}: {}", filters, query.plan());

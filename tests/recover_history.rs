@@ -18,10 +18,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use fastrand::Rng;
-use lmdb_images::admin::recover::{self, Report};
+use lmdb_images::admin::recover;
+use lmdb_images::admin::recover::Report;
 use lmdb_images::api::images::Image;
 use lmdb_images::model::Namespace;
-use lmdb_images::store::{Transaction, Kind, Records, Store};
+use lmdb_images::store::{Kind, Records, Store, Transaction};
 use protobuf::Message;
 
 const PAGE: usize = 4096;

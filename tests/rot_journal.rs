@@ -15,7 +15,7 @@ use std::path::Path;
 use lmdb_images::admin::recover;
 use lmdb_images::api::images::Image;
 use lmdb_images::model::{Error, Namespace};
-use lmdb_images::store::{Transaction, Kind, Records, Store};
+use lmdb_images::store::{Kind, Records, Store, Transaction};
 use protobuf::Message;
 
 fn namespace() -> Namespace {
@@ -36,7 +36,8 @@ fn unfinished(root: &Path) -> Vec<String> {
         let store = Store::open(dir.path()).unwrap();
         for (version, name) in names.iter().enumerate() {
             let (name, new) = (name.clone(), message(name, version + 1));
-            let put = move |c: &mut Transaction<'_>| c.put(&namespace(), Kind::Image, &name, &new, None);
+            let put =
+                move |c: &mut Transaction<'_>| c.put(&namespace(), Kind::Image, &name, &new, None);
             store.writer().write_blocking(put).unwrap();
         }
         for file in ["data.mdb", "journal"] {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lmdb_images::transport::Limits;
-use lmdb_images::transport::ttrpc::TtrpcServer;
+use lmdb_images::transport::ttrpc::server::TtrpcServer;
 use protobuf::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use lmdb_images::store::journal::entry::{Entry, MAGIC, sign};
-use lmdb_images::store::recent::Overlay;
+use lmdb_images::store::journal::overlay::Overlay;
 
 use super::Input;
 

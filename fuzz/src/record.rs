@@ -15,7 +15,8 @@ use lmdb_images::model::image::Image;
 use lmdb_images::model::image::encoded::Encoded;
 use lmdb_images::model::{Error, Namespace};
 use lmdb_images::service::Images;
-use lmdb_images::store::{Kind, indexes, value};
+use lmdb_images::store::Kind;
+use lmdb_images::store::schema::{index, value};
 use protobuf::{Message, MessageField};
 
 use super::Input;
@@ -40,7 +41,7 @@ pub fn run(data: &[u8]) {
     if let Ok(found) = value::unseal(key, message) {
         assert_eq!(value::seal(key, found), message);
     }
-    let entries = indexes::entries(key, message);
+    let entries = index::entries(key, message);
     assert!(entries.iter().all(|entry| entry.len() <= key.len() + 64));
     let decoded = Image::parse_from_bytes(message).ok();
     if let (Some(encoded), Some(image)) = (Encoded::new(message), &decoded) {

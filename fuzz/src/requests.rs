@@ -9,9 +9,9 @@ use lmdb_images::api::images::{
 use lmdb_images::model::image::Image;
 use lmdb_images::model::{Error, Result};
 use lmdb_images::service::Images;
-use lmdb_images::service::alone::Standalone;
-use lmdb_images::service::collector::EXPIRE;
-use lmdb_images::service::message::decode;
+use lmdb_images::service::codec::decode;
+use lmdb_images::service::gc::EXPIRE;
+use lmdb_images::service::standalone::Standalone;
 use protobuf::Message;
 use protobuf::well_known_types::empty::Empty;
 
@@ -115,7 +115,12 @@ fn one(
 }
 
 /// One request to a service beside Images.
-async fn beside(alone: &Standalone, call: &lmdb_images::service::CallContext, method: u8, message: &[u8]) {
+async fn beside(
+    alone: &Standalone,
+    call: &lmdb_images::service::CallContext,
+    method: u8,
+    message: &[u8],
+) {
     macro_rules! ask {
         ($ask:expr) => {
             if let Some(request) = parse(message) {

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use lmdb_images::api::images::DeleteImageRequest;
 use lmdb_images::api::namespace::{DeleteNamespaceRequest, ListNamespacesRequest};
+use lmdb_images::limits::memory::MemoryBudget;
 use lmdb_images::model::image::Image;
 use lmdb_images::model::{Error, Namespace};
-use lmdb_images::service::alone::Standalone;
-use lmdb_images::service::budget::MemoryBudget;
+use lmdb_images::service::codec::decode;
 use lmdb_images::service::local::LocalImages;
-use lmdb_images::service::message::decode;
+use lmdb_images::service::standalone::Standalone;
 use lmdb_images::service::{CallContext, Images};
 use lmdb_images::store::{Kind, Records, Store};
-use lmdb_images::transport::GRPC_MESSAGE;
+use lmdb_images::transport::limits::GRPC_MESSAGE;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 

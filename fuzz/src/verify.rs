@@ -12,8 +12,8 @@ use std::sync::OnceLock;
 use lmdb_images::api::descriptor::Descriptor;
 use lmdb_images::api::images::Image;
 use lmdb_images::model::{Error, Namespace, Result};
-use lmdb_images::service::message::{decode, encode};
-use lmdb_images::store::verify::state::{Metas, State};
+use lmdb_images::service::codec::{decode, encode};
+use lmdb_images::store::format::state::{Metas, State};
 use lmdb_images::store::{Kind, Records, Store};
 use protobuf::MessageField;
 

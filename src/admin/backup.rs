@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 use super::{file, progress};
 use crate::model::{Error, Result};
 use crate::store::ReadOnlyStore;
-use crate::store::salvage::salvage;
+use crate::store::recovery::salvage::salvage;
 
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

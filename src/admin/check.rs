@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{progress, record};
 use crate::model::{Error, Result};
-use crate::store::inspect::{Counts, Stored};
+use crate::store::read::audit::{Counts, Stored};
 use crate::store::{Kind, ReadOnlyStore};
 
 /// So many sentences are kept; the number of all is known.

@@ -10,8 +10,8 @@ use tempfile::NamedTempFile;
 use super::backup::copy_verified;
 use crate::model::{Error, Result};
 use crate::store::ReadOnlyStore;
-use crate::store::root::StoreDir;
-use crate::store::scratch::ScratchFolder;
+use crate::store::dir::root::StoreDir;
+use crate::store::dir::scratch::ScratchFolder;
 
 /// Bytes of the file before and after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::front::client::GrpcClient;
+use crate::containerd::client::GrpcClient;
 use crate::model::{Error, Result};
 
 /// How long a containerd may take for one answer.

@@ -11,9 +11,9 @@ use serde::Serialize;
 
 use super::containerd::{answer, is_there};
 use crate::api::images::Image;
-use crate::front::client::GrpcClient;
+use crate::containerd::client::GrpcClient;
 use crate::model::{Error, Namespace, Result, image};
-use crate::service::message::{decode, encode};
+use crate::service::codec::{decode, encode};
 use crate::store::{Kind, ReadOnlyStore, Records};
 
 /// How an image differs.

@@ -18,9 +18,9 @@ use protobuf::MessageField;
 use super::containerd::{answer, is_there};
 use crate::api::images::Image;
 use crate::api::namespace::Namespace as Record;
-use crate::front::client::GrpcClient;
+use crate::containerd::client::GrpcClient;
 use crate::model::{Error, Namespace, Result, image};
-use crate::service::message::decode;
+use crate::service::codec::decode;
 use crate::store::{Kind, ReadOnlyStore, Records};
 
 /// What may be done.

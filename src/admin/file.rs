@@ -15,7 +15,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 use tempfile::NamedTempFile;
 
 use crate::model::{Error, Result};
-use crate::store::scratch::ScratchFolder;
+use crate::store::dir::scratch::ScratchFolder;
 
 /// Opens a regular file to read.
 pub fn open_to_read(path: &Path) -> Result<File> {

@@ -7,7 +7,7 @@ use http::HeaderMap;
 
 use crate::api::health::health_check_response::ServingStatus;
 use crate::api::health::{HealthCheckRequest, HealthCheckResponse};
-use crate::front::client::GrpcClient;
+use crate::containerd::client::GrpcClient;
 use crate::model::{Error, Result};
 
 /// How long the daemon may take. Its own look at its parts takes 7 s at most.

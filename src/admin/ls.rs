@@ -8,14 +8,14 @@ use std::path::Path;
 
 use protobuf::CodedInputStream;
 
-use super::listed::ImageJson;
+use crate::admin::image_json::ImageJson;
 use crate::api::images::Image;
+use crate::limits::memory::ReplyBuffer;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result};
-use crate::service::budget::ReplyBuffer;
+use crate::service::cancel::Cancel;
+use crate::service::codec::decode;
 use crate::service::images::{self, Query};
-use crate::service::message::decode;
-use crate::service::patience::Cancel;
 use crate::store::{Kind, ReadOnlyStore, Records};
 
 /// Images that were found, by namespace and name.

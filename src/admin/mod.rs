@@ -1,4 +1,4 @@
-//! The admin's commands, one a file; [`listed`] is how an image looks as JSON.
+//! The admin's commands, one a file; [`image_json`] is an image as JSON.
 
 pub mod backup;
 pub mod check;
@@ -9,8 +9,8 @@ pub mod explain;
 pub mod export;
 pub mod file;
 pub mod health;
+pub mod image_json;
 pub mod import;
-pub mod listed;
 pub mod ls;
 mod progress;
 mod record;

@@ -8,9 +8,10 @@ use crate::api::namespace::Namespace as NamespaceRecord;
 use crate::model::Namespace;
 use crate::model::go::quote::quote;
 use crate::model::go::text::lossy;
-use crate::service::collector;
-use crate::service::message::decode;
-use crate::store::{Kind, schema};
+use crate::service::codec::decode;
+use crate::service::gc;
+use crate::store::Kind;
+use crate::store::schema::databases;
 
 /// A record that is what its key says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub struct Record {
 
 /// Reads the `message` under `key`, or says what is wrong.
 pub fn read(key: &[u8], message: &[u8]) -> Result<Record, String> {
-    let (namespace, kind) = schema::parse_key(key).ok_or("its key is not one of ours")?;
+    let (namespace, kind) = databases::parse_key(key).ok_or("its key is not one of ours")?;
     let mut record = Record { namespace, named: None, expires: None, updated: (0, 0) };
     let name = match kind {
         None => {
@@ -40,18 +41,18 @@ pub fn read(key: &[u8], message: &[u8]) -> Result<Record, String> {
         }
         Some(Kind::Image) => {
             let image: Image = part(message)?;
-            record.expires = collector::expires(&image.labels).map(str::to_owned);
+            record.expires = gc::expires(&image.labels).map(str::to_owned);
             record.updated = (image.updated_at.seconds, image.updated_at.nanos);
             image.name
         }
         Some(Kind::Lease) => {
             let lease: StoredLease = part(message)?;
-            record.expires = collector::expires(&lease.lease.labels).map(str::to_owned);
+            record.expires = gc::expires(&lease.lease.labels).map(str::to_owned);
             lease.id
         }
     };
     let kind = kind.unwrap_or(Kind::Image);
-    if schema::key(&record.namespace, kind, &name) != key {
+    if databases::key(&record.namespace, kind, &name) != key {
         return Err(format!("it is the record of another name, {}", quote(&name)));
     }
     record.named = Some((kind, name));
@@ -65,13 +66,13 @@ fn part<M: Message>(message: &[u8]) -> Result<M, String> {
 /// How a record is called in sentences, by its key alone.
 pub fn describe_key(key: &[u8]) -> String {
     let name = |namespace: &Namespace, kind| {
-        let prefix = schema::prefix(namespace, kind).len();
+        let prefix = databases::prefix(namespace, kind).len();
         let name = key.get(prefix..).unwrap_or_default();
-        let head = name.split(|b| *b == schema::LONG_MARKER).next().unwrap_or_default();
+        let head = name.split(|b| *b == databases::LONG_MARKER).next().unwrap_or_default();
         let cut = if head.len() < name.len() { "…" } else { "" };
         format!("{} {}{cut} in namespace {namespace}", kind.noun(), quote(lossy(head).as_ref()))
     };
-    match schema::parse_key(key) {
+    match databases::parse_key(key) {
         Some((namespace, None)) => format!("namespace {namespace}"),
         Some((namespace, Some(kind))) => name(&namespace, kind),
         None => format!("key {}", quote(lossy(key).as_ref())),

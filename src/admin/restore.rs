@@ -13,9 +13,10 @@ use super::backup::verify;
 use super::{file, progress};
 use crate::clock;
 use crate::model::{Error, Result};
-use crate::store::root::{DATA_FILE, StoreDir};
-use crate::store::scratch::ScratchFolder;
-use crate::store::{ReadOnlyStore, Store, folder, identity};
+use crate::store::dir::root::{DATA_FILE, StoreDir};
+use crate::store::dir::scratch::ScratchFolder;
+use crate::store::dir::{permissions, store_id};
+use crate::store::{ReadOnlyStore, Store};
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +30,8 @@ pub struct Summary {
 /// Makes the backup `file` the store in `root`; one with content only if `force`.
 pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
     let mut backup = file::open_to_read(file)?;
-    let root = StoreDir::lock(root).map_err(|e| stop_daemon_hint(e, "restore, and start it again"))?;
+    let root =
+        StoreDir::lock(root).map_err(|e| stop_daemon_hint(e, "restore, and start it again"))?;
     let there = content(&root)?;
     if there && !force {
         return Err(Error::AlreadyExists(format!(
@@ -60,9 +62,9 @@ fn copy_file(from: &mut File, to: &Path) -> Result<()> {
 
 /// Whether there is a store that holds anything, or one that cannot be read.
 fn content(root: &StoreDir) -> Result<bool> {
-    if folder::stat_regular(&root.data_file())?.is_none_or(|found| found.len() == 0) {
+    if permissions::stat_regular(&root.data_file())?.is_none_or(|found| found.len() == 0) {
         // The last changes of a store whose data file was lost may be left.
-        return match identity::check_without_data(root.path()) {
+        return match store_id::check_without_data(root.path()) {
             Err(Error::DataLoss(_)) => Ok(true),
             looked => looked.map(|()| false),
         };
@@ -79,7 +81,7 @@ pub fn backup_name(why: &str) -> String {
 
 /// Refuses a root without a store, before anything is made in it.
 pub fn require_store(root: &Path) -> Result<()> {
-    match folder::stat_regular(&root.join(DATA_FILE))? {
+    match permissions::stat_regular(&root.join(DATA_FILE))? {
         Some(found) if found.len() > 0 => Ok(()),
         _ => Err(Error::not_found(format_args!("there is no store in {}", root.display()))),
     }

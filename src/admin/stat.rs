@@ -5,7 +5,10 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::model::{Namespace, Result};
-use crate::store::{Kind, ReadOnlyStore, Records, filesystem, readers, root, schema};
+use crate::store::dir::{filesystem, root};
+use crate::store::lmdb::reader_table;
+use crate::store::schema::databases;
+use crate::store::{Kind, ReadOnlyStore, Records};
 
 /// What is known of a store; the fields of its JSON, which docs/json.md promises.
 #[derive(Debug, Serialize)]
@@ -129,7 +132,7 @@ pub fn run(root: &Path) -> Result<Stat> {
         filesystem: filesystem::mount_type(root),
         owner: root::owner(root),
         uuid: store.uuid().to_owned(),
-        schema: schema::VERSION,
+        schema: databases::VERSION,
         commits: usage.last_commit,
         size: Size {
             file: usage.file_bytes,
@@ -158,9 +161,9 @@ fn holders(store: &ReadOnlyStore) -> Result<Vec<Holder>> {
         .into_iter()
         .map(|held| Holder {
             process: held.process,
-            command: readers::command_line(held.process),
+            command: reader_table::command_line(held.process),
             alive: held.alive,
-            started_seconds_ago: readers::seconds_since_start(held.process),
+            started_seconds_ago: reader_table::seconds_since_start(held.process),
             snapshot: held.snapshot,
             behind: last.saturating_sub(held.snapshot),
         })

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::output::{Failure, print};
-use super::{StoreArgs, NamespaceArg};
+use super::{NamespaceArg, StoreArgs};
 use crate::admin::explain;
 
 /// Show how images that match filters are found

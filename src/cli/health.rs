@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::output::{Failure, print, report_error};
 use super::settings::File;
-use super::{default_state, block_on};
+use super::{block_on, default_state};
 use crate::admin::health;
 
 /// Ask a running daemon whether it can answer

@@ -8,7 +8,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 
 use super::output::{Failure, Output, note};
-use super::{ContainerdArgs, StoreArgs, arguments, command, block_on};
+use super::{ContainerdArgs, StoreArgs, arguments, block_on, command};
 use crate::admin::import;
 
 /// Copy the image records and namespaces of a containerd into the store

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::output::{Failure, pretty, print};
-use super::{StoreArgs, NamespaceArg};
+use super::{NamespaceArg, StoreArgs};
 use crate::admin::ls;
 
 /// Show the whole record of an image, as JSON

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::model::go::quote::quote;
 use crate::model::printable::{escaped, one_line, shortened};
 use crate::model::{Error, Result};
-use crate::transport::ttrpc::PAYLOAD_LOG_TARGET;
+use crate::transport::ttrpc::server::PAYLOAD_LOG_TARGET;
 
 /// The libraries' own lines are about clients that misbehave, which is nothing to act on; what is,
 /// we log ourselves. A filter that names a library has it speak.

@@ -8,8 +8,8 @@ use indicatif::BinaryBytes;
 use jiff::Timestamp;
 
 use super::output::{Failure, MAX_CELL_CHARS, cell, print, report_error, table, visible};
-use super::{StoreArgs, NamespaceArg};
-use crate::admin::listed::ImageJson;
+use super::{NamespaceArg, StoreArgs};
+use crate::admin::image_json::ImageJson;
 use crate::admin::ls::{self, Listing, Selection};
 use crate::clock;
 use crate::model::Error;

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod backup;
+mod bounded;
 mod check;
 mod compact;
 mod config;
@@ -19,7 +20,6 @@ mod restore;
 mod serve;
 mod settings;
 mod stat;
-mod within;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -4,9 +4,10 @@ use clap::{ArgMatches, Args};
 
 use super::logging;
 use super::settings::{self, File, Settings};
-use crate::daemon::activation::ActivatedSockets;
 use crate::daemon::process::{self, Signals};
-use crate::daemon::{Config, Daemon, notify};
+use crate::daemon::systemd::activation::ActivatedSockets;
+use crate::daemon::systemd::notify;
+use crate::daemon::{Config, Daemon};
 use crate::model::{Error, Result};
 
 /// Serve image names from the store, over gRPC (images.sock) and ttrpc (images.sock.ttrpc)

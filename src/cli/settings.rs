@@ -16,16 +16,17 @@ use serde::{Deserialize, Deserializer, Serialize};
 use toml::Table;
 
 use super::logging::{Filter, Format};
-use super::within::Bounded;
 use super::{default_config, default_root, default_state};
 use crate::admin::file;
+use crate::cli::bounded::Bounded;
 use crate::daemon::Config;
 use crate::daemon::metrics::Address;
+use crate::limits::memory::MemoryBudget;
 use crate::model::go::quote::quote;
 use crate::model::printable::escaped;
 use crate::model::{Error, Result};
-use crate::service::budget::MemoryBudget;
-use crate::transport::{DEFAULT_MEMORY_BUDGET, Limits};
+use crate::transport::Limits;
+use crate::transport::limits::DEFAULT_MEMORY_BUDGET;
 
 /// The number of a group; the highest one that fits stands for none.
 type Gid = Bounded<0, { u32::MAX - 1 }>;
@@ -318,7 +319,9 @@ impl Settings {
                 message_time: self.message_time.map_or(limits.message_time, |n| seconds(n.get())),
                 unread_time: self.unread_time.map_or(limits.unread_time, |n| seconds(n.get())),
                 drain_time: self.drain_time.map_or(limits.drain_time, |n| seconds(n.get())),
-                request_memory: MemoryBudget::new(self.request_budget.map_or(DEFAULT_MEMORY_BUDGET, |n| bytes(n.get()))),
+                request_memory: MemoryBudget::new(
+                    self.request_budget.map_or(DEFAULT_MEMORY_BUDGET, |n| bytes(n.get())),
+                ),
                 admission: limits.admission,
                 metrics: limits.metrics,
             },

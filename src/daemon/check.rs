@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::metrics::Address;
-use super::sockets::{UpstreamSocket, MAX_PATH};
+use super::sockets::{MAX_PATH, UpstreamSocket};
 use super::{Config, SOCKETS};
 use crate::model::{Error, Result};
 

@@ -19,15 +19,15 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-use super::readers::ReaderMonitor;
-use super::sockets::{self, Access, UnlinkOnDrop, Socket};
+use super::sockets::{self, Access, Socket, UnlinkOnDrop};
+use crate::daemon::reader_monitor::ReaderMonitor;
 use crate::log_throttle::throttled_log;
 use crate::metrics::calls::Calls;
 use crate::metrics::{Upstream, names};
 use crate::model::{Error, Result};
-use crate::store::usage::Usage;
+use crate::store::read::usage::Usage;
 use crate::store::{Kind, Records, Snapshot, Store};
-use crate::transport::scrape::Listener;
+use crate::transport::metrics_http::Listener;
 
 /// So many namespaces are told apart, those with the most images; the others are one, `other`.
 const MAX_NAMESPACE_LABELS: usize = 100;
@@ -98,7 +98,8 @@ impl Address {
         match self {
             Self::Unix(path) => {
                 sockets::check_folder_of(path)?;
-                let (_, bound, listener) = Socket::reserve(path.clone())?.open(access)?.into_parts();
+                let (_, bound, listener) =
+                    Socket::reserve(path.clone())?.open(access)?.into_parts();
                 Ok((Listener::Unix(listener), bound, self.clone()))
             }
             Self::Tcp(address) => {
@@ -130,7 +131,11 @@ impl Metrics {
         if let Some(upstream) = upstream {
             upstream.register(&mut registry);
         }
-        registry.register_collector(Box::new(StoreCollector { store, readers, counted: Mutex::default() }));
+        registry.register_collector(Box::new(StoreCollector {
+            store,
+            readers,
+            counted: Mutex::default(),
+        }));
         Self { registry: Arc::new(registry) }
     }
 
@@ -253,7 +258,11 @@ fn sizes(usage: &Usage, aside: u64, readers: u64) -> [(&'static str, &'static st
         ("store_last_commit", "Number of the last commit", usage.last_commit),
         ("store_set_aside", "Images set aside, as a containerd no longer had them", aside),
         ("store_readers", "Snapshots held, in all processes", readers),
-        ("store_readers_max", "Snapshots that can be held", crate::store::MAX_READERS.into()),
+        (
+            "store_readers_max",
+            "Snapshots that can be held",
+            crate::store::lmdb::open::MAX_READERS.into(),
+        ),
     ]
 }
 

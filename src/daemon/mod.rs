@@ -1,18 +1,18 @@
 //! Wiring: which sockets there are, what answers them, in which order things start and end.
 //!
-//! - [`sockets`]: making a socket, or refusing to; [`activation`]: those that systemd made
-//! - [`process`]: limits of the process, signals; [`notify`]: telling systemd how things stand
+//! - [`sockets`]: making a socket, or refusing to
+//! - [`systemd`]: sockets that systemd made, and telling it what the daemon does
+//! - [`process`]: limits of the process, signals
 //! - [`check`]: what is wrong with a configuration
 //! - [`metrics`]: where metrics are given out
-//! - `readers`: looking after the readers of the store
+//! - `reader_monitor`: readers of the store that are dead or forgotten
 
-pub mod activation;
 pub mod check;
 pub mod metrics;
-pub mod notify;
 pub mod process;
-mod readers;
+mod reader_monitor;
 pub mod sockets;
+pub mod systemd;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -21,32 +21,32 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::front::client::GrpcClient;
-use crate::front::health::Health;
-use crate::front::images::ProxyImages;
-use crate::front::{follow, resync};
+use crate::containerd::client::GrpcClient;
+use crate::daemon::systemd::activation::ActivatedSockets;
+use crate::health::Health;
+use crate::limits::memory::MemoryBudget;
 use crate::model::{Error, Result};
+use crate::proxy::images::ProxyImages;
+use crate::proxy::{self, reconcile};
 use crate::service::Images;
-use crate::service::alone::Standalone;
-use crate::service::budget::MemoryBudget;
 use crate::service::events::Exchange;
 use crate::service::local::LocalImages;
+use crate::service::standalone::Standalone;
 use crate::store::Store;
 use crate::transport::Limits;
-use crate::transport::begun::Admission;
-use crate::transport::forward::Upstream;
-use crate::transport::grpc::{GrpcServer, Router};
-use crate::transport::grpc_alone::StandaloneRouter;
-use crate::transport::grpc_front::ProxyRouter;
-use crate::transport::grpc_readonly::ReadOnlyRouter;
-use crate::transport::listener;
-use crate::transport::scrape;
-use crate::transport::threads::WorkerPool;
-use crate::transport::ttrpc::TtrpcServer;
-use crate::transport::ttrpc_forward::TtrpcForwarder;
-use activation::ActivatedSockets;
+use crate::transport::conn::admission::Admission;
+use crate::transport::conn::listener;
+use crate::transport::conn::workers::WorkerPool;
+use crate::transport::grpc::forward::upstream::Upstream;
+use crate::transport::grpc::routes::proxy::ProxyRouter;
+use crate::transport::grpc::routes::readonly::ReadOnlyRouter;
+use crate::transport::grpc::routes::standalone::StandaloneRouter;
+use crate::transport::grpc::server::{GrpcServer, Router};
+use crate::transport::metrics_http;
+use crate::transport::ttrpc::forward::TtrpcForwarder;
+use crate::transport::ttrpc::server::TtrpcServer;
 use metrics::{Address, Metrics};
-use sockets::{Access, UpstreamSocket, Socket, StateFolder};
+use sockets::{Access, Socket, StateFolder, UpstreamSocket};
 
 /// The sockets' names, in their folder and for systemd.
 const IMAGES_SOCK: &str = "images.sock";
@@ -54,7 +54,8 @@ const TTRPC_SOCK: &str = "images.sock.ttrpc";
 const CONTAINERD_SOCK: &str = "containerd.sock";
 const CONTAINERD_TTRPC: &str = "containerd.sock.ttrpc";
 const READONLY_SOCK: &str = "readonly.sock";
-const SOCKETS: [&str; 5] = [IMAGES_SOCK, TTRPC_SOCK, CONTAINERD_SOCK, CONTAINERD_TTRPC, READONLY_SOCK];
+const SOCKETS: [&str; 5] =
+    [IMAGES_SOCK, TTRPC_SOCK, CONTAINERD_SOCK, CONTAINERD_TTRPC, READONLY_SOCK];
 
 /// Where the daemon keeps what, and who may speak to it.
 #[derive(Debug, Clone)]
@@ -119,8 +120,11 @@ impl Daemon {
         // When systemd made all sockets, the folder may be missing, or closed to us.
         let makes_sockets = names.into_iter().any(|(name, is_used)| is_used && !passed.has(name));
         let state = makes_sockets.then(|| StateFolder::acquire(&config.state)).transpose()?;
-        let behind =
-            config.containerd.as_deref().map(|c| UpstreamSocket::look(c, &config.state)).transpose()?;
+        let behind = config
+            .containerd
+            .as_deref()
+            .map(|c| UpstreamSocket::look(c, &config.state))
+            .transpose()?;
         // A live socket is found before the store is touched.
         let mut claim = |name: &str| match passed.take(name) {
             Some(listener) => Ok(Socket::passed(listener, config.state.join(name))),
@@ -154,7 +158,9 @@ impl Daemon {
             _state: state,
         };
         let watch = Arc::new(Mutex::default());
-        daemon.tasks.push(tokio::spawn(readers::watch(daemon.store.clone(), Arc::clone(&watch))));
+        daemon
+            .tasks
+            .push(tokio::spawn(reader_monitor::watch(daemon.store.clone(), Arc::clone(&watch))));
         daemon.tasks.push(tokio::spawn(check_files(daemon.store.clone())));
         let limits = &config.limits;
         let mut upstream = None;
@@ -181,8 +187,8 @@ impl Daemon {
                     let ours = behind.ttrpc(&config.state)?;
                     daemon.forward_ttrpc(socket, &ours, limits, &stopping)?;
                 }
-                daemon.tasks.push(tokio::spawn(follow::run(front.clone())));
-                daemon.tasks.push(tokio::spawn(resync::run(front)));
+                daemon.tasks.push(tokio::spawn(proxy::watch::run(front.clone())));
+                daemon.tasks.push(tokio::spawn(reconcile::run(front)));
                 (images, health)
             } else {
                 let health = Health::new(daemon.store.clone(), None);
@@ -205,11 +211,13 @@ impl Daemon {
             let metrics = Metrics::new(store, watch, &limits.metrics, upstream.as_ref());
             daemon.metrics = Some(at);
             daemon.servers.push(tokio::spawn(async move {
-                scrape::run(listener, stopping, move || metrics.clone().text()).await;
+                metrics_http::run(listener, stopping, move || metrics.clone().text()).await;
                 drop(bound);
             }));
         }
-        daemon.tasks.push(tokio::spawn(notify::run(health, daemon.status.clone())));
+        daemon
+            .tasks
+            .push(tokio::spawn(crate::daemon::systemd::notify::run(health, daemon.status.clone())));
         Ok(daemon)
     }
 

@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 use tokio::net::{UnixListener, UnixSocket};
 
 use crate::model::{Error, Result};
-use crate::store::folder;
-use crate::store::lock_file::{self, LockError, LockFile};
+use crate::store::dir::lock_file;
+use crate::store::dir::lock_file::{LockError, LockFile};
+use crate::store::dir::permissions;
 
 /// The longest path of a socket, in bytes: what `sockaddr_un` holds beside its closing zero.
 pub const MAX_PATH: usize = 107;
@@ -89,7 +90,7 @@ pub struct StateFolder {
 impl StateFolder {
     /// Creates the folder if need be and locks it. Others may pass through it: the sockets have modes.
     pub fn acquire(path: &Path) -> Result<Self> {
-        let path = folder::create_private(path, 0o711)?;
+        let path = permissions::create_private(path, 0o711)?;
         let lock = LockFile::acquire(&path.join(LOCK_FILE)).map_err(|e| match e {
             LockError::Held(holder) => Error::FailedPrecondition(format!(
                 "the folder of sockets {} is in use by another daemon ({}): stop it, or choose another \
@@ -109,7 +110,7 @@ impl StateFolder {
 /// write in.
 pub fn check_folder_of(socket: &Path) -> Result<()> {
     let parent = socket.parent().filter(|parent| !parent.as_os_str().is_empty());
-    folder::create_private(parent.unwrap_or(Path::new(".")), 0o711).map(drop)
+    permissions::create_private(parent.unwrap_or(Path::new(".")), 0o711).map(drop)
 }
 
 /// A path that a socket may be made at, or a socket that somebody made for us.

@@ -2,10 +2,10 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use super::patience::Cancel;
 use crate::api::introspection::{Plugin, ServerResponse};
 use crate::model::filter::{Fields, Filter};
 use crate::model::{Error, Result, image};
+use crate::service::cancel::Cancel;
 
 /// The services of `images.sock`, each as the plugin that offers it in containerd.
 const SERVICES: [&str; 8] = [

@@ -6,18 +6,20 @@
 
 use protobuf::MessageField;
 
-use super::budget::ReplyBuffer;
-use super::message::{self, decode, encode, required};
-use super::patience::Cancel;
-use super::reply::{ReplyBuilder, BuildOutcome};
-use super::{collector, namespaces};
+use super::namespaces;
+use super::reply::{BuildOutcome, ReplyBuilder};
 use crate::api::images::Image;
 use crate::api::leases::{CreateRequest, Lease, Resource, StoredLease};
 use crate::clock;
+use crate::limits::memory::ReplyBuffer;
 use crate::model::filter::{Fields, Filter};
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, digest, image, label};
-use crate::store::{Transaction, Kind, Records};
+use crate::service::cancel::Cancel;
+use crate::service::codec;
+use crate::service::codec::{decode, encode, required};
+use crate::service::gc;
+use crate::store::{Kind, Records, Transaction};
 
 /// A stored lease has so many bytes at most, with all that it names: some 3,000 blobs. It is one record,
 /// written anew for each resource that is added, so it is kept small.
@@ -143,7 +145,7 @@ pub fn holding<'l>(
     lease: Option<&'l str>,
     image: &Image,
 ) -> Result<Option<&'l str>> {
-    let lease = lease.filter(|_| image.labels.contains_key(collector::EXPIRE));
+    let lease = lease.filter(|_| image.labels.contains_key(gc::EXPIRE));
     if let Some(id) = lease
         && records.record(namespace, Kind::Lease, id)?.is_none()
     {
@@ -215,7 +217,7 @@ fn stored(records: &impl Records, namespace: &Namespace, id: &str) -> Result<Sto
 fn put(change: &mut Transaction<'_>, namespace: &Namespace, lease: &StoredLease) -> Result<()> {
     let record = encode(lease)?;
     let what = || format!("lease {}, with its labels and resources,", quote(&lease.id));
-    message::check_record::<StoredLease>(&record, MAX_LEASE_BYTES, what)?;
+    codec::check_record::<StoredLease>(&record, MAX_LEASE_BYTES, what)?;
     put_record(change, namespace, lease, &record)
 }
 
@@ -225,7 +227,7 @@ fn put_record(
     lease: &StoredLease,
     record: &[u8],
 ) -> Result<()> {
-    let expires = collector::expires(&lease.lease.labels);
+    let expires = gc::expires(&lease.lease.labels);
     change.put(namespace, Kind::Lease, &lease.id, record, expires)
 }
 
@@ -302,7 +304,8 @@ mod tests {
         };
         too_large(run(make, MAX_LEASE_BYTES));
         run(make, 10).unwrap();
-        let add = move |c: &mut Transaction<'_>, ns: &Namespace, size| add(c, ns, "l10", resource(size));
+        let add =
+            move |c: &mut Transaction<'_>, ns: &Namespace, size| add(c, ns, "l10", resource(size));
         let ours = ns.clone();
         let half = MAX_LEASE_BYTES / 2;
         let write = |size| {
@@ -368,7 +371,8 @@ mod tests {
         {
             change(|c, ns, r| add(c, ns, "l", r), type_, id).unwrap();
         }
-        let built = store.read(|s| resources(s, &ns, "l", ReplyBuffer::fixed(usize::MAX, None))).unwrap();
+        let built =
+            store.read(|s| resources(s, &ns, "l", ReplyBuffer::fixed(usize::MAX, None))).unwrap();
         let listed: ListResourcesResponse = decode(&built.reply.unwrap().message).unwrap();
         let listed: Vec<_> =
             listed.resources.iter().map(|r| format!("{} {}", r.type_, r.id)).collect();

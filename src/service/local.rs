@@ -10,21 +10,22 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::budget::{MemoryBudget, Reservation, ReplyBuffer, SMALL};
-use super::collector::{self, Collector};
 use super::events::{Exchange, OwnEvent};
-use super::growth;
 use super::images::{self, Made, Query, ReplyRoom, Stored};
-use super::patience::Cancel;
 use super::pool::{Pool, Speed};
 use super::reply::BuildOutcome;
 use super::{CallContext, Images, Reply, leases};
 use crate::api::images::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, ListImagesRequest, UpdateImageRequest,
 };
+use crate::limits::decoded_size;
+use crate::limits::memory::{MemoryBudget, ReplyBuffer, Reservation, SMALL};
 use crate::model::image::{self, Image};
 use crate::model::{Error, Namespace, Result};
-use crate::store::{Transaction, Kind, Records, Snapshot, Store};
+use crate::service::cancel::Cancel;
+use crate::service::gc;
+use crate::service::gc::Collector;
+use crate::store::{Kind, Records, Snapshot, Store, Transaction};
 
 /// Images served from the local store.
 #[derive(Debug, Clone)]
@@ -65,7 +66,7 @@ impl LocalImages {
 
     /// Removes what has expired, and tells of the images that went.
     pub async fn collect(&self) -> Result<()> {
-        collector::run::collect(&self.collector, &self.store, &self.events).await
+        gc::run::collect(&self.collector, &self.store, &self.events).await
     }
 
     /// Makes a change in a namespace; after its commit, tells what `happened` by what it gave. `bytes` is
@@ -254,12 +255,12 @@ fn is_simple(filters: &[String]) -> bool {
 /// About how many bytes the reply has that carries this image: the times and the heads are still to come.
 pub fn reply_bytes(image: &Image) -> usize {
     const TIMES_AND_HEADS: usize = 64;
-    growth::decoded(image, 0).saturating_add(TIMES_AND_HEADS)
+    decoded_size::decoded(image, 0).saturating_add(TIMES_AND_HEADS)
 }
 
 /// How much memory an image takes.
 pub fn image_bytes(image: &Image) -> usize {
-    growth::decoded(image, image.labels.len() + image.target.annotations.len())
+    decoded_size::decoded(image, image.labels.len() + image.target.annotations.len())
 }
 
 #[async_trait]
@@ -324,7 +325,7 @@ impl Images for LocalImages {
         let mask = request.update_mask.into_option().unwrap_or_default().paths;
         let (epoch, name) = (request.source_date_epoch, image.name.clone());
         let lease = call.lease();
-        let bytes = image_bytes(&image) + growth::strings(&mask);
+        let bytes = image_bytes(&image) + decoded_size::strings(&mask);
         let expected = reply_bytes(&image) + self.record_bytes(&namespace, &name);
         let work = move |change: &mut Transaction<'_>, ns: &Namespace, room: ReplyRoom| {
             let (lease, epoch) = (lease.as_deref(), epoch.as_ref());
@@ -340,7 +341,7 @@ impl Images for LocalImages {
     async fn delete(&self, call: &CallContext, request: DeleteImageRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
         let (ns, name, sync) = (namespace.clone(), request.name.clone(), request.sync);
-        let bytes = growth::decoded(&request, 0);
+        let bytes = decoded_size::decoded(&request, 0);
         let lease = call.lease();
         let work = move |change: &mut Transaction<'_>| {
             leases::release_image(change, &ns, lease.as_deref(), &request.name)?;

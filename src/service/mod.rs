@@ -2,33 +2,29 @@
 //!
 //! - [`images`], [`namespaces`], [`leases`]: the operations inside a transaction
 //! - [`events`]: what happened, to all who subscribe
-//! - [`collector`]: removing what has expired
+//! - [`gc`]: removing what has expired
 //! - [`transfer`], [`introspection`]: what is offered of these services
 //! - [`local`]: Images as an async service; where async code meets the synchronous store
-//! - [`alone`]: the services beside it, when no containerd stands behind
-//! - [`pool`]: the threads on which what may take long runs, [`client`] by client; [`patience`]: for how
-//!   long
-//! - [`budget`]: how much memory large messages may take together; [`growth`]: how much one takes;
-//!   [`reply`]: a reply that is built within its share
+//! - [`standalone`]: the services beside it, when no containerd stands behind
+//! - [`pool`]: the threads on which long work runs, [`client`] by client; [`cancel`]: for how long
+//! - [`reply`]: a reply that is built within its reservation; [`codec`]: messages to bytes
 //!
 //! No transport and no network: a request comes in as its message, an answer leaves as the
 //! encoded bytes of its message.
 
-pub mod alone;
-pub mod budget;
+pub mod cancel;
 pub mod client;
-pub mod collector;
+pub mod codec;
 pub mod events;
-pub mod growth;
+pub mod gc;
 pub mod images;
 pub mod introspection;
 pub mod leases;
 pub mod local;
-pub mod message;
 pub mod namespaces;
-pub mod patience;
 pub mod pool;
 pub mod reply;
+pub mod standalone;
 pub mod transfer;
 
 use async_trait::async_trait;
@@ -36,8 +32,8 @@ use async_trait::async_trait;
 use crate::api::images::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, ListImagesRequest, UpdateImageRequest,
 };
+use crate::limits::memory::Reservation;
 use crate::model::{Namespace, Result};
-use budget::Reservation;
 use client::Client;
 
 /// The header that carries the lease.

@@ -2,14 +2,15 @@
 //! (`core/metadata/namespaces.go`, `plugins/services/namespaces`).
 
 use crate::api::namespace::{Namespace as Record, UpdateNamespaceRequest};
+use crate::limits::memory::ReplyBuffer;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, label};
-use crate::service::budget::ReplyBuffer;
+use crate::service::cancel::Cancel;
+use crate::service::codec;
+use crate::service::codec::{decode, encode, required};
 use crate::service::events::Labels;
-use crate::service::message::{self, decode, encode, required};
-use crate::service::patience::Cancel;
-use crate::service::reply::{ReplyBuilder, BuildOutcome};
-use crate::store::{Transaction, Kind, Records};
+use crate::service::reply::{BuildOutcome, ReplyBuilder};
+use crate::store::{Kind, Records, Transaction};
 
 /// What labels are called in errors.
 const LABELS: &str = "namespace.Labels";
@@ -33,7 +34,11 @@ pub fn get(records: &impl Records, name: &str, room: ReplyBuffer<'_>) -> Result<
 
 /// Builds the `ListNamespacesResponse` of all namespaces, in byte order of names, if there is room and
 /// patience for it.
-pub fn list(records: &impl Records, room: ReplyBuffer<'_>, mut patience: Cancel) -> Result<BuildOutcome> {
+pub fn list(
+    records: &impl Records,
+    room: ReplyBuffer<'_>,
+    mut patience: Cancel,
+) -> Result<BuildOutcome> {
     let mut reply = ReplyBuilder::new(room);
     for namespace in records.walk_namespaces() {
         patience.check()?;
@@ -146,7 +151,7 @@ fn put(change: &mut Transaction<'_>, namespace: &Namespace, mut labels: Labels) 
     label::drop_empty(&mut labels, LABELS)?;
     let record = encode(&Record { name: namespace.to_string(), labels, ..Record::default() })?;
     let what = || format!("namespace {namespace}, with its labels,");
-    message::check_record::<Record>(&record, MAX_NAMESPACE_BYTES, what)?;
+    codec::check_record::<Record>(&record, MAX_NAMESPACE_BYTES, what)?;
     change.put_namespace(namespace, &record)
 }
 
@@ -183,7 +188,8 @@ mod tests {
         let apply = |of: &[(&str, &str)], paths: &[&str]| {
             let checked = Update::new(&request("n", of, paths)).unwrap();
             store.writer().write_blocking(move |change| update(change, &checked)).unwrap();
-            let all = |s: &Snapshot<'_>| list(s, ReplyBuffer::fixed(usize::MAX, None), Cancel::never());
+            let all =
+                |s: &Snapshot<'_>| list(s, ReplyBuffer::fixed(usize::MAX, None), Cancel::never());
             let built = store.read(all).unwrap();
             let found: ListNamespacesResponse = decode(&built.reply.unwrap().message).unwrap();
             found.namespaces.into_iter().map(|n| n.labels).collect::<Vec<_>>()

@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::client::Client;
-use super::patience::Cancel;
 use crate::model::{Error, Result};
+use crate::service::cancel::Cancel;
 
 /// How long work may take in a quick place. A List through 100,000 images takes some 20 ms
 /// (`scripts/bench beside`). The filters of a subscription may take as long for one event.

@@ -4,7 +4,7 @@
 //! again.
 
 use super::Reply;
-use super::budget::ReplyBuffer;
+use crate::limits::memory::ReplyBuffer;
 
 /// A reply that was built if there was room for it.
 #[derive(Debug)]

@@ -5,17 +5,18 @@
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 
-use super::collector::EXPIRE;
-use super::events::{OwnEvent, Labels};
-use super::message::decode;
-use super::{growth, images};
+use super::events::{Labels, OwnEvent};
+use super::images;
 use crate::api::images::Image;
 use crate::api::imagestore::{ImageReference, ImageStore};
 use crate::api::transfer::TransferRequest;
 use crate::clock;
+use crate::limits::decoded_size;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result};
-use crate::store::{Transaction, Kind, Records};
+use crate::service::codec::decode;
+use crate::service::gc::EXPIRE;
+use crate::store::{Kind, Records, Transaction};
 
 /// The label that ties an image to another of its namespace: it is collected when that one is gone.
 pub const BACK_REFERENCE: &str = "containerd.io/gc.bref.image";
@@ -108,7 +109,7 @@ impl Tag {
 
     /// How much memory it takes.
     pub fn bytes(&self) -> usize {
-        growth::decoded(&self.to, self.to.labels.len() + self.to.extra_references.len())
+        decoded_size::decoded(&self.to, self.to.labels.len() + self.to.extra_references.len())
             + self.source.len()
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{BATCH, Summary, open, progress, put_images, put_namespace};
 use crate::admin::containerd::answer;
-use crate::front::client::GrpcClient;
+use crate::containerd::client::GrpcClient;
 use crate::model::{Namespace, Result, image};
 
 /// Copies what the containerd behind `socket` has into the store in `root`.

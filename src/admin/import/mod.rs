@@ -15,10 +15,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::api::images::Image;
 use crate::api::namespace::Namespace as Record;
 use crate::model::{Error, Namespace, Result};
-use crate::service::collector;
+use crate::service::codec::encode;
+use crate::service::gc;
 use crate::service::images;
-use crate::service::message::encode;
-use crate::store::{Transaction, Kind, Records, Store};
+use crate::store::{Kind, Records, Store, Transaction};
 
 /// So many records go into a transaction.
 const BATCH: usize = 256;
@@ -111,7 +111,7 @@ fn put_images(
     let messages: Vec<_> = images
         .into_iter()
         .map(|image| {
-            let expires = collector::expires(&image.labels).map(str::to_owned);
+            let expires = gc::expires(&image.labels).map(str::to_owned);
             Ok((images::record(&image)?, image.name, expires))
         })
         .collect::<Result<_>>()?;

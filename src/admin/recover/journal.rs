@@ -13,9 +13,10 @@ use crate::model::Result;
 use crate::store::journal::entry::Entry;
 use crate::store::journal::header::Header;
 use crate::store::journal::replay::{Fault, Remains};
-use crate::store::salvage::Findings;
-use crate::store::table::Table;
-use crate::store::{Transaction, Kind, Records, Store, value};
+use crate::store::recovery::salvage::Findings;
+use crate::store::schema::table::Table;
+use crate::store::schema::value;
+use crate::store::{Kind, Records, Store, Transaction};
 
 /// What is done with each entry.
 pub struct Plan<'j> {

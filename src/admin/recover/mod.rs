@@ -20,12 +20,13 @@ use super::restore::{backup_name, stop_daemon_hint};
 use super::{check, progress};
 use crate::api::namespace::Namespace as NamespaceRecord;
 use crate::model::{Error, Result};
-use crate::service::message::encode;
+use crate::service::codec::encode;
+use crate::store::dir::root::{DATA_FILE, StoreDir};
+use crate::store::dir::scratch::ScratchFolder;
+use crate::store::dir::{permissions, store_id};
 use crate::store::journal::replay::{self, Remains};
-use crate::store::root::{DATA_FILE, StoreDir};
-use crate::store::salvage::{Findings, Origin, Saved, salvage};
-use crate::store::scratch::ScratchFolder;
-use crate::store::{Transaction, Records, Store, folder, identity, verify};
+use crate::store::recovery::salvage::{Findings, Origin, Saved, salvage};
+use crate::store::{Records, Store, Transaction};
 use journal::Plan;
 pub use report::Report;
 
@@ -45,12 +46,12 @@ impl Source {
     fn open(root: &Path) -> Result<Self> {
         let journal = replay::remains(root)?;
         let path = root.join(DATA_FILE);
-        let has_content = folder::stat_regular(&path)?.is_some_and(|found| found.len() > 0);
-        let file = if has_content { verify::open(&path, false)? } else { None };
+        let has_content = permissions::stat_regular(&path)?.is_some_and(|found| found.len() > 0);
+        let file = if has_content { permissions::open_regular(&path, false)? } else { None };
         if file.is_none() && journal.entries.is_empty() {
             return Err(no_store(root));
         }
-        Ok(Self { file, journal, held: identity::read(root)?.filter(|held| !held.is_empty()) })
+        Ok(Self { file, journal, held: store_id::read(root)?.filter(|held| !held.is_empty()) })
     }
 }
 
@@ -60,7 +61,7 @@ fn no_store(root: &Path) -> Error {
 
 /// Saves the store in `root`, into the new root `to` or in place.
 pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
-    let has = |file: &str| Ok::<_, Error>(folder::stat_regular(&root.join(file))?.is_some());
+    let has = |file: &str| Ok::<_, Error>(permissions::stat_regular(&root.join(file))?.is_some());
     if !has(DATA_FILE)? && !has(crate::store::journal::FILE)? {
         return Err(no_store(root));
     }
@@ -73,7 +74,7 @@ pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
     let source = Source::open(root.path())?;
     match to {
         Some(to) => {
-            if folder::exists(&to.join(DATA_FILE))? {
+            if permissions::exists(&to.join(DATA_FILE))? {
                 return Err(Error::AlreadyExists(format!(
                     "there is a store in {} already: give a folder without one",
                     to.display()

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::json;
 
-use crate::store::salvage::Findings;
+use crate::store::recovery::salvage::Findings;
 
 /// What was done.
 #[derive(Debug, Default)]

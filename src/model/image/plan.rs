@@ -118,7 +118,9 @@ fn equal(field: Field<'_>, value: &[u8]) -> SelectorUse {
         Field::Name | Field::Digest | Field::MediaType if value.is_empty() => SelectorUse::Never,
         // What is stored is text.
         _ if std::str::from_utf8(value).is_err() => SelectorUse::Never,
-        Field::Name => SelectorUse::LookUp(Lookup::Name(String::from_utf8_lossy(value).into_owned())),
+        Field::Name => {
+            SelectorUse::LookUp(Lookup::Name(String::from_utf8_lossy(value).into_owned()))
+        }
         Field::Digest => SelectorUse::LookUp(Lookup::Digest(value.to_vec())),
         Field::Label(key) => {
             SelectorUse::LookUp(Lookup::Label { key: key.joined(), value: value.to_vec() })

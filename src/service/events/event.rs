@@ -8,7 +8,7 @@ use crate::api::image_events::ImageCreate;
 use crate::model::filter::Fields;
 use crate::model::image::encoded::Encoded;
 use crate::model::image::{self, Image};
-use crate::service::message::encode;
+use crate::service::codec::encode;
 
 /// An event.
 #[derive(Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@
 
 use crc32fast::Hasher;
 
-use crate::store::table::{Op, Table};
+use crate::store::schema::table::{Op, Table};
 
 /// Bytes before the changes.
 pub const HEADER_BYTES: usize = 72;
@@ -52,9 +52,10 @@ impl WriteBatch {
         let length = value.unwrap_or_default().len();
         let all = CHANGE_HEAD.saturating_add(key.len()).saturating_add(length);
         let lengths = (u16::try_from(key.len()), u32::try_from(length));
-        let ((Ok(key_length), Ok(length)), true) =
-            (lengths, !self.has_overflowed && self.bytes.len().saturating_add(all) <= self.max_bytes)
-        else {
+        let ((Ok(key_length), Ok(length)), true) = (
+            lengths,
+            !self.has_overflowed && self.bytes.len().saturating_add(all) <= self.max_bytes,
+        ) else {
             self.has_overflowed = true;
             self.bytes = Vec::new();
             return;

@@ -2,7 +2,7 @@
 //!
 //! LMDB writes every page of a change to another place and syncs twice; the changes themselves are a
 //! few hundred bytes. So the writer thread appends the changes of a batch to this file, with one
-//! sync, and answers. From then on they are [`recent`](super::recent): every read looks there too.
+//! sync, and answers. From then on they are [`recent`](crate::store::journal::overlay): every read looks there too.
 //! After some of them, or a moment without any, a **checkpoint** writes what is recent to LMDB's file
 //! in one transaction, and the journal begins anew.
 //!
@@ -25,6 +25,7 @@
 
 pub mod entry;
 pub mod header;
+pub mod overlay;
 pub mod replay;
 
 use std::fs::{File, OpenOptions};
@@ -34,7 +35,7 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-use super::schema::LastCheckpoint;
+use crate::store::schema::databases::LastCheckpoint;
 use entry::HEADER_BYTES;
 use header::Header;
 use replay::Replay;
@@ -65,7 +66,7 @@ pub struct Journal {
 impl Journal {
     /// Opens the file in the folder `root`, creating it if need be, to append to what was replayed
     /// from it. The file's content is on disk when this returns; its name is not: see
-    /// [`Root::sync`](super::root::Root::sync).
+    /// [`Root::sync`](crate::store::dir::root::Root::sync).
     pub fn open(root: &Path, header: &Header, replay: &Replay) -> io::Result<Self> {
         let file = OpenOptions::new()
             .write(true)
@@ -126,9 +127,9 @@ pub struct Expected {
 
 #[cfg(test)]
 mod tests {
-    use super::entry::{WriteBatch, Entry};
+    use super::entry::{Entry, WriteBatch};
     use super::*;
-    use crate::store::table::Table;
+    use crate::store::schema::table::Table;
 
     #[test]
     fn any_entry_has_room_while_there_is_said_to_be() {

@@ -4,11 +4,11 @@ use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
-use super::entry::{WriteBatch, Entry};
+use super::entry::{Entry, WriteBatch};
 use super::header::Header;
 use super::{Expected, FILE, LENGTH, SECTOR};
 use crate::model::{Error, Result};
-use crate::store::{folder, verify};
+use crate::store::dir::permissions;
 
 /// The changes since the last checkpoint.
 #[derive(Debug, Default)]
@@ -66,7 +66,7 @@ impl Fault {
             "{root}/{FILE} is damaged: {self}; answered changes may be in it that {root}/{} lacks; \
              nothing was changed; run `lmdb-images recover --root {root}` to save what can be saved, or \
              `lmdb-images restore --root {root} --force FILE` to go back to a backup",
-            crate::store::root::DATA_FILE
+            crate::store::dir::root::DATA_FILE
         ))
     }
 }
@@ -114,7 +114,7 @@ fn examine(bytes: Option<&[u8]>, expected: &Expected) -> Result<Replay, Fault> {
 
 /// Reads the changes of a store of schema 3, whose journal has no header.
 pub fn read_v1(root: &Path, uuid: &str, checkpoint: u64) -> Result<Replay> {
-    let last = crate::store::schema::LastCheckpoint { id: checkpoint, journal: None };
+    let last = crate::store::schema::databases::LastCheckpoint { id: checkpoint, journal: None };
     let expected = Expected { uuid: uuid.to_owned(), last };
     let bytes = bytes(root)?.unwrap_or_default();
     entries(&bytes, 0, &expected).map_err(|fault| fault.error(root))
@@ -166,8 +166,8 @@ fn whole(bytes: &[u8], from: usize) -> impl Iterator<Item = Entry> {
 
 fn bytes(root: &Path) -> Result<Option<Vec<u8>>> {
     let path = root.join(FILE);
-    folder::stat_regular(&path)?;
-    let Some(file) = verify::open(&path, false)? else { return Ok(None) };
+    permissions::stat_regular(&path)?;
+    let Some(file) = permissions::open_regular(&path, false)? else { return Ok(None) };
     let mut bytes = Vec::new();
     file.take(LENGTH as u64)
         .read_to_end(&mut bytes)
@@ -180,8 +180,8 @@ mod tests {
     use super::super::Journal;
     use super::super::entry::{HEADER_BYTES, UUID};
     use super::*;
-    use crate::store::schema::LastCheckpoint;
-    use crate::store::table::Table;
+    use crate::store::schema::databases::LastCheckpoint;
+    use crate::store::schema::table::Table;
 
     fn uuid() -> String {
         "u".repeat(UUID)

@@ -1,0 +1,260 @@
+//! The calls made of a containerd, over its gRPC socket.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
+use protobuf::Message;
+use tokio::net::UnixStream;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status, Streaming};
+
+use crate::api::images::{
+    GetImageRequest, GetImageResponse, Image, ListImagesRequest, ListImagesResponse,
+};
+use crate::api::namespace::{ListNamespacesRequest, ListNamespacesResponse, Namespace as Record};
+use crate::containerd::codec::{BytesCodec, MessageCodec};
+use crate::containerd::paging::{Page, Split};
+use crate::model::go::quote::quote;
+use crate::model::{Error, Namespace, Result};
+
+/// How long a containerd may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most bytes of headers in an answer of containerd's. Its errors name the values of a request, in a
+/// header that no other limit of its own holds down.
+pub const MAX_HEADER_LIST: u32 = 1 << 20;
+
+/// The longest name, in bytes, whose errors fit into [`MAX_HEADER_LIST`] for sure: quoted, a byte takes four
+/// at most.
+pub const MAX_NAME: usize = 64 << 10;
+
+/// A connection to a containerd.
+#[derive(Debug, Clone)]
+pub struct GrpcClient {
+    grpc: tonic::client::Grpc<Channel>,
+    socket: PathBuf,
+}
+
+impl GrpcClient {
+    /// Connects to the socket of a containerd.
+    pub async fn connect(socket: &Path) -> Result<Self> {
+        let containerd = Self::lazy(socket);
+        // The first call would connect, but not say as plainly that there is nobody.
+        UnixStream::connect(socket).await.map_err(|e| {
+            Error::Unavailable(format!("cannot connect to containerd at {}: {e}", socket.display()))
+        })?;
+        Ok(containerd)
+    }
+
+    /// A containerd that is connected to when it is called, and again after it was away.
+    pub fn lazy(socket: &Path) -> Self {
+        let path = socket.to_owned();
+        let connector = tower::service_fn(move |_| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        // The address is only what HTTP/2 names as :authority; grpc-go sends the same.
+        let channel = Endpoint::from_static("http://localhost")
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_max_header_list_size(MAX_HEADER_LIST)
+            .connect_with_connector_lazy(connector);
+        // What containerd sends it has measured against its own limit.
+        let grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);
+        Self { grpc, socket: socket.to_owned() }
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// All namespaces with their labels.
+    pub async fn namespaces(&self) -> Result<Vec<Record>> {
+        let path = "/containerd.services.namespaces.v1.Namespaces/List";
+        let reply: ListNamespacesResponse = self
+            .call(path, None, &HeaderMap::new(), ListNamespacesRequest::new())
+            .await
+            .map_err(|s| self.failed("listing namespaces", &s))?;
+        Ok(reply.namespaces)
+    }
+
+    /// All images of a namespace, part by part: one reply carries 16 MiB at most.
+    pub fn images<'c>(&'c self, namespace: &'c Namespace) -> Listing<'c> {
+        Listing { containerd: self, namespace, parts: vec![Page::all()] }
+    }
+
+    /// The image of a name, if there is one.
+    pub async fn image(&self, namespace: &Namespace, name: &str) -> Result<Option<Image>> {
+        let path = "/containerd.services.images.v1.Images/Get";
+        let request = GetImageRequest { name: name.to_owned(), ..Default::default() };
+        match self.call(path, Some(namespace), &HeaderMap::new(), request).await {
+            Ok(found) => {
+                let found: GetImageResponse = found;
+                Ok(found.image.into_option())
+            }
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
+            Err(status) => {
+                let doing = format!("reading image {} of namespace {namespace}", quote(name));
+                Err(self.failed(&doing, &status))
+            }
+        }
+    }
+
+    /// The same for a name so long that the error of a Get may not arrive: an empty List always does.
+    pub async fn find_image(&self, namespace: &Namespace, name: &str) -> Result<Option<Image>> {
+        let filters = vec![format!("name=={}", quote(name))];
+        let request = ListImagesRequest { filters, ..Default::default() };
+        let path = "/containerd.services.images.v1.Images/List";
+        let headers = HeaderMap::new();
+        let call = self.call(path, Some(namespace), &headers, request);
+        let found = tokio::time::timeout(CONNECT_TIMEOUT, call).await;
+        let found: ListImagesResponse = found
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("it did not answer in time")))
+            .map_err(|s| self.failed(&format!("finding an image of namespace {namespace}"), &s))?;
+        Ok(found.images.into_iter().next())
+    }
+
+    /// One call with one reply. `headers` go along.
+    pub async fn call<Q: Message, R: Message>(
+        &self,
+        path: &'static str,
+        namespace: Option<&Namespace>,
+        headers: &HeaderMap,
+        message: Q,
+    ) -> std::result::Result<R, Status> {
+        let mut grpc = self.ready().await?;
+        let request = request(namespace, headers, message)?;
+        let path = PathAndQuery::from_static(path);
+        let reply = grpc.unary(request, path, MessageCodec::<Q, R>::default()).await;
+        reply.map(tonic::Response::into_inner)
+    }
+
+    /// One call with one reply of at most `limit` bytes, as they came; nothing when it is larger: it is not
+    /// read then.
+    pub async fn call_for_bytes<Q: Message>(
+        &self,
+        path: &'static str,
+        namespace: &Namespace,
+        headers: &HeaderMap,
+        message: Q,
+        limit: usize,
+    ) -> std::result::Result<Option<Vec<u8>>, Status> {
+        let mut grpc = self.ready().await?.max_decoding_message_size(limit);
+        grpc.ready().await.map_err(|e| Status::from_error(Box::new(e)))?;
+        let request = request(Some(namespace), headers, message)?;
+        let path = PathAndQuery::from_static(path);
+        match grpc.unary(request, path, BytesCodec::<Q>::default()).await {
+            Ok(reply) => Ok(Some(reply.into_inner())),
+            // The library's own: containerd has neither the code nor the sentence.
+            Err(status)
+                if status.code() == tonic::Code::OutOfRange
+                    && status.message().contains("decoded message length too large") =>
+            {
+                Ok(None)
+            }
+            Err(status) => Err(status),
+        }
+    }
+
+    /// One call with a stream of replies.
+    pub async fn stream<Q: Message, R: Message>(
+        &self,
+        path: &'static str,
+        message: Q,
+    ) -> std::result::Result<Streaming<R>, Status> {
+        let mut grpc = self.ready().await?;
+        let request = request(None, &HeaderMap::new(), message)?;
+        let path = PathAndQuery::from_static(path);
+        let reply = grpc.server_streaming(request, path, MessageCodec::<Q, R>::default()).await;
+        reply.map(tonic::Response::into_inner)
+    }
+
+    async fn ready(&self) -> std::result::Result<tonic::client::Grpc<Channel>, Status> {
+        let mut grpc = self.grpc.clone();
+        grpc.ready().await.map_err(|e| Status::from_error(Box::new(e)))?;
+        Ok(grpc)
+    }
+
+    pub(crate) fn failed(&self, doing: &str, status: &Status) -> Error {
+        Error::Unavailable(format!(
+            "{doing} of containerd at {}: {:?}: {}",
+            self.socket.display(),
+            status.code(),
+            status.message()
+        ))
+    }
+}
+
+/// The images of a namespace, as they are asked for.
+#[derive(Debug)]
+pub struct Listing<'c> {
+    containerd: &'c GrpcClient,
+    namespace: &'c Namespace,
+    parts: Vec<Page>,
+}
+
+impl Listing<'_> {
+    /// Some more images; `None` when there are no more. An image that no reply can carry is an error.
+    pub async fn next(&mut self) -> Result<Option<Vec<Image>>> {
+        self.read(&mut |_, e| Err(e)).await
+    }
+
+    /// The same, but of an image that no reply can carry the name is added to `left_out`.
+    pub async fn next_that_fit(
+        &mut self,
+        left_out: &mut BTreeSet<String>,
+    ) -> Result<Option<Vec<Image>>> {
+        let mut leave = |part: &Page, _| {
+            left_out.insert(part.to_string());
+            Ok(())
+        };
+        self.read(&mut leave).await
+    }
+
+    async fn read(
+        &mut self,
+        too_large: &mut (dyn FnMut(&Page, Error) -> Result<()> + Send),
+    ) -> Result<Option<Vec<Image>>> {
+        let path = "/containerd.services.images.v1.Images/List";
+        let headers = HeaderMap::new();
+        while let Some(part) = self.parts.pop() {
+            let request = ListImagesRequest { filters: part.filters(), ..Default::default() };
+            let reply = self.containerd.call(path, Some(self.namespace), &headers, request).await;
+            let failed = |what: String, status: &Status| {
+                let doing = format!("listing {what} of namespace {}", self.namespace);
+                self.containerd.failed(&doing, status)
+            };
+            match reply.map(|reply: ListImagesResponse| reply.images) {
+                Ok(images) => return Ok(Some(images)),
+                Err(status) if status.code() == tonic::Code::ResourceExhausted => {
+                    match part.split() {
+                        Split::Smaller(smaller) => self.parts.extend(smaller),
+                        Split::Smallest => too_large(&part, failed(part.to_string(), &status))?,
+                    }
+                }
+                Err(status) => return Err(failed("images".into(), &status)),
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn request<Q>(
+    namespace: Option<&Namespace>,
+    headers: &HeaderMap,
+    message: Q,
+) -> std::result::Result<Request<Q>, Status> {
+    let mut request = Request::new(message);
+    *request.metadata_mut() = MetadataMap::from_headers(headers.clone());
+    if let Some(namespace) = namespace {
+        let value = MetadataValue::try_from(namespace.as_str())
+            .map_err(|e| Status::internal(format!("namespace {namespace} in a header: {e}")))?;
+        request.metadata_mut().insert("containerd-namespace", value);
+    }
+    Ok(request)
+}

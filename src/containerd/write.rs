@@ -1,0 +1,121 @@
+//! Records put into a containerd, as `lmdb-images export` asks for it.
+//!
+//! A refusal of containerd's is [`Error::Answered`], and concerns that record; when it cannot be
+//! reached or does not answer, the error is another, and concerns all.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use protobuf::Message;
+use tonic::{Code, Status};
+
+use crate::api::content::{InfoRequest, InfoResponse};
+use crate::api::images::{
+    CreateImageRequest, CreateImageResponse, Image, UpdateImageRequest, UpdateImageResponse,
+};
+use crate::api::namespace::{
+    CreateNamespaceRequest, CreateNamespaceResponse, Namespace as Record, UpdateNamespaceRequest,
+    UpdateNamespaceResponse,
+};
+use crate::containerd::client::GrpcClient;
+use crate::model::{Error, Namespace, Result};
+
+/// How long containerd may take for one record.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl GrpcClient {
+    /// Whether it has that content in the namespace.
+    pub async fn has_content(&self, namespace: &Namespace, digest: &str) -> Result<bool> {
+        let request = InfoRequest { digest: digest.to_owned(), ..InfoRequest::default() };
+        let path = "/containerd.services.content.v1.Content/Info";
+        match self.put::<_, InfoResponse>(path, namespace, request).await {
+            Ok(_) => Ok(true),
+            Err(Error::Upstream(code, _)) if code == Code::NotFound as i32 => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Makes the image, with its time of creation where containerd takes it (from 1.7 on). Gives the
+    /// record that it made; nothing when there is one of that name.
+    pub async fn create_image(
+        &self,
+        namespace: &Namespace,
+        image: &Image,
+    ) -> Result<Option<Image>> {
+        let request = CreateImageRequest {
+            image: Some(image.clone()).into(),
+            source_date_epoch: image.created_at.clone(),
+            ..CreateImageRequest::default()
+        };
+        let path = "/containerd.services.images.v1.Images/Create";
+        match self.put::<_, CreateImageResponse>(path, namespace, request).await {
+            Ok(made) => Ok(Some(made.image.unwrap_or_default())),
+            Err(Error::Upstream(code, _)) if code == Code::AlreadyExists as i32 => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Gives an image labels and target of this one, and its time of change where containerd takes
+    /// it. Gives the record as it is then.
+    pub async fn update_image(&self, namespace: &Namespace, image: &Image) -> Result<Image> {
+        let request = UpdateImageRequest {
+            image: Some(image.clone()).into(),
+            source_date_epoch: image.updated_at.clone(),
+            ..UpdateImageRequest::default()
+        };
+        let path = "/containerd.services.images.v1.Images/Update";
+        let made: UpdateImageResponse = self.put(path, namespace, request).await?;
+        Ok(made.image.unwrap_or_default())
+    }
+
+    /// Makes a namespace with its labels. The call is made in it: without one containerd has no place
+    /// for its event, and fails after the change.
+    pub async fn create_namespace(&self, namespace: &Namespace, record: Record) -> Result<()> {
+        let request = CreateNamespaceRequest {
+            namespace: Some(record).into(),
+            ..CreateNamespaceRequest::default()
+        };
+        let path = "/containerd.services.namespaces.v1.Namespaces/Create";
+        self.put::<_, CreateNamespaceResponse>(path, namespace, request).await.map(drop)
+    }
+
+    /// Gives a namespace exactly these labels.
+    pub async fn update_namespace(&self, namespace: &Namespace, record: Record) -> Result<()> {
+        let request = UpdateNamespaceRequest {
+            namespace: Some(record).into(),
+            ..UpdateNamespaceRequest::default()
+        };
+        let path = "/containerd.services.namespaces.v1.Namespaces/Update";
+        self.put::<_, UpdateNamespaceResponse>(path, namespace, request).await.map(drop)
+    }
+
+    async fn put<Q: Message, R: Message>(
+        &self,
+        path: &'static str,
+        namespace: &Namespace,
+        message: Q,
+    ) -> Result<R> {
+        let headers = HeaderMap::new();
+        match tokio::time::timeout(
+            CALL_TIMEOUT,
+            self.call(path, Some(namespace), &headers, message),
+        )
+        .await
+        {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(status)) => Err(self.refused(&status)),
+            Err(_) => Err(Error::DeadlineExceeded(format!(
+                "containerd at {} did not answer within {} s",
+                self.socket().display(),
+                CALL_TIMEOUT.as_secs()
+            ))),
+        }
+    }
+
+    fn refused(&self, status: &Status) -> Error {
+        match status.code() {
+            Code::Unavailable | Code::Cancelled => self.failed("a call", status),
+            code => Error::Upstream(code as i32, status.message().to_owned()),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Messages to bytes and back, with this crate's errors.
+
+use protobuf::{Message, MessageFull};
+
+use crate::limits::decoded_size;
+use crate::model::{Error, Result};
+
+/// The bytes of a message.
+pub fn encode(message: &impl Message) -> Result<Vec<u8>> {
+    message.write_to_bytes().map_err(|e| Error::Internal(format!("encoding a message: {e}")))
+}
+
+/// The message in a stored record, whose checksum was right.
+pub fn decode<M: Message>(record: &[u8]) -> Result<M> {
+    M::parse_from_bytes(record).map_err(|e| {
+        Error::DataLoss(format!("a record passes its checksum but is no {}: {e}", M::NAME))
+    })
+}
+
+/// A field that must be set: an unset one ends containerd. `field` names it in the error.
+pub fn required<M>(field: protobuf::MessageField<M>, name: &str) -> Result<M> {
+    field.into_option().ok_or_else(|| Error::invalid_argument(format_args!("{name} must be set")))
+}
+
+/// Refuses a record that is larger than a reply can carry, or has more fields than a message may: every
+/// read of it would fail, or take more memory than is counted for it. `what` names it in the error.
+pub fn check_record<M: MessageFull>(
+    record: &[u8],
+    limit: usize,
+    what: impl Fn() -> String,
+) -> Result<()> {
+    if record.len() > limit {
+        return Err(Error::ResourceExhausted(format!(
+            "{} would be a record of {} bytes, and at most {limit} are stored: shorten what it holds",
+            what(),
+            record.len()
+        )));
+    }
+    // The shortest field has two bytes: only a large record can have too many.
+    if record.len() / 2 > decoded_size::MAX_FIELDS {
+        decoded_size::decoded_size::<M>(record)
+            .map_err(|e| Error::ResourceExhausted(format!("{} cannot be stored: {e}", what())))?;
+    }
+    Ok(())
+}

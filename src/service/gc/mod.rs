@@ -1,0 +1,200 @@
+//! Removing what has expired, as containerd's garbage collector does from 2.0 on: leases and images
+//! whose label `containerd.io/gc.expire` lies in the past, but for images that something keeps
+//! ([`references`] says what does).
+//!
+//! It runs when containerd's does by default: shortly after the start, after every hundred changes,
+//! and when a Delete asks to wait for it (`sync`). Between those an expired image is still there.
+//!
+//! A run ([`run`]) looks at a snapshot for what nothing keeps, beside the writing thread, and removes it
+//! in short jobs. Clients go on changing records meanwhile. **Invariant:** what a change makes kept
+//! after the run began is not removed by it. For that each change tells the collector, in its own job
+//! on the writing thread, which names it keeps ([`Collector::image_written`],
+//! [`Collector::image_leased`]); what a change lets go of is removed by the next run.
+
+pub mod references;
+pub mod run;
+pub mod schedule;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::model::go::quote::quote;
+use crate::model::go::rfc3339;
+use crate::model::go::text::lossy;
+use crate::model::{Namespace, UnixTime};
+use crate::service::events::{Labels, OwnEvent};
+use crate::store::Kind;
+use crate::store::read::records::RecordKey;
+use references::References;
+use schedule::Schedule;
+
+/// The label, on images and leases.
+pub const EXPIRE: &str = "containerd.io/gc.expire";
+
+/// After so many changes there is a run.
+const CHANGES: u64 = 100;
+
+/// Records at once that the log names because their time cannot be read; others are counted.
+const MAX_LOGGED_RECORDS: usize = 16;
+
+/// Bytes of a client's word that a line of the log shows.
+const MAX_LOGGED_BYTES: usize = 128;
+
+/// When a record with these labels expires: the label as it is.
+pub fn expires(labels: &Labels) -> Option<&str> {
+    labels.get(EXPIRE).map(String::as_str)
+}
+
+/// Knows what expires next, and of the run that is under way.
+#[derive(Debug, Default)]
+pub struct Collector {
+    state: Mutex<State>,
+    /// The number of the last run that ended well. Held by the run that is under way.
+    finished: tokio::sync::Mutex<u64>,
+    /// The number of the last run that began.
+    begun: AtomicU64,
+    changes: AtomicU64,
+    due: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    schedule: Schedule,
+    unreadable: Unreadable,
+    run: Option<Run>,
+}
+
+/// Records whose time cannot be read, to be said in the log by the next run: not on the writing
+/// thread, which must not wait for a log.
+#[derive(Debug, Default)]
+struct Unreadable {
+    lines: Vec<String>,
+    more: u64,
+}
+
+impl Unreadable {
+    fn add(&mut self, line: impl FnOnce() -> String) {
+        if self.lines.len() < MAX_LOGGED_RECORDS {
+            self.lines.push(line());
+        } else {
+            self.more = self.more.saturating_add(1);
+        }
+    }
+
+    fn log(self) {
+        self.lines.iter().for_each(|line| log::info!("{line}"));
+        if self.more > 0 {
+            log::info!("{} more records never expire for the same reason", self.more);
+        }
+    }
+}
+
+/// What is said of a record whose time cannot be read.
+fn never(when: &str) -> String {
+    format!(" never expires: its label {EXPIRE} is {}, which is no time of RFC 3339", shown(when))
+}
+
+/// A run that is under way.
+#[derive(Debug)]
+struct Run {
+    number: u64,
+    /// What was due when it began, and is neither removed nor found to be another.
+    due: BTreeMap<RecordKey, UnixTime>,
+    /// What changes have kept since it began.
+    kept: Vec<(Namespace, String)>,
+    /// What keeps what, by namespace, once that is known; what changes keep goes there then.
+    references: Option<BTreeMap<Namespace, References>>,
+}
+
+impl Run {
+    fn keep(&mut self, namespace: &Namespace, name: &str) {
+        match &mut self.references {
+            None => self.kept.push((namespace.clone(), name.to_owned())),
+            Some(references) => {
+                if let Some(references) = references.get_mut(namespace) {
+                    references.keep(name);
+                }
+            }
+        }
+    }
+}
+
+impl Collector {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change of the state is whole before anything that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of a change, in its job.
+    pub fn observe(&self, namespace: &Namespace, happened: &OwnEvent) {
+        match happened {
+            OwnEvent::ImageCreated { name, labels } | OwnEvent::ImageUpdated { name, labels } => {
+                self.image_written(namespace, name, labels);
+            }
+            OwnEvent::ImageDeleted { .. }
+            | OwnEvent::NamespaceCreated { .. }
+            | OwnEvent::NamespaceUpdated { .. }
+            | OwnEvent::NamespaceDeleted { .. } => {}
+        }
+    }
+
+    /// An image was written: in the job that writes it.
+    pub fn image_written(&self, namespace: &Namespace, name: &str, labels: &Labels) {
+        self.expires(namespace, Kind::Image, name, labels);
+        if let Some(run) = &mut self.state().run {
+            // It may be another image than the run has seen.
+            run.keep(namespace, name);
+            let labels = labels.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes()));
+            for other in references::kept_by(labels) {
+                run.keep(namespace, other);
+            }
+        }
+    }
+
+    /// A lease was written: in the job that writes it.
+    pub fn lease_written(&self, namespace: &Namespace, id: &str, labels: &Labels) {
+        self.expires(namespace, Kind::Lease, id, labels);
+    }
+
+    /// A lease names an image: in the job that has it do so.
+    pub fn image_leased(&self, namespace: &Namespace, name: &str) {
+        if let Some(run) = &mut self.state().run {
+            run.keep(namespace, name);
+        }
+    }
+
+    fn expires(&self, namespace: &Namespace, kind: Kind, name: &str, labels: &Labels) {
+        let Some(when) = expires(labels) else { return };
+        let time = rfc3339::parse(when);
+        let mut state = self.state();
+        match time {
+            Some(time) => state.schedule.insert((time, RecordKey::new(namespace, kind, name))),
+            None => state.unreadable.add(|| {
+                format!("{} {} in namespace {namespace}", kind.noun(), shown(name)) + &never(when)
+            }),
+        }
+    }
+
+    /// One more change was made.
+    pub fn record_change(&self) {
+        if (self.changes.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(CHANGES) {
+            self.due.notify_one();
+        }
+    }
+
+    /// Waits until it is time.
+    pub async fn due(&self) {
+        self.due.notified().await;
+    }
+}
+
+/// A client's word for the log, quoted and cut.
+fn shown(text: &str) -> String {
+    match text.as_bytes().get(..MAX_LOGGED_BYTES) {
+        Some(head) if head.len() < text.len() => format!("{}…", quote(lossy(head).as_bytes())),
+        _ => quote(text),
+    }
+}

@@ -1,0 +1,299 @@
+//! The services that clients call around image names, when no containerd stands behind: Namespaces,
+//! Leases, Events, Transfer of a name, Introspection.
+//!
+//! Each method takes a request's message and gives the reply's, or, where what is stored decides its size,
+//! the reply as bytes that hold their share of the budget. The work is done by the module of the service.
+
+use std::sync::Arc;
+
+use protobuf::well_known_types::empty::Empty;
+
+use crate::api::events::{ForwardRequest, PublishRequest, SubscribeRequest};
+use crate::api::introspection::{PluginsRequest, PluginsResponse, ServerResponse};
+use crate::api::leases::{
+    AddResourceRequest, CreateRequest, CreateResponse, DeleteRequest, DeleteResourceRequest,
+    ListRequest, ListResourcesRequest,
+};
+use crate::api::namespace::{
+    CreateNamespaceRequest, CreateNamespaceResponse, DeleteNamespaceRequest, GetNamespaceRequest,
+    ListNamespacesRequest, UpdateNamespaceRequest, UpdateNamespaceResponse,
+};
+use crate::api::transfer::TransferRequest;
+use crate::limits::decoded_size;
+use crate::limits::memory::ReplyBuffer;
+use crate::model::{Error, Namespace, Result};
+use crate::service::cancel::Cancel;
+use crate::service::client::Client;
+use crate::service::codec::required;
+use crate::service::events::OwnEvent;
+use crate::service::events::subscription::Subscription;
+use crate::service::local::LocalImages;
+use crate::service::transfer::Tagged;
+use crate::service::{CallContext, Reply, introspection, leases, namespaces, transfer};
+use crate::store::{Store, Transaction};
+
+/// The services beside Images on `images.sock`.
+#[derive(Debug, Clone)]
+pub struct Standalone {
+    local: LocalImages,
+}
+
+#[allow(missing_docs)]
+impl Standalone {
+    /// Beside the Images of `local`, on its store.
+    pub fn new(local: LocalImages) -> Self {
+        Self { local }
+    }
+
+    /// Its Images.
+    pub fn local(&self) -> &LocalImages {
+        &self.local
+    }
+
+    /// Answers a `GetNamespaceResponse`.
+    pub async fn get_namespace(
+        &self,
+        call: &CallContext,
+        request: GetNamespaceRequest,
+    ) -> Result<Reply> {
+        let build = move |store: &Store, room: ReplyBuffer<'_>, _: Cancel| {
+            store.read(|s| namespaces::get(s, &request.name, room))
+        };
+        self.local.build_reply(call, None, build).await
+    }
+
+    /// Answers a `ListNamespacesResponse`.
+    pub async fn list_namespaces(
+        &self,
+        call: &CallContext,
+        _: ListNamespacesRequest,
+    ) -> Result<Reply> {
+        let build = |store: &Store, room: ReplyBuffer<'_>, patience: Cancel| {
+            store.read(|s| namespaces::list(s, room, patience))
+        };
+        self.local.build_reply(call, None, build).await
+    }
+
+    pub async fn create_namespace(
+        &self,
+        request: CreateNamespaceRequest,
+    ) -> Result<CreateNamespaceResponse> {
+        let record = required(request.namespace, "CreateNamespaceRequest.namespace")?;
+        let (name, labels) = (record.name.clone(), record.labels.clone());
+        let namespace = Namespace::parse(&name)?;
+        let (answer, bytes) =
+            (record.clone(), decoded_size::decoded(&record, 2 * record.labels.len()));
+        let work =
+            move |change: &mut Transaction<'_>| namespaces::create(change, &record).map(drop);
+        let created = |_: &()| Some(OwnEvent::NamespaceCreated { name, labels });
+        self.local.change(namespace, bytes, work, created).await?;
+        Ok(CreateNamespaceResponse { namespace: Some(answer).into(), ..Default::default() })
+    }
+
+    pub async fn update_namespace(
+        &self,
+        request: UpdateNamespaceRequest,
+    ) -> Result<UpdateNamespaceResponse> {
+        let update = namespaces::Update::new(&request)?;
+        let (namespace, name) = (update.namespace.clone(), update.namespace.to_string());
+        let bytes = decoded_size::decoded(&request, 2 * request.namespace.labels.len());
+        let labels = request.namespace.into_option().unwrap_or_default().labels;
+        let work = move |change: &mut Transaction<'_>| namespaces::update(change, &update);
+        let updated = |_: &()| Some(OwnEvent::NamespaceUpdated { name, labels });
+        self.local.change(namespace, bytes, work, updated).await?;
+        Ok(UpdateNamespaceResponse::new())
+    }
+
+    pub async fn delete_namespace(&self, request: DeleteNamespaceRequest) -> Result<Empty> {
+        let name = request.name.clone();
+        let missing = |_| {
+            Error::not_found(format_args!("namespace {}", crate::model::go::quote::quote(&name)))
+        };
+        let namespace = Namespace::parse(&name).map_err(missing)?;
+        let work =
+            move |change: &mut Transaction<'_>| namespaces::delete(change, &request.name).map(drop);
+        let deleted = |_: &()| Some(OwnEvent::NamespaceDeleted { name });
+        self.local.change(namespace, 0, work, deleted).await?;
+        Ok(Empty::new())
+    }
+
+    pub async fn create_lease(
+        &self,
+        call: &CallContext,
+        request: CreateRequest,
+    ) -> Result<CreateResponse> {
+        let bytes = decoded_size::decoded(&request, request.labels.len());
+        let collector = Arc::clone(self.local.collector());
+        let create = move |change: &mut Transaction<'_>, ns: &Namespace| {
+            let lease = leases::create(change, ns, &request)?;
+            collector.lease_written(ns, &lease.id, &lease.labels);
+            Ok(lease)
+        };
+        let lease = self.change(call, bytes, create).await?;
+        Ok(CreateResponse { lease: Some(lease).into(), ..Default::default() })
+    }
+
+    pub async fn delete_lease(&self, call: &CallContext, request: DeleteRequest) -> Result<Empty> {
+        let (sync, bytes) = (request.sync, decoded_size::decoded(&request, 0));
+        self.change(call, bytes, move |change, ns| leases::delete(change, ns, &request.id)).await?;
+        if sync {
+            self.local.collect().await?;
+        }
+        Ok(Empty::new())
+    }
+
+    /// Answers a `ListResponse`.
+    pub async fn list_leases(&self, call: &CallContext, request: ListRequest) -> Result<Reply> {
+        let namespace = call.namespace()?;
+        let build = move |store: &Store, room: ReplyBuffer<'_>, mut patience: Cancel| {
+            let filter = leases::filter(&request.filters, &mut patience)?;
+            store.read(|s| leases::list(s, &namespace, &filter, room, patience))
+        };
+        self.local.build_reply(call, None, build).await
+    }
+
+    pub async fn add_resource(
+        &self,
+        call: &CallContext,
+        request: AddResourceRequest,
+    ) -> Result<Empty> {
+        let bytes = decoded_size::decoded(&request, 0);
+        let collector = Arc::clone(self.local.collector());
+        let add = move |change: &mut Transaction<'_>, ns: &Namespace| {
+            leases::add(change, ns, &request.id, request.resource.clone())?;
+            if request.resource.type_ == leases::IMAGES {
+                collector.image_leased(ns, &request.resource.id);
+            }
+            Ok(())
+        };
+        self.change(call, bytes, add).await?;
+        Ok(Empty::new())
+    }
+
+    pub async fn delete_resource(
+        &self,
+        call: &CallContext,
+        request: DeleteResourceRequest,
+    ) -> Result<Empty> {
+        let bytes = decoded_size::decoded(&request, 0);
+        let remove = move |change: &mut Transaction<'_>, ns: &Namespace| {
+            leases::remove(change, ns, &request.id, request.resource.clone())
+        };
+        self.change(call, bytes, remove).await?;
+        Ok(Empty::new())
+    }
+
+    /// Answers a `ListResourcesResponse`.
+    pub async fn list_resources(
+        &self,
+        call: &CallContext,
+        request: ListResourcesRequest,
+    ) -> Result<Reply> {
+        let namespace = call.namespace()?;
+        let build = move |store: &Store, room: ReplyBuffer<'_>, _: Cancel| {
+            store.read(|s| leases::resources(s, &namespace, &request.id, room))
+        };
+        self.local.build_reply(call, None, build).await
+    }
+
+    /// Gives the target of one name to others. All of it is done by the writing thread, one transfer at a
+    /// time, so that the records of many transfers are never in memory together.
+    pub async fn transfer(&self, call: &CallContext, request: TransferRequest) -> Result<Empty> {
+        let namespace = call.namespace()?;
+        let tag = Arc::new(transfer::tag(&request)?);
+        drop(request);
+        let (ns, events, bytes) = (namespace.clone(), Arc::clone(&tag), tag.bytes());
+        let lease = call.lease();
+        let collector = Arc::clone(self.local.collector());
+        let work = move |change: &mut Transaction<'_>| {
+            let tagged = tag.apply(change, &ns, lease.as_deref())?;
+            for happened in tag.events(tagged.clone()) {
+                collector.observe(&ns, &happened);
+            }
+            Ok(tagged)
+        };
+        let tell = self.local.events().clone();
+        let told = move |tagged: &Tagged| {
+            for happened in events.events(tagged.clone()) {
+                tell.emit(&namespace, happened);
+            }
+        };
+        self.local.change_then(bytes, work, told).await?;
+        Ok(Empty::new())
+    }
+
+    pub async fn publish(&self, call: &CallContext, request: PublishRequest) -> Result<Empty> {
+        let namespace = call.namespace().map_err(publish_error)?;
+        self.local.events().publish(&namespace, &request.topic, request.event)?;
+        Ok(Empty::new())
+    }
+
+    pub async fn forward(&self, request: ForwardRequest) -> Result<Empty> {
+        let envelope = required(request.envelope, "ForwardRequest.envelope")?;
+        self.local.events().forward(envelope)?;
+        Ok(Empty::new())
+    }
+
+    pub async fn subscribe(
+        &self,
+        client: Client,
+        request: SubscribeRequest,
+    ) -> Result<Subscription> {
+        self.local.events().subscribe(self.local.pool(), client, request.filters).await
+    }
+
+    pub async fn server(&self, _: Empty) -> Result<ServerResponse> {
+        Ok(introspection::server(self.local.store().uuid()))
+    }
+
+    pub async fn plugins(
+        &self,
+        call: &CallContext,
+        request: PluginsRequest,
+    ) -> Result<PluginsResponse> {
+        let root = self.local.store().root().display().to_string();
+        let found = move |patience| introspection::plugins(&request.filters, &root, patience);
+        let plugins = self.local.pool().run(call.client, found).await?;
+        Ok(PluginsResponse { plugins, ..Default::default() })
+    }
+
+    /// A change in the namespace of the call that no event tells of.
+    async fn change<T, F>(&self, call: &CallContext, bytes: usize, mut work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Transaction<'_>, &Namespace) -> Result<T> + Send + 'static,
+    {
+        let namespace = call.namespace()?;
+        let ns = namespace.clone();
+        let work = move |change: &mut Transaction<'_>| work(change, &ns);
+        self.local.change(namespace, bytes, work, |_| None).await
+    }
+}
+
+/// The error of a call's namespace, as Publish tells it.
+fn publish_error(error: Error) -> Error {
+    let told = |why: String| format!("failed publishing event: {why}");
+    match error {
+        Error::FailedPrecondition(why) => Error::FailedPrecondition(told(why)),
+        Error::InvalidArgument(why) => Error::InvalidArgument(told(why)),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn publish_tells_what_it_could_not_do() {
+        let told = |header| publish_error(Namespace::required(header).unwrap_err());
+        assert_eq!(
+            told(None),
+            Error::FailedPrecondition(
+                "failed publishing event: namespace is required: failed precondition".into()
+            )
+        );
+        assert!(matches!(told(Some("-")), Error::InvalidArgument(m)
+            if m.starts_with("failed publishing event: namespace validation: identifier")));
+    }
+}

@@ -1,0 +1,218 @@
+//! Folders and files that only their owner and root may change.
+//!
+//! Whoever can write in a folder of ours can put a link in a file's place, and whoever can write
+//! LMDB's files can stop or mislead the daemon. So a folder belongs to the user we run as or to
+//! root, others may not write in it, and in it no link is followed. After that nobody but those
+//! two can change what was looked at, and a look is as good as a lock.
+
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
+
+use crate::model::{Error, Result};
+
+const WRITE_BY_OTHERS: u32 = 0o022;
+
+/// Creates the folder with `mode` if need be, and gives its absolute path; refuses one that others
+/// than its owner may change. The path to it may lead through links: that is its owner's choice.
+pub fn create_private(path: &Path, mode: u32) -> Result<PathBuf> {
+    let told = |doing| {
+        move |e: io::Error| Error::Internal(format!("{doing} the folder {}: {e}", path.display()))
+    };
+    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(told("creating"))?;
+    let path = fs::canonicalize(path).map_err(told("opening"))?;
+    let found = fs::metadata(&path).map_err(told("looking at"))?;
+    let at = path.display();
+    if !found.is_dir() {
+        return Err(Error::failed_precondition(format_args!("{at} is no folder")));
+    }
+    owned(&path, &found)?;
+    if found.mode() & WRITE_BY_OTHERS != 0 {
+        return Err(Error::failed_precondition(format_args!(
+            "others may write in the folder {at} (mode {:o}), and so put files in the place of ours: \
+             chmod go-w {at}, or choose a folder of its own",
+            found.mode() & 0o7777
+        )));
+    }
+    Ok(path)
+}
+
+/// Refuses what is in a file's place but no file, and a file of somebody else; closes one that
+/// others may read or write. A missing one is well.
+pub fn tighten(path: &Path) -> Result<()> {
+    let Some(found) = stat_regular(path)? else { return Ok(()) };
+    owned(path, &found)?;
+    if found.mode() & 0o077 != 0 {
+        fs::set_permissions(path, Permissions::from_mode(0o600))
+            .map_err(|e| Error::Internal(format!("taking {} from others: {e}", path.display())))?;
+        log::warn!(
+            "{} was open to others (mode {:o}): it has mode 600 now",
+            path.display(),
+            found.mode() & 0o7777
+        );
+    }
+    Ok(())
+}
+
+/// What is known of a file; nothing of a missing one. A link, or anything else than a file, is
+/// refused.
+pub fn stat_regular(path: &Path) -> Result<Option<Metadata>> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() => Ok(Some(found)),
+        Ok(found) => Err(Error::failed_precondition(format_args!(
+            "{} is {} and no file: move it away",
+            path.display(),
+            if found.is_symlink() { "a symbolic link" } else { "something else" }
+        ))),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(permission_error(path)),
+        Err(e) => Err(Error::Internal(format!("looking at {}: {e}", path.display()))),
+    }
+}
+
+/// Whether there is anything at a path, be it a link that leads nowhere. A look that fails is an error
+/// and no absence.
+pub fn exists(path: &Path) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::Internal(format!("looking at {}: {e}", path.display()))),
+    }
+}
+
+/// Opens a file of the store without following a link; `None` if there is none.
+pub fn open_regular(path: &Path, write: bool) -> Result<Option<File>> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(write).custom_flags(OFlag::O_NOFOLLOW.bits());
+    match options.open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(permission_error(path)),
+        Err(e) => Err(Error::Internal(format!("opening {}: {e}", path.display()))),
+    }
+}
+
+/// Gives a file that root made in another user's folder to the owner of a file beside it.
+pub fn chown_like(path: &Path, beside: &Metadata) -> Result<()> {
+    match stat_regular(path)? {
+        Some(found) if found.uid() != beside.uid() => {
+            lchown(path, Some(beside.uid()), Some(beside.gid())).map_err(|e| {
+                Error::Internal(format!("giving {} to its owner: {e}", path.display()))
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The sentence for a user who is neither the owner nor root.
+pub fn permission_error(path: &Path) -> Error {
+    Error::failed_precondition(format_args!(
+        "{} may be read by its owner and root only; others ask the daemon on \
+         readonly.sock, if it serves one",
+        path.display()
+    ))
+}
+
+fn owned(path: &Path, found: &Metadata) -> Result<()> {
+    let (us, owner) = (geteuid().as_raw(), found.uid());
+    if owner == us || owner == 0 {
+        return Ok(());
+    }
+    Err(Error::failed_precondition(format_args!(
+        "{} belongs to the user {owner}, and this is the user {us}: run as that user, or chown it",
+        path.display()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_others_may_change_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [0o700, 0o711, 0o755, 0o2750] {
+            chmod(dir.path(), mode);
+            create_private(dir.path(), 0o700).unwrap();
+        }
+        for mode in [0o770, 0o702, 0o1777, 0o777] {
+            chmod(dir.path(), mode);
+            let refused = create_private(dir.path(), 0o700).unwrap_err();
+            assert!(refused.message().contains(&format!("mode {mode:o}")), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_folder_reached_by_a_link_is_used_and_a_file_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        create_private(&real, 0o700).unwrap();
+        assert_eq!(fs::metadata(&real).unwrap().mode() & 0o777, 0o700);
+        symlink(&real, &link).unwrap();
+        assert_eq!(create_private(&link, 0o700).unwrap(), fs::canonicalize(&real).unwrap());
+        fs::write(dir.path().join("file"), "").unwrap();
+        assert!(create_private(&dir.path().join("file"), 0o700).is_err());
+    }
+
+    #[test]
+    fn a_link_in_a_files_place_is_refused_and_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+        fs::write(&target, "mine").unwrap();
+        chmod(&target, 0o644);
+        for to in [&target, &dir.path().join("nowhere")] {
+            let _ = fs::remove_file(&link);
+            symlink(to, &link).unwrap();
+            let refused = tighten(&link).unwrap_err();
+            assert!(refused.message().contains("is a symbolic link"), "{refused}");
+        }
+        assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o644);
+        assert!(tighten(dir.path()).unwrap_err().message().contains("no file"));
+    }
+
+    #[test]
+    fn a_file_that_is_open_to_others_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        tighten(&file).unwrap();
+        fs::write(&file, "").unwrap();
+        chmod(&file, 0o666);
+        tighten(&file).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_look_that_fails_is_no_absence() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        fs::write(&file, "").unwrap();
+        symlink("nowhere", &link).unwrap();
+        let found = |path| exists(path).unwrap();
+        assert!(found(&file) && found(&link) && !found(&dir.path().join("missing")));
+        // ENOTDIR stands for any error: nothing can be said about what is below a file.
+        let below = file.join("below");
+        assert!(exists(&below).unwrap_err().message().contains("looking at"));
+        assert!(stat_regular(&below).unwrap_err().message().contains("looking at"));
+    }
+
+    #[test]
+    fn what_belongs_to_somebody_else_is_refused() {
+        // Only root can give a file away.
+        if !geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(54_321), None).unwrap();
+        let refused = create_private(dir.path(), 0o700).unwrap_err();
+        assert!(refused.message().contains("belongs to the user 54321"), "{refused}");
+    }
+}

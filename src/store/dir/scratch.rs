@@ -1,0 +1,177 @@
+//! Temporary folders, which a later command removes when the process that made one was killed.
+//!
+//! Each has a name of ours and is locked (`flock`) while its process lives. A process that finds one
+//! which it can lock removes it. A maker whose folder was removed between making and locking it
+//! makes another.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::unistd::geteuid;
+use tempfile::TempDir;
+
+use crate::model::{Error, Result};
+use crate::store::dir::disk_space;
+
+/// What the name of each begins with.
+pub const PREFIX: &str = ".lmdb-images-tmp-";
+
+/// A temporary folder. It is removed when this is dropped, or by [`remove_abandoned`].
+#[derive(Debug)]
+pub struct ScratchFolder {
+    // Dropped in this order: it is removed while it is still locked.
+    folder: TempDir,
+    _lock: Flock<File>,
+}
+
+impl ScratchFolder {
+    /// Makes one in the folder `parent`, mode 0700, and first removes those that killed processes
+    /// left there.
+    pub fn create_in(parent: &Path) -> Result<Self> {
+        remove_abandoned(parent);
+        let told = |e: io::Error| {
+            let what = format!("making a temporary folder in {}: {e}", parent.display());
+            if disk_space::is_full_error(&e) {
+                return Error::ResourceExhausted(what);
+            }
+            Error::Internal(what)
+        };
+        loop {
+            let folder =
+                tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent).map_err(told)?;
+            let lock = open(folder.path())
+                .and_then(|file| lock(file, FlockArg::LockExclusive))
+                .and_then(|lock| Ok(is_at(&lock, folder.path())?.then_some(lock)));
+            match lock {
+                Ok(Some(lock)) => return Ok(Self { folder, _lock: lock }),
+                Ok(None) => {}
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(told(e)),
+            }
+        }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// Removes the temporary folders in `parent` that no process holds. What cannot be removed is said
+/// in the log and left: it is in nobody's way.
+pub fn remove_abandoned(parent: &Path) {
+    let told = |e: io::Error| {
+        log::warn!("looking for temporary folders in {}: {e}", parent.display());
+    };
+    let entries = match fs::read_dir(parent) {
+        Ok(entries) => entries,
+        Err(e) => return told(e),
+    };
+    for entry in entries {
+        match entry {
+            Ok(entry) if entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) => {
+                let path = entry.path();
+                match remove_if_abandoned(&path) {
+                    Ok(true) => {
+                        log::info!("removed {}, which a killed process left", path.display())
+                    }
+                    Ok(false) => {}
+                    Err(e) => log::warn!("removing {}: {e}", path.display()),
+                }
+            }
+            Ok(_) => {}
+            Err(e) => return told(e),
+        }
+    }
+}
+
+fn remove_if_abandoned(path: &Path) -> io::Result<bool> {
+    let folder = match open(path) {
+        // Its maker, or another process that looks for them, has removed it meanwhile.
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+        opened => opened?,
+    };
+    // In a folder that others may write in, one of that name may be theirs.
+    if folder.metadata()?.uid() != geteuid().as_raw() {
+        return Ok(false);
+    }
+    let lock = match lock(folder, FlockArg::LockExclusiveNonblock) {
+        Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
+        locked => locked?,
+    };
+    match is_at(&lock, path) {
+        Ok(true) => fs::remove_dir_all(path).map(|()| true),
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+        _ => Ok(false),
+    }
+}
+
+fn open(folder: &Path) -> io::Result<File> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    OpenOptions::new().read(true).custom_flags(flags.bits()).open(folder)
+}
+
+fn lock(mut folder: File, how: FlockArg) -> io::Result<Flock<File>> {
+    loop {
+        match Flock::lock(folder, how) {
+            Ok(lock) => return Ok(lock),
+            Err((unlocked, Errno::EINTR)) => folder = unlocked,
+            Err((_, errno)) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Whether the open folder still has that name.
+fn is_at(folder: &File, path: &Path) -> io::Result<bool> {
+    let (open, found) = (folder.metadata()?, fs::symlink_metadata(path)?);
+    Ok((open.dev(), open.ino()) == (found.dev(), found.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(folder: &Path) -> usize {
+        fs::read_dir(folder).unwrap().count()
+    }
+
+    #[test]
+    fn a_folder_that_no_process_holds_is_removed_and_another_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = ScratchFolder::create_in(dir.path()).unwrap();
+        fs::write(held.path().join("f"), "").unwrap();
+        // As a killed process leaves it.
+        let left = dir.path().join(format!("{PREFIX}left"));
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join("f"), "").unwrap();
+        fs::create_dir(dir.path().join("another")).unwrap();
+        std::os::unix::fs::symlink("another", dir.path().join(format!("{PREFIX}link"))).unwrap();
+        remove_abandoned(dir.path());
+        assert!(!left.exists());
+        assert!(held.path().join("f").exists());
+        assert_eq!(count(dir.path()), 3);
+        drop(held);
+        assert_eq!(count(dir.path()), 2);
+    }
+
+    #[test]
+    fn making_one_removes_those_that_were_left_and_no_maker_loses_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(format!("{PREFIX}left"))).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let made = ScratchFolder::create_in(dir.path()).unwrap();
+                        fs::write(made.path().join("f"), "").unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(count(dir.path()), 0);
+    }
+}

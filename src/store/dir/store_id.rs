@@ -1,0 +1,98 @@
+//! The file `store-id`: the folder remembers that it holds a store, and which.
+//!
+//! Without it a folder whose data file was removed looks like one that never held a store. The file
+//! holds the store's UUID. It is written after the data file is in its place, and removed before
+//! another data file takes that place; so a cut between the two leaves no contradiction.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::model::{Error, Result};
+use crate::store::dir::root::{DATA_FILE, LOCK_FILE};
+use crate::store::dir::{disk_space, permissions, root};
+use crate::store::journal;
+
+/// Its name in the folder of a store.
+pub const FILE: &str = "store-id";
+
+/// The UUID of the store that the folder holds or held; empty if the file cannot be understood.
+pub fn read(root: &Path) -> Result<Option<String>> {
+    let path = root.join(FILE);
+    if permissions::stat_regular(&path)?.is_none() {
+        return Ok(None);
+    }
+    let bytes =
+        fs::read(&path).map_err(|e| Error::Internal(format!("reading {}: {e}", path.display())))?;
+    let text = std::str::from_utf8(&bytes).unwrap_or_default().trim();
+    Ok(Some(uuid::Uuid::parse_str(text).map(|uuid| uuid.to_string()).unwrap_or_default()))
+}
+
+/// Refuses a folder that lacks its data file, but has other files of a store. A new store would hide
+/// that records are lost.
+pub fn check_without_data(root: &Path) -> Result<()> {
+    let has_content = |name: &str| -> Result<bool> {
+        Ok(permissions::stat_regular(&root.join(name))?.is_some_and(|found| found.len() > 0))
+    };
+    let rest = if let Some(uuid) = read(root)? {
+        format!("the folder held the store {uuid}")
+    } else if has_content(journal::FILE)? {
+        "the journal of a store is there".to_owned()
+    } else if has_content(LOCK_FILE)? {
+        format!("{LOCK_FILE} shows that a store was there")
+    } else {
+        return Ok(());
+    };
+    let root = root.display();
+    Err(Error::DataLoss(format!(
+        "{root}/{DATA_FILE} is missing or empty, but {rest}; nothing was changed; put the file back, or run \
+         `lmdb-images restore --root {root} --force FILE` with a backup, or `lmdb-images recover --root \
+         {root}` to save what the journal has; for a new, empty store, move the files of {root} away"
+    )))
+}
+
+/// Refuses a folder whose data file belongs to another store than the folder held.
+pub fn check(root: &Path, uuid: &str) -> Result<()> {
+    match read(root)? {
+        Some(held) if !held.is_empty() && held != uuid => {
+            let root = root.display();
+            Err(Error::DataLoss(format!(
+                "{root}/{DATA_FILE} belongs to the store {uuid}, but the folder held the store {held}; put \
+                 the right file back, or remove {root}/{FILE} and \
+                 {root}/{} to go on with this one",
+                journal::FILE
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes the file, if it is missing or damaged. The caller syncs the folder.
+pub fn write(root: &Path, uuid: &str) -> Result<()> {
+    if read(root)?.is_some_and(|held| held == uuid) {
+        return Ok(());
+    }
+    let (path, new) = (root.join(FILE), root.join(format!("{FILE}.new")));
+    let write = || -> io::Result<()> {
+        root::remove(&new)?;
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+        writeln!(file, "{uuid}")?;
+        file.sync_all()?;
+        fs::rename(&new, &path)
+    };
+    match write() {
+        // The disk is full: the store works without it.
+        Err(e) if disk_space::is_full_error(&e) => {
+            log::warn!("writing {}: {e}", path.display());
+            Ok(())
+        }
+        written => written.map_err(|e| Error::Internal(format!("writing {}: {e}", path.display()))),
+    }
+}
+
+/// Removes the file, before another store's data file takes the place of this one's.
+pub fn remove(root: &Path) -> Result<()> {
+    root::remove(&root.join(FILE))
+        .map_err(|e| Error::Internal(format!("removing {FILE} in {}: {e}", root.display())))
+}

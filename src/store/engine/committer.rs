@@ -1,0 +1,527 @@
+//! How what a batch changed gets on disk, and then into LMDB's file.
+//!
+//! On disk by the [journal], as a rule; what is too large for an entry goes to LMDB's file at once.
+//! Either way it is on disk when [`Committer::commit`] answers, and only then does anybody see it.
+//!
+//! **What fails.** An entry that could not be written may be on the disk all the same. A checkpoint
+//! makes it mean nothing, and so one is made before the next entry is. A checkpoint that LMDB aborts
+//! has changed nothing: what is recent is still in the journal. One of which LMDB itself does not
+//! know whether it was made ends the use of the environment; opening it again tells.
+
+use std::fmt;
+use std::io;
+
+use heed::{Env, MdbError, WithoutTls};
+
+use crate::model::{Error, Result};
+use crate::store::dir::disk_space;
+use crate::store::dir::root::StoreDir;
+use crate::store::engine::version::CurrentVersion;
+use crate::store::error::lmdb_error;
+use crate::store::journal::entry::{Entry, WriteBatch};
+use crate::store::journal::header::Header;
+use crate::store::journal::overlay::Overlay;
+use crate::store::journal::replay;
+use crate::store::journal::{Expected, FILE, Journal};
+use crate::store::schema::databases;
+use crate::store::schema::databases::{LastCheckpoint, Tables};
+
+/// When so many keys are recent, a checkpoint is due: more would make it longer, and what it writes
+/// hardly less often.
+const CHECKPOINT_KEYS: usize = 400;
+
+/// Commits for one opening of an environment, on the writing thread.
+pub(crate) struct Committer {
+    journal: Journal,
+    /// An entry may be in the journal that must not count.
+    tail_uncertain: bool,
+    /// The last checkpoint.
+    last: LastCheckpoint,
+    /// How many entries there are since.
+    entries: u32,
+    uuid: String,
+}
+
+/// Why something was not committed.
+pub(crate) enum Failure {
+    /// Nothing is left of it. A sentence about the journal, or what LMDB says.
+    Aborted(Error),
+    /// The same, from LMDB.
+    Lmdb(heed::Error),
+    /// What the disk has of it is not known.
+    Unknown(String),
+    /// The same, and the environment must be opened again.
+    EnvironmentLost(String),
+    /// Nothing of it was written, and the environment must be opened again.
+    NotAttempted(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Aborted(error) => error.fmt(f),
+            Self::Lmdb(error) => error.fmt(f),
+            Self::Unknown(why) | Self::EnvironmentLost(why) | Self::NotAttempted(why) => {
+                f.write_str(why)
+            }
+        }
+    }
+}
+
+impl Committer {
+    /// Replays the folder's journal on top of an environment that was opened there. From then on
+    /// LMDB's file says that it needs that journal.
+    pub fn open(
+        root: &StoreDir,
+        env: &Env<WithoutTls>,
+        tables: &Tables,
+        uuid: &str,
+    ) -> Result<(Self, CurrentVersion)> {
+        let txn = env.read_txn().map_err(|e| lmdb_error("reading the store", &e))?;
+        let mut last = databases::last_checkpoint(&txn, tables)?;
+        drop(txn);
+        let expected = Expected { uuid: uuid.to_owned(), last };
+        let replay = replay::read(root.path(), &expected)?.map_err(|why| why.error(root.path()))?;
+        let path = root.path().join(FILE);
+        let header = Header { checkpoint: last.id, uuid: uuid.to_owned() };
+        let journal = Journal::open(root.path(), &header, &replay).map_err(|e| {
+            let why = format!("writing {}: {e}", path.display());
+            if disk_space::is_full_error(&e) {
+                Error::ResourceExhausted(why)
+            } else {
+                Error::Internal(why)
+            }
+        })?;
+        root.sync()?;
+        if last.journal.is_none() {
+            let needed = LastCheckpoint { journal: Some(last.id), ..last };
+            match write_checkpoint(env, tables, &Overlay::default(), needed) {
+                Ok(()) => last = needed,
+                // The next checkpoint says it.
+                Err(e) if !is_broken(env) => {
+                    log::warn!("noting that {} is needed: {e}", path.display());
+                }
+                Err(e) => return Err(lmdb_error("noting that the store needs its journal", &e)),
+            }
+        }
+        if !replay.batches.is_empty() {
+            log::info!("{} commits are in the journal only", replay.batches.len());
+        }
+        let shown =
+            CurrentVersion::new(env.info().last_txn_id as u64, Overlay::replay(&replay.batches));
+        let entries = replay.batches.len().try_into().unwrap_or(u32::MAX);
+        Ok((Self { journal, tail_uncertain: false, last, entries, uuid: uuid.to_owned() }, shown))
+    }
+
+    /// Commits `changes`, which lead to `recent`.
+    pub fn commit(
+        &mut self,
+        env: &Env<WithoutTls>,
+        tables: &Tables,
+        shown: &CurrentVersion,
+        (recent, changes): (Overlay, WriteBatch),
+    ) -> Result<(), Failure> {
+        if self.tail_uncertain {
+            let cleared = self.checkpoint(env, tables, shown, shown.overlay());
+            cleared.map_err(|failed| match failed {
+                Failure::EnvironmentLost(why) => Failure::NotAttempted(why),
+                failed => failed,
+            })?;
+        }
+        self.begin_journal()?;
+        let entry = Entry {
+            checkpoint: self.last.id,
+            base: Some(env.info().last_txn_id as u64),
+            number: self.entries,
+            uuid: self.uuid.clone(),
+            batch: changes,
+        };
+        let Some(entry) = entry.encode().filter(|_| self.journal.has_room()) else {
+            return self.checkpoint(env, tables, shown, recent);
+        };
+        if let Err(e) = self.journal.append(&entry) {
+            self.tail_uncertain = true;
+            return Err(match self.checkpoint(env, tables, shown, shown.overlay()) {
+                Ok(()) => not_written(&e),
+                Err(Failure::EnvironmentLost(also)) => {
+                    Failure::EnvironmentLost(format!("writing the journal: {e}; {also}"))
+                }
+                Err(also) => {
+                    Failure::Unknown(format!("writing the journal: {e}; a checkpoint: {also}"))
+                }
+            });
+        }
+        self.entries = self.entries.saturating_add(1);
+        shown.publish(recent);
+        Ok(())
+    }
+
+    /// Makes the journal's header name the last checkpoint, unless it does. Nothing may be committed
+    /// before it does.
+    fn begin_journal(&mut self) -> Result<(), Failure> {
+        if self.journal.checkpoint() == Some(self.last.id) {
+            return Ok(());
+        }
+        let header = Header { checkpoint: self.last.id, uuid: self.uuid.clone() };
+        self.journal.begin(&header).map_err(|e| not_written(&e))
+    }
+
+    /// Closes the store in order: LMDB's file needs no journal from then on. If that fails, it needs it
+    /// as before.
+    pub fn close(
+        &mut self,
+        env: &Env<WithoutTls>,
+        tables: &Tables,
+        shown: &CurrentVersion,
+    ) -> Result<(), Failure> {
+        self.checkpoint(env, tables, shown, shown.overlay())?;
+        if self.last.journal.is_none() {
+            return Ok(());
+        }
+        self.begin_journal()?;
+        self.write(env, tables, shown, Overlay::default(), None)
+    }
+
+    /// Whether there is something for a checkpoint to do.
+    pub fn has_uncheckpointed(&self, shown: &CurrentVersion) -> bool {
+        self.tail_uncertain || !shown.overlay().is_empty()
+    }
+
+    /// Whether a checkpoint is due before the next change.
+    pub fn checkpoint_due(&self, shown: &CurrentVersion) -> bool {
+        self.tail_uncertain || !self.journal.has_room() || shown.overlay().len() >= CHECKPOINT_KEYS
+    }
+
+    /// Writes `recent`, which has all that is shown, to LMDB's file, and begins the journal anew.
+    pub fn checkpoint(
+        &mut self,
+        env: &Env<WithoutTls>,
+        tables: &Tables,
+        shown: &CurrentVersion,
+        recent: Overlay,
+    ) -> Result<(), Failure> {
+        if recent.is_empty() && !self.tail_uncertain {
+            return Ok(());
+        }
+        // The header is in doubt only while nothing is recent: nothing is appended below such a one.
+        if self.journal.checkpoint().is_none() {
+            self.begin_journal()?;
+        }
+        self.write(env, tables, shown, recent, self.journal.checkpoint())?;
+        if let Err(failed) = self.begin_journal() {
+            log::warn!(
+                "beginning the journal anew: {failed}; it is tried again with the next change"
+            );
+        }
+        Ok(())
+    }
+
+    /// Makes a checkpoint in LMDB's file; `journal` is the checkpoint that the journal's header names.
+    fn write(
+        &mut self,
+        env: &Env<WithoutTls>,
+        tables: &Tables,
+        shown: &CurrentVersion,
+        recent: Overlay,
+        journal: Option<u64>,
+    ) -> Result<(), Failure> {
+        let next = LastCheckpoint { id: databases::next_checkpoint(), journal };
+        shown.checkpoint_started(&recent);
+        let written = write_checkpoint(env, tables, &recent, next);
+        shown.checkpoint_finished(written.is_ok().then(|| env.info().last_txn_id as u64));
+        match written {
+            Ok(()) => {
+                (self.last, self.entries, self.tail_uncertain) = (next, 0, false);
+                Ok(())
+            }
+            // After a failed write of a meta page LMDB does not know, and refuses the environment.
+            Err(e) if is_broken(env) => Err(Failure::EnvironmentLost(e.to_string())),
+            Err(e) => Err(Failure::Lmdb(e)),
+        }
+    }
+}
+
+/// Whether LMDB refuses the environment, since the write of a meta page failed.
+fn is_broken(env: &Env<WithoutTls>) -> bool {
+    matches!(env.write_txn(), Err(heed::Error::Mdb(MdbError::Panic)))
+}
+
+fn not_written(e: &io::Error) -> Failure {
+    Failure::Aborted(if disk_space::is_full_error(e) {
+        Error::ResourceExhausted("the disk is full; nothing was written".into())
+    } else {
+        Error::Internal(format!("writing the journal: {e}; nothing was written"))
+    })
+}
+
+/// Makes the changes in LMDB, in one transaction, as a checkpoint.
+pub(crate) fn write_checkpoint(
+    env: &Env<WithoutTls>,
+    tables: &Tables,
+    recent: &Overlay,
+    checkpoint: LastCheckpoint,
+) -> heed::Result<()> {
+    let mut txn = env.write_txn()?;
+    for (table, key, value) in recent.writes() {
+        match value {
+            Some(value) => tables.get(table).put(&mut txn, key, value)?,
+            None => drop(tables.get(table).delete(&mut txn, key)?),
+        }
+    }
+    databases::put_checkpoint(&mut txn, tables, checkpoint)?;
+    txn.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::model::Namespace;
+    use crate::store::dir::root::DATA_FILE;
+    use crate::store::journal;
+    use crate::store::{Kind, ReadOnlyStore, Records, Snapshot, Store};
+
+    fn namespace() -> Namespace {
+        Namespace::parse("n").unwrap()
+    }
+
+    fn put(store: &Store, name: &str, size: usize) {
+        let name = name.to_owned();
+        let work = move |c: &mut crate::store::Transaction<'_>| {
+            c.put(&namespace(), Kind::Lease, &name, &vec![7; size], None)
+        };
+        store.writer().write_blocking(work).unwrap();
+    }
+
+    fn names(snapshot: &Snapshot<'_>) -> Result<Vec<String>> {
+        snapshot.scan(&namespace(), Kind::Lease)?.map(|entry| Ok(entry?.display_name())).collect()
+    }
+
+    /// What is on the disk now, as a store of its own.
+    fn crashed(store: &Store) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for file in [DATA_FILE, journal::FILE] {
+            fs::copy(store.root().join(file), dir.path().join(file)).unwrap();
+        }
+        dir
+    }
+
+    /// A store that makes no checkpoint by itself for a while.
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        (dir, store)
+    }
+
+    fn checkpoint(store: &Store) {
+        store.checkpoint().unwrap();
+    }
+
+    #[test]
+    fn what_was_answered_is_there_after_a_crash_for_all_who_open_the_store() {
+        let (_dir, store) = store();
+        checkpoint(&store);
+        for (name, then) in [("a", false), ("b", true), ("c", false), ("d", false)] {
+            put(&store, name, 10);
+            if then {
+                checkpoint(&store);
+            }
+            let all: Vec<_> = ["a", "b", "c", "d"].into_iter().filter(|n| *n <= name).collect();
+            let crash = crashed(&store);
+            assert_eq!(ReadOnlyStore::open(crash.path()).unwrap().read(names).unwrap(), all);
+            for _ in 0..2 {
+                assert_eq!(Store::open(crash.path()).unwrap().read(names).unwrap(), all);
+            }
+            assert_eq!(ReadOnlyStore::open(crash.path()).unwrap().read(names).unwrap(), all);
+        }
+    }
+
+    #[test]
+    fn a_journal_goes_on_where_the_process_before_ended() {
+        let (_dir, store) = store();
+        put(&store, "a", 10);
+        let crash = crashed(&store);
+        let next = Store::open(crash.path()).unwrap();
+        put(&next, "b", 10);
+        let again = crashed(&next);
+        assert_eq!(Store::open(again.path()).unwrap().read(names).unwrap(), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_change_that_is_too_large_for_the_journal_is_in_the_file_at_once() {
+        let (_dir, store) = store();
+        put(&store, "a", 10);
+        put(&store, "large", journal::MAX_ENTRY_BYTES);
+        assert!(store.environment.acquire().unwrap().version.overlay().is_empty());
+        put(&store, "z", 10);
+        let crash = crashed(&store);
+        assert_eq!(Store::open(crash.path()).unwrap().read(names).unwrap(), ["a", "large", "z"]);
+    }
+
+    #[test]
+    fn a_store_that_was_closed_in_order_needs_no_journal() {
+        let (dir, store) = store();
+        put(&store, "a", 10);
+        drop(store);
+        fs::remove_file(dir.path().join(journal::FILE)).unwrap();
+        assert_eq!(ReadOnlyStore::open(dir.path()).unwrap().read(names).unwrap(), ["a"]);
+        assert_eq!(Store::open(dir.path()).unwrap().read(names).unwrap(), ["a"]);
+    }
+
+    fn refusals(root: &std::path::Path) -> [String; 2] {
+        let refused = [
+            Store::open(root).map(drop).unwrap_err(),
+            ReadOnlyStore::open(root).map(drop).unwrap_err(),
+        ];
+        refused.map(|refused| match refused {
+            Error::DataLoss(why) if why.contains("recover") => why,
+            other => panic!("{other}"),
+        })
+    }
+
+    #[test]
+    fn a_journal_that_is_missing_cut_zeroed_or_damaged_is_refused() {
+        let (_dir, store) = store();
+        checkpoint(&store);
+        put(&store, "a", 10);
+        type Harm = fn(&mut Vec<u8>) -> bool;
+        let harms: [(&str, Harm); 5] = [
+            ("missing", |_| false),
+            ("0 bytes", |bytes| {
+                bytes.clear();
+                true
+            }),
+            ("1000 bytes", |bytes| {
+                bytes.truncate(1000);
+                true
+            }),
+            ("header is damaged", |bytes| {
+                bytes.fill(0);
+                true
+            }),
+            ("header is damaged", |bytes| {
+                bytes[40] ^= 1;
+                true
+            }),
+        ];
+        for (why, harm) in harms {
+            let crash = crashed(&store);
+            let file = crash.path().join(journal::FILE);
+            let mut bytes = fs::read(&file).unwrap();
+            if harm(&mut bytes) {
+                fs::write(&file, &bytes).unwrap();
+            } else {
+                fs::remove_file(&file).unwrap();
+            }
+            for refused in refusals(crash.path()) {
+                assert!(refused.contains(why), "{why}: {refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_data_file_that_is_missing_or_empty_is_not_a_new_store() {
+        let (dir, store) = store();
+        put(&store, "a", 10);
+        let data = |root: &std::path::Path| root.join(DATA_FILE);
+        for empty in [false, true] {
+            let crash = crashed(&store);
+            let harm = || {
+                if empty {
+                    fs::write(data(crash.path()), "").unwrap();
+                } else {
+                    fs::remove_file(data(crash.path())).unwrap();
+                }
+            };
+            harm();
+            // By the journal alone, then by what the folder remembers alone.
+            for refused in refusals(crash.path()) {
+                assert!(refused.contains("missing or empty"), "{refused}");
+            }
+            fs::copy(dir.path().join("store-id"), crash.path().join("store-id")).unwrap();
+            fs::remove_file(crash.path().join(journal::FILE)).unwrap();
+            for refused in refusals(crash.path()) {
+                assert!(refused.contains(store.uuid()), "{refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_data_file_of_another_store_is_refused() {
+        let ((_dir, store), (other_dir, other)) = (store(), store());
+        put(&store, "a", 10);
+        drop(other);
+        let crash = crashed(&store);
+        fs::copy(other_dir.path().join("store-id"), crash.path().join("store-id")).unwrap();
+        for refused in [
+            Store::open(crash.path()).map(drop).unwrap_err(),
+            ReadOnlyStore::open(crash.path()).map(drop).unwrap_err(),
+        ] {
+            assert!(refused.message().contains("the folder held the store"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_journal_of_another_checkpoint_or_of_another_store_is_refused() {
+        let ((_dir, store), (_other_dir, other)) = (store(), store());
+        checkpoint(&store);
+        put(&store, "a", 10);
+        let old = crashed(&store);
+        checkpoint(&store);
+        put(&store, "b", 10);
+        put(&other, "c", 10);
+        for (from, why) in [(&store, "unknown checkpoint"), (&other, other.uuid())] {
+            fs::copy(from.root().join(journal::FILE), old.path().join(journal::FILE)).unwrap();
+            for refused in refusals(old.path()) {
+                assert!(refused.contains(why), "{refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_journal_of_the_checkpoint_before_means_nothing() {
+        let (_dir, store) = store();
+        put(&store, "a", 10);
+        let before = crashed(&store);
+        checkpoint(&store);
+        let after = crashed(&store);
+        // As a kill between the checkpoint and the write of the header leaves it.
+        let file = journal::FILE;
+        fs::copy(before.path().join(file), after.path().join(file)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(ReadOnlyStore::open(after.path()).unwrap().read(names).unwrap(), ["a"]);
+            assert_eq!(Store::open(after.path()).unwrap().read(names).unwrap(), ["a"]);
+        }
+    }
+
+    #[test]
+    fn a_journal_that_lacks_entries_is_refused() {
+        let (_dir, store) = store();
+        put(&store, "a", 10);
+        put(&store, "b", 10);
+        let crash = crashed(&store);
+        let file = crash.path().join(journal::FILE);
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[journal::SECTOR + 70] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        for refused in refusals(crash.path()) {
+            assert!(refused.contains("entry 0 is missing"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_copy_has_what_is_recent() {
+        let (_dir, store) = store();
+        put(&store, "a", 10);
+        checkpoint(&store);
+        put(&store, "b", 10);
+        let copy = tempfile::tempdir().unwrap();
+        let file = copy.path().join(DATA_FILE);
+        fs::write(&file, "").unwrap();
+        let crash = crashed(&store);
+        ReadOnlyStore::open(crash.path()).unwrap().copy_to(&file).unwrap();
+        assert_eq!(fs::read_dir(copy.path()).unwrap().count(), 1);
+        assert_eq!(Store::open(copy.path()).unwrap().read(names).unwrap(), ["a", "b"]);
+    }
+}

@@ -1,0 +1,14 @@
+//! The write path.
+//!
+//! - [`job`]: a change that a caller hands in; [`writer`]: the one thread that runs jobs in batches
+//! - [`transaction`]: what a job sees and changes, in memory
+//! - [`committer`]: group commit to the journal, and checkpoints into LMDB's file
+//! - [`version`]: the pair of LMDB snapshot and overlay that readers pin
+//! - [`environment`]: the open environment, reopened after a fault of the disk
+
+pub mod committer;
+pub mod environment;
+pub mod job;
+pub mod transaction;
+pub mod version;
+pub mod writer;

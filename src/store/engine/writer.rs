@@ -1,0 +1,391 @@
+//! The one thread that writes.
+//!
+//! A thread takes the jobs that have queued up, runs each on top of the one before, commits what they
+//! changed together (`commit` says how), and only then answers them: those who wait share one sync of
+//! the disk. A single job is never delayed in the hope of company.
+//!
+//! **Invariant.** A job whose answer is a success is on disk. A job that answers an error has
+//! changed nothing, but where the error itself says that the outcome is unknown.
+//!
+//! What a job that refuses or panics had changed by then is forgotten, and the others in the batch do
+//! not notice. Between batches the thread sees to checkpoints: when one is due, and when there has
+//! been nothing to do for a moment.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::libc::EIO;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::log_throttle::throttled_log;
+use crate::metrics::Commits;
+use crate::model::{Error, Result};
+use crate::store::Transaction;
+use crate::store::dir::disk_space;
+use crate::store::engine::committer::Failure;
+use crate::store::engine::environment::view_to_write;
+use crate::store::engine::environment::{Environment, OpenEnvironment};
+use crate::store::engine::job::{Job, job, stopped};
+use crate::store::error::lmdb_error;
+use crate::store::journal::entry::WriteBatch;
+use crate::store::journal::overlay::Overlay;
+
+/// So many jobs may wait; further callers wait to be let in.
+const QUEUE_LEN: usize = 1024;
+
+/// When there has been nothing to do for so long, there is a checkpoint.
+const CHECKPOINT_IDLE: Duration = Duration::from_millis(100);
+
+/// When one has failed, the next is tried so long after.
+const CHECKPOINT_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// So many jobs share a commit. More would not make the sync cheaper, only answers later.
+const MAX_BATCH_JOBS: usize = 256;
+
+/// Hands changes to the writing thread. Clones share it; when the last is dropped, the accepted
+/// jobs are finished and the thread ends.
+#[derive(Clone)]
+pub struct Writer {
+    queue: mpsc::Sender<Box<dyn Job>>,
+    commits: Commits,
+    // Only held: its drop waits for the thread, after `queue` (declared first) is dropped.
+    _thread: Arc<Joined>,
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").field("free", &self.queue.capacity()).finish()
+    }
+}
+
+struct Joined(Mutex<Option<JoinHandle<()>>>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        let thread = self.0.get_mut().ok().and_then(Option::take);
+        // A panic of the thread was reported when it happened; its callers have their errors.
+        let _ = thread.map(JoinHandle::join);
+    }
+}
+
+impl Writer {
+    pub(crate) fn start(environment: Arc<Environment>) -> Result<Self> {
+        let (queue, jobs) = mpsc::channel(QUEUE_LEN);
+        let commits = Commits::default();
+        let counted = commits.clone();
+        let told = |e| Error::Internal(format!("starting the writing thread: {e}"));
+        let clock =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(told)?;
+        let writing = WriterThread { environment, commits: counted, clock, retry_at: None };
+        let thread = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || writing.run(jobs))
+            .map_err(told)?;
+        Ok(Self { queue, commits, _thread: Arc::new(Joined(Mutex::new(Some(thread)))) })
+    }
+
+    /// What is counted of its commits.
+    pub fn commits(&self) -> &Commits {
+        &self.commits
+    }
+
+    /// Runs `work` in a transaction and answers after its commit. Once the job is accepted it ends,
+    /// even if the returned future is dropped.
+    pub async fn write<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<T> + Send + 'static,
+    {
+        self.write_then(work, |_| {}).await
+    }
+
+    /// The same, and after the commit, before the answer, `then` with what `work` gave: in the
+    /// order of commits, whether or not somebody still waits. It runs on the writing thread and
+    /// must be short.
+    pub async fn write_then<T, F, G>(&self, work: F, then: G) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<T> + Send + 'static,
+        G: FnOnce(&T) + Send + 'static,
+    {
+        let (job, answer) = job(work, then);
+        self.queue.send(job).await.map_err(|_| stopped())?;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// The same for callers outside of an async runtime.
+    pub fn write_blocking<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Transaction<'_>) -> Result<T> + Send + 'static,
+    {
+        let (job, answer) = job(work, |_| {});
+        self.queue.blocking_send(job).map_err(|_| stopped())?;
+        answer.blocking_recv().unwrap_or_else(|_| Err(stopped()))
+    }
+}
+
+/// The thread's own.
+struct WriterThread {
+    environment: Arc<Environment>,
+    commits: Commits,
+    clock: Runtime,
+    /// The last checkpoint failed, and is tried again then.
+    retry_at: Option<Instant>,
+}
+
+impl WriterThread {
+    fn run(mut self, mut jobs: mpsc::Receiver<Box<dyn Job>>) {
+        let mut batch = Vec::with_capacity(MAX_BATCH_JOBS);
+        while self.wait(&mut jobs, &mut batch) > 0 {
+            let (committed, broken) = self.commit(&mut batch);
+            for job in batch.drain(..) {
+                job.finish(committed.clone());
+            }
+            if let Some(broken) = broken {
+                // If it fails, the next job is told.
+                let _ = self.environment.reopen(broken);
+            } else if self.is_due() {
+                self.checkpoint();
+            }
+        }
+        self.checkpoint();
+        if let Ok(opened) = self.environment.acquire()
+            && let Err(failed) = opened.close()
+        {
+            log::debug!("closing: {failed}; the journal is needed when the store is opened again");
+        }
+    }
+
+    /// Waits for jobs and takes what there is; 0 when there will be none any more.
+    fn wait(
+        &mut self,
+        jobs: &mut mpsc::Receiver<Box<dyn Job>>,
+        batch: &mut Vec<Box<dyn Job>>,
+    ) -> usize {
+        while self.environment.has_uncheckpointed() {
+            let now = Instant::now();
+            let patience =
+                self.retry_at.map_or(CHECKPOINT_IDLE, |at| at.saturating_duration_since(now));
+            let soon = async { timeout(patience, jobs.recv_many(batch, MAX_BATCH_JOBS)).await };
+            match self.clock.block_on(soon) {
+                Ok(count) => return count,
+                Err(_) => self.checkpoint(),
+            }
+        }
+        jobs.blocking_recv_many(batch, MAX_BATCH_JOBS)
+    }
+
+    fn is_due(&self) -> bool {
+        match self.retry_at {
+            // A change that found no room in the journal may have made one.
+            Some(at) => at <= Instant::now() || !self.environment.has_uncheckpointed(),
+            None => self.environment.checkpoint_due(),
+        }
+    }
+
+    /// Runs the jobs and commits what they changed. Gives the environment too when it cannot be used
+    /// any more.
+    fn commit(&self, jobs: &mut [Box<dyn Job>]) -> (Result<()>, Option<Arc<OpenEnvironment>>) {
+        let (opened, recent, changes) = match self.run_in_view(jobs) {
+            Ok(done) => done,
+            Err(why) => return (Err(why), None),
+        };
+        if changes.is_empty() {
+            return (Ok(()), None);
+        }
+        let begun = Instant::now();
+        let committed = opened.commit(recent, changes);
+        self.commits.seconds.observe(begun.elapsed().as_secs_f64());
+        let Err(failed) = committed else {
+            self.commits.jobs.observe(jobs.len() as f64);
+            return (Ok(()), None);
+        };
+        self.commits.failed.inc();
+        throttled_log!(Error, "committing: {failed}");
+        let unknown = |why: String| {
+            Error::Unavailable(format!(
+                "committing: {why}: it is unknown whether the change was made; look, or try again"
+            ))
+        };
+        match failed {
+            Failure::Aborted(error) => (Err(error), None),
+            Failure::Lmdb(e) => (Err(not_committed(&self.environment, &e)), None),
+            Failure::Unknown(why) => (Err(unknown(why)), None),
+            Failure::EnvironmentLost(why) => (Err(unknown(why)), Some(opened)),
+            Failure::NotAttempted(why) => {
+                let why = format!("committing: {why}: nothing was written; try again");
+                (Err(Error::Unavailable(why)), Some(opened))
+            }
+        }
+    }
+
+    fn run_in_view(
+        &self,
+        jobs: &mut [Box<dyn Job>],
+    ) -> Result<(Arc<OpenEnvironment>, Overlay, WriteBatch)> {
+        self.environment.check_files()?;
+        let mut opened = self.environment.acquire()?;
+        loop {
+            let changed = view_to_write(&opened)?.map(|view| {
+                let mut change = Transaction::new(view);
+                jobs.iter_mut().for_each(|job| job.run(&mut change));
+                change.into_parts()
+            });
+            match changed {
+                Some((recent, changes)) => return Ok((opened, recent, changes)),
+                None => opened = self.environment.reopen(opened)?,
+            }
+        }
+    }
+
+    /// Brings what is recent into LMDB's file. While that fails, as the disk is full or bad, it stays
+    /// in the journal, and is tried again.
+    fn checkpoint(&mut self) {
+        let failed_before =
+            self.retry_at.replace(Instant::now() + CHECKPOINT_RETRY_INTERVAL).is_some();
+        let Ok(opened) = self.environment.acquire() else { return };
+        let begun = Instant::now();
+        let done = opened.checkpoint();
+        self.commits.checkpoints.observe(begun.elapsed().as_secs_f64());
+        let Err(failed) = done else {
+            self.retry_at = None;
+            if failed_before {
+                log::info!("what was only in the journal is in LMDB's file now");
+            }
+            return;
+        };
+        self.commits.failed_checkpoints.inc();
+        // Once, not every second while a disk is full.
+        if !failed_before {
+            log::error!(
+                "a checkpoint failed: {failed}; what it was to write is safe in the journal; it is tried \
+                 again"
+            );
+        }
+        if let Failure::EnvironmentLost(_) = failed {
+            let _ = self.environment.reopen(opened);
+        }
+    }
+}
+
+/// What is told of a transaction that LMDB aborted when it was to be written.
+fn not_committed(environment: &Environment, error: &heed::Error) -> Error {
+    match error {
+        heed::Error::Io(e) if e.raw_os_error() == Some(EIO) && environment.is_full() => {
+            Error::ResourceExhausted("committing: the disk is full; nothing was written".into())
+        }
+        heed::Error::Io(e) if !disk_space::is_full_error(e) => {
+            Error::Internal(format!("committing: {e}; nothing was written"))
+        }
+        other => lmdb_error("committing", other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Namespace;
+    use crate::store::{Kind, Records, Store};
+
+    fn store() -> (tempfile::TempDir, Store, Namespace) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        (dir, store, Namespace::parse("n").unwrap())
+    }
+
+    /// A job that holds the thread until it is told to go on, so that others queue up behind it.
+    fn gate(store: &Store) -> (std::sync::mpsc::Sender<()>, std::thread::JoinHandle<Result<()>>) {
+        let (go, wait) = std::sync::mpsc::channel();
+        let (inside, entered) = std::sync::mpsc::channel();
+        let store = store.clone();
+        let thread = std::thread::spawn(move || {
+            store.writer().write_blocking(move |_| {
+                inside.send(()).unwrap();
+                wait.recv().unwrap();
+                Ok(())
+            })
+        });
+        entered.recv().unwrap();
+        (go, thread)
+    }
+
+    fn names(store: &Store, namespace: &Namespace) -> usize {
+        store.read(|s| Ok(s.scan(namespace, Kind::Image)?.count())).unwrap()
+    }
+
+    #[test]
+    fn a_panic_or_a_refusal_after_a_write_leaves_nothing_and_spares_the_others() {
+        let (_dir, store, ns) = store();
+        let (go, held) = gate(&store);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let outcomes = runtime.block_on(async {
+            let put = |name: &'static str, then: fn() -> Result<()>| {
+                let (writer, ns) = (store.writer().clone(), ns.clone());
+                async move {
+                    writer
+                        .write(move |c| {
+                            c.put(&ns, Kind::Image, name, b"", None)?;
+                            then()
+                        })
+                        .await
+                }
+            };
+            let opened = async { go.send(()).unwrap() };
+            tokio::join!(
+                biased;
+                put("good", || Ok(())),
+                put("refuses", || Err(Error::not_found("x"))),
+                put("panics", || panic!("on purpose")),
+                put("also good", || Ok(())),
+                opened,
+            )
+        });
+        held.join().unwrap().unwrap();
+        assert_eq!(outcomes.0, Ok(()));
+        assert_eq!(outcomes.1, Err(Error::not_found("x")));
+        assert!(matches!(outcomes.2, Err(Error::Internal(_))));
+        assert_eq!(outcomes.3, Ok(()));
+        assert_eq!(names(&store, &ns), 2);
+    }
+
+    #[test]
+    fn an_accepted_job_ends_though_its_caller_is_gone() {
+        let (_dir, store, ns) = store();
+        let (go, held) = gate(&store);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let ns = ns.clone();
+            let write = store.writer().write(move |c| c.put(&ns, Kind::Image, "i", b"", None));
+            tokio::select! { biased; _ = write => panic!("the gate is closed"), () = std::future::ready(()) => {} }
+        });
+        go.send(()).unwrap();
+        held.join().unwrap().unwrap();
+        // Behind the abandoned one in the queue.
+        store.writer().write_blocking(|_| Ok(())).unwrap();
+        assert_eq!(names(&store, &ns), 1);
+    }
+
+    #[test]
+    fn a_job_sees_what_earlier_jobs_of_its_batch_wrote() {
+        let (_dir, store, ns) = store();
+        let (go, held) = gate(&store);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let seen = runtime.block_on(async {
+            let (first, second) = (ns.clone(), ns.clone());
+            tokio::join!(
+                biased;
+                store.writer().write(move |c| c.put(&first, Kind::Image, "i", b"x", None)),
+                store.writer().write(move |c| Ok(c.record(&second, Kind::Image, "i")?.map(<[u8]>::to_vec))),
+                async { go.send(()).unwrap() },
+            )
+            .1
+        });
+        held.join().unwrap().unwrap();
+        assert_eq!(seen, Ok(Some(b"x".to_vec())));
+    }
+}

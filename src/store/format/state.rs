@@ -1,0 +1,305 @@
+//! One whole state of a file, from its meta page on: all trees, all free pages.
+//!
+//! [`State::read`] is the verifier's entry for any bytes: a file or memory.
+
+use crate::store::format::layout::{Db, INTEGER_KEYS, METAS, Meta, NO_PAGE, u64_at};
+use crate::store::format::pages::{Damage, PageSet, Pages, ReadAt};
+use crate::store::format::tree::{Kind, TreeVerifier, Value};
+use crate::store::lmdb::open::MAP_SIZE;
+
+/// Both meta pages, each whole or with what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metas(pub [Result<Meta, String>; 2]);
+
+/// What was found in a state in which nothing is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Its transaction.
+    pub transaction: u64,
+    /// Bytes of a page.
+    pub page_size: usize,
+    /// Bytes that the file should have. It may be shorter by free pages that were never written.
+    pub length: u64,
+    /// Pages in use.
+    pub used: u64,
+    /// Pages that may be used again.
+    pub free: u64,
+    /// Pages that are neither: no harm, but space that only a copy gives back.
+    pub leaked: u64,
+    /// The databases by name, in order.
+    pub databases: Vec<(String, Db)>,
+}
+
+impl Metas {
+    /// Reads both.
+    pub fn read<S: ReadAt + ?Sized>(source: &S) -> Result<Self, Damage> {
+        let length = source.length().map_err(|e| Damage(format!("its length is unknown: {e}")))?;
+        let read = |number, at: u64| {
+            let mut bytes =
+                [0; crate::store::format::layout::PAGE_HEADER + crate::store::format::layout::META];
+            if length < at.saturating_add(bytes.len() as u64) {
+                return Err(format!("is missing: the file has {length} bytes"));
+            }
+            // Beside a writer a read may fall into a write, and have half of each.
+            for _ in 0..100 {
+                let before = bytes;
+                let read = source.read_at(&mut bytes, at);
+                read.map_err(|e| format!("cannot be read: {e}"))?;
+                if bytes == before {
+                    return Meta::read(&bytes, number);
+                }
+            }
+            Err("changes all the time".into())
+        };
+        let first = read(0, 0);
+        // Where the second lies is said by the first; if that is damaged, where it always lies here.
+        let second = read(1, first.as_ref().map_or(4096, |meta| meta.page_size as u64));
+        Ok(Self([first, second]))
+    }
+
+    /// The one that LMDB will use, or why it must not use any.
+    pub fn live(&self) -> Result<&Meta, Damage> {
+        let mut whole = Vec::new();
+        for (number, meta) in self.0.iter().enumerate() {
+            let meta = meta.as_ref().map_err(|why| Damage(format!("meta page {number} {why}")))?;
+            // A transaction is written to the page of its parity; none has number 0.
+            if meta.transaction != 0 && meta.transaction % 2 != number as u64 {
+                return Err(Damage(format!(
+                    "meta page {number} has transaction {}",
+                    meta.transaction
+                )));
+            }
+            whole.push(meta);
+        }
+        let [first, second] = whole.as_slice() else {
+            return Err(Damage("a meta page is missing".into()));
+        };
+        if first.page_size != second.page_size {
+            return Err(Damage("its meta pages disagree on the size of a page".into()));
+        }
+        let (older, live) =
+            if second.transaction > first.transaction { (first, second) } else { (second, first) };
+        // Every transaction but an empty file's has the one before it on the other page.
+        if live.transaction - older.transaction > 1 {
+            return Err(Damage(format!(
+                "its meta pages are of transactions {} and {}, which do not follow one another",
+                older.transaction, live.transaction
+            )));
+        }
+        Ok(live)
+    }
+
+    /// The meta page that is not `live` and can be read.
+    pub fn other(&self, live: &Meta) -> Option<&Meta> {
+        self.0.iter().flatten().find(|meta| meta.transaction != live.transaction)
+    }
+}
+
+impl State {
+    /// The last transaction that freed pages in a state, if the list of free pages is whole: its own,
+    /// as a rule.
+    pub fn last_freed<S: ReadAt + ?Sized>(source: &S, meta: &Meta) -> Option<u64> {
+        length(meta).ok()?;
+        let mut last = None;
+        let mut walk = TreeVerifier::new(Pages::new(source, meta.page_size).ok()?, meta.last_page);
+        let walked = walk.tree(&meta.free, Kind::Free, &mut |key, _| {
+            last = u64_at(key, 0);
+            Ok(())
+        });
+        walked.ok().and(last)
+    }
+
+    /// The pages that the list of free pages in a state names, if it is whole.
+    pub fn free_pages<S: ReadAt + ?Sized>(source: &S, meta: &Meta) -> Result<PageSet, Damage> {
+        length(meta)?;
+        let tree = &mut TreeVerifier::new(Pages::new(source, meta.page_size)?, meta.last_page);
+        let lists = free_lists(tree, meta)?;
+        let pages = Pages::new(source, meta.page_size)?;
+        let mut walk = TreeVerifier::new(pages, meta.last_page);
+        walk_lists(&mut walk, lists)?;
+        Ok(walk.used)
+    }
+
+    /// Verifies all that `meta` leads to. Values are not looked at: they have checksums.
+    pub fn read<S: ReadAt + ?Sized>(source: &S, meta: &Meta) -> Result<Self, Damage> {
+        let length = length(meta)?;
+        let pages = Pages::new(source, meta.page_size)?;
+        for (what, root) in [("free pages", meta.free.root), ("databases", meta.main.root)] {
+            if root != NO_PAGE && root > meta.last_page {
+                return Err(Damage(format!("the tree of {what} begins behind the last page")));
+            }
+        }
+        if meta.free.flags != INTEGER_KEYS || meta.main.flags != 0 {
+            return Err(Damage("its databases are of another kind than ours".into()));
+        }
+        let mut walk = TreeVerifier::new(pages, meta.last_page);
+        let mut databases = Vec::new();
+        walk.tree(&meta.main, Kind::Main, &mut |name, value| {
+            if let Value::Tree(db) = value {
+                databases.push((String::from_utf8_lossy(name).into_owned(), db));
+            }
+            Ok(())
+        })?;
+        walk_databases(&mut walk, &databases, || {
+            Ok(TreeVerifier::new(Pages::new(source, meta.page_size)?, meta.last_page))
+        })?;
+        let free = free_pages(&mut walk, meta)?;
+        // Pages behind the end of the file were never written: free ones only.
+        let unwritten = (meta.last_page + 1).saturating_sub(walk.pages.present);
+        if free.beyond != unwritten {
+            return Err(Damage(format!(
+                "{unwritten} pages are missing at its end, of which {} were free",
+                free.beyond
+            )));
+        }
+        let used = walk.used.count - free.count;
+        Ok(Self {
+            transaction: meta.transaction,
+            page_size: meta.page_size,
+            length,
+            used,
+            free: free.count,
+            leaked: (meta.last_page + 1).saturating_sub(METAS + used + free.count),
+            databases,
+        })
+    }
+}
+
+/// A database with so many leaves is walked on a thread of its own: that pays from here on.
+const LARGE: u64 = 32;
+
+/// More threads than a store of ours has large databases; a damaged file may seem to have any number.
+const THREADS: usize = 4;
+
+/// Walks all databases, the large ones at once, each in a `fresh` walk: they share no page, which is
+/// seen when what they use is put together.
+fn walk_databases<'s, S: ReadAt + ?Sized>(
+    walk: &mut TreeVerifier<'s, S>,
+    databases: &[(String, Db)],
+    fresh: impl Fn() -> Result<TreeVerifier<'s, S>, Damage> + Sync,
+) -> Result<(), Damage> {
+    let one = |walk: &mut TreeVerifier<'s, S>, name: &str, db: &Db| {
+        if (db.flags, db.pad) != (0, 0) {
+            return Err(Damage(format!("database {name:?} is of another kind than ours")));
+        }
+        walk.tree(db, Kind::Values, &mut |_, _| Ok(()))
+            .map_err(|damage| Damage(format!("{damage} (in {name:?})")))
+    };
+    std::thread::scope(|scope| {
+        let mut others = Vec::new();
+        for (name, db) in databases {
+            if db.leaves < LARGE || others.len() == THREADS {
+                one(walk, name, db)?;
+                continue;
+            }
+            let (one, fresh) = (&one, &fresh);
+            others.push(scope.spawn(move || {
+                let mut walk = fresh()?;
+                one(&mut walk, name, db)?;
+                Ok(walk.used)
+            }));
+        }
+        for other in others {
+            let used: Result<PageSet, Damage> = other
+                .join()
+                .unwrap_or_else(|_| Err(Damage("the check of a database panicked".into())));
+            walk.used.merge(&used?).map_err(|page| {
+                Damage::page(page, "is referred to twice, or not part of this state")
+            })?;
+        }
+        Ok(())
+    })
+}
+
+/// The bytes that the file of a state should have.
+fn length(meta: &Meta) -> Result<u64, Damage> {
+    let bytes = meta
+        .last_page
+        .checked_add(1)
+        .and_then(|pages| pages.checked_mul(meta.page_size as u64))
+        .filter(|bytes| *bytes <= MAP_SIZE as u64 && meta.last_page + 1 >= METAS);
+    let bytes =
+        bytes.ok_or_else(|| Damage(format!("its last page would be number {}", meta.last_page)))?;
+    if meta.map_size > MAP_SIZE as u64 || meta.map_size < bytes {
+        return Err(Damage(format!("its map would have {} bytes", meta.map_size)));
+    }
+    Ok(bytes)
+}
+
+struct Free {
+    count: u64,
+    /// Of them, those behind the end of the file.
+    beyond: u64,
+}
+
+/// Walks LMDB's list of free pages: lists, by the transaction that freed them, each a count and so
+/// many numbers, which fall. No page in them is in use, and none is there twice.
+fn free_pages<S: ReadAt + ?Sized>(
+    walk: &mut TreeVerifier<'_, S>,
+    meta: &Meta,
+) -> Result<Free, Damage> {
+    let lists = free_lists(walk, meta)?;
+    walk_lists(walk, lists)
+}
+
+/// A list, or where it is.
+type List = Result<Vec<u8>, (u64, u32)>;
+
+fn free_lists<S: ReadAt + ?Sized>(
+    walk: &mut TreeVerifier<'_, S>,
+    meta: &Meta,
+) -> Result<Vec<List>, Damage> {
+    let mut lists = Vec::new();
+    walk.tree(&meta.free, Kind::Free, &mut |key, value| {
+        let transaction = u64_at(key, 0).unwrap_or_default();
+        if transaction == 0 || transaction > meta.transaction {
+            return Err(Damage(format!("pages would be free since transaction {transaction}")));
+        }
+        lists.push(match value {
+            Value::Here(bytes) => Ok(bytes.to_vec()),
+            Value::Long(first, length) => Err((first, length)),
+            Value::Tree(_) => Ok(Vec::new()),
+        });
+        Ok(())
+    })
+    .map_err(|damage| Damage(format!("{damage} (in the list of free pages)")))?;
+    Ok(lists)
+}
+
+fn walk_lists<S: ReadAt + ?Sized>(
+    walk: &mut TreeVerifier<'_, S>,
+    lists: Vec<List>,
+) -> Result<Free, Damage> {
+    let mut free = Free { count: 0, beyond: 0 };
+    let mut bytes = Vec::new();
+    for list in lists {
+        match list {
+            Ok(list) => bytes = list,
+            Err((first, length)) => walk.pages.long(first, length, &mut bytes)?,
+        }
+        one_list(walk, &bytes, &mut free)?;
+    }
+    Ok(free)
+}
+
+fn one_list<S: ReadAt + ?Sized>(
+    walk: &mut TreeVerifier<'_, S>,
+    list: &[u8],
+    free: &mut Free,
+) -> Result<(), Damage> {
+    let strange = || Damage("a list of free pages is damaged".into());
+    let count = usize::try_from(u64_at(list, 0).ok_or_else(strange)?).map_err(|_| strange())?;
+    let end = count.checked_add(1).and_then(|n| n.checked_mul(8)).ok_or_else(strange)?;
+    let numbers = list.get(8..end).ok_or_else(strange)?;
+    let mut before = u64::MAX;
+    for number in numbers.chunks_exact(8) {
+        let number = u64_at(number, 0).ok_or_else(strange)?;
+        if number >= before || number < METAS || !walk.used.add(number) {
+            return Err(Damage::page(number, "is listed as free, but is in use or listed twice"));
+        }
+        before = number;
+        free.count += 1;
+        free.beyond += u64::from(number >= walk.pages.present);
+    }
+    Ok(())
+}

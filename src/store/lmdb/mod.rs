@@ -1,0 +1,5 @@
+//! LMDB itself: [`open`] maps an environment and takes snapshots of it; [`reader_table`] says which
+//! process holds which snapshot.
+
+pub mod open;
+pub mod reader_table;

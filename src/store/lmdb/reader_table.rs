@@ -1,0 +1,258 @@
+//! Who reads: LMDB's table of readers, and which of them forgot to let go.
+//!
+//! LMDB uses no page again that an open snapshot may still see, so a snapshot held for long makes the
+//! file grow, whoever holds it. The table says which process holds which snapshot. heed shows no more
+//! than its length, so it is read here, from `lock.mdb`, by `pread`: the file is memory shared by all
+//! processes, and a read gets what they wrote last.
+//!
+//! **The handle stays open.** LMDB notes that a process lives by a POSIX lock on `lock.mdb`, and such a
+//! lock ends when its process closes *any* handle of the file. So nothing else in a process that has an
+//! environment open may open that file, and the handle here must outlive the environment.
+
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
+
+use crate::model::{Error, Result};
+use crate::store::dir::root::LOCK_FILE;
+use crate::store::dir::{disk_space, permissions};
+use crate::store::lmdb::open::MAX_READERS;
+
+/// A snapshot that somebody holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldSnapshot {
+    /// The process, by its number.
+    pub process: u32,
+    /// The thread that took it, as the process calls it.
+    pub thread: u64,
+    /// The last commit that it sees, by number.
+    pub snapshot: u64,
+    /// Whether the process is still there. LMDB does not free the slot of one that was killed by
+    /// itself.
+    pub alive: bool,
+}
+
+/// LMDB's table of readers.
+#[derive(Debug)]
+pub struct ReaderTable {
+    /// There is none on a file system that is only read.
+    file: Option<File>,
+}
+
+/// Layout of `MDB_txninfo` and `MDB_reader` in LMDB 0.9 (lock version 2), on 64-bit machines.
+const MAGIC: u32 = 0xBEEF_C0DE;
+const LOCK_VERSION: u32 = 2;
+const LOCK_VERSION_BITS: u32 = 0xfff;
+const READERS: usize = 16;
+const SLOT: usize = 64;
+/// A slot that is taken, but sees nothing yet.
+const NO_SNAPSHOT: u64 = u64::MAX;
+
+/// Where the slots begin: behind a header with one mutex and a second mutex, each of these two on lines
+/// of the cache of its own.
+const fn first_slot() -> usize {
+    let mutex = size_of::<libc::pthread_mutex_t>();
+    (READERS + 8 + mutex).next_multiple_of(SLOT) + mutex.next_multiple_of(SLOT)
+}
+
+/// Makes the table of the folder if need be, and gives it all its blocks: LMDB would make it sparse
+/// and then write to it as memory, which on a full disk ends the process by SIGBUS.
+///
+/// No environment of this process may be open there, unless the table has its blocks: this closes a
+/// handle of it.
+pub fn allocate_table(root: &Path) -> Result<()> {
+    let path = root.join(LOCK_FILE);
+    let found = permissions::stat_regular(&path)?;
+    if found.is_some_and(|found| found.len() > 0 && disk_space::is_allocated(&found)) {
+        return Ok(());
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options.mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+    let allocated = options.open(&path).and_then(|file| {
+        // Another process may have mapped a table of another length: it stays as it is.
+        let length = match file.metadata()?.len() {
+            0 => (first_slot() + SLOT * MAX_READERS as usize) as u64,
+            length => length,
+        };
+        disk_space::allocate(&file, length)
+    });
+    match allocated {
+        Err(e) if disk_space::is_full_error(&e) => {
+            Err(Error::ResourceExhausted(format!("making {}: {e}", path.display())))
+        }
+        // LMDB reads without a table there.
+        Err(e) if e.kind() == ErrorKind::ReadOnlyFilesystem => Ok(()),
+        Err(e) => Err(Error::Internal(format!("making {}: {e}", path.display()))),
+        Ok(()) => Ok(()),
+    }
+}
+
+impl ReaderTable {
+    /// Opens the table of the environment in `root`, which must be open already, and must be closed
+    /// before this is dropped.
+    pub fn open(root: &Path) -> Result<Self> {
+        let path = root.join(LOCK_FILE);
+        let opened =
+            OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&path);
+        match opened {
+            Ok(file) => Ok(Self { file: Some(file) }),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self { file: None }),
+            Err(e) => Err(Error::Internal(format!("opening {}: {e}", path.display()))),
+        }
+    }
+
+    /// The snapshots that are held, the oldest first.
+    pub fn held(&self) -> Result<Vec<HeldSnapshot>> {
+        let Some(file) = &self.file else { return Ok(Vec::new()) };
+        let told = |e: std::io::Error| Error::Internal(format!("reading the readers' table: {e}"));
+        let length = usize::try_from(file.metadata().map_err(told)?.len()).unwrap_or(usize::MAX);
+        // As many as a table of a million slots would have; ours has 512.
+        let mut table = vec![0; length.min(64 << 20)];
+        file.read_exact_at(&mut table, 0).map_err(told)?;
+        let (head, slots) = table.split_at_checked(first_slot()).unwrap_or_default();
+        if word32(head, 0) != MAGIC || word32(head, 4) & LOCK_VERSION_BITS != LOCK_VERSION {
+            return Err(Error::failed_precondition("lock.mdb is not of this program's LMDB"));
+        }
+        let taken = slots.chunks_exact(SLOT).take(word32(head, READERS) as usize);
+        let mut held: Vec<HeldSnapshot> = taken
+            .filter(|slot| word32(slot, 8) != 0 && word64(slot, 0) != NO_SNAPSHOT)
+            .map(|slot| HeldSnapshot {
+                process: word32(slot, 8),
+                thread: word64(slot, 16),
+                snapshot: word64(slot, 0),
+                alive: is_alive(file, word32(slot, 8)),
+            })
+            .collect();
+        held.sort_by_key(|held| held.snapshot);
+        Ok(held)
+    }
+}
+
+/// Whether the process holds its lock on the table, at the byte of its number. When that cannot be
+/// told it counts as there.
+fn is_alive(table: &File, process: u32) -> bool {
+    let mut lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: process.into(),
+        l_len: 1,
+        l_pid: 0,
+    };
+    // A process is not asked about locks of its own.
+    if process == std::process::id() {
+        return true;
+    }
+    loop {
+        match fcntl(table, FcntlArg::F_GETLK(&mut lock)) {
+            Err(Errno::EINTR) => {}
+            Err(_) => return true,
+            Ok(_) => return lock.l_type != libc::F_UNLCK as libc::c_short,
+        }
+    }
+}
+
+fn word32(bytes: &[u8], at: usize) -> u32 {
+    let word = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    u32::from_ne_bytes(word.copied().unwrap_or_default())
+}
+
+fn word64(bytes: &[u8], at: usize) -> u64 {
+    let word = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    u64::from_ne_bytes(word.copied().unwrap_or_default())
+}
+
+/// What a process runs: its program and first word, as `lmdb-images ls`. Nothing when that cannot be
+/// known.
+pub fn command_line(process: u32) -> Option<String> {
+    let words = std::fs::read(format!("/proc/{process}/cmdline")).ok()?;
+    let words = String::from_utf8_lossy(&words);
+    let mut words = words.split('\0').filter(|word| !word.is_empty());
+    let program = words.next()?.rsplit('/').next()?.to_owned();
+    Some(words.next().map_or(program.clone(), |first| format!("{program} {first}")))
+}
+
+/// How many seconds ago a process started. Nothing when that cannot be known.
+pub fn seconds_since_start(process: u32) -> Option<u64> {
+    /// What the kernel counts times in for programs, whatever it counts in itself.
+    const TICKS_A_SECOND: u64 = 100;
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The 22nd field; the second is a name that may hold blanks and parentheses.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let started: u64 = fields.split_whitespace().nth(19)?.parse().ok()?;
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: u64 = uptime.split('.').next()?.parse().ok()?;
+    Some(uptime.saturating_sub(started / TICKS_A_SECOND))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{ReadOnlyStore, Store};
+
+    #[test]
+    fn the_table_has_the_length_that_lmdb_wants_and_all_its_blocks() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = || std::fs::metadata(dir.path().join(LOCK_FILE)).unwrap();
+        drop(Store::open(dir.path()).unwrap());
+        let length = table().len();
+        assert!(disk_space::is_allocated(&table()));
+        // As LMDB makes it by itself.
+        std::fs::remove_file(dir.path().join(LOCK_FILE)).unwrap();
+        let mut options = heed::EnvOpenOptions::new();
+        // SAFETY: nothing else has the file of this test.
+        drop(unsafe { options.max_readers(MAX_READERS).open(dir.path()) }.unwrap());
+        assert_eq!(table().len(), length);
+        assert!(!disk_space::is_allocated(&table()));
+        drop(Store::open(dir.path()).unwrap());
+        assert!(disk_space::is_allocated(&table()));
+    }
+
+    #[test]
+    fn a_snapshot_is_in_the_table_while_it_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.readers().unwrap(), []);
+        let last = store.last_commit().unwrap();
+        let held = store.read(|_| store.readers()).unwrap();
+        assert_eq!(held.len(), 1);
+        assert_eq!(
+            (held[0].process, held[0].snapshot, held[0].alive),
+            (std::process::id(), last, true)
+        );
+        store
+            .read(|_| {
+                let ns = crate::model::Namespace::parse("n").unwrap();
+                store.writer().write_blocking(move |c| c.put_namespace(&ns, b""))?;
+                store.checkpoint()?;
+                assert_eq!(store.last_commit().unwrap() - store.readers()?[0].snapshot, 1);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(store.readers().unwrap(), []);
+    }
+
+    #[test]
+    fn a_reader_sees_the_table_too() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path()).unwrap());
+        let reader = ReadOnlyStore::open(dir.path()).unwrap();
+        assert_eq!(reader.readers().unwrap(), []);
+        assert_eq!(reader.read(|_| reader.readers()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_process_is_called_by_its_program() {
+        assert!(
+            super::command_line(std::process::id()).is_some_and(|c| c.starts_with("lmdb_images"))
+        );
+        assert!(super::seconds_since_start(std::process::id()).is_some_and(|s| s < 3_600));
+        assert_eq!(super::command_line(u32::MAX), None);
+        assert_eq!(super::seconds_since_start(u32::MAX), None);
+    }
+}

@@ -1,0 +1,82 @@
+//! Every record of a state, as `check` looks at them: whole or not, and whether what is kept beside
+//! the records agrees with them. What a message means is the caller's.
+
+use crate::model::{Namespace, Result};
+use crate::store::schema::table::Table;
+use crate::store::schema::value;
+use crate::store::schema::value::Damaged;
+use crate::store::schema::{databases, index};
+use crate::store::{Kind, Snapshot};
+
+/// One record, as it lies there.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored<'t> {
+    /// It was set aside.
+    pub aside: bool,
+    /// Its key.
+    pub key: &'t [u8],
+    /// Its message, if the checksum is right.
+    pub message: Result<&'t [u8], Damaged>,
+    /// How many entries it should have in the index, and how many of them are there.
+    pub indexed: (u64, u64),
+    /// What is noted of when it may be collected.
+    pub expires: Option<&'t [u8]>,
+}
+
+/// How many entries there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Records, of namespaces too.
+    pub records: u64,
+    /// Entries of the index.
+    pub index: u64,
+    /// Records that may be collected.
+    pub expiring: u64,
+    /// Records that were set aside.
+    pub aside: u64,
+}
+
+impl Snapshot<'_> {
+    /// Calls `visit` with every record in order of keys, then with those set aside.
+    pub fn for_each_record(&self, visit: &mut dyn FnMut(Stored<'_>) -> Result<()>) -> Result<()> {
+        for (aside, table) in [(false, Table::Records), (true, Table::SetAside)] {
+            for record in self.view.range_from(table, b"")? {
+                let (key, stored) = record?;
+                let message = value::unseal(key, stored);
+                let mut indexed = (0, 0);
+                let mut expires = None;
+                if !aside {
+                    for entry in message.map(|m| index::entries(key, m)).unwrap_or_default() {
+                        let there = self.view.get(Table::Index, &entry)?.is_some();
+                        indexed.0 += 1;
+                        indexed.1 += u64::from(there);
+                    }
+                    expires = self.view.get(Table::Expiring, key)?;
+                }
+                visit(Stored { aside, key, message, indexed, expires })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is a record under a key, set aside or not.
+    pub fn has_key(&self, key: &[u8]) -> Result<bool> {
+        Ok(self.view.get(Table::Records, key)?.is_some()
+            || self.view.get(Table::SetAside, key)?.is_some())
+    }
+
+    /// Whether a record of that name is set aside.
+    pub fn is_aside(&self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
+        Ok(self.view.get(Table::SetAside, &databases::key(namespace, kind, name))?.is_some())
+    }
+
+    /// How many entries there are.
+    pub fn counts(&self) -> Result<Counts> {
+        Ok(Counts {
+            records: self.view.len(Table::Records)?,
+            index: self.view.len(Table::Index)?,
+            expiring: self.view.len(Table::Expiring)?,
+            aside: self.view.len(Table::SetAside)?,
+        })
+    }
+}

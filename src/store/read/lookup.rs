@@ -1,0 +1,151 @@
+//! Finding the images that a plan asks for: by name among the records, by digest or label in the
+//! index.
+//!
+//! What comes out are candidates, in byte order of names and each once: every image that matches the
+//! plan's filter, and maybe others. Whoever asks tries the filter on each.
+
+use crate::model::image::plan::{Lookup, Plan};
+use crate::model::{Namespace, Result};
+use crate::store::read::records::sealed::ReadState;
+use crate::store::read::scan::Entry;
+use crate::store::read::view::Prefixed;
+use crate::store::schema::databases;
+use crate::store::schema::databases::Kind;
+use crate::store::schema::index;
+use crate::store::schema::table::Table;
+
+/// The candidates of a plan; `None` if the plan is to look at every image, or if there are more
+/// than `most`. `step` is called now and then; its error ends the search.
+pub fn candidates<'t>(
+    state: &'t (impl ReadState + ?Sized),
+    namespace: &Namespace,
+    plan: &Plan,
+    most: usize,
+    step: &mut dyn FnMut() -> Result<()>,
+) -> Result<Option<Vec<Entry<'t>>>> {
+    let Plan::LookUp(alternatives) = plan else { return Ok(None) };
+    let prefix = databases::prefix(namespace, Kind::Image);
+    let mut search = CandidateSearch { state, namespace, prefix, most, found: Vec::new(), step };
+    for look_ups in alternatives {
+        match search.cheapest(look_ups)? {
+            Some(look_up) if search.look_up(look_up)? => {}
+            _ => return Ok(None),
+        }
+    }
+    let mut found = search.found;
+    // Those of one look-up are in order but for long names.
+    found.sort_by(|a, b| a.name().cmp(b.name()).then(a.key.cmp(b.key)));
+    found.dedup_by(|a, b| a.key == b.key);
+    Ok(Some(found))
+}
+
+struct CandidateSearch<'t, 's, T: ?Sized> {
+    state: &'t T,
+    namespace: &'s Namespace,
+    /// Of the keys of all images of the namespace.
+    prefix: Vec<u8>,
+    most: usize,
+    found: Vec<Entry<'t>>,
+    step: &'s mut dyn FnMut() -> Result<()>,
+}
+
+/// How many look-ups of an alternative are tried: any one of them finds all that match it.
+const MAX_LOOK_UPS: usize = 8;
+
+impl<'t, T: ReadState + ?Sized> CandidateSearch<'t, '_, T> {
+    /// The look-up that finds the fewest: they take steps in turn, and the first that ends has won.
+    /// So it costs no more than that one would for each of them.
+    fn cheapest<'l>(&mut self, look_ups: &'l [Lookup]) -> Result<Option<&'l Lookup>> {
+        let name = look_ups.iter().find(|look_up| matches!(look_up, Lookup::Name(_)));
+        match (name, look_ups) {
+            (Some(name), _) => return Ok(Some(name)),
+            (None, [only]) => return Ok(Some(only)),
+            _ => {}
+        }
+        let mut runners = Vec::new();
+        for look_up in look_ups.iter().take(MAX_LOOK_UPS) {
+            runners.push((look_up, self.range(look_up)?));
+        }
+        for _ in 0..=self.most {
+            (self.step)()?;
+            for (look_up, range) in &mut runners {
+                if range.next().transpose()?.is_none() {
+                    return Ok(Some(look_up));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Adds what a look-up finds; says whether there was room for all of it.
+    fn look_up(&mut self, look_up: &Lookup) -> Result<bool> {
+        (self.step)()?;
+        if let Lookup::Name(name) = look_up {
+            let key = databases::key(self.namespace, Kind::Image, name);
+            return self.record(&key);
+        }
+        let range = self.range(look_up)?;
+        if let Lookup::NamePrefix(_) = look_up {
+            for record in range {
+                (self.step)()?;
+                let (key, value) = record?;
+                if !self.add(key, value) {
+                    return Ok(false);
+                }
+            }
+            return Ok(true);
+        }
+        let odd = self.index(index::unindexed(self.namespace.as_str().as_bytes()))?;
+        let mut key = self.prefix.clone();
+        for entry in range.chain(odd) {
+            (self.step)()?;
+            let (entry, _) = entry?;
+            key.truncate(self.prefix.len());
+            key.extend(index::name(entry).unwrap_or_default());
+            if !self.record(&key)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The keys that a look-up goes through: records, or entries of the index.
+    fn range(&self, look_up: &Lookup) -> Result<Prefixed<'t>> {
+        let namespace = self.namespace.as_str().as_bytes();
+        match look_up {
+            Lookup::Name(name) => self.records(name.as_bytes()),
+            Lookup::NamePrefix(beginning) => self.records(beginning),
+            Lookup::Digest(digest) => self.index(index::digest(namespace, digest)),
+            Lookup::DigestPrefix(beginning) => {
+                self.index(index::digest_prefix(namespace, beginning))
+            }
+            Lookup::Label { key, value } => self.index(index::label(namespace, key, value)),
+        }
+    }
+
+    fn records(&self, beginning: &[u8]) -> Result<Prefixed<'t>> {
+        let beginning = [&self.prefix, databases::name_prefix(beginning)].concat();
+        self.state.view().prefix(Table::Records, beginning)
+    }
+
+    fn index(&self, beginning: Vec<u8>) -> Result<Prefixed<'t>> {
+        self.state.view().prefix(Table::Index, beginning)
+    }
+
+    /// Adds the record under `key`, if there is one.
+    fn record(&mut self, key: &[u8]) -> Result<bool> {
+        // Not `get`: the key is wanted as it lies in the store.
+        match self.state.view().seek(Table::Records, key)? {
+            Some((found, value)) if found == key => Ok(self.add(found, value)),
+            _ => Ok(true),
+        }
+    }
+
+    fn add(&mut self, key: &'t [u8], value: &'t [u8]) -> bool {
+        let room = self.found.len() < self.most;
+        if room {
+            self.found.push(Entry { key, value, prefix: self.prefix.len(), kind: Kind::Image });
+        }
+        room
+    }
+}

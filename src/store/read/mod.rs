@@ -1,0 +1,14 @@
+//! Reading.
+//!
+//! - [`view`]: LMDB's databases under the overlay, as one; [`snapshot_limit`]: how long one may be held
+//! - [`records`]: looking records up; [`scan`]: walking through them in order
+//! - [`lookup`]: the candidates of a filter's plan, by the index
+//! - [`audit`]: every record, for `check`; [`usage`]: how large the store is
+
+pub mod audit;
+pub mod lookup;
+pub mod records;
+pub mod scan;
+pub mod snapshot_limit;
+pub mod usage;
+pub mod view;

@@ -1,0 +1,370 @@
+//! Looking records up, in one state of the store.
+//!
+//! [`Snapshot`] reads a state that others have made; [`Change`](crate::store::engine::transaction::Change) reads its own
+//! writes too. Both are used through [`Records`]. Records are handed out as the bytes of their
+//! message, already checked against their checksum; decoding is the caller's. `walk` goes through
+//! them in order.
+
+use std::collections::BTreeMap;
+
+use crate::model::go::quote::quote;
+use crate::model::go::text::lossy;
+use crate::model::image::plan::Plan;
+use crate::model::{Error, Namespace, Result};
+use crate::store::read::lookup;
+use crate::store::read::scan;
+use crate::store::read::scan::{Entry, Scan};
+use crate::store::read::view::View;
+use crate::store::schema::databases;
+use crate::store::schema::databases::Kind;
+use crate::store::schema::table::Table;
+use crate::store::schema::value;
+
+/// One state, to be read.
+pub struct Snapshot<'e> {
+    pub(crate) view: View<'e>,
+}
+
+/// The key of a record: what the list of those with a time to go has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RecordKey(pub(crate) Box<[u8]>);
+
+impl RecordKey {
+    /// The key of the record of that name.
+    pub fn new(namespace: &Namespace, kind: Kind, name: &str) -> Self {
+        Self(databases::key(namespace, kind, name).into())
+    }
+
+    /// What is before all keys.
+    pub fn first() -> Self {
+        Self(Box::default())
+    }
+}
+
+impl std::fmt::Display for RecordKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&quote(lossy(&self.0).as_bytes()))
+    }
+}
+
+/// A record that may be collected from a time on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expiring {
+    /// Where it is.
+    pub namespace: Namespace,
+    /// What it is.
+    pub kind: Kind,
+    /// Its name, or its id.
+    pub name: String,
+    /// The value of its label.
+    pub when: String,
+}
+
+pub(crate) mod sealed {
+    /// Gives `Records` what it reads without showing heed outside.
+    pub trait ReadState {
+        fn view(&self) -> &super::View<'_>;
+    }
+}
+
+impl sealed::ReadState for Snapshot<'_> {
+    fn view(&self) -> &View<'_> {
+        &self.view
+    }
+}
+
+impl Records for Snapshot<'_> {}
+
+/// What can be read of a state.
+pub trait Records: sealed::ReadState {
+    /// An error once this state was held for too long: too much is written behind it. Walks ask by
+    /// themselves; what takes long over one record asks meanwhile.
+    fn check_held(&self) -> Result<()> {
+        self.view().check_held()
+    }
+
+    /// The encoded record of that name; an error when it is damaged.
+    fn record(&self, namespace: &Namespace, kind: Kind, name: &str) -> Result<Option<&[u8]>> {
+        get(self, &databases::key(namespace, kind, name)).map_err(|fault| {
+            fault.into_error(|| format!("{} {} in namespace {namespace}", kind.noun(), quote(name)))
+        })
+    }
+
+    /// The encoded `Namespace` of that name; an error when it is damaged.
+    fn namespace(&self, namespace: &Namespace) -> Result<Option<&[u8]>> {
+        get(self, &databases::namespace_key(namespace))
+            .map_err(|fault| fault.into_error(|| format!("namespace {namespace}")))
+    }
+
+    /// Looks for the first record, whichever it is: an error when LMDB cannot be read.
+    fn probe(&self) -> Result<()> {
+        self.view().seek(Table::Records, b"").map(drop)
+    }
+
+    /// The records of a kind in a namespace, in byte order of their names.
+    fn scan(&self, namespace: &Namespace, kind: Kind) -> Result<Scan<'_>> {
+        Scan::new(self, namespace, kind, b"")
+    }
+
+    /// The images in a namespace whose names begin so, in byte order of names; when the beginning is
+    /// very long, others too.
+    fn scan_names(&self, namespace: &Namespace, beginning: &[u8]) -> Result<Scan<'_>> {
+        Scan::new(self, namespace, Kind::Image, beginning)
+    }
+
+    /// Images among which are all that match the filter of `plan`, in byte order of names, if that
+    /// takes no more than `most` look-ups. `step` is called now and then; its error ends the search.
+    fn candidates(
+        &self,
+        namespace: &Namespace,
+        plan: &Plan,
+        most: usize,
+        step: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Option<Vec<Entry<'_>>>> {
+        lookup::candidates(self, namespace, plan, most, step)
+    }
+
+    /// How many records there are, of all kinds in all namespaces; about, as those that were removed
+    /// or made a moment ago may be counted wrong.
+    fn approximate_count(&self) -> Result<u64> {
+        self.view().approximate_len(Table::Records)
+    }
+
+    /// The names of all namespaces, in byte order.
+    fn namespaces(&self) -> Result<Vec<Namespace>> {
+        scan::namespaces(self).collect()
+    }
+
+    /// The same, one after the other.
+    fn walk_namespaces(&self) -> impl Iterator<Item = Result<Namespace>> {
+        scan::namespaces(self)
+    }
+
+    /// How many images are set aside.
+    fn count_set_aside(&self) -> Result<u64> {
+        self.view().len(Table::SetAside)
+    }
+
+    /// How many images are set aside, by namespace.
+    fn aside_by_namespace(&self) -> Result<BTreeMap<String, u64>> {
+        scan::aside_by_namespace(self)
+    }
+
+    /// The keys of all records that have a time from which on they may be collected, whether it
+    /// has come or not, with the values of their labels.
+    fn expiring_keys(&self) -> Result<impl Iterator<Item = Result<(RecordKey, String)>>> {
+        scan::expiring_keys(self)
+    }
+
+    /// The record under a key, if it is there and has such a time.
+    fn expiring(&self, key: &RecordKey) -> Result<Option<Expiring>> {
+        scan::expiring(self, key)
+    }
+}
+
+/// Why a record cannot be had.
+pub(crate) enum Fault {
+    Damaged,
+    Store(Error),
+}
+
+impl Fault {
+    fn into_error(self, what: impl FnOnce() -> String) -> Error {
+        match self {
+            Self::Damaged => damaged(&what()),
+            Self::Store(error) => error,
+        }
+    }
+}
+
+/// The message under a key of a record.
+pub(crate) fn get<'t>(
+    state: &'t (impl sealed::ReadState + ?Sized),
+    key: &[u8],
+) -> Result<Option<&'t [u8]>, Fault> {
+    let value = state.view().get(Table::Records, key).map_err(Fault::Store)?;
+    value.map(|value| value::unseal(key, value)).transpose().map_err(|_| Fault::Damaged)
+}
+
+pub(crate) fn damaged(what: &str) -> Error {
+    Error::DataLoss(format!("{what} is damaged in the store: its checksum is wrong"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::images::Image;
+    use crate::store::schema::databases::NAME_HEAD;
+    use crate::store::{Store, Transaction};
+    use protobuf::Message;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        (dir, store)
+    }
+
+    fn namespace(name: &str) -> Namespace {
+        Namespace::parse(name).unwrap()
+    }
+
+    fn put(store: &Store, ns: &Namespace, name: &str) {
+        let message = Image { name: name.into(), ..Image::default() }.write_to_bytes().unwrap();
+        let (ns, name) = (ns.clone(), name.to_owned());
+        store
+            .writer()
+            .write_blocking(move |c| c.put(&ns, Kind::Image, &name, &message, None))
+            .unwrap();
+    }
+
+    fn listed(store: &Store, ns: &Namespace) -> Vec<String> {
+        let names = store.read(|s| {
+            s.scan(ns, Kind::Image)?
+                .map(|e| Ok(Image::parse_from_bytes(e?.message()?).unwrap().name))
+                .collect()
+        });
+        names.unwrap()
+    }
+
+    #[test]
+    fn names_of_any_length_list_in_byte_order() {
+        let (_dir, store) = store();
+        let (before, ns, after) = (namespace("a"), namespace("a.b"), namespace("a0"));
+        let head = "h".repeat(NAME_HEAD);
+        let cut_inside_a_character = format!("{}ü", "h".repeat(NAME_HEAD - 1));
+        let mut names: Vec<String> =
+            ["", "/", "x", "xyz", "~", "é", "\u{10ffff}", &head, &cut_inside_a_character]
+                .iter()
+                .flat_map(|stem| ["", "z", "a", "\0", "é"].map(|end| format!("{stem}{end}")))
+                .chain((0..40).map(|i| format!("{head}/{i}")))
+                .chain([
+                    format!("{head}{}", "a".repeat(40_000)),
+                    format!("{}i", "h".repeat(NAME_HEAD - 1)),
+                ])
+                .filter(|name| !name.is_empty())
+                .collect();
+        for name in &names {
+            put(&store, &ns, name);
+        }
+        put(&store, &before, "x");
+        put(&store, &after, "x");
+        names.sort();
+        names.dedup();
+        assert_eq!(listed(&store, &ns), names);
+        for name in &names {
+            assert!(
+                store.read(|s| Ok(s.record(&ns, Kind::Image, name)?.is_some())).unwrap(),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_long_name_is_found_only_by_all_of_itself() {
+        let (_dir, store) = store();
+        let ns = namespace("n");
+        let long = "x".repeat(1000);
+        put(&store, &ns, &long);
+        assert!(store.read(|s| Ok(s.record(&ns, Kind::Image, &long[1..])?.is_none())).unwrap());
+        let doomed = (ns.clone(), long.clone());
+        assert_eq!(
+            store.writer().write_blocking(move |c| c.delete(&doomed.0, Kind::Image, &doomed.1)),
+            Ok(true)
+        );
+        assert!(listed(&store, &ns).is_empty());
+    }
+
+    #[test]
+    fn namespaces_are_found_between_their_records() {
+        let (_dir, store) = store();
+        let names = ["a", "a-b", "a.b", "a0", "b", "z"];
+        for name in names {
+            let ns = namespace(name);
+            put(&store, &ns, "i1");
+            put(&store, &ns, "i2");
+            store.writer().write_blocking(move |c| c.put_namespace(&ns, b"")).unwrap();
+        }
+        let found = store.read(|s| s.namespaces()).unwrap();
+        assert_eq!(found.iter().map(Namespace::as_str).collect::<Vec<_>>(), names);
+    }
+
+    #[test]
+    fn a_damaged_record_is_named_and_the_others_are_listed() {
+        let (_dir, store) = store();
+        let ns = namespace("n");
+        for name in ["a", "b", "c"] {
+            put(&store, &ns, name);
+        }
+        let damage = ns.clone();
+        let bad = move |c: &mut Transaction<'_>| {
+            c.set(Table::Records, &databases::key(&damage, Kind::Image, "b"), b"rotten")
+        };
+        store.writer().write_blocking(bad).unwrap();
+        let got = store.read(|s| s.record(&ns, Kind::Image, "b").map(drop)).unwrap_err();
+        assert!(
+            matches!(&got, Error::DataLoss(m) if m.contains("image \"b\" in namespace n")),
+            "{got}"
+        );
+        let whole = store
+            .read(|s| {
+                Ok(s.scan(&ns, Kind::Image)?
+                    .filter(|e| e.as_ref().unwrap().message().is_ok())
+                    .count())
+            })
+            .unwrap();
+        assert_eq!(whole, 2);
+    }
+
+    #[test]
+    fn what_expires_is_known_as_long_as_it_is_there() {
+        let (_dir, store) = store();
+        let ns = namespace("n");
+        let long = "x".repeat(1000);
+        for (name, expires) in [("a", Some("soon")), ("b", None), (&long, Some("later"))] {
+            let message = Image { name: name.into(), ..Image::default() }.write_to_bytes().unwrap();
+            let (ns, name) = (ns.clone(), name.to_owned());
+            let put =
+                move |c: &mut Transaction<'_>| c.put(&ns, Kind::Image, &name, &message, expires);
+            store.writer().write_blocking(put).unwrap();
+        }
+        let expiring = || {
+            let all = |s: &Snapshot<'_>| {
+                let keys = s.expiring_keys()?.collect::<Result<Vec<_>>>()?;
+                keys.iter()
+                    .map(|(key, _)| Ok(s.expiring(key)?.unwrap()))
+                    .collect::<Result<Vec<_>>>()
+            };
+            store.read(all).unwrap()
+        };
+        let of = |name: &str, when: &str| Expiring {
+            namespace: ns.clone(),
+            kind: Kind::Image,
+            name: name.into(),
+            when: when.into(),
+        };
+        assert_eq!(expiring(), [of("a", "soon"), of(&long, "later")]);
+        put(&store, &ns, "a");
+        let doomed = (ns.clone(), long.clone());
+        store
+            .writer()
+            .write_blocking(move |c| c.delete(&doomed.0, Kind::Image, &doomed.1))
+            .unwrap();
+        assert_eq!(expiring(), []);
+    }
+
+    #[test]
+    fn a_namespace_goes_with_its_leases() {
+        let (_dir, store) = store();
+        let (ns, other) = (namespace("n"), namespace("o"));
+        for ns in [ns.clone(), other.clone()] {
+            let work = move |c: &mut Transaction<'_>| {
+                c.put_namespace(&ns, b"")?;
+                c.put(&ns, Kind::Lease, "l", b"", Some("soon"))
+            };
+            store.writer().write_blocking(work).unwrap();
+        }
+        store.writer().write_blocking(move |c| c.delete_namespace(&ns)).unwrap();
+        let left = store.read(|s| Ok((s.namespaces()?, s.expiring_keys()?.count()))).unwrap();
+        assert_eq!(left, (vec![other], 1));
+    }
+}

@@ -1,0 +1,231 @@
+//! Walking records in order of their names.
+//!
+//! LMDB's order of keys is the order of names, but for long ones: those with one head lie side by
+//! side in the order of their hashes, and are sorted here, run by run (`schema` says why that is
+//! enough).
+
+use std::collections::BTreeMap;
+
+use protobuf::CodedInputStream;
+
+use crate::model::go::quote::quote;
+use crate::model::go::text::lossy;
+use crate::model::{Namespace, Result};
+use crate::store::read::records::sealed::ReadState;
+use crate::store::read::records::{Expiring, RecordKey, damaged};
+use crate::store::read::snapshot_limit::SnapshotLimit;
+use crate::store::read::view::Prefixed;
+use crate::store::schema::databases;
+use crate::store::schema::databases::{Kind, LONG_MARKER, NAME_HEAD};
+use crate::store::schema::table::Table;
+use crate::store::schema::value;
+
+/// One record of a walk.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'t> {
+    pub(crate) key: &'t [u8],
+    pub(crate) value: &'t [u8],
+    /// Bytes of the key before the name.
+    pub(crate) prefix: usize,
+    pub(crate) kind: Kind,
+}
+
+/// The records of one kind in a namespace whose names begin alike, in byte order of names. A damaged
+/// record is an entry like others, whose message cannot be had.
+pub struct Scan<'t> {
+    limit: Option<&'t SnapshotLimit>,
+    range: Prefixed<'t>,
+    kind: Kind,
+    /// Bytes of each key before the name.
+    prefix: usize,
+    /// Long names with one head, sorted by name from last to first.
+    long_name_run: Vec<Entry<'t>>,
+    /// The entry behind that run, already read.
+    ahead: Option<Entry<'t>>,
+}
+
+impl<'t> Scan<'t> {
+    pub(crate) fn new(
+        state: &'t (impl ReadState + ?Sized),
+        namespace: &Namespace,
+        kind: Kind,
+        names: &[u8],
+    ) -> Result<Self> {
+        let mut beginning = databases::prefix(namespace, kind);
+        let prefix = beginning.len();
+        beginning.extend(databases::name_prefix(names));
+        let view = state.view();
+        let range = view.prefix(Table::Records, beginning)?;
+        Ok(Self {
+            limit: view.limit(),
+            range,
+            kind,
+            prefix,
+            long_name_run: Vec::new(),
+            ahead: None,
+        })
+    }
+
+    fn read(&mut self) -> Result<Option<Entry<'t>>> {
+        self.limit.map_or(Ok(()), SnapshotLimit::check)?;
+        let found = self.range.next().transpose()?;
+        let (prefix, kind) = (self.prefix, self.kind);
+        Ok(found.map(|(key, value)| Entry { key, value, prefix, kind }))
+    }
+
+    fn read_run(&mut self, first: Entry<'t>) -> Result<()> {
+        let head = first.head();
+        self.long_name_run.push(first);
+        while let Some(entry) = self.read()? {
+            if !entry.is_long() || entry.head() != head {
+                self.ahead = Some(entry);
+                break;
+            }
+            self.long_name_run.push(entry);
+        }
+        self.long_name_run.sort_by(|a, b| b.name().cmp(a.name()));
+        Ok(())
+    }
+}
+
+impl<'t> Iterator for Scan<'t> {
+    type Item = Result<Entry<'t>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(entry) = self.long_name_run.pop() {
+            return Some(Ok(entry));
+        }
+        let read = match self.ahead.take() {
+            Some(entry) => Ok(Some(entry)),
+            None => self.read(),
+        };
+        match read {
+            Ok(Some(entry)) if entry.is_long() => match self.read_run(entry) {
+                Ok(()) => self.long_name_run.pop().map(Ok),
+                Err(e) => Some(Err(e)),
+            },
+            other => other.transpose(),
+        }
+    }
+}
+
+impl<'t> Entry<'t> {
+    /// The encoded record; an error when it is damaged.
+    pub fn message(&self) -> Result<&'t [u8]> {
+        value::unseal(self.key, self.value)
+            .map_err(|_| damaged(&format!("{} {}", self.kind.noun(), quote(self.head()))))
+    }
+
+    /// What is known of the name when the record is damaged, for sentences.
+    pub fn display_name(&self) -> String {
+        lossy(self.head()).into_owned()
+    }
+
+    /// The name: in the key, or, of a long one, in the record; what of it is known, if that is
+    /// damaged.
+    pub(crate) fn name(&self) -> &'t [u8] {
+        let head = self.head();
+        if !self.is_long() {
+            return head;
+        }
+        self.value.get(value::HEADER..).and_then(first_field).unwrap_or(head)
+    }
+
+    /// The name as far as the key has it: whole, but for long names.
+    fn head(&self) -> &'t [u8] {
+        let name = self.key.get(self.prefix..).unwrap_or_default();
+        if self.is_long() { name.get(..NAME_HEAD).unwrap_or(name) } else { name }
+    }
+
+    fn is_long(&self) -> bool {
+        self.key.get(self.prefix + NAME_HEAD) == Some(&LONG_MARKER)
+    }
+}
+
+/// The bytes of a message's field 1, which in every kind of record is its name. Fields are written
+/// in order of their numbers, so it is the first.
+fn first_field(message: &[u8]) -> Option<&[u8]> {
+    const FIELD_1: u32 = 1 << 3 | 2;
+    let mut stream = CodedInputStream::from_bytes(message);
+    if stream.read_raw_tag_or_eof().ok()? != Some(FIELD_1) {
+        return None;
+    }
+    let length = usize::try_from(stream.read_raw_varint32().ok()?).ok()?;
+    let start = usize::try_from(stream.pos()).ok()?;
+    message.get(start..start.checked_add(length)?)
+}
+
+/// The names of all namespaces, in byte order. After an error there are no more.
+pub fn namespaces(state: &(impl ReadState + ?Sized)) -> impl Iterator<Item = Result<Namespace>> {
+    let mut from = Some(databases::ROOT_PREFIX.to_vec());
+    std::iter::from_fn(move || {
+        let found = next_namespace(state, from.take()?);
+        let found = found.transpose()?;
+        Some(found.map(|(namespace, next)| {
+            from = Some(next);
+            namespace
+        }))
+    })
+}
+
+/// The first namespace whose key is not before that one, and the key to go on with.
+fn next_namespace(
+    state: &(impl ReadState + ?Sized),
+    mut from: Vec<u8>,
+) -> Result<Option<(Namespace, Vec<u8>)>> {
+    // Records of a namespace lie between it and others: each is skipped with one look-up.
+    while let Some((key, _)) = state.view().seek(Table::Records, &from)? {
+        state.view().check_held()?;
+        let Some(path) = key.strip_prefix(databases::ROOT_PREFIX) else { break };
+        let Some(slash) = path.iter().position(|b| *b == b'/') else {
+            return Ok(Some((parse_namespace(path, key)?, [key, b"\0"].concat())));
+        };
+        // The byte after '/' follows every key below this namespace.
+        from = [databases::ROOT_PREFIX, path.get(..slash).unwrap_or_default(), b"0"].concat();
+    }
+    Ok(None)
+}
+
+/// The keys of the records that have a time to go, with the values of their labels.
+pub fn expiring_keys(
+    state: &(impl ReadState + ?Sized),
+) -> Result<impl Iterator<Item = Result<(RecordKey, String)>>> {
+    let all = state.view().range_from(Table::Expiring, b"")?;
+    Ok(all.map(|noted| noted.map(|(key, when)| (RecordKey(key.into()), lossy(when).into_owned()))))
+}
+
+/// The record under a key, if it has a time to go.
+pub fn expiring(state: &(impl ReadState + ?Sized), key: &RecordKey) -> Result<Option<Expiring>> {
+    let key = &*key.0;
+    let (when, value) =
+        (state.view().get(Table::Expiring, key)?, state.view().get(Table::Records, key)?);
+    let (Some(when), Some(value)) = (when, value) else { return Ok(None) };
+    let strange = || damaged(&format!("key {}", lossy(key)));
+    let Some((namespace, Some(kind))) = databases::parse_key(key) else { return Err(strange()) };
+    let prefix = databases::prefix(&namespace, kind).len();
+    let name = Entry { key, value, prefix, kind }.name().to_vec();
+    let name = String::from_utf8(name).map_err(|_| strange())?;
+    Ok(Some(Expiring { namespace, kind, name, when: lossy(when).into_owned() }))
+}
+
+/// How many images are set aside, by namespace.
+pub fn aside_by_namespace(state: &(impl ReadState + ?Sized)) -> Result<BTreeMap<String, u64>> {
+    let mut found = BTreeMap::new();
+    for noted in state.view().range_from(Table::SetAside, b"")? {
+        let (key, _) = noted?;
+        let path = key.strip_prefix(databases::ROOT_PREFIX).unwrap_or_default();
+        let namespace = path.split(|b| *b == b'/').next().unwrap_or_default();
+        *found.entry(lossy(namespace).into_owned()).or_default() += 1;
+    }
+    Ok(found)
+}
+
+/// The keys that begin with `prefix`.
+pub fn keys(state: &(impl ReadState + ?Sized), prefix: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+    state.view().prefix(Table::Records, prefix)?.map(|found| Ok(found?.0.to_vec())).collect()
+}
+
+fn parse_namespace(name: &[u8], key: &[u8]) -> Result<Namespace> {
+    let parsed = std::str::from_utf8(name).ok().and_then(|name| Namespace::parse(name).ok());
+    parsed.ok_or_else(|| damaged(&format!("key {}", lossy(key))))
+}

@@ -1,0 +1,86 @@
+//! How large a store is, and what of it is in use.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use heed::{Env, WithoutTls};
+
+use crate::model::{Error, Result};
+use crate::store::dir::root::DATA_FILE;
+use crate::store::error::lmdb_error;
+use crate::store::read::view::View;
+use crate::store::schema::table::Table;
+
+/// Sizes of a store, in one state of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of a page.
+    pub page_size: u64,
+    /// Pages of the file, those that were never written among them.
+    pub pages: u64,
+    /// Pages that hold records, indexes, or the trees above them. The others are free, or list what
+    /// is free: a compacted copy is without them.
+    pub used_pages: u64,
+    /// Length of the file, in bytes.
+    pub file_bytes: u64,
+    /// What the file takes of the disk, in bytes.
+    pub disk_bytes: u64,
+    /// To how many bytes the file can grow.
+    pub map_bytes: u64,
+    /// The number of the last commit.
+    pub last_commit: u64,
+    /// Each database.
+    pub databases: Vec<Database>,
+}
+
+/// What a database takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Database {
+    /// Its name, as in `schema`.
+    pub name: &'static str,
+    /// How many entries it has.
+    pub entries: u64,
+    /// How many pages they take.
+    pub pages: u64,
+}
+
+impl Usage {
+    /// Pages that are free, or list what is free.
+    pub fn free_pages(&self) -> u64 {
+        self.pages.saturating_sub(self.used_pages)
+    }
+
+    pub(crate) fn measure(root: &Path, env: &Env<WithoutTls>, view: &View<'_>) -> Result<Self> {
+        let (txn, tables) = view.base();
+        const META_PAGES: u64 = 2;
+        let told = |e: heed::Error| lmdb_error("measuring the store", &e);
+        let (info, main) = (env.info(), env.unnamed_database_stat());
+        let path = root.join(DATA_FILE);
+        let file = std::fs::metadata(&path)
+            .map_err(|e| Error::Internal(format!("looking at {}: {e}", path.display())))?;
+        let pages_of = |stat: &heed::DatabaseStat| {
+            (stat.branch_pages + stat.leaf_pages + stat.overflow_pages) as u64
+        };
+        let mut databases = Vec::new();
+        for (name, database) in tables.all() {
+            let stat = database.stat(txn).map_err(told)?;
+            let entries = match Table::ALL.into_iter().find(|table| table.name() == name) {
+                Some(table) => view.len(table)?,
+                None => stat.entries as u64,
+            };
+            databases.push(Database { name, entries, pages: pages_of(&stat) });
+        }
+        let used: u64 = databases.iter().map(|database| database.pages).sum();
+        Ok(Self {
+            page_size: main.page_size.into(),
+            pages: info.last_page_number as u64 + 1,
+            used_pages: used + pages_of(&main) + META_PAGES,
+            file_bytes: file.len(),
+            // POSIX leaves the unit open; on Linux it is 512 bytes.
+            disk_bytes: file.blocks() * 512,
+            map_bytes: info.map_size as u64,
+            last_commit: info.last_txn_id as u64,
+            databases,
+        })
+    }
+}

@@ -1,0 +1,301 @@
+//! One state of the databases: what LMDB has, under what is recent.
+//!
+//! All reading goes through here, so that nobody else needs to know that there are two places.
+
+use std::iter::Peekable;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use heed::types::Bytes;
+use heed::{RoRange, RoTxn, RwTxn, WithoutTls};
+
+use crate::model::{Error, Result};
+use crate::store::error::lmdb_error;
+use crate::store::journal::overlay::{Overlay, OverlayRange};
+use crate::store::read::snapshot_limit::SnapshotLimit;
+use crate::store::schema::databases::Tables;
+use crate::store::schema::table::Table;
+
+/// A key and its value, as they lie in the store.
+pub type Pair<'v> = (&'v [u8], &'v [u8]);
+
+/// A transaction that sees LMDB's last state.
+pub enum Txn<'e> {
+    /// One of those who read.
+    Reader(RoTxn<'e, WithoutTls>),
+    /// The writing thread's: it has a place even when all those for readers are taken, and nobody
+    /// else writes meanwhile.
+    Writer(RwTxn<'e>),
+}
+
+/// One state.
+pub struct View<'e> {
+    txn: Txn<'e>,
+    tables: &'e Tables,
+    pub(crate) overlay: Overlay,
+    /// Set when the environment is to be closed: closing waits for the end of this view.
+    closing: Option<Arc<AtomicBool>>,
+    /// Of a snapshot beside which there are checkpoints.
+    limit: Option<SnapshotLimit>,
+}
+
+impl<'e> View<'e> {
+    pub(crate) fn new(txn: Txn<'e>, tables: &'e Tables, recent: Overlay) -> Self {
+        Self { txn, tables, overlay: recent, closing: None, limit: None }
+    }
+
+    /// Reads that go on from key to key end with an error once `closing` is set.
+    pub(crate) fn interrupted_by(self, closing: Arc<AtomicBool>) -> Self {
+        Self { closing: Some(closing), ..self }
+    }
+
+    /// It may be held no longer than that says.
+    pub(crate) fn with_limit(self, limit: SnapshotLimit) -> Self {
+        Self { limit: Some(limit), ..self }
+    }
+
+    /// An error once it is to be given up.
+    pub(crate) fn check_held(&self) -> Result<()> {
+        self.limit().map_or(Ok(()), SnapshotLimit::check)
+    }
+
+    /// What says when it is to be given up, if something does.
+    pub(crate) fn limit(&self) -> Option<&SnapshotLimit> {
+        self.limit.as_ref()
+    }
+
+    /// The value of a key.
+    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<&[u8]>> {
+        match self.overlay.get(table, key) {
+            Some(value) => Ok(value),
+            // LMDB has no empty keys, and takes none.
+            None if key.is_empty() => Ok(None),
+            None => self.tables.get(table).get(self.txn(), key).map_err(told),
+        }
+    }
+
+    /// The first key that is not before one, with its value.
+    pub fn seek(&self, table: Table, key: &[u8]) -> Result<Option<Pair<'_>>> {
+        if key.is_empty() || self.overlay.count(table) > 0 {
+            return self.range_from(table, key)?.next().transpose();
+        }
+        self.tables.get(table).get_greater_than_or_equal_to(self.txn(), key).map_err(told)
+    }
+
+    /// All keys from one on, in order.
+    pub fn range_from(&self, table: Table, key: &[u8]) -> Result<Range<'_>> {
+        let from = if key.is_empty() { Bound::Unbounded } else { Bound::Included(key) };
+        let bounds = (from, Bound::Unbounded);
+        Ok(Range {
+            base: self.tables.get(table).range(self.txn(), &bounds).map_err(told)?,
+            peeked_base: None,
+            recent: self.overlay.range_from(table, key).map(Iterator::peekable),
+            closing: self.closing.as_deref(),
+        })
+    }
+
+    /// All keys that begin so, in order.
+    pub fn prefix<'v>(&'v self, table: Table, prefix: Vec<u8>) -> Result<Prefixed<'v>> {
+        Ok(Prefixed { range: self.range_from(table, &prefix)?, prefix })
+    }
+
+    /// How many keys there are.
+    pub fn len(&self, table: Table) -> Result<u64> {
+        let stored = self.tables.get(table);
+        let mut count = stored.len(self.txn()).map_err(told)?;
+        for (key, value) in self.overlay.range_from(table, b"").into_iter().flatten() {
+            match (stored.get(self.txn(), key).map_err(told)?, value) {
+                (None, Some(_)) => count = count.saturating_add(1),
+                (Some(_), None) => count = count.saturating_sub(1),
+                _ => {}
+            }
+        }
+        Ok(count)
+    }
+
+    /// The same, without a look at what was changed recently.
+    pub fn approximate_len(&self, table: Table) -> Result<u64> {
+        let stored = self.tables.get(table).len(self.txn()).map_err(told)?;
+        Ok(stored.saturating_add(self.overlay.count(table) as u64))
+    }
+
+    /// What LMDB has of it.
+    pub fn base(&self) -> (&RoTxn<'_>, &'e Tables) {
+        (self.txn(), self.tables)
+    }
+
+    fn txn(&self) -> &RoTxn<'_> {
+        match &self.txn {
+            Txn::Reader(txn) => txn,
+            Txn::Writer(txn) => txn,
+        }
+    }
+}
+
+fn told(e: heed::Error) -> Error {
+    lmdb_error("reading the store", &e)
+}
+
+/// What a long read is told when the store is opened again beneath it.
+fn interrupted() -> Error {
+    Error::Unavailable(
+        "a write to the disk failed and the store is opened again, which ends reads under way; try \
+         again"
+            .into(),
+    )
+}
+
+/// Keys in order, with their values.
+pub struct Range<'v> {
+    base: RoRange<'v, Bytes, Bytes>,
+    /// Of those that LMDB has, the next, when what is recent comes before it.
+    peeked_base: Option<Pair<'v>>,
+    /// `None` when nothing is.
+    recent: Option<Peekable<OverlayRange<'v>>>,
+    closing: Option<&'v AtomicBool>,
+}
+
+impl<'v> Range<'v> {
+    fn next_base(&mut self) -> Result<Option<Pair<'v>>> {
+        match self.peeked_base.take() {
+            Some(pair) => Ok(Some(pair)),
+            None => self.base.next().transpose().map_err(told),
+        }
+    }
+
+    fn merged(&mut self) -> Result<Option<Pair<'v>>> {
+        loop {
+            let stored = self.next_base()?;
+            let Some(recent) = &mut self.recent else { return Ok(stored) };
+            let Some(&(key, value)) = recent.peek() else {
+                self.recent = None;
+                return Ok(stored);
+            };
+            match stored {
+                Some(pair) if pair.0 < key => return Ok(Some(pair)),
+                // What was stored under the key counts no more.
+                Some(pair) if pair.0 == key => {}
+                other => self.peeked_base = other,
+            }
+            recent.next();
+            if let Some(value) = value {
+                return Ok(Some((key, value)));
+            }
+        }
+    }
+}
+
+impl<'v> Iterator for Range<'v> {
+    type Item = Result<Pair<'v>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.closing.is_some_and(|closing| closing.load(Ordering::Relaxed)) {
+            return Some(Err(interrupted()));
+        }
+        if self.recent.is_none() && self.peeked_base.is_none() {
+            return self.base.next().map(|pair| pair.map_err(told));
+        }
+        self.merged().transpose()
+    }
+}
+
+/// Keys in order that begin alike.
+pub struct Prefixed<'v> {
+    range: Range<'v>,
+    prefix: Vec<u8>,
+}
+
+impl<'v> Iterator for Prefixed<'v> {
+    type Item = Result<Pair<'v>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.range.next()?;
+        match &next {
+            Ok((key, _)) if !key.starts_with(&self.prefix) => None,
+            _ => Some(next),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::Store;
+    use crate::store::schema::databases::LastCheckpoint;
+
+    /// Few, so that changes meet.
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(0_u8..3, 1..4)
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Put(Vec<u8>, u8),
+        Remove(Vec<u8>),
+        Checkpoint,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (key(), any::<u8>()).prop_map(|(key, value)| Step::Put(key, value)),
+            2 => key().prop_map(Step::Remove),
+            1 => Just(Step::Checkpoint),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn wherever_it_lies_every_key_is_seen_as_it_was_last_changed(
+            steps in prop::collection::vec(step(), 0..40),
+            asked in prop::collection::vec(key(), 8),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(dir.path()).unwrap();
+            let opened = store.environment.acquire().unwrap();
+            let (table, mut recent, mut expected) = (Table::Index, Overlay::default(), BTreeMap::new());
+            for (number, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Put(key, value) => {
+                        recent.apply((table, &key, Some(&[value])));
+                        expected.insert(key, vec![value]);
+                    }
+                    Step::Remove(key) => {
+                        recent.apply((table, &key, None));
+                        expected.remove(&key);
+                    }
+                    Step::Checkpoint => {
+                        let written = std::mem::take(&mut recent);
+                        crate::store::engine::committer::write_checkpoint(&opened.env, &opened.tables, &written, LastCheckpoint { id: number as u64, journal: None })
+                            .unwrap();
+                    }
+                }
+            }
+            let view = View::new(Txn::Reader(opened.env.read_txn().unwrap()), &opened.tables, recent);
+            let owned = |(key, value): Pair<'_>| (key.to_vec(), value.to_vec());
+            let all: Vec<_> = expected.clone().into_iter().collect();
+            let range = |key: &[u8]| -> Vec<_> {
+                view.range_from(table, key).unwrap().map(|pair| owned(pair.unwrap())).collect()
+            };
+            prop_assert_eq!(view.len(table).unwrap(), all.len() as u64);
+            prop_assert_eq!(range(b""), all.clone());
+            for key in &asked {
+                let behind: Vec<_> = all.iter().filter(|(k, _)| k >= key).cloned().collect();
+                let begins: Vec<_> =
+                    all.iter().filter(|(k, _)| k.starts_with(key)).cloned().collect();
+                let prefixed = view.prefix(table, key.clone()).unwrap();
+                let first = view.seek(table, key).unwrap().map(owned);
+                prop_assert_eq!(prefixed.map(|p| owned(p.unwrap())).collect::<Vec<_>>(), begins);
+                prop_assert_eq!(first, behind.first().cloned());
+                prop_assert_eq!(range(key), behind);
+                prop_assert_eq!(view.get(table, key).unwrap(), expected.get(key).map(Vec::as_slice));
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! A store that is only read, beside the daemon that owns it or without one.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use heed::{CompactionOption, Env, EnvFlags, EnvOpenOptions, WithoutTls};
+use nix::fcntl::FlockArg;
+
+use super::dir::{permissions, root, store_id};
+use super::engine::committer;
+use super::error::{environment_lost_error, lmdb_error};
+use super::format::state::State;
+use super::journal::Expected;
+use super::journal::overlay::Overlay;
+use super::journal::replay::{self, Fault};
+use super::lmdb::open::{MAP_SIZE, MAX_READERS, begin_to_read, free_dead_readers};
+use super::lmdb::reader_table::{self, HeldSnapshot, ReaderTable};
+use super::read::records::Snapshot;
+use super::read::usage::Usage;
+use super::read::view::{Txn, View};
+use super::recovery::verify;
+use super::schema::databases;
+use super::schema::databases::{LastCheckpoint, Tables};
+use crate::model::{Error, Result};
+
+/// A journal counts as damaged when a reader beside the daemon found the same fault in it so often,
+/// with no checkpoint in between.
+const LOOKS_AT_FAULT: u32 = 10;
+
+/// The time between two such looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// A store that is only read, beside the daemon that owns it or without one.
+#[derive(Debug)]
+pub struct ReadOnlyStore {
+    env: Env<WithoutTls>,
+    // After the environment: see `readers`.
+    readers: ReaderTable,
+    tables: Tables,
+    uuid: String,
+    root: PathBuf,
+    state: State,
+}
+
+impl ReadOnlyStore {
+    /// Opens the store in the folder `root`, which must be there. Nothing in it is changed but
+    /// LMDB's list of readers.
+    pub fn open(root: &Path) -> Result<Self> {
+        let path = root.join(root::DATA_FILE);
+        let missing = || Error::not_found(format_args!("there is no store in {}", root.display()));
+        let found = match permissions::stat_regular(&path)?.filter(|found| found.len() > 0) {
+            Some(found) => found,
+            None => {
+                store_id::check_without_data(root)?;
+                return Err(missing());
+            }
+        };
+        let lock = root.join(root::LOCK_FILE);
+        let _entered = root::lock_files(root, FlockArg::LockShared)?;
+        let lock_is_new = permissions::stat_regular(&lock)?.is_none();
+        let file = permissions::open_regular(&path, false)?.ok_or_else(missing)?;
+        verify::metas(&path, &file)?;
+        let allocated = reader_table::allocate_table(root);
+        if lock_is_new {
+            permissions::chown_like(&lock, &found)?;
+        }
+        allocated?;
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options.max_readers(MAX_READERS).max_dbs(databases::DATABASES);
+        // SAFETY: its owner changes the file through LMDB only, whose readers' list this
+        // environment is entered in; READ_ONLY takes nothing away from that. Opening looks at the
+        // meta pages only, which were verified; all else is verified below, before it is read.
+        let env = unsafe { options.flags(EnvFlags::READ_ONLY).open(root) }
+            .map_err(|e| lmdb_error(&format!("opening {} to read", root.display()), &e))?;
+        free_dead_readers(&env)?;
+        let state = {
+            // While this transaction is open no page of its state is used again, nor one of any
+            // later state: what is verified cannot change under the eyes of the verifier.
+            let _held = begin_to_read(&env)?;
+            verify::state(&file).map_err(|damage| verify::damage_error(&path, &file, &damage))?
+        };
+        let (tables, uuid) = databases::open_to_read(&env, root)?;
+        store_id::check(root, &uuid)?;
+        let readers = ReaderTable::open(root)?;
+        let reader = Self { env, readers, tables, uuid, root: root.to_owned(), state };
+        // Whether the journal can be read.
+        reader.view()?;
+        Ok(reader)
+    }
+
+    /// What was verified when it was opened.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Writes one state of the store into the empty file at `path`, without the pages that are free. The
+    /// copy is a checkpoint of its own: no journal fits it.
+    pub fn copy_to(&self, path: &Path) -> Result<()> {
+        let view = self.view()?;
+        let told = |e: heed::Error| lmdb_error("copying the store", &e);
+        let since = databases::last_checkpoint(view.base().0, &self.tables)?;
+        let mut file =
+            File::options().read(true).write(true).open(path).map_err(|e| told(e.into()))?;
+        self.env.copy_to_file(&mut file, CompactionOption::Enabled).map_err(told)?;
+        let mut options = EnvOpenOptions::new().read_txn_without_tls();
+        options.map_size(MAP_SIZE).max_dbs(databases::DATABASES);
+        // SAFETY: LMDB wrote the file just now, and its caller owns it: no other process changes it.
+        let opened = unsafe { options.flags(EnvFlags::NO_SUB_DIR | EnvFlags::NO_LOCK).open(path) };
+        let env = opened.map_err(told)?;
+        let (tables, _) = databases::open_to_read(&env, path)?;
+        let txn = env.read_txn().map_err(told)?;
+        let copied = databases::last_checkpoint(&txn, &tables)?;
+        drop(txn);
+        // LMDB's copy may be of a newer state: then a checkpoint has taken all that is recent here.
+        let recent = if copied.id == since.id { view.overlay.clone() } else { Overlay::default() };
+        let own = LastCheckpoint { id: databases::next_checkpoint(), journal: None };
+        committer::write_checkpoint(&env, &tables, &recent, own).map_err(told)?;
+        env.prepare_for_closing().wait();
+        Ok(())
+    }
+
+    /// Reads from one state of the store.
+    pub fn read<T>(&self, work: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
+        work(&Snapshot { view: self.view()? })
+    }
+
+    /// LMDB's last state, with what the journal has on top of it. A daemon may append to the journal
+    /// and make a checkpoint meanwhile: then it is read again, until both belong together.
+    fn view(&self) -> Result<View<'_>> {
+        let mut before: Option<(LastCheckpoint, Fault)> = None;
+        let mut looks = 0;
+        loop {
+            // Only what writes is ever refused its environment.
+            let txn = begin_to_read(&self.env)?.ok_or_else(environment_lost_error)?;
+            let last = databases::last_checkpoint(&txn, &self.tables)?;
+            let expected = Expected { uuid: self.uuid.clone(), last };
+            let replayed = replay::read(&self.root, &expected)?;
+            // After a checkpoint the journal is written over.
+            if self.env.info().last_txn_id != txn.id() {
+                continue;
+            }
+            let fault = match replayed {
+                Ok(replay) => {
+                    let recent = Overlay::replay(&replay.batches);
+                    return Ok(View::new(Txn::Reader(txn), &self.tables, recent));
+                }
+                Err(fault) => fault,
+            };
+            let same = before.as_ref().is_some_and(|(checkpoint, earlier)| {
+                *checkpoint == last && replay::persists(earlier, &fault)
+            });
+            looks = if same { looks + 1 } else { 1 };
+            if looks == LOOKS_AT_FAULT {
+                return Err(fault.error(&self.root));
+            }
+            // The daemon may be in the middle of a write of the header.
+            std::thread::sleep(LOOK_INTERVAL);
+            before = Some((last, fault));
+        }
+    }
+
+    /// The snapshots that all processes hold, the oldest first.
+    pub fn readers(&self) -> Result<Vec<HeldSnapshot>> {
+        self.readers.held()
+    }
+
+    /// What tells this store from all others, for as long as it lives.
+    pub fn uuid(&self) -> &str {
+        &self.uuid
+    }
+
+    /// How large the store is.
+    pub fn usage(&self) -> Result<Usage> {
+        Usage::measure(&self.root, &self.env, &self.view()?)
+    }
+
+    /// The number of the last commit.
+    pub fn last_commit(&self) -> u64 {
+        self.env.info().last_txn_id as u64
+    }
+}

@@ -1,0 +1,9 @@
+//! Damaged files.
+//!
+//! - [`verify`]: what is checked of a data file before LMDB maps it
+//! - [`meta_sync`]: writing the meta pages again before the first write
+//! - [`salvage`]: records out of a damaged file, without LMDB
+
+pub mod meta_sync;
+pub mod salvage;
+pub mod verify;

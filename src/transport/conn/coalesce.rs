@@ -1,0 +1,369 @@
+//! A connection's bytes, read and written in few system calls.
+//!
+//! HTTP/2 hands over a frame at a time, of 16 KiB at most. Written one by one, each wakes the other
+//! side and is a system call of its own. So what is written is gathered, and a task beside the
+//! connection sends it, after the other tasks of the thread have had a turn: they may have more.
+//! What is read comes in large pieces as soon as a client sends much.
+//!
+//! Buffers are there only while they are in use: an idle connection holds none.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::{AsFd, AsRawFd};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{Shutdown, shutdown};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio_util::io::poll_read_buf;
+
+/// How much is gathered at most, and how much is read at a time.
+const BUFFER_SIZE: usize = 128 << 10;
+
+/// Reads of less are no sign that much is on its way.
+const SMALL_READ: usize = 4 << 10;
+
+/// The stream of a connection. Dropped, it sends what can be sent without waiting, and closes.
+#[derive(Debug)]
+pub struct CoalescingStream {
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    stream: UnixStream,
+    /// Read and not taken yet, from `taken` on.
+    read: Vec<u8>,
+    taken: usize,
+    /// Much came with the last read: more is likely to come.
+    much: bool,
+    /// To be written, from `sent` on.
+    write: Vec<u8>,
+    sent: usize,
+    /// Much was sent the last time: there is room for as much from the start, as to grow is to copy.
+    sent_much: bool,
+    /// Why sending failed.
+    failed: Option<ErrorKind>,
+    /// The task that sends, when it has nothing to do.
+    sender: Option<Waker>,
+    /// The connection, when it waits for room.
+    writer: Option<Waker>,
+    closed: bool,
+}
+
+impl CoalescingStream {
+    /// Gathers on `stream`, from which `first` has been read already. It must be called on the
+    /// runtime of the connection.
+    pub fn new(stream: UnixStream, first: &[u8]) -> Self {
+        let shared = Arc::new(Mutex::new(Shared {
+            stream,
+            read: first.to_vec(),
+            taken: 0,
+            much: false,
+            write: Vec::new(),
+            sent: 0,
+            sent_much: false,
+            failed: None,
+            sender: None,
+            writer: None,
+            closed: false,
+        }));
+        tokio::spawn(send(Arc::clone(&shared)));
+        Self { shared }
+    }
+
+    /// Whether as much is gathered as may be. Then the task is woken when it is sent.
+    pub fn is_full(&self, cx: &Context<'_>) -> bool {
+        let shared = &mut *lock(&self.shared);
+        let is_full = shared.write.len() >= BUFFER_SIZE && shared.failed.is_none();
+        if is_full {
+            shared.writer = Some(cx.waker().clone());
+        }
+        is_full
+    }
+
+    /// Whether the other side has closed, seen without reading what came before.
+    pub fn is_hung_up(&self) -> bool {
+        let shared = lock(&self.shared);
+        let mut polled = [PollFd::new(shared.stream.as_fd(), PollFlags::POLLHUP)];
+        poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+    }
+
+    /// What breaks it from outside.
+    pub fn aborter(&self) -> ConnectionAborter {
+        ConnectionAborter {
+            shared: Arc::clone(&self.shared),
+            is_broken_off: AtomicBool::new(false),
+        }
+    }
+}
+
+/// Breaks the connection of a [`Gathered`], whoever has that: when told to, or when dropped.
+#[derive(Debug)]
+pub struct ConnectionAborter {
+    shared: Arc<Mutex<Shared>>,
+    is_broken_off: AtomicBool,
+}
+
+impl Drop for ConnectionAborter {
+    fn drop(&mut self) {
+        self.abort();
+    }
+}
+
+impl ConnectionAborter {
+    /// Whether this side broke the connection, and not the other.
+    pub fn is_broken_off(&self) -> bool {
+        self.is_broken_off.load(Ordering::Relaxed)
+    }
+
+    /// Breaks it: both sides read its end, and can write no more.
+    pub fn abort(&self) {
+        self.is_broken_off.store(true, Ordering::Relaxed);
+        // One that is broken already is as it should be.
+        let _ = shutdown(lock(&self.shared).stream.as_raw_fd(), Shutdown::Both);
+    }
+}
+
+impl Drop for CoalescingStream {
+    fn drop(&mut self) {
+        let mut shared = lock(&self.shared);
+        shared.closed = true;
+        shared.sender.take().into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Sends what is gathered, until the stream is dropped or broken.
+async fn send(shared: Arc<Mutex<Shared>>) {
+    let mut waited = false;
+    std::future::poll_fn(|cx| {
+        let mut shared = lock(&shared);
+        if shared.has_more() && !waited && !shared.closed {
+            waited = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        waited = false;
+        let sent = shared.poll_send(cx);
+        if let Poll::Ready(Err(e)) = &sent {
+            shared.failed = Some(e.kind());
+        }
+        if sent.is_ready() {
+            shared.writer.take().into_iter().for_each(Waker::wake);
+            shared.sender = Some(cx.waker().clone());
+        } else {
+            // Woken when it can go on, and not before.
+            waited = true;
+        }
+        if shared.closed || shared.failed.is_some() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+impl Shared {
+    fn has_more(&self) -> bool {
+        self.sent < self.write.len()
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(rest) = self.write.get(self.sent..).filter(|rest| !rest.is_empty()) {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, rest)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(count) => self.sent += count,
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+        if self.sent > 0 {
+            self.sent_much = self.sent >= BUFFER_SIZE / 4;
+        }
+        self.write = Vec::new();
+        self.sent = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    fn drain_read_buffer(&mut self, buf: &mut ReadBuf<'_>) {
+        let rest = self.read.get(self.taken..).unwrap_or_default();
+        let count = rest.len().min(buf.remaining());
+        buf.put_slice(rest.get(..count).unwrap_or_default());
+        self.taken += count;
+        if self.taken == self.read.len() {
+            self.taken = 0;
+            self.read.clear();
+            if !self.much {
+                self.read = Vec::new();
+            }
+        }
+    }
+}
+
+impl AsyncRead for CoalescingStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let shared = &mut *lock(&self.shared);
+        if !shared.read.is_empty() {
+            shared.drain_read_buffer(buf);
+            return Poll::Ready(Ok(()));
+        }
+        if !shared.much {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut shared.stream).poll_read(cx, buf))?;
+            shared.much = buf.remaining() == 0 && buf.filled().len() - before >= SMALL_READ;
+            return Poll::Ready(Ok(()));
+        }
+        shared.read.reserve(BUFFER_SIZE);
+        let count = ready!(poll_read_buf(Pin::new(&mut shared.stream), cx, &mut shared.read))?;
+        shared.much = count >= SMALL_READ;
+        shared.drain_read_buffer(buf);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for CoalescingStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let shared = &mut *lock(&self.shared);
+        if let Some(kind) = shared.failed {
+            return Poll::Ready(Err(kind.into()));
+        }
+        let Some(free) = BUFFER_SIZE.checked_sub(shared.write.len()).filter(|free| *free > 0)
+        else {
+            shared.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        if shared.sent_much {
+            shared.write.reserve_exact(free);
+        }
+        let mut room = free;
+        for buf in bufs {
+            let part = buf.get(..room).unwrap_or(buf);
+            shared.write.extend_from_slice(part);
+            room -= part.len();
+        }
+        shared.sender.take().into_iter().for_each(Waker::wake);
+        Poll::Ready(Ok(free - room))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// The task beside the connection does it.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shared = &mut *lock(&self.shared);
+        if shared.has_more() && shared.failed.is_none() {
+            // Only one task is told when the stream can be written: the one that sends.
+            shared.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Pin::new(&mut shared.stream).poll_shutdown(cx)
+    }
+}
+
+/// Nothing that is done under this lock can panic.
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_written_in_one_turn_arrives_as_one() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut stream = CoalescingStream::new(ours, &[]);
+        tokio::task::yield_now().await;
+        stream.write_all(b"a head, ").await.unwrap();
+        stream.flush().await.unwrap();
+        // Another task of the thread has more.
+        tokio::spawn(async move {
+            stream.write_all(b"its data").await.unwrap();
+            std::future::pending::<CoalescingStream>().await
+        });
+        let mut got = [0; 100];
+        let count = theirs.read(&mut got).await.unwrap();
+        assert_eq!(&got[..count], b"a head, its data");
+    }
+
+    #[tokio::test]
+    async fn bytes_of_any_amount_come_and_go_in_order() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let stream = CoalescingStream::new(ours, b"first ");
+        let shared = Arc::clone(&stream.shared);
+        let (mut read, mut write) = tokio::io::split(stream);
+        let echo = async {
+            tokio::io::copy(&mut read, &mut write).await.unwrap();
+            write.shutdown().await.unwrap();
+        };
+        let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
+        let (mut get, mut put) = theirs.split();
+        let send = async {
+            // Little at first, then much, then little.
+            for piece in [&data[..10], &data[10..2_999_990], &data[2_999_990..]] {
+                put.write_all(piece).await.unwrap();
+            }
+            put.shutdown().await.unwrap();
+        };
+        let mut got = Vec::new();
+        let (count, (), ()) = tokio::join!(get.read_to_end(&mut got), send, echo);
+        assert_eq!(count.unwrap(), 6 + data.len());
+        assert!(got == [b"first ", &data[..]].concat());
+        let shared = lock(&shared);
+        assert_eq!((shared.read.capacity(), shared.write.capacity()), (0, 0), "it is idle");
+    }
+
+    #[tokio::test]
+    async fn what_the_other_does_not_read_is_not_gathered_without_end() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut stream = CoalescingStream::new(ours, &[]);
+        let shared = Arc::clone(&stream.shared);
+        let writing = tokio::spawn(async move {
+            for _ in 0..100 {
+                stream.write_all(&[0; BUFFER_SIZE]).await.unwrap();
+            }
+            stream.shutdown().await.unwrap();
+        });
+        while lock(&shared).writer.is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert!(lock(&shared).write.len() <= BUFFER_SIZE);
+        drop(shared);
+        let mut got = vec![0; 100 * BUFFER_SIZE];
+        theirs.read_exact(&mut got).await.unwrap();
+        writing.await.unwrap();
+        assert_eq!(theirs.read(&mut got).await.unwrap(), 0, "dropped, it is closed");
+    }
+
+    #[tokio::test]
+    async fn a_broken_stream_is_told_to_the_writer() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut stream = CoalescingStream::new(ours, &[]);
+        drop(theirs);
+        while stream.write_all(b"x").await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The messages of one unary gRPC call: reading the request, sending the reply or the status.
+//!
+//! Written by hand on hyper, because tonic's server would copy every reply once more, knows no
+//! deadline below its router, and words the error for a message that is too large differently
+//! from containerd (grpc-go).
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::{Body as HttpBody, Frame, Incoming};
+use protobuf::MessageFull;
+
+use crate::limits::decoded_size;
+use crate::limits::memory::{MemoryBudget, Reservation, SMALL};
+use crate::model::{Error, Result};
+use crate::service::events::subscription::Piece;
+use crate::transport::conn::state::ReplyGuard;
+use crate::transport::limits::{GRPC_MESSAGE, OFFLOAD_THRESHOLD};
+use crate::transport::{Limits, status};
+
+/// The body of every response. Our own never fail; one that is passed on may.
+pub type Body = UnsyncBoxBody<Bytes, h2::Error>;
+
+/// Compressed flag and length.
+const PREFIX: usize = 5;
+
+/// A request's message, not decoded yet.
+pub struct RawRequest {
+    bytes: Vec<u8>,
+    hold: Option<Reservation>,
+}
+
+impl RawRequest {
+    /// Whether it takes long to decode.
+    pub fn is_large(&self) -> bool {
+        self.bytes.len() > OFFLOAD_THRESHOLD
+    }
+
+    /// The message, with its share of the budget when it is large.
+    pub async fn decode<M: MessageFull>(
+        self,
+        requests: &MemoryBudget,
+    ) -> Result<(M, Option<Reservation>)> {
+        let Self { bytes, hold } = self;
+        let size = decoded_size::decoded_size::<M>(&bytes)?;
+        let hold = match hold {
+            Some(mut hold) => {
+                hold.shrink(size);
+                Some(hold)
+            }
+            None => requests.reserve(size).await,
+        };
+        let message = M::parse_from_bytes(&bytes)
+            .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))?;
+        Ok((message, hold))
+    }
+}
+
+/// Reads the one message of a request.
+pub async fn read(body: Incoming, limits: &Limits) -> Result<RawRequest> {
+    let time = limits.message_time;
+    let (bytes, hold) =
+        tokio::time::timeout(time, collect(body, limits)).await.map_err(|_| {
+            Error::DeadlineExceeded(format!("the request did not arrive whole within {time:?}"))
+        })??;
+    Ok(RawRequest { bytes, hold })
+}
+
+async fn collect(mut body: Incoming, limits: &Limits) -> Result<(Vec<u8>, Option<Reservation>)> {
+    let mut prefix = Vec::with_capacity(PREFIX);
+    let mut message: Option<(Vec<u8>, usize)> = None;
+    let mut hold = None;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Error::Unavailable(format!("reading the request: {e}")))?;
+        let Ok(mut data) = frame.into_data() else { continue };
+        if message.is_none() {
+            let head = data.split_to(data.len().min(PREFIX - prefix.len()));
+            prefix.extend_from_slice(&head);
+            if let [compressed, length @ ..] = prefix.as_slice()
+                && let Ok(length) = <[u8; 4]>::try_from(length)
+            {
+                let length = u32::from_be_bytes(length) as usize;
+                check_prefix(*compressed, length)?;
+                // The rest stays with the client, by flow control, until there is room for it.
+                if length > SMALL {
+                    hold =
+                        limits.request_memory.reserve(decoded_size::max_decoded_size(length)).await;
+                }
+                message = Some((Vec::with_capacity(length.min(SMALL)), length));
+            }
+        }
+        if let Some((bytes, length)) = &mut message {
+            bytes.extend_from_slice(&data);
+            if bytes.len() > *length {
+                return Err(Error::InvalidArgument(
+                    "the request carries more than one message".into(),
+                ));
+            }
+        }
+    }
+    match message {
+        Some((bytes, length)) if bytes.len() == length => Ok((bytes, hold)),
+        Some((bytes, length)) => Err(Error::InvalidArgument(format!(
+            "the request ends after {} of its {length} bytes",
+            bytes.len()
+        ))),
+        None => Err(Error::InvalidArgument("the request carries no message".into())),
+    }
+}
+
+fn check_prefix(compressed: u8, length: usize) -> Result<()> {
+    if compressed != 0 {
+        return Err(Error::Unimplemented(
+            "compressed messages are not offered here; send them plain".into(),
+        ));
+    }
+    if length > GRPC_MESSAGE {
+        return Err(Error::ResourceExhausted(format!(
+            "grpc: received message larger than max ({length} vs. {GRPC_MESSAGE})"
+        )));
+    }
+    Ok(())
+}
+
+/// The deadline a client gives along, if it does: digits and a unit, as the protocol has it.
+pub fn deadline<B>(request: &Request<B>) -> Option<Duration> {
+    let value = request.headers().get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    let count: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(count.saturating_mul(3600)),
+        "M" => Duration::from_secs(count.saturating_mul(60)),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+/// Runs `call`, for as long as the client's deadline allows.
+pub async fn with_deadline<T>(
+    deadline: Option<Duration>,
+    call: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    match deadline {
+        None => call.await,
+        Some(time) => tokio::time::timeout(time, call)
+            .await
+            .unwrap_or_else(|_| Err(Error::DeadlineExceeded("context deadline exceeded".into()))),
+    }
+}
+
+/// A response that carries one message, and OK behind it.
+pub fn reply(message: Vec<u8>, sending: ReplyGuard) -> Response<Body> {
+    let mut frames = VecDeque::with_capacity(3);
+    let prefix = prefix(message.len());
+    if message.len() <= SMALL {
+        // One frame costs less than the copy.
+        frames.push_back(Frame::data(Bytes::from([&prefix[..], &message].concat())));
+    } else {
+        frames.push_back(Frame::data(Bytes::copy_from_slice(&prefix)));
+        frames.push_back(Frame::data(Bytes::from(message)));
+    }
+    frames.push_back(Frame::trailers(ok_trailers()));
+    response(infallible_body(UnaryBody { frames, _sending: sending }))
+}
+
+/// A body of our own making.
+pub fn infallible_body(
+    body: impl HttpBody<Data = Bytes, Error = Infallible> + Send + 'static,
+) -> Body {
+    body.map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A response around any body.
+pub fn response(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// A response that carries nothing but why there is no message.
+pub fn error_response(error: &Error) -> Response<Body> {
+    status::grpc(error).into_http()
+}
+
+/// One message as it goes into a body.
+pub fn frame(message: &[u8]) -> Bytes {
+    Bytes::from([&prefix(message.len())[..], message].concat())
+}
+
+/// A piece of a message as it goes into a body.
+pub fn piece(piece: Piece) -> Bytes {
+    match piece.total {
+        Some(total) => Bytes::from([&prefix(total)[..], &piece.bytes].concat()),
+        None => piece.bytes.into(),
+    }
+}
+
+/// The trailers of success.
+pub fn ok_trailers() -> HeaderMap {
+    HeaderMap::from_iter([(
+        http::HeaderName::from_static("grpc-status"),
+        HeaderValue::from_static("0"),
+    )])
+}
+
+fn prefix(length: usize) -> [u8; PREFIX] {
+    // No reply is longer than the limit of 16 MiB.
+    let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+    [0, a, b, c, d]
+}
+
+/// The frames of a reply, and what it holds until the last is taken.
+struct UnaryBody {
+    frames: VecDeque<Frame<Bytes>>,
+    _sending: ReplyGuard,
+}
+
+impl HttpBody for UnaryBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.frames.pop_front().map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.frames.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_have_a_unit() {
+        let of = |value: &str| {
+            deadline(&Request::builder().header("grpc-timeout", value).body(()).unwrap())
+        };
+        assert_eq!(of("2H"), Some(Duration::from_secs(7200)));
+        assert_eq!(of("3M"), Some(Duration::from_secs(180)));
+        assert_eq!(of("5S"), Some(Duration::from_secs(5)));
+        assert_eq!(of("10000000n"), Some(Duration::from_millis(10)));
+        assert_eq!(of("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        for bad in ["", "5", "S", "-1S", "5é", "5s"] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! grpc.health.v1, the same on every gRPC socket.
+
+use std::time::Duration;
+
+use futures_util::stream;
+use http::Response;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+
+use crate::api::health::health_check_response::ServingStatus;
+use crate::api::health::{HealthCheckRequest, HealthCheckResponse};
+use crate::health::Health;
+use crate::model::{Error, Result};
+use crate::service::Reply;
+use crate::service::codec::encode;
+use crate::transport::conn::listener::{Shutdown, wait};
+use crate::transport::grpc::message;
+use crate::transport::grpc::message::Body;
+use crate::transport::grpc::routes::standalone::unimplemented;
+use crate::transport::grpc::server::{IMAGES, IncomingCall};
+use crate::transport::status;
+
+/// The full name of the service.
+pub const HEALTH: &str = "grpc.health.v1.Health";
+
+/// The services whose health can be asked for; the empty name is the whole server.
+const KNOWN: [&str; 2] = ["", IMAGES];
+
+/// How often it is looked whether something changed, for those who watch.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Answers a call of the service.
+pub async fn answer(
+    health: &Health,
+    asked: IncomingCall,
+    method: &str,
+    stop: Shutdown,
+) -> Result<Response<Body>> {
+    match method {
+        "Check" => {
+            let health = health.clone();
+            let check = async move |_, request: HealthCheckRequest| {
+                if !is_known(&request) {
+                    let unknown = format!("unknown service {:?}", request.service);
+                    return Err(Error::NotFound(unknown));
+                }
+                let message = encode(&response(serving_status(&health, &stop).await))?;
+                Ok(Reply { message, hold: None })
+            };
+            asked.unary(check).await
+        }
+        "Watch" => {
+            let request = asked.message().await?;
+            Ok(watch(health.clone(), &request, stop))
+        }
+        _ => Err(unimplemented(HEALTH, method)),
+    }
+}
+
+/// How things stand, then each change, until the daemon stops.
+fn watch(health: Health, request: &HealthCheckRequest, stop: Shutdown) -> Response<Body> {
+    let is_known = is_known(request);
+    let frames = stream::unfold(Some((health, stop, None)), move |open| async move {
+        let (health, mut stop, last) = open?;
+        loop {
+            let stopping = *stop.borrow();
+            let now = if is_known {
+                serving_status(&health, &stop).await
+            } else {
+                ServingStatus::SERVICE_UNKNOWN
+            };
+            if last != Some(now) {
+                return Some(match encode(&response(now)) {
+                    Ok(message) => {
+                        let frame = Frame::data(message::frame(&message));
+                        (Ok(frame), Some((health, stop, Some(now))))
+                    }
+                    Err(why) => (Ok(Frame::trailers(status::trailers(&why))), None),
+                });
+            }
+            if stopping {
+                return Some((Ok(Frame::trailers(message::ok_trailers())), None));
+            }
+            tokio::select! {
+                () = wait(&mut stop) => {}
+                () = tokio::time::sleep(WATCH_INTERVAL) => {}
+            }
+        }
+    });
+    message::response(message::infallible_body(StreamBody::new(frames)))
+}
+
+fn is_known(request: &HealthCheckRequest) -> bool {
+    KNOWN.contains(&request.service.as_str())
+}
+
+async fn serving_status(health: &Health, stop: &Shutdown) -> ServingStatus {
+    if !*stop.borrow() && health.check().await.is_ok() {
+        ServingStatus::SERVING
+    } else {
+        ServingStatus::NOT_SERVING
+    }
+}
+
+fn response(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into(), ..HealthCheckResponse::default() }
+}

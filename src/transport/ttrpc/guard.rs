@@ -1,0 +1,349 @@
+//! The byte stream under a ttrpc connection, watched frame by frame.
+//!
+//! The library reads requests as fast as they come, and queues replies without end. So this stream
+//! counts requests in and replies out, and gives the library nothing more to read while too many
+//! calls are under way: a client that does not read its replies stops being read itself. It also
+//! ends connections that stop in the middle of a frame or of reading a reply, or that do not speak
+//! ttrpc.
+//!
+//! ```text
+//! frame   0..4 length of the payload   4..8 stream   8 type   9 flags   10.. payload
+//! ```
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep};
+use ttrpc::proto::{
+    MESSAGE_HEADER_LENGTH, MESSAGE_LENGTH_MAX, MESSAGE_TYPE_DATA, MESSAGE_TYPE_REQUEST,
+    MessageHeader,
+};
+
+use crate::limits::decoded_size;
+use crate::limits::memory::{MemoryBudget, Reservation, SMALL};
+use crate::log_throttle::throttled_log;
+use crate::transport::Limits;
+use crate::transport::conn::fair::{CALL_COST, FairShare, QUANTUM};
+use crate::transport::conn::state::ConnectionState;
+use crate::transport::ttrpc::envelope::FieldCounter;
+
+/// The library skips payloads that are too long for it and answers that. One that claims more than
+/// this is not sent by a ttrpc client (HTTP reads as 1.3 GB).
+const MAX_PLAUSIBLE_FRAME: u32 = 64 << 20;
+
+/// Waiting for a share of the budget for a large request.
+type Share = Pin<Box<dyn Future<Output = Option<Reservation>> + Send + Sync>>;
+
+/// A watched stream.
+pub struct GuardedStream {
+    stream: UnixStream,
+    connection: Arc<ConnectionState>,
+    calls: usize,
+    requests: MemoryBudget,
+    incoming: FrameScanner,
+    envelope: FieldCounter,
+    outgoing: FrameScanner,
+    turns: FairShare,
+    /// Requests that have been read and not been answered.
+    in_flight: usize,
+    /// The reader that waits for `under_way` to fall.
+    paused: Option<Waker>,
+    share: Option<Share>,
+    /// Runs while a request has begun and not ended.
+    request_timer: Timer,
+    /// Runs while a reply cannot be written.
+    reply_timer: Timer,
+    /// Dropped with the stream.
+    _end: oneshot::Sender<()>,
+}
+
+impl GuardedStream {
+    /// Watches `stream`; `end` is dropped when it is closed.
+    pub fn new(
+        stream: UnixStream,
+        connection: Arc<ConnectionState>,
+        limits: &Limits,
+        end: oneshot::Sender<()>,
+    ) -> Self {
+        Self {
+            stream,
+            connection,
+            calls: limits.calls,
+            requests: limits.request_memory.clone(),
+            incoming: FrameScanner::default(),
+            envelope: FieldCounter::default(),
+            outgoing: FrameScanner::default(),
+            turns: FairShare::new(),
+            in_flight: 0,
+            paused: None,
+            share: None,
+            request_timer: Timer::new(limits.message_time),
+            reply_timer: Timer::new(limits.unread_time),
+            _end: end,
+        }
+    }
+
+    /// Whether one more request may be read.
+    fn may_begin(&self) -> bool {
+        self.in_flight == 0
+            || (self.in_flight < self.calls && self.connection.admission().can_admit())
+    }
+
+    /// A request's head has been read: what it takes before its payload may be.
+    fn begin(&mut self, head: MessageHeader) -> io::Result<()> {
+        if head.length > MAX_PLAUSIBLE_FRAME {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("a frame claims {} bytes: this is no ttrpc client", head.length),
+            ));
+        }
+        if !self.connection.open(head.stream_id) {
+            let why = format!(
+                "a ttrpc client is disconnected: it sent a frame on stream {}, whose call is not \
+                 answered yet; give each call a stream of its own",
+                head.stream_id
+            );
+            log::warn!("{why}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        self.turns.charge(CALL_COST);
+        self.envelope = FieldCounter::default();
+        let skipped = head.length as usize > MESSAGE_LENGTH_MAX;
+        if !skipped && head.length as usize > SMALL {
+            let (budget, most) =
+                (self.requests.clone(), decoded_size::max_decoded_size(head.length as usize));
+            self.share = Some(Box::pin(async move { budget.reserve(most).await }));
+        }
+        Ok(())
+    }
+
+    /// A part of a request has been read.
+    fn inspect(&mut self, part: &[u8]) -> io::Result<()> {
+        let skipped = self.incoming.head.length as usize > MESSAGE_LENGTH_MAX;
+        if skipped || self.envelope.feed(part) {
+            return Ok(());
+        }
+        let why = "a request has too many fields: this is no ttrpc client";
+        Err(io::Error::new(io::ErrorKind::InvalidData, why))
+    }
+
+    /// A request has been read whole.
+    fn finish(&mut self, head: MessageHeader) {
+        // Everything else the library takes in silence.
+        let is_answered = matches!(head.type_, MESSAGE_TYPE_REQUEST | MESSAGE_TYPE_DATA)
+            || head.stream_id.is_multiple_of(2)
+            || head.length as usize > MESSAGE_LENGTH_MAX;
+        if is_answered {
+            self.in_flight += 1;
+            self.connection.admission().admit(1);
+        } else {
+            self.connection.detach(head.stream_id);
+        }
+    }
+}
+
+impl AsyncRead for GuardedStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.incoming.is_between() && !this.may_begin() {
+            // It has calls under way: the next that ends wakes it.
+            this.paused = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        ready!(this.turns.poll_ready(cx));
+        if let Some(share) = &mut this.share {
+            let hold = ready!(share.as_mut().poll(cx));
+            this.share = None;
+            this.connection.attach(this.incoming.head.stream_id, hold);
+        }
+        let before = buf.filled().len();
+        let piece = buf.remaining().min(QUANTUM);
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(piece));
+        match Pin::new(&mut this.stream).poll_read(cx, &mut part) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+            Poll::Pending => {
+                this.turns.refill();
+                if this.incoming.is_between() {
+                    return Poll::Pending;
+                }
+                return this.request_timer.poll(cx, "a request did not arrive whole in time");
+            }
+        }
+        let count = part.filled().len();
+        buf.advance(count);
+        this.turns.charge(count);
+        let mut read = buf.filled().get(before..).unwrap_or_default();
+        while let Some(event) = this.incoming.take(&mut read) {
+            match event {
+                Event::Head(head) => this.begin(head)?,
+                Event::Part(part) => this.inspect(part)?,
+                Event::End(head) => this.finish(head),
+            }
+        }
+        if this.incoming.is_between() {
+            this.request_timer.stop();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for GuardedStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let count = match Pin::new(&mut this.stream).poll_write(cx, buf) {
+            Poll::Ready(count) => count?,
+            Poll::Pending => {
+                return this
+                    .reply_timer
+                    .poll(cx, "replies were left unread too long")
+                    .map_ok(|()| 0);
+            }
+        };
+        this.reply_timer.stop();
+        let mut written = buf.get(..count).unwrap_or_default();
+        while let Some(event) = this.outgoing.take(&mut written) {
+            if let Event::End(head) = event {
+                this.connection.detach(head.stream_id);
+                if this.in_flight > 0 {
+                    this.in_flight -= 1;
+                    this.connection.admission().release(1);
+                }
+                if let Some(reader) = this.paused.take() {
+                    reader.wake();
+                }
+            }
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+/// Where in its frames a stream of bytes is.
+#[derive(Default)]
+struct FrameScanner {
+    raw: [u8; MESSAGE_HEADER_LENGTH],
+    /// Bytes of the head that are known.
+    known: usize,
+    head: MessageHeader,
+    /// Bytes of the payload to come.
+    left: usize,
+}
+
+enum Event<'b> {
+    /// The head of a frame is known.
+    Head(MessageHeader),
+    /// Some of its payload.
+    Part(&'b [u8]),
+    /// A frame is over.
+    End(MessageHeader),
+}
+
+impl FrameScanner {
+    /// No frame has begun.
+    fn is_between(&self) -> bool {
+        self.known == 0
+    }
+
+    /// Takes bytes off the front of `bytes` until something happened, or they are used up.
+    fn take<'b>(&mut self, bytes: &mut &'b [u8]) -> Option<Event<'b>> {
+        if self.known < MESSAGE_HEADER_LENGTH {
+            while self.known < MESSAGE_HEADER_LENGTH {
+                let (byte, rest) = bytes.split_first()?;
+                *self.raw.get_mut(self.known)? = *byte;
+                self.known += 1;
+                *bytes = rest;
+            }
+            self.head = MessageHeader::from(self.raw);
+            self.left = self.head.length as usize;
+            return Some(Event::Head(self.head));
+        }
+        if self.left == 0 {
+            self.known = 0;
+            return Some(Event::End(self.head));
+        }
+        let (part, rest) = bytes.split_at_checked(self.left.min(bytes.len()))?;
+        *bytes = rest;
+        self.left -= part.len();
+        (!part.is_empty()).then_some(Event::Part(part))
+    }
+}
+
+/// A time that runs from the first poll to the next stop.
+struct Timer {
+    time: Duration,
+    running: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timer {
+    fn new(time: Duration) -> Self {
+        Self { time, running: None }
+    }
+
+    fn stop(&mut self) {
+        self.running = None;
+    }
+
+    /// Pending until the time is over, then an error that says `why`.
+    fn poll(&mut self, cx: &mut Context<'_>, why: &str) -> Poll<io::Result<()>> {
+        let end = || Box::pin(tokio::time::sleep_until(Instant::now() + self.time));
+        ready!(self.running.get_or_insert_with(end).as_mut().poll(cx));
+        throttled_log!(Warn, "a ttrpc client is disconnected: {why}");
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events(frames: &mut FrameScanner, mut bytes: &[u8]) -> Vec<(bool, u32)> {
+        std::iter::from_fn(|| frames.take(&mut bytes))
+            .filter_map(|event| match event {
+                Event::Head(head) => Some((true, head.stream_id)),
+                Event::End(head) => Some((false, head.stream_id)),
+                Event::Part(_) => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn frames_are_seen_however_they_are_cut() {
+        let mut bytes = Vec::new();
+        for (stream, length) in [(1, 0), (3, 5), (5, 1)] {
+            bytes.extend(Vec::<u8>::from(MessageHeader::new_request(stream, length)));
+            bytes.extend(vec![0xff; length as usize]);
+        }
+        let expected = [(true, 1), (false, 1), (true, 3), (false, 3), (true, 5), (false, 5)];
+        for cut in 0..bytes.len() {
+            let (first, second) = bytes.split_at(cut);
+            let mut frames = FrameScanner::default();
+            let mut seen = events(&mut frames, first);
+            seen.extend(events(&mut frames, second));
+            assert_eq!(seen, expected, "cut at {cut}");
+            assert!(frames.is_between());
+        }
+    }
+}

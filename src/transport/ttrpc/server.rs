@@ -1,0 +1,192 @@
+//! ttrpc: connections of shims, guests and small clients: Images, and forwarding events.
+//!
+//! Frames and dispatch are the library's. Each connection has a server of its own in it, so that
+//! its calls know which connection they belong to, and what they hold is given back when their
+//! reply is written.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::{FutureExt, stream};
+use protobuf::MessageFull;
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use ttrpc::r#async::transport::Listener;
+use ttrpc::r#async::{MethodHandler, Server, Service, TtrpcContext};
+
+use crate::api::events::ForwardRequest;
+use crate::limits::decoded_size;
+use crate::log_throttle::throttled_log;
+use crate::model::{Error, Result};
+use crate::service::codec::required;
+use crate::service::events::Exchange;
+use crate::service::{CallContext, Images, Reply};
+use crate::transport::conn::listener::{Shutdown, wait};
+use crate::transport::conn::state;
+use crate::transport::conn::state::ConnectionState;
+use crate::transport::conn::workers;
+use crate::transport::grpc::server;
+use crate::transport::limits::OFFLOAD_THRESHOLD;
+use crate::transport::ttrpc::guard::GuardedStream;
+use crate::transport::{Limits, status};
+
+/// The metadata key that carries the namespace.
+const NAMESPACE: &str = "containerd-namespace-ttrpc";
+
+/// containerd's service for shims that tell of events.
+const EVENTS: &str = "containerd.services.events.ttrpc.v1.Events";
+
+/// The largest message of a reply, in bytes: a frame carries 4 MiB, and some bytes go to the
+/// envelope around the message.
+pub const MAX_REPLY: usize = ttrpc::proto::MESSAGE_LENGTH_MAX - 16;
+
+/// The part of the library whose traces are whole messages, with all that is in them.
+pub const PAYLOAD_LOG_TARGET: &str = "ttrpc::asynchronous::connection";
+
+/// Serves the calls of ttrpc connections.
+#[derive(Clone)]
+pub struct TtrpcServer {
+    images: Arc<dyn Images>,
+    events: Option<Exchange>,
+    limits: Limits,
+}
+
+impl TtrpcServer {
+    /// Serves `images`, and hands events that are forwarded to `events`, if there is somebody to.
+    pub fn new(images: Arc<dyn Images>, events: Option<Exchange>, limits: Limits) -> Self {
+        Self { images, events, limits }
+    }
+
+    /// Serves one connection until it ends, or until it has ended what it began when `stop` turns.
+    pub async fn connection(self, stream: UnixStream, mut stop: Shutdown) {
+        let client = state::client(&stream);
+        let connection = ConnectionState::new(self.limits.calls, &self.limits.admission, client);
+        let _open = self.limits.metrics.connection("ttrpc");
+        let (end, mut ended) = oneshot::channel();
+        let socket = GuardedStream::new(stream, Arc::clone(&connection), &self.limits, end);
+        let listener = Listener::new(stream::once(async { Ok(socket) }));
+        let mut server =
+            Server::new().add_listener(listener).register_service(self.services(&connection));
+        if let Err(e) = server.start().await {
+            return throttled_log!(Error, "a ttrpc connection cannot be served: {e}");
+        }
+        // `end` is never sent: it is dropped with the socket, when the connection is over.
+        tokio::select! {
+            _ = &mut ended => return,
+            () = wait(&mut stop) => {}
+        }
+        server.disconnect().await;
+        let _ = ended.await;
+    }
+}
+
+impl TtrpcServer {
+    fn services(&self, connection: &Arc<ConnectionState>) -> HashMap<String, Service> {
+        use Method::{Create, Delete, Forward, Get, List, Update};
+        let service = |methods: &[Method]| {
+            let handler = |method: &Method| {
+                let handler = MethodHandlerImpl {
+                    server: self.clone(),
+                    connection: Arc::clone(connection),
+                    method: *method,
+                };
+                (format!("{method:?}"), Box::new(handler) as Box<dyn MethodHandler + Send + Sync>)
+            };
+            Service { methods: methods.iter().map(handler).collect(), streams: HashMap::new() }
+        };
+        let images = (server::IMAGES.to_owned(), service(&[Get, List, Create, Update, Delete]));
+        let events = self.events.is_some().then(|| (EVENTS.to_owned(), service(&[Forward])));
+        events.into_iter().chain([images]).collect()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Method {
+    Get,
+    List,
+    Create,
+    Update,
+    Delete,
+    Forward,
+}
+
+/// One method on one connection.
+#[derive(Clone)]
+struct MethodHandlerImpl {
+    server: TtrpcServer,
+    connection: Arc<ConnectionState>,
+    method: Method,
+}
+
+impl MethodHandlerImpl {
+    async fn answer(&self, context: &TtrpcContext, payload: Vec<u8>) -> Result<Vec<u8>> {
+        let namespace = context.metadata.get(NAMESPACE).and_then(|values| values.first()).cloned();
+        let (client, headers) = (self.connection.client(), http::HeaderMap::new());
+        let call = CallContext { namespace, client, reply_limit: MAX_REPLY, headers };
+        let stream = context.mh.stream_id;
+        if payload.len() <= OFFLOAD_THRESHOLD {
+            return self.run(call, stream, &payload).await;
+        }
+        let handler = self.clone();
+        workers::offload(async move { handler.run(call, stream, &payload).await }).await
+    }
+
+    async fn run(&self, call: CallContext, stream: u32, payload: &[u8]) -> Result<Vec<u8>> {
+        let images = &self.server.images;
+        let Reply { message, hold } = match self.method {
+            Method::Get => images.get(&call, self.parse(stream, payload).await?).await,
+            Method::List => images.list(&call, self.parse(stream, payload).await?).await,
+            Method::Create => images.create(&call, self.parse(stream, payload).await?).await,
+            Method::Update => images.update(&call, self.parse(stream, payload).await?).await,
+            Method::Delete => images.delete(&call, self.parse(stream, payload).await?).await,
+            Method::Forward => {
+                let request: ForwardRequest = self.parse(stream, payload).await?;
+                let envelope = required(request.envelope, "ForwardRequest.envelope")?;
+                let events = self.server.events.as_ref();
+                events.map_or(Ok(()), |e| e.forward(envelope)).map(|()| Reply::default())
+            }
+        }?;
+        self.connection.attach(stream, hold);
+        Ok(message)
+    }
+
+    /// The message in the request on that stream, which holds what it takes.
+    async fn parse<M: MessageFull>(&self, stream: u32, payload: &[u8]) -> Result<M> {
+        let size = decoded_size::decoded_size::<M>(payload)?;
+        // A large one holds its share since it was read.
+        if !self.connection.shrink(stream, payload.len() + size) {
+            let hold = self.server.limits.request_memory.reserve(size).await;
+            self.connection.attach(stream, hold);
+        }
+        M::parse_from_bytes(payload)
+            .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))
+    }
+}
+
+#[async_trait]
+impl MethodHandler for MethodHandlerImpl {
+    async fn handler(
+        &self,
+        context: TtrpcContext,
+        request: ttrpc::Request,
+    ) -> ttrpc::Result<ttrpc::Response> {
+        let counted = &self.server.limits.metrics;
+        let mut call = counted.begin("ttrpc", &request.service, &request.method);
+        // What a call works on is thrown away with it, or is the store's, which undoes its own.
+        let answer = AssertUnwindSafe(self.answer(&context, request.payload)).catch_unwind().await;
+        let mut response = ttrpc::Response::new();
+        match answer.unwrap_or_else(|_| Err(status::panicked())) {
+            Ok(message) => {
+                call.ends(0);
+                response.payload = message;
+            }
+            Err(error) => {
+                call.ends(status::code(&error) as i32);
+                response.status = Some(status::ttrpc(&error)).into();
+            }
+        }
+        Ok(response)
+    }
+}
