@@ -14,6 +14,8 @@
 //!
 //! Prints one line of figures. Exits with 1 when a read was wrong or old.
 
+#![allow(clippy::indexing_slicing)]
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::error::Error;
