@@ -1,6 +1,6 @@
 //! How what a batch changed gets on disk, and then into LMDB's file.
 //!
-//! On disk by the [journal], as a rule; what is too large for an entry goes to LMDB's file at once.
+//! On disk by the journal, as a rule; what is too large for an entry goes to LMDB's file at once.
 //! Either way it is on disk when [`Committer::commit`] answers, and only then does anybody see it.
 //!
 //! **What fails.** An entry that could not be written may be on the disk all the same. A checkpoint
