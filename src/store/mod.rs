@@ -287,8 +287,10 @@ impl Reader {
             let last = schema::last_checkpoint(&txn, &self.tables)?;
             let expected = Expected { uuid: self.uuid.clone(), last };
             let replayed = replay::read(&self.root, &expected)?;
-            // After a checkpoint the journal is written over.
-            if self.env.info().last_txn_id != txn.id() {
+            // After a checkpoint the journal is written over. Asked is the number that transactions
+            // begin with: where the daemon was killed between its meta page and that number, the two
+            // differ until the next daemon, and the journal still belongs to the state before.
+            if begin_to_read(&self.env)?.ok_or_else(refused)?.id() != txn.id() {
                 continue;
             }
             let fault = match replayed {
