@@ -125,6 +125,7 @@ impl Run {
         enough.store(true, SeqCst);
         let looked: Vec<_> = lookers.into_iter().map(|looker| looker.join().unwrap()).collect();
         lives?;
+        self.settle(&mut calls);
         for looks in looked {
             let looks = looks?;
             self.figures.looks += looks.count;
@@ -144,6 +145,7 @@ impl Run {
         first: bool,
     ) -> Result<(), String> {
         let daemon = Process::start(self.dir.path());
+        self.settle(calls);
         if first {
             for name in ["tool 1", "tool 2"] {
                 let (looker, enough) = (self.looker(name), Arc::clone(enough));
@@ -164,7 +166,8 @@ impl Run {
         life.paused.store(false, SeqCst);
         for client in clients {
             let made = self.runtime.block_on(client).unwrap()?;
-            calls.extend(made.into_iter().filter_map(|call| self.bounded(call, death)));
+            let mut count = |call: &Call| self.count(call, death);
+            calls.extend(made.into_iter().filter(|call| count(call)));
         }
         Ok(())
     }
@@ -181,15 +184,22 @@ impl Run {
         }
     }
 
-    /// Counts a call. One in doubt was made before the daemon's death, if at all.
-    fn bounded(&mut self, mut call: Call, death: u64) -> Option<Call> {
-        if call.outcome != Outcome::Unknown {
-            self.figures.answered += 1;
-            return Some(call);
+    /// Counts a call, and says whether it can have been made: none was that began after the daemon's
+    /// death.
+    fn count(&mut self, call: &Call, death: u64) -> bool {
+        if call.outcome == Outcome::Unknown {
+            self.figures.in_doubt += 1;
+            return call.begin < death;
         }
-        self.figures.in_doubt += 1;
-        call.end = death;
-        (call.begin < death).then_some(call)
+        self.figures.answered += 1;
+        true
+    }
+
+    /// From now on calls of earlier daemons are made or not. A tool beside a dead daemon may still show
+    /// the state before its last checkpoint.
+    fn settle(&self, calls: &mut [Call]) {
+        let now = self.recorder.tick();
+        calls.iter_mut().filter(|call| call.end == u64::MAX).for_each(|call| call.end = now);
     }
 
     /// Starts a daemon and kills it before it serves, as a rule.

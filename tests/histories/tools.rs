@@ -17,7 +17,8 @@ use serde_json::Value;
 use super::client::{NAMESPACE, Recorder};
 use super::model::{Call, DIGESTS, Filter, Operation, Outcome, Record};
 
-const TOOL: &str = env!("CARGO_BIN_EXE_lmdb-images");
+/// A tool that takes a minute hangs.
+const TOOL: [&str; 5] = ["timeout", "-s", "KILL", "60", env!("CARGO_BIN_EXE_lmdb-images")];
 
 /// Bytes of a sector; the journal's header is its first.
 const SECTOR: usize = 512;
@@ -138,7 +139,7 @@ impl Looker {
 
     /// Runs `recover`; of a whole store nothing is reported.
     fn save(&self, command: [&str; 2], from: &Path, to: &Path, whole: bool) -> Result<(), String> {
-        let mut tool = Command::new(TOOL);
+        let mut tool = plain();
         tool.args(command).arg("--root").arg(from).arg("--to").arg(to);
         let output = tool.output().map_err(|e| e.to_string())?;
         if output.status.success() || (!whole && output.status.code() == Some(1)) {
@@ -155,7 +156,7 @@ impl Looker {
         arguments: &[OsString],
     ) -> Result<Output, String> {
         let slow = self.strace && store == self.store && self.random.bool();
-        let mut tool = if slow { self.strace() } else { Command::new(TOOL) };
+        let mut tool = if slow { self.strace() } else { plain() };
         tool.args(command).arg("--root").arg(store).args(arguments);
         let output = tool.output().map_err(|e| format!("{tool:?}: {e}"))?;
         if output.status.success() {
@@ -176,9 +177,15 @@ impl Looker {
             let every = self.random.u32(2..12);
             strace.arg("-e").arg(format!("inject=read,pread64:delay_exit={delay}:when=1+{every}"));
         }
-        strace.arg(TOOL);
+        strace.args(TOOL);
         strace
     }
+}
+
+fn plain() -> Command {
+    let mut tool = Command::new(TOOL[0]);
+    tool.args(&TOOL[1..]);
+    tool
 }
 
 fn show(output: &Output) -> String {
