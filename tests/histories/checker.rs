@@ -8,7 +8,7 @@
 
 use std::collections::HashSet;
 
-use super::model::{Call, NAMES, Outcome, State, show};
+use super::model::{Call, NAMES, Outcome, State, describe};
 
 /// A check that meets more configurations than this gives up.
 const MAX_CONFIGURATIONS: usize = 200_000;
@@ -117,7 +117,7 @@ impl Search<'_> {
         self.pending[free] = Some(call);
         if !self.calls[call].is_change() {
             let all = std::mem::take(&mut self.configurations);
-            self.configurations = all.into_iter().map(|one| self.with_reads(one)).collect();
+            self.configurations = all.into_iter().map(|one| self.apply_reads(one)).collect();
         }
         Ok(())
     }
@@ -162,11 +162,11 @@ impl Search<'_> {
             let after = open.then(|| call.apply(&state, &self.names)).flatten()?;
             Some((after, done | 1 << place))
         });
-        changes.map(|next| self.with_reads(next))
+        changes.map(|next| self.apply_reads(next))
     }
 
     /// Gives its moment to each read whose answer fits.
-    fn with_reads(&self, (state, mut done): Configuration) -> Configuration {
+    fn apply_reads(&self, (state, mut done): Configuration) -> Configuration {
         for (place, call) in self.pending.iter().enumerate() {
             let Some(call) = call.map(|call| self.calls[call]) else { continue };
             if !call.is_change() && call.apply(&state, &self.names).is_some() {
@@ -185,8 +185,8 @@ impl Search<'_> {
         let names: Vec<_> = self.names.iter().map(|&name| NAMES[name]).collect();
         format!(
             "of {names:?}, no order explains\n{}  after\n{}  possible before: {:?}",
-            show(&[failed]),
-            show(&around[around.len().saturating_sub(SHOWN)..]),
+            describe(&[failed]),
+            describe(&around[around.len().saturating_sub(SHOWN)..]),
             states.into_iter().take(4).collect::<Vec<_>>()
         )
     }

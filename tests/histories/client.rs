@@ -18,7 +18,8 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use super::model::{
-    Call, DIGESTS, Filter, GROUPS, NAMES, Operation, Outcome, Record, WriteId, digest, time,
+    Call, DIGEST_COUNT, Filter, GROUP_COUNT, NAMES, Operation, Outcome, Record, WriteId, digest,
+    time,
 };
 use crate::common::{IMAGES, Raw};
 
@@ -27,7 +28,7 @@ pub const NAMESPACE: &str = "histories";
 /// Calls in doubt while the daemon lives: each doubles what the checker has to try.
 const MAX_CANCELLED: u32 = 2;
 
-/// One clock for all, numbers for writes, and what was seen beside the answers.
+/// The clock of all calls, and the numbers of writes.
 #[derive(Default)]
 pub struct Recorder {
     clock: AtomicU64,
@@ -58,11 +59,11 @@ pub enum Connection {
     Ttrpc(ttrpc::r#async::Client),
 }
 
-/// How a call ended without an answer.
-enum Ended {
+/// Why a call has no reply.
+enum CallError {
     /// By a status that the daemon sent.
     Status(i32, String),
-    Cut,
+    Disconnected,
 }
 
 impl Connection {
@@ -82,7 +83,7 @@ impl Connection {
         Self::Ttrpc(ttrpc::r#async::Client::connect(&address).await.unwrap())
     }
 
-    async fn call(&self, method: &str, message: &impl Message) -> Result<Vec<u8>, Ended> {
+    async fn call(&self, method: &str, message: &impl Message) -> Result<Vec<u8>, CallError> {
         let message = message.write_to_bytes().unwrap();
         match self {
             Self::Grpc(channel) => grpc(channel.clone(), method, message).await,
@@ -91,19 +92,19 @@ impl Connection {
     }
 }
 
-async fn grpc(channel: Channel, method: &str, message: Vec<u8>) -> Result<Vec<u8>, Ended> {
+async fn grpc(channel: Channel, method: &str, message: Vec<u8>) -> Result<Vec<u8>, CallError> {
     let mut request = tonic::Request::new(message);
     request.metadata_mut().insert("containerd-namespace", NAMESPACE.parse().unwrap());
     let mut grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);
-    grpc.ready().await.map_err(|_| Ended::Cut)?;
+    grpc.ready().await.map_err(|_| CallError::Disconnected)?;
     let path = PathAndQuery::try_from(format!("/{IMAGES}/{method}")).unwrap();
     grpc.unary(request, path, Raw).await.map(tonic::Response::into_inner).map_err(|status| {
         // What tonic makes of a broken connection has a source.
         let local = std::error::Error::source(&status).is_some() || status.code() == Code::Unknown;
         if local {
-            Ended::Cut
+            CallError::Disconnected
         } else {
-            Ended::Status(status.code() as i32, status.message().into())
+            CallError::Status(status.code() as i32, status.message().into())
         }
     })
 }
@@ -112,7 +113,7 @@ async fn ttrpc(
     client: &ttrpc::r#async::Client,
     method: &str,
     message: Vec<u8>,
-) -> Result<Vec<u8>, Ended> {
+) -> Result<Vec<u8>, CallError> {
     let mut request = ttrpc::Request::new();
     request.service = IMAGES.into();
     request.method = method.into();
@@ -125,8 +126,8 @@ async fn ttrpc(
     });
     match client.request(request).await {
         Ok(response) => Ok(response.payload),
-        Err(ttrpc::Error::RpcStatus(s)) => Err(Ended::Status(s.code.value(), s.message)),
-        Err(_) => Err(Ended::Cut),
+        Err(ttrpc::Error::RpcStatus(s)) => Err(CallError::Status(s.code.value(), s.message)),
+        Err(_) => Err(CallError::Disconnected),
     }
 }
 
@@ -167,7 +168,7 @@ impl Client {
             12..15 => Operation::Update(name, self.recorder.write()),
             15..17 => Operation::Mark(name, self.recorder.write()),
             17..19 => Operation::Delete(name, None),
-            _ => Operation::Delete(name, Some(self.random.u32(..DIGESTS))),
+            _ => Operation::Delete(name, Some(self.random.u32(..DIGEST_COUNT))),
         }
     }
 
@@ -176,25 +177,25 @@ impl Client {
             0..3 => Filter::All,
             3 => Filter::Name(self.random.usize(..NAMES.len())),
             4 => Filter::Prefix(*self.random.choice(&['a', 'b']).unwrap()),
-            5 => Filter::Digest(self.random.u32(..DIGESTS)),
-            _ => Filter::Group(self.random.u32(..GROUPS)),
+            5 => Filter::Digest(self.random.u32(..DIGEST_COUNT)),
+            _ => Filter::Group(self.random.u32(..GROUP_COUNT)),
         }
     }
 
     /// One call; and whether the connection has ended.
     async fn perform(&mut self, operation: Operation) -> Result<(Outcome, bool), String> {
-        let patience = self.patience(operation);
+        let limit = self.call_timeout(operation);
         // One in 50 writes is not valid.
         let invalid = self.random.u32(..50) == 0;
-        let answer = timeout(patience, self.request(operation, invalid)).await;
+        let answer = timeout(limit, self.request(operation, invalid)).await;
         let (code, message) = match answer {
-            Err(_) if patience >= Duration::from_secs(1) => {
+            Err(_) if limit >= Duration::from_secs(1) => {
                 return Err(format!("{}: no answer to {operation:?}", self.name));
             }
             Err(_) => return Ok((Outcome::Unknown, false)),
-            Ok(Err(Ended::Cut)) => return Ok((Outcome::Unknown, true)),
-            Ok(Ok(bytes)) => return answered(operation, &bytes).map(|outcome| (outcome, false)),
-            Ok(Err(Ended::Status(code, message))) => (code, message),
+            Ok(Err(CallError::Disconnected)) => return Ok((Outcome::Unknown, true)),
+            Ok(Ok(bytes)) => return parse_reply(operation, &bytes).map(|outcome| (outcome, false)),
+            Ok(Err(CallError::Status(code, message))) => (code, message),
         };
         let is = |wanted: Code| code == wanted as i32;
         if is(Code::AlreadyExists) {
@@ -211,7 +212,7 @@ impl Client {
     }
 
     /// How long it waits for the answer: some clients go away in the middle of a write.
-    fn patience(&mut self, operation: Operation) -> Duration {
+    fn call_timeout(&mut self, operation: Operation) -> Duration {
         let goes_away = operation.is_write()
             && self.random.u32(..40) == 0
             && self.life.cancelled.fetch_add(1, SeqCst) < MAX_CANCELLED;
@@ -222,7 +223,7 @@ impl Client {
         }
     }
 
-    async fn request(&self, operation: Operation, invalid: bool) -> Result<Vec<u8>, Ended> {
+    async fn request(&self, operation: Operation, invalid: bool) -> Result<Vec<u8>, CallError> {
         let image = |name: usize, write| {
             let mut image = Record::new(write).image(name);
             if invalid {
@@ -272,7 +273,7 @@ impl Client {
 }
 
 /// What a reply says.
-fn answered(operation: Operation, bytes: &[u8]) -> Result<Outcome, String> {
+fn parse_reply(operation: Operation, bytes: &[u8]) -> Result<Outcome, String> {
     let parsed = |e| format!("{operation:?}: the reply cannot be parsed: {e}");
     match operation {
         Operation::Delete(..) => Ok(Outcome::Done),

@@ -14,8 +14,8 @@ use protobuf::well_known_types::timestamp::Timestamp;
 pub const NAMES: [&str; 4] = ["a/one:1", "a/two:1", "b/one:1", "b/two:1"];
 
 /// Digests and groups that records share.
-pub const DIGESTS: u32 = 4;
-pub const GROUPS: u32 = 3;
+pub const DIGEST_COUNT: u32 = 4;
+pub const GROUP_COUNT: u32 = 3;
 
 const EPOCH: i64 = 1_600_000_000;
 
@@ -40,11 +40,11 @@ impl Record {
     }
 
     pub fn digest(&self) -> u32 {
-        self.content % DIGESTS
+        self.content % DIGEST_COUNT
     }
 
     fn group(&self) -> u32 {
-        self.content % GROUPS
+        self.content % GROUP_COUNT
     }
 
     /// The image that holds it.
@@ -269,7 +269,7 @@ impl Call {
 }
 
 /// Calls, one a line.
-pub fn show(calls: &[&Call]) -> String {
+pub fn describe(calls: &[&Call]) -> String {
     calls.iter().fold(String::new(), |mut text, call| {
         let end = if call.end == u64::MAX { "?".into() } else { call.end.to_string() };
         let Call { client, operation, outcome, begin, .. } = call;

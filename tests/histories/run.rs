@@ -13,19 +13,19 @@ use tokio::runtime::Runtime;
 use super::checker::{self, Failure, States};
 use super::client::{Client, Connection, Life, Recorder};
 use super::model::{Call, NAMES, Outcome, State};
-use super::tools::{Looker, Looks, has_strace};
+use super::tools::{Inspections, Inspector, has_strace};
 use crate::process::Process;
 
-const CLIENTS: usize = 6;
+const CLIENT_COUNT: usize = 6;
 
 /// A store lives for so many rounds.
 const ROUNDS_PER_STORE: u32 = 20;
 
 /// How long a daemon lives, in milliseconds.
-const LIFE: std::ops::Range<u64> = 20..350;
+const LIFETIME_MS: std::ops::Range<u64> = 20..350;
 
 /// A pause after which the daemon has made a checkpoint, as it had nothing to do.
-const PAUSE: Duration = Duration::from_millis(160);
+const PAUSE_LENGTH: Duration = Duration::from_millis(160);
 
 /// What was done.
 #[derive(Debug, Default)]
@@ -92,7 +92,7 @@ pub fn run(kills: u64, seed: u64) -> Figures {
         figures: Figures::default(),
     };
     for round in 1.. {
-        if let Err(violation) = run.round() {
+        if let Err(violation) = run.run_round() {
             run.figures.violations.push(violation);
         }
         if run.figures.kills >= kills || !run.figures.violations.is_empty() {
@@ -108,13 +108,13 @@ pub fn run(kills: u64, seed: u64) -> Figures {
 }
 
 impl Run {
-    fn round(&mut self) -> Result<(), String> {
-        let enough = Arc::new(AtomicBool::new(false));
+    fn run_round(&mut self) -> Result<(), String> {
+        let stop = Arc::new(AtomicBool::new(false));
         let mut calls = Vec::new();
-        let mut lookers = Vec::new();
+        let mut inspectors = Vec::new();
         let mut lives = Ok(());
         for life in 0..self.random.u32(1..4) {
-            if let Err(violation) = self.life(&mut calls, &mut lookers, &enough, life == 0) {
+            if let Err(violation) = self.run_life(&mut calls, &mut inspectors, &stop, life == 0) {
                 lives = Err(violation);
                 break;
             }
@@ -122,39 +122,40 @@ impl Run {
                 self.kill_in_start();
             }
         }
-        enough.store(true, SeqCst);
-        let looked: Vec<_> = lookers.into_iter().map(|looker| looker.join().unwrap()).collect();
+        stop.store(true, SeqCst);
+        let inspected: Vec<_> =
+            inspectors.into_iter().map(|inspector| inspector.join().unwrap()).collect();
         lives?;
-        self.settle(&mut calls);
-        for looks in looked {
-            let looks = looks?;
-            self.figures.looks += looks.count;
-            calls.extend(looks.calls);
+        self.end_calls_in_doubt(&mut calls);
+        for inspections in inspected {
+            let inspections = inspections?;
+            self.figures.looks += inspections.count;
+            calls.extend(inspections.calls);
         }
-        calls.extend(self.looker("recover").recover()?);
+        calls.extend(self.inspector("recover").recover()?);
         self.figures.recovered += 1;
         self.check(&calls)
     }
 
     /// A daemon from its start to its end, with its clients.
-    fn life(
+    fn run_life(
         &mut self,
         calls: &mut Vec<Call>,
-        lookers: &mut Vec<JoinHandle<Result<Looks, String>>>,
-        enough: &Arc<AtomicBool>,
+        inspectors: &mut Vec<JoinHandle<Result<Inspections, String>>>,
+        stop: &Arc<AtomicBool>,
         first: bool,
     ) -> Result<(), String> {
         let daemon = Process::start(self.dir.path());
-        self.settle(calls);
+        self.end_calls_in_doubt(calls);
         if first {
             for name in ["tool 1", "tool 2"] {
-                let (looker, enough) = (self.looker(name), Arc::clone(enough));
-                lookers.push(std::thread::spawn(move || looker.run(&enough)));
+                let (inspector, stop) = (self.inspector(name), Arc::clone(stop));
+                inspectors.push(std::thread::spawn(move || inspector.run(&stop)));
             }
         }
         let life = Arc::new(Life::default());
-        let clients: Vec<_> = (0..CLIENTS).map(|number| self.client(number, &life)).collect();
-        self.live(&life);
+        let clients: Vec<_> = (0..CLIENT_COUNT).map(|number| self.client(number, &life)).collect();
+        self.wait_for_death(&life);
         if self.random.u32(..5) == 0 {
             daemon.stop();
             self.figures.terms += 1;
@@ -172,13 +173,13 @@ impl Run {
         Ok(())
     }
 
-    /// Lets time pass, perhaps with a pause.
-    fn live(&mut self, life: &Life) {
-        let time = |random: &mut fastrand::Rng| Duration::from_millis(random.u64(LIFE));
+    /// Waits as long as the daemon lives, perhaps with a pause of its clients.
+    fn wait_for_death(&mut self, life: &Life) {
+        let time = |random: &mut fastrand::Rng| Duration::from_millis(random.u64(LIFETIME_MS));
         std::thread::sleep(time(&mut self.random));
         if self.random.u32(..3) == 0 {
             life.paused.store(true, SeqCst);
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(PAUSE_LENGTH);
             life.paused.store(false, SeqCst);
             std::thread::sleep(time(&mut self.random) / 4);
         }
@@ -197,7 +198,7 @@ impl Run {
 
     /// From now on calls of earlier daemons are made or not. A tool beside a dead daemon may still show
     /// the state before its last checkpoint.
-    fn settle(&self, calls: &mut [Call]) {
+    fn end_calls_in_doubt(&self, calls: &mut [Call]) {
         let now = self.recorder.tick();
         calls.iter_mut().filter(|call| call.end == u64::MAX).for_each(|call| call.end = now);
     }
@@ -241,10 +242,10 @@ impl Run {
         self.runtime.spawn(client.run())
     }
 
-    fn looker(&mut self, name: &str) -> Looker {
+    fn inspector(&mut self, name: &str) -> Inspector {
         let dir = self.dir.path().join(name);
         std::fs::create_dir_all(&dir).unwrap();
-        Looker {
+        Inspector {
             name: name.into(),
             store: self.store(),
             dir,

@@ -15,7 +15,7 @@ use protobuf::well_known_types::timestamp::Timestamp;
 use serde_json::Value;
 
 use super::client::{NAMESPACE, Recorder};
-use super::model::{Call, DIGESTS, Filter, Operation, Outcome, Record};
+use super::model::{Call, DIGEST_COUNT, Filter, Operation, Outcome, Record};
 
 /// A tool that takes a minute hangs.
 const TOOL: [&str; 5] = ["timeout", "-s", "KILL", "60", env!("CARGO_BIN_EXE_lmdb-images")];
@@ -29,8 +29,8 @@ pub fn has_strace() -> bool {
     Command::new("strace").args(strace).output().is_ok_and(|done| done.status.success())
 }
 
-/// A looker: takes one look after the other, with its own files in `dir`.
-pub struct Looker {
+/// Runs one tool after the other on a store, with files of its own in `dir`.
+pub struct Inspector {
     pub name: String,
     pub store: PathBuf,
     pub dir: PathBuf,
@@ -40,34 +40,34 @@ pub struct Looker {
     pub random: fastrand::Rng,
 }
 
-/// What the looks of a looker gave.
+/// What the tools showed.
 #[derive(Default)]
-pub struct Looks {
+pub struct Inspections {
     pub calls: Vec<Call>,
     pub count: u64,
 }
 
-impl Looker {
-    /// Looks until `enough`. An error is a false alarm, or what no tool may print.
-    pub fn run(mut self, enough: &AtomicBool) -> Result<Looks, String> {
-        let mut looks = Looks::default();
-        while !enough.load(SeqCst) {
+impl Inspector {
+    /// Runs tools until `stop`. An error is a false alarm, or what no tool may print.
+    pub fn run(mut self, stop: &AtomicBool) -> Result<Inspections, String> {
+        let mut inspections = Inspections::default();
+        while !stop.load(SeqCst) {
             match self.random.u32(..4) {
                 0 => self.check()?,
-                1 => looks.calls.push(self.backup()?),
+                1 => inspections.calls.push(self.backup()?),
                 _ => {
                     let filter = match self.random.u32(..3) {
-                        0 => Filter::Digest(self.random.u32(..DIGESTS)),
+                        0 => Filter::Digest(self.random.u32(..DIGEST_COUNT)),
                         1 => Filter::Prefix('a'),
                         _ => Filter::All,
                     };
                     let store = self.store.clone();
-                    looks.calls.push(self.list(&store, filter)?);
+                    inspections.calls.push(self.list(&store, filter)?);
                 }
             }
-            looks.count += 1;
+            inspections.count += 1;
         }
-        Ok(looks)
+        Ok(inspections)
     }
 
     /// `check` finds nothing.
@@ -120,13 +120,13 @@ impl Looker {
         copy_files(&self.store, &copy).map_err(|e| format!("copying the store: {e}"))?;
         let seen = self.list(&copy, Filter::All)?;
         if self.random.bool() {
-            self.save(["recover", "--json"], &copy, &to, true)?;
+            self.run_recover(["recover", "--json"], &copy, &to, true)?;
         } else {
             let journal = copy.join("journal");
             let mut bytes = std::fs::read(&journal).map_err(|e| e.to_string())?;
             bytes[..SECTOR].fill(0);
             std::fs::write(&journal, bytes).map_err(|e| e.to_string())?;
-            self.save(["recover", "--json"], &copy, &to, false)?;
+            self.run_recover(["recover", "--json"], &copy, &to, false)?;
         }
         let saved = self.list(&to, Filter::All)?;
         let end = self.recorder.tick();
@@ -138,14 +138,20 @@ impl Looker {
     }
 
     /// Runs `recover`; of a whole store nothing is reported.
-    fn save(&self, command: [&str; 2], from: &Path, to: &Path, whole: bool) -> Result<(), String> {
-        let mut tool = plain();
+    fn run_recover(
+        &self,
+        command: [&str; 2],
+        from: &Path,
+        to: &Path,
+        whole: bool,
+    ) -> Result<(), String> {
+        let mut tool = tool_command();
         tool.args(command).arg("--root").arg(from).arg("--to").arg(to);
         let output = tool.output().map_err(|e| e.to_string())?;
         if output.status.success() || (!whole && output.status.code() == Some(1)) {
             return Ok(());
         }
-        Err(format!("{}: {tool:?}: {}", self.name, show(&output)))
+        Err(format!("{}: {tool:?}: {}", self.name, describe(&output)))
     }
 
     /// Runs a tool on a store. That it fails is a violation.
@@ -156,13 +162,13 @@ impl Looker {
         arguments: &[OsString],
     ) -> Result<Output, String> {
         let slow = self.strace && store == self.store && self.random.bool();
-        let mut tool = if slow { self.strace() } else { plain() };
+        let mut tool = if slow { self.strace() } else { tool_command() };
         tool.args(command).arg("--root").arg(store).args(arguments);
         let output = tool.output().map_err(|e| format!("{tool:?}: {e}"))?;
         if output.status.success() {
             return Ok(output);
         }
-        Err(format!("{}: {tool:?}: {}", self.name, show(&output)))
+        Err(format!("{}: {tool:?}: {}", self.name, describe(&output)))
     }
 
     /// The tool with slow reads: of the journal, or now and then of all files.
@@ -182,13 +188,13 @@ impl Looker {
     }
 }
 
-fn plain() -> Command {
+fn tool_command() -> Command {
     let mut tool = Command::new(TOOL[0]);
     tool.args(&TOOL[1..]);
     tool
 }
 
-fn show(output: &Output) -> String {
+fn describe(output: &Output) -> String {
     let text =
         |bytes: &[u8]| String::from_utf8_lossy(bytes).chars().take(1_000).collect::<String>();
     format!("{}: {}{}", output.status, text(&output.stdout), text(&output.stderr))
