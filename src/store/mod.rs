@@ -290,7 +290,8 @@ impl Reader {
             // After a checkpoint the journal is written over. Asked is the number that transactions
             // begin with: where the daemon was killed between its meta page and that number, the two
             // differ until the next daemon, and the journal still belongs to the state before.
-            if begin_to_read(&self.env)?.ok_or_else(refused)?.id() != txn.id() {
+            let begins_with = self.readers.last_transaction()?;
+            if begins_with.unwrap_or(self.last_commit()) != txn.id() as u64 {
                 continue;
             }
             let fault = match replayed {
