@@ -271,12 +271,17 @@ pub(super) fn write(
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::FileExt;
+    use std::time::Duration;
 
     use super::super::journal;
     use super::super::root::DATA_FILE;
     use super::super::{Kind, Reader, Records, Snapshot, Store};
     use super::*;
     use crate::model::Namespace;
+
+    /// Where `lock.mdb` has the number of the last transaction.
+    const NUMBER_AT: u64 = 8;
 
     fn namespace() -> Namespace {
         Namespace::parse("n").unwrap()
@@ -331,6 +336,28 @@ mod tests {
             }
             assert_eq!(Reader::open(crash.path()).unwrap().read(names).unwrap(), all);
         }
+    }
+
+    /// LMDB writes the meta page of a transaction, and then the number that transactions begin with.
+    #[test]
+    fn a_reader_beside_a_daemon_that_was_killed_between_meta_page_and_number_ends() {
+        let (_dir, store) = store();
+        put(&store, "a", 10);
+        checkpoint(&store);
+        put(&store, "b", 10);
+        let before = crashed(&store);
+        checkpoint(&store);
+        let crash = crashed(&store);
+        fs::copy(before.path().join(journal::FILE), crash.path().join(journal::FILE)).unwrap();
+        let reader = Reader::open(crash.path()).unwrap();
+        let earlier = reader.last_commit() - 1;
+        let lock = fs::File::options().write(true).open(crash.path().join("lock.mdb")).unwrap();
+        lock.write_all_at(&earlier.to_ne_bytes(), NUMBER_AT).unwrap();
+        let (done, wait) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(reader.read(names)));
+        let found = wait.recv_timeout(Duration::from_secs(20)).expect("the reader does not end");
+        assert_eq!(found.unwrap(), ["a", "b"]);
+        assert_eq!(Store::open(crash.path()).unwrap().read(names).unwrap(), ["a", "b"]);
     }
 
     #[test]
