@@ -29,6 +29,8 @@
 //! `transport::grpc_message`.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
+// The documentation is read with its private items: this is a program first.
+#![allow(rustdoc::private_intra_doc_links)]
 
 pub mod admin;
 pub mod api;

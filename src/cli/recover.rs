@@ -12,7 +12,7 @@ use crate::admin::recover;
 /// Save what can be saved of a damaged store
 ///
 /// Every record whose checksum is right goes to a fresh store, which takes the damaged one's place; the
-/// damaged file is kept as data.mdb.damaged-<time>. A store that is whole is left as it is. No daemon
+/// damaged file is kept as data.mdb.damaged-TIME. A store that is whole is left as it is. No daemon
 /// may serve the store meanwhile.
 ///
 /// Exits with 0 when nothing was lost, with 1 when something was, or may be out of date.

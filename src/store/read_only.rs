@@ -136,8 +136,11 @@ impl ReadOnlyStore {
             let last = databases::last_checkpoint(&txn, &self.tables)?;
             let expected = Expected { uuid: self.uuid.clone(), last };
             let replayed = replay::read(&self.root, &expected)?;
-            // After a checkpoint the journal is written over.
-            if self.env.info().last_txn_id != txn.id() {
+            // After a checkpoint the journal is written over. The number that transactions begin with is
+            // asked for: where the daemon was killed between its meta page and that number, the two
+            // differ until the next daemon, and the journal still belongs to the state before.
+            let begins_with = self.readers.last_transaction()?;
+            if begins_with.unwrap_or(self.last_commit()) != txn.id() as u64 {
                 continue;
             }
             let fault = match replayed {

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use lmdb_images::api::images::{ListImagesRequest, ListImagesResponse};
 
-use lmdb_images::common::Client;
-use lmdb_images::writers;
-use lmdb_images::writers::{Content, NAMESPACE, Random};
+use super::common::Client;
+use super::writers;
+use super::writers::{Content, NAMESPACE, Random};
 
 /// How a change ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

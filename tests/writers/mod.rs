@@ -9,7 +9,7 @@ use lmdb_images::api::images::{
 use protobuf::MessageField;
 use protobuf::well_known_types::empty::Empty;
 
-use lmdb_images::common::{Client, Failed, create, image};
+use super::common::{Client, Failed, create, image};
 
 pub const NAMESPACE: &str = "kill";
 

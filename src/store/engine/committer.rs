@@ -1,6 +1,6 @@
 //! How what a batch changed gets on disk, and then into LMDB's file.
 //!
-//! On disk by the [journal], as a rule; what is too large for an entry goes to LMDB's file at once.
+//! On disk by the journal, as a rule; what is too large for an entry goes to LMDB's file at once.
 //! Either way it is on disk when [`Committer::commit`] answers, and only then does anybody see it.
 //!
 //! **What fails.** An entry that could not be written may be on the disk all the same. A checkpoint
@@ -275,12 +275,17 @@ pub(crate) fn write_checkpoint(
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::FileExt;
+    use std::time::Duration;
 
     use super::*;
     use crate::model::Namespace;
     use crate::store::dir::root::DATA_FILE;
     use crate::store::journal;
     use crate::store::{Kind, ReadOnlyStore, Records, Snapshot, Store};
+
+    /// Where `lock.mdb` has the number of the last transaction.
+    const NUMBER_AT: u64 = 8;
 
     fn namespace() -> Namespace {
         Namespace::parse("n").unwrap()
@@ -335,6 +340,28 @@ mod tests {
             }
             assert_eq!(ReadOnlyStore::open(crash.path()).unwrap().read(names).unwrap(), all);
         }
+    }
+
+    /// LMDB writes the meta page of a transaction, and then the number that transactions begin with.
+    #[test]
+    fn a_reader_beside_a_daemon_that_was_killed_between_meta_page_and_number_ends() {
+        let (_dir, store) = store();
+        put(&store, "a", 10);
+        checkpoint(&store);
+        put(&store, "b", 10);
+        let before = crashed(&store);
+        checkpoint(&store);
+        let crash = crashed(&store);
+        fs::copy(before.path().join(journal::FILE), crash.path().join(journal::FILE)).unwrap();
+        let reader = ReadOnlyStore::open(crash.path()).unwrap();
+        let earlier = reader.last_commit() - 1;
+        let lock = fs::File::options().write(true).open(crash.path().join("lock.mdb")).unwrap();
+        lock.write_all_at(&earlier.to_ne_bytes(), NUMBER_AT).unwrap();
+        let (done, wait) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(reader.read(names)));
+        let found = wait.recv_timeout(Duration::from_secs(20)).expect("the reader does not end");
+        assert_eq!(found.unwrap(), ["a", "b"]);
+        assert_eq!(Store::open(crash.path()).unwrap().read(names).unwrap(), ["a", "b"]);
     }
 
     #[test]

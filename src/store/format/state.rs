@@ -7,6 +7,9 @@ use crate::store::format::pages::{Damage, PageSet, Pages, ReadAt};
 use crate::store::format::tree::{Kind, TreeVerifier, Value};
 use crate::store::lmdb::open::MAP_SIZE;
 
+/// Reads of a meta page beside a writer that changes it each time.
+const MAX_READS: usize = 100;
+
 /// Both meta pages, each whole or with what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metas(pub [Result<Meta, String>; 2]);
@@ -31,8 +34,29 @@ pub struct State {
 }
 
 impl Metas {
-    /// Reads both.
+    /// Reads both. Beside a writer there may be commits between the two: they are read again until they
+    /// follow one another, or until they are the same as before.
     pub fn read<S: ReadAt + ?Sized>(source: &S) -> Result<Self, Damage> {
+        let mut metas = Self::read_once(source)?;
+        for _ in 0..MAX_READS {
+            if metas.follow_one_another() {
+                break;
+            }
+            let before = std::mem::replace(&mut metas, Self::read_once(source)?);
+            if metas == before {
+                break;
+            }
+        }
+        Ok(metas)
+    }
+
+    /// Every transaction but an empty file's has the one before it on the other page.
+    fn follow_one_another(&self) -> bool {
+        let [Ok(first), Ok(second)] = &self.0 else { return false };
+        first.transaction.abs_diff(second.transaction) <= 1
+    }
+
+    fn read_once<S: ReadAt + ?Sized>(source: &S) -> Result<Self, Damage> {
         let length = source.length().map_err(|e| Damage(format!("its length is unknown: {e}")))?;
         let read = |number, at: u64| {
             let mut bytes =
@@ -41,7 +65,7 @@ impl Metas {
                 return Err(format!("is missing: the file has {length} bytes"));
             }
             // Beside a writer a read may fall into a write, and have half of each.
-            for _ in 0..100 {
+            for _ in 0..MAX_READS {
                 let before = bytes;
                 let read = source.read_at(&mut bytes, at);
                 read.map_err(|e| format!("cannot be read: {e}"))?;
@@ -79,8 +103,7 @@ impl Metas {
         }
         let (older, live) =
             if second.transaction > first.transaction { (first, second) } else { (second, first) };
-        // Every transaction but an empty file's has the one before it on the other page.
-        if live.transaction - older.transaction > 1 {
+        if !self.follow_one_another() {
             return Err(Damage(format!(
                 "its meta pages are of transactions {} and {}, which do not follow one another",
                 older.transaction, live.transaction

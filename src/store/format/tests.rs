@@ -2,14 +2,17 @@
 //! could harm.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, WithoutTls};
 
 use crate::model::Error;
 use crate::store::Store;
-use crate::store::format::pages::PageSet;
+use crate::store::format::pages::{PageSet, ReadAt};
 use crate::store::format::state::{Metas, State};
 use crate::store::recovery::verify::*;
 
@@ -172,4 +175,42 @@ fn sets_are_put_together_unless_they_share_a_number() {
     assert_eq!(all.count, 6);
     assert!([2, 3, 63, 64, 65, 199].iter().all(|number| all.has(*number)));
     assert_eq!(all.merge(&set(&[4, 199])), Err(199));
+}
+
+/// A data file into which a writer commits twice whenever its second meta page is read, some times.
+struct Committing {
+    bytes: Mutex<Vec<u8>>,
+    times: AtomicUsize,
+}
+
+impl ReadAt for Committing {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.bytes.lock().unwrap().len() as u64)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        let mut bytes = self.bytes.lock().unwrap();
+        let commits = self.times.fetch_update(SeqCst, SeqCst, |left| {
+            if at == 4096 { left.checked_sub(1) } else { None }
+        });
+        for transaction in commits.iter().flat_map(|_| [144, 4096 + 144]) {
+            let number = &mut bytes[transaction..transaction + 8];
+            let next = u64::from_ne_bytes(number.try_into().unwrap()) + 2;
+            number.copy_from_slice(&next.to_ne_bytes());
+        }
+        bytes.as_slice().read_at(buffer, at)
+    }
+}
+
+#[test]
+fn commits_between_reads_of_the_meta_pages_are_not_taken_for_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Store::open(dir.path()).unwrap());
+    let bytes = std::fs::read(dir.path().join("data.mdb")).unwrap();
+    let last = Metas::read(bytes.as_slice()).unwrap().live().unwrap().transaction;
+    for times in [0, 1, 2, 10] {
+        let file = Committing { bytes: Mutex::new(bytes.clone()), times: AtomicUsize::new(times) };
+        let metas = Metas::read(&file).unwrap();
+        assert!(metas.live().unwrap().transaction > last || times == 0, "{metas:?}");
+    }
 }

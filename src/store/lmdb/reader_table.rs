@@ -48,6 +48,7 @@ pub struct ReaderTable {
 const MAGIC: u32 = 0xBEEF_C0DE;
 const LOCK_VERSION: u32 = 2;
 const LOCK_VERSION_BITS: u32 = 0xfff;
+const LAST_TRANSACTION: u64 = 8;
 const READERS: usize = 16;
 const SLOT: usize = 64;
 /// A slot that is taken, but sees nothing yet.
@@ -105,6 +106,15 @@ impl ReaderTable {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self { file: None }),
             Err(e) => Err(Error::Internal(format!("opening {}: {e}", path.display()))),
         }
+    }
+
+    /// The number of the transaction that a snapshot taken now would see; `None` without a table.
+    pub fn last_transaction(&self) -> Result<Option<u64>> {
+        let Some(file) = &self.file else { return Ok(None) };
+        let mut number = [0; 8];
+        file.read_exact_at(&mut number, LAST_TRANSACTION)
+            .map_err(|e| Error::Internal(format!("reading the readers' table: {e}")))?;
+        Ok(Some(u64::from_ne_bytes(number)))
     }
 
     /// The snapshots that are held, the oldest first.
