@@ -8,6 +8,7 @@
 //! images SOCKET NAMESPACE delete NAME
 //! images SOCKET NAMESPACE fill COUNT BYTES       images of about that size, all of one target
 //! images SOCKET NAMESPACE raw METHOD [HEX]       the request as bytes, for tests
+//! images SOCKET NAMESPACE forward TOPIC          an event, as shims send it: over ttrpc only
 //! ```
 //!
 //! A socket whose name ends in `.ttrpc` is spoken to in ttrpc, any other in gRPC. Prints the reply
@@ -16,9 +17,13 @@
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
+use lmdb_images::api::event::Envelope;
+use lmdb_images::api::events::ForwardRequest;
+use lmdb_images::api::image_events::ImageDelete;
 use lmdb_images::api::images::{
     CreateImageRequest, CreateImageResponse, DeleteImageRequest, GetImageRequest, GetImageResponse,
     Image, ListImagesRequest, ListImagesResponse, UpdateImageRequest, UpdateImageResponse,
@@ -30,6 +35,7 @@ use tokio::net::UnixStream;
 use tonic::transport::Endpoint;
 
 const SERVICE: &str = "containerd.services.images.v1.Images";
+const EVENTS: &str = "containerd.services.events.ttrpc.v1.Events";
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -41,18 +47,23 @@ struct Client {
 impl Client {
     async fn call<Q: Message, R: MessageFull>(&self, method: &str, request: Q) -> Result<String> {
         let reply: R = if self.socket.extension().is_some_and(|e| e == "ttrpc") {
-            self.ttrpc(method, &request).await?
+            self.ttrpc(SERVICE, method, &request).await?
         } else {
             self.grpc(method, request).await?
         };
         Ok(protobuf::text_format::print_to_string_pretty(&reply))
     }
 
-    async fn ttrpc<R: Message>(&self, method: &str, request: &impl Message) -> Result<R> {
+    async fn ttrpc<R: Message>(
+        &self,
+        service: &str,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<R> {
         let address = format!("unix://{}", self.socket.display());
         let client = ttrpc::r#async::Client::connect(&address).await?;
         let mut call = ttrpc::Request::new();
-        call.service = SERVICE.into();
+        call.service = service.into();
         call.method = method.into();
         call.payload = request.write_to_bytes()?;
         call.metadata = vec![ttrpc::proto::KeyValue {
@@ -94,7 +105,7 @@ impl Client {
 
 async fn run(arguments: &[&str]) -> Result<String> {
     let [socket, namespace, command, rest @ ..] = arguments else {
-        return Err("images SOCKET NAMESPACE get|list|create|delete|fill|raw …".into());
+        return Err("images SOCKET NAMESPACE get|list|create|delete|fill|raw|forward …".into());
     };
     let client = Client { socket: socket.into(), namespace: (*namespace).into() };
     match (*command, rest) {
@@ -120,6 +131,21 @@ async fn run(arguments: &[&str]) -> Result<String> {
         ("delete", [name]) => {
             let request = DeleteImageRequest { name: (*name).into(), ..Default::default() };
             client.call::<_, Empty>("Delete", request).await
+        }
+        ("forward", [topic]) => {
+            let event = ImageDelete { name: "forwarded".into(), ..Default::default() };
+            let mut envelope = Envelope {
+                timestamp: Some(SystemTime::now().into()).into(),
+                namespace: client.namespace.clone(),
+                topic: (*topic).into(),
+                ..Default::default()
+            };
+            let any = envelope.event.mut_or_insert_default();
+            any.type_url = "containerd.services.images.v1.ImageDelete".into();
+            any.value = event.write_to_bytes()?;
+            let request = ForwardRequest { envelope: Some(envelope).into(), ..Default::default() };
+            let _: Empty = client.ttrpc(EVENTS, "Forward", &request).await?;
+            Ok(String::new())
         }
         ("fill", [count, bytes]) => {
             for number in 0..count.parse()? {

@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # A containerd of a script's own; sourced after common.sh, never run.
 
+# From 2.2 on, ctr says on version 1 of control groups that it is deprecated, between what it is asked for.
+export CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1
+
 declare -A CONTAINERD_BINDIR_OF=() CONTAINERD_DIR_OF=() CONTAINERD_PID_OF=()
 
 # start_containerd NAME BINDIR [FRAGMENT_FILE [PLUGIN_TO_DISABLE...]]: starts a

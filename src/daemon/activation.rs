@@ -60,17 +60,19 @@ impl Passed {
     /// Refuses what is left: clients would connect to it, and nobody would answer.
     pub fn nothing_left(&self) -> Result<()> {
         let Some(name) = self.listeners.keys().next() else { return Ok(()) };
-        Err(Error::InvalidArgument(if name == super::WHOLE {
-            format!(
-                "systemd passed the socket {name:?}, but there is no containerd to stand in front \
+        Err(Error::InvalidArgument(
+            if [super::WHOLE, super::CONTAINERD_TTRPC].contains(&name.as_str()) {
+                format!(
+                    "systemd passed the socket {name:?}, but there is no containerd to stand in front \
                  of: set containerd, or disable the socket's unit"
-            )
-        } else {
-            format!(
-                "systemd passed a socket {name:?}, which this program does not have: its unit's \
+                )
+            } else {
+                format!(
+                    "systemd passed a socket {name:?}, which this program does not have: its unit's \
                  FileDescriptorName= must be the name of one of its sockets"
-            )
-        }))
+                )
+            },
+        ))
     }
 }
 

@@ -40,6 +40,7 @@ use crate::transport::listener;
 use crate::transport::scrape;
 use crate::transport::threads::Threads;
 use crate::transport::ttrpc::Ttrpc;
+use crate::transport::ttrpc_forward::TtrpcForwarder;
 use activation::Passed;
 use metrics::{Address, Metrics};
 use sockets::{Access, Behind, Socket};
@@ -48,6 +49,7 @@ use sockets::{Access, Behind, Socket};
 const GRPC: &str = "images.sock";
 const TTRPC: &str = "images.sock.ttrpc";
 const WHOLE: &str = "containerd.sock";
+const CONTAINERD_TTRPC: &str = "containerd.sock.ttrpc";
 const READONLY: &str = "readonly.sock";
 
 /// Where the daemon keeps what, and who may speak to it.
@@ -79,6 +81,7 @@ pub struct Daemon {
     grpc: PathBuf,
     ttrpc: PathBuf,
     whole: Option<PathBuf>,
+    containerd_ttrpc: Option<PathBuf>,
     readonly: Option<PathBuf>,
     metrics: Option<Address>,
     status: String,
@@ -109,6 +112,7 @@ impl Daemon {
         };
         let (grpc, ttrpc) = (claim(GRPC)?, claim(TTRPC)?);
         let whole = behind.is_some().then(|| claim(WHOLE)).transpose()?;
+        let containerd_ttrpc = behind.is_some().then(|| claim(CONTAINERD_TTRPC)).transpose()?;
         let readonly = is_readonly.then(|| claim(READONLY)).transpose()?;
         passed.nothing_left()?;
         let root = config.root.clone();
@@ -122,6 +126,7 @@ impl Daemon {
             grpc: grpc.path().into(),
             ttrpc: ttrpc.path().into(),
             whole: path(&whole),
+            containerd_ttrpc: path(&containerd_ttrpc),
             readonly: path(&readonly),
             metrics: None,
             status: format!("serving {}", config.root.display()),
@@ -136,37 +141,41 @@ impl Daemon {
         let limits = &config.limits;
         let mut upstream = None;
         let access = |gid| Access { mode: 0o660, uid: None, gid };
-        let (images, health): (Arc<dyn Images>, _) =
-            if let Some((behind, whole)) = behind.zip(whole) {
-                daemon
-                    .status
-                    .push_str(&format!(", in front of containerd at {}", behind.socket.display()));
-                let (front, due) = Front::new(Containerd::lazy(&behind.socket), local);
-                upstream = Some(front.upstream().clone());
-                let health = Health::new(daemon.store.clone(), Some(front.clone()));
-                let line = || Line::new(Arc::from(behind.socket.as_path()));
-                let images_only = Before::images_only(front.clone(), health.clone(), line());
-                daemon.serve_grpc(grpc.open(access(config.gid))?, images_only, limits, &stopping);
-                let before = Before::whole(front.clone(), health.clone(), line());
-                // Whoever has so many calls on the other sockets takes none from containerd's clients.
-                let apart = Limits { begun: Begun::default(), ..limits.clone() };
-                daemon.serve_grpc(whole.open(behind.access)?, before, &apart, &stopping);
-                let images = Arc::new(front.clone());
-                let ttrpc = ttrpc.open(access(config.gid))?;
-                daemon.serve_ttrpc(ttrpc, images.clone(), None, limits, &stopping);
-                daemon.tasks.push(tokio::spawn(follow::run(front.clone())));
-                daemon.tasks.push(tokio::spawn(resync::run(front, due)));
-                (images, health)
-            } else {
-                let health = Health::new(daemon.store.clone(), None);
-                let table = Table::new(Alone::new(local.clone()), health.clone());
-                daemon.serve_grpc(grpc.open(access(config.gid))?, table, limits, &stopping);
-                let (images, events) = (Arc::new(local.clone()), Some(local.events().clone()));
-                let ttrpc = ttrpc.open(access(config.gid))?;
-                daemon.serve_ttrpc(ttrpc, images.clone(), events, limits, &stopping);
-                daemon.servers.push(tokio::spawn(collect(local, stopping.clone())));
-                (images, health)
-            };
+        let (images, health): (Arc<dyn Images>, _) = if let Some((behind, whole)) =
+            behind.zip(whole)
+        {
+            daemon
+                .status
+                .push_str(&format!(", in front of containerd at {}", behind.socket.display()));
+            let (front, due) = Front::new(Containerd::lazy(&behind.socket), local);
+            upstream = Some(front.upstream().clone());
+            let health = Health::new(daemon.store.clone(), Some(front.clone()));
+            let line = || Line::new(Arc::from(behind.socket.as_path()));
+            let images_only = Before::images_only(front.clone(), health.clone(), line());
+            daemon.serve_grpc(grpc.open(access(config.gid))?, images_only, limits, &stopping);
+            let before = Before::whole(front.clone(), health.clone(), line());
+            // Whoever has so many calls on the other sockets takes none from containerd's clients.
+            let apart = Limits { begun: Begun::default(), ..limits.clone() };
+            daemon.serve_grpc(whole.open(behind.access)?, before, &apart, &stopping);
+            let images = Arc::new(front.clone());
+            let ttrpc = ttrpc.open(access(config.gid))?;
+            daemon.serve_ttrpc(ttrpc, images.clone(), None, limits, &stopping);
+            if let Some(socket) = containerd_ttrpc {
+                daemon.forward_ttrpc(socket, &behind.ttrpc(&config.state)?, limits, &stopping)?;
+            }
+            daemon.tasks.push(tokio::spawn(follow::run(front.clone())));
+            daemon.tasks.push(tokio::spawn(resync::run(front, due)));
+            (images, health)
+        } else {
+            let health = Health::new(daemon.store.clone(), None);
+            let table = Table::new(Alone::new(local.clone()), health.clone());
+            daemon.serve_grpc(grpc.open(access(config.gid))?, table, limits, &stopping);
+            let (images, events) = (Arc::new(local.clone()), Some(local.events().clone()));
+            let ttrpc = ttrpc.open(access(config.gid))?;
+            daemon.serve_ttrpc(ttrpc, images.clone(), events, limits, &stopping);
+            daemon.servers.push(tokio::spawn(collect(local, stopping.clone())));
+            (images, health)
+        };
         if let Some(readonly) = readonly {
             let table = ReadOnly::new(images, health.clone(), daemon.store.uuid());
             let access = access(config.readonly_gid);
@@ -209,6 +218,21 @@ impl Daemon {
         self.serve(socket, limits, stop.clone(), move |s, stop| served.clone().connection(s, stop));
     }
 
+    fn forward_ttrpc(
+        &mut self,
+        socket: Socket,
+        behind: &Behind,
+        limits: &Limits,
+        stop: &listener::Stop,
+    ) -> Result<()> {
+        let forwarder = TtrpcForwarder::new(&behind.socket, limits.counted.clone());
+        let socket = socket.open(behind.access)?;
+        self.serve(socket, limits, stop.clone(), move |s, stop| {
+            forwarder.clone().connection(s, stop)
+        });
+        Ok(())
+    }
+
     fn serve<S, F>(
         &mut self,
         socket: sockets::Open,
@@ -240,6 +264,11 @@ impl Daemon {
     /// The socket that answers all that containerd does, in front of one.
     pub fn whole(&self) -> Option<&Path> {
         self.whole.as_deref()
+    }
+
+    /// The socket whose connections are passed on to containerd's ttrpc socket, in front of one.
+    pub fn containerd_ttrpc(&self) -> Option<&Path> {
+        self.containerd_ttrpc.as_deref()
     }
 
     /// The socket that only reads, if it was asked for.

@@ -67,6 +67,13 @@ impl Behind {
         };
         Ok(Self { socket: socket.to_owned(), access })
     }
+
+    /// The socket where the same containerd serves ttrpc: its address with `.ttrpc` behind it.
+    pub fn ttrpc(&self, state: &Path) -> Result<Self> {
+        let mut socket = self.socket.clone().into_os_string();
+        socket.push(".ttrpc");
+        Self::look(Path::new(&socket), state)
+    }
 }
 
 /// Creates the folder for sockets if need be. Others may pass through it: the sockets have modes.

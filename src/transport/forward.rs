@@ -36,10 +36,10 @@ use crate::model::{Error, Result};
 
 /// How long calls that are passed on may go on when the daemon stops. Whoever makes them needs
 /// many, and streams of events never end by themselves.
-const GRACE: Duration = Duration::from_secs(2);
+pub const GRACE: Duration = Duration::from_secs(2);
 
 /// How long containerd may take to accept a connection.
-const CONNECT: Duration = Duration::from_secs(5);
+pub const CONNECT: Duration = Duration::from_secs(5);
 
 /// How much of a stream, and of all streams of a connection, may be on its way unread, to
 /// containerd as from it. Only what is left unread takes memory. With less room for a stream,

@@ -10,7 +10,7 @@
 //!   [`forward`]: passing calls on; `passing`: their bodies; [`gather`]: bytes in few system calls;
 //!   `paced`: reading no faster than calls begin
 //! - [`ttrpc`]: ttrpc connections; [`ttrpc_io`]: the byte stream under one, watched frame by frame,
-//!   and `ttrpc_envelope`: field by field
+//!   and `ttrpc_envelope`: field by field; [`ttrpc_forward`]: passing connections on
 //! - `counted`: how a gRPC call ended, for the metrics
 //! - [`scrape`]: giving out metrics over HTTP/1
 //! - [`status`]: the one table from errors to status codes
@@ -38,6 +38,7 @@ pub mod status;
 pub mod threads;
 pub mod ttrpc;
 mod ttrpc_envelope;
+pub mod ttrpc_forward;
 pub mod ttrpc_io;
 mod turns;
 
