@@ -1,7 +1,6 @@
 //! How other versions of containerd are known to differ from 2.3, whose answers ours are. As narrow
 //! as can be: what a rule does not foretell to the letter is a difference.
 
-use lmdb_images::model::go::quote::quote;
 use lmdb_images::model::go::text::lossy;
 use lmdb_images::model::label;
 use tonic::Code;
@@ -95,29 +94,6 @@ pub const KNOWN: &[Known] = &[
                 "writing {map} for image {name}: failed to set label \"\"={value}: key required"
             );
             Some(Answer::failed(Code::Unknown, told))
-        },
-    },
-    Known {
-        name: "error too long for a header",
-        versions: (FIRST, LAST),
-        reason: "ours is cut in its middle; containerd's repeats the name whole, and where that does not fit \
-                 into the 16 KiB of headers that the client accepts the connection ends",
-        due: |step, ours| {
-            const MAX_SENTENCE: usize = (16 << 10) - 1024;
-            let (head, rest) = ours.message()?.split_once("[... ")?;
-            let (_, tail) = rest.split_once(" bytes left out ...]")?;
-            let name = step.name()?;
-            // In a header, a byte that is not printable ASCII takes three.
-            let bytes = |b: u8| if (b' '..=b'~').contains(&b) { 1 } else { 3 };
-            if name.bytes().map(bytes).sum::<usize>() > MAX_SENTENCE {
-                return Some(Answer::failed(Code::Unknown, "transport error"));
-            }
-            let endings = [("not found", Code::NotFound), ("already exists", Code::AlreadyExists)];
-            endings.into_iter().find_map(|(ending, code)| {
-                let whole = format!("image {}: {ending}", quote(name));
-                let fits = whole.starts_with(head) && whole.ends_with(tail);
-                fits.then(|| Answer::failed(code, whole))
-            })
         },
     },
     Known {
