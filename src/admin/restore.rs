@@ -4,6 +4,7 @@
 //! which brings one of an older version up to date; only then it takes the place of the data file,
 //! at once. What was there is kept under another name.
 
+use crate::store::dir::files::DATA_FILE;
 use std::fs::File;
 use std::io;
 use std::ops::Not;
@@ -13,7 +14,7 @@ use super::backup::verify;
 use super::{file, progress};
 use crate::clock;
 use crate::model::{Error, Result};
-use crate::store::dir::root::{DATA_FILE, StoreDir};
+use crate::store::dir::root::StoreDir;
 use crate::store::dir::scratch::ScratchFolder;
 use crate::store::dir::{permissions, store_id};
 use crate::store::{ReadOnlyStore, Store};

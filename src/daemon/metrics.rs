@@ -261,7 +261,7 @@ fn sizes(usage: &Usage, aside: u64, readers: u64) -> [(&'static str, &'static st
         (
             "store_readers_max",
             "Snapshots that can be held",
-            crate::store::lmdb::open::MAX_READERS.into(),
+            crate::store::bounds::MAX_READERS.into(),
         ),
     ]
 }

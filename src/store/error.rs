@@ -1,7 +1,7 @@
 //! LMDB's failures as the crate's error.
 
+use super::bounds::MAX_READERS;
 use super::dir::disk_space;
-use super::lmdb::open::MAX_READERS;
 use crate::model::Error;
 
 /// A failure of LMDB as the crate's error. `doing` says what failed, in a few words.

@@ -3,6 +3,7 @@
 //! From the bottom up; a folder imports only what stands above it in this list:
 //!
 //! - [`dir`]: the folder of a store: its owner, its permissions, its file system
+//! - [`bounds`]: the sizes with which an environment is opened
 //! - `error`: LMDB's failures as the crate's error
 //! - [`mod@format`]: LMDB's file format, read and verified page by page in safe Rust
 //! - [`schema`]: which key holds what, drawn as a tree; [`lmdb`]: opening the environment, its reader
@@ -16,6 +17,7 @@
 //! Synchronous. It knows names and bytes; what a request means is `service`'s. This is the only
 //! module that names heed, and the only one with `unsafe`.
 
+pub mod bounds;
 pub mod dir;
 pub mod engine;
 mod error;

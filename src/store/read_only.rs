@@ -1,5 +1,6 @@
 //! A store that is only read, beside the daemon that owns it or without one.
 
+use crate::store::dir::files::{DATA_FILE, LOCK_FILE};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use heed::{CompactionOption, Env, EnvFlags, EnvOpenOptions, WithoutTls};
 use nix::fcntl::FlockArg;
 
+use super::bounds::{MAP_SIZE, MAX_READERS};
 use super::dir::{permissions, root, store_id};
 use super::engine::committer;
 use super::error::{environment_lost_error, lmdb_error};
@@ -14,7 +16,7 @@ use super::format::state::State;
 use super::journal::Expected;
 use super::journal::overlay::Overlay;
 use super::journal::replay::{self, Fault};
-use super::lmdb::open::{MAP_SIZE, MAX_READERS, begin_to_read, free_dead_readers};
+use super::lmdb::open::{begin_to_read, free_dead_readers};
 use super::lmdb::reader_table::{self, HeldSnapshot, ReaderTable};
 use super::read::records::Snapshot;
 use super::read::usage::Usage;
@@ -47,7 +49,7 @@ impl ReadOnlyStore {
     /// Opens the store in the folder `root`, which must be there. Nothing in it is changed but
     /// LMDB's list of readers.
     pub fn open(root: &Path) -> Result<Self> {
-        let path = root.join(root::DATA_FILE);
+        let path = root.join(DATA_FILE);
         let missing = || Error::not_found(format_args!("there is no store in {}", root.display()));
         let found = match permissions::stat_regular(&path)?.filter(|found| found.len() > 0) {
             Some(found) => found,
@@ -56,7 +58,7 @@ impl ReadOnlyStore {
                 return Err(missing());
             }
         };
-        let lock = root.join(root::LOCK_FILE);
+        let lock = root.join(LOCK_FILE);
         let _entered = root::lock_files(root, FlockArg::LockShared)?;
         let lock_is_new = permissions::stat_regular(&lock)?.is_none();
         let file = permissions::open_regular(&path, false)?.ok_or_else(missing)?;

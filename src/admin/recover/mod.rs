@@ -11,6 +11,7 @@
 mod journal;
 mod report;
 
+use crate::store::dir::files::{DATA_FILE, JOURNAL_FILE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
@@ -21,7 +22,7 @@ use super::{check, progress};
 use crate::api::namespace::Namespace as NamespaceRecord;
 use crate::model::{Error, Result};
 use crate::service::codec::encode;
-use crate::store::dir::root::{DATA_FILE, StoreDir};
+use crate::store::dir::root::StoreDir;
 use crate::store::dir::scratch::ScratchFolder;
 use crate::store::dir::{permissions, store_id};
 use crate::store::journal::replay::{self, Remains};
@@ -62,7 +63,7 @@ fn no_store(root: &Path) -> Error {
 /// Saves the store in `root`, into the new root `to` or in place.
 pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
     let has = |file: &str| Ok::<_, Error>(permissions::stat_regular(&root.join(file))?.is_some());
-    if !has(DATA_FILE)? && !has(crate::store::journal::FILE)? {
+    if !has(DATA_FILE)? && !has(JOURNAL_FILE)? {
         return Err(no_store(root));
     }
     let root = match to {

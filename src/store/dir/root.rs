@@ -3,6 +3,7 @@
 //! Owning is a `flock` on `owner.lock`, which ends with the process however it ends. LMDB's own
 //! `lock.mdb` coordinates readers and is no sign of an owner.
 
+use crate::store::dir::files::{DATA_FILE, JOURNAL_FILE, LOCK_FILE, OWNER_FILE, STORE_ID_FILE};
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -13,17 +14,7 @@ use crate::model::{Error, Result};
 use crate::store::dir::lock_file;
 use crate::store::dir::lock_file::{LockError, LockFile};
 use crate::store::dir::open_files::{FileId, OpenFiles};
-use crate::store::dir::{filesystem, permissions, scratch, store_id};
-use crate::store::journal;
-
-/// LMDB's data file in the folder.
-pub const DATA_FILE: &str = "data.mdb";
-
-/// LMDB's table of readers in the folder.
-pub const LOCK_FILE: &str = "lock.mdb";
-
-/// The file that the owner of the folder has locked.
-const OWNER_FILE: &str = "owner.lock";
+use crate::store::dir::{files, filesystem, permissions, scratch, store_id};
 
 /// An owned folder. Dropping it gives it up.
 #[derive(Debug)]
@@ -43,7 +34,7 @@ impl StoreDir {
             .map_err(|e| Error::Internal(format!("the folder {}: {e}", path.display())))?;
         let path = permissions::create_private(path, 0o700)?;
         filesystem::check(&path)?;
-        for file in [OWNER_FILE, DATA_FILE, LOCK_FILE, journal::FILE, store_id::FILE] {
+        for file in [OWNER_FILE, DATA_FILE, LOCK_FILE, JOURNAL_FILE, STORE_ID_FILE] {
             permissions::tighten(&path.join(file))?;
         }
         let owner = LockFile::acquire(&path.join(OWNER_FILE)).map_err(|e| not_locked(&path, e))?;
@@ -74,7 +65,7 @@ impl StoreDir {
         if let Some(owner) = &self.owner {
             files.push((self.given.join(OWNER_FILE), owner.metadata().map_err(told)?.into()));
         }
-        for name in [DATA_FILE, journal::FILE] {
+        for name in [DATA_FILE, JOURNAL_FILE] {
             if let Some(found) = permissions::stat_regular(&self.path.join(name))? {
                 files.push((self.given.join(name), found.into()));
             }
@@ -114,17 +105,17 @@ impl StoreDir {
         // The new file's own identity is written when it is opened.
         store_id::remove(&self.path)?;
         // LMDB's lock file knows the number of the last transaction of its data file.
-        remove(&self.path.join(LOCK_FILE)).map_err(told("removing lock.mdb"))?;
+        files::remove(&self.path.join(LOCK_FILE)).map_err(told("removing lock.mdb"))?;
         self.sync()?;
         std::fs::rename(new, &data).map_err(told("moving the new file into place"))?;
         self.sync()?;
         // The old file's journal: the new one needs none, and does not fit it.
-        let journal = self.path.join(journal::FILE);
+        let journal = self.path.join(JOURNAL_FILE);
         let gone = match keep {
             Some(keep) if permissions::stat_regular(&journal)?.is_some() => {
-                std::fs::rename(&journal, self.path.join(keep.replace(DATA_FILE, journal::FILE)))
+                std::fs::rename(&journal, self.path.join(keep.replace(DATA_FILE, JOURNAL_FILE)))
             }
-            _ => remove(&journal),
+            _ => files::remove(&journal),
         };
         gone.map_err(told("removing the journal"))?;
         self.sync()
@@ -160,14 +151,6 @@ fn not_locked(path: &Path, error: LockError) -> Error {
         LockError::Io(doing, e) => {
             Error::Internal(format!("{doing} {OWNER_FILE} in {}: {e}", path.display()))
         }
-    }
-}
-
-/// Removes a file, which may be missing.
-pub(crate) fn remove(file: &Path) -> std::io::Result<()> {
-    match fs::remove_file(file) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
     }
 }
 
@@ -227,7 +210,7 @@ mod tests {
 
     #[test]
     fn no_link_in_the_folder_is_followed() {
-        for name in ["owner.lock", DATA_FILE, "lock.mdb", journal::FILE, store_id::FILE] {
+        for name in ["owner.lock", DATA_FILE, "lock.mdb", JOURNAL_FILE, STORE_ID_FILE] {
             for target in ["somewhere", "nowhere"] {
                 let dir = tempfile::tempdir().unwrap();
                 let root = dir.path().join("root");

@@ -4,22 +4,18 @@
 //! holds the store's UUID. It is written after the data file is in its place, and removed before
 //! another data file takes that place; so a cut between the two leaves no contradiction.
 
+use crate::store::dir::files::{DATA_FILE, JOURNAL_FILE, LOCK_FILE, STORE_ID_FILE};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::model::{Error, Result};
-use crate::store::dir::root::{DATA_FILE, LOCK_FILE};
-use crate::store::dir::{disk_space, permissions, root};
-use crate::store::journal;
-
-/// Its name in the folder of a store.
-pub const FILE: &str = "store-id";
+use crate::store::dir::{disk_space, files, permissions};
 
 /// The UUID of the store that the folder holds or held; empty if the file cannot be understood.
 pub fn read(root: &Path) -> Result<Option<String>> {
-    let path = root.join(FILE);
+    let path = root.join(STORE_ID_FILE);
     if permissions::stat_regular(&path)?.is_none() {
         return Ok(None);
     }
@@ -37,7 +33,7 @@ pub fn check_without_data(root: &Path) -> Result<()> {
     };
     let rest = if let Some(uuid) = read(root)? {
         format!("the folder held the store {uuid}")
-    } else if has_content(journal::FILE)? {
+    } else if has_content(JOURNAL_FILE)? {
         "the journal of a store is there".to_owned()
     } else if has_content(LOCK_FILE)? {
         format!("{LOCK_FILE} shows that a store was there")
@@ -59,9 +55,9 @@ pub fn check(root: &Path, uuid: &str) -> Result<()> {
             let root = root.display();
             Err(Error::DataLoss(format!(
                 "{root}/{DATA_FILE} belongs to the store {uuid}, but the folder held the store {held}; put \
-                 the right file back, or remove {root}/{FILE} and \
+                 the right file back, or remove {root}/{STORE_ID_FILE} and \
                  {root}/{} to go on with this one",
-                journal::FILE
+                JOURNAL_FILE
             )))
         }
         _ => Ok(()),
@@ -73,9 +69,9 @@ pub fn write(root: &Path, uuid: &str) -> Result<()> {
     if read(root)?.is_some_and(|held| held == uuid) {
         return Ok(());
     }
-    let (path, new) = (root.join(FILE), root.join(format!("{FILE}.new")));
+    let (path, new) = (root.join(STORE_ID_FILE), root.join(format!("{STORE_ID_FILE}.new")));
     let write = || -> io::Result<()> {
-        root::remove(&new)?;
+        files::remove(&new)?;
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
         writeln!(file, "{uuid}")?;
         file.sync_all()?;
@@ -93,6 +89,7 @@ pub fn write(root: &Path, uuid: &str) -> Result<()> {
 
 /// Removes the file, before another store's data file takes the place of this one's.
 pub fn remove(root: &Path) -> Result<()> {
-    root::remove(&root.join(FILE))
-        .map_err(|e| Error::Internal(format!("removing {FILE} in {}: {e}", root.display())))
+    files::remove(&root.join(STORE_ID_FILE)).map_err(|e| {
+        Error::Internal(format!("removing {STORE_ID_FILE} in {}: {e}", root.display()))
+    })
 }

@@ -8,6 +8,7 @@
 //! has changed nothing: what is recent is still in the journal. One of which LMDB itself does not
 //! know whether it was made ends the use of the environment; opening it again tells.
 
+use crate::store::dir::files::JOURNAL_FILE;
 use std::fmt;
 use std::io;
 
@@ -22,7 +23,7 @@ use crate::store::journal::entry::{Entry, WriteBatch};
 use crate::store::journal::header::Header;
 use crate::store::journal::overlay::Overlay;
 use crate::store::journal::replay;
-use crate::store::journal::{Expected, FILE, Journal};
+use crate::store::journal::{Expected, Journal};
 use crate::store::schema::databases;
 use crate::store::schema::databases::{LastCheckpoint, Tables};
 
@@ -82,7 +83,7 @@ impl Committer {
         drop(txn);
         let expected = Expected { uuid: uuid.to_owned(), last };
         let replay = replay::read(root.path(), &expected)?.map_err(|why| why.error(root.path()))?;
-        let path = root.path().join(FILE);
+        let path = root.path().join(JOURNAL_FILE);
         let header = Header { checkpoint: last.id, uuid: uuid.to_owned() };
         let journal = Journal::open(root.path(), &header, &replay).map_err(|e| {
             let why = format!("writing {}: {e}", path.display());
@@ -274,13 +275,13 @@ pub(crate) fn write_checkpoint(
 
 #[cfg(test)]
 mod tests {
+    use crate::store::dir::files::DATA_FILE;
     use std::fs;
     use std::os::unix::fs::FileExt;
     use std::time::Duration;
 
     use super::*;
     use crate::model::Namespace;
-    use crate::store::dir::root::DATA_FILE;
     use crate::store::journal;
     use crate::store::{Kind, ReadOnlyStore, Records, Snapshot, Store};
 
@@ -306,7 +307,7 @@ mod tests {
     /// What is on the disk now, as a store of its own.
     fn crashed(store: &Store) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        for file in [DATA_FILE, journal::FILE] {
+        for file in [DATA_FILE, JOURNAL_FILE] {
             fs::copy(store.root().join(file), dir.path().join(file)).unwrap();
         }
         dir
@@ -352,7 +353,7 @@ mod tests {
         let before = crashed(&store);
         checkpoint(&store);
         let crash = crashed(&store);
-        fs::copy(before.path().join(journal::FILE), crash.path().join(journal::FILE)).unwrap();
+        fs::copy(before.path().join(JOURNAL_FILE), crash.path().join(JOURNAL_FILE)).unwrap();
         let reader = ReadOnlyStore::open(crash.path()).unwrap();
         let earlier = reader.last_commit() - 1;
         let lock = fs::File::options().write(true).open(crash.path().join("lock.mdb")).unwrap();
@@ -391,7 +392,7 @@ mod tests {
         let (dir, store) = store();
         put(&store, "a", 10);
         drop(store);
-        fs::remove_file(dir.path().join(journal::FILE)).unwrap();
+        fs::remove_file(dir.path().join(JOURNAL_FILE)).unwrap();
         assert_eq!(ReadOnlyStore::open(dir.path()).unwrap().read(names).unwrap(), ["a"]);
         assert_eq!(Store::open(dir.path()).unwrap().read(names).unwrap(), ["a"]);
     }
@@ -434,7 +435,7 @@ mod tests {
         ];
         for (why, harm) in harms {
             let crash = crashed(&store);
-            let file = crash.path().join(journal::FILE);
+            let file = crash.path().join(JOURNAL_FILE);
             let mut bytes = fs::read(&file).unwrap();
             if harm(&mut bytes) {
                 fs::write(&file, &bytes).unwrap();
@@ -467,7 +468,7 @@ mod tests {
                 assert!(refused.contains("missing or empty"), "{refused}");
             }
             fs::copy(dir.path().join("store-id"), crash.path().join("store-id")).unwrap();
-            fs::remove_file(crash.path().join(journal::FILE)).unwrap();
+            fs::remove_file(crash.path().join(JOURNAL_FILE)).unwrap();
             for refused in refusals(crash.path()) {
                 assert!(refused.contains(store.uuid()), "{refused}");
             }
@@ -499,7 +500,7 @@ mod tests {
         put(&store, "b", 10);
         put(&other, "c", 10);
         for (from, why) in [(&store, "unknown checkpoint"), (&other, other.uuid())] {
-            fs::copy(from.root().join(journal::FILE), old.path().join(journal::FILE)).unwrap();
+            fs::copy(from.root().join(JOURNAL_FILE), old.path().join(JOURNAL_FILE)).unwrap();
             for refused in refusals(old.path()) {
                 assert!(refused.contains(why), "{refused}");
             }
@@ -514,7 +515,7 @@ mod tests {
         checkpoint(&store);
         let after = crashed(&store);
         // As a kill between the checkpoint and the write of the header leaves it.
-        let file = journal::FILE;
+        let file = JOURNAL_FILE;
         fs::copy(before.path().join(file), after.path().join(file)).unwrap();
         for _ in 0..2 {
             assert_eq!(ReadOnlyStore::open(after.path()).unwrap().read(names).unwrap(), ["a"]);
@@ -528,7 +529,7 @@ mod tests {
         put(&store, "a", 10);
         put(&store, "b", 10);
         let crash = crashed(&store);
-        let file = crash.path().join(journal::FILE);
+        let file = crash.path().join(JOURNAL_FILE);
         let mut bytes = fs::read(&file).unwrap();
         bytes[journal::SECTOR + 70] ^= 1;
         fs::write(&file, bytes).unwrap();

@@ -11,6 +11,7 @@
 //! committed transaction refers to was synced before its meta page was. A later success therefore
 //! never rests on the failed sync.
 
+use crate::store::dir::files::DATA_FILE;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -20,7 +21,7 @@ use heed::{Env, WithoutTls};
 
 use crate::model::{Error, Result};
 use crate::store::dir::open_files::OpenFiles;
-use crate::store::dir::root::{DATA_FILE, StoreDir};
+use crate::store::dir::root::StoreDir;
 use crate::store::dir::scratch::ScratchFolder;
 use crate::store::dir::{disk_space, permissions, store_id};
 use crate::store::engine::committer::{Committer, Failure};
@@ -288,13 +289,13 @@ pub(crate) fn view_to_write(opened: &OpenEnvironment) -> Result<Option<View<'_>>
 
 #[cfg(test)]
 mod tests {
+    use crate::store::dir::files::{JOURNAL_FILE, LOCK_FILE, STORE_ID_FILE};
     use std::fs;
     use std::sync::mpsc;
 
     use super::*;
     use crate::model::Namespace;
-    use crate::store::dir::root::LOCK_FILE;
-    use crate::store::{Kind, Records, Store, journal};
+    use crate::store::{Kind, Records, Store};
 
     const NAME_COUNT: usize = 100;
 
@@ -321,11 +322,11 @@ mod tests {
 
     #[test]
     fn an_empty_or_missing_data_file_beside_others_of_a_store_is_damage_and_changes_nothing() {
-        for other in [LOCK_FILE, journal::FILE, store_id::FILE] {
+        for other in [LOCK_FILE, JOURNAL_FILE, STORE_ID_FILE] {
             for length in [Some(0), None] {
                 let dir = tempfile::tempdir().unwrap();
                 drop(store(dir.path()));
-                let all = [DATA_FILE, LOCK_FILE, journal::FILE, store_id::FILE];
+                let all = [DATA_FILE, LOCK_FILE, JOURNAL_FILE, STORE_ID_FILE];
                 for file in all.into_iter().filter(|file| *file != other) {
                     fs::remove_file(dir.path().join(file)).unwrap();
                 }

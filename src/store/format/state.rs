@@ -2,10 +2,10 @@
 //!
 //! [`State::read`] is the verifier's entry for any bytes: a file or memory.
 
+use crate::store::bounds::MAP_SIZE;
 use crate::store::format::layout::{Db, INTEGER_KEYS, METAS, Meta, NO_PAGE, u64_at};
 use crate::store::format::pages::{Damage, PageSet, Pages, ReadAt};
 use crate::store::format::tree::{Kind, TreeVerifier, Value};
-use crate::store::lmdb::open::MAP_SIZE;
 
 /// Reads of a meta page beside a writer that changes it each time.
 const MAX_READS: usize = 100;

@@ -28,6 +28,7 @@ pub mod header;
 pub mod overlay;
 pub mod replay;
 
+use crate::store::dir::files::JOURNAL_FILE;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -39,9 +40,6 @@ use crate::store::schema::databases::LastCheckpoint;
 use entry::HEADER_BYTES;
 use header::Header;
 use replay::Replay;
-
-/// Its name in the folder of a store.
-pub const FILE: &str = "journal";
 
 /// Bytes of the file.
 pub const LENGTH: usize = 256 << 10;
@@ -74,7 +72,7 @@ impl Journal {
             .truncate(false)
             .mode(0o600)
             .custom_flags(OFlag::O_NOFOLLOW.bits() | OFlag::O_DSYNC.bits())
-            .open(root.join(FILE))?;
+            .open(root.join(JOURNAL_FILE))?;
         let length = usize::try_from(file.metadata()?.len()).unwrap_or(LENGTH);
         if length < LENGTH {
             file.write_all_at(&vec![0; LENGTH - length], length as u64)?;
@@ -145,6 +143,6 @@ mod tests {
         while journal.has_room() {
             journal.append(&largest).unwrap();
         }
-        assert_eq!(dir.path().join(FILE).metadata().unwrap().len(), LENGTH as u64);
+        assert_eq!(dir.path().join(JOURNAL_FILE).metadata().unwrap().len(), LENGTH as u64);
     }
 }

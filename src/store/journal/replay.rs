@@ -1,12 +1,13 @@
 //! What is read of a journal: the changes since the last checkpoint, or why they cannot be known.
 
+use crate::store::dir::files::{DATA_FILE, JOURNAL_FILE};
 use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
 use super::entry::{Entry, WriteBatch};
 use super::header::Header;
-use super::{Expected, FILE, LENGTH, SECTOR};
+use super::{Expected, LENGTH, SECTOR};
 use crate::model::{Error, Result};
 use crate::store::dir::permissions;
 
@@ -63,10 +64,10 @@ impl Fault {
     pub fn error(&self, root: &Path) -> Error {
         let root = root.display();
         Error::DataLoss(format!(
-            "{root}/{FILE} is damaged: {self}; answered changes may be in it that {root}/{} lacks; \
+            "{root}/{JOURNAL_FILE} is damaged: {self}; answered changes may be in it that {root}/{} lacks; \
              nothing was changed; run `lmdb-images recover --root {root}` to save what can be saved, or \
              `lmdb-images restore --root {root} --force FILE` to go back to a backup",
-            crate::store::dir::root::DATA_FILE
+            DATA_FILE
         ))
     }
 }
@@ -165,7 +166,7 @@ fn whole(bytes: &[u8], from: usize) -> impl Iterator<Item = Entry> {
 }
 
 fn bytes(root: &Path) -> Result<Option<Vec<u8>>> {
-    let path = root.join(FILE);
+    let path = root.join(JOURNAL_FILE);
     permissions::stat_regular(&path)?;
     let Some(file) = permissions::open_regular(&path, false)? else { return Ok(None) };
     let mut bytes = Vec::new();
@@ -235,7 +236,7 @@ mod tests {
         assert_eq!(numbers(read(dir.path(), &unknown).unwrap()), Err(Fault::OtherCheckpoint));
         // The new one, and five of the checkpoint before.
         assert_eq!(remains(dir.path()).unwrap().entries.len(), 6);
-        assert_eq!(dir.path().join(FILE).metadata().unwrap().len(), LENGTH as u64);
+        assert_eq!(dir.path().join(JOURNAL_FILE).metadata().unwrap().len(), LENGTH as u64);
     }
 
     /// A journal with that many entries of three sectors each.
@@ -243,7 +244,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut journal = open(dir.path(), 1, &Replay::default());
         (0..count).for_each(|number| journal.append(&entry(1, number, 1000)).unwrap());
-        std::fs::read(dir.path().join(FILE)).unwrap()
+        std::fs::read(dir.path().join(JOURNAL_FILE)).unwrap()
     }
 
     #[test]

@@ -6,17 +6,9 @@ use heed::{Env, EnvOpenOptions, RoTxn, WithoutTls};
 
 use super::reader_table;
 use crate::model::Result;
+use crate::store::bounds::{MAP_SIZE, MAX_READERS, MIN_MAP_SIZE};
 use crate::store::error::lmdb_error;
 use crate::store::schema::databases;
-
-/// Readers at one time, of all processes together. A daemon needs a few; an admin's command one.
-pub const MAX_READERS: u32 = 512;
-
-/// Address space that is reserved for the map. It costs neither memory nor disk.
-pub const MAP_SIZE: usize = 1 << 40;
-
-/// The smallest map that is worth starting with, when the address space is limited.
-const MIN_MAP_SIZE: usize = 16 << 20;
 
 /// Maps the environment in `root`, with as much address space as the process may have.
 pub(crate) fn map(root: &Path) -> Result<Env<WithoutTls>> {

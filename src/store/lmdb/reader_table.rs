@@ -9,6 +9,7 @@
 //! lock ends when its process closes *any* handle of the file. So nothing else in a process that has an
 //! environment open may open that file, and the handle here must outlive the environment.
 
+use crate::store::dir::files::LOCK_FILE;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -19,9 +20,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 
 use crate::model::{Error, Result};
-use crate::store::dir::root::LOCK_FILE;
+use crate::store::bounds::MAX_READERS;
 use crate::store::dir::{disk_space, permissions};
-use crate::store::lmdb::open::MAX_READERS;
 
 /// A snapshot that somebody holds.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,12 +1,12 @@
 //! How large a store is, and what of it is in use.
 
+use crate::store::dir::files::DATA_FILE;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use heed::{Env, WithoutTls};
 
 use crate::model::{Error, Result};
-use crate::store::dir::root::DATA_FILE;
 use crate::store::error::lmdb_error;
 use crate::store::read::view::View;
 use crate::store::schema::table::Table;

@@ -81,6 +81,7 @@ fn build_index(txn: &mut RwTxn<'_>, records: Stored<'_>, index: Stored<'_>) -> h
 
 #[cfg(test)]
 mod tests {
+    use crate::store::dir::files::JOURNAL_FILE;
     use heed::CommitOrAbort;
     use heed::types::{Bytes, Str};
     use protobuf::Message;
@@ -224,7 +225,7 @@ mod tests {
                 bytes[number * journal::SECTOR + 70] ^= 1;
             }
             bytes.resize(journal::LENGTH, 0);
-            std::fs::write(dir.path().join(journal::FILE), &bytes).unwrap();
+            std::fs::write(dir.path().join(JOURNAL_FILE), &bytes).unwrap();
             for _ in 0..2 {
                 let count = Store::open(dir.path())
                     .and_then(|store| store.read(|s| Ok(s.scan(&namespace, Kind::Image)?.count())));
