@@ -1,5 +1,6 @@
 //! What a stored record is, and whether it is what its key says.
 
+use crate::store::schema::keys;
 use protobuf::Message;
 
 use crate::api::images::Image;
@@ -11,7 +12,6 @@ use crate::model::go::text::lossy;
 use crate::service::codec::decode;
 use crate::service::gc;
 use crate::store::Kind;
-use crate::store::schema::databases;
 
 /// A record that is what its key says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Record {
 
 /// Reads the `message` under `key`, or says what is wrong.
 pub fn read(key: &[u8], message: &[u8]) -> Result<Record, String> {
-    let (namespace, kind) = databases::parse_key(key).ok_or("its key is not one of ours")?;
+    let (namespace, kind) = keys::parse_key(key).ok_or("its key is not one of ours")?;
     let mut record = Record { namespace, named: None, expires: None, updated: (0, 0) };
     let name = match kind {
         None => {
@@ -52,7 +52,7 @@ pub fn read(key: &[u8], message: &[u8]) -> Result<Record, String> {
         }
     };
     let kind = kind.unwrap_or(Kind::Image);
-    if databases::key(&record.namespace, kind, &name) != key {
+    if keys::key(&record.namespace, kind, &name) != key {
         return Err(format!("it is the record of another name, {}", quote(&name)));
     }
     record.named = Some((kind, name));
@@ -66,13 +66,13 @@ fn part<M: Message>(message: &[u8]) -> Result<M, String> {
 /// How a record is called in sentences, by its key alone.
 pub fn describe_key(key: &[u8]) -> String {
     let name = |namespace: &Namespace, kind| {
-        let prefix = databases::prefix(namespace, kind).len();
+        let prefix = keys::prefix(namespace, kind).len();
         let name = key.get(prefix..).unwrap_or_default();
-        let head = name.split(|b| *b == databases::LONG_MARKER).next().unwrap_or_default();
+        let head = name.split(|b| *b == keys::LONG_MARKER).next().unwrap_or_default();
         let cut = if head.len() < name.len() { "…" } else { "" };
         format!("{} {}{cut} in namespace {namespace}", kind.noun(), quote(lossy(head).as_ref()))
     };
-    match databases::parse_key(key) {
+    match keys::parse_key(key) {
         Some((namespace, None)) => format!("namespace {namespace}"),
         Some((namespace, Some(kind))) => name(&namespace, kind),
         None => format!("key {}", quote(lossy(key).as_ref())),

@@ -35,5 +35,5 @@ pub use engine::transaction::Transaction;
 pub use read::records::{Records, Snapshot};
 pub use read::scan::Entry;
 pub use read_only::ReadOnlyStore;
-pub use schema::databases::Kind;
+pub use schema::keys::Kind;
 pub use store::Store;

@@ -1,6 +1,7 @@
 //! A store that is only read, beside the daemon that owns it or without one.
 
 use crate::store::dir::files::{DATA_FILE, LOCK_FILE};
+use crate::store::schema::checkpoint_id;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +14,6 @@ use super::dir::{permissions, root, store_id};
 use super::engine::committer;
 use super::error::{environment_lost_error, lmdb_error};
 use super::format::state::State;
-use super::journal::Expected;
 use super::journal::overlay::Overlay;
 use super::journal::replay::{self, Fault};
 use super::lmdb::open::{begin_to_read, free_dead_readers};
@@ -22,8 +22,10 @@ use super::read::records::Snapshot;
 use super::read::usage::Usage;
 use super::read::view::{Txn, View};
 use super::recovery::verify;
+use super::schema::checkpoint_id::Expected;
+use super::schema::checkpoint_id::LastCheckpoint;
 use super::schema::databases;
-use super::schema::databases::{LastCheckpoint, Tables};
+use super::schema::tables::Tables;
 use crate::model::{Error, Result};
 
 /// A journal counts as damaged when a reader beside the daemon found the same fault in it so often,
@@ -101,7 +103,7 @@ impl ReadOnlyStore {
     pub fn copy_to(&self, path: &Path) -> Result<()> {
         let view = self.view()?;
         let told = |e: heed::Error| lmdb_error("copying the store", &e);
-        let since = databases::last_checkpoint(view.base().0, &self.tables)?;
+        let since = checkpoint_id::last_checkpoint(view.base().0, &self.tables)?;
         let mut file =
             File::options().read(true).write(true).open(path).map_err(|e| told(e.into()))?;
         self.env.copy_to_file(&mut file, CompactionOption::Enabled).map_err(told)?;
@@ -112,11 +114,11 @@ impl ReadOnlyStore {
         let env = opened.map_err(told)?;
         let (tables, _) = databases::open_to_read(&env, path)?;
         let txn = env.read_txn().map_err(told)?;
-        let copied = databases::last_checkpoint(&txn, &tables)?;
+        let copied = checkpoint_id::last_checkpoint(&txn, &tables)?;
         drop(txn);
         // LMDB's copy may be of a newer state: then a checkpoint has taken all that is recent here.
         let recent = if copied.id == since.id { view.overlay.clone() } else { Overlay::default() };
-        let own = LastCheckpoint { id: databases::next_checkpoint(), journal: None };
+        let own = LastCheckpoint { id: checkpoint_id::next_checkpoint(), journal: None };
         committer::write_checkpoint(&env, &tables, &recent, own).map_err(told)?;
         env.prepare_for_closing().wait();
         Ok(())
@@ -135,7 +137,7 @@ impl ReadOnlyStore {
         loop {
             // Only what writes is ever refused its environment.
             let txn = begin_to_read(&self.env)?.ok_or_else(environment_lost_error)?;
-            let last = databases::last_checkpoint(&txn, &self.tables)?;
+            let last = checkpoint_id::last_checkpoint(&txn, &self.tables)?;
             let expected = Expected { uuid: self.uuid.clone(), last };
             let replayed = replay::read(&self.root, &expected)?;
             // After a checkpoint the journal is written over. The number that transactions begin with is

@@ -9,6 +9,7 @@
 //! know whether it was made ends the use of the environment; opening it again tells.
 
 use crate::store::dir::files::JOURNAL_FILE;
+use crate::store::schema::checkpoint_id;
 use std::fmt;
 use std::io;
 
@@ -19,13 +20,14 @@ use crate::store::dir::disk_space;
 use crate::store::dir::root::StoreDir;
 use crate::store::engine::version::CurrentVersion;
 use crate::store::error::lmdb_error;
+use crate::store::journal::Journal;
 use crate::store::journal::entry::{Entry, WriteBatch};
 use crate::store::journal::header::Header;
 use crate::store::journal::overlay::Overlay;
 use crate::store::journal::replay;
-use crate::store::journal::{Expected, Journal};
-use crate::store::schema::databases;
-use crate::store::schema::databases::{LastCheckpoint, Tables};
+use crate::store::schema::checkpoint_id::Expected;
+use crate::store::schema::checkpoint_id::LastCheckpoint;
+use crate::store::schema::tables::Tables;
 
 /// When so many keys are recent, a checkpoint is due: more would make it longer, and what it writes
 /// hardly less often.
@@ -79,7 +81,7 @@ impl Committer {
         uuid: &str,
     ) -> Result<(Self, CurrentVersion)> {
         let txn = env.read_txn().map_err(|e| lmdb_error("reading the store", &e))?;
-        let mut last = databases::last_checkpoint(&txn, tables)?;
+        let mut last = checkpoint_id::last_checkpoint(&txn, tables)?;
         drop(txn);
         let expected = Expected { uuid: uuid.to_owned(), last };
         let replay = replay::read(root.path(), &expected)?.map_err(|why| why.error(root.path()))?;
@@ -226,7 +228,7 @@ impl Committer {
         recent: Overlay,
         journal: Option<u64>,
     ) -> Result<(), Failure> {
-        let next = LastCheckpoint { id: databases::next_checkpoint(), journal };
+        let next = LastCheckpoint { id: checkpoint_id::next_checkpoint(), journal };
         shown.checkpoint_started(&recent);
         let written = write_checkpoint(env, tables, &recent, next);
         shown.checkpoint_finished(written.is_ok().then(|| env.info().last_txn_id as u64));
@@ -269,7 +271,7 @@ pub(crate) fn write_checkpoint(
             None => drop(tables.get(table).delete(&mut txn, key)?),
         }
     }
-    databases::put_checkpoint(&mut txn, tables, checkpoint)?;
+    checkpoint_id::put_checkpoint(&mut txn, tables, checkpoint)?;
     txn.commit()
 }
 

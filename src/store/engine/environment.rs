@@ -29,12 +29,14 @@ use crate::store::engine::version::CurrentVersion;
 use crate::store::error::lmdb_error;
 use crate::store::journal::entry::WriteBatch;
 use crate::store::journal::overlay::Overlay;
+use crate::store::journal::replay;
 use crate::store::lmdb::open::{begin_to_read, map};
 use crate::store::lmdb::reader_table::ReaderTable;
 use crate::store::read::view::{Txn, View};
 use crate::store::recovery::{meta_sync, verify};
 use crate::store::schema::databases;
-use crate::store::schema::databases::Tables;
+use crate::store::schema::table::OwnedOp;
+use crate::store::schema::tables::Tables;
 
 /// After a failed attempt to open again, so long nobody tries.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
@@ -231,13 +233,22 @@ fn open(root: &StoreDir, number: u64) -> Result<(OpenEnvironment, String)> {
             file.display()
         )));
     }
-    let (tables, uuid) = databases::open(&env, root.path())?;
+    let (tables, uuid) = databases::open(&env, root.path(), &|uuid, checkpoint| {
+        old_journal(root.path(), uuid, checkpoint)
+    })?;
     store_id::check(root.path(), &uuid)?;
     let (committer, shown) = Committer::open(root, &env, &tables, &uuid)?;
     store_id::write(root.path(), &uuid)?;
     root.sync()?;
     let (committer, closing) = (Mutex::new(committer), Arc::default());
     Ok((OpenEnvironment { committer, version: shown, env, tables, number, closing }, uuid))
+}
+
+/// The changes that the journal of a store of schema 3 holds on top of a checkpoint.
+fn old_journal(root: &Path, uuid: &str, checkpoint: u64) -> Result<Vec<OwnedOp>> {
+    let replay = replay::read_v1(root, uuid, checkpoint)?;
+    let ops = replay.batches.iter().flat_map(WriteBatch::iter);
+    Ok(ops.map(|(table, key, value)| (table, key.to_vec(), value.map(<[u8]>::to_vec))).collect())
 }
 
 /// Makes a store in a folder that never held one.
@@ -255,7 +266,7 @@ fn create(root: &StoreDir) -> Result<()> {
     let told = |e| Error::Internal(format!("making a store in {}: {e}", root.path().display()));
     let scratch = ScratchFolder::create_in(root.path())?;
     let env = map(scratch.path())?;
-    databases::open(&env, scratch.path())?;
+    databases::open(&env, scratch.path(), &|_, _| Ok(Vec::new()))?;
     env.prepare_for_closing().wait();
     let made = scratch.path().join(DATA_FILE);
     std::fs::File::open(&made).and_then(|file| file.sync_all()).map_err(told)?;

@@ -3,6 +3,7 @@
 //! A change is made in memory, on top of the state that it reads; the writer puts it into the
 //! journal or forgets it. Nothing here touches the disk, and nothing here fails but reading.
 
+use crate::store::schema::keys;
 use std::collections::BTreeSet;
 
 use crate::model::{Error, Namespace, Result};
@@ -12,8 +13,7 @@ use crate::store::journal::overlay::Overlay;
 use crate::store::read::records::{Fault, Records, get, sealed};
 use crate::store::read::scan;
 use crate::store::read::view::View;
-use crate::store::schema::databases;
-use crate::store::schema::databases::Kind;
+use crate::store::schema::keys::Kind;
 use crate::store::schema::table::Table;
 use crate::store::schema::{index, value};
 
@@ -71,7 +71,7 @@ impl<'e> Transaction<'e> {
         message: &[u8],
         expires: Option<&str>,
     ) -> Result<()> {
-        let key = databases::key(namespace, kind, name);
+        let key = keys::key(namespace, kind, name);
         self.put_value(&key, message)?;
         match expires {
             Some(when) => self.set(Table::Expiring, &key, when.as_bytes()),
@@ -81,13 +81,13 @@ impl<'e> Transaction<'e> {
 
     /// Removes the record of that name; says whether it was there.
     pub fn delete(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
-        self.delete_key(&databases::key(namespace, kind, name))
+        self.delete_key(&keys::key(namespace, kind, name))
     }
 
     /// Removes the record of that name, but keeps it where a recovery finds it; says whether it
     /// was there.
     pub fn set_aside(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
-        let key = databases::key(namespace, kind, name);
+        let key = keys::key(namespace, kind, name);
         if let Some(value) = self.view.get(Table::Records, &key)?.map(<[u8]>::to_vec) {
             self.set(Table::SetAside, &key, &value)?;
         }
@@ -102,21 +102,21 @@ impl<'e> Transaction<'e> {
         name: &str,
         message: &[u8],
     ) -> Result<()> {
-        let key = databases::key(namespace, kind, name);
+        let key = keys::key(namespace, kind, name);
         self.set(Table::SetAside, &key, &value::seal(&key, message))
     }
 
     /// Writes the encoded `Namespace`, in place of one that is there.
     pub fn put_namespace(&mut self, namespace: &Namespace, message: &[u8]) -> Result<()> {
-        self.put_value(&databases::namespace_key(namespace), message)
+        self.put_value(&keys::namespace_key(namespace), message)
     }
 
     /// Removes a namespace and all its leases; says whether it was there. It must hold no images.
     pub fn delete_namespace(&mut self, namespace: &Namespace) -> Result<bool> {
-        for key in scan::keys(self, databases::prefix(namespace, Kind::Lease))? {
+        for key in scan::collect_keys(self, keys::prefix(namespace, Kind::Lease))? {
             self.delete_key(&key)?;
         }
-        self.delete_key(&databases::namespace_key(namespace))
+        self.delete_key(&keys::namespace_key(namespace))
     }
 
     /// Makes changes again that a journal holds, on top of records that may be others than those the

@@ -36,7 +36,6 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-use crate::store::schema::databases::LastCheckpoint;
 use entry::HEADER_BYTES;
 use header::Header;
 use replay::Replay;
@@ -112,15 +111,6 @@ impl Journal {
         self.end = self.end.saturating_add(entry.len()).next_multiple_of(SECTOR);
         Ok(())
     }
-}
-
-/// What LMDB's file says about its journal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expected {
-    /// The store.
-    pub uuid: String,
-    /// Its last checkpoint.
-    pub last: LastCheckpoint,
 }
 
 #[cfg(test)]

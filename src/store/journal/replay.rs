@@ -7,9 +7,10 @@ use std::path::Path;
 
 use super::entry::{Entry, WriteBatch};
 use super::header::Header;
-use super::{Expected, LENGTH, SECTOR};
+use super::{LENGTH, SECTOR};
 use crate::model::{Error, Result};
 use crate::store::dir::permissions;
+use crate::store::schema::checkpoint_id::Expected;
 
 /// The changes since the last checkpoint.
 #[derive(Debug, Default)]
@@ -115,7 +116,8 @@ fn examine(bytes: Option<&[u8]>, expected: &Expected) -> Result<Replay, Fault> {
 
 /// Reads the changes of a store of schema 3, whose journal has no header.
 pub fn read_v1(root: &Path, uuid: &str, checkpoint: u64) -> Result<Replay> {
-    let last = crate::store::schema::databases::LastCheckpoint { id: checkpoint, journal: None };
+    let last =
+        crate::store::schema::checkpoint_id::LastCheckpoint { id: checkpoint, journal: None };
     let expected = Expected { uuid: uuid.to_owned(), last };
     let bytes = bytes(root)?.unwrap_or_default();
     entries(&bytes, 0, &expected).map_err(|fault| fault.error(root))
@@ -181,7 +183,7 @@ mod tests {
     use super::super::Journal;
     use super::super::entry::{HEADER_BYTES, UUID};
     use super::*;
-    use crate::store::schema::databases::LastCheckpoint;
+    use crate::store::schema::checkpoint_id::LastCheckpoint;
     use crate::store::schema::table::Table;
 
     fn uuid() -> String {

@@ -2,10 +2,11 @@
 //! the records agrees with them. What a message means is the caller's.
 
 use crate::model::{Namespace, Result};
+use crate::store::schema::index;
+use crate::store::schema::keys;
 use crate::store::schema::table::Table;
 use crate::store::schema::value;
 use crate::store::schema::value::Damaged;
-use crate::store::schema::{databases, index};
 use crate::store::{Kind, Snapshot};
 
 /// One record, as it lies there.
@@ -67,7 +68,7 @@ impl Snapshot<'_> {
 
     /// Whether a record of that name is set aside.
     pub fn is_aside(&self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
-        Ok(self.view.get(Table::SetAside, &databases::key(namespace, kind, name))?.is_some())
+        Ok(self.view.get(Table::SetAside, &keys::key(namespace, kind, name))?.is_some())
     }
 
     /// How many entries there are.

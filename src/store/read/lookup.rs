@@ -9,9 +9,9 @@ use crate::model::{Namespace, Result};
 use crate::store::read::records::sealed::ReadState;
 use crate::store::read::scan::Entry;
 use crate::store::read::view::Prefixed;
-use crate::store::schema::databases;
-use crate::store::schema::databases::Kind;
 use crate::store::schema::index;
+use crate::store::schema::keys;
+use crate::store::schema::keys::Kind;
 use crate::store::schema::table::Table;
 
 /// The candidates of a plan; `None` if the plan is to look at every image, or if there are more
@@ -24,7 +24,7 @@ pub fn candidates<'t>(
     step: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Option<Vec<Entry<'t>>>> {
     let Plan::LookUp(alternatives) = plan else { return Ok(None) };
-    let prefix = databases::prefix(namespace, Kind::Image);
+    let prefix = keys::prefix(namespace, Kind::Image);
     let mut search = CandidateSearch { state, namespace, prefix, most, found: Vec::new(), step };
     for look_ups in alternatives {
         match search.cheapest(look_ups)? {
@@ -81,7 +81,7 @@ impl<'t, T: ReadState + ?Sized> CandidateSearch<'t, '_, T> {
     fn look_up(&mut self, look_up: &Lookup) -> Result<bool> {
         (self.step)()?;
         if let Lookup::Name(name) = look_up {
-            let key = databases::key(self.namespace, Kind::Image, name);
+            let key = keys::key(self.namespace, Kind::Image, name);
             return self.record(&key);
         }
         let range = self.range(look_up)?;
@@ -124,7 +124,7 @@ impl<'t, T: ReadState + ?Sized> CandidateSearch<'t, '_, T> {
     }
 
     fn records(&self, beginning: &[u8]) -> Result<Prefixed<'t>> {
-        let beginning = [&self.prefix, databases::name_prefix(beginning)].concat();
+        let beginning = [&self.prefix, keys::name_prefix(beginning)].concat();
         self.state.view().prefix(Table::Records, beginning)
     }
 

@@ -5,6 +5,7 @@
 //! message, already checked against their checksum; decoding is the caller's. `walk` goes through
 //! them in order.
 
+use crate::store::schema::keys;
 use std::collections::BTreeMap;
 
 use crate::model::go::quote::quote;
@@ -15,8 +16,7 @@ use crate::store::read::lookup;
 use crate::store::read::scan;
 use crate::store::read::scan::{Entry, Scan};
 use crate::store::read::view::View;
-use crate::store::schema::databases;
-use crate::store::schema::databases::Kind;
+use crate::store::schema::keys::Kind;
 use crate::store::schema::table::Table;
 use crate::store::schema::value;
 
@@ -32,7 +32,7 @@ pub struct RecordKey(pub(crate) Box<[u8]>);
 impl RecordKey {
     /// The key of the record of that name.
     pub fn new(namespace: &Namespace, kind: Kind, name: &str) -> Self {
-        Self(databases::key(namespace, kind, name).into())
+        Self(keys::key(namespace, kind, name).into())
     }
 
     /// What is before all keys.
@@ -85,14 +85,14 @@ pub trait Records: sealed::ReadState {
 
     /// The encoded record of that name; an error when it is damaged.
     fn record(&self, namespace: &Namespace, kind: Kind, name: &str) -> Result<Option<&[u8]>> {
-        get(self, &databases::key(namespace, kind, name)).map_err(|fault| {
+        get(self, &keys::key(namespace, kind, name)).map_err(|fault| {
             fault.into_error(|| format!("{} {} in namespace {namespace}", kind.noun(), quote(name)))
         })
     }
 
     /// The encoded `Namespace` of that name; an error when it is damaged.
     fn namespace(&self, namespace: &Namespace) -> Result<Option<&[u8]>> {
-        get(self, &databases::namespace_key(namespace))
+        get(self, &keys::namespace_key(namespace))
             .map_err(|fault| fault.into_error(|| format!("namespace {namespace}")))
     }
 
@@ -194,7 +194,7 @@ pub(crate) fn damaged(what: &str) -> Error {
 mod tests {
     use super::*;
     use crate::api::images::Image;
-    use crate::store::schema::databases::NAME_HEAD;
+    use crate::store::schema::keys::NAME_HEAD;
     use crate::store::{Store, Transaction};
     use protobuf::Message;
 
@@ -297,7 +297,7 @@ mod tests {
         }
         let damage = ns.clone();
         let bad = move |c: &mut Transaction<'_>| {
-            c.set(Table::Records, &databases::key(&damage, Kind::Image, "b"), b"rotten")
+            c.set(Table::Records, &keys::key(&damage, Kind::Image, "b"), b"rotten")
         };
         store.writer().write_blocking(bad).unwrap();
         let got = store.read(|s| s.record(&ns, Kind::Image, "b").map(drop)).unwrap_err();

@@ -4,6 +4,7 @@
 //! side in the order of their hashes, and are sorted here, run by run (`schema` says why that is
 //! enough).
 
+use crate::store::schema::keys;
 use std::collections::BTreeMap;
 
 use protobuf::CodedInputStream;
@@ -15,8 +16,7 @@ use crate::store::read::records::sealed::ReadState;
 use crate::store::read::records::{Expiring, RecordKey, damaged};
 use crate::store::read::snapshot_limit::SnapshotLimit;
 use crate::store::read::view::Prefixed;
-use crate::store::schema::databases;
-use crate::store::schema::databases::{Kind, LONG_MARKER, NAME_HEAD};
+use crate::store::schema::keys::{Kind, LONG_MARKER, NAME_HEAD};
 use crate::store::schema::table::Table;
 use crate::store::schema::value;
 
@@ -51,9 +51,9 @@ impl<'t> Scan<'t> {
         kind: Kind,
         names: &[u8],
     ) -> Result<Self> {
-        let mut beginning = databases::prefix(namespace, kind);
+        let mut beginning = keys::prefix(namespace, kind);
         let prefix = beginning.len();
-        beginning.extend(databases::name_prefix(names));
+        beginning.extend(keys::name_prefix(names));
         let view = state.view();
         let range = view.prefix(Table::Records, beginning)?;
         Ok(Self {
@@ -157,7 +157,7 @@ fn first_field(message: &[u8]) -> Option<&[u8]> {
 
 /// The names of all namespaces, in byte order. After an error there are no more.
 pub fn namespaces(state: &(impl ReadState + ?Sized)) -> impl Iterator<Item = Result<Namespace>> {
-    let mut from = Some(databases::ROOT_PREFIX.to_vec());
+    let mut from = Some(keys::ROOT_PREFIX.to_vec());
     std::iter::from_fn(move || {
         let found = next_namespace(state, from.take()?);
         let found = found.transpose()?;
@@ -176,12 +176,12 @@ fn next_namespace(
     // Records of a namespace lie between it and others: each is skipped with one look-up.
     while let Some((key, _)) = state.view().seek(Table::Records, &from)? {
         state.view().check_held()?;
-        let Some(path) = key.strip_prefix(databases::ROOT_PREFIX) else { break };
+        let Some(path) = key.strip_prefix(keys::ROOT_PREFIX) else { break };
         let Some(slash) = path.iter().position(|b| *b == b'/') else {
             return Ok(Some((parse_namespace(path, key)?, [key, b"\0"].concat())));
         };
         // The byte after '/' follows every key below this namespace.
-        from = [databases::ROOT_PREFIX, path.get(..slash).unwrap_or_default(), b"0"].concat();
+        from = [keys::ROOT_PREFIX, path.get(..slash).unwrap_or_default(), b"0"].concat();
     }
     Ok(None)
 }
@@ -201,8 +201,8 @@ pub fn expiring(state: &(impl ReadState + ?Sized), key: &RecordKey) -> Result<Op
         (state.view().get(Table::Expiring, key)?, state.view().get(Table::Records, key)?);
     let (Some(when), Some(value)) = (when, value) else { return Ok(None) };
     let strange = || damaged(&format!("key {}", lossy(key)));
-    let Some((namespace, Some(kind))) = databases::parse_key(key) else { return Err(strange()) };
-    let prefix = databases::prefix(&namespace, kind).len();
+    let Some((namespace, Some(kind))) = keys::parse_key(key) else { return Err(strange()) };
+    let prefix = keys::prefix(&namespace, kind).len();
     let name = Entry { key, value, prefix, kind }.name().to_vec();
     let name = String::from_utf8(name).map_err(|_| strange())?;
     Ok(Some(Expiring { namespace, kind, name, when: lossy(when).into_owned() }))
@@ -213,7 +213,7 @@ pub fn aside_by_namespace(state: &(impl ReadState + ?Sized)) -> Result<BTreeMap<
     let mut found = BTreeMap::new();
     for noted in state.view().range_from(Table::SetAside, b"")? {
         let (key, _) = noted?;
-        let path = key.strip_prefix(databases::ROOT_PREFIX).unwrap_or_default();
+        let path = key.strip_prefix(keys::ROOT_PREFIX).unwrap_or_default();
         let namespace = path.split(|b| *b == b'/').next().unwrap_or_default();
         *found.entry(lossy(namespace).into_owned()).or_default() += 1;
     }
@@ -221,7 +221,7 @@ pub fn aside_by_namespace(state: &(impl ReadState + ?Sized)) -> Result<BTreeMap<
 }
 
 /// The keys that begin with `prefix`.
-pub fn keys(state: &(impl ReadState + ?Sized), prefix: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+pub fn collect_keys(state: &(impl ReadState + ?Sized), prefix: Vec<u8>) -> Result<Vec<Vec<u8>>> {
     state.view().prefix(Table::Records, prefix)?.map(|found| Ok(found?.0.to_vec())).collect()
 }
 

@@ -14,8 +14,8 @@ use crate::model::{Error, Result};
 use crate::store::error::lmdb_error;
 use crate::store::journal::overlay::{Overlay, OverlayRange};
 use crate::store::read::snapshot_limit::SnapshotLimit;
-use crate::store::schema::databases::Tables;
 use crate::store::schema::table::Table;
+use crate::store::schema::tables::Tables;
 
 /// A key and its value, as they lie in the store.
 pub type Pair<'v> = (&'v [u8], &'v [u8]);
@@ -226,7 +226,7 @@ mod tests {
 
     use super::*;
     use crate::store::Store;
-    use crate::store::schema::databases::LastCheckpoint;
+    use crate::store::schema::checkpoint_id::LastCheckpoint;
 
     /// Few, so that changes meet.
     fn key() -> impl Strategy<Value = Vec<u8>> {

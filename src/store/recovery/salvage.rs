@@ -22,7 +22,8 @@ use crate::store::format::layout::{
 };
 use crate::store::format::pages::{Damage, PageSet, Pages};
 use crate::store::format::state::{Metas, State};
-use crate::store::schema::databases::{Facts, ROOT_PREFIX};
+use crate::store::schema::checkpoint_id::Facts;
+use crate::store::schema::keys::ROOT_PREFIX;
 use crate::store::schema::value;
 
 /// Where a record was found, from what is certain to what may be out of date.

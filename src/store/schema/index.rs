@@ -28,12 +28,12 @@
 //! one small request cannot make the index grow without bound; or if its message is not one that
 //! this program writes.
 
+use crate::store::schema::keys;
 use std::collections::BTreeSet;
 
 use sha2::{Digest, Sha256};
 
 use crate::model::image::encoded::Encoded;
-use crate::store::schema::databases;
 
 /// So many bytes of a digest stand in an entry: `sha256:`, and 68 bits.
 pub const DIGEST_HEAD: usize = 24;
@@ -49,7 +49,7 @@ const UNINDEXED: u8 = b'o';
 /// depends on nothing else: what is in the index can be compared with it.
 pub fn entries(key: &[u8], message: &[u8]) -> BTreeSet<Vec<u8>> {
     let mut entries = BTreeSet::new();
-    let Some((namespace, name)) = databases::image_key(key) else { return entries };
+    let Some((namespace, name)) = keys::image_key(key) else { return entries };
     let mut enter = |beginning: Vec<u8>| entries.insert([&beginning, name].concat());
     let Some(image) = Encoded::new(message) else {
         enter(unindexed(namespace));
@@ -131,8 +131,8 @@ mod tests {
     fn no_entry_is_longer_than_lmdb_takes() {
         let namespace = Namespace::parse(&"n".repeat(76)).unwrap();
         let digest = format!("sha512:{}", "a".repeat(128));
-        for length in [1, databases::NAME_HEAD, 40_000] {
-            let key = databases::key(&namespace, Kind::Image, &"x".repeat(length));
+        for length in [1, keys::NAME_HEAD, 40_000] {
+            let key = keys::key(&namespace, Kind::Image, &"x".repeat(length));
             let entries = entries(&key, &image(3, &digest));
             assert_eq!(entries.len(), 4);
             assert!(entries.iter().all(|entry| entry.len() <= 511));

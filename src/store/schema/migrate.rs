@@ -8,10 +8,9 @@ use std::ops::Bound;
 use heed::types::Bytes;
 use heed::{Database, RwTxn};
 
-use crate::store::journal::entry::WriteBatch;
-use crate::store::schema::databases::ROOT_PREFIX;
 use crate::store::schema::index;
-use crate::store::schema::table::Table;
+use crate::store::schema::keys::ROOT_PREFIX;
+use crate::store::schema::table::{OwnedOp, Table};
 use crate::store::schema::value;
 
 /// So many bytes of entries are collected before they are written, in order.
@@ -20,13 +19,13 @@ const BATCH: usize = 8 << 20;
 /// A database in a transaction that may have made it.
 type Stored<'e> = Database<'e, Bytes, Bytes>;
 
-/// Brings a store of version `from`, and the changes in its journal, to this version. The databases
+/// Brings a store of version `from`, and the changes in its journal, to version `to`. The databases
 /// are records, index, expiring and aside.
 pub(crate) fn from<'e>(
-    from: u32,
+    (from, to): (u32, u32),
     txn: &mut RwTxn<'_>,
     [records, index, expiring, aside]: [Stored<'e>; 4],
-    journal: &[WriteBatch],
+    journal: &[OwnedOp],
 ) -> heed::Result<()> {
     log::info!(
         "bringing the store from schema version {from} to {}",
@@ -36,7 +35,7 @@ pub(crate) fn from<'e>(
         build_index(txn, records, index)?;
     }
     // Version 4: another format of the journal. What the old one holds goes to LMDB's file.
-    for (table, key, value) in journal.iter().flat_map(WriteBatch::iter) {
+    for (table, key, value) in journal {
         let stored = match table {
             Table::Records => records,
             Table::Index => index,
@@ -82,6 +81,7 @@ fn build_index(txn: &mut RwTxn<'_>, records: Stored<'_>, index: Stored<'_>) -> h
 #[cfg(test)]
 mod tests {
     use crate::store::dir::files::JOURNAL_FILE;
+    use crate::store::journal::entry::WriteBatch;
     use heed::CommitOrAbort;
     use heed::types::{Bytes, Str};
     use protobuf::Message;
@@ -92,7 +92,7 @@ mod tests {
     use crate::store::journal;
     use crate::store::journal::entry::{Entry, sign};
     use crate::store::lmdb::open::map;
-    use crate::store::schema::databases::key;
+    use crate::store::schema::keys::key;
     use crate::store::{Kind, ReadOnlyStore, Records, Store};
 
     fn image(name: &str) -> Vec<u8> {

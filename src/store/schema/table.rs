@@ -36,3 +36,6 @@ impl Table {
 
 /// What happens to a key in a database: it gets that value, or goes.
 pub type Op<'c> = (Table, &'c [u8], Option<&'c [u8]>);
+
+/// The same, owned.
+pub type OwnedOp = (Table, Vec<u8>, Option<Vec<u8>>);

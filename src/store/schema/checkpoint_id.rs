@@ -1,0 +1,121 @@
+//! What LMDB's file says about the last checkpoint, and about the journal that belongs to it.
+
+use heed::{RoTxn, RwTxn};
+
+use super::tables::Tables;
+use crate::model::Result;
+use crate::store::error::lmdb_error;
+
+pub(crate) const UUID: &str = "uuid";
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+const JOURNAL: &str = "journal";
+
+/// What LMDB's file says about the last checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastCheckpoint {
+    /// Its number.
+    pub id: u64,
+    /// The checkpoint that the journal's header named when this one was made; `None` if the file needs
+    /// no journal.
+    pub journal: Option<u64>,
+}
+
+/// What LMDB's file says about its journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// The store.
+    pub uuid: String,
+    /// Its last checkpoint.
+    pub last: LastCheckpoint,
+}
+
+/// What a state says about the last checkpoint.
+pub fn last_checkpoint(txn: &RoTxn<'_>, tables: &Tables) -> Result<LastCheckpoint> {
+    let told = |e: heed::Error| lmdb_error("reading the store", &e);
+    let id = number(tables.meta.get(txn, CHECKPOINT).map_err(told)?).unwrap_or_default();
+    let journal = number(tables.meta.get(txn, JOURNAL).map_err(told)?);
+    Ok(LastCheckpoint { id, journal })
+}
+
+/// The number that `meta` holds, if it is one.
+pub(crate) fn number(stored: Option<&[u8]>) -> Option<u64> {
+    stored.and_then(|stored| stored.try_into().ok()).map(u64::from_le_bytes)
+}
+
+/// A number for the next checkpoint. Nobody can guess it, so that a client's label which looks like an
+/// entry of the journal never passes for one.
+pub fn next_checkpoint() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
+}
+
+/// Writes what a transaction says about the checkpoint that it makes.
+pub fn put_checkpoint(
+    txn: &mut RwTxn<'_>,
+    tables: &Tables,
+    checkpoint: LastCheckpoint,
+) -> heed::Result<()> {
+    tables.meta.put(txn, CHECKPOINT, &checkpoint.id.to_le_bytes())?;
+    match checkpoint.journal {
+        Some(named) => tables.meta.put(txn, JOURNAL, &named.to_le_bytes()),
+        None => tables.meta.delete(txn, JOURNAL).map(drop),
+    }
+}
+
+/// What the database `meta` of a damaged file says, as far as it was found: its entries by name.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// The store's UUID.
+    pub uuid: Option<String>,
+    /// The number of the last checkpoint.
+    pub checkpoint: Option<u64>,
+    /// The checkpoint that the journal's header named then.
+    pub journal: Option<u64>,
+}
+
+impl Facts {
+    /// Takes an entry of the database.
+    pub fn add(&mut self, name: &[u8], value: &[u8]) {
+        if name == UUID.as_bytes() {
+            self.uuid = std::str::from_utf8(value).ok().map(str::to_owned);
+        } else if name == CHECKPOINT.as_bytes() {
+            self.checkpoint = number(Some(value));
+        } else if name == JOURNAL.as_bytes() {
+            self.journal = number(Some(value));
+        }
+    }
+
+    /// What the file says about its journal, if that is known.
+    pub fn expected(&self) -> Option<Expected> {
+        let last = LastCheckpoint { id: self.checkpoint?, journal: self.journal };
+        Some(Expected { uuid: self.uuid.clone()?, last })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Namespace;
+    use crate::store::Kind;
+
+    #[test]
+    fn nobody_can_guess_the_number_of_a_checkpoint() {
+        let mut seen = std::collections::BTreeSet::from([0]);
+        for _ in 0..2 {
+            let dir = tempfile::tempdir().unwrap();
+            let store = crate::store::Store::open(dir.path()).unwrap();
+            let namespace = Namespace::parse("n").unwrap();
+            for name in ["a", "b"] {
+                let put = {
+                    let namespace = namespace.clone();
+                    move |c: &mut crate::store::Transaction<'_>| {
+                        c.put(&namespace, Kind::Lease, name, b"", None)
+                    }
+                };
+                let last = store.read(|s| last_checkpoint(s.view.base().0, s.view.base().1));
+                assert!(seen.insert(last.unwrap().id), "{seen:?}");
+                store.writer().write_blocking(put).unwrap();
+                store.checkpoint().unwrap();
+            }
+        }
+    }
+}

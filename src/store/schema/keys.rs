@@ -1,0 +1,121 @@
+//! The keys of records: containerd's bolt path, flattened.
+
+use sha2::{Digest, Sha256};
+
+use crate::model::Namespace;
+
+/// So many bytes of a long name stand in its key. With the longest namespace, the marker and the
+/// hash, a key has 504 of LMDB's 511 bytes.
+pub const NAME_HEAD: usize = 384;
+
+/// Between the head of a long name and its hash.
+pub const LONG_MARKER: u8 = 0xff;
+
+/// The kinds of records that a namespace holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `Image`
+    Image,
+    /// `StoredLease`
+    Lease,
+}
+
+impl Kind {
+    /// How its records are called in keys.
+    pub fn path_segment(self) -> &'static str {
+        match self {
+            Self::Image => "images",
+            Self::Lease => "leases",
+        }
+    }
+
+    /// How one of them is called in sentences.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Lease => "lease",
+        }
+    }
+}
+
+/// The key of a namespace.
+pub fn namespace_key(namespace: &Namespace) -> Vec<u8> {
+    format!("v1/{namespace}").into_bytes()
+}
+
+/// What all keys of namespaces, and of what they hold, begin with.
+pub const ROOT_PREFIX: &[u8] = b"v1/";
+
+/// What the keys of all records of a kind in a namespace begin with.
+pub fn prefix(namespace: &Namespace, kind: Kind) -> Vec<u8> {
+    format!("v1/{namespace}/{}/", kind.path_segment()).into_bytes()
+}
+
+/// The key of a record.
+pub fn key(namespace: &Namespace, kind: Kind, name: &str) -> Vec<u8> {
+    let mut key = prefix(namespace, kind);
+    match name.as_bytes().get(..NAME_HEAD) {
+        Some(head) if name.len() > NAME_HEAD => {
+            key.extend_from_slice(head);
+            key.push(LONG_MARKER);
+            key.extend_from_slice(&Sha256::digest(name));
+        }
+        _ => key.extend_from_slice(name.as_bytes()),
+    }
+    key
+}
+
+/// What the key of a record says: its namespace, and its kind if it is not the namespace itself.
+/// `None` for what is no key of ours.
+pub fn parse_key(key: &[u8]) -> Option<(Namespace, Option<Kind>)> {
+    let path = key.strip_prefix(ROOT_PREFIX)?;
+    let (namespace, rest) = match path.iter().position(|b| *b == b'/') {
+        Some(slash) => path.split_at_checked(slash)?,
+        None => (path, &[][..]),
+    };
+    let namespace = Namespace::parse(std::str::from_utf8(namespace).ok()?).ok()?;
+    if rest.is_empty() {
+        return Some((namespace, None));
+    }
+    let kind = [Kind::Image, Kind::Lease].into_iter().find(|kind| {
+        rest.strip_prefix(b"/")
+            .and_then(|rest| rest.strip_prefix(kind.path_segment().as_bytes()))
+            .is_some_and(|rest| rest.starts_with(b"/"))
+    })?;
+    Some((namespace, Some(kind)))
+}
+
+/// What of the beginning of a name stands in the keys of all names that begin so.
+pub fn name_prefix(beginning: &[u8]) -> &[u8] {
+    beginning.get(..NAME_HEAD).unwrap_or(beginning)
+}
+
+/// The namespace in the key of an image, and what stands for its name; `None` for other keys.
+pub fn image_key(key: &[u8]) -> Option<(&[u8], &[u8])> {
+    let path = key.strip_prefix(ROOT_PREFIX)?;
+    let (namespace, rest) = path.split_at_checked(path.iter().position(|b| *b == b'/')?)?;
+    Some((namespace, rest.strip_prefix(b"/images/")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_is_longer_than_lmdb_takes() {
+        let namespace = Namespace::parse(&"n".repeat(76)).unwrap();
+        for length in [1, NAME_HEAD, NAME_HEAD + 1, 40_000] {
+            assert!(key(&namespace, Kind::Image, &"x".repeat(length)).len() <= 511);
+        }
+    }
+
+    #[test]
+    fn a_name_as_long_as_the_head_is_kept_whole() {
+        let namespace = Namespace::parse("n").unwrap();
+        let head = "x".repeat(NAME_HEAD);
+        assert!(key(&namespace, Kind::Image, &head).ends_with(head.as_bytes()));
+        assert!(
+            key(&namespace, Kind::Image, &head) < key(&namespace, Kind::Image, &format!("{head}a"))
+        );
+    }
+}

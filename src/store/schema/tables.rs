@@ -1,0 +1,44 @@
+//! The databases of an open environment.
+
+use heed::Database;
+use heed::types::{Bytes, Str};
+
+use super::table::Table;
+
+/// The databases of an open environment.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables {
+    /// Facts about the environment.
+    pub(crate) meta: Database<'static, Str, Bytes>,
+    /// Everything containerd's bolt file would hold, by flattened path.
+    pub(crate) records: Database<'static, Bytes, Bytes>,
+    /// Which images have a digest or a label.
+    pub(crate) index: Database<'static, Bytes, Bytes>,
+    /// When records may be collected, by the key of the record.
+    pub(crate) expiring: Database<'static, Bytes, Bytes>,
+    /// What was set aside instead of being deleted.
+    pub(crate) aside: Database<'static, Bytes, Bytes>,
+}
+
+impl Tables {
+    /// All databases, by name.
+    pub(crate) fn all(&self) -> [(&'static str, Database<'static, Bytes, Bytes>); 5] {
+        [
+            ("meta", self.meta.remap_types()),
+            ("records", self.records),
+            ("index", self.index),
+            ("expiring", self.expiring),
+            ("aside", self.aside),
+        ]
+    }
+
+    /// One of those that hold records, or what is kept beside them.
+    pub(crate) fn get(&self, table: Table) -> Database<'static, Bytes, Bytes> {
+        match table {
+            Table::Records => self.records,
+            Table::Index => self.index,
+            Table::Expiring => self.expiring,
+            Table::SetAside => self.aside,
+        }
+    }
+}
