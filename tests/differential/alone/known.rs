@@ -167,6 +167,10 @@ pub fn unsent(request: &Request, version: Version) -> Option<&'static str> {
             "a tag of which a later name fails is not sent: the earlier ones stay; ours are all or none \
              (docs/compatibility.md)",
         ),
+        Request::Transfer(r) if version < (2, 3, 0) && has_tied_names(r) => Some(
+            "a tag of several names, or of a prefix, is not sent: before 2.3 no name is tied to the first, \
+             and a prefix gives none (docs/compatibility.md)",
+        ),
         _ if version >= (2, 0, 0) => None,
         Request::Forward(r) if version < (1, 7, 0) && !is_plain(r.envelope.timestamp.as_ref()) => {
             Some("a time unset or out of range is not sent: 1.6 refuses it")
@@ -184,9 +188,19 @@ pub fn unsent(request: &Request, version: Version) -> Option<&'static str> {
     }
 }
 
+fn destination(request: &TransferRequest) -> ImageStore {
+    ImageStore::parse_from_bytes(&request.destination.value).unwrap_or_default()
+}
+
+fn has_tied_names(request: &TransferRequest) -> bool {
+    let to = destination(request);
+    !(to.name.is_empty() || to.extra_references.is_empty())
+        || to.extra_references.iter().any(|reference| reference.is_prefix)
+}
+
 /// Whether a name beside the first is empty, which is refused when others are stored.
 fn fails_in_the_middle(request: &TransferRequest) -> bool {
-    let Ok(to) = ImageStore::parse_from_bytes(&request.destination.value) else { return false };
+    let to = destination(request);
     let references = to.extra_references.iter();
     let mut whole = references.filter(|reference| !reference.is_prefix || reference.add_digest);
     let first_unnamed =
