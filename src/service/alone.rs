@@ -1,5 +1,5 @@
 //! The services that clients call around image names, when no containerd stands behind: Namespaces,
-//! Leases, Events, Transfer of a name, Introspection.
+//! Leases, Events, Transfer of a name, Introspection, and a List of Containers that is empty.
 //!
 //! Each method takes a request's message and gives the reply's, or, where what is stored decides its size,
 //! the reply as bytes that hold their share of the budget. The work is done by the module of the service.
@@ -16,7 +16,8 @@ use super::local::Local;
 use super::message::required;
 use super::patience::Patience;
 use super::transfer::Tagged;
-use super::{Call, Reply, growth, introspection, leases, namespaces, transfer};
+use super::{Call, Reply, containers, growth, introspection, leases, namespaces, transfer};
+use crate::api::containers::{ListContainersRequest, ListContainersResponse};
 use crate::api::events::{ForwardRequest, PublishRequest, SubscribeRequest};
 use crate::api::introspection::{PluginsRequest, PluginsResponse, ServerResponse};
 use crate::api::leases::{
@@ -236,6 +237,16 @@ impl Alone {
         let found = move |patience| introspection::plugins(&request.filters, &root, patience);
         let plugins = self.local.pool().run(call.client, found).await?;
         Ok(PluginsResponse { plugins, ..Default::default() })
+    }
+
+    pub async fn list_containers(
+        &self,
+        call: &Call,
+        request: ListContainersRequest,
+    ) -> Result<ListContainersResponse> {
+        call.namespace()?;
+        let list = move |_| containers::list(&request.filters);
+        self.local.pool().run(call.client, list).await
     }
 
     /// A change in the namespace of the call that no event tells of.

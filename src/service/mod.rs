@@ -18,6 +18,7 @@ pub mod alone;
 pub mod budget;
 pub mod client;
 pub mod collector;
+pub mod containers;
 pub mod events;
 pub mod growth;
 pub mod images;

@@ -26,6 +26,9 @@ use crate::service::events::subscription::{MAX_PIECE, Subscription};
 use crate::service::message::encode;
 use crate::service::{Call, Images, Reply};
 
+/// The service that clients ask which images are in use.
+pub const CONTAINERS: &str = "containerd.services.containers.v1.Containers";
+
 /// Answers the calls.
 #[derive(Clone)]
 pub struct Table {
@@ -71,6 +74,9 @@ async fn dispatch(table: &Table, asked: Asked, stop: Stop) -> Result<Response<Bo
             let client = asked.client();
             let subscription = alone.subscribe(client, asked.message().await?).await?;
             Ok(events(subscription, stop))
+        }
+        (CONTAINERS, "List") => {
+            message(alone, asked, async |alone, c, m| alone.list_containers(&c, m).await).await
         }
         ("containerd.services.transfer.v1.Transfer", "Transfer") => {
             message(alone, asked, async |alone, c, m| alone.transfer(&c, m).await).await

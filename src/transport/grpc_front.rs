@@ -14,7 +14,7 @@ use hyper::body::Body as _;
 
 use super::forward::{self, Line};
 use super::grpc::{Asked, Handler, IMAGES};
-use super::grpc_alone;
+use super::grpc_alone::{self, CONTAINERS};
 use super::grpc_health::{self, HEALTH};
 use super::grpc_message::{self, Body};
 use super::listener::Stop;
@@ -143,6 +143,7 @@ impl Handler for Before {
             _ if self.whole || AROUND_IMAGES.contains(&service) => {
                 self.line.forward(asked.into_request(), &stop).await
             }
+            CONTAINERS if method == "List" => self.line.forward(asked.into_request(), &stop).await,
             _ => Err(grpc_alone::unknown(service, method)),
         }
     }
