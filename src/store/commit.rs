@@ -66,8 +66,7 @@ impl fmt::Display for Failure {
 }
 
 impl Committer {
-    /// Replays the folder's journal on top of an environment that was opened there. From then on
-    /// LMDB's file says that it needs that journal.
+    /// Replays the folder's journal on top of an environment that was opened there.
     pub fn open(
         root: &Root,
         env: &Env<WithoutTls>,
@@ -75,7 +74,7 @@ impl Committer {
         uuid: &str,
     ) -> Result<(Self, Shown)> {
         let txn = env.read_txn().map_err(|e| failure("reading the store", &e))?;
-        let mut last = schema::last_checkpoint(&txn, tables)?;
+        let last = schema::last_checkpoint(&txn, tables)?;
         drop(txn);
         let expected = Expected { uuid: uuid.to_owned(), last };
         let replay = replay::read(root.path(), &expected)?.map_err(|why| why.error(root.path()))?;
@@ -90,17 +89,6 @@ impl Committer {
             }
         })?;
         root.sync()?;
-        if last.journal.is_none() {
-            let needed = LastCheckpoint { journal: Some(last.id), ..last };
-            match write(env, tables, &Recent::default(), needed) {
-                Ok(()) => last = needed,
-                // The next checkpoint says it.
-                Err(e) if !is_broken(env) => {
-                    log::warn!("noting that {} is needed: {e}", path.display());
-                }
-                Err(e) => return Err(failure("noting that the store needs its journal", &e)),
-            }
-        }
         if !replay.changes.is_empty() {
             log::info!("{} commits are in the journal only", replay.changes.len());
         }
@@ -123,6 +111,9 @@ impl Committer {
                 Failure::Broken(why) => Failure::NotTried(why),
                 failed => failed,
             })?;
+        }
+        if self.last.journal.is_none() {
+            self.require_journal(env, tables, shown)?;
         }
         self.begin_journal()?;
         let entry = Entry {
@@ -150,6 +141,25 @@ impl Committer {
         self.entries = self.entries.saturating_add(1);
         shown.show(recent);
         Ok(())
+    }
+
+    /// Has LMDB's file say that it needs its journal, before the first entry: so a store that is opened and
+    /// not changed is not written. Where the disk is full, the next checkpoint says it.
+    fn require_journal(
+        &mut self,
+        env: &Env<WithoutTls>,
+        tables: &Tables,
+        shown: &Shown,
+    ) -> Result<(), Failure> {
+        self.begin_journal()?;
+        match self.write(env, tables, shown, shown.recent(), self.journal.checkpoint()) {
+            Ok(()) => Ok(()),
+            Err(Failure::Broken(why)) => Err(Failure::NotTried(why)),
+            Err(failed) => {
+                log::debug!("noting that the store needs its journal: {failed}");
+                Ok(())
+            }
+        }
     }
 
     /// Makes the journal's header name the last checkpoint, unless it does. Nothing may be committed
