@@ -364,8 +364,10 @@ mod tests {
         let lock = fs::File::options().write(true).open(crash.path().join("lock.mdb")).unwrap();
         lock.write_all_at(&earlier.to_ne_bytes(), NUMBER_AT).unwrap();
         let (done, wait) = std::sync::mpsc::channel();
-        std::thread::spawn(move || done.send(reader.read(names)));
+        let thread = std::thread::spawn(move || done.send(reader.read(names)));
         let found = wait.recv_timeout(Duration::from_secs(20)).expect("the reader does not end");
+        // It has closed the store then.
+        thread.join().unwrap().unwrap();
         assert_eq!(found.unwrap(), ["a", "b"]);
         assert_eq!(Store::open(crash.path()).unwrap().read(names).unwrap(), ["a", "b"]);
     }
