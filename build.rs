@@ -9,6 +9,7 @@ const PROTOS: &[&str] = &[
     "protos/containerd/types/event.proto",
     "protos/containerd/types/platform.proto",
     "protos/containerd/types/transfer/imagestore.proto",
+    "protos/containerd/services/containers/v1/containers.proto",
     "protos/containerd/services/content/v1/content.proto",
     "protos/containerd/services/events/v1/events.proto",
     "protos/containerd/services/introspection/v1/introspection.proto",

@@ -8,6 +8,6 @@ mod generated {
 }
 
 pub use generated::{
-    content, descriptor, event, events, health, image_events, images, imagestore, introspection,
-    leases, namespace, namespace_events, transfer, version,
+    containers, content, descriptor, event, events, health, image_events, images, imagestore,
+    introspection, leases, namespace, namespace_events, transfer, version,
 };

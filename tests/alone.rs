@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::{Client, Failed, Protocol, Served, channel, create, grpc, image};
 use http::uri::PathAndQuery;
+use lmdb_images::api::containers::ListContainersRequest;
 use lmdb_images::api::event::Envelope;
 use lmdb_images::api::events::{ForwardRequest, PublishRequest, SubscribeRequest};
 use lmdb_images::api::image_events::ImageCreate;
@@ -38,6 +39,7 @@ use tonic::transport::Channel;
 
 const NAMESPACES: &str = "containerd.services.namespaces.v1.Namespaces";
 const LEASES: &str = "containerd.services.leases.v1.Leases";
+const CONTAINERS: &str = "containerd.services.containers.v1.Containers";
 const EVENTS: &str = "containerd.services.events.v1.Events";
 const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
 const INTROSPECTION: &str = "containerd.services.introspection.v1.Introspection";
@@ -226,7 +228,25 @@ async fn a_subscription_ends_when_the_daemon_stops() {
     let served = Served::start().await;
     let mut events = subscribe(&served, &[]).await;
     tokio::time::timeout(PATIENCE, served.daemon.stop()).await.unwrap();
-    assert_eq!(next(&mut events).await.unwrap_err().code(), Code::Unavailable);
+    let told = next(&mut events).await.unwrap_err();
+    assert_eq!((told.code(), told.message()), (Code::Unavailable, "lmdb-images is shutting down"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_container_uses_an_image() {
+    let served = Served::start().await;
+    let channel = channel(served.daemon.grpc()).await.unwrap();
+    let listed = grpc(&channel, CONTAINERS, "List", Some("n"), Vec::new()).await;
+    assert_eq!(listed, Ok(Vec::new()), "an empty ListContainersResponse");
+    let unnamed = grpc(&channel, CONTAINERS, "List", None, Vec::new()).await.unwrap_err();
+    assert!(unnamed.is(Code::FailedPrecondition), "{unnamed:?}");
+    let filters = vec!["id=a".into()];
+    let request = ListContainersRequest { filters, ..Default::default() };
+    let refused = call::<Empty>(&channel, CONTAINERS, "List", &request).await.unwrap_err();
+    assert!(refused.is(Code::InvalidArgument), "{refused:?}");
+    // Clients try this first, and List if there is no such method.
+    let stream = grpc(&channel, CONTAINERS, "ListStream", Some("n"), Vec::new()).await;
+    assert!(stream.unwrap_err().is(Code::Unimplemented));
 }
 
 const PAST: (&str, &str) = ("containerd.io/gc.expire", "2001-01-01T00:00:00Z");

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Raw, channel, config};
+use common::{Raw, channel, config, grpc};
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use http::uri::PathAndQuery;
@@ -33,7 +33,7 @@ use tokio::task::JoinSet;
 use tonic::metadata::{KeyAndValueRef, MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
-use upstream::Upstream;
+use upstream::{Scripted, Upstream};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -501,6 +501,20 @@ async fn a_stream_that_never_ends_does_not_hold_up_the_end() {
         assert_eq!(status.message(), "lmdb-images is shutting down");
     }
     soon(stopped).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_sock_asks_containerd_which_containers_there_are_and_nothing_else_of_them() {
+    let chain = Chain::start().await;
+    let channel = channel(chain.daemon.grpc()).await.unwrap();
+    let containers = "containerd.services.containers.v1.Containers";
+    let path = "/containerd.services.containers.v1.Containers/List";
+    chain.upstream.script(path, Scripted::Message(b"used".to_vec()));
+    let listed = grpc(&channel, containers, "List", Some("n"), Vec::new()).await;
+    assert_eq!(listed, Ok(b"used".to_vec()));
+    let deleted = grpc(&channel, containers, "Delete", Some("n"), Vec::new()).await.unwrap_err();
+    assert!(deleted.is(Code::Unimplemented), "{deleted:?}");
+    assert!(deleted.message.contains("image names only"), "{deleted:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

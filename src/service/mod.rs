@@ -15,6 +15,7 @@
 pub mod cancel;
 pub mod client;
 pub mod codec;
+pub mod containers;
 pub mod events;
 pub mod gc;
 pub mod images;

@@ -1,5 +1,5 @@
 //! The services that clients call around image names, when no containerd stands behind: Namespaces,
-//! Leases, Events, Transfer of a name, Introspection.
+//! Leases, Events, Transfer of a name, Introspection, and a List of Containers that is empty.
 //!
 //! Each method takes a request's message and gives the reply's, or, where what is stored decides its size,
 //! the reply as bytes that hold their share of the budget. The work is done by the module of the service.
@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use protobuf::well_known_types::empty::Empty;
 
+use crate::api::containers::{ListContainersRequest, ListContainersResponse};
 use crate::api::events::{ForwardRequest, PublishRequest, SubscribeRequest};
 use crate::api::introspection::{PluginsRequest, PluginsResponse, ServerResponse};
 use crate::api::leases::{
@@ -25,6 +26,7 @@ use crate::model::{Error, Namespace, Result};
 use crate::service::cancel::Cancel;
 use crate::service::client::Client;
 use crate::service::codec::required;
+use crate::service::containers;
 use crate::service::events::OwnEvent;
 use crate::service::events::subscription::Subscription;
 use crate::service::local::LocalImages;
@@ -255,6 +257,16 @@ impl Standalone {
         let found = move |patience| introspection::plugins(&request.filters, &root, patience);
         let plugins = self.local.pool().run(call.client, found).await?;
         Ok(PluginsResponse { plugins, ..Default::default() })
+    }
+
+    pub async fn list_containers(
+        &self,
+        call: &CallContext,
+        request: ListContainersRequest,
+    ) -> Result<ListContainersResponse> {
+        call.namespace()?;
+        let list = move |_| containers::list(&request.filters);
+        self.local.pool().run(call.client, list).await
     }
 
     /// A change in the namespace of the call that no event tells of.

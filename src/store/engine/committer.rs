@@ -72,8 +72,7 @@ impl fmt::Display for Failure {
 }
 
 impl Committer {
-    /// Replays the folder's journal on top of an environment that was opened there. From then on
-    /// LMDB's file says that it needs that journal.
+    /// Replays the folder's journal on top of an environment that was opened there.
     pub fn open(
         root: &StoreDir,
         env: &Env<WithoutTls>,
@@ -81,7 +80,7 @@ impl Committer {
         uuid: &str,
     ) -> Result<(Self, CurrentVersion)> {
         let txn = env.read_txn().map_err(|e| lmdb_error("reading the store", &e))?;
-        let mut last = checkpoint_id::last_checkpoint(&txn, tables)?;
+        let last = checkpoint_id::last_checkpoint(&txn, tables)?;
         drop(txn);
         let expected = Expected { uuid: uuid.to_owned(), last };
         let replay = replay::read(root.path(), &expected)?.map_err(|why| why.error(root.path()))?;
@@ -96,17 +95,6 @@ impl Committer {
             }
         })?;
         root.sync()?;
-        if last.journal.is_none() {
-            let needed = LastCheckpoint { journal: Some(last.id), ..last };
-            match write_checkpoint(env, tables, &Overlay::default(), needed) {
-                Ok(()) => last = needed,
-                // The next checkpoint says it.
-                Err(e) if !is_broken(env) => {
-                    log::warn!("noting that {} is needed: {e}", path.display());
-                }
-                Err(e) => return Err(lmdb_error("noting that the store needs its journal", &e)),
-            }
-        }
         if !replay.batches.is_empty() {
             log::info!("{} commits are in the journal only", replay.batches.len());
         }
@@ -130,6 +118,9 @@ impl Committer {
                 Failure::EnvironmentLost(why) => Failure::NotAttempted(why),
                 failed => failed,
             })?;
+        }
+        if self.last.journal.is_none() {
+            self.require_journal(env, tables, shown)?;
         }
         self.begin_journal()?;
         let entry = Entry {
@@ -157,6 +148,25 @@ impl Committer {
         self.entries = self.entries.saturating_add(1);
         shown.publish(recent);
         Ok(())
+    }
+
+    /// Has LMDB's file say that it needs its journal, before the first entry: so a store that is opened and
+    /// not changed is not written. Where the disk is full, the next checkpoint says it.
+    fn require_journal(
+        &mut self,
+        env: &Env<WithoutTls>,
+        tables: &Tables,
+        shown: &CurrentVersion,
+    ) -> Result<(), Failure> {
+        self.begin_journal()?;
+        match self.write(env, tables, shown, shown.overlay(), self.journal.checkpoint()) {
+            Ok(()) => Ok(()),
+            Err(Failure::EnvironmentLost(why)) => Err(Failure::NotAttempted(why)),
+            Err(failed) => {
+                log::debug!("noting that the store needs its journal: {failed}");
+                Ok(())
+            }
+        }
     }
 
     /// Makes the journal's header name the last checkpoint, unless it does. Nothing may be committed
@@ -361,8 +371,10 @@ mod tests {
         let lock = fs::File::options().write(true).open(crash.path().join("lock.mdb")).unwrap();
         lock.write_all_at(&earlier.to_ne_bytes(), NUMBER_AT).unwrap();
         let (done, wait) = std::sync::mpsc::channel();
-        std::thread::spawn(move || done.send(reader.read(names)));
+        let thread = std::thread::spawn(move || done.send(reader.read(names)));
         let found = wait.recv_timeout(Duration::from_secs(20)).expect("the reader does not end");
+        // It has closed the store then.
+        thread.join().unwrap().unwrap();
         assert_eq!(found.unwrap(), ["a", "b"]);
         assert_eq!(Store::open(crash.path()).unwrap().read(names).unwrap(), ["a", "b"]);
     }

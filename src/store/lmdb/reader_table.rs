@@ -228,6 +228,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         assert_eq!(store.readers().unwrap(), []);
+        // The first change has LMDB's file say that it needs its journal.
+        let ns = crate::model::Namespace::parse("first").unwrap();
+        store.writer().write_blocking(move |c| c.put_namespace(&ns, b"")).unwrap();
+        store.checkpoint().unwrap();
         let last = store.last_commit().unwrap();
         let held = store.read(|_| store.readers()).unwrap();
         assert_eq!(held.len(), 1);

@@ -27,10 +27,7 @@ pub(crate) fn from<'e>(
     [records, index, expiring, aside]: [Stored<'e>; 4],
     journal: &[OwnedOp],
 ) -> heed::Result<()> {
-    log::info!(
-        "bringing the store from schema version {from} to {}",
-        crate::store::schema::databases::VERSION
-    );
+    log::info!("bringing the store from schema version {from} to {to}");
     if from < 2 {
         build_index(txn, records, index)?;
     }

@@ -4,11 +4,13 @@
 use super::super::common::Failed;
 use super::super::containerd::Version;
 use super::super::known::{FIRST, LAST, within};
+use lmdb_images::api::imagestore::ImageStore;
+use lmdb_images::api::transfer::TransferRequest;
 use lmdb_images::model::Namespace;
 use lmdb_images::model::go::text::lossy;
 use lmdb_images::model::label::MAX_SIZE;
-use protobuf::MessageField;
 use protobuf::well_known_types::timestamp::Timestamp;
+use protobuf::{Message, MessageField};
 use tonic::Code;
 
 use super::answer::Answer;
@@ -161,6 +163,14 @@ pub fn unsent(request: &Request, version: Version) -> Option<&'static str> {
     let no_event = event.is_some_and(MessageField::is_none);
     let host = event.is_some_and(|event| event.type_url.contains('/'));
     match request {
+        Request::Transfer(r) if fails_in_the_middle(r) => Some(
+            "a tag of which a later name fails is not sent: the earlier ones stay; ours are all or none \
+             (docs/compatibility.md)",
+        ),
+        Request::Transfer(r) if version < (2, 3, 0) && has_tied_names(r) => Some(
+            "a tag of several names, or of a prefix, is not sent: before 2.3 no name is tied to the first, \
+             and a prefix gives none (docs/compatibility.md)",
+        ),
         _ if version >= (2, 0, 0) => None,
         Request::Forward(r) if version < (1, 7, 0) && !is_plain(r.envelope.timestamp.as_ref()) => {
             Some("a time unset or out of range is not sent: 1.6 refuses it")
@@ -176,6 +186,26 @@ pub fn unsent(request: &Request, version: Version) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+fn destination(request: &TransferRequest) -> ImageStore {
+    ImageStore::parse_from_bytes(&request.destination.value).unwrap_or_default()
+}
+
+fn has_tied_names(request: &TransferRequest) -> bool {
+    let to = destination(request);
+    !(to.name.is_empty() || to.extra_references.is_empty())
+        || to.extra_references.iter().any(|reference| reference.is_prefix)
+}
+
+/// Whether a name beside the first is empty, which is refused when others are stored.
+fn fails_in_the_middle(request: &TransferRequest) -> bool {
+    let to = destination(request);
+    let references = to.extra_references.iter();
+    let mut whole = references.filter(|reference| !reference.is_prefix || reference.add_digest);
+    let first_unnamed =
+        whole.position(|reference| reference.name.is_empty() && !reference.add_digest);
+    first_unnamed.is_some_and(|position| position > 0 || !to.name.is_empty())
 }
 
 fn is_plain(time: Option<&Timestamp>) -> bool {

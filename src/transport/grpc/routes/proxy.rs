@@ -25,7 +25,7 @@ use crate::transport::grpc::message;
 use crate::transport::grpc::message::Body;
 use crate::transport::grpc::routes::health;
 use crate::transport::grpc::routes::health::HEALTH;
-use crate::transport::grpc::routes::standalone;
+use crate::transport::grpc::routes::standalone::{self, CONTAINERS};
 use crate::transport::grpc::server::{IMAGES, IncomingCall, Router};
 
 const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
@@ -149,6 +149,7 @@ impl Router for ProxyRouter {
             _ if self.whole || FORWARDED_ON_IMAGES_SOCK.contains(&service) => {
                 self.line.forward(asked.into_request(), &stop).await
             }
+            CONTAINERS if method == "List" => self.line.forward(asked.into_request(), &stop).await,
             _ => Err(standalone::unimplemented(service, method)),
         }
     }

@@ -28,6 +28,9 @@ use crate::transport::grpc::routes::health::HEALTH;
 use crate::transport::grpc::server::{IMAGES, IncomingCall, Router};
 use crate::transport::status;
 
+/// The service that clients ask which images are in use.
+pub const CONTAINERS: &str = "containerd.services.containers.v1.Containers";
+
 /// Answers the calls.
 #[derive(Clone)]
 pub struct StandaloneRouter {
@@ -77,6 +80,9 @@ async fn dispatch(
             let client = asked.client();
             let subscription = alone.subscribe(client, asked.message().await?).await?;
             Ok(events(subscription, stop))
+        }
+        (CONTAINERS, "List") => {
+            message(alone, asked, async |alone, c, m| alone.list_containers(&c, m).await).await
         }
         ("containerd.services.transfer.v1.Transfer", "Transfer") => {
             message(alone, asked, async |alone, c, m| alone.transfer(&c, m).await).await
