@@ -2,8 +2,8 @@
 # Functions shared by all scripts; sourced, never run:
 #
 #   set -euo pipefail
-#   # shellcheck source=SCRIPTDIR/lib/common.sh
-#   . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+#   # shellcheck source=SCRIPTDIR/../lib/common.sh
+#   . "$(dirname "${BASH_SOURCE[0]}")/../lib/common.sh"
 #
 # What must outlive a call is handed over in variables, not on standard output:
 # the clean-up list would be lost in the subshell of "$(...)".
@@ -35,6 +35,33 @@ run() {
     done
     printf '%s\n' "$line"
     "$@" 2>&1
+}
+
+# ---------------------------------------------------------------- arguments
+
+# parse_seed ARGUMENTS...: reads the option "--seed NUMBER", which a script for random tests has,
+# and hands it to the tests in the environment. Sets ARGUMENTS to the other arguments.
+parse_seed() {
+    ARGUMENTS=()
+    while (($# > 0)); do
+        case $1 in
+            --seed)
+                require_number --seed "${2:-}"
+                export LMDB_IMAGES_SEED=$2
+                shift 2
+                ;;
+            -*) die "there is no option $1; the first lines of $0 list what it takes" ;;
+            *)
+                ARGUMENTS+=("$1")
+                shift
+                ;;
+        esac
+    done
+}
+
+# require_number NAME VALUE: ends the script unless the argument is a number.
+require_number() {
+    [[ $2 =~ ^[0-9]+$ ]] || die "$1 must be a number, not \"$2\""
 }
 
 # ---------------------------------------------------------------- waiting
