@@ -69,7 +69,7 @@ require_number() {
 # await SECONDS DESCRIPTION COMMAND...: runs COMMAND until it succeeds; on the
 # deadline says what was awaited and the last words of COMMAND, and returns 1.
 # COMMAND runs in a subshell; what it printed last is in AWAITED afterwards.
-# The one place that sleeps: for conditions that nobody announces.
+# The one place that sleeps: for conditions that no event announces.
 await() {
     local seconds=$1 what=$2 now end
     shift 2
@@ -131,7 +131,7 @@ process_start() {
 }
 
 # record_pid PID: notes a process that this script started and ends it at exit.
-# The start time is kept, so that a pid that was given to somebody else in the
+# The start time is kept, so that a pid that was given to another process in the
 # meantime is never signalled.
 record_pid() {
     PROCESS_STARTED[$1]=$(process_start "$1") || return 0
@@ -209,8 +209,8 @@ remove_tmp() {
 # ---------------------------------------------------------------- packages
 
 # apt_get ARGUMENTS...: the machine's apt-get; what it prints is in AWAITED. The
-# timeout below covers dpkg's locks only: "update" gives up at once when somebody
-# else holds the lists' lock, so that case is repeated here.
+# timeout below covers dpkg's locks only: "update" gives up at once when another
+# process holds the lists' lock, so that case is repeated here.
 apt_get() {
     await 120 "apt's locks" apt_get_unless_locked "$@" || return
     # The last line is apt-get's status, as success only ended the waiting.
