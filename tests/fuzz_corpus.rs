@@ -126,11 +126,14 @@ fn make_seeds() {
         input
     };
     for which in 0..3 {
-        keep("bolt", &format!("whole-{which}"), &patch(which, &[]));
-        for (index, offset) in [0u16, 8, 10, 12, 16, 20, 24, 28, 40, 60].into_iter().enumerate() {
-            let page = [2, 3, 4, 5, 6, 7][index % 6];
-            let bad = patch(which, &[(page, offset, &[0xff]), (page + 1, offset, &[1, 0])]);
-            keep("bolt", &format!("patched-{which}-{index}"), &bad);
+        for target in ["bbolt_live", "bolt"] {
+            keep(target, &format!("whole-{which}"), &patch(which, &[]));
+            for (index, offset) in [0u16, 8, 10, 12, 16, 20, 24, 28, 40, 60].into_iter().enumerate()
+            {
+                let page = [2, 3, 4, 5, 6, 7][index % 6];
+                let bad = patch(which, &[(page, offset, &[0xff]), (page + 1, offset, &[1, 0])]);
+                keep(target, &format!("patched-{which}-{index}"), &bad);
+            }
         }
         keep("verify", &format!("whole-{which}"), &patch(which, &[]));
         for (index, offset) in

@@ -31,7 +31,7 @@ pub fn run(data: &[u8]) {
 }
 
 /// Files of real containerds.
-fn files() -> &'static [Vec<u8>] {
+pub(super) fn files() -> &'static [Vec<u8>] {
     static FILES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
     FILES.get_or_init(|| {
         let packed: [&[u8]; 3] = [

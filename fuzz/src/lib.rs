@@ -1,6 +1,7 @@
 //! What is fuzzed. A target is a function of any bytes that panics when something is not as it must be:
 //!
-//! - [`bolt`]: containerd's own file
+//! - [`bbolt_live`]: containerd's own file, as the live reader reads it
+//! - [`bolt`]: containerd's own file, as `import --bolt` reads it
 //! - [`filter`]: filters are parsed, printed, parsed again, and matched; [`regexp`]: Go's patterns
 //! - [`journal`]: entries of the store's journal
 //! - [`record`]: what may lie in a stored value
@@ -11,6 +12,7 @@
 //! `scripts/soak/fuzz` runs them under libFuzzer; `tests/fuzz_corpus.rs` replays what is in `seeds/`, where
 //! every input lies that once found something.
 
+pub mod bbolt_live;
 pub mod bolt;
 pub mod filter;
 pub mod frames;
@@ -26,6 +28,7 @@ pub type Target = fn(&[u8]);
 
 /// All targets by name.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("bbolt_live", bbolt_live::run),
     ("bolt", bolt::run),
     ("filter", filter::run),
     ("frames", frames::run),

@@ -39,9 +39,13 @@ fn header_bytes(character: char) -> usize {
     if is_plain { 1 } else { 3 * character.len_utf8() }
 }
 
-/// The sentence of an error, cut in its middle when it is too long for a header.
+/// The sentence of an error, as a header carries it.
 fn message(error: &Error) -> Cow<'_, str> {
-    let message = error.message();
+    cut(error.message())
+}
+
+/// A sentence, cut in its middle when it is too long for a header.
+pub fn cut(message: &str) -> Cow<'_, str> {
     let length = |text: &str| text.chars().map(header_bytes).sum::<usize>();
     // Most are so short that no character need be looked at.
     if message.len() * 3 <= MAX_MESSAGE || length(message) <= MAX_MESSAGE {

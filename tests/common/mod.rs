@@ -141,10 +141,20 @@ impl Client {
     }
 }
 
+/// Its limit of headers is a client's usual one.
 pub async fn channel(path: &Path) -> Result<Channel, tonic::transport::Error> {
+    connect(Endpoint::from_static("http://localhost"), path).await
+}
+
+/// The same for the sentences of a containerd, which may repeat a name of 32 KiB.
+pub async fn channel_for_long_errors(path: &Path) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_static("http://localhost").http2_max_header_list_size(1 << 20);
+    connect(endpoint, path).await
+}
+
+async fn connect(endpoint: Endpoint, path: &Path) -> Result<Channel, tonic::transport::Error> {
     let path = path.to_owned();
-    // Its limit of headers is a client's usual one.
-    Endpoint::from_static("http://localhost")
+    endpoint
         .connect_with_connector(tower::service_fn(move |_| {
             let path = path.clone();
             async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }

@@ -3,6 +3,7 @@
 use lmdb_images::api::images::{
     CreateImageResponse, GetImageResponse, Image, ListImagesResponse, UpdateImageResponse,
 };
+use lmdb_images::transport::status;
 use protobuf::well_known_types::timestamp::Timestamp;
 use protobuf::{Message, MessageField};
 
@@ -29,7 +30,10 @@ impl Eq for Record {}
 impl Answer {
     pub fn new(method: &str, reply: Result<Vec<u8>, Failed>) -> Self {
         let bytes = match reply {
-            Err(failed) => return Self::Failed(failed),
+            // Ours cuts a sentence that is too long for a header; containerd's is cut here.
+            Err(Failed { code, message }) => {
+                return Self::Failed(Failed { code, message: status::cut(&message).into_owned() });
+            }
             Ok(bytes) => bytes,
         };
         let one = |image: MessageField<Image>| Self::Image(image.into_option().map(Record::new));
@@ -49,7 +53,10 @@ impl Answer {
     }
 
     pub fn failed(code: tonic::Code, message: impl Into<String>) -> Self {
-        Self::Failed(Failed { code: code as i32, message: message.into() })
+        Self::Failed(Failed {
+            code: code as i32,
+            message: status::cut(&message.into()).into_owned(),
+        })
     }
 
     pub fn message(&self) -> Option<&str> {

@@ -11,7 +11,7 @@ use lmdb_images::api::version::VersionResponse;
 use protobuf::Message;
 use tempfile::TempDir;
 
-use super::common::{Client, channel, grpc};
+use super::common::{Client, channel, channel_for_long_errors, grpc};
 
 /// CRI and NRI would look into folders of the machine. A plugin that a version does not know is no
 /// error in the list.
@@ -99,7 +99,7 @@ disabled_plugins = [{DISABLED}]
     }
 
     pub async fn client(&self) -> Client {
-        Client::grpc(&self.socket()).await
+        Client::Grpc(channel_for_long_errors(&self.socket()).await.unwrap())
     }
 
     async fn ask_version(&self) -> Version {

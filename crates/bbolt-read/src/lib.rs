@@ -117,6 +117,8 @@
 //!   local Linux file system share one page cache, and so does bbolt's map: what a `pwrite` that
 //!   ended has written is seen by every `pread` that begins afterwards. NFS, FUSE and the like do not
 //!   promise that; [`LiveFile::file_system_type`] tells, and refusing them is up to the caller.
+//! - *overlayfs*, when the file is opened before the writer has opened it: the writer then gets a copy.
+//!   Open it afterwards.
 //! - *A commit that fails with an error of the disk* on a file system that then throws away its cached
 //!   pages. The meta page could go back. A read that counts still saw what bbolt's readers saw then.
 
