@@ -4,7 +4,7 @@
 //!
 //! `LMDB_IMAGES_CONTAINERD_BIN=DIR` names the folder of the `containerd` to compare with; without it
 //! nothing is compared. `LMDB_IMAGES_DIFFERENTIAL_SECONDS` is for how long (5), `LMDB_IMAGES_SEED`
-//! with which sequence to begin. `scripts/differential` runs it against several versions.
+//! with which sequence to begin. `scripts/soak/differential` runs it against several versions.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 

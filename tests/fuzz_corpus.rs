@@ -1,5 +1,5 @@
 //! What fuzzing starts from, and what it has found: every input in `fuzz/seeds` through its target, on
-//! any compiler. An input that ends here in a panic once did so under `scripts/fuzz`.
+//! any compiler. An input that ends here in a panic once did so under `scripts/soak/fuzz`.
 
 #![allow(
     missing_docs,

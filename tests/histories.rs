@@ -7,7 +7,7 @@
 //! checker then looks for an order of all calls that explains every answer.
 //!
 //! `LMDB_IMAGES_HISTORIES_KILLS` is how many daemons are killed (8), `LMDB_IMAGES_SEED` repeats the
-//! choices of a run (not its timing). `scripts/histories` runs it for long.
+//! choices of a run (not its timing). `scripts/soak/histories` runs it for long.
 
 #![allow(
     missing_docs,

@@ -225,7 +225,7 @@ async fn in_front_of_a_containerd_the_store_does_what_its_tests_ask() {
         config.containerd = Some(containerd.socket());
         let daemon = Daemon::start(&config).await.unwrap();
         let client = match socket {
-            "containerd.sock" => Client::grpc(daemon.whole().unwrap()).await,
+            "containerd.sock" => Client::grpc(daemon.containerd_socket().unwrap()).await,
             "images.sock" => Client::grpc(daemon.grpc()).await,
             "images.sock.ttrpc" => Client::ttrpc(daemon.ttrpc()).await,
             _ => containerd.client().await,

@@ -51,7 +51,7 @@ struct Arguments {
     most: u32,
 
     /// The containerd to compare with: a program by its path, or 1.6.20, 1.7.24 or 2.1.9 of Debian,
-    /// by scripts/get-containerd
+    /// by scripts/lib/get-containerd
     #[arg(long, value_name = "BINARY|VERSION", default_value = "1.6.20")]
     containerd: PathBuf,
 

@@ -34,13 +34,13 @@ impl Kind {
             let program = program.map_err(|e| format!("--containerd {}: {e}", asked.display()))?;
             return Ok(Self::Containerd(program));
         }
-        let got = Command::new(repository().join("scripts/get-containerd"))
+        let got = Command::new(repository().join("scripts/lib/get-containerd"))
             .arg(asked)
             .stderr(Stdio::inherit())
             .output()?;
         if !got.status.success() {
             return Err(format!(
-                "scripts/get-containerd {0} failed; for a program, give its path: ./{0}",
+                "scripts/lib/get-containerd {0} failed; for a program, give its path: ./{0}",
                 asked.display()
             )
             .into());

@@ -2,8 +2,8 @@
 # Functions shared by all scripts; sourced, never run:
 #
 #   set -euo pipefail
-#   # shellcheck source=SCRIPTDIR/lib/common.sh
-#   . "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+#   # shellcheck source=SCRIPTDIR/../lib/common.sh
+#   . "$(dirname "${BASH_SOURCE[0]}")/../lib/common.sh"
 #
 # What must outlive a call is handed over in variables, not on standard output:
 # the clean-up list would be lost in the subshell of "$(...)".
@@ -37,12 +37,39 @@ run() {
     "$@" 2>&1
 }
 
+# ---------------------------------------------------------------- arguments
+
+# parse_seed ARGUMENTS...: reads the option "--seed NUMBER", which a script for random tests has,
+# and hands it to the tests in the environment. Sets ARGUMENTS to the other arguments.
+parse_seed() {
+    ARGUMENTS=()
+    while (($# > 0)); do
+        case $1 in
+            --seed)
+                require_number --seed "${2:-}"
+                export LMDB_IMAGES_SEED=$2
+                shift 2
+                ;;
+            -*) die "there is no option $1; the first lines of $0 list what it takes" ;;
+            *)
+                ARGUMENTS+=("$1")
+                shift
+                ;;
+        esac
+    done
+}
+
+# require_number NAME VALUE: ends the script unless the argument is a number.
+require_number() {
+    [[ $2 =~ ^[0-9]+$ ]] || die "$1 must be a number, not \"$2\""
+}
+
 # ---------------------------------------------------------------- waiting
 
 # await SECONDS DESCRIPTION COMMAND...: runs COMMAND until it succeeds; on the
 # deadline says what was awaited and the last words of COMMAND, and returns 1.
 # COMMAND runs in a subshell; what it printed last is in AWAITED afterwards.
-# The one place that sleeps: for conditions that nobody announces.
+# The one place that sleeps: for conditions that no event announces.
 await() {
     local seconds=$1 what=$2 now end
     shift 2
@@ -104,7 +131,7 @@ process_start() {
 }
 
 # record_pid PID: notes a process that this script started and ends it at exit.
-# The start time is kept, so that a pid that was given to somebody else in the
+# The start time is kept, so that a pid that was given to another process in the
 # meantime is never signalled.
 record_pid() {
     PROCESS_STARTED[$1]=$(process_start "$1") || return 0
@@ -182,8 +209,8 @@ remove_tmp() {
 # ---------------------------------------------------------------- packages
 
 # apt_get ARGUMENTS...: the machine's apt-get; what it prints is in AWAITED. The
-# timeout below covers dpkg's locks only: "update" gives up at once when somebody
-# else holds the lists' lock, so that case is repeated here.
+# timeout below covers dpkg's locks only: "update" gives up at once when another
+# process holds the lists' lock, so that case is repeated here.
 apt_get() {
     await 120 "apt's locks" apt_get_unless_locked "$@" || return
     # The last line is apt-get's status, as success only ended the waiting.

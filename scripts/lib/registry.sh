@@ -13,7 +13,7 @@ storage: {filesystem: {rootdirectory: $WORK/registry/data}}
 http: {addr: "127.0.0.1:0"}
 YAML
     # Fetched before it is waited for.
-    programs=$("$SCRIPTS/get-containerd" registry)
+    programs=$("$SCRIPTS/lib/get-containerd" registry)
     "$programs/docker-registry" serve "$WORK/registry/config.yml" \
         >"$WORK/registry/log" 2>&1 </dev/null &
     record_pid $!

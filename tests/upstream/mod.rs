@@ -1,6 +1,6 @@
 //! An HTTP/2 server that stands where a containerd would: it does on demand what a real one does
 //! only in rare moments, and tells what became of each call. (What a real one does is in
-//! `tests/shell` and `scripts/chaos`.)
+//! `tests/shell` and `scripts/soak/chaos`.)
 
 #![allow(dead_code)] // No test uses all of it.
 

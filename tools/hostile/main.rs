@@ -1,5 +1,5 @@
 //! Lays siege to a daemon: one attack after the other, each from many connections, while another client
-//! goes on with its Gets. `scripts/hostile` runs it; it prints a line for each attack.
+//! goes on with its Gets. `scripts/soak/hostile` runs it; it prints a line for each attack.
 //!
 //! ```text
 //! hostile siege GRPC_SOCK IMAGES_SOCK_TTRPC PID OTHER_SOCK_TTRPC SECONDS [PART OF A NAME]

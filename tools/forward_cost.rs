@@ -1,5 +1,5 @@
 //! What passing calls on costs: the same calls made of a containerd directly and through
-//! `containerd.sock`, in turn. Run by `scripts/bench-forward`.
+//! `containerd.sock`, in turn. Run by `scripts/bench forward`.
 //!
 //! ```text
 //! forward_cost CONTAINERD-SOCKET OUR-SOCKET [MIB [TURNS]]
