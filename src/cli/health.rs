@@ -7,9 +7,10 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
+use super::block_on;
 use super::output::{Failure, print, report_error};
+use super::paths::default_state;
 use super::settings::File;
-use super::{block_on, default_state};
 use crate::admin::health;
 
 /// Ask a running daemon whether it can answer

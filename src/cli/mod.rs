@@ -15,6 +15,7 @@ mod inspect;
 mod logging;
 mod ls;
 mod output;
+mod paths;
 mod recover;
 mod restore;
 mod serve;
@@ -73,7 +74,7 @@ impl StoreArgs {
     fn folder(&self) -> Result<PathBuf> {
         match &self.root {
             Some(root) => Ok(root.clone()),
-            None => Ok(self.file.read()?.root.unwrap_or_else(default_root)),
+            None => Ok(self.file.read()?.root.unwrap_or_else(paths::default_root)),
         }
     }
 }
@@ -174,39 +175,6 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Command::Health(command) => command.run(),
         Command::Config(command) => command.run(matches).map(done),
     }
-}
-
-fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
-}
-
-/// `<$variable>/lmdb-images`, when the variable holds an absolute path as the XDG rules want it.
-fn xdg(variable: &str) -> Option<PathBuf> {
-    let folder = PathBuf::from(std::env::var_os(variable)?);
-    folder.is_absolute().then(|| folder.join("lmdb-images"))
-}
-
-fn default_root() -> PathBuf {
-    let system = PathBuf::from("/var/lib/lmdb-images");
-    if is_root() {
-        return system;
-    }
-    let home = || std::env::home_dir().map(|home| home.join(".local/share/lmdb-images"));
-    xdg("XDG_DATA_HOME").or_else(home).unwrap_or(system)
-}
-
-fn default_config() -> PathBuf {
-    let system = PathBuf::from("/etc/lmdb-images/config.toml");
-    if is_root() {
-        return system;
-    }
-    let home = || std::env::home_dir().map(|home| home.join(".config/lmdb-images"));
-    xdg("XDG_CONFIG_HOME").or_else(home).map_or(system, |folder| folder.join("config.toml"))
-}
-
-fn default_state() -> PathBuf {
-    let system = PathBuf::from("/run/lmdb-images");
-    if is_root() { system } else { xdg("XDG_RUNTIME_DIR").unwrap_or(system) }
 }
 
 #[cfg(test)]

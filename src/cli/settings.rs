@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use toml::Table;
 
 use super::logging::{Filter, Format};
-use super::{default_config, default_root, default_state};
+use super::paths::{default_config, default_root, default_state};
 use crate::admin::file;
 use crate::cli::bounded::Bounded;
 use crate::daemon::Config;

@@ -47,15 +47,7 @@ use crate::transport::ttrpc::forward::TtrpcForwarder;
 use crate::transport::ttrpc::server::TtrpcServer;
 use metrics::{Address, Metrics};
 use sockets::{Access, Socket, StateFolder, UpstreamSocket};
-
-/// The sockets' names, in their folder and for systemd.
-const IMAGES_SOCK: &str = "images.sock";
-const TTRPC_SOCK: &str = "images.sock.ttrpc";
-const CONTAINERD_SOCK: &str = "containerd.sock";
-const CONTAINERD_TTRPC: &str = "containerd.sock.ttrpc";
-const READONLY_SOCK: &str = "readonly.sock";
-const SOCKETS: [&str; 5] =
-    [IMAGES_SOCK, TTRPC_SOCK, CONTAINERD_SOCK, CONTAINERD_TTRPC, READONLY_SOCK];
+use sockets::{CONTAINERD_SOCK, CONTAINERD_TTRPC, IMAGES_SOCK, READONLY_SOCK, SOCKETS, TTRPC_SOCK};
 
 /// Where the daemon keeps what, and who may speak to it.
 #[derive(Debug, Clone)]

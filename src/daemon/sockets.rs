@@ -18,6 +18,15 @@ use crate::store::dir::lock_file;
 use crate::store::dir::lock_file::{LockError, LockFile};
 use crate::store::dir::permissions;
 
+/// The sockets' names, in their folder and for systemd.
+pub(crate) const IMAGES_SOCK: &str = "images.sock";
+pub(crate) const TTRPC_SOCK: &str = "images.sock.ttrpc";
+pub(crate) const CONTAINERD_SOCK: &str = "containerd.sock";
+pub(crate) const CONTAINERD_TTRPC: &str = "containerd.sock.ttrpc";
+pub(crate) const READONLY_SOCK: &str = "readonly.sock";
+pub(crate) const SOCKETS: [&str; 5] =
+    [IMAGES_SOCK, TTRPC_SOCK, CONTAINERD_SOCK, CONTAINERD_TTRPC, READONLY_SOCK];
+
 /// The longest path of a socket, in bytes: what `sockaddr_un` holds beside its closing zero.
 pub const MAX_PATH: usize = 107;
 

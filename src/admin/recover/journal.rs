@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Report;
 use crate::admin::record::{self, Record};
+use crate::admin::recover::report::Report;
 use crate::model::Result;
 use crate::store::journal::entry::Entry;
 use crate::store::journal::header::Header;

@@ -61,7 +61,7 @@ impl ActivatedSockets {
     pub fn reject_unclaimed(&self) -> Result<()> {
         let Some(name) = self.listeners.keys().next() else { return Ok(()) };
         Err(Error::InvalidArgument(
-            if [crate::daemon::CONTAINERD_SOCK, crate::daemon::CONTAINERD_TTRPC]
+            if [crate::daemon::sockets::CONTAINERD_SOCK, crate::daemon::sockets::CONTAINERD_TTRPC]
                 .contains(&name.as_str())
             {
                 format!(

@@ -27,7 +27,7 @@ use crate::model::go::text::lossy;
 use crate::model::{Namespace, UnixTime};
 use crate::service::events::{Labels, OwnEvent};
 use crate::store::Kind;
-use crate::store::read::records::RecordKey;
+use crate::store::read::scan::RecordKey;
 use references::References;
 use schedule::Schedule;
 

@@ -29,7 +29,7 @@ use crate::service::gc::{
     Collector, EXPIRE, Run, State, Unreadable, expires, never, references, shown,
 };
 use crate::service::leases;
-use crate::store::read::records::{Expiring, RecordKey};
+use crate::store::read::scan::{Expiring, RecordKey};
 use crate::store::{Kind, Records, Snapshot, Store, Transaction};
 
 /// Records that one job removes at most: with names of usual length they fit into one entry of the

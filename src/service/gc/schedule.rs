@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 
 use crate::model::UnixTime;
-use crate::store::read::records::RecordKey;
+use crate::store::read::scan::RecordKey;
 
 /// So many entries that are not due are kept; what expires later is left to the next load.
 pub const MAX_ENTRIES: usize = 65_536;

@@ -394,7 +394,7 @@ mod tests {
     fn a_change_that_is_too_large_for_the_journal_is_in_the_file_at_once() {
         let (_dir, store) = store();
         put(&store, "a", 10);
-        put(&store, "large", journal::MAX_ENTRY_BYTES);
+        put(&store, "large", journal::layout::MAX_ENTRY_BYTES);
         assert!(store.environment.acquire().unwrap().version.overlay().is_empty());
         put(&store, "z", 10);
         let crash = crashed(&store);
@@ -545,7 +545,7 @@ mod tests {
         let crash = crashed(&store);
         let file = crash.path().join(JOURNAL_FILE);
         let mut bytes = fs::read(&file).unwrap();
-        bytes[journal::SECTOR + 70] ^= 1;
+        bytes[journal::layout::SECTOR + 70] ^= 1;
         fs::write(&file, bytes).unwrap();
         for refused in refusals(crash.path()) {
             assert!(refused.contains("entry 0 is missing"), "{refused}");

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokio::sync::oneshot;
 
 use crate::model::{Error, Result};
-use crate::store::Transaction;
+use crate::store::engine::transaction::Transaction;
 
 /// A change that waits, with the way back to its caller.
 pub trait Job: Send {

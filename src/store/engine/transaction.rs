@@ -10,8 +10,9 @@ use crate::model::{Error, Namespace, Result};
 use crate::store::journal;
 use crate::store::journal::entry::WriteBatch;
 use crate::store::journal::overlay::Overlay;
-use crate::store::read::records::{Fault, Records, get, sealed};
+use crate::store::read::records::Records;
 use crate::store::read::scan;
+use crate::store::read::state::{Fault, ReadState, get};
 use crate::store::read::view::View;
 use crate::store::schema::keys::Kind;
 use crate::store::schema::table::Table;
@@ -33,7 +34,7 @@ pub(crate) struct Savepoint {
     changes: usize,
 }
 
-impl sealed::ReadState for Transaction<'_> {
+impl ReadState for Transaction<'_> {
     fn view(&self) -> &View<'_> {
         &self.view
     }
@@ -43,7 +44,7 @@ impl Records for Transaction<'_> {}
 
 impl<'e> Transaction<'e> {
     pub(crate) fn new(view: View<'e>) -> Self {
-        Self { view, batch: WriteBatch::new(journal::MAX_ENTRY_BYTES) }
+        Self { view, batch: WriteBatch::new(journal::layout::MAX_ENTRY_BYTES) }
     }
 
     /// What to go [back to](Self::back_to) if what follows is refused.

@@ -12,7 +12,7 @@
 //! ```
 
 use super::entry::{UUID, checksum, sign};
-use super::{LENGTH, SECTOR};
+use super::layout::{LENGTH, SECTOR};
 
 const MAGIC: &[u8; 8] = b"lmdbimjh";
 const VERSION: u32 = 2;

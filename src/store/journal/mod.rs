@@ -6,6 +6,7 @@
 //! After some of them, or a moment without any, a **checkpoint** writes what is recent to LMDB's file
 //! in one transaction, and the journal begins anew.
 //!
+//! - [`layout`]: the sizes of the file and its entries
 //! - [`header`]: the first sector, which names the store and the checkpoint
 //! - [`entry`]: the bytes of an entry
 //! - here: the file, opened to be written; [`replay`]: what is read of it
@@ -25,10 +26,12 @@
 
 pub mod entry;
 pub mod header;
+pub mod layout;
 pub mod overlay;
 pub mod replay;
 
 use crate::store::dir::files::JOURNAL_FILE;
+use layout::{LENGTH, MAX_ENTRY_BYTES, SECTOR};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -39,15 +42,6 @@ use nix::fcntl::OFlag;
 use entry::HEADER_BYTES;
 use header::Header;
 use replay::Replay;
-
-/// Bytes of the file.
-pub const LENGTH: usize = 256 << 10;
-
-/// The boundary on which an entry begins, in bytes. The header has the first sector.
-pub const SECTOR: usize = 512;
-
-/// Bytes of changes that go into an entry at most: more are as well written to LMDB at once.
-pub const MAX_ENTRY_BYTES: usize = 64 << 10;
 
 /// The file, open to be written.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::entry::{Entry, WriteBatch};
 use super::header::Header;
-use super::{LENGTH, SECTOR};
+use super::layout::{LENGTH, SECTOR};
 use crate::model::{Error, Result};
 use crate::store::dir::permissions;
 use crate::store::schema::checkpoint_id::Expected;
@@ -195,7 +195,7 @@ mod tests {
     }
 
     fn entry(checkpoint: u64, number: u32, length: usize) -> Vec<u8> {
-        let mut changes = WriteBatch::new(super::super::MAX_ENTRY_BYTES);
+        let mut changes = WriteBatch::new(super::super::layout::MAX_ENTRY_BYTES);
         changes.push((Table::Records, &number.to_le_bytes(), Some(&vec![7; length])));
         Entry { checkpoint, base: Some(3), number, uuid: uuid(), batch: changes }.encode().unwrap()
     }

@@ -6,8 +6,8 @@
 
 use crate::model::image::plan::{Lookup, Plan};
 use crate::model::{Namespace, Result};
-use crate::store::read::records::sealed::ReadState;
 use crate::store::read::scan::Entry;
+use crate::store::read::state::ReadState;
 use crate::store::read::view::Prefixed;
 use crate::store::schema::index;
 use crate::store::schema::keys;

@@ -1,6 +1,7 @@
 //! Reading.
 //!
 //! - [`view`]: LMDB's databases under the overlay, as one; [`snapshot_limit`]: how long one may be held
+//! - [`state`]: what lookups and scans read of it
 //! - [`records`]: looking records up; [`scan`]: walking through them in order
 //! - [`lookup`]: the candidates of a filter's plan, by the index
 //! - [`audit`]: every record, for `check`; [`usage`]: how large the store is
@@ -10,5 +11,6 @@ pub mod lookup;
 pub mod records;
 pub mod scan;
 pub mod snapshot_limit;
+pub(crate) mod state;
 pub mod usage;
 pub mod view;

@@ -9,65 +9,23 @@ use crate::store::schema::keys;
 use std::collections::BTreeMap;
 
 use crate::model::go::quote::quote;
-use crate::model::go::text::lossy;
 use crate::model::image::plan::Plan;
-use crate::model::{Error, Namespace, Result};
+use crate::model::{Namespace, Result};
 use crate::store::read::lookup;
 use crate::store::read::scan;
 use crate::store::read::scan::{Entry, Scan};
+use crate::store::read::scan::{Expiring, RecordKey};
+use crate::store::read::state::{ReadState, get};
 use crate::store::read::view::View;
 use crate::store::schema::keys::Kind;
 use crate::store::schema::table::Table;
-use crate::store::schema::value;
 
 /// One state, to be read.
 pub struct Snapshot<'e> {
     pub(crate) view: View<'e>,
 }
 
-/// The key of a record: what the list of those with a time to go has.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RecordKey(pub(crate) Box<[u8]>);
-
-impl RecordKey {
-    /// The key of the record of that name.
-    pub fn new(namespace: &Namespace, kind: Kind, name: &str) -> Self {
-        Self(keys::key(namespace, kind, name).into())
-    }
-
-    /// What is before all keys.
-    pub fn first() -> Self {
-        Self(Box::default())
-    }
-}
-
-impl std::fmt::Display for RecordKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&quote(lossy(&self.0).as_bytes()))
-    }
-}
-
-/// A record that may be collected from a time on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expiring {
-    /// Where it is.
-    pub namespace: Namespace,
-    /// What it is.
-    pub kind: Kind,
-    /// Its name, or its id.
-    pub name: String,
-    /// The value of its label.
-    pub when: String,
-}
-
-pub(crate) mod sealed {
-    /// Gives `Records` what it reads without showing heed outside.
-    pub trait ReadState {
-        fn view(&self) -> &super::View<'_>;
-    }
-}
-
-impl sealed::ReadState for Snapshot<'_> {
+impl ReadState for Snapshot<'_> {
     fn view(&self) -> &View<'_> {
         &self.view
     }
@@ -76,7 +34,7 @@ impl sealed::ReadState for Snapshot<'_> {
 impl Records for Snapshot<'_> {}
 
 /// What can be read of a state.
-pub trait Records: sealed::ReadState {
+pub trait Records: ReadState {
     /// An error once this state was held for too long: too much is written behind it. Walks ask by
     /// themselves; what takes long over one record asks meanwhile.
     fn check_held(&self) -> Result<()> {
@@ -160,34 +118,6 @@ pub trait Records: sealed::ReadState {
     fn expiring(&self, key: &RecordKey) -> Result<Option<Expiring>> {
         scan::expiring(self, key)
     }
-}
-
-/// Why a record cannot be had.
-pub(crate) enum Fault {
-    Damaged,
-    Store(Error),
-}
-
-impl Fault {
-    fn into_error(self, what: impl FnOnce() -> String) -> Error {
-        match self {
-            Self::Damaged => damaged(&what()),
-            Self::Store(error) => error,
-        }
-    }
-}
-
-/// The message under a key of a record.
-pub(crate) fn get<'t>(
-    state: &'t (impl sealed::ReadState + ?Sized),
-    key: &[u8],
-) -> Result<Option<&'t [u8]>, Fault> {
-    let value = state.view().get(Table::Records, key).map_err(Fault::Store)?;
-    value.map(|value| value::unseal(key, value)).transpose().map_err(|_| Fault::Damaged)
-}
-
-pub(crate) fn damaged(what: &str) -> Error {
-    Error::DataLoss(format!("{what} is damaged in the store: its checksum is wrong"))
 }
 
 #[cfg(test)]
@@ -302,7 +232,7 @@ mod tests {
         store.writer().write_blocking(bad).unwrap();
         let got = store.read(|s| s.record(&ns, Kind::Image, "b").map(drop)).unwrap_err();
         assert!(
-            matches!(&got, Error::DataLoss(m) if m.contains("image \"b\" in namespace n")),
+            matches!(&got, crate::model::Error::DataLoss(m) if m.contains("image \"b\" in namespace n")),
             "{got}"
         );
         let whole = store

@@ -12,13 +12,47 @@ use protobuf::CodedInputStream;
 use crate::model::go::quote::quote;
 use crate::model::go::text::lossy;
 use crate::model::{Namespace, Result};
-use crate::store::read::records::sealed::ReadState;
-use crate::store::read::records::{Expiring, RecordKey, damaged};
 use crate::store::read::snapshot_limit::SnapshotLimit;
+use crate::store::read::state::{ReadState, damaged};
 use crate::store::read::view::Prefixed;
 use crate::store::schema::keys::{Kind, LONG_MARKER, NAME_HEAD};
 use crate::store::schema::table::Table;
 use crate::store::schema::value;
+
+/// The key of a record: what the list of those with a time to go has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RecordKey(pub(crate) Box<[u8]>);
+
+impl RecordKey {
+    /// The key of the record of that name.
+    pub fn new(namespace: &Namespace, kind: Kind, name: &str) -> Self {
+        Self(keys::key(namespace, kind, name).into())
+    }
+
+    /// What is before all keys.
+    pub fn first() -> Self {
+        Self(Box::default())
+    }
+}
+
+impl std::fmt::Display for RecordKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&quote(lossy(&self.0).as_bytes()))
+    }
+}
+
+/// A record that may be collected from a time on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expiring {
+    /// Where it is.
+    pub namespace: Namespace,
+    /// What it is.
+    pub kind: Kind,
+    /// Its name, or its id.
+    pub name: String,
+    /// The value of its label.
+    pub when: String,
+}
 
 /// One record of a walk.
 #[derive(Debug, Clone, Copy)]

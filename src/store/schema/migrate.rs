@@ -178,7 +178,7 @@ mod tests {
         bytes.drain(24..32);
         bytes[..8].copy_from_slice(b"lmdbimj1");
         sign(&mut bytes);
-        bytes.resize(journal::SECTOR, 0);
+        bytes.resize(journal::layout::SECTOR, 0);
         bytes
     }
 
@@ -190,7 +190,7 @@ mod tests {
             (key.clone(), value::seal(&key, &image(name)))
         };
         let put = |name: &str| {
-            let mut changes = WriteBatch::new(journal::MAX_ENTRY_BYTES);
+            let mut changes = WriteBatch::new(journal::layout::MAX_ENTRY_BYTES);
             let (key, value) = record(name);
             changes.push((super::Table::Records, &key, Some(&value)));
             changes
@@ -219,9 +219,9 @@ mod tests {
                 })
                 .collect();
             if let Some(number) = missing {
-                bytes[number * journal::SECTOR + 70] ^= 1;
+                bytes[number * journal::layout::SECTOR + 70] ^= 1;
             }
-            bytes.resize(journal::LENGTH, 0);
+            bytes.resize(journal::layout::LENGTH, 0);
             std::fs::write(dir.path().join(JOURNAL_FILE), &bytes).unwrap();
             for _ in 0..2 {
                 let count = Store::open(dir.path())

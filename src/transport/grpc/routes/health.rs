@@ -16,7 +16,7 @@ use crate::service::codec::encode;
 use crate::transport::conn::listener::{Shutdown, wait};
 use crate::transport::grpc::message;
 use crate::transport::grpc::message::Body;
-use crate::transport::grpc::routes::standalone::unimplemented;
+use crate::transport::grpc::routes::unimplemented::unimplemented;
 use crate::transport::grpc::server::{IMAGES, IncomingCall};
 use crate::transport::status;
 

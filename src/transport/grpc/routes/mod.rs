@@ -5,3 +5,4 @@ pub mod health;
 pub mod proxy;
 pub mod readonly;
 pub mod standalone;
+pub mod unimplemented;

@@ -26,6 +26,7 @@ use crate::transport::grpc::message::Body;
 use crate::transport::grpc::routes::health;
 use crate::transport::grpc::routes::health::HEALTH;
 use crate::transport::grpc::routes::standalone::{self, CONTAINERS};
+use crate::transport::grpc::routes::unimplemented;
 use crate::transport::grpc::server::{IMAGES, IncomingCall, Router};
 
 const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
@@ -150,7 +151,7 @@ impl Router for ProxyRouter {
                 self.line.forward(asked.into_request(), &stop).await
             }
             CONTAINERS if method == "List" => self.line.forward(asked.into_request(), &stop).await,
-            _ => Err(standalone::unimplemented(service, method)),
+            _ => Err(unimplemented::unimplemented(service, method)),
         }
     }
 }

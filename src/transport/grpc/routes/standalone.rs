@@ -25,6 +25,7 @@ use crate::transport::grpc::message;
 use crate::transport::grpc::message::Body;
 use crate::transport::grpc::routes::health;
 use crate::transport::grpc::routes::health::HEALTH;
+use crate::transport::grpc::routes::unimplemented::unimplemented;
 use crate::transport::grpc::server::{IMAGES, IncomingCall, Router};
 use crate::transport::status;
 
@@ -171,15 +172,6 @@ fn version() -> VersionResponse {
         revision: env!("CARGO_PKG_NAME").into(),
         ..VersionResponse::default()
     }
-}
-
-/// What is said of a call that this socket does not answer.
-pub fn unimplemented(service: &str, method: &str) -> Error {
-    Error::Unimplemented(format!(
-        "unknown method {method} of service {service}: this socket is lmdb-images {}, which serves \
-         image names only; send other calls to containerd's own socket",
-        env!("CARGO_PKG_VERSION")
-    ))
 }
 
 /// A call whose handler gives the reply as bytes that hold their share of the budget.

@@ -1,0 +1,40 @@
+//! One state of the store, as lookups and scans read it.
+
+use super::view::View;
+use crate::model::{Error, Result};
+use crate::store::schema::table::Table;
+use crate::store::schema::value;
+
+/// Gives lookups and scans what they read, without showing heed outside of the store.
+pub trait ReadState {
+    /// The state.
+    fn view(&self) -> &View<'_>;
+}
+
+/// Why a record cannot be had.
+pub(crate) enum Fault {
+    Damaged,
+    Store(Error),
+}
+
+impl Fault {
+    pub(crate) fn into_error(self, what: impl FnOnce() -> String) -> Error {
+        match self {
+            Self::Damaged => damaged(&what()),
+            Self::Store(error) => error,
+        }
+    }
+}
+
+/// The message under a key of a record.
+pub(crate) fn get<'t>(
+    state: &'t (impl ReadState + ?Sized),
+    key: &[u8],
+) -> Result<Option<&'t [u8]>, Fault> {
+    let value = state.view().get(Table::Records, key).map_err(Fault::Store)?;
+    value.map(|value| value::unseal(key, value)).transpose().map_err(|_| Fault::Damaged)
+}
+
+pub(crate) fn damaged(what: &str) -> Error {
+    Error::DataLoss(format!("{what} is damaged in the store: its checksum is wrong"))
+}
