@@ -117,7 +117,7 @@ impl ResponseBody {
             Some(Reason::NO_ERROR) => None,
             Some(_) => Some(Err(error)),
             None => {
-                let error = if self.breaker.is_broken_off() {
+                let error = if self.breaker.is_aborted() {
                     Error::shutting_down()
                 } else {
                     Error::Unavailable(format!("{} broke off the call: {error}", self.name))

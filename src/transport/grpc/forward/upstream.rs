@@ -105,7 +105,7 @@ impl Upstream {
     /// What a client makes of a call that ends without a status. (It could not make it of the
     /// reset itself: an answer here has a status always.)
     fn reset_status(&self, error: &h2::Error, breaker: &ConnectionAborter) -> Error {
-        if breaker.is_broken_off() {
+        if breaker.is_aborted() {
             return Error::shutting_down();
         }
         let told = format!("{} broke off the call: {error}", self.name());
