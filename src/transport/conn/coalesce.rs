@@ -321,7 +321,7 @@ mod tests {
         let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
         let (mut get, mut put) = theirs.split();
         let send = async {
-            // Little at first, then bulk_reads, then little.
+            // Small at first, then large, then small.
             for piece in [&data[..10], &data[10..2_999_990], &data[2_999_990..]] {
                 put.write_all(piece).await.unwrap();
             }

@@ -1,4 +1,4 @@
-//! Fair queuing: the connections of a thread take share to read requests.
+//! Fair queuing: the connections of a thread take turns to read requests.
 //!
 //! The tasks of a thread run one after the other, and each request adds tasks. If the server read
 //! every request at once, a call would wait behind all requests of the other connections. So a

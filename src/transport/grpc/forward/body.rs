@@ -80,10 +80,10 @@ impl Future for RequestPump {
     }
 }
 
-/// The reason with which the client reset_reason its request.
+/// The reason with which the client reset its request.
 fn reason(error: &hyper::Error) -> Reason {
-    let reset_reason = std::error::Error::source(error).and_then(|e| e.downcast_ref::<h2::Error>());
-    reset_reason.and_then(h2::Error::reason).unwrap_or(Reason::CANCEL)
+    let h2_error = std::error::Error::source(error).and_then(|e| e.downcast_ref::<h2::Error>());
+    h2_error.and_then(h2::Error::reason).unwrap_or(Reason::CANCEL)
 }
 
 /// The body of containerd's response, forwarded as it arrives.

@@ -110,7 +110,7 @@ impl Upstream {
         }))
     }
 
-    /// The status that a gRPC client derives from a reset_reason stream. The client cannot derive it here,
+    /// The status that a gRPC client derives from the reset of a stream. The client cannot derive it here,
     /// because this server always answers with a status.
     fn reset_status(&self, error: &h2::Error, aborter: &ConnectionAborter) -> Error {
         if aborter.is_aborted() {
