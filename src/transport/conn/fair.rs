@@ -34,12 +34,14 @@ pub struct FairShare {
     next: Option<oneshot::Receiver<()>>,
 }
 
-impl FairShare {
+impl Default for FairShare {
     /// A full quantum, for a connection of this thread.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self { round: ROUND.with(Arc::clone), left: QUANTUM, next: None }
     }
+}
 
+impl FairShare {
     /// Ready while some of the quantum is left, else when the connection's next round begins.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.left == 0 {
@@ -97,7 +99,7 @@ mod tests {
         let client = |name: &'static str, work: usize, is_greedy: bool| {
             let served = Arc::clone(&served);
             async move {
-                let mut share = FairShare::new();
+                let mut share = FairShare::default();
                 for _ in 0..work {
                     poll_fn(|cx| share.poll_ready(cx)).await;
                     share.charge(QUANTUM / 2);

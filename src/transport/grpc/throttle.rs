@@ -70,7 +70,7 @@ impl ThrottledStream {
             stream,
             connection,
             frames,
-            share: FairShare::new(),
+            share: FairShare::default(),
             bulk: false,
             hangup_timer: None,
         }

@@ -79,7 +79,7 @@ impl GuardedStream {
             incoming: FrameScanner::default(),
             envelope: FieldCounter::default(),
             outgoing: FrameScanner::default(),
-            turns: FairShare::new(),
+            turns: FairShare::default(),
             in_flight: 0,
             paused: None,
             share: None,
