@@ -1,8 +1,8 @@
-//! Whether calls can be answered: by the store, and by the containerd behind, if there is one.
+//! The health check of the store and, in proxy mode, of containerd.
 //!
-//! Something is really done to find out. The store is read, here and on its writing thread; of
-//! containerd its events must be coming in, and it must call itself healthy. Whoever asks shortly
-//! after another gets the same answer, so that asking cannot be a burden.
+//! A check does real work. It reads the store, on this thread and on the writer thread. In proxy mode
+//! containerd's events must arrive, and containerd must report that it is healthy. A result is cached
+//! for [`CACHE_TTL`], so frequent checks cost little.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,13 +17,16 @@ use crate::model::{Error, Result};
 use crate::proxy::images::ProxyImages;
 use crate::store::Store;
 
-/// How long the store, and containerd, may take to answer.
-const ANSWER: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(2));
+/// How long the store may take to answer.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an answer holds.
+/// How long containerd may take to answer.
+const CONTAINERD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a result stays valid.
 const CACHE_TTL: Duration = Duration::from_millis(500);
 
-/// Finds out whether calls can be answered. Clones share what they found.
+/// Checks whether the daemon can answer calls. Clones share the cached result.
 #[derive(Debug, Clone)]
 pub struct Health {
     store: Store,
@@ -31,7 +34,7 @@ pub struct Health {
     known: Arc<Mutex<Option<CachedVerdict>>>,
 }
 
-/// What was found, and when.
+/// The result of a check, and its time.
 #[derive(Debug)]
 struct CachedVerdict {
     since: Instant,
@@ -39,12 +42,12 @@ struct CachedVerdict {
 }
 
 impl Health {
-    /// Of a store, and of the containerd that it is in front of.
+    /// Checks `store` and, in proxy mode, the containerd of `front`.
     pub fn new(store: Store, front: Option<ProxyImages>) -> Self {
         Self { store, front, known: Arc::default() }
     }
 
-    /// Nothing when all calls can be answered; else why not.
+    /// Ok when the daemon can answer all calls.
     pub async fn check(&self) -> Result<()> {
         let mut known = self.known.lock().await;
         if let Some(known) = known.as_ref().filter(|known| known.since.elapsed() < CACHE_TTL) {
@@ -58,15 +61,15 @@ impl Health {
         found
     }
 
-    /// Nothing when the store can be read and written; else why not.
+    /// Ok when the store can be read and written.
     pub async fn store(&self) -> Result<()> {
-        timeout(ANSWER.0, self.store.probe()).await.unwrap_or_else(|_| {
-            Err(Error::Unavailable(format!("the store did not answer within {:?}", ANSWER.0)))
+        timeout(STORE_TIMEOUT, self.store.probe()).await.unwrap_or_else(|_| {
+            Err(Error::Unavailable(format!("the store did not answer within {:?}", STORE_TIMEOUT)))
         })
     }
 
-    /// Nothing when a restart would not help: the store answers, or its files are no longer in their
-    /// folder. A restart would lose the names that are still served from the open files then.
+    /// Ok when a restart would not help: the store answers, or its files have been removed from their
+    /// folder. In the second case a restart would lose the names that the open files still serve.
     pub async fn liveness(&self) -> Result<()> {
         match self.store().await {
             Err(_) if self.store.check_files().is_err() => Ok(()),
@@ -85,9 +88,9 @@ impl Health {
         }
         let (path, headers) = ("/grpc.health.v1.Health/Check", HeaderMap::new());
         let call = containerd.call(path, None, &headers, HealthCheckRequest::default());
-        let found: HealthCheckResponse = timeout(ANSWER.1, call)
+        let found: HealthCheckResponse = timeout(CONTAINERD_TIMEOUT, call)
             .await
-            .map_err(|_| told(format!("did not answer within {:?}", ANSWER.1)))?
+            .map_err(|_| told(format!("did not answer within {:?}", CONTAINERD_TIMEOUT)))?
             .map_err(|status| told(format!("does not answer: {}", status.message())))?;
         match found.status.enum_value() {
             Ok(ServingStatus::SERVING) => Ok(()),

@@ -1,7 +1,7 @@
-//! Records put into a containerd, as `lmdb-images export` asks for it.
+//! Stores records in a containerd, for `lmdb-images export`.
 //!
-//! A refusal of containerd's is [`Error::Answered`], and concerns that record; when it cannot be
-//! reached or does not answer, the error is another, and concerns all.
+//! [`Error::Upstream`] means that containerd refuses this record. Any other error means that
+//! containerd cannot be reached or does not answer, and concerns all records.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Asking the containerd behind, for as long as it may take.
+//! Calls to containerd, each with a timeout.
 
 use std::io::{self, ErrorKind};
 use std::sync::{MutexGuard, PoisonError};
@@ -12,26 +12,29 @@ use crate::model::{Error, Namespace};
 use crate::proxy::images::ProxyImages;
 use crate::service::{CallContext, Reply};
 
-/// How long containerd may take to answer, before a read turns to LMDB and a write gives up.
-pub(crate) const ANSWER: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// How long containerd may take to answer a read. Then the read is served from LMDB.
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The largest reply that containerd sends, in bytes, if it is not told otherwise.
+/// How long containerd may take to answer a write. Then the write fails.
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The largest reply of a containerd with default settings, in bytes.
 const MAX_REPLY_BYTES: usize = 16 << 20;
 
-/// What became of a call to containerd.
+/// The outcome of a call to containerd.
 pub(crate) enum UpstreamOutcome<R> {
-    /// It answered.
+    /// containerd answered.
     Answer(R),
-    /// It answered that it will not.
+    /// containerd answered with an error.
     Refused(Error),
-    /// Nobody was there to be asked: nothing was done.
-    Unreached(String),
-    /// Nobody answered: whether it was done is not known.
-    Unknown(String),
+    /// No containerd listens on the socket: the call was not sent.
+    NotSent(String),
+    /// No answer arrived: containerd may have executed the call or not.
+    Indeterminate(String),
 }
 
 impl ProxyImages {
-    /// One call with one reply.
+    /// Makes a unary call with the timeout `time`.
     pub(crate) async fn ask<Q: Message, R: Message>(
         &self,
         path: &'static str,
@@ -44,7 +47,7 @@ impl ProxyImages {
         self.within(time, call).await
     }
 
-    /// What becomes of a call to containerd within that time.
+    /// The outcome of `call` within `time`.
     async fn within<R>(
         &self,
         time: Duration,
@@ -59,27 +62,27 @@ impl ProxyImages {
             Ok(Err(status)) => {
                 let inner = innermost(&status);
                 let why = format!("containerd at {name} cannot be reached: {inner}");
-                let nobody = |e: &io::Error| {
+                let has_no_listener = |e: &io::Error| {
                     matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound)
                 };
-                if inner.downcast_ref().is_some_and(nobody) {
-                    UpstreamOutcome::Unreached(why)
+                if inner.downcast_ref().is_some_and(has_no_listener) {
+                    UpstreamOutcome::NotSent(why)
                 } else {
-                    UpstreamOutcome::Unknown(why)
+                    UpstreamOutcome::Indeterminate(why)
                 }
             }
             Err(_) => {
                 *self.last_timeout() = Some(Instant::now());
-                UpstreamOutcome::Unknown(format!(
+                UpstreamOutcome::Indeterminate(format!(
                     "containerd at {name} did not answer within {time:?}"
                 ))
             }
         }
     }
 
-    /// Asks containerd for a reply that is given on as it comes, with the share of the budget that it takes:
-    /// it may be as large as any, so it is not read before there is room for it. One of at most `small`
-    /// bytes needs no share.
+    /// Calls containerd for a reply that the client gets undecoded, with its reservation of memory. The
+    /// reply may have any size, so this function reserves the memory before it reads the reply. A reply
+    /// of at most `small` bytes needs no reservation.
     pub(crate) async fn ask_for_reply<Q: Message>(
         &self,
         call: &CallContext,
@@ -92,20 +95,20 @@ impl ProxyImages {
         if small > 0 {
             let asked = request.clone();
             let reply = containerd.call_for_bytes(path, namespace, &call.headers, asked, small);
-            match self.within(ANSWER.0, reply).await {
+            match self.within(READ_TIMEOUT, reply).await {
                 UpstreamOutcome::Answer(Some(message)) => {
                     return UpstreamOutcome::Answer(Reply { message, hold: None });
                 }
                 UpstreamOutcome::Answer(None) => {}
                 UpstreamOutcome::Refused(e) => return UpstreamOutcome::Refused(e),
-                UpstreamOutcome::Unreached(why) => return UpstreamOutcome::Unreached(why),
-                UpstreamOutcome::Unknown(why) => return UpstreamOutcome::Unknown(why),
+                UpstreamOutcome::NotSent(why) => return UpstreamOutcome::NotSent(why),
+                UpstreamOutcome::Indeterminate(why) => return UpstreamOutcome::Indeterminate(why),
             }
         }
         let mut hold = self.shared.local.share(MAX_REPLY_BYTES).await;
         let reply =
             containerd.call_for_bytes(path, namespace, &call.headers, request, MAX_REPLY_BYTES);
-        match self.within(ANSWER.0, reply).await {
+        match self.within(READ_TIMEOUT, reply).await {
             UpstreamOutcome::Answer(Some(message)) if message.len() <= call.reply_limit => {
                 if let Some(hold) = &mut hold {
                     hold.shrink(message.len());
@@ -117,14 +120,14 @@ impl ProxyImages {
                 UpstreamOutcome::Refused(Error::message_too_large(size, call.reply_limit))
             }
             UpstreamOutcome::Refused(e) => UpstreamOutcome::Refused(e),
-            UpstreamOutcome::Unreached(why) => UpstreamOutcome::Unreached(why),
-            UpstreamOutcome::Unknown(why) => UpstreamOutcome::Unknown(why),
+            UpstreamOutcome::NotSent(why) => UpstreamOutcome::NotSent(why),
+            UpstreamOutcome::Indeterminate(why) => UpstreamOutcome::Indeterminate(why),
         }
     }
 
-    /// Whether containerd is worth asking for a read: not while it has just let one wait.
+    /// Whether a read may call containerd: not within [`READ_TIMEOUT`] of the last timeout.
     pub(crate) fn upstream_responsive(&self) -> bool {
-        self.last_timeout().is_none_or(|since| since.elapsed() > ANSWER.0)
+        self.last_timeout().is_none_or(|since| since.elapsed() > READ_TIMEOUT)
     }
 
     fn last_timeout(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -132,12 +135,12 @@ impl ProxyImages {
     }
 }
 
-/// Whether a status came from containerd, and not from the way to it.
+/// Whether containerd sent the status, and not the client library.
 fn is_containerds(status: &Status) -> bool {
     std::error::Error::source(status).is_none()
 }
 
-/// What lies at the bottom of an error; the layers above say only "transport error".
+/// The innermost source of an error. The outer layers say only "transport error".
 fn innermost(error: &Status) -> &(dyn std::error::Error + 'static) {
     let mut inner: &(dyn std::error::Error + 'static) = error;
     while let Some(source) = inner.source() {

@@ -1,11 +1,11 @@
-//! Images in front of a containerd: writes go through it, reads come from LMDB.
+//! Images in proxy mode: writes go through containerd, reads come from LMDB.
 //!
-//! **Invariant.** What LMDB has of a record was, at some moment while its lock was held, what
-//! containerd had; in a current namespace that moment is the last change of the record, but for the
-//! time an event needs.
+//! **Invariant.** The LMDB copy of a record equalled containerd's record at some moment while the
+//! record's lock was held. In a synced namespace, that moment is the last change of the record, apart
+//! from the delay of an event.
 //!
-//! A write is sent to containerd as the client sent it, and containerd's answer is stored, under
-//! the record's lock. That runs detached: a client that leaves does not leave half of it behind.
+//! Under the record's lock, a write forwards the client's request to containerd and stores
+//! containerd's answer. It runs in a detached task: a client that disconnects cannot stop it halfway.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -26,7 +26,7 @@ use crate::log_throttle::throttled_log;
 use crate::metrics::Upstream;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
-use crate::proxy::ask::{ANSWER, UpstreamOutcome};
+use crate::proxy::ask::{READ_TIMEOUT, UpstreamOutcome, WRITE_TIMEOUT};
 use crate::proxy::reconcile_queue::ReconcileQueue;
 use crate::proxy::record_locks::RecordLocks;
 use crate::proxy::sync_state::SyncState;
@@ -35,7 +35,7 @@ use crate::service::local::{self, LocalImages};
 use crate::service::{CallContext, Images, Reply, gc, images, namespaces};
 use crate::store::{Kind, Records, Transaction};
 
-/// Images in front of a containerd. Clones are the same.
+/// Images in proxy mode. Clones share their state.
 #[derive(Debug, Clone)]
 pub struct ProxyImages {
     pub(crate) shared: Arc<Shared>,
@@ -45,36 +45,36 @@ pub struct ProxyImages {
 pub(crate) struct Shared {
     pub(crate) containerd: GrpcClient,
     pub(crate) local: LocalImages,
-    spaces: SyncState,
+    sync_state: SyncState,
     locks: RecordLocks,
     wanted: ReconcileQueue,
     resyncs: Semaphore,
-    /// When containerd last let a call go unanswered.
+    /// The time of the last call that containerd left unanswered.
     pub(crate) silent: Mutex<Option<Instant>>,
     upstream: Upstream,
 }
 
-/// Resyncs that run at a time.
+/// Reconciliations that run at a time.
 const MAX_RESYNCS: usize = 2;
 
-/// What containerd had of a record.
+/// The result of a refresh: the record in containerd, and the effect in LMDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// A record, which is here now.
+    /// containerd has the record, and LMDB has stored it.
     Kept,
-    /// None, and that which was here went.
+    /// containerd does not have the record, and LMDB has removed it.
     Removed,
-    /// None, and there was none here.
+    /// Neither has the record.
     Absent,
 }
 
 impl ProxyImages {
-    /// Images of the containerd behind `containerd`, with `local` as the copy that is read.
+    /// Forwards writes to `containerd`, and serves reads from `local`.
     pub fn new(containerd: GrpcClient, local: LocalImages) -> Self {
         let shared = Shared {
             containerd,
             local,
-            spaces: SyncState::default(),
+            sync_state: SyncState::default(),
             locks: RecordLocks::default(),
             wanted: ReconcileQueue::default(),
             resyncs: Semaphore::new(MAX_RESYNCS),
@@ -84,51 +84,54 @@ impl ProxyImages {
         Self { shared: Arc::new(shared) }
     }
 
-    /// What is to be read again.
+    /// The queue of reconciliations.
     pub fn wanted(&self) -> &ReconcileQueue {
         &self.shared.wanted
     }
 
-    /// Waits until one more resync may run; it may while what is returned lives.
-    pub(crate) async fn resync_place(&self) -> Option<SemaphorePermit<'_>> {
+    /// Waits until one more reconciliation may run. The permit allows it.
+    pub(crate) async fn reconcile_permit(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed.
         self.shared.resyncs.acquire().await.ok()
     }
 
-    /// Which namespaces are current.
+    /// The state of synchronization of each namespace.
     pub fn sync_state(&self) -> &SyncState {
-        &self.shared.spaces
+        &self.shared.sync_state
     }
 
-    /// What is counted of the containerd.
+    /// The metrics of containerd.
     pub fn upstream(&self) -> &Upstream {
         &self.shared.upstream
     }
 
-    /// The containerd.
+    /// The client of containerd.
     pub fn containerd(&self) -> &GrpcClient {
         &self.shared.containerd
     }
 
-    /// The copy.
+    /// The local copy.
     pub fn local(&self) -> &LocalImages {
         &self.shared.local
     }
 
-    /// Has a namespace read again, soon.
+    /// Schedules a reconciliation of the namespace.
     pub fn schedule_reconcile(&self, namespace: &Namespace) {
         self.shared.wanted.namespace(namespace);
     }
 
-    /// Containerd has the namespace: when that is news, it is read.
-    pub(crate) fn meet(&self, namespace: &Namespace) {
-        if self.shared.spaces.observe(namespace) {
+    /// Notes that containerd has the namespace. A new namespace gets a reconciliation.
+    pub(crate) fn observe(&self, namespace: &Namespace) {
+        if self.shared.sync_state.observe(namespace) {
             self.schedule_reconcile(namespace);
         }
     }
 
-    /// Reads one record of containerd and stores it. `aside`: what containerd does not have is kept
-    /// aside, not deleted.
+    /// Reads one record from containerd and stores it. If containerd does not have the record, LMDB
+    /// deletes its copy, or sets it aside when `aside` is true.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when containerd does not answer; [`Error::Upstream`] when it refuses.
     pub async fn refresh(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<Found> {
         let _lock = self.shared.locks.lock(namespace, name).await;
         if name.len() > MAX_NAME {
@@ -142,7 +145,10 @@ impl ProxyImages {
         let request = GetImageRequest { name: name.to_owned(), ..Default::default() };
         let path = "/containerd.services.images.v1.Images/Get";
         let headers = HeaderMap::new();
-        match self.ask::<_, GetImageResponse>(path, namespace, &headers, request, ANSWER.0).await {
+        match self
+            .ask::<_, GetImageResponse>(path, namespace, &headers, request, READ_TIMEOUT)
+            .await
+        {
             UpstreamOutcome::Answer(found) => {
                 self.store_record(namespace, found.image.into_option()).await.map(|()| Found::Kept)
             }
@@ -152,7 +158,7 @@ impl ProxyImages {
                 self.remove(namespace, name, aside).await
             }
             UpstreamOutcome::Refused(e) => Err(e),
-            UpstreamOutcome::Unreached(why) | UpstreamOutcome::Unknown(why) => {
+            UpstreamOutcome::NotSent(why) | UpstreamOutcome::Indeterminate(why) => {
                 Err(Error::Unavailable(why))
             }
         }
@@ -163,7 +169,7 @@ impl ProxyImages {
         Ok(if was_there { Found::Removed } else { Found::Absent })
     }
 
-    /// Stores a record of containerd's, with its namespace.
+    /// Stores a record of containerd, and its namespace.
     async fn store_record(&self, namespace: &Namespace, found: Option<Image>) -> Result<()> {
         let Some(found) = found else { return Ok(()) };
         let found = image::normalize_record(found);
@@ -179,7 +185,7 @@ impl ProxyImages {
         self.shared.local.store().writer().write(work).await
     }
 
-    /// Deletes a record here, or sets it aside; says whether there was one.
+    /// Deletes a record from LMDB, or sets it aside. Returns whether the record existed.
     pub(crate) async fn remove_record(
         &self,
         namespace: &Namespace,
@@ -197,9 +203,9 @@ impl ProxyImages {
         self.shared.local.store().writer().write(work).await
     }
 
-    /// Sends a change to containerd and stores what it answers, whether or not the client waits: so it
-    /// holds `bytes` of the budget, what request and answer take, as long as it goes on. With a `target`,
-    /// only while the image has that digest.
+    /// Forwards a change to containerd and stores the answer, even if the client disconnects. So the
+    /// change keeps a reservation of `bytes`, the memory of request and answer, until it ends. With a
+    /// `target`, the change is made only if the image has that digest.
     #[allow(clippy::too_many_arguments)]
     async fn write<Q, R>(
         &self,
@@ -215,7 +221,7 @@ impl ProxyImages {
         Q: Message,
         R: Message,
     {
-        let (front, namespace, headers) = (self.clone(), call.namespace()?, call.headers.clone());
+        let (proxy, namespace, headers) = (self.clone(), call.namespace()?, call.headers.clone());
         let limit = call.reply_limit;
         if name.len() > MAX_NAME {
             return Err(Error::InvalidArgument(format!(
@@ -226,20 +232,20 @@ impl ProxyImages {
         }
         let mut hold = self.shared.local.share(bytes).await;
         let detached = tokio::spawn(async move {
-            // The wait for a write before this one, that containerd leaves unanswered, counts.
+            // The timeout includes the wait for an earlier write to the same record.
             let begun = tokio::time::Instant::now();
-            let lock = front.shared.locks.lock(&namespace, &name);
-            let Ok(_lock) = tokio::time::timeout(ANSWER.1, lock).await else {
+            let lock = proxy.shared.locks.lock(&namespace, &name);
+            let Ok(_lock) = tokio::time::timeout(WRITE_TIMEOUT, lock).await else {
                 return Err(Error::Unavailable(format!(
                     "containerd has not answered an earlier change of image {}; nothing was changed",
                     quote(&name)
                 )));
             };
-            front.check_target(&namespace, &name, &target).await?;
-            let time = ANSWER.1.saturating_sub(begun.elapsed()).max(ANSWER.0);
-            match front.ask::<Q, R>(path, &namespace, &headers, request, time).await {
+            proxy.check_target(&namespace, &name, &target).await?;
+            let time = WRITE_TIMEOUT.saturating_sub(begun.elapsed()).max(READ_TIMEOUT);
+            match proxy.ask::<Q, R>(path, &namespace, &headers, request, time).await {
                 UpstreamOutcome::Answer(answer) => {
-                    front.apply_result(&namespace, &name, made(&answer)).await;
+                    proxy.apply_result(&namespace, &name, made(&answer)).await;
                     let message = encode(&answer)?;
                     if let Some(hold) = &mut hold {
                         hold.shrink(message.len());
@@ -247,44 +253,44 @@ impl ProxyImages {
                     Ok(Reply { message, hold })
                 }
                 UpstreamOutcome::Refused(e) => Err(e),
-                UpstreamOutcome::Unreached(why) => Err(Error::Unavailable(format!(
+                UpstreamOutcome::NotSent(why) => Err(Error::Unavailable(format!(
                     "{why}; nothing was changed: try again when it is back"
                 ))),
-                UpstreamOutcome::Unknown(why) => {
-                    front.shared.spaces.invalidate(&namespace);
-                    front.schedule_reconcile(&namespace);
+                UpstreamOutcome::Indeterminate(why) => {
+                    proxy.shared.sync_state.invalidate(&namespace);
+                    proxy.schedule_reconcile(&namespace);
                     Err(Error::Unavailable(format!(
                         "{why}; it is unknown whether the change was made: try again or look"
                     )))
                 }
             }
         });
-        let told = |e| Error::Internal(format!("writing an image: {e}"));
-        let reply = detached.await.map_err(told)??;
+        let into_error = |e| Error::Internal(format!("writing an image: {e}"));
+        let reply = detached.await.map_err(into_error)??;
         if reply.message.len() > limit {
             return Err(Error::message_too_large(reply.message.len(), limit));
         }
         Ok(reply)
     }
 
-    /// Stores what a write made. It is done in containerd: when it cannot be stored here, the
-    /// namespace is in doubt, and the write has succeeded all the same.
+    /// Stores the result of a write. containerd has made the change already, so the write succeeds
+    /// even if LMDB cannot store the result. In that case the namespace is no longer synced.
     async fn apply_result(&self, namespace: &Namespace, name: &str, made: Option<Image>) {
         let stored = match made {
             Some(image) => {
-                self.meet(namespace);
+                self.observe(namespace);
                 self.store_record(namespace, Some(image)).await
             }
             None => self.remove_record(namespace, name, false).await.map(drop),
         };
         if let Err(e) = stored {
             throttled_log!(Error, "image {} in namespace {namespace}: {e}", quote(name));
-            self.shared.spaces.invalidate(namespace);
+            self.shared.sync_state.invalidate(namespace);
             self.schedule_reconcile(namespace);
         }
     }
 
-    /// containerd 1.x ignores the target of a Delete and would delete whatever is there.
+    /// Checks the target of a Delete, because containerd 1.x ignores it and deletes the image anyway.
     async fn check_target(&self, namespace: &Namespace, name: &str, wanted: &str) -> Result<()> {
         if wanted.is_empty() {
             return Ok(());
@@ -292,7 +298,7 @@ impl ProxyImages {
         let get = GetImageRequest { name: name.to_owned(), ..Default::default() };
         let path = "/containerd.services.images.v1.Images/Get";
         match self
-            .ask::<_, GetImageResponse>(path, namespace, &HeaderMap::new(), get, ANSWER.0)
+            .ask::<_, GetImageResponse>(path, namespace, &HeaderMap::new(), get, READ_TIMEOUT)
             .await
         {
             UpstreamOutcome::Answer(found) if found.image.target.digest != *wanted => {
@@ -304,7 +310,7 @@ impl ProxyImages {
             }
             UpstreamOutcome::Answer(_) => Ok(()),
             UpstreamOutcome::Refused(e) => Err(e),
-            UpstreamOutcome::Unreached(why) | UpstreamOutcome::Unknown(why) => {
+            UpstreamOutcome::NotSent(why) | UpstreamOutcome::Indeterminate(why) => {
                 Err(Error::Unavailable(format!("{why}; nothing was changed")))
             }
         }
@@ -315,8 +321,8 @@ impl ProxyImages {
 impl Images for ProxyImages {
     async fn get(&self, call: &CallContext, request: GetImageRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let is_current = self.shared.spaces.is_synced(&namespace);
-        if is_current && let Ok(found) = self.shared.local.get(call, request.clone()).await {
+        let is_synced = self.shared.sync_state.is_synced(&namespace);
+        if is_synced && let Ok(found) = self.shared.local.get(call, request.clone()).await {
             return Ok(found);
         }
         if !self.upstream_responsive() {
@@ -326,17 +332,17 @@ impl Images for ProxyImages {
         let name = request.name.clone();
         match self.ask_for_reply(call, path, &namespace, request.clone(), SMALL).await {
             UpstreamOutcome::Answer(found) => {
-                if is_current {
-                    // It came behind our back, and its event is still on its way.
-                    let (front, namespace) = (self.clone(), namespace.clone());
-                    tokio::spawn(async move { front.refresh(&namespace, &name, false).await });
+                if is_synced {
+                    // Another client of containerd made the image, and its event is still to come.
+                    let (proxy, namespace) = (self.clone(), namespace.clone());
+                    tokio::spawn(async move { proxy.refresh(&namespace, &name, false).await });
                 } else {
-                    self.meet(&namespace);
+                    self.observe(&namespace);
                 }
                 Ok(found)
             }
             UpstreamOutcome::Refused(e) => Err(e),
-            UpstreamOutcome::Unreached(_) | UpstreamOutcome::Unknown(_) => {
+            UpstreamOutcome::NotSent(_) | UpstreamOutcome::Indeterminate(_) => {
                 self.shared.local.get(call, request).await
             }
         }
@@ -344,19 +350,19 @@ impl Images for ProxyImages {
 
     async fn list(&self, call: &CallContext, request: ListImagesRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        if self.shared.spaces.is_synced(&namespace) || !self.upstream_responsive() {
+        if self.shared.sync_state.is_synced(&namespace) || !self.upstream_responsive() {
             return self.shared.local.list(call, request).await;
         }
         let path = "/containerd.services.images.v1.Images/List";
         match self.ask_for_reply(call, path, &namespace, request.clone(), 0).await {
             UpstreamOutcome::Answer(found) => {
                 if !found.message.is_empty() {
-                    self.meet(&namespace);
+                    self.observe(&namespace);
                 }
                 Ok(found)
             }
             UpstreamOutcome::Refused(e) => Err(e),
-            UpstreamOutcome::Unreached(_) | UpstreamOutcome::Unknown(_) => {
+            UpstreamOutcome::NotSent(_) | UpstreamOutcome::Indeterminate(_) => {
                 self.shared.local.list(call, request).await
             }
         }
@@ -374,7 +380,8 @@ impl Images for ProxyImages {
         let checked = image::from_request(request.image.clone(), "UpdateImageRequest")?;
         let path = "/containerd.services.images.v1.Images/Update";
         let made = |answer: &UpdateImageResponse| answer.image.clone().into_option();
-        // The answer has what is stored, too; when that is not known here, it may be as large as any.
+        // The answer contains the stored record, too. Without a local copy, the record may have any
+        // size.
         let stored = match self.shared.local.record_bytes(&call.namespace()?, &checked.name) {
             0 => images::MAX_RECORD_BYTES,
             bytes => bytes,

@@ -1,12 +1,14 @@
 //! Proxy mode: Images in front of a running containerd.
 //!
-//! - [`images`]: writes go to containerd, reads come from LMDB; `ask`: one call of containerd;
-//!   [`record_locks`]: one writer a record
-//! - [`sync_state`]: which namespaces are synced
-//! - [`watch`]: containerd's events; [`reconcile`]: comparing a namespace with containerd's;
-//!   [`reconcile_queue`]: what is to be compared
+//! - [`images`]: writes go to containerd, reads come from LMDB
+//! - [`ask`]: one call to containerd, with a timeout
+//! - [`record_locks`]: one writer per record
+//! - [`sync_state`]: the namespaces that are synced
+//! - [`watch`]: the events of containerd
+//! - [`reconcile`]: makes a namespace equal to containerd's; [`reconcile_queue`]: the scheduled work
 //!
-//! Nothing of a server; and nothing is written to containerd that a client did not ask for.
+//! This module has no server code. It writes to containerd only what a client requested, and the
+//! probe events of [`watch`].
 
 mod ask;
 pub mod images;

@@ -1,13 +1,13 @@
-//! Bringing a namespace of LMDB to what containerd has.
+//! Reconciliation: makes a namespace in LMDB equal to containerd's.
 //!
-//! What containerd lists is only a hint: by the time it is compared, things may have changed. Each
-//! difference is read again under its lock, and that is applied. An image that containerd no
-//! longer has after a gap in its events is set aside, not deleted: a containerd whose database was
-//! lost or replaced must not take the last copy with it. Without a gap it is the containerd that
-//! was there before, and somebody deleted the image.
+//! A list from containerd is only a hint: a record may change before the comparison. So the reconciler
+//! reads each differing record again under its lock, and applies the result. If containerd lacks an
+//! image after a gap in its events, LMDB sets the image aside instead of deleting it: a containerd
+//! with a lost or replaced database must not destroy the last copy. Without a gap, it is the same
+//! containerd as before, and a client has deleted the image.
 //!
-//! A namespace or a record that cannot be kept here is left out and said in the log, once: any client of
-//! containerd may have made it, and the others are brought up to date all the same.
+//! The reconciler skips a namespace or a record that LMDB cannot store, and logs it once: any client
+//! of containerd may have made it, and it must not block the others.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
@@ -26,125 +26,129 @@ use crate::service::client::Client;
 use crate::service::codec::{decode, encode};
 use crate::store::{Kind, Records, Transaction};
 
-/// How long after a list of namespaces failed it is asked for again.
+/// The pause after a failed list of namespaces.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// So many names are shown in a line of the log.
-const MAX_SHOWN_NAMES: usize = 5;
+/// The most names in a log line.
+const MAX_LOGGED_NAMES: usize = 5;
 
-/// So many characters of each.
-const MAX_SHOWN_CHARS: usize = 100;
+/// The most characters of each name in a log line.
+const MAX_LOGGED_CHARS: usize = 100;
 
-/// Reads again what is wanted, one namespace at a time, for as long as events come in. One that fails
-/// waits for the next occasion.
-pub async fn run(front: ProxyImages) {
+/// Reconciles the scheduled namespaces, one at a time, while events arrive. A namespace that fails
+/// waits until it is scheduled again.
+pub async fn run(proxy: ProxyImages) {
     let mut listing = Listing::default();
     loop {
-        let mut due = listing.due(&front).await;
-        // In a gap it would be in vain; the end of the gap wants all again.
-        if !front.sync_state().is_watching() {
-            listing.again = None;
+        let mut due = listing.due(&proxy).await;
+        // In a gap, reconciling is useless: the end of the gap schedules everything.
+        if !proxy.sync_state().is_watching() {
+            listing.retry = None;
         } else if due.list {
-            let names = listing.read(&front, due.all).await;
+            let names = listing.read(&proxy, due.all).await;
             if due.all {
-                names.iter().for_each(|namespace| _ = front.sync_state().observe(namespace));
+                names.iter().for_each(|namespace| _ = proxy.sync_state().observe(namespace));
                 due.namespaces.extend(names);
             }
         }
         for namespace in due.namespaces {
-            if front.sync_state().is_watching() {
-                match reconcile(&front, &namespace).await {
+            if proxy.sync_state().is_watching() {
+                match reconcile(&proxy, &namespace).await {
                     Ok(_) => {}
-                    Err(e) => throttled_log!(Warn, "resync of namespace {namespace}: {e}"),
+                    Err(e) => throttled_log!(Warn, "reconciling namespace {namespace}: {e}"),
                 }
-            } else if !is_there(&front, &namespace) {
-                front.sync_state().forget(&namespace);
+            } else if !is_stored(&proxy, &namespace) {
+                proxy.sync_state().forget(&namespace);
             }
         }
     }
 }
 
-/// Reading the list of namespaces, again and again.
+/// Reads the list of namespaces, and retries after a failure.
 #[derive(Default)]
 struct Listing {
-    /// It failed, and is tried again then; with whether all images were wanted too.
-    again: Option<(Instant, bool)>,
-    /// What was last said in the log of it.
-    said: String,
+    /// After a failure: the time of the retry, and whether all images are scheduled too.
+    retry: Option<(Instant, bool)>,
+    /// The last log line about the list.
+    last_logged: String,
 }
 
 impl Listing {
-    /// What is wanted next.
-    async fn due(&self, front: &ProxyImages) -> DueWork {
-        let Some((at, all)) = self.again else { return front.wanted().take().await };
-        // A list that fails is not asked for more often, however many events there are.
-        let mut due = timeout_at(at, front.wanted().take()).await.unwrap_or_default();
+    /// Waits for the next work.
+    async fn due(&self, proxy: &ProxyImages) -> DueWork {
+        let Some((at, all)) = self.retry else { return proxy.wanted().take().await };
+        // Events do not shorten the pause after a failure.
+        let mut due = timeout_at(at, proxy.wanted().take()).await.unwrap_or_default();
         due.all |= all;
         due.list |= due.all || Instant::now() >= at;
         due
     }
 
-    /// The names of all namespaces; when they cannot be had, for the first time those that are known here.
-    async fn read(&mut self, front: &ProxyImages, all: bool) -> Vec<Namespace> {
-        if self.again.is_some_and(|(at, _)| Instant::now() < at) {
-            self.again = self.again.map(|(at, before)| (at, before || all));
+    /// The names of all namespaces. After the first failure, the names that LMDB has; after further
+    /// failures, none.
+    async fn read(&mut self, proxy: &ProxyImages, all: bool) -> Vec<Namespace> {
+        if self.retry.is_some_and(|(at, _)| Instant::now() < at) {
+            self.retry = self.retry.map(|(at, before)| (at, before || all));
             return Vec::new();
         }
-        let before = self.again.take();
-        match namespaces(front).await {
+        let before = self.retry.take();
+        match namespaces(proxy).await {
             Ok((names, left_out)) => {
-                let told = shown(&left_out);
-                self.say(if left_out.is_empty() {
+                let names_left_out = summary(&left_out);
+                self.log(if left_out.is_empty() {
                     String::new()
                 } else {
-                    format!("namespaces of containerd with no valid name are left out: {told}")
+                    format!(
+                        "namespaces of containerd with no valid name are left out: {names_left_out}"
+                    )
                 });
                 names
             }
             Err(e) => {
-                self.again = Some((Instant::now() + RETRY_INTERVAL, all));
-                self.say(format!("the list of namespaces is not up to date: {e}"));
-                let ours = || front.local().store().read(|snapshot| snapshot.namespaces());
+                self.retry = Some((Instant::now() + RETRY_INTERVAL, all));
+                self.log(format!("the list of namespaces is not up to date: {e}"));
+                let ours = || proxy.local().store().read(|snapshot| snapshot.namespaces());
                 if before.is_none() { ours().unwrap_or_default() } else { Vec::new() }
             }
         }
     }
 
-    fn say(&mut self, what: String) {
-        if self.said != what {
-            if !what.is_empty() {
-                log::warn!("{what}");
+    /// Logs `line` if it differs from the last one.
+    fn log(&mut self, line: String) {
+        if self.last_logged != line {
+            if !line.is_empty() {
+                log::warn!("{line}");
             }
-            self.said = what;
+            self.last_logged = line;
         }
     }
 }
 
-/// Some of the names, and how many more there are.
-fn shown<'n>(names: impl IntoIterator<Item = &'n String>) -> String {
+/// The first names, and the number of the others.
+fn summary<'n>(names: impl IntoIterator<Item = &'n String>) -> String {
     let mut names = names.into_iter();
-    let short = |name: &String| quote(name.chars().take(MAX_SHOWN_CHARS).collect::<String>());
-    let some: Vec<_> = names.by_ref().take(MAX_SHOWN_NAMES).map(short).collect();
+    let short = |name: &String| quote(name.chars().take(MAX_LOGGED_CHARS).collect::<String>());
+    let some: Vec<_> = names.by_ref().take(MAX_LOGGED_NAMES).map(short).collect();
     match names.count() {
         0 => some.join(", "),
         more => format!("{} and {more} more", some.join(", ")),
     }
 }
 
-/// Whether LMDB has the namespace; that it has, if that cannot be read.
-fn is_there(front: &ProxyImages, namespace: &Namespace) -> bool {
-    front
+/// Whether LMDB has the namespace. True if LMDB cannot be read.
+fn is_stored(proxy: &ProxyImages, namespace: &Namespace) -> bool {
+    proxy
         .local()
         .store()
         .read(|snapshot| Ok(snapshot.namespace(namespace)?.is_some()))
         .unwrap_or(true)
 }
 
-/// Makes the namespaces of LMDB those that containerd has, with their labels. One that is gone
-/// there goes here too, unless it still has images: they are a resync's business. Gives all names, and
-/// those of containerd's that are not valid and are left out.
-async fn namespaces(front: &ProxyImages) -> Result<(Vec<Namespace>, BTreeSet<String>)> {
-    let theirs = front.containerd().namespaces().await?;
+/// Makes the namespaces and labels in LMDB equal to containerd's. A namespace that containerd lacks is
+/// deleted from LMDB, unless it still has images, which only [`reconcile`] may remove. Returns all
+/// names, and the invalid names of containerd, which it skips.
+async fn namespaces(proxy: &ProxyImages) -> Result<(Vec<Namespace>, BTreeSet<String>)> {
+    let theirs = proxy.containerd().namespaces().await?;
     let mut records = std::collections::BTreeMap::new();
     let mut left_out = BTreeSet::new();
     for record in theirs {
@@ -158,7 +162,7 @@ async fn namespaces(front: &ProxyImages) -> Result<(Vec<Namespace>, BTreeSet<Str
     let mut all: Vec<_> = records.keys().cloned().collect();
     let work = move |change: &mut Transaction<'_>| {
         for (namespace, record) in &records {
-            // A damaged one is mended by the copy.
+            // Storing the record again repairs a damaged one.
             if !change.namespace(namespace).is_ok_and(|known| known == Some(record)) {
                 change.put_namespace(namespace, record)?;
             }
@@ -175,33 +179,37 @@ async fn namespaces(front: &ProxyImages) -> Result<(Vec<Namespace>, BTreeSet<Str
         }
         Ok((left, gone))
     };
-    let (left, gone) = front.local().store().writer().write(work).await?;
-    gone.iter().for_each(|namespace| front.sync_state().forget(namespace));
+    let (left, gone) = proxy.local().store().writer().write(work).await?;
+    gone.iter().for_each(|namespace| proxy.sync_state().forget(namespace));
     all.extend(left);
     Ok((all, left_out))
 }
 
-/// Makes what LMDB has of a namespace what containerd has; says whether it is current now.
-pub async fn reconcile(front: &ProxyImages, namespace: &Namespace) -> Result<bool> {
-    // Each takes memory for the names of all images, and any client may begin a Transfer.
-    let _place = front.resync_place().await;
-    let mark = front.sync_state().begin_sync();
-    let read = read_again(front, namespace).await;
-    let ended = if is_there(front, namespace) {
-        read.map(|()| front.sync_state().finish_sync(namespace, mark))
+/// Makes a namespace in LMDB equal to containerd's. Returns whether the namespace is synced.
+///
+/// # Errors
+/// The first error of containerd or of the store; the other records are reconciled all the same.
+pub async fn reconcile(proxy: &ProxyImages, namespace: &Namespace) -> Result<bool> {
+    // A reconciliation takes memory for the names of all images, and any client may start one by a
+    // Transfer.
+    let _permit = proxy.reconcile_permit().await;
+    let generation = proxy.sync_state().begin_sync();
+    let read = read_again(proxy, namespace).await;
+    let ended = if is_stored(proxy, namespace) {
+        read.map(|()| proxy.sync_state().finish_sync(namespace, generation))
     } else {
-        front.sync_state().forget(namespace);
+        proxy.sync_state().forget(namespace);
         read.map(|()| false)
     };
-    front.upstream().resynced(&ended);
+    proxy.upstream().resynced(&ended);
     ended
 }
 
-async fn read_again(front: &ProxyImages, namespace: &Namespace) -> Result<()> {
+async fn read_again(proxy: &ProxyImages, namespace: &Namespace) -> Result<()> {
     let hasher = RandomState::new();
     let mut theirs = HashMap::new();
     let mut left_out = BTreeSet::new();
-    let mut listing = front.containerd().images(namespace);
+    let mut listing = proxy.containerd().images(namespace);
     while let Some(images) = listing.next_that_fit(&mut left_out).await? {
         for image in images {
             let image = image::normalize_record(image);
@@ -209,12 +217,12 @@ async fn read_again(front: &ProxyImages, namespace: &Namespace) -> Result<()> {
             theirs.insert(image.name, hash);
         }
     }
-    let ours = ours(front, namespace, &hasher).await?;
-    let mut one_by_one = OneByOne { front, namespace, left_out, failed: None };
+    let ours = ours(proxy, namespace, &hasher).await?;
+    let mut one_by_one = OneByOne { proxy, namespace, left_out, failed: None };
     let mut gone = 0;
     for name in ours.keys().filter(|name| !theirs.contains_key(*name)) {
-        // It may have been made after theirs were listed, or have been deleted since.
-        let aside = !front.sync_state().watched_since_sync(namespace);
+        // A client may have created the image after containerd listed its images, or deleted it since.
+        let aside = !proxy.sync_state().watched_since_sync(namespace);
         let found = one_by_one.refresh(name, aside).await?;
         gone += usize::from(found == Some(Found::Removed) && aside);
     }
@@ -227,38 +235,38 @@ async fn read_again(front: &ProxyImages, namespace: &Namespace) -> Result<()> {
     }
     for (name, hash) in &theirs {
         if ours.get(name) != Some(hash) {
-            one_by_one.refresh(name, !front.sync_state().watched_since_sync(namespace)).await?;
+            one_by_one.refresh(name, !proxy.sync_state().watched_since_sync(namespace)).await?;
         }
     }
     one_by_one.end()
 }
 
-/// Records that are read again one by one: one that cannot be is no reason to leave the others.
+/// Refreshes records one by one. A failed record does not stop the others.
 struct OneByOne<'f> {
-    front: &'f ProxyImages,
+    proxy: &'f ProxyImages,
     namespace: &'f Namespace,
-    /// What no reply of containerd can carry: no read of it can be answered.
+    /// The images that are too large for a reply of containerd: no client can read them.
     left_out: BTreeSet<String>,
-    /// Why another could not be read or kept: the first of these.
+    /// The first error of another record.
     failed: Option<Error>,
 }
 
 impl OneByOne<'_> {
     async fn refresh(&mut self, name: &str, aside: bool) -> Result<Option<Found>> {
         const TOO_LARGE: i32 = Code::ResourceExhausted as i32;
-        match self.front.refresh(self.namespace, name, aside).await {
+        match self.proxy.refresh(self.namespace, name, aside).await {
             Ok(found) => return Ok(Some(found)),
-            // Nobody is there to be asked of the others.
+            // containerd does not answer, so the other records would fail as well.
             Err(e @ Error::Unavailable(_)) => return Err(e),
             Err(Error::Upstream(TOO_LARGE, _)) => _ = self.left_out.insert(name.to_owned()),
-            // It is set aside: a Get of it asks containerd then, and all other records can be current.
-            Err(Error::Upstream(code, why)) if !is_passing(code) => {
+            // Setting the image aside makes a Get call containerd, and lets the namespace be synced.
+            Err(Error::Upstream(code, why)) if !is_transient(code) => {
                 let namespace = self.namespace;
                 throttled_log!(
                     Warn,
-                    "resync of namespace {namespace}: containerd refuses an image: {why}"
+                    "reconciling namespace {namespace}: containerd refuses an image: {why}"
                 );
-                self.front.remove_record(namespace, name, true).await?;
+                self.proxy.remove_record(namespace, name, true).await?;
             }
             Err(e) => {
                 let why = || Error::Internal(format!("image {}: {e}", quote(name)));
@@ -269,37 +277,37 @@ impl OneByOne<'_> {
     }
 
     fn end(self) -> Result<()> {
-        let Self { front, namespace, left_out, failed } = self;
+        let Self { proxy, namespace, left_out, failed } = self;
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&left_out);
-        if front.sync_state().is_news(namespace, hash) && !left_out.is_empty() {
+        if proxy.sync_state().is_news(namespace, hash) && !left_out.is_empty() {
             log::warn!(
                 "namespace {namespace}: images that no reply of containerd can carry are left out: {}",
-                shown(&left_out)
+                summary(&left_out)
             );
         }
         failed.map_or(Ok(()), Err)
     }
 }
 
-/// Whether containerd may answer otherwise when it is asked again.
-fn is_passing(code: i32) -> bool {
+/// Whether containerd may answer differently on a retry.
+fn is_transient(code: i32) -> bool {
     [Code::Unavailable, Code::Cancelled, Code::DeadlineExceeded].contains(&Code::from_i32(code))
 }
 
 async fn ours(
-    front: &ProxyImages,
+    proxy: &ProxyImages,
     namespace: &Namespace,
     hasher: &RandomState,
 ) -> Result<HashMap<String, u64>> {
-    let (store, ns, hasher) = (front.local().store().clone(), namespace.clone(), hasher.clone());
-    front
+    let (store, ns, hasher) = (proxy.local().store().clone(), namespace.clone(), hasher.clone());
+    proxy
         .local()
         .pool()
         .run(Client::Own, move |_| {
             store.read(|snapshot| {
                 let mut found = HashMap::new();
                 for entry in snapshot.scan(&ns, Kind::Image)? {
-                    // A damaged one is not like any of theirs, and is written anew.
+                    // A damaged record differs from containerd's, so the reconciler stores it again.
                     let Ok(message) = entry?.message() else { continue };
                     let Ok(image) = decode::<image::Image>(message) else { continue };
                     found.insert(image.name, hasher.hash_one(message));

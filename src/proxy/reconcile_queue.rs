@@ -1,5 +1,5 @@
-//! What is to be read again of containerd: each namespace once, and the list of namespaces once, however
-//! often that is asked before it is done.
+//! The queue of reconciliations. Requests for the same namespace, or for the list of namespaces,
+//! merge into one until the reconciler takes them.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,14 +8,14 @@ use tokio::sync::Notify;
 
 use crate::model::Namespace;
 
-/// What is asked for by events and calls, and taken by the task that reads.
+/// The work that events and calls request, and that the reconciler takes.
 #[derive(Debug, Default)]
 pub struct ReconcileQueue {
     due: Mutex<DueWork>,
     asked: Notify,
 }
 
-/// What is to be read again.
+/// The scheduled reconciliations.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct DueWork {
     /// The list of namespaces, with their labels.
@@ -27,26 +27,26 @@ pub struct DueWork {
 }
 
 impl ReconcileQueue {
-    /// The images of a namespace are to be read again.
+    /// Schedules the images of a namespace.
     pub fn namespace(&self, namespace: &Namespace) {
         self.lock().namespaces.insert(namespace.clone());
         self.asked.notify_one();
     }
 
-    /// The list of namespaces is to be read again.
+    /// Schedules the list of namespaces.
     pub fn list(&self) {
         self.lock().list = true;
         self.asked.notify_one();
     }
 
-    /// All is to be read again.
+    /// Schedules the list of namespaces and all their images.
     pub fn all(&self) {
         let mut due = self.lock();
         (due.list, due.all) = (true, true);
         self.asked.notify_one();
     }
 
-    /// Waits until something is wanted, and takes all of it.
+    /// Waits for work, and takes all of it.
     pub async fn take(&self) -> DueWork {
         loop {
             let due = std::mem::take(&mut *self.lock());
@@ -57,7 +57,7 @@ impl ReconcileQueue {
         }
     }
 
-    /// Nothing that is done under this lock can panic.
+    /// Locks the queue. Code that holds the lock cannot panic, so poison means nothing.
     fn lock(&self) -> MutexGuard<'_, DueWork> {
         self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,5 +1,5 @@
-//! One lock a record: whoever asks containerd of a record and stores the answer holds it, so that
-//! answers are stored in the order they were given.
+//! One lock per record. A task holds it from its call to containerd until it has stored the answer, so
+//! LMDB stores the answers in containerd's order.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::model::Namespace;
 
-/// So many locks for all records. Two records may share one: then they wait for each other, which
-/// does no harm, as nobody holds two.
-const MAX_IDLE_LOCKS: usize = 1024;
+/// The number of locks for all records. Two records may share a lock, which is safe: no task holds
+/// two locks.
+const LOCKS: usize = 1024;
 
-/// The locks.
+/// The locks of all records.
 #[derive(Debug)]
 pub struct RecordLocks {
     locks: Vec<Arc<Mutex<()>>>,
@@ -21,17 +21,14 @@ pub struct RecordLocks {
 
 impl Default for RecordLocks {
     fn default() -> Self {
-        Self {
-            locks: (0..MAX_IDLE_LOCKS).map(|_| Arc::default()).collect(),
-            hasher: RandomState::new(),
-        }
+        Self { locks: (0..LOCKS).map(|_| Arc::default()).collect(), hasher: RandomState::new() }
     }
 }
 
 impl RecordLocks {
     /// Waits for the lock of a record.
     pub async fn lock(&self, namespace: &Namespace, name: &str) -> Option<OwnedMutexGuard<()>> {
-        let number = self.hasher.hash_one((namespace, name)) as usize % MAX_IDLE_LOCKS;
+        let number = self.hasher.hash_one((namespace, name)) as usize % LOCKS;
         Some(Arc::clone(self.locks.get(number)?).lock_owned().await)
     }
 }

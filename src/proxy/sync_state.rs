@@ -1,175 +1,176 @@
-//! Which namespaces are *current*: those whose records in LMDB are known to equal containerd's.
+//! The state of synchronization. A namespace is *synced* while its records in LMDB equal containerd's.
 //!
-//! A namespace becomes current by a resync during which nothing put it in doubt. It ceases to be in
-//! an event gap, while a Transfer runs in it, and after a write whose outcome is unknown. Only a
-//! current one is read from LMDB while containerd can be asked.
+//! A reconciliation makes a namespace synced, if nothing invalidates the namespace meanwhile. A gap in
+//! the events, a Transfer, and a write with an unknown outcome invalidate it. While containerd
+//! answers, only a synced namespace is read from LMDB.
 //!
-//! There is an entry for a namespace that containerd has, and for one in which a Transfer runs. A name
-//! that only clients use leaves none: any client may ask for any name.
+//! Each namespace of containerd has an entry, and so has each namespace in which a Transfer runs. A
+//! name that only a client uses gets no entry, because a client may use any name.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::model::Namespace;
 
-/// What is known of all namespaces.
+/// The state of all namespaces.
 #[derive(Debug, Default)]
 pub struct SyncState {
-    known: Mutex<Inner>,
+    inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Events are coming in without a gap.
-    following: bool,
-    /// How often a namespace was put in doubt, whichever.
-    doubts: u64,
-    /// The last doubt of a namespace that has no entry: the one that an entry begins with.
-    others: u64,
-    spaces: HashMap<Namespace, NamespaceState>,
+    /// Events arrive without a gap.
+    watching: bool,
+    /// The number of invalidations, of all namespaces.
+    generation: u64,
+    /// The last invalidation of a namespace without an entry. A new entry starts with it.
+    absent_invalidated: u64,
+    namespaces: HashMap<Namespace, NamespaceState>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
 struct NamespaceState {
-    current: bool,
-    /// It was current since the last gap in the events: nothing can have been missed.
-    followed: bool,
+    synced: bool,
+    /// The namespace has been synced since the last gap, so it has missed no event.
+    watched: bool,
     transfers: usize,
-    /// When it was last put in doubt: a resync that began before is not enough.
-    doubted: u64,
-    /// What was last said in the log of records that a resync left out.
-    said: u64,
+    /// The generation of the last invalidation. A reconciliation that began earlier does not count.
+    invalidated: u64,
+    /// The hash of the skipped records that the log named last.
+    logged_hash: u64,
 }
 
-/// A point in the history of all namespaces, taken before a resync.
+/// A point in the history of invalidations, taken before a reconciliation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generation(u64);
 
 impl SyncState {
-    /// Whether the namespace may be read from LMDB.
+    /// Whether the namespace is synced: reads may use LMDB.
     pub fn is_synced(&self, namespace: &Namespace) -> bool {
-        let known = self.lock();
-        known.following
-            && known.spaces.get(namespace).is_some_and(|s| s.current && s.transfers == 0)
+        let state = self.lock();
+        state.watching
+            && state.namespaces.get(namespace).is_some_and(|s| s.synced && s.transfers == 0)
     }
 
-    /// Whether events are coming in.
+    /// Whether events arrive without a gap.
     pub fn is_watching(&self) -> bool {
-        self.lock().following
+        self.lock().watching
     }
 
-    /// Notes that containerd has the namespace; says whether that is news.
+    /// Notes that containerd has the namespace. Returns whether the namespace is new.
     pub fn observe(&self, namespace: &Namespace) -> bool {
-        let mut known = self.lock();
-        let news = !known.spaces.contains_key(namespace);
-        if news {
-            known.entry(namespace);
+        let mut state = self.lock();
+        let is_new = !state.namespaces.contains_key(namespace);
+        if is_new {
+            state.entry(namespace);
         }
-        news
+        is_new
     }
 
-    /// How many namespaces something is kept of.
+    /// The number of entries.
     pub fn count(&self) -> usize {
-        self.lock().spaces.len()
+        self.lock().namespaces.len()
     }
 
-    /// Containerd does not have the namespace: nothing is kept of it, unless a Transfer runs in it.
+    /// Removes the entry of a namespace that containerd lacks, unless a Transfer runs in it.
     pub fn forget(&self, namespace: &Namespace) {
-        let mut known = self.lock();
-        let Some(space) = known.spaces.get(namespace).copied() else { return };
+        let mut state = self.lock();
+        let Some(space) = state.namespaces.get(namespace).copied() else { return };
         if space.transfers == 0 {
-            known.others = known.others.max(space.doubted);
-            known.spaces.remove(namespace);
+            state.absent_invalidated = state.absent_invalidated.max(space.invalidated);
+            state.namespaces.remove(namespace);
         }
     }
 
-    /// Events come in from now on, or no longer: then nothing is current.
-    pub fn set_watching(&self, following: bool) {
-        let mut known = self.lock();
-        known.following = following;
-        if !following {
-            let doubt = known.next_doubt();
-            known.others = doubt;
-            for space in known.spaces.values_mut() {
-                (space.current, space.doubted, space.followed) = (false, doubt, false);
+    /// Notes whether events arrive from now on. If they do not, no namespace is synced.
+    pub fn set_watching(&self, watching: bool) {
+        let mut state = self.lock();
+        state.watching = watching;
+        if !watching {
+            let generation = state.next_generation();
+            state.absent_invalidated = generation;
+            for space in state.namespaces.values_mut() {
+                (space.synced, space.invalidated, space.watched) = (false, generation, false);
             }
         }
     }
 
-    /// What LMDB has of the namespace may not be what containerd has.
+    /// Notes that the namespace in LMDB may differ from containerd's.
     pub fn invalidate(&self, namespace: &Namespace) {
-        let mut known = self.lock();
-        let doubt = known.next_doubt();
-        match known.spaces.get_mut(namespace) {
-            Some(space) => (space.current, space.doubted) = (false, doubt),
-            None => known.others = doubt,
+        let mut state = self.lock();
+        let generation = state.next_generation();
+        match state.namespaces.get_mut(namespace) {
+            Some(space) => (space.synced, space.invalidated) = (false, generation),
+            None => state.absent_invalidated = generation,
         }
     }
 
-    /// A Transfer begins in the namespace.
+    /// Notes that a Transfer begins in the namespace.
     pub fn transfer_begins(&self, namespace: &Namespace) {
-        let mut known = self.lock();
-        let doubt = known.next_doubt();
-        let space = known.entry(namespace);
+        let mut state = self.lock();
+        let generation = state.next_generation();
+        let space = state.entry(namespace);
         space.transfers += 1;
-        (space.current, space.doubted) = (false, doubt);
+        (space.synced, space.invalidated) = (false, generation);
     }
 
-    /// A Transfer ended in the namespace; a resync is due.
+    /// Notes that a Transfer ended in the namespace. The caller schedules a reconciliation.
     pub fn transfer_ends(&self, namespace: &Namespace) {
-        let mut known = self.lock();
-        let doubt = known.next_doubt();
-        if let Some(space) = known.spaces.get_mut(namespace) {
+        let mut state = self.lock();
+        let generation = state.next_generation();
+        if let Some(space) = state.namespaces.get_mut(namespace) {
             space.transfers = space.transfers.saturating_sub(1);
-            (space.current, space.doubted) = (false, doubt);
+            (space.synced, space.invalidated) = (false, generation);
         }
     }
 
-    /// Before a resync.
+    /// Begins a reconciliation.
     pub fn begin_sync(&self) -> Generation {
-        Generation(self.lock().doubts)
+        Generation(self.lock().generation)
     }
 
-    /// After a resync of a namespace that containerd has: it is current unless it was put in doubt since.
-    /// Says whether.
-    pub fn finish_sync(&self, namespace: &Namespace, mark: Generation) -> bool {
-        let mut known = self.lock();
-        let following = known.following;
-        let space = known.entry(namespace);
-        space.current = following && space.doubted <= mark.0;
-        space.followed |= space.current;
-        space.current
+    /// Finishes a reconciliation of a namespace that containerd has. The namespace is synced unless it
+    /// was invalidated since `begin`. Returns whether it is synced.
+    pub fn finish_sync(&self, namespace: &Namespace, begin: Generation) -> bool {
+        let mut state = self.lock();
+        let watching = state.watching;
+        let space = state.entry(namespace);
+        space.synced = watching && space.invalidated <= begin.0;
+        space.watched |= space.synced;
+        space.synced
     }
 
-    /// Whether every change of the namespace since it was last current was told by an event. If not,
-    /// the containerd that answers now may be one that has lost its database.
+    /// Whether events have reported every change of the namespace since it was last synced. If not,
+    /// containerd may have lost its database meanwhile.
     pub fn watched_since_sync(&self, namespace: &Namespace) -> bool {
-        self.lock().spaces.get(namespace).is_some_and(|space| space.followed)
+        self.lock().namespaces.get(namespace).is_some_and(|space| space.watched)
     }
 
-    /// Whether it is news that a resync of the namespace left out records, which `hash` stands for.
+    /// Whether the log has not named these skipped records of the namespace yet. `hash` identifies
+    /// them.
     pub fn is_news(&self, namespace: &Namespace, hash: u64) -> bool {
-        let mut known = self.lock();
-        let space = known.spaces.get_mut(namespace);
-        space.is_none_or(|space| std::mem::replace(&mut space.said, hash) != hash)
+        let mut state = self.lock();
+        let space = state.namespaces.get_mut(namespace);
+        space.is_none_or(|space| std::mem::replace(&mut space.logged_hash, hash) != hash)
     }
 
-    /// Nothing that is done under this lock can panic.
+    /// Locks the state. Code that holds the lock cannot panic, so poison means nothing.
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Inner {
-    fn next_doubt(&mut self) -> u64 {
-        self.doubts += 1;
-        self.doubts
+    fn next_generation(&mut self) -> u64 {
+        self.generation += 1;
+        self.generation
     }
 
     fn entry(&mut self, namespace: &Namespace) -> &mut NamespaceState {
-        let doubted = self.others;
-        let new = || NamespaceState { doubted, ..NamespaceState::default() };
-        self.spaces.entry(namespace.clone()).or_insert_with(new)
+        let invalidated = self.absent_invalidated;
+        let new = || NamespaceState { invalidated, ..NamespaceState::default() };
+        self.namespaces.entry(namespace.clone()).or_insert_with(new)
     }
 }
 
@@ -179,60 +180,63 @@ mod tests {
 
     #[test]
     fn a_namespace_is_current_after_a_resync_in_which_nothing_happened() {
-        let (spaces, ns) = (SyncState::default(), Namespace::parse("n").unwrap());
+        let (namespaces, ns) = (SyncState::default(), Namespace::parse("n").unwrap());
         let resync = || {
-            let mark = spaces.begin_sync();
-            spaces.finish_sync(&ns, mark)
+            let mark = namespaces.begin_sync();
+            namespaces.finish_sync(&ns, mark)
         };
         assert!(!resync(), "events are not coming in");
-        spaces.set_watching(true);
-        assert!(!spaces.watched_since_sync(&ns));
-        assert!(resync() && spaces.is_synced(&ns) && spaces.watched_since_sync(&ns));
-        let mark = spaces.begin_sync();
-        spaces.invalidate(&ns);
-        assert!(!spaces.finish_sync(&ns, mark) && !spaces.is_synced(&ns));
-        assert!(spaces.watched_since_sync(&ns), "a doubt is no gap");
+        namespaces.set_watching(true);
+        assert!(!namespaces.watched_since_sync(&ns));
+        assert!(resync() && namespaces.is_synced(&ns) && namespaces.watched_since_sync(&ns));
+        let mark = namespaces.begin_sync();
+        namespaces.invalidate(&ns);
+        assert!(!namespaces.finish_sync(&ns, mark) && !namespaces.is_synced(&ns));
+        assert!(namespaces.watched_since_sync(&ns), "an invalidation is no gap");
         assert!(resync());
-        spaces.transfer_begins(&ns);
-        assert!(resync() && !spaces.is_synced(&ns), "a transfer runs");
-        spaces.transfer_ends(&ns);
-        assert!(!spaces.is_synced(&ns), "what it brought is not known");
-        assert!(resync() && spaces.is_synced(&ns));
-        spaces.set_watching(false);
-        spaces.set_watching(true);
-        assert!(!spaces.is_synced(&ns) && !spaces.watched_since_sync(&ns), "there was a gap");
+        namespaces.transfer_begins(&ns);
+        assert!(resync() && !namespaces.is_synced(&ns), "a transfer runs");
+        namespaces.transfer_ends(&ns);
+        assert!(!namespaces.is_synced(&ns), "the images of the transfer are not known");
+        assert!(resync() && namespaces.is_synced(&ns));
+        namespaces.set_watching(false);
+        namespaces.set_watching(true);
+        assert!(
+            !namespaces.is_synced(&ns) && !namespaces.watched_since_sync(&ns),
+            "there was a gap"
+        );
     }
 
     #[test]
     fn a_name_that_only_clients_use_leaves_no_entry() {
-        let (spaces, ns) = (SyncState::default(), Namespace::parse("n").unwrap());
-        spaces.set_watching(true);
-        spaces.invalidate(&ns);
-        spaces.begin_sync();
-        assert!(!spaces.is_synced(&ns) && !spaces.watched_since_sync(&ns));
-        assert_eq!(spaces.count(), 0);
-        spaces.transfer_begins(&ns);
-        spaces.forget(&ns);
-        assert_eq!(spaces.count(), 1, "a transfer runs");
-        spaces.transfer_ends(&ns);
-        spaces.forget(&ns);
-        assert_eq!(spaces.count(), 0);
+        let (namespaces, ns) = (SyncState::default(), Namespace::parse("n").unwrap());
+        namespaces.set_watching(true);
+        namespaces.invalidate(&ns);
+        namespaces.begin_sync();
+        assert!(!namespaces.is_synced(&ns) && !namespaces.watched_since_sync(&ns));
+        assert_eq!(namespaces.count(), 0);
+        namespaces.transfer_begins(&ns);
+        namespaces.forget(&ns);
+        assert_eq!(namespaces.count(), 1, "a transfer runs");
+        namespaces.transfer_ends(&ns);
+        namespaces.forget(&ns);
+        assert_eq!(namespaces.count(), 0);
     }
 
     #[test]
     fn what_is_forgotten_comes_back_in_doubt() {
-        let (spaces, ns) = (SyncState::default(), Namespace::parse("n").unwrap());
-        spaces.set_watching(true);
-        let before = spaces.begin_sync();
-        spaces.observe(&ns);
-        spaces.invalidate(&ns);
-        spaces.forget(&ns);
-        assert!(!spaces.finish_sync(&ns, before), "it was put in doubt after the mark");
-        spaces.forget(&ns);
-        let before = spaces.begin_sync();
-        spaces.invalidate(&ns);
-        assert!(!spaces.finish_sync(&ns, before), "that it had no entry makes no difference");
-        let after = spaces.begin_sync();
-        assert!(spaces.finish_sync(&ns, after));
+        let (namespaces, ns) = (SyncState::default(), Namespace::parse("n").unwrap());
+        namespaces.set_watching(true);
+        let before = namespaces.begin_sync();
+        namespaces.observe(&ns);
+        namespaces.invalidate(&ns);
+        namespaces.forget(&ns);
+        assert!(!namespaces.finish_sync(&ns, before), "it was invalidated after the begin");
+        namespaces.forget(&ns);
+        let before = namespaces.begin_sync();
+        namespaces.invalidate(&ns);
+        assert!(!namespaces.finish_sync(&ns, before), "that it had no entry makes no difference");
+        let after = namespaces.begin_sync();
+        assert!(namespaces.finish_sync(&ns, after));
     }
 }

@@ -1,12 +1,12 @@
-//! Following containerd's events: what changes behind our back arrives here.
+//! Watches containerd's events, which report the changes of containerd's other clients.
 //!
-//! An event is only a hint that a record changed: the record is read again under its lock, so our
-//! own writes come back as nothing to do. While events come in without a gap, namespaces can be
-//! current; a gap puts all in doubt, and its end has all read again.
+//! An event is only a hint that a record changed: the watcher reads the record again under its lock,
+//! so an event of the proxy's own write has no effect. While events arrive without a gap, namespaces
+//! can be synced. A gap invalidates all namespaces, and its end schedules a reconciliation of all.
 //!
-//! containerd does not say when a subscription is in place. So an event of our own is published
-//! until it comes back (topic `/lmdb-images/following`): the one thing that containerd is sent
-//! unasked. Nothing of it is stored.
+//! containerd does not report when a subscription takes effect. So the watcher publishes a probe event
+//! (topic `/lmdb-images/following`) until the subscription delivers it. The probe is the only thing
+//! that the proxy sends without a client's request, and containerd does not store it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,72 +23,75 @@ use crate::api::events::{PublishRequest, SubscribeRequest};
 use crate::model::Namespace;
 use crate::proxy::images::{Found, ProxyImages};
 
-/// The first and the longest wait before containerd is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// The pause before the first retry to subscribe. It doubles with each further failure.
+const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How often the mark is published until it comes back.
+/// The longest pause before a retry, and the timeout of a probe.
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often the watcher publishes the probe.
 const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How often all namespaces are read again, for what nobody knows to have been missed.
+/// How often the watcher schedules all namespaces, in case an event was lost unnoticed.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// The longest name of an image, in bytes: a key of containerd's bolt file has no more.
 const MAX_NAME_BYTES: usize = 32 << 10;
 
-/// Records read at a time because of events.
+/// The most records that events refresh at a time.
 const MAX_CONCURRENT: usize = 16;
 
 const PROBE_TOPIC: &str = "/lmdb-images/following";
 
-/// Follows for ever: connects, follows, and again.
-pub async fn run(front: ProxyImages) {
-    let mut wait = RETRY.0;
-    let mut said = false;
+/// Watches forever: subscribes, applies events, and subscribes again.
+pub async fn run(proxy: ProxyImages) {
+    let mut wait = MIN_RETRY_INTERVAL;
+    let mut is_logged = false;
     loop {
-        match subscribe(&front).await {
+        match subscribe(&proxy).await {
             Ok(events) => {
-                (wait, said) = (RETRY.0, false);
-                front.sync_state().set_watching(true);
-                front.upstream().following.set(1);
-                log::info!("following containerd at {}", front.containerd().socket().display());
-                let ended = watch(&front, events).await;
-                front.sync_state().set_watching(false);
-                front.upstream().following.set(0);
+                (wait, is_logged) = (MIN_RETRY_INTERVAL, false);
+                proxy.sync_state().set_watching(true);
+                proxy.upstream().following.set(1);
+                log::info!("following containerd at {}", proxy.containerd().socket().display());
+                let ended = watch(&proxy, events).await;
+                proxy.sync_state().set_watching(false);
+                proxy.upstream().following.set(0);
                 log::warn!("containerd's events ended ({ended}): reads ask it again or use LMDB");
             }
-            Err(status) if !std::mem::replace(&mut said, true) => {
+            Err(status) if !std::mem::replace(&mut is_logged, true) => {
                 log::warn!(
                     "containerd at {} does not answer: {}; image names are served from LMDB",
-                    front.containerd().socket().display(),
+                    proxy.containerd().socket().display(),
                     status.message()
                 );
             }
             Err(_) => {}
         }
         tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(RETRY.1);
+        wait = (wait * 2).min(MAX_RETRY_INTERVAL);
     }
 }
 
-/// Subscribes; when this returns, no later event is missed.
-async fn subscribe(front: &ProxyImages) -> Result<Streaming<Envelope>, Status> {
+/// Subscribes. The stream delivers every event after this function returns.
+async fn subscribe(proxy: &ProxyImages) -> Result<Streaming<Envelope>, Status> {
     let filters =
         ["/images/", "/namespaces/", PROBE_TOPIC].map(|topic| format!("topic~=\"^{topic}\""));
     let request = SubscribeRequest { filters: filters.into(), ..Default::default() };
     let path = "/containerd.services.events.v1.Events/Subscribe";
-    // containerd sends no headers before the first event, so this waits for the mark.
-    let stream = front.containerd().stream(path, request);
+    // containerd sends no headers before the first event, so this future waits for the probe.
+    let stream = proxy.containerd().stream(path, request);
     tokio::pin!(stream);
     let mut again = tokio::time::interval(PROBE_INTERVAL);
     loop {
         tokio::select! {
             stream = &mut stream => return stream,
-            _ = again.tick() => publish_probe(front).await?,
+            _ = again.tick() => publish_probe(proxy).await?,
         }
     }
 }
 
-async fn publish_probe(front: &ProxyImages) -> Result<(), Status> {
+async fn publish_probe(proxy: &ProxyImages) -> Result<(), Status> {
     let event = Any { type_url: "google.protobuf.Empty".into(), ..Any::default() };
     let request = PublishRequest {
         topic: PROBE_TOPIC.into(),
@@ -98,20 +101,20 @@ async fn publish_probe(front: &ProxyImages) -> Result<(), Status> {
     let namespace = Namespace::parse("default").ok();
     let path = "/containerd.services.events.v1.Events/Publish";
     let headers = http::HeaderMap::new();
-    let call = front.containerd().call(path, namespace.as_ref(), &headers, request);
-    let sent = tokio::time::timeout(RETRY.1, call).await;
+    let call = proxy.containerd().call(path, namespace.as_ref(), &headers, request);
+    let sent = tokio::time::timeout(MAX_RETRY_INTERVAL, call).await;
     sent.map_err(|_| Status::unavailable("it hangs"))?.map(|_: Empty| ())
 }
 
-/// Applies events until they end; says why they did.
-async fn watch(front: &ProxyImages, mut events: Streaming<Envelope>) -> String {
+/// Applies events until the stream ends. Returns the reason.
+async fn watch(proxy: &ProxyImages, mut events: Streaming<Envelope>) -> String {
     let room = std::sync::Arc::new(Semaphore::new(MAX_CONCURRENT));
     let mut again = tokio::time::interval(RECONCILE_INTERVAL);
     loop {
         let event = tokio::select! {
             event = events.message() => event,
             _ = again.tick() => {
-                front.wanted().all();
+                proxy.wanted().all();
                 continue;
             }
         };
@@ -121,35 +124,35 @@ async fn watch(front: &ProxyImages, mut events: Streaming<Envelope>) -> String {
             Err(status) => return status.message().to_owned(),
         };
         if let Some(sent) = event.timestamp.as_ref() {
-            front.upstream().lag.observe(age(sent));
+            proxy.upstream().lag.observe(age(sent));
         }
         let Ok(namespace) = Namespace::parse(&event.namespace) else { continue };
         if event.topic.starts_with("/namespaces/") {
-            front.wanted().list();
+            proxy.wanted().list();
         }
         if !event.topic.starts_with("/images/") {
             continue;
         }
-        let Some(name) = named(&event.event.value) else { continue };
-        let (front, place) = (front.clone(), std::sync::Arc::clone(&room).acquire_owned().await);
+        let Some(name) = image_name(&event.event.value) else { continue };
+        let (proxy, permit) = (proxy.clone(), std::sync::Arc::clone(&room).acquire_owned().await);
         tokio::spawn(async move {
-            match front.refresh(&namespace, &name, false).await {
-                Ok(Found::Kept) => front.meet(&namespace),
+            match proxy.refresh(&namespace, &name, false).await {
+                Ok(Found::Kept) => proxy.observe(&namespace),
                 Ok(Found::Removed | Found::Absent) => {}
                 Err(e) => {
                     log::debug!("following an event of namespace {namespace}: {e}");
-                    front.sync_state().invalidate(&namespace);
-                    front.schedule_reconcile(&namespace);
+                    proxy.sync_state().invalidate(&namespace);
+                    proxy.schedule_reconcile(&namespace);
                 }
             }
-            drop(place);
+            drop(permit);
         });
     }
 }
 
-/// The name in an event of an image: field 1 in all three kinds. Nothing else of it is decoded: any client
-/// of containerd may publish under that topic what takes much memory then.
-fn named(event: &[u8]) -> Option<String> {
+/// The image name in an event: field 1 in all three kinds. The function decodes no other field,
+/// because any client of containerd may publish a large event under this topic.
+fn image_name(event: &[u8]) -> Option<String> {
     let mut input = CodedInputStream::from_bytes(event);
     while let Some(tag) = input.read_raw_tag_or_eof().ok()? {
         let wire = WireType::new(tag & 7)?;
@@ -165,7 +168,7 @@ fn named(event: &[u8]) -> Option<String> {
     None
 }
 
-/// How many seconds ago that was, by the clock of this machine, which is containerd's.
+/// The age of `time` in seconds. containerd runs on this machine, so both share a clock.
 fn age(time: &Timestamp) -> f64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let sent = time.seconds as f64 + f64::from(time.nanos) / 1e9;
@@ -185,11 +188,11 @@ mod tests {
             let event = ImageCreate { name: name.into(), labels, ..ImageCreate::default() };
             event.write_to_bytes().unwrap()
         };
-        assert_eq!(named(&event("a", 100_000)).as_deref(), Some("a"));
-        assert_eq!(named(&[event("", 3), event("b", 0)].concat()).as_deref(), Some("b"));
-        assert_eq!(named(&event(&"x".repeat(MAX_NAME_BYTES + 1), 0)), None);
+        assert_eq!(image_name(&event("a", 100_000)).as_deref(), Some("a"));
+        assert_eq!(image_name(&[event("", 3), event("b", 0)].concat()).as_deref(), Some("b"));
+        assert_eq!(image_name(&event(&"x".repeat(MAX_NAME_BYTES + 1), 0)), None);
         for junk in [&b""[..], b"\x0a", b"\x0a\x05a", b"\x0a\x01\xff", &[0xff; 20]] {
-            assert_eq!(named(junk), None, "{junk:?}");
+            assert_eq!(image_name(junk), None, "{junk:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How long something that reads much may go on: while somebody waits for it, and not for ever.
+//! Cancellation of long reads: a read ends at its deadline, or when its caller is gone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::model::{Error, Result};
 
-/// How many steps may be taken between two looks at the clock.
-const STEPS: u32 = 16;
+/// The number of steps between two checks of the clock.
+const STEPS_PER_CLOCK_CHECK: u32 = 16;
 
-/// What the work asks whether it may go on.
+/// Work checks this value to find out whether it may go on.
 #[derive(Clone, Debug)]
 pub struct Cancel {
     state: Arc<State>,
@@ -24,12 +24,12 @@ struct State {
     over: AtomicBool,
 }
 
-/// Who waits. Dropped, the work is told to stop.
+/// The caller that waits for the work. Dropping the value cancels the work.
 #[derive(Debug)]
 pub struct CancelOnDrop(Arc<State>);
 
 impl CancelOnDrop {
-    /// Whether the work was told that its time is over.
+    /// Whether the work has reached its deadline.
     pub fn is_over(&self) -> bool {
         self.0.over.load(Ordering::Relaxed)
     }
@@ -42,19 +42,22 @@ impl Drop for CancelOnDrop {
 }
 
 impl Cancel {
-    /// For so long from now on, while what is returned beside it lives.
+    /// Allows work for `time` from now on, while the returned [`CancelOnDrop`] lives.
     pub fn new(time: Duration) -> (CancelOnDrop, Self) {
         let state = Arc::<State>::default();
         let until = Instant::now().checked_add(time);
         (CancelOnDrop(Arc::clone(&state)), Self { state, time, until, steps: 0 })
     }
 
-    /// For somebody who waits however long it takes, at a terminal.
+    /// Allows work without a deadline, for a command at a terminal.
     pub fn never() -> Self {
         Self { state: Arc::default(), time: Duration::MAX, until: None, steps: 0 }
     }
 
-    /// One more step is to be taken: an error when there is no time for it, or nobody waits.
+    /// Counts one more step of the work.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the caller is gone; [`Error::DeadlineExceeded`] after the deadline.
     pub fn check(&mut self) -> Result<()> {
         if self.state.gone.load(Ordering::Relaxed) {
             return Err(Error::Unavailable("nobody waits for the answer any more".into()));
@@ -62,7 +65,9 @@ impl Cancel {
         self.steps = self.steps.wrapping_add(1);
         let over = |until| Instant::now() > until;
         let was_over = self.state.over.load(Ordering::Relaxed);
-        if was_over || self.steps.is_multiple_of(STEPS) && self.until.is_some_and(over) {
+        if was_over
+            || self.steps.is_multiple_of(STEPS_PER_CLOCK_CHECK) && self.until.is_some_and(over)
+        {
             self.state.over.store(true, Ordering::Relaxed);
             return Err(Error::DeadlineExceeded(format!(
                 "the request was not done within {:?}: ask with fewer or simpler filters",
@@ -80,12 +85,12 @@ mod tests {
     #[test]
     fn it_ends_when_nobody_waits_or_the_time_is_over() {
         let (waiting, mut patience) = Cancel::new(Duration::from_secs(30));
-        assert!((0..STEPS * 2).all(|_| patience.check().is_ok()));
+        assert!((0..STEPS_PER_CLOCK_CHECK * 2).all(|_| patience.check().is_ok()));
         drop(waiting);
         assert!(matches!(patience.check(), Err(Error::Unavailable(_))));
 
         let (waiting, mut patience) = Cancel::new(Duration::ZERO);
-        assert!((1..STEPS).all(|_| patience.check().is_ok()));
+        assert!((1..STEPS_PER_CLOCK_CHECK).all(|_| patience.check().is_ok()));
         for _ in 0..2 {
             // Once it is over it stays over.
             assert!(matches!(patience.check(), Err(Error::DeadlineExceeded(_))));

@@ -1,4 +1,4 @@
-//! What one connection, and all of them together, may take.
+//! The limits on one connection, and on all connections together.
 
 use std::time::Duration;
 
@@ -10,31 +10,33 @@ use crate::metrics::calls::Calls;
 /// The largest gRPC message either way, in bytes: containerd's limit.
 pub const GRPC_MESSAGE: usize = 16 << 20;
 
-/// Calls whose request has more bytes than this run apart ([`threads::apart`]).
+/// A call whose request has more bytes runs on the thread for large requests
+/// ([`offload`](crate::transport::conn::workers::offload)).
 pub const OFFLOAD_THRESHOLD: usize = 64 << 10;
 
-/// Memory for large messages under way, in bytes, of all connections together; requests and replies
-/// have so much each, if nobody says otherwise.
+/// The default memory budget in bytes, of all connections together: requests have one of this size,
+/// and replies have another.
 pub const DEFAULT_MEMORY_BUDGET: u32 = 64 << 20;
 
-/// What clients may take, whatever they do. Times are generous: they end only what hangs.
+/// The limits on clients. The timeouts are generous: they end only what hangs.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections to one socket at a time; one more is closed at once.
+    /// Connections to one socket at a time. The server closes one more at once.
     pub connections: usize,
-    /// Calls of one connection at a time; further ones wait to be read (ttrpc) or run (gRPC).
+    /// Calls of one connection at a time. Further calls wait before the server reads (ttrpc) or
+    /// runs (gRPC) them.
     pub calls: usize,
-    /// How long a client may take to send a message it has begun.
+    /// How long a client may take to send a message that it has begun.
     pub message_time: Duration,
-    /// How long replies may lie unread before their connection is closed.
+    /// How long a client may leave replies unread before the server closes the connection.
     pub unread_time: Duration,
-    /// How long calls in flight may take to end when the daemon stops.
+    /// How long calls in flight may take to end when the daemon shuts down.
     pub drain_time: Duration,
-    /// Memory for large requests under way, of all connections together.
+    /// The memory budget for large requests, of all connections together.
     pub request_memory: MemoryBudget,
-    /// How many calls have begun, on all connections together.
+    /// The limit on calls in flight, on all connections together.
     pub admission: Admission,
-    /// Where calls and connections are counted: it goes wherever the limits go.
+    /// The metrics of calls and connections.
     pub metrics: Calls,
 }
 

@@ -1,7 +1,8 @@
-//! Giving out metrics: HTTP/1, `GET /metrics`, nothing else.
+//! The metrics endpoint: HTTP/1, `GET /metrics`, nothing else.
 //!
-//! A scrape has a connection to itself, for a bounded time, and few are open at a time. One that waits
-//! for its client gives way to a new one: clients that connect and say nothing stop no scrape.
+//! Each scrape has a connection of its own, with a timeout, and the number of open connections is
+//! limited. At the limit, the server closes the oldest connection that waits for its client, so
+//! silent clients cannot block a scrape.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,22 +27,22 @@ use crate::log_throttle::throttled_log;
 use crate::model::Result;
 use crate::transport::conn::listener::{Shutdown, wait};
 
-/// Connections at a time. One more takes the place of the oldest that waits for its client.
+/// Connections at a time. For one more, the server closes the oldest that waits for its client.
 const MAX_CONNECTIONS: usize = 16;
 
 /// How long a client may take to send its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a connection may last in all.
+/// How long a connection may last.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The pause after a failed accept.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// What a scrape gets: the text format of OpenMetrics.
-const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The content type of a scrape: the text format of OpenMetrics.
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Where scrapes come in.
+/// The socket that accepts scrapes.
 #[derive(Debug)]
 pub enum Listener {
     /// A unix socket.
@@ -72,12 +73,12 @@ struct Connections {
 #[derive(Debug)]
 struct Connection {
     task: AbortHandle,
-    /// Its request has come, and the answer is being made.
+    /// The request has arrived, and the server builds the answer.
     is_answering: Arc<AtomicBool>,
 }
 
 impl Connections {
-    /// Waits until one has ended; for ever while there is none.
+    /// Waits until a connection has ended; forever while no connection is open.
     async fn next_ended(&mut self) {
         if self.tasks.join_next().await.is_none() {
             std::future::pending::<()>().await;
@@ -85,8 +86,8 @@ impl Connections {
         self.open.retain(|connection| !connection.task.is_finished());
     }
 
-    /// Makes room for one more: the oldest that waits for its client is closed. While all are being
-    /// answered, this waits for the first of them, which takes no client to end.
+    /// Makes room for one more: closes the oldest connection that waits for its client. While the
+    /// server is answering all of them, waits for the first to end, which needs no client.
     async fn make_room(&mut self) {
         self.open.retain(|connection| !connection.task.is_finished());
         while self.open.len() >= MAX_CONNECTIONS {
@@ -108,7 +109,7 @@ impl Connections {
     }
 }
 
-/// Answers scrapes with what `text` gives, until `stop`.
+/// Answers scrapes with the text that `text` returns, until `stop`.
 pub async fn run<F, T>(listener: Listener, mut stop: Shutdown, text: F)
 where
     F: Fn() -> T + Clone + Send + Sync + 'static,
@@ -118,7 +119,7 @@ where
     loop {
         let accepted = tokio::select! {
             biased;
-            // What is under way is cut off: it changes nothing.
+            // Cutting off open scrapes is safe: a scrape changes nothing.
             () = wait(&mut stop) => return,
             () = connections.next_ended() => continue,
             accepted = listener.accept() => accepted,
@@ -127,7 +128,7 @@ where
             Ok(stream) => stream,
             Err(e) => {
                 log::debug!("metrics: cannot accept a connection: {e}");
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
                 continue;
             }
         };
@@ -151,14 +152,14 @@ where
         async move {
             is_answering.store(true, Ordering::Relaxed);
             let response = answer(&request, text).await;
-            // From here on it is the client that is waited for.
+            // From here on the connection waits for its client.
             is_answering.store(false, Ordering::Relaxed);
             Ok::<_, Infallible>(response)
         }
     });
     let http = http1::Builder::new()
         .timer(TokioTimer::new())
-        // Making it panics when the clock is out of its years.
+        // Formatting the date panics when the clock is outside the supported years.
         .auto_date_header(false)
         .header_read_timeout(REQUEST_TIMEOUT)
         .keep_alive(false)
@@ -186,7 +187,9 @@ where
     match text().await {
         Ok(text) => {
             let mut response = plain(StatusCode::OK, text);
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT));
+            response
+                .headers_mut()
+                .insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
             response
         }
         Err(e) => {

@@ -1,13 +1,13 @@
-//! The two protocols: sockets and frames on one side, the services' traits on the other.
+//! The two protocols: sockets and frames on one side, the traits of the services on the other.
 //!
-//! - [`conn`]: connections, on both protocols alike
-//! - [`grpc`]: HTTP/2 connections, their calls, and where each call goes
+//! - [`conn`]: connections of both protocols
+//! - [`grpc`]: HTTP/2 connections, their calls, and the routing of calls
 //! - [`ttrpc`]: ttrpc connections and their calls
-//! - [`limits`]: what they may take; [`status`]: the one table from errors to status codes
+//! - [`limits`]: the limits on clients; [`status`]: the one table from errors to status codes
 //! - [`metrics_http`]: metrics over HTTP/1
 //!
-//! No rule of Images is decided here, and only here are the server types of tonic, hyper and
-//! ttrpc named.
+//! This module decides no rule of Images, and no other module names the server types of tonic,
+//! hyper and ttrpc.
 
 pub mod conn;
 pub mod grpc;

@@ -1,9 +1,10 @@
-//! The one table from errors to status codes. gRPC and ttrpc number their codes alike.
+//! The one table from errors to status codes. gRPC and ttrpc use the same numbers.
 //!
-//! An error may name a value of the request, and that may be of any length. gRPC sends the sentence as a
-//! header, and a client ends the call without a code when the headers are too long for it: grpc-go
-//! takes 16 MiB, hyper and tonic 16 KiB, gRPC's C core (Python, C++) 8 KiB. So a long sentence is cut in
-//! its middle, which keeps its beginning and the kind of error at its end.
+//! An error message may quote a value of the request, which may have any length. gRPC sends the
+//! message as a header, and a client ends the call without a code when the headers are too long for
+//! it: grpc-go accepts 16 MiB, hyper and tonic 16 KiB, gRPC's C core (Python, C++) 8 KiB. So
+//! [`grpc`] and [`ttrpc`](fn@ttrpc) cut a long message in its middle, which keeps its beginning and
+//! the kind of error at its end.
 
 use std::borrow::Cow;
 
@@ -30,16 +31,17 @@ pub fn code(error: &Error) -> Code {
     }
 }
 
-/// The longest sentence of a status, in bytes as a header carries them.
+/// The longest message of a status, in bytes of its header.
 pub const MAX_MESSAGE: usize = 6 << 10;
 
-/// The bytes that a character takes in a header; some that need not be escaped are counted as if.
+/// The most bytes that a character takes in a header. Some characters count as escaped although no
+/// client needs that.
 fn header_bytes(character: char) -> usize {
     let is_plain = character.is_ascii_alphanumeric() || "-._/:".contains(character);
     if is_plain { 1 } else { 3 * character.len_utf8() }
 }
 
-/// The sentence of an error, as a header carries it.
+/// The message of an error, as a header carries it.
 fn message(error: &Error) -> Cow<'_, str> {
     cut(error.message())
 }
@@ -47,7 +49,7 @@ fn message(error: &Error) -> Cow<'_, str> {
 /// A sentence, cut in its middle when it is too long for a header.
 pub fn cut(message: &str) -> Cow<'_, str> {
     let length = |text: &str| text.chars().map(header_bytes).sum::<usize>();
-    // Most are so short that no character need be looked at.
+    // The first test avoids the count of characters for most messages.
     if message.len() * 3 <= MAX_MESSAGE || length(message) <= MAX_MESSAGE {
         return Cow::Borrowed(message);
     }
@@ -76,13 +78,13 @@ pub fn grpc(error: &Error) -> tonic::Status {
 pub fn trailers(error: &Error) -> http::HeaderMap {
     let mut trailers = http::HeaderMap::new();
     if grpc(error).add_header(&mut trailers).is_err() {
-        // A sentence that no header can hold: the code says enough.
+        // No header can carry the message, so the client gets the code alone.
         trailers.insert("grpc-status", http::HeaderValue::from(code(error) as i32));
     }
     trailers
 }
 
-/// The status of ttrpc for an error; there it travels in the reply.
+/// The status of ttrpc for an error. ttrpc carries it in the reply.
 pub fn ttrpc(error: &Error) -> ttrpc::Status {
     ttrpc::Status {
         code: protobuf::EnumOrUnknown::from_i32(code(error) as i32),
@@ -91,7 +93,7 @@ pub fn ttrpc(error: &Error) -> ttrpc::Status {
     }
 }
 
-/// What is answered when a call panics. The panic itself is in the log.
+/// The error of a call that panicked. The panic itself is in the log.
 pub fn panicked() -> Error {
     Error::Internal("the call failed by a fault in lmdb-images; its log says where".into())
 }
@@ -101,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_protocols_carry_the_same_code_and_sentence() {
+    fn both_protocols_carry_the_same_code_and_message() {
         for error in [
             Error::not_found("x"),
             Error::DataLoss("y".into()),
@@ -115,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sentence_that_no_header_holds_is_cut_in_its_middle() {
+    fn a_message_too_long_for_a_header_is_cut_in_its_middle() {
         for piece in ["x", "é", "\"", "%", "\u{10ffff}", "%20"] {
             let error = Error::not_found(format_args!("image \"{}\"", piece.repeat(40_000)));
             let (grpc, ttrpc) = (grpc(&error), ttrpc(&error));
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sentence_that_fits_is_not_touched() {
+    fn a_message_that_fits_is_unchanged() {
         for length in [100, MAX_MESSAGE / 3, MAX_MESSAGE] {
             let error = Error::Unknown("x".repeat(length));
             assert_eq!(grpc(&error).message(), error.message());

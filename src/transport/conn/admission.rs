@@ -1,30 +1,30 @@
-//! How many calls have begun, on all connections together.
+//! Admission control: the calls in flight on all connections together are limited.
 //!
-//! A call takes memory before anything of it runs: its headers, its task, its place in the tables of
-//! the protocol. Each connection may begin many; all together may begin so many that this stays
-//! small. When that many have begun, a connection may still have its share, what each would have if
-//! all had the same; who has more than that is not read until some of its calls have ended.
+//! A call takes memory before its handler runs: for its headers, its task and its entry in the
+//! protocol's tables. The limit on calls in flight bounds this memory. At the limit, a connection
+//! still gets its fair share, which is the limit divided by the number of connections. The server
+//! does not read a connection that has its share until some of its calls have ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// So many calls may have begun. The task of one takes some 7 KiB until it ends.
+/// The limit on calls in flight. The task of one call takes some 7 KiB until the call ends.
 const MAX_IN_FLIGHT: usize = 4096;
 
-/// Headers of so many bytes weigh as much as a call.
+/// Headers of this size weigh as much as one call.
 pub const HEADER_BYTES_PER_SLOT: usize = 4 << 10;
 
-/// The calls of all connections. Clones count the same.
+/// The calls in flight on all connections. Clones share one count.
 #[derive(Clone, Debug)]
 pub struct Admission {
-    all: Arc<Shared>,
+    shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
 struct Shared {
     calls: AtomicUsize,
     connections: AtomicUsize,
-    most: usize,
+    limit: usize,
 }
 
 impl Default for Admission {
@@ -34,62 +34,63 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// All connections together may have begun `most` calls.
-    pub fn new(most: usize) -> Self {
-        let all = Shared { calls: 0.into(), connections: 0.into(), most };
-        Self { all: Arc::new(all) }
+    /// All connections together may have `limit` calls in flight.
+    pub fn new(limit: usize) -> Self {
+        let shared = Shared { calls: 0.into(), connections: 0.into(), limit };
+        Self { shared: Arc::new(shared) }
     }
 
-    /// How many have begun and not ended.
+    /// The number of calls in flight.
     pub fn count(&self) -> usize {
-        self.all.calls.load(Ordering::Relaxed)
+        self.shared.calls.load(Ordering::Relaxed)
     }
 
-    /// One more connection.
+    /// Adds a connection.
     pub fn connection(&self) -> ConnectionAdmission {
-        self.all.connections.fetch_add(1, Ordering::Relaxed);
-        ConnectionAdmission { all: Arc::clone(&self.all), calls: AtomicUsize::new(0) }
+        self.shared.connections.fetch_add(1, Ordering::Relaxed);
+        ConnectionAdmission { shared: Arc::clone(&self.shared), calls: AtomicUsize::new(0) }
     }
 }
 
-/// The calls that one connection has begun. Dropped, they have ended.
+/// The calls in flight on one connection. Dropping the value releases all of them.
 #[derive(Debug)]
 pub struct ConnectionAdmission {
-    all: Arc<Shared>,
+    shared: Arc<Shared>,
     calls: AtomicUsize,
 }
 
 impl ConnectionAdmission {
-    /// Whether one more may begin: there is room, or it has less than its share, which is one at least.
+    /// Whether the connection may begin one more call: the server is below its limit, or the
+    /// connection is below its fair share, which is at least one call.
     pub fn can_admit(&self) -> bool {
-        let Shared { calls, connections, most } = &*self.all;
-        let (all, mine) = (calls.load(Ordering::Relaxed), self.calls.load(Ordering::Relaxed));
-        let share = *most / connections.load(Ordering::Relaxed).max(1);
-        all < *most || mine < share.max(1)
+        let Shared { calls, connections, limit } = &*self.shared;
+        let (total, own) = (calls.load(Ordering::Relaxed), self.calls.load(Ordering::Relaxed));
+        let share = *limit / connections.load(Ordering::Relaxed).max(1);
+        total < *limit || own < share.max(1)
     }
 
-    /// Whether all connections together have begun as many as they may.
+    /// Whether all connections together have reached the limit.
     pub fn is_saturated(&self) -> bool {
-        self.all.calls.load(Ordering::Relaxed) >= self.all.most
+        self.shared.calls.load(Ordering::Relaxed) >= self.shared.limit
     }
 
-    /// A call of this weight, that of an ordinary one being 1, begins.
+    /// Begins a call of this weight. An ordinary call weighs 1.
     pub fn admit(&self, weight: usize) {
-        self.all.calls.fetch_add(weight, Ordering::Relaxed);
+        self.shared.calls.fetch_add(weight, Ordering::Relaxed);
         self.calls.fetch_add(weight, Ordering::Relaxed);
     }
 
-    /// A call ends that began with this weight.
+    /// Ends a call that began with this weight.
     pub fn release(&self, weight: usize) {
-        self.all.calls.fetch_sub(weight, Ordering::Relaxed);
+        self.shared.calls.fetch_sub(weight, Ordering::Relaxed);
         self.calls.fetch_sub(weight, Ordering::Relaxed);
     }
 }
 
 impl Drop for ConnectionAdmission {
     fn drop(&mut self) {
-        self.all.calls.fetch_sub(*self.calls.get_mut(), Ordering::Relaxed);
-        self.all.connections.fetch_sub(1, Ordering::Relaxed);
+        self.shared.calls.fetch_sub(*self.calls.get_mut(), Ordering::Relaxed);
+        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -98,9 +99,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_has_more_than_its_share_gets_no_more() {
-        let all = Admission::new(100);
-        let (greedy, modest) = (all.connection(), all.connection());
+    fn a_saturated_server_admits_no_call_above_the_fair_share() {
+        let admission = Admission::new(100);
+        let (greedy, modest) = (admission.connection(), admission.connection());
         while greedy.can_admit() {
             greedy.admit(1);
         }
@@ -117,7 +118,7 @@ mod tests {
         greedy.admit(40);
         assert!(greedy.can_admit());
         drop(greedy);
-        assert_eq!(all.count(), 0);
-        assert_eq!(all.all.connections.load(Ordering::Relaxed), 0);
+        assert_eq!(admission.count(), 0);
+        assert_eq!(admission.shared.connections.load(Ordering::Relaxed), 0);
     }
 }

@@ -1,11 +1,11 @@
 //! A connection's bytes, read and written in few system calls.
 //!
-//! HTTP/2 hands over a frame at a time, of 16 KiB at most. Written one by one, each wakes the other
-//! side and is a system call of its own. So what is written is gathered, and a task beside the
-//! connection sends it, after the other tasks of the thread have had a turn: they may have more.
-//! What is read comes in large pieces as soon as a client sends much.
+//! The HTTP/2 library writes one frame at a time, of at most 16 KiB. Written one by one, each frame
+//! costs a system call and wakes the peer. So the stream buffers what the connection writes, and a
+//! sender task sends it. The sender task first lets the other tasks of the thread run once: they may
+//! write more. The stream reads in large pieces while the peer sends bulk data.
 //!
-//! Buffers are there only while they are in use: an idle connection holds none.
+//! An idle connection holds no buffer.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
@@ -20,13 +20,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio_util::io::poll_read_buf;
 
-/// How much is gathered at most, and how much is read at a time.
+/// The most bytes that wait to be sent, and the most bytes of one bulk read.
 const BUFFER_SIZE: usize = 128 << 10;
 
-/// Reads of less are no sign that much is on its way.
+/// A read below this many bytes does not start bulk reads.
 const SMALL_READ: usize = 4 << 10;
 
-/// The stream of a connection. Dropped, it sends what can be sent without waiting, and closes.
+/// The stream of a connection. When it is dropped, the sender task sends what the socket takes
+/// without waiting, and closes the socket.
 #[derive(Debug)]
 pub struct CoalescingStream {
     shared: Arc<Mutex<Shared>>,
@@ -35,37 +36,37 @@ pub struct CoalescingStream {
 #[derive(Debug)]
 struct Shared {
     stream: UnixStream,
-    /// Read and not taken yet, from `taken` on.
+    /// Bytes read from the socket. The connection has not taken those from `taken` on.
     read: Vec<u8>,
     taken: usize,
-    /// Much came with the last read: more is likely to come.
-    much: bool,
-    /// To be written, from `sent` on.
+    /// The last read was large, so the next one is likely to be.
+    bulk_reads: bool,
+    /// Bytes to send. The sender task has sent those before `sent`.
     write: Vec<u8>,
     sent: usize,
-    /// Much was sent the last time: there is room for as much from the start, as to grow is to copy.
-    sent_much: bool,
+    /// The last buffer was large, so the next one gets its full size at once: growing it copies.
+    bulk_writes: bool,
     /// Why sending failed.
     failed: Option<ErrorKind>,
-    /// The task that sends, when it has nothing to do.
+    /// The sender task, while it has nothing to send.
     sender: Option<Waker>,
-    /// The connection, when it waits for room.
+    /// The connection's task, while it waits for room in `write`.
     writer: Option<Waker>,
     closed: bool,
 }
 
 impl CoalescingStream {
-    /// Gathers on `stream`, from which `first` has been read already. It must be called on the
+    /// Wraps `stream`, from which the caller has already read `first`. The caller must be on the
     /// runtime of the connection.
     pub fn new(stream: UnixStream, first: &[u8]) -> Self {
         let shared = Arc::new(Mutex::new(Shared {
             stream,
             read: first.to_vec(),
             taken: 0,
-            much: false,
+            bulk_reads: false,
             write: Vec::new(),
             sent: 0,
-            sent_much: false,
+            bulk_writes: false,
             failed: None,
             sender: None,
             writer: None,
@@ -75,7 +76,8 @@ impl CoalescingStream {
         Self { shared }
     }
 
-    /// Whether as much is gathered as may be. Then the task is woken when it is sent.
+    /// Whether the write buffer is full. If it is, the stream wakes the task of `cx` when the buffer
+    /// is sent.
     pub fn is_full(&self, cx: &Context<'_>) -> bool {
         let shared = &mut *lock(&self.shared);
         let is_full = shared.write.len() >= BUFFER_SIZE && shared.failed.is_none();
@@ -85,27 +87,25 @@ impl CoalescingStream {
         is_full
     }
 
-    /// Whether the other side has closed, seen without reading what came before.
+    /// Whether the peer has closed the connection, found without reading what it sent before.
     pub fn is_hung_up(&self) -> bool {
         let shared = lock(&self.shared);
         let mut polled = [PollFd::new(shared.stream.as_fd(), PollFlags::POLLHUP)];
         poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0)
     }
 
-    /// What breaks it from outside.
+    /// A handle that can close the connection from another task.
     pub fn aborter(&self) -> ConnectionAborter {
-        ConnectionAborter {
-            shared: Arc::clone(&self.shared),
-            is_broken_off: AtomicBool::new(false),
-        }
+        ConnectionAborter { shared: Arc::clone(&self.shared), is_aborted: AtomicBool::new(false) }
     }
 }
 
-/// Breaks the connection of a [`Gathered`], whoever has that: when told to, or when dropped.
+/// Closes the connection of a [`CoalescingStream`], which another task owns: on
+/// [`abort`](Self::abort), or when dropped.
 #[derive(Debug)]
 pub struct ConnectionAborter {
     shared: Arc<Mutex<Shared>>,
-    is_broken_off: AtomicBool,
+    is_aborted: AtomicBool,
 }
 
 impl Drop for ConnectionAborter {
@@ -115,15 +115,15 @@ impl Drop for ConnectionAborter {
 }
 
 impl ConnectionAborter {
-    /// Whether this side broke the connection, and not the other.
-    pub fn is_broken_off(&self) -> bool {
-        self.is_broken_off.load(Ordering::Relaxed)
+    /// Whether this side closed the connection.
+    pub fn is_aborted(&self) -> bool {
+        self.is_aborted.load(Ordering::Relaxed)
     }
 
-    /// Breaks it: both sides read its end, and can write no more.
+    /// Closes the connection: both sides read end of file, and every write fails.
     pub fn abort(&self) {
-        self.is_broken_off.store(true, Ordering::Relaxed);
-        // One that is broken already is as it should be.
+        self.is_aborted.store(true, Ordering::Relaxed);
+        // An error means that the connection is closed already.
         let _ = shutdown(lock(&self.shared).stream.as_raw_fd(), Shutdown::Both);
     }
 }
@@ -136,7 +136,7 @@ impl Drop for CoalescingStream {
     }
 }
 
-/// Sends what is gathered, until the stream is dropped or broken.
+/// The sender task: sends what the connection has written, until the stream is dropped or fails.
 async fn send(shared: Arc<Mutex<Shared>>) {
     let mut waited = false;
     std::future::poll_fn(|cx| {
@@ -155,7 +155,7 @@ async fn send(shared: Arc<Mutex<Shared>>) {
             shared.writer.take().into_iter().for_each(Waker::wake);
             shared.sender = Some(cx.waker().clone());
         } else {
-            // Woken when it can go on, and not before.
+            // The socket wakes this task as soon as it takes more.
             waited = true;
         }
         if shared.closed || shared.failed.is_some() { Poll::Ready(()) } else { Poll::Pending }
@@ -177,7 +177,7 @@ impl Shared {
             }
         }
         if self.sent > 0 {
-            self.sent_much = self.sent >= BUFFER_SIZE / 4;
+            self.bulk_writes = self.sent >= BUFFER_SIZE / 4;
         }
         self.write = Vec::new();
         self.sent = 0;
@@ -192,7 +192,7 @@ impl Shared {
         if self.taken == self.read.len() {
             self.taken = 0;
             self.read.clear();
-            if !self.much {
+            if !self.bulk_reads {
                 self.read = Vec::new();
             }
         }
@@ -210,15 +210,15 @@ impl AsyncRead for CoalescingStream {
             shared.drain_read_buffer(buf);
             return Poll::Ready(Ok(()));
         }
-        if !shared.much {
+        if !shared.bulk_reads {
             let before = buf.filled().len();
             ready!(Pin::new(&mut shared.stream).poll_read(cx, buf))?;
-            shared.much = buf.remaining() == 0 && buf.filled().len() - before >= SMALL_READ;
+            shared.bulk_reads = buf.remaining() == 0 && buf.filled().len() - before >= SMALL_READ;
             return Poll::Ready(Ok(()));
         }
         shared.read.reserve(BUFFER_SIZE);
         let count = ready!(poll_read_buf(Pin::new(&mut shared.stream), cx, &mut shared.read))?;
-        shared.much = count >= SMALL_READ;
+        shared.bulk_reads = count >= SMALL_READ;
         shared.drain_read_buffer(buf);
         Poll::Ready(Ok(()))
     }
@@ -247,7 +247,7 @@ impl AsyncWrite for CoalescingStream {
             shared.writer = Some(cx.waker().clone());
             return Poll::Pending;
         };
-        if shared.sent_much {
+        if shared.bulk_writes {
             shared.write.reserve_exact(free);
         }
         let mut room = free;
@@ -264,7 +264,7 @@ impl AsyncWrite for CoalescingStream {
         true
     }
 
-    /// The task beside the connection does it.
+    /// The sender task flushes.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -272,7 +272,7 @@ impl AsyncWrite for CoalescingStream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shared = &mut *lock(&self.shared);
         if shared.has_more() && shared.failed.is_none() {
-            // Only one task is told when the stream can be written: the one that sends.
+            // The socket keeps one write waker, which is the sender task's.
             shared.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
@@ -280,7 +280,7 @@ impl AsyncWrite for CoalescingStream {
     }
 }
 
-/// Nothing that is done under this lock can panic.
+/// Locks `shared`. Code that holds this lock cannot panic, so poison means nothing.
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -292,7 +292,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_written_in_one_turn_arrives_as_one() {
+    async fn writes_of_one_scheduler_round_arrive_as_one() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut stream = CoalescingStream::new(ours, &[]);
         tokio::task::yield_now().await;
@@ -321,7 +321,7 @@ mod tests {
         let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect();
         let (mut get, mut put) = theirs.split();
         let send = async {
-            // Little at first, then much, then little.
+            // Small at first, then large, then small.
             for piece in [&data[..10], &data[10..2_999_990], &data[2_999_990..]] {
                 put.write_all(piece).await.unwrap();
             }
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_other_does_not_read_is_not_gathered_without_end() {
+    async fn an_unread_stream_buffers_a_bounded_amount() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut stream = CoalescingStream::new(ours, &[]);
         let shared = Arc::clone(&stream.shared);
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_broken_stream_is_told_to_the_writer() {
+    async fn a_write_to_a_closed_stream_fails() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut stream = CoalescingStream::new(ours, &[]);
         drop(theirs);

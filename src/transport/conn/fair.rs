@@ -1,12 +1,13 @@
-//! Turns: how much of one connection is read before the others of its thread have had theirs.
+//! Fair queuing: the connections of a thread take turns to read requests.
 //!
-//! The tasks of a thread run one after the other, and each request that is read makes some. Were all read
-//! as they come, a call would wait behind all that others have sent. So a connection that has sent
-//! more than fits into a turn waits for its next one: there is one at a time on a thread, and between two
-//! of them everything else that is ready runs, and what has come in meanwhile is seen. A connection
-//! that has sent less waits for nobody: who asks now and then goes ahead of those who ask without end.
+//! The tasks of a thread run one after the other, and each request adds tasks. If the server read
+//! every request at once, a call would wait behind all requests of the other connections. So a
+//! connection may read one quantum of input, and then waits for its next round. A thread runs one
+//! round at a time. Between two rounds it runs every task that is ready, and polls its sockets. A
+//! connection that sends less than a quantum never waits for a round, so an occasional request
+//! overtakes a flood.
 //!
-//! It says nothing of how much one request takes: that is bounded elsewhere.
+//! The cost of a single request is bounded elsewhere, by [`crate::limits::memory`].
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,69 +15,72 @@ use std::task::{Context, Poll, ready};
 use futures_util::FutureExt;
 use tokio::sync::{Semaphore, oneshot};
 
-/// A turn, in bytes of data; for what weighs more than data see [`CALL`].
+/// The input that a connection may read in one round, in bytes of data. [`CALL_COST`] converts a
+/// call into bytes.
 pub const QUANTUM: usize = 8 * CALL_COST;
 
-/// To begin a call takes about as long as to read so many bytes of data.
+/// The cost of a new call: beginning one takes about as long as reading this many bytes of data.
 pub const CALL_COST: usize = 16 << 10;
 
 thread_local! {
-    /// One turn at a time.
+    /// One permit: a thread runs one round at a time.
     static ROUND: Arc<Semaphore> = Arc::new(Semaphore::new(1));
 }
 
-/// The turns of one connection.
+/// The quantum of one connection.
 pub struct FairShare {
-    gate: Arc<Semaphore>,
+    round: Arc<Semaphore>,
     left: usize,
     next: Option<oneshot::Receiver<()>>,
 }
 
-impl FairShare {
-    /// For a connection that lives on this thread. Its first turn is now.
-    pub fn new() -> Self {
-        Self { gate: ROUND.with(Arc::clone), left: QUANTUM, next: None }
+impl Default for FairShare {
+    /// A full quantum, for a connection of this thread.
+    fn default() -> Self {
+        Self { round: ROUND.with(Arc::clone), left: QUANTUM, next: None }
     }
+}
 
-    /// Ready while something is left of the turn, then when the next one comes.
+impl FairShare {
+    /// Ready while some of the quantum is left, else when the connection's next round begins.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.left == 0 {
-            let gate = &self.gate;
-            // An error: the runtime ends, and so does the connection.
-            let _ = ready!(self.next.get_or_insert_with(|| wait(gate)).poll_unpin(cx));
+            let round = &self.round;
+            // An error means that the runtime shuts down, and the connection with it.
+            let _ = ready!(self.next.get_or_insert_with(|| queue(round)).poll_unpin(cx));
             self.next = None;
             self.left = QUANTUM;
         }
         Poll::Ready(())
     }
 
-    /// So much of the turn is over.
-    pub fn charge(&mut self, work: usize) {
-        self.left = self.left.saturating_sub(work);
+    /// Takes `cost` off the quantum.
+    pub fn charge(&mut self, cost: usize) {
+        self.left = self.left.saturating_sub(cost);
     }
 
-    /// All that has come was read.
+    /// Restores the full quantum: the connection has read all its input.
     pub fn refill(&mut self) {
         self.left = QUANTUM;
     }
 }
 
-/// Waits for a turn on this thread.
+/// Waits for the next round of this thread.
 pub async fn next_round() {
-    // An error: the runtime ends.
-    let _ = ROUND.with(wait).await;
+    // An error means that the runtime shuts down.
+    let _ = ROUND.with(queue).await;
 }
 
-/// Is told when the next turn comes. By a task of its own, so that this is never at once, and what was read
-/// in the turn before has begun by then.
-fn wait(gate: &Arc<Semaphore>) -> oneshot::Receiver<()> {
+/// Queues for a round; the receiver gets a message when the round begins. A task of its own sends
+/// the message, so a round never begins at once: the calls read in the round before begin first.
+fn queue(round: &Arc<Semaphore>) -> oneshot::Receiver<()> {
     let (begin, begins) = oneshot::channel();
-    let gate = Arc::clone(gate);
+    let round = Arc::clone(round);
     tokio::spawn(async move {
-        // It is never closed.
-        let _turn = gate.acquire().await;
+        // The semaphore is never closed.
+        let _permit = round.acquire().await;
         if begin.send(()).is_ok() {
-            // The turn is over when all that is ready now has run, and what has come in was seen.
+            // The round ends when every ready task has run and the sockets have been polled.
             tokio::task::yield_now().await;
         }
     });
@@ -90,18 +94,18 @@ mod tests {
     use std::sync::Mutex;
 
     #[tokio::test]
-    async fn who_has_much_waits_for_a_turn_and_who_has_little_does_not() {
-        let said = Arc::new(Mutex::new(Vec::new()));
+    async fn a_flood_waits_for_its_rounds_and_an_occasional_request_does_not() {
+        let served = Arc::new(Mutex::new(Vec::new()));
         let client = |name: &'static str, work: usize, is_greedy: bool| {
-            let said = Arc::clone(&said);
+            let served = Arc::clone(&served);
             async move {
-                let mut turns = FairShare::new();
+                let mut share = FairShare::default();
                 for _ in 0..work {
-                    poll_fn(|cx| turns.poll_ready(cx)).await;
-                    turns.charge(QUANTUM / 2);
-                    said.lock().unwrap().push(name);
+                    poll_fn(|cx| share.poll_ready(cx)).await;
+                    share.charge(QUANTUM / 2);
+                    served.lock().unwrap().push(name);
                     if !is_greedy {
-                        turns.refill();
+                        share.refill();
                         tokio::task::yield_now().await;
                     }
                 }
@@ -109,11 +113,11 @@ mod tests {
         };
         let greedy: Vec<_> = (0..20).map(|_| tokio::spawn(client("greedy", 20, true))).collect();
         tokio::spawn(client("modest", 10, false)).await.unwrap();
-        let before = said.lock().unwrap().iter().filter(|name| **name == "greedy").count();
+        let before = served.lock().unwrap().iter().filter(|name| **name == "greedy").count();
         assert!(before <= 20 * 2 + 10 * 3, "{before} of 400 went before 10");
         for task in greedy {
             task.await.unwrap();
         }
-        assert_eq!(said.lock().unwrap().len(), 410, "and all came to an end");
+        assert_eq!(served.lock().unwrap().len(), 410, "and all came to an end");
     }
 }

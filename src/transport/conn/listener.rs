@@ -1,7 +1,8 @@
-//! Accepting connections, the same way for both protocols.
+//! The accept loop, the same for both protocols.
 //!
-//! A connection over the limit is closed at once: its client gets an error instead of waiting. When
-//! file handles run out, accepting pauses instead of spinning; connections that are open go on.
+//! The server closes a connection over the limit at once: the client gets an error instead of
+//! waiting. When the process has no file descriptors left, the accept loop pauses instead of
+//! spinning; open connections go on.
 
 use std::future::Future;
 use std::io;
@@ -17,51 +18,54 @@ use crate::transport::Limits;
 use crate::transport::conn::fair;
 use crate::transport::conn::workers::WorkerPool;
 
-/// The first and the longest pause after a failed accept.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// The pause after the first failed accept. It doubles with each further failure.
+const MIN_ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
 
-/// Turns true when the daemon stops.
+/// The longest pause after a failed accept.
+const MAX_ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Becomes true when the daemon shuts down.
 pub type Shutdown = watch::Receiver<bool>;
 
-/// Waits until the daemon stops.
+/// Waits until the daemon shuts down.
 pub async fn wait(stop: &mut Shutdown) {
-    // A sender that is gone means the same.
+    // An error means that the daemon has dropped the sender, which is a shutdown too.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Accepts from `listener` and runs `serve` for each connection, until `stop`; then lets the
-/// connections end, which `serve` is told by its own `stop`, for `limits.drain_time`.
-/// `name` is the socket's in the log.
+/// Accepts from `listener` and runs `serve` for each connection, until `stop`. Then the connections,
+/// which see the shutdown by their own `stop`, have `limits.drain_time` to end. Log lines name the
+/// socket `name`.
 pub async fn run<S, F>(
     name: &str,
     listener: UnixListener,
     limits: &Limits,
-    threads: &WorkerPool,
+    workers: &WorkerPool,
     stop: Shutdown,
     serve: S,
 ) where
     S: Fn(UnixStream, Shutdown) -> F + Clone + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let permits = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
     let mut stopping = stop.clone();
-    let mut pause = PAUSE.0;
-    let mut full = false;
+    let mut pause = MIN_ACCEPT_BACKOFF;
+    let mut at_capacity = false;
     loop {
         let accepted = tokio::select! {
             biased;
             () = wait(&mut stopping) => break,
-            // Ended connections are taken off the set as they end.
+            // This frees the task of each connection that has ended.
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, _)) => {
-                pause = PAUSE.0;
-                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                pause = MIN_ACCEPT_BACKOFF;
+                let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
                     limits.metrics.refused.inc();
-                    if !std::mem::replace(&mut full, true) {
+                    if !std::mem::replace(&mut at_capacity, true) {
                         throttled_log!(
                             Warn,
                             "{name}: {} connections are open, further ones are closed",
@@ -70,31 +74,32 @@ pub async fn run<S, F>(
                     }
                     continue;
                 };
-                full = false;
+                at_capacity = false;
                 let (serve, stop, socket) = (serve.clone(), stop.clone(), name.to_owned());
-                let process = stream.peer_cred().ok().and_then(|client| client.pid());
-                threads.spawn(&mut connections, process, async move {
+                let peer_pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
+                workers.spawn(&mut connections, peer_pid, async move {
                     fair::next_round().await;
-                    // Readiness is told to the thread that the stream was made on.
+                    // The runtime that creates a stream receives its readiness events, so the
+                    // worker creates it anew.
                     match stream.into_std().and_then(UnixStream::from_std) {
                         Ok(stream) => serve(stream, stop).await,
                         Err(e) => {
                             throttled_log!(Error, "{socket}: a connection cannot be served: {e}")
                         }
                     }
-                    drop(place);
+                    drop(permit);
                 });
             }
             Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(e) => {
-                if pause == PAUSE.0 {
+                if pause == MIN_ACCEPT_BACKOFF {
                     log::error!("{name}: cannot accept a connection: {e}; trying again");
                 }
                 tokio::select! {
                     () = wait(&mut stopping) => break,
                     () = tokio::time::sleep(pause) => {}
                 }
-                pause = (pause * 2).min(PAUSE.1);
+                pause = (pause * 2).min(MAX_ACCEPT_BACKOFF);
             }
         }
     }

@@ -1,9 +1,9 @@
-//! Connections, on both protocols alike.
+//! Connections of both protocols.
 //!
-//! - [`listener`]: the accept loop; [`workers`]: the threads that connections live on; [`placement`]: on
-//!   which of them
-//! - [`admission`]: at most so many calls in flight; [`fair`]: a quantum of input a round
-//! - [`state`]: what is known of one connection
+//! - [`listener`]: the accept loop
+//! - [`workers`]: the threads that serve connections; [`placement`]: the choice of a thread
+//! - [`admission`]: the limit on calls in flight; [`fair`]: a quantum of input per round
+//! - [`state`]: the accounts of one connection
 //! - [`coalesce`]: many small writes in few system calls
 
 pub mod admission;

@@ -1,38 +1,38 @@
-//! Which thread a connection lives on.
+//! Placement: the choice of the thread that serves a connection.
 //!
-//! The one with the fewest connections. But those of one process are never on more than half of the
-//! threads: whoever keeps them busy, by mistake or on purpose, leaves the others to other processes, and
-//! between threads the kernel shares out time more finely than anything here could.
+//! Placement chooses the thread with the fewest connections. The connections of one process get at
+//! most half of the threads: a process that overloads its threads leaves the others to other
+//! processes, and the kernel shares time between threads more finely than this code could.
 //!
-//! A process that is not known may be on all of them. The kernel calls those 0 that are in a namespace
-//! of processes which we do not see: they need not be one.
+//! The connections of unknown processes may use all threads. The kernel reports the pid 0 for every
+//! process in a pid namespace that the daemon cannot see, so a pid of 0 may stand for several.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The threads' places.
+/// Assigns connections to threads. Clones share the assignments.
 #[derive(Debug, Clone)]
 pub struct Placement(Arc<Mutex<Assignments>>);
 
 #[derive(Debug)]
 struct Assignments {
-    /// How many connections each thread has.
+    /// The number of connections of each thread.
     threads: Vec<usize>,
-    /// On which threads each process has how many.
+    /// For each process, its threads and the number of its connections on each.
     processes: HashMap<i32, HashMap<usize, usize>>,
 }
 
-/// The place of a connection, free again when dropped.
+/// The thread of a connection. Dropping the value unassigns the connection.
 #[derive(Debug)]
 pub struct Assignment {
-    places: Placement,
-    /// The thread's number.
+    placement: Placement,
+    /// The index of the thread.
     pub thread: usize,
-    process: Option<i32>,
+    peer_pid: Option<i32>,
 }
 
 impl Placement {
-    /// Of so many threads.
+    /// Assigns connections to `threads` threads.
     pub fn new(threads: usize) -> Self {
         Self(Arc::new(Mutex::new(Assignments {
             threads: vec![0; threads],
@@ -40,11 +40,11 @@ impl Placement {
         })))
     }
 
-    /// A place for a connection of that process.
-    pub fn assign(&self, process: Option<i32>) -> Assignment {
-        let process = process.filter(|process| *process > 0);
-        let thread = self.change(|taken| taken.assign(process));
-        Assignment { places: self.clone(), thread, process }
+    /// Assigns a connection of the process `peer_pid` to a thread.
+    pub fn assign(&self, peer_pid: Option<i32>) -> Assignment {
+        let peer_pid = peer_pid.filter(|pid| *pid > 0);
+        let thread = self.change(|assignments| assignments.assign(peer_pid));
+        Assignment { placement: self.clone(), thread, peer_pid }
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Assignments) -> T) -> T {
@@ -53,17 +53,17 @@ impl Placement {
 }
 
 impl Assignments {
-    fn assign(&mut self, process: Option<i32>) -> usize {
-        let most = (self.threads.len() / 2).max(1);
-        let mut has = process.map(|process| self.processes.entry(process).or_default());
-        let may = |thread: &usize| match &has {
-            Some(has) => has.len() < most || has.contains_key(thread),
+    fn assign(&mut self, peer_pid: Option<i32>) -> usize {
+        let max_threads = (self.threads.len() / 2).max(1);
+        let mut own = peer_pid.map(|pid| self.processes.entry(pid).or_default());
+        let is_allowed = |thread: &usize| match &own {
+            Some(own) => own.len() < max_threads || own.contains_key(thread),
             None => true,
         };
-        let counts = self.threads.iter().enumerate().filter(|(thread, _)| may(thread));
+        let counts = self.threads.iter().enumerate().filter(|(thread, _)| is_allowed(thread));
         let thread = counts.min_by_key(|(_, count)| **count).map_or(0, |(thread, _)| thread);
-        if let Some(has) = &mut has {
-            *has.entry(thread).or_default() += 1;
+        if let Some(own) = &mut own {
+            *own.entry(thread).or_default() += 1;
         }
         if let Some(count) = self.threads.get_mut(thread) {
             *count += 1;
@@ -71,29 +71,29 @@ impl Assignments {
         thread
     }
 
-    fn unassign(&mut self, thread: usize, process: Option<i32>) {
+    fn unassign(&mut self, thread: usize, peer_pid: Option<i32>) {
         if let Some(count) = self.threads.get_mut(thread) {
             *count -= 1;
         }
-        let Some((process, has)) = process.and_then(|p| Some((p, self.processes.get_mut(&p)?)))
+        let Some((pid, own)) = peer_pid.and_then(|pid| Some((pid, self.processes.get_mut(&pid)?)))
         else {
             return;
         };
-        if let Some(count) = has.get_mut(&thread) {
+        if let Some(count) = own.get_mut(&thread) {
             *count -= 1;
             if *count == 0 {
-                has.remove(&thread);
+                own.remove(&thread);
             }
         }
-        if has.is_empty() {
-            self.processes.remove(&process);
+        if own.is_empty() {
+            self.processes.remove(&pid);
         }
     }
 }
 
 impl Drop for Assignment {
     fn drop(&mut self) {
-        self.places.change(|taken| taken.unassign(self.thread, self.process));
+        self.placement.change(|assignments| assignments.unassign(self.thread, self.peer_pid));
     }
 }
 
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_on_half_of_the_threads_and_others_go_where_there_are_fewest() {
+    fn a_process_gets_half_of_the_threads_and_others_the_idlest() {
         for (count, half) in [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4)] {
             let places = Placement::new(count);
             let many: Vec<_> = (0..100).map(|_| places.assign(Some(1))).collect();
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_nobody_knows_is_on_all_of_them() {
+    fn an_unknown_process_gets_all_threads() {
         for unknown in [None, Some(0)] {
             let places = Placement::new(3);
             let many: Vec<_> = (0..6).map(|_| places.assign(unknown)).collect();
@@ -129,15 +129,15 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_of_what_has_ended() {
+    fn an_ended_connection_leaves_no_entry() {
         let places = Placement::new(4);
         let mut many: Vec<_> = (0..40).map(|i| places.assign(Some(i % 3))).collect();
         many.extend((0..5).map(|_| places.assign(None)));
         while let Some(place) = many.pop() {
             drop(place);
         }
-        places.change(|taken| {
-            assert_eq!((&taken.threads, taken.processes.len()), (&vec![0; 4], 0));
+        places.change(|assignments| {
+            assert_eq!((&assignments.threads, assignments.processes.len()), (&vec![0; 4], 0));
         });
     }
 }

@@ -1,5 +1,5 @@
-//! What is kept of one connection, so that it stays in its bounds: how many calls have begun and run,
-//! and since when replies lie unread.
+//! The accounts of one connection that keep it within its limits: its calls in flight, its running
+//! calls, and the age of its unsent replies.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,8 +15,8 @@ use crate::service::client::Client;
 use crate::transport::conn::admission;
 use crate::transport::conn::admission::{Admission, ConnectionAdmission};
 
-/// The client at the other end. Processes in a namespace that the kernel does not show are all 0: they
-/// need not be one.
+/// The client at the other end. The kernel reports the pid 0 for every process in a pid namespace
+/// that the daemon cannot see, so each connection with that pid counts as a client of its own.
 pub fn client(stream: &UnixStream) -> Client {
     static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
     match stream.peer_cred().ok().and_then(|peer| peer.pid()) {
@@ -29,114 +29,118 @@ pub fn client(stream: &UnixStream) -> Client {
 #[derive(Debug)]
 pub struct ConnectionState {
     client: Client,
-    begun: ConnectionAdmission,
+    admission: ConnectionAdmission,
     calls: Arc<Semaphore>,
-    /// gRPC: the reader, while no more calls may begin.
+    /// gRPC: the reader, while admission control pauses it.
     paused: Mutex<Option<Waker>>,
-    /// gRPC: replies handed to the protocol and not sent yet, in the order they were handed over.
+    /// gRPC: the replies that the protocol has not sent yet, each with the time of its handover.
     unsent: Mutex<BTreeMap<u64, Instant>>,
-    /// ttrpc: the streams whose call has begun and not been answered, each with what it holds. An entry
-    /// stands for one call: a second one under the same number is refused.
-    holds: Mutex<HashMap<u32, Vec<Reservation>>>,
+    /// ttrpc: the streams with an unanswered call, each with the memory reserved for the call. A
+    /// stream has one call at a time: the server refuses a second one.
+    reservations: Mutex<HashMap<u32, Vec<Reservation>>>,
 }
 
 impl ConnectionState {
-    /// A connection that may run so many calls at a time, and is one of those that `begun` counts.
-    pub fn new(calls: usize, begun: &Admission, client: Client) -> Arc<Self> {
+    /// A connection that may run `calls` calls at a time, and takes part in `admission`.
+    pub fn new(calls: usize, admission: &Admission, client: Client) -> Arc<Self> {
         Arc::new(Self {
             client,
-            begun: begun.connection(),
+            admission: admission.connection(),
             calls: Arc::new(Semaphore::new(calls)),
             paused: Mutex::default(),
             unsent: Mutex::default(),
-            holds: Mutex::default(),
+            reservations: Mutex::default(),
         })
     }
 
-    /// Whose connection it is.
+    /// The client at the other end.
     pub fn client(&self) -> Client {
         self.client
     }
 
-    /// The calls it has begun.
+    /// The connection's calls in flight.
     pub fn admission(&self) -> &ConnectionAdmission {
-        &self.begun
+        &self.admission
     }
 
-    /// A call with so many bytes of headers begins, until what is returned is dropped.
-    pub fn admit(self: &Arc<Self>, headers: usize) -> CallGuard {
-        let weight = 1 + headers / admission::HEADER_BYTES_PER_SLOT;
-        self.begun.admit(weight);
+    /// Begins a call with `header_bytes` bytes of headers. The call ends when the guard is dropped.
+    pub fn admit(self: &Arc<Self>, header_bytes: usize) -> CallGuard {
+        let weight = 1 + header_bytes / admission::HEADER_BYTES_PER_SLOT;
+        self.admission.admit(weight);
         CallGuard { connection: Arc::clone(self), weight }
     }
 
-    /// Whether no further call may begin. Then one is under way, and the task is woken when one ends.
+    /// Whether no further call may begin. If so, a call is in flight, and its end wakes the task of
+    /// `cx`.
     pub fn poll_admission(&self, cx: &Context<'_>) -> bool {
-        if self.begun.can_admit() {
+        if self.admission.can_admit() {
             return false;
         }
         *lock(&self.paused) = Some(cx.waker().clone());
-        // It may have ended meanwhile.
-        !self.begun.can_admit()
+        // The call may have ended before the waker was stored.
+        !self.admission.can_admit()
     }
 
-    /// Waits until one more call may run. The slot is the call's until its reply is sent.
+    /// Waits until one more call may run. The call keeps the slot until its reply is sent.
     pub async fn acquire_call_slot(&self) -> Option<OwnedSemaphorePermit> {
         // The semaphore is never closed.
         Arc::clone(&self.calls).acquire_owned().await.ok()
     }
 
-    /// A reply is handed to the protocol. It counts as sent when the value is dropped.
+    /// Records that the protocol has a reply to send. The reply counts as sent when the guard is
+    /// dropped.
     pub fn track_reply(
         self: &Arc<Self>,
         slot: Option<OwnedSemaphorePermit>,
-        hold: Option<Reservation>,
+        reservation: Option<Reservation>,
     ) -> ReplyGuard {
         let mut unsent = lock(&self.unsent);
         let number = unsent.last_key_value().map_or(0, |(last, _)| last.wrapping_add(1));
         unsent.insert(number, Instant::now());
-        ReplyGuard { connection: Arc::clone(self), number, _slot: slot, _hold: hold }
+        ReplyGuard { connection: Arc::clone(self), number, _slot: slot, _reservation: reservation }
     }
 
-    /// A reply has been waiting for longer than `time` to be sent.
+    /// Whether a reply has waited for longer than `time` to be sent.
     pub fn has_stalled_reply(&self, time: Duration) -> bool {
         let unsent = lock(&self.unsent);
         unsent.first_key_value().is_some_and(|(_, since)| since.elapsed() > time)
     }
 
-    /// A ttrpc call begins on that stream; false when the stream has a call that is not answered yet.
+    /// Begins a ttrpc call on `stream`. Returns false when the stream has an unanswered call.
     pub fn open(&self, stream: u32) -> bool {
-        let mut holds = lock(&self.holds);
-        let is_new = !holds.contains_key(&stream);
+        let mut reservations = lock(&self.reservations);
+        let is_new = !reservations.contains_key(&stream);
         if is_new {
-            holds.insert(stream, Vec::new());
+            reservations.insert(stream, Vec::new());
         }
         is_new
     }
 
-    /// Keeps `hold` until [`Connection::release`] of that stream. A call that was answered already, as
-    /// its time was over, keeps nothing.
-    pub fn attach(&self, stream: u32, hold: Option<Reservation>) {
-        if let (Some(hold), Some(holds)) = (hold, lock(&self.holds).get_mut(&stream)) {
-            holds.push(hold);
+    /// Keeps `reservation` until [`detach`](Self::detach) of `stream`. A call that has been answered
+    /// already, because its deadline passed, keeps nothing.
+    pub fn attach(&self, stream: u32, reservation: Option<Reservation>) {
+        if let (Some(reservation), Some(attached)) =
+            (reservation, lock(&self.reservations).get_mut(&stream))
+        {
+            attached.push(reservation);
         }
     }
 
-    /// The request on that stream needs so many bytes only of what it holds; says whether it holds
-    /// something.
+    /// Shrinks the reservation of the request on `stream` to `bytes`. Returns whether the request
+    /// has one.
     pub fn shrink(&self, stream: u32, bytes: usize) -> bool {
-        let mut holds = lock(&self.holds);
-        let held = holds.get_mut(&stream).and_then(|holds| holds.first_mut());
-        held.map(|hold| hold.shrink(bytes)).is_some()
+        let mut reservations = lock(&self.reservations);
+        let first = reservations.get_mut(&stream).and_then(|attached| attached.first_mut());
+        first.map(|reservation| reservation.shrink(bytes)).is_some()
     }
 
-    /// Gives back what the call on that stream holds.
+    /// Releases the reservations of the call on `stream`.
     pub fn detach(&self, stream: u32) {
-        lock(&self.holds).remove(&stream);
+        lock(&self.reservations).remove(&stream);
     }
 }
 
-/// A call that has begun and not ended.
+/// A call in flight.
 #[derive(Debug)]
 pub struct CallGuard {
     connection: Arc<ConnectionState>,
@@ -145,20 +149,20 @@ pub struct CallGuard {
 
 impl Drop for CallGuard {
     fn drop(&mut self) {
-        self.connection.begun.release(self.weight);
+        self.connection.admission.release(self.weight);
         if let Some(reader) = lock(&self.connection.paused).take() {
             reader.wake();
         }
     }
 }
 
-/// A reply on its way.
+/// A reply that the protocol has not sent yet.
 #[derive(Debug)]
 pub struct ReplyGuard {
     connection: Arc<ConnectionState>,
     number: u64,
     _slot: Option<OwnedSemaphorePermit>,
-    _hold: Option<Reservation>,
+    _reservation: Option<Reservation>,
 }
 
 impl Drop for ReplyGuard {
@@ -167,7 +171,7 @@ impl Drop for ReplyGuard {
     }
 }
 
-/// Nothing that is done under these locks can panic; a poisoned one is as good as new.
+/// Locks `mutex`. Code that holds one of these locks cannot panic, so poison means nothing.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -177,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_reply_that_waits_makes_it_stuck_though_others_are_sent() {
+    fn one_unsent_reply_stalls_the_connection_though_others_are_sent() {
         let connection = ConnectionState::new(1, &Admission::default(), Client::Own);
         assert!(!connection.has_stalled_reply(Duration::ZERO));
         let waits = connection.track_reply(None, None);
@@ -192,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_has_one_call_and_what_that_holds_goes_with_it() {
+    fn a_stream_has_one_call_whose_reservations_end_with_it() {
         use crate::limits::memory::MemoryBudget;
         use futures_util::FutureExt;
 

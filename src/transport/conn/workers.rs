@@ -1,13 +1,13 @@
-//! The threads that connections live on.
+//! The worker threads that serve connections.
 //!
-//! A connection, its calls, and what they are passed on to wake each other all the time. On a
-//! runtime whose threads share tasks each such wake-up may go to another thread, which costs more
-//! than most calls do. So every connection stays on one thread ([`places`](crate::transport::conn::placement) says which).
+//! A connection, its calls and its connection to containerd wake each other all the time. On a
+//! work-stealing runtime each wake-up may go to another thread, which costs more than most calls.
+//! So every connection stays on one thread, which [`placement`](crate::transport::conn::placement)
+//! chooses.
 //!
-//! Whoever is on a thread waits for what runs on it. So a call whose request is large, which takes
-//! milliseconds to decode and to check, runs on another that is for such calls alone ([`apart`]).
-//! That thread, and those on which lists are built, have less weight than the others, and than those of
-//! other processes: who asks for little waits for them least.
+//! The connections of a thread wait for each other. Decoding and checking a large request takes
+//! milliseconds, so a thread of its own runs these calls ([`offload`]). That thread, and the threads
+//! that build lists, have a lower priority than the workers: small requests wait for them least.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -21,26 +21,26 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::model::{Error, Result};
 use crate::transport::conn::placement::Placement;
 
-/// How much nicer what takes long is. Beside a thread that has none, and wants all of a processor, such a
-/// thread gets a tenth of it.
+/// The nice value that a background thread adds to its own. Beside a busy thread of ordinary
+/// priority, a background thread gets a tenth of a processor.
 const BACKGROUND_NICE: i32 = 10;
 
-/// A few threads, each with a runtime of its own. When dropped, what still runs on them is
-/// dropped too.
+/// The worker threads, each with a runtime of its own. Dropping the pool drops their tasks.
 #[derive(Debug)]
 pub struct WorkerPool {
-    all: Vec<Worker>,
-    places: Placement,
-    /// For large requests.
-    _large: Worker,
+    workers: Vec<Worker>,
+    placement: Placement,
+    /// The thread for large requests.
+    _offload: Worker,
 }
 
 thread_local! {
-    /// On a thread of connections: the thread for large requests.
+    /// On a worker that serves connections: the runtime of the thread for large requests.
     static OFFLOAD: RefCell<Option<Handle>> = const { RefCell::new(None) };
 }
 
-/// Runs `work` on the thread for large requests; where there is none, here. Dropped, it ends.
+/// Runs `work` on the thread for large requests, or on the current thread if there is none. Dropping
+/// the future drops `work`.
 pub async fn offload<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
     let thread = OFFLOAD.with_borrow(Clone::clone);
     let Some(thread) = thread else { return work.await };
@@ -49,7 +49,7 @@ pub async fn offload<T: Send + 'static>(work: impl Future<Output = T> + Send + '
     match set.join_next().await {
         Some(Ok(done)) => done,
         Some(Err(e)) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
-        // That thread ends after all others.
+        // The thread for large requests ends after all others.
         _ => std::future::pending().await,
     }
 }
@@ -57,7 +57,7 @@ pub async fn offload<T: Send + 'static>(work: impl Future<Output = T> + Send + '
 #[derive(Debug)]
 struct Worker {
     runtime: Handle,
-    // Dropped first: it ends the thread, which is then waited for.
+    // The field order matters: dropping `_end` ends the thread, and `_joined` then waits for it.
     _end: oneshot::Sender<()>,
     _joined: JoinOnDrop,
 }
@@ -67,66 +67,69 @@ struct JoinOnDrop(Option<JoinHandle<()>>);
 
 impl Drop for JoinOnDrop {
     fn drop(&mut self) {
-        // A panic in it was reported when it happened.
+        // The panic hook has reported a panic of the thread.
         let _ = self.0.take().map(JoinHandle::join);
     }
 }
 
 impl WorkerPool {
-    /// As many threads as processors, and the one for large requests.
+    /// Starts one worker per processor, and the thread for large requests.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when the system refuses a thread or a runtime.
     pub fn start() -> Result<Self> {
         let count = std::thread::available_parallelism().map_or(2, usize::from);
         Self::of(count).map_err(|e| Error::Internal(format!("starting a connection thread: {e}")))
     }
 
     pub(crate) fn of(count: usize) -> io::Result<Self> {
-        let large = Worker::start("large requests", None)?;
-        let start = |_| Worker::start("connections", Some(large.runtime.clone()));
-        let all = (0..count).map(start).collect::<io::Result<_>>()?;
-        Ok(Self { all, places: Placement::new(count), _large: large })
+        let offload = Worker::start("large requests", None)?;
+        let start = |_| Worker::start("connections", Some(offload.runtime.clone()));
+        let workers = (0..count).map(start).collect::<io::Result<_>>()?;
+        Ok(Self { workers, placement: Placement::new(count), _offload: offload })
     }
 
-    /// Runs `work`, of `set`, for a connection of that process. What it makes of sockets and timers
-    /// must be made inside of it.
+    /// Runs `work` as a task of `set`, for a connection of the process `peer_pid`. `work` itself must
+    /// create its sockets and timers, because they belong to the runtime that creates them.
     pub fn spawn(
         &self,
         set: &mut JoinSet<()>,
-        process: Option<i32>,
+        peer_pid: Option<i32>,
         work: impl Future<Output = ()> + Send + 'static,
     ) -> Option<AbortHandle> {
-        let place = self.places.assign(process);
-        let thread = self.all.get(place.thread)?;
+        let assignment = self.placement.assign(peer_pid);
+        let worker = self.workers.get(assignment.thread)?;
         let work = async move {
             work.await;
-            drop(place);
+            drop(assignment);
         };
-        Some(set.spawn_on(work, &thread.runtime))
+        Some(set.spawn_on(work, &worker.runtime))
     }
 }
 
 impl Worker {
-    fn start(name: &str, large: Option<Handle>) -> io::Result<Self> {
+    fn start(name: &str, offload: Option<Handle>) -> io::Result<Self> {
         let runtime =
             Builder::new_current_thread().enable_all().on_thread_start(lower_priority).build()?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-            if large.is_none() {
+            if offload.is_none() {
                 lower_priority();
             }
-            OFFLOAD.set(large);
-            // Never sent: it is dropped.
+            OFFLOAD.set(offload);
+            // The worker drops `_end` to end the thread, and never sends on it.
             let _ = runtime.block_on(ended);
-            // A list that is being built on a thread of its own is not waited for.
+            // Shutting down does not wait for a blocking thread that builds a list.
             runtime.shutdown_background();
         })?;
         Ok(Self { runtime: handle, _end: end, _joined: JoinOnDrop(Some(thread)) })
     }
 }
 
-/// Gives the calling thread the weight of what takes long.
+/// Gives the calling thread the priority of a background thread.
 fn lower_priority() {
-    // To be less nice alone may be refused.
+    // The kernel refuses only a lower nice value.
     let _ = rustix::process::nice(BACKGROUND_NICE);
 }
 
@@ -135,7 +138,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn connections_go_where_there_are_fewest() {
+    async fn a_connection_goes_to_the_idlest_worker() {
         let (threads, mut set) = (WorkerPool::of(2).unwrap(), JoinSet::new());
         let (sender, mut where_it_ran) = tokio::sync::mpsc::unbounded_channel();
         let mut ends = Vec::new();
@@ -152,14 +155,14 @@ mod tests {
         drop(ends);
         set.join_all().await;
         assert_eq!(
-            [(); 2].map(|()| threads.places.assign(None).thread),
+            [(); 2].map(|()| threads.placement.assign(None).thread),
             [0, 0],
             "all are free again"
         );
     }
 
     #[tokio::test]
-    async fn what_takes_long_weighs_less() {
+    async fn background_threads_have_a_lower_priority() {
         let (threads, mut set) = (WorkerPool::of(1).unwrap(), JoinSet::new());
         let (sender, weights) = std::sync::mpsc::channel();
         threads.spawn(&mut set, None, async move {
@@ -176,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_large_request_holds_up_nobody_else_on_its_thread() {
+    async fn a_large_request_delays_no_other_connection_of_its_worker() {
         let (threads, mut set) = (WorkerPool::of(1).unwrap(), JoinSet::new());
         let (begun, begins) = std::sync::mpsc::channel();
         let (end, ended) = std::sync::mpsc::channel();

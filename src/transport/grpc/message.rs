@@ -1,8 +1,8 @@
 //! The messages of one unary gRPC call: reading the request, sending the reply or the status.
 //!
-//! Written by hand on hyper, because tonic's server would copy every reply once more, knows no
-//! deadline below its router, and words the error for a message that is too large differently
-//! from containerd (grpc-go).
+//! This module uses hyper directly. tonic's server copies every reply once more, applies no deadline
+//! below its router, and its error for a message that is too large differs from that of containerd
+//! (grpc-go).
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,72 +26,79 @@ use crate::transport::conn::state::ReplyGuard;
 use crate::transport::limits::{GRPC_MESSAGE, OFFLOAD_THRESHOLD};
 use crate::transport::{Limits, status};
 
-/// The body of every response. Our own never fail; one that is passed on may.
+/// The body of every response. Only the body of a forwarded response can fail.
 pub type Body = UnsyncBoxBody<Bytes, h2::Error>;
 
-/// Compressed flag and length.
-const PREFIX: usize = 5;
+/// The bytes before a message: the compressed flag (1) and the length of the message (4).
+const PREFIX_BYTES: usize = 5;
 
-/// A request's message, not decoded yet.
+/// The message of a request, before decoding.
 pub struct RawRequest {
     bytes: Vec<u8>,
-    hold: Option<Reservation>,
+    reservation: Option<Reservation>,
 }
 
 impl RawRequest {
-    /// Whether it takes long to decode.
+    /// Whether decoding takes so long that the thread for large requests must do it.
     pub fn is_large(&self) -> bool {
         self.bytes.len() > OFFLOAD_THRESHOLD
     }
 
-    /// The message, with its share of the budget when it is large.
+    /// Decodes the message. A large message comes with its reservation of memory.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the bytes are not a message of type `M`.
     pub async fn decode<M: MessageFull>(
         self,
         requests: &MemoryBudget,
     ) -> Result<(M, Option<Reservation>)> {
-        let Self { bytes, hold } = self;
+        let Self { bytes, reservation } = self;
         let size = decoded_size::decoded_size::<M>(&bytes)?;
-        let hold = match hold {
-            Some(mut hold) => {
-                hold.shrink(size);
-                Some(hold)
+        let reservation = match reservation {
+            Some(mut reservation) => {
+                reservation.shrink(size);
+                Some(reservation)
             }
             None => requests.reserve(size).await,
         };
         let message = M::parse_from_bytes(&bytes)
             .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))?;
-        Ok((message, hold))
+        Ok((message, reservation))
     }
 }
 
 /// Reads the one message of a request.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] when the body is not one message, [`Error::ResourceExhausted`] when the
+/// message is too large, [`Error::DeadlineExceeded`] when it does not arrive in time.
 pub async fn read(body: Incoming, limits: &Limits) -> Result<RawRequest> {
     let time = limits.message_time;
-    let (bytes, hold) =
+    let (bytes, reservation) =
         tokio::time::timeout(time, collect(body, limits)).await.map_err(|_| {
             Error::DeadlineExceeded(format!("the request did not arrive whole within {time:?}"))
         })??;
-    Ok(RawRequest { bytes, hold })
+    Ok(RawRequest { bytes, reservation })
 }
 
 async fn collect(mut body: Incoming, limits: &Limits) -> Result<(Vec<u8>, Option<Reservation>)> {
-    let mut prefix = Vec::with_capacity(PREFIX);
+    let mut prefix = Vec::with_capacity(PREFIX_BYTES);
     let mut message: Option<(Vec<u8>, usize)> = None;
-    let mut hold = None;
+    let mut reservation = None;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| Error::Unavailable(format!("reading the request: {e}")))?;
         let Ok(mut data) = frame.into_data() else { continue };
         if message.is_none() {
-            let head = data.split_to(data.len().min(PREFIX - prefix.len()));
+            let head = data.split_to(data.len().min(PREFIX_BYTES - prefix.len()));
             prefix.extend_from_slice(&head);
             if let [compressed, length @ ..] = prefix.as_slice()
                 && let Ok(length) = <[u8; 4]>::try_from(length)
             {
                 let length = u32::from_be_bytes(length) as usize;
                 check_prefix(*compressed, length)?;
-                // The rest stays with the client, by flow control, until there is room for it.
+                // Flow control keeps the rest at the client until the budget has room for it.
                 if length > SMALL {
-                    hold =
+                    reservation =
                         limits.request_memory.reserve(decoded_size::max_decoded_size(length)).await;
                 }
                 message = Some((Vec::with_capacity(length.min(SMALL)), length));
@@ -107,7 +114,7 @@ async fn collect(mut body: Incoming, limits: &Limits) -> Result<(Vec<u8>, Option
         }
     }
     match message {
-        Some((bytes, length)) if bytes.len() == length => Ok((bytes, hold)),
+        Some((bytes, length)) if bytes.len() == length => Ok((bytes, reservation)),
         Some((bytes, length)) => Err(Error::InvalidArgument(format!(
             "the request ends after {} of its {length} bytes",
             bytes.len()
@@ -130,7 +137,7 @@ fn check_prefix(compressed: u8, length: usize) -> Result<()> {
     Ok(())
 }
 
-/// The deadline a client gives along, if it does: digits and a unit, as the protocol has it.
+/// The timeout that the client sends with the call: digits and a unit, as gRPC defines it.
 pub fn deadline<B>(request: &Request<B>) -> Option<Duration> {
     let value = request.headers().get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
@@ -146,7 +153,7 @@ pub fn deadline<B>(request: &Request<B>) -> Option<Duration> {
     })
 }
 
-/// Runs `call`, for as long as the client's deadline allows.
+/// Runs `call` until the client's deadline.
 pub async fn with_deadline<T>(
     deadline: Option<Duration>,
     call: impl Future<Output = Result<T>>,
@@ -159,7 +166,7 @@ pub async fn with_deadline<T>(
     }
 }
 
-/// A response that carries one message, and OK behind it.
+/// A response with one message and the status OK.
 pub fn reply(message: Vec<u8>, sending: ReplyGuard) -> Response<Body> {
     let mut frames = VecDeque::with_capacity(3);
     let prefix = prefix(message.len());
@@ -174,14 +181,14 @@ pub fn reply(message: Vec<u8>, sending: ReplyGuard) -> Response<Body> {
     response(infallible_body(UnaryBody { frames, _sending: sending }))
 }
 
-/// A body of our own making.
+/// A body that cannot fail.
 pub fn infallible_body(
     body: impl HttpBody<Data = Bytes, Error = Infallible> + Send + 'static,
 ) -> Body {
     body.map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A response around any body.
+/// A response with this body.
 pub fn response(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response
@@ -190,17 +197,17 @@ pub fn response(body: Body) -> Response<Body> {
     response
 }
 
-/// A response that carries nothing but why there is no message.
+/// A response with the status of `error` and no message.
 pub fn error_response(error: &Error) -> Response<Body> {
     status::grpc(error).into_http()
 }
 
-/// One message as it goes into a body.
+/// One message with its prefix.
 pub fn frame(message: &[u8]) -> Bytes {
     Bytes::from([&prefix(message.len())[..], message].concat())
 }
 
-/// A piece of a message as it goes into a body.
+/// A piece of a message. The first piece carries the prefix of the whole message.
 pub fn piece(piece: Piece) -> Bytes {
     match piece.total {
         Some(total) => Bytes::from([&prefix(total)[..], &piece.bytes].concat()),
@@ -216,13 +223,13 @@ pub fn ok_trailers() -> HeaderMap {
     )])
 }
 
-fn prefix(length: usize) -> [u8; PREFIX] {
-    // No reply is longer than the limit of 16 MiB.
+fn prefix(length: usize) -> [u8; PREFIX_BYTES] {
+    // A reply has at most 16 MiB.
     let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
     [0, a, b, c, d]
 }
 
-/// The frames of a reply, and what it holds until the last is taken.
+/// The frames of a reply. The guard lives until hyper has taken the last frame.
 struct UnaryBody {
     frames: VecDeque<Frame<Bytes>>,
     _sending: ReplyGuard,

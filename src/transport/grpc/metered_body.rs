@@ -1,6 +1,6 @@
-//! How a gRPC call ended, seen in what is sent: the status is in the headers when there is nothing
-//! else, and in the trailers otherwise, our own and those that are passed on alike. Until then it
-//! keeps its place among the calls that have begun.
+//! Records the status of a gRPC call for the metrics. The status is in the headers of a response
+//! without a body, and in the trailers of every other response, forwarded ones included. Until the
+//! response ends, the call counts as in flight.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -14,17 +14,17 @@ use crate::metrics::calls::Call;
 use crate::transport::conn::state::CallGuard;
 use crate::transport::grpc::message::Body;
 
-/// The response, with `call` and its `place` in it: it ends when the status is sent or the client
-/// leaves.
-pub fn meter(response: Response<Body>, mut call: Call, place: CallGuard) -> Response<Body> {
+/// Attaches `call` and its `guard` to the response. The call ends when hyper takes the status, or
+/// when the client disconnects.
+pub fn meter(response: Response<Body>, mut call: Call, guard: CallGuard) -> Response<Body> {
     if let Some(code) = code(response.headers()) {
         call.ends(code);
         return response;
     }
-    response.map(|body| MeteredBody { body, call: Some(call), _place: place }.boxed_unsync())
+    response.map(|body| MeteredBody { body, call: Some(call), _guard: guard }.boxed_unsync())
 }
 
-/// UNKNOWN for a status that is no number.
+/// The status code in `headers`. A status that is not a number counts as UNKNOWN.
 fn code(headers: &HeaderMap) -> Option<i32> {
     let status = headers.get("grpc-status")?;
     Some(status.to_str().ok().and_then(|s| s.parse().ok()).unwrap_or(2))
@@ -33,7 +33,7 @@ fn code(headers: &HeaderMap) -> Option<i32> {
 struct MeteredBody {
     body: Body,
     call: Option<Call>,
-    _place: CallGuard,
+    _guard: CallGuard,
 }
 
 impl HttpBody for MeteredBody {

@@ -1,8 +1,9 @@
 //! gRPC, on hyper.
 //!
 //! - [`server`]: HTTP/2 connections and their calls; [`message`]: the messages of one unary call
-//! - [`throttle`]: reading no faster than calls begin; [`metered_body`]: how a call ended, for metrics
-//! - [`routes`]: which call goes where, on each socket; [`forward`]: passing calls on to containerd
+//! - [`throttle`]: limits the rate of reading to the rate at which calls begin
+//! - [`metered_body`]: records the status of each call for the metrics
+//! - [`routes`]: a router per socket; [`forward`]: forwards calls to containerd
 
 pub mod forward;
 pub mod message;

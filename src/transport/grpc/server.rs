@@ -1,5 +1,4 @@
-//! gRPC: HTTP/2 connections, and the calls on them. Which call goes where is the matter of a
-//! [`Handler`].
+//! gRPC: HTTP/2 connections and their calls. A [`Router`] dispatches each call.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -39,65 +38,73 @@ pub const IMAGES: &str = "containerd.services.images.v1.Images";
 /// The header that carries the namespace.
 const NAMESPACE: &str = "containerd-namespace";
 
-/// What an HTTP/2 client says first (RFC 9113, 3.4).
+/// The first bytes of an HTTP/2 client (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Streams of one connection at a time. Calls of Images have a lower bound of their own; long
-/// streams (Watch) must not keep calls from being accepted.
+/// Streams of one connection at a time. The limit on calls of Images is lower: long streams (Watch)
+/// must leave room for calls.
 pub const MAX_STREAMS: u32 = 4096;
 
 /// The most bytes of request headers.
 pub const MAX_HEADER_LIST: u32 = 64 << 10;
 
-/// How much of a stream, and of all streams of a connection, may be on its way unread. Little: it is
-/// outside of the budget, which a large request waits for when its first bytes have come.
-const WINDOW: (u32, u32) = (16 << 10, 64 << 10);
+/// The flow-control window of a stream. It is small, because the memory budget does not count its
+/// bytes: a large request waits for the budget after its first bytes.
+const STREAM_WINDOW_BYTES: u32 = 16 << 10;
 
-/// How many bytes of a stream may wait to be sent.
-const SEND_BUFFER: usize = 400 << 10;
+/// The flow-control window of a connection. It is small for the same reason.
+const CONNECTION_WINDOW_BYTES: u32 = 64 << 10;
 
-/// How often a connection is asked whether it lives, and how long it may take to answer. A client
-/// that stops in the middle of a frame cannot answer.
-const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
+/// The most bytes of a stream that wait to be sent.
+const SEND_BUFFER_BYTES: usize = 400 << 10;
 
-/// Answers calls, whichever they are.
+/// How often the server sends a PING. A client that stops in the middle of a frame cannot answer it.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// How long a client may take to answer a PING.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Dispatches the calls of one socket.
 pub trait Router: Clone + Send + Sync + 'static {
-    /// How much of a stream, and of all streams of a connection, may be on its way unread.
-    const WINDOW: (u32, u32) = WINDOW;
+    /// The flow-control window of a stream, in bytes.
+    const STREAM_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES;
 
-    /// How many bytes of a stream may wait to be sent, at least.
-    const SEND_BUFFER: usize = SEND_BUFFER;
+    /// The flow-control window of a connection, in bytes.
+    const CONNECTION_WINDOW_BYTES: u32 = CONNECTION_WINDOW_BYTES;
 
-    /// A handler for one connection's calls.
+    /// The most bytes of a stream that wait to be sent.
+    const SEND_BUFFER_BYTES: usize = SEND_BUFFER_BYTES;
+
+    /// A router for the calls of one connection.
     fn for_connection(&self) -> Self {
         self.clone()
     }
 
-    /// Answers one call; `stop` turns when the daemon stops.
+    /// Answers one call. `stop` becomes true when the daemon shuts down.
     fn route(
         &self,
-        asked: IncomingCall,
+        call: IncomingCall,
         stop: Shutdown,
     ) -> impl Future<Output = Result<Response<Body>>> + Send;
 }
 
 /// Serves the calls of gRPC connections.
 #[derive(Clone)]
-pub struct GrpcServer<H> {
-    handler: H,
+pub struct GrpcServer<R> {
+    router: R,
     limits: Limits,
 }
 
-impl<H: Router> GrpcServer<H> {
-    /// Has `handler` answer the calls.
-    pub fn new(handler: H, limits: Limits) -> Self {
-        Self { handler, limits }
+impl<R: Router> GrpcServer<R> {
+    /// A server that dispatches calls with `router`.
+    pub fn new(router: R, limits: Limits) -> Self {
+        Self { router, limits }
     }
 
-    /// Serves one connection until it ends, or until it has ended what it began when `stop` turns.
+    /// Serves one connection until it ends. After `stop` the connection ends with its last call.
     pub async fn connection(mut self, mut stream: UnixStream, mut stop: Shutdown) {
-        self.handler = self.handler.for_connection();
-        // A client that connects and says nothing holds a place. gRPC clients speak first.
+        self.router = self.router.for_connection();
+        // A silent client takes up one of the connections, and gRPC clients send first.
         let mut preface = [0; PREFACE.len()];
         match tokio::time::timeout(self.limits.message_time, stream.read_exact(&mut preface)).await
         {
@@ -114,27 +121,28 @@ impl<H: Router> GrpcServer<H> {
         let state = Arc::clone(&connection);
         let service = service_fn(move |request| {
             let (grpc, state, stop) = (self.clone(), Arc::clone(&state), stopping.clone());
-            // At once, not when its task runs: what is read next depends on it.
-            let place = state.admit(size(request.headers()));
-            async move { Ok::<_, Infallible>(grpc.answer(request, &state, stop, place).await) }
+            // The call must count before its task runs, because the stream reads on meanwhile.
+            let guard = state.admit(header_list_bytes(request.headers()));
+            async move { Ok::<_, Infallible>(grpc.answer(request, &state, stop, guard).await) }
         });
         let http = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            // No gRPC client reads it, and making it panics when the clock is out of its years.
+            // No gRPC client reads the date, and formatting it panics when the clock is outside the
+            // supported years.
             .auto_date_header(false)
-            .keep_alive_interval(PING.0)
-            .keep_alive_timeout(PING.1)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
             .max_concurrent_streams(MAX_STREAMS)
             .max_pending_accept_reset_streams(MAX_STREAMS as usize)
             .max_local_error_reset_streams(MAX_STREAMS as usize)
             .max_header_list_size(MAX_HEADER_LIST)
-            .max_send_buf_size(H::SEND_BUFFER)
-            .initial_stream_window_size(H::WINDOW.0)
-            .initial_connection_window_size(H::WINDOW.1)
+            .max_send_buf_size(R::SEND_BUFFER_BYTES)
+            .initial_stream_window_size(R::STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(R::CONNECTION_WINDOW_BYTES)
             .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(http);
-        // How often it is looked at for replies that nobody reads.
-        let mut look = tokio::time::interval(unread_time / 4);
+        // Each tick checks the connection for replies that the client does not read.
+        let mut stall_check = tokio::time::interval(unread_time / 4);
         let mut stopping = false;
         loop {
             tokio::select! {
@@ -148,20 +156,20 @@ impl<H: Router> GrpcServer<H> {
                     stopping = true;
                     http.as_mut().graceful_shutdown();
                 }
-                _ = look.tick() => if connection.has_stalled_reply(unread_time) {
+                _ = stall_check.tick() => if connection.has_stalled_reply(unread_time) {
                     return throttled_log!(Warn, "a gRPC client leaves its replies unread and is disconnected");
                 }
             }
         }
     }
 
-    /// Answers one request, whatever it is and whatever happens.
+    /// Answers one request. An invalid request and a panic of the handler get an answer, too.
     async fn answer(
         &self,
         request: Request<Incoming>,
         connection: &Arc<ConnectionState>,
         stop: Shutdown,
-        place: CallGuard,
+        guard: CallGuard,
     ) -> Response<Body> {
         let is_grpc = request
             .headers()
@@ -172,28 +180,28 @@ impl<H: Router> GrpcServer<H> {
             *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return response;
         }
-        let call = {
+        let metered_call = {
             let path = request.uri().path().trim_start_matches('/');
             let (service, method) = path.split_once('/').unwrap_or((path, ""));
             self.limits.metrics.begin("grpc", service, method)
         };
-        let asked = IncomingCall {
+        let call = IncomingCall {
             request,
             connection: Arc::clone(connection),
             limits: self.limits.clone(),
         };
-        // What a call works on is thrown away with it, or is the store's, which undoes its own.
-        let answer = AssertUnwindSafe(self.handler.route(asked, stop)).catch_unwind().await;
+        // A panic drops the state of its call, and the store rolls back its transaction.
+        let answer = AssertUnwindSafe(self.router.route(call, stop)).catch_unwind().await;
         let response = match answer {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => message::error_response(&error),
             Err(_) => message::error_response(&status::panicked()),
         };
-        meter(response, call, place)
+        meter(response, metered_call, guard)
     }
 }
 
-/// One call, not yet read.
+/// One call. The server has read its headers, and not its message.
 pub struct IncomingCall {
     request: Request<Incoming>,
     connection: Arc<ConnectionState>,
@@ -206,22 +214,25 @@ impl IncomingCall {
         self.request.uri().path()
     }
 
-    /// The request as it came, to be passed on.
+    /// The unchanged request, for forwarding.
     pub fn into_request(self) -> Request<Incoming> {
         self.request
     }
 
     /// The namespace header.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the header is not UTF-8.
     pub fn namespace(&self) -> Result<Option<String>> {
         namespace(&self.request)
     }
 
-    /// The client that calls.
+    /// The client of the call.
     pub fn client(&self) -> Client {
         self.connection.client()
     }
 
-    /// The message of a call that is not unary.
+    /// Reads the message of a call that is not unary.
     pub async fn message<M: MessageFull>(self) -> Result<M> {
         let raw = message::read(self.request.into_body(), &self.limits).await?;
         let (is_large, requests) = (raw.is_large(), self.limits.request_memory);
@@ -230,7 +241,7 @@ impl IncomingCall {
         Ok(message)
     }
 
-    /// Answers a call of one message by one message.
+    /// Answers a unary call with the reply of `handle`.
     pub async fn unary<M, F>(
         self,
         handle: impl FnOnce(CallContext, M) -> F + Send + 'static,
@@ -249,11 +260,11 @@ impl IncomingCall {
             let slot = self.connection.acquire_call_slot().await;
             let raw = message::read(self.request.into_body(), &self.limits).await?;
             let (is_large, requests) = (raw.is_large(), self.limits.request_memory);
-            // Boxed: most of what a call takes it takes here, and those that wait for a slot or for
-            // their message do without.
+            // The box keeps the future of a waiting call small: a call that waits for a slot or for
+            // its message has not allocated this part.
             let answer = Box::pin(async move {
-                let (asked, _held) = raw.decode(&requests).await?;
-                handle(call, asked).await
+                let (request, _reservation) = raw.decode(&requests).await?;
+                handle(call, request).await
             });
             let Reply { message, hold } =
                 if is_large { workers::offload(answer).await? } else { answer.await? };
@@ -263,7 +274,7 @@ impl IncomingCall {
     }
 }
 
-/// The namespace header, the first if there are several.
+/// The first namespace header.
 fn namespace<B>(request: &Request<B>) -> Result<Option<String>> {
     let Some(value) = request.headers().get(NAMESPACE) else { return Ok(None) };
     let value = std::str::from_utf8(value.as_bytes()).map_err(|_| {
@@ -272,12 +283,12 @@ fn namespace<B>(request: &Request<B>) -> Result<Option<String>> {
     Ok(Some(value.to_owned()))
 }
 
-/// The bytes of headers, as HTTP/2 counts them: 32 for each beside its own.
-fn size(headers: &http::HeaderMap) -> usize {
+/// The bytes of headers as HTTP/2 counts them: 32 bytes more per header than its name and value.
+fn header_list_bytes(headers: &http::HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
-/// The headers that are the client's own, and not of the protocol or of this call's frame.
+/// The headers that the client added, without those of gRPC and HTTP.
 fn metadata(headers: &http::HeaderMap) -> http::HeaderMap {
     let own = |name: &str| {
         !name.starts_with("grpc-")

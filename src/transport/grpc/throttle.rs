@@ -1,12 +1,13 @@
-//! The byte stream under a gRPC connection, read no faster than its calls begin.
+//! The byte stream under a gRPC connection. It limits the rate of reading to the rate at which calls
+//! begin.
 //!
-//! The library reads all that has come before it begins the first call of it: thousands of heads, of
-//! which each takes some KiB, and others wait meanwhile. So this stream looks for the heads of calls
-//! as they pass: it lets a few through in a turn of the connection ([`Turns`]), and the calls begin
-//! before it gives more (the library asks for more before each call that it begins); and
-//! while all connections together have begun too many, one with more than its share is not read.
-//! Nor is one that does not read itself: a refusal is no call any more when it is written, and there
-//! would be no end of them.
+//! The HTTP/2 library reads all input before it begins the first call: thousands of HEADERS frames,
+//! which take some KiB each, while other connections wait. So this stream scans its input for HEADERS
+//! frames and passes a few of them per round ([`FairShare`]). Their calls begin before the next read,
+//! because the library polls the stream before each call that it begins. While the server is
+//! saturated, the stream does not read a connection above its fair share. It does not read a client
+//! that leaves replies unread either: a refusal is no call in flight once it is written, so admission
+//! control cannot bound refusals.
 //!
 //! ```text
 //! frame   0..3 length of the payload   3 type   4 flags   5..9 stream   9.. payload
@@ -26,19 +27,21 @@ use crate::transport::conn::coalesce::CoalescingStream;
 use crate::transport::conn::fair::{CALL_COST, FairShare};
 use crate::transport::conn::state::ConnectionState;
 
-/// A byte that is no data weighs in a turn as much as so many that are: the shortest frames have nine, and
-/// each may want an answer.
+/// The cost of a byte outside DATA frames, in units. The shortest frame has nine bytes, and each
+/// frame may need an answer.
 const CONTROL_BYTE_COST: usize = 64;
 
-/// So many bytes of data weigh as one: they are copied and no more. Were it one each, an upload through us
-/// would wait for its turns most of the time.
+/// The bytes of data that cost one unit, because the server only copies data. At a unit per byte, an
+/// upload would spend most of its time waiting for rounds.
 const DATA_BYTES_PER_UNIT: usize = 8;
 
-/// So many bytes are read at a time unless most of them are data: some heads. The second is what is
-/// read while the connections together are at their limit.
-const PIECE: (usize, usize) = (1 << 10, 128);
+/// The bytes of one read, unless the last read was mostly data. They hold a few HEADERS frames.
+const READ_CHUNK_BYTES: usize = 1 << 10;
 
-/// How often it is looked whether a client that is not read is still there.
+/// The bytes of one read while the server is saturated.
+const READ_CHUNK_SATURATED_BYTES: usize = 128;
+
+/// How often a stream that does not read checks whether its client has disconnected.
 const HANGUP_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The frame that begins a call.
@@ -47,32 +50,40 @@ const FRAME_HEADERS: u8 = 1;
 /// The frame that carries data.
 const FRAME_DATA: u8 = 0;
 
-/// A paced stream.
+/// A stream with a limited rate of reading.
 pub struct ThrottledStream {
     stream: CoalescingStream,
     connection: Arc<ConnectionState>,
     frames: H2FrameScanner,
-    turns: FairShare,
-    /// The last bytes were data, and more of it comes.
+    share: FairShare,
+    /// The last read was mostly data, so the next one is likely to be.
     bulk: bool,
-    /// Runs while nothing is read: a client that leaves is not seen otherwise.
-    look: Option<Pin<Box<Sleep>>>,
+    /// Runs while the stream does not read: reading would show that the client has disconnected.
+    hangup_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl ThrottledStream {
-    /// Paces `stream`, whose first `before` bytes are no frames.
-    pub fn new(stream: CoalescingStream, connection: Arc<ConnectionState>, before: usize) -> Self {
-        let frames = H2FrameScanner { left: before, ..H2FrameScanner::default() };
-        Self { stream, connection, frames, turns: FairShare::new(), bulk: false, look: None }
+    /// Throttles `stream`, whose first `preface` bytes are no frames.
+    pub fn new(stream: CoalescingStream, connection: Arc<ConnectionState>, preface: usize) -> Self {
+        let frames = H2FrameScanner { left: preface, ..H2FrameScanner::default() };
+        Self {
+            stream,
+            connection,
+            frames,
+            share: FairShare::default(),
+            bulk: false,
+            hangup_timer: None,
+        }
     }
 
-    /// Pending while the client is there, then the end of the stream.
+    /// Pending while the client is connected, then the end of the stream.
     fn poll_hang_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.stream.is_hung_up() {
-            let look =
-                self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(HANGUP_POLL_INTERVAL)));
-            ready!(look.as_mut().poll(cx));
-            self.look = None;
+            let timer = self
+                .hangup_timer
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(HANGUP_POLL_INTERVAL)));
+            ready!(timer.as_mut().poll(cx));
+            self.hangup_timer = None;
         }
         Poll::Ready(Ok(()))
     }
@@ -88,30 +99,34 @@ impl AsyncRead for ThrottledStream {
         if this.connection.poll_admission(cx) {
             return this.poll_hang_up(cx);
         }
-        this.look = None;
+        this.hangup_timer = None;
         if this.stream.is_full(cx) {
             return Poll::Pending;
         }
-        ready!(this.turns.poll_ready(cx));
+        ready!(this.share.poll_ready(cx));
         let before = buf.filled().len();
         let polled = if this.bulk {
             Pin::new(&mut this.stream).poll_read(cx, buf)
         } else {
-            let crowded = this.connection.admission().is_saturated();
-            let piece = if crowded { PIECE.1 } else { PIECE.0 }.min(buf.remaining());
-            let mut part = ReadBuf::new(buf.initialize_unfilled_to(piece));
+            let chunk = if this.connection.admission().is_saturated() {
+                READ_CHUNK_SATURATED_BYTES
+            } else {
+                READ_CHUNK_BYTES
+            };
+            let chunk = chunk.min(buf.remaining());
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(chunk));
             let polled = Pin::new(&mut this.stream).poll_read(cx, &mut part);
             let count = part.filled().len();
             buf.advance(count);
             polled
         };
         if polled.is_pending() {
-            this.turns.refill();
+            this.share.refill();
         }
         ready!(polled)?;
         let read = buf.filled().get(before..).unwrap_or_default();
         let (heads, data) = this.frames.scan(read);
-        this.turns.charge(
+        this.share.charge(
             heads * CALL_COST
                 + (read.len() - data) * CONTROL_BYTE_COST
                 + data / DATA_BYTES_PER_UNIT,
@@ -151,18 +166,18 @@ impl AsyncWrite for ThrottledStream {
     }
 }
 
-/// Where in its frames a stream of bytes is.
+/// Finds the frames in a stream of bytes.
 #[derive(Default)]
 struct H2FrameScanner {
     head: [u8; 9],
-    /// Bytes of the head that are known.
+    /// The number of bytes in `head` that have been read.
     known: usize,
-    /// Bytes to come that are not looked at.
+    /// The number of bytes to skip.
     left: usize,
 }
 
 impl H2FrameScanner {
-    /// How many heads of calls are in the next bytes, and how many bytes are data.
+    /// Returns the number of HEADERS frames in the next bytes, and the number of data bytes.
     fn scan(&mut self, mut bytes: &[u8]) -> (usize, usize) {
         let (mut heads, mut data) = (0, 0);
         loop {
@@ -260,7 +275,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(got == sent);
-        assert!(most <= QUANTUM / CALL_COST + PIECE.0 / 29 + 1, "{most} at a time");
+        assert!(most <= QUANTUM / CALL_COST + READ_CHUNK_BYTES / 29 + 1, "{most} at a time");
         drop(sender.await.unwrap());
         assert_eq!(stream.read(&mut [0; 10]).await.unwrap(), 0);
     }

@@ -1,12 +1,13 @@
-//! Counting the fields of a ttrpc request while its bytes pass by.
+//! Counts the fields of a ttrpc request while the server reads its bytes.
 //!
-//! The library decodes the envelope around the message: service, method, and metadata. Two bytes are an
-//! entry of metadata, which takes many times as much once decoded; no client sends many.
+//! The library decodes the envelope around the message: service, method and metadata. An entry of
+//! metadata can be as short as two bytes, and takes many times as much memory once decoded. No client
+//! sends many entries.
 
-/// A request may have so many fields: entries of metadata, and the few that are not.
+/// The most fields of a request: entries of metadata, and the few other fields.
 const MAX_FIELDS: u32 = 128;
 
-/// Where in a request its bytes are.
+/// Counts the fields of one request.
 #[derive(Debug, Default)]
 pub struct FieldCounter {
     fields: u32,
@@ -24,14 +25,14 @@ enum Position {
     Number,
     /// In the length of what comes next.
     Length,
-    /// In so many bytes that are not looked at.
+    /// In a payload, with this many bytes left to skip.
     Bytes(u64),
-    /// In what is no message: it will be refused.
+    /// In bytes that are not a message. The library refuses the request.
     Nowhere,
 }
 
 impl FieldCounter {
-    /// The next bytes of the request; whether it still has no more fields than it may.
+    /// Scans the next bytes of the request. Returns whether the count is within [`MAX_FIELDS`].
     pub fn feed(&mut self, mut bytes: &[u8]) -> bool {
         while let Some((byte, rest)) = bytes.split_first() {
             if let Position::Bytes(left) = self.at {

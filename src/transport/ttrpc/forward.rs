@@ -1,8 +1,8 @@
-//! Passing ttrpc connections on to a containerd as they are: bytes, both ways.
+//! Forwards ttrpc connections to containerd unchanged: bytes in both directions.
 //!
-//! containerd serves ttrpc at its address with `.ttrpc` behind it, and clients that know its address only
-//! derive that one. Each connection here has one to containerd, and a buffer each way: a side that does
-//! not read holds the other back.
+//! containerd serves ttrpc at its address with `.ttrpc` appended, and clients derive that address from
+//! the gRPC one. Each client connection has its own connection to containerd, with a buffer per
+//! direction: a side that does not read holds the other side back.
 
 use std::io;
 use std::path::Path;
@@ -16,27 +16,27 @@ use crate::metrics::calls::Calls;
 use crate::transport::conn::listener::{Shutdown, wait};
 use crate::transport::grpc::forward::upstream::{CONNECT_TIMEOUT, DRAIN_GRACE};
 
-/// Bytes under way in one direction of a connection.
+/// The buffer of one direction of a connection, in bytes.
 const BUFFER_BYTES: usize = 16 << 10;
 
-/// Passes connections on to one socket. Clones are the same.
+/// Forwards connections to one socket. Clones share their state.
 #[derive(Clone, Debug)]
 pub struct TtrpcForwarder {
     socket: Arc<Path>,
-    counted: Calls,
-    /// It was said that containerd does not answer there, and it has not answered since.
+    metrics: Calls,
+    /// The log says that containerd does not answer, and containerd has not answered since.
     is_reported: Arc<AtomicBool>,
 }
 
 impl TtrpcForwarder {
-    /// Passes connections on to `socket`.
-    pub fn new(socket: &Path, counted: Calls) -> Self {
-        Self { socket: Arc::from(socket), counted, is_reported: Arc::default() }
+    /// A forwarder to `socket`.
+    pub fn new(socket: &Path, metrics: Calls) -> Self {
+        Self { socket: Arc::from(socket), metrics, is_reported: Arc::default() }
     }
 
-    /// Passes one connection on until either side ends it, or until soon after `stop` turns.
+    /// Forwards one connection until either side closes it, or until [`DRAIN_GRACE`] after `stop`.
     pub async fn connection(self, mut client: UnixStream, mut stop: Shutdown) {
-        let _open = self.counted.connection("ttrpc");
+        let _open = self.metrics.connection("ttrpc");
         let mut containerd = match self.connect().await {
             Ok(stream) => stream,
             Err(e) => return self.report(&e),

@@ -1,10 +1,9 @@
-//! The byte stream under a ttrpc connection, watched frame by frame.
+//! The byte stream under a ttrpc connection, inspected frame by frame.
 //!
-//! The library reads requests as fast as they come, and queues replies without end. So this stream
-//! counts requests in and replies out, and gives the library nothing more to read while too many
-//! calls are under way: a client that does not read its replies stops being read itself. It also
-//! ends connections that stop in the middle of a frame or of reading a reply, or that do not speak
-//! ttrpc.
+//! The library reads requests as fast as they arrive, and its queue of replies has no limit. So this
+//! stream counts requests and replies, and gives the library no input while too many calls are in
+//! flight: the server stops reading a client that does not read its replies. The stream also closes
+//! connections that stall in the middle of a frame or of a reply, or that do not speak ttrpc.
 //!
 //! ```text
 //! frame   0..4 length of the payload   4..8 stream   8 type   9 flags   10.. payload
@@ -34,14 +33,14 @@ use crate::transport::conn::fair::{CALL_COST, FairShare, QUANTUM};
 use crate::transport::conn::state::ConnectionState;
 use crate::transport::ttrpc::envelope::FieldCounter;
 
-/// The library skips payloads that are too long for it and answers that. One that claims more than
-/// this is not sent by a ttrpc client (HTTP reads as 1.3 GB).
+/// The longest frame of a ttrpc client, in bytes. The library skips a payload above its own limit and
+/// answers with an error. A larger frame means another protocol (HTTP reads as 1.3 GB).
 const MAX_PLAUSIBLE_FRAME: u32 = 64 << 20;
 
-/// Waiting for a share of the budget for a large request.
+/// The wait for the memory of a large request.
 type Share = Pin<Box<dyn Future<Output = Option<Reservation>> + Send + Sync>>;
 
-/// A watched stream.
+/// A stream that enforces the limits of its connection.
 pub struct GuardedStream {
     stream: UnixStream,
     connection: Arc<ConnectionState>,
@@ -51,21 +50,21 @@ pub struct GuardedStream {
     envelope: FieldCounter,
     outgoing: FrameScanner,
     turns: FairShare,
-    /// Requests that have been read and not been answered.
+    /// Requests that the stream has read and the server has not answered.
     in_flight: usize,
-    /// The reader that waits for `under_way` to fall.
+    /// The reader that waits for `in_flight` to fall.
     paused: Option<Waker>,
     share: Option<Share>,
-    /// Runs while a request has begun and not ended.
+    /// Runs while a request is incomplete.
     request_timer: Timer,
-    /// Runs while a reply cannot be written.
+    /// Runs while the socket takes no reply.
     reply_timer: Timer,
     /// Dropped with the stream.
     _end: oneshot::Sender<()>,
 }
 
 impl GuardedStream {
-    /// Watches `stream`; `end` is dropped when it is closed.
+    /// Guards `stream`. The guard drops `end` when the connection closes.
     pub fn new(
         stream: UnixStream,
         connection: Arc<ConnectionState>,
@@ -80,7 +79,7 @@ impl GuardedStream {
             incoming: FrameScanner::default(),
             envelope: FieldCounter::default(),
             outgoing: FrameScanner::default(),
-            turns: FairShare::new(),
+            turns: FairShare::default(),
             in_flight: 0,
             paused: None,
             share: None,
@@ -90,13 +89,13 @@ impl GuardedStream {
         }
     }
 
-    /// Whether one more request may be read.
+    /// Whether the stream may read one more request.
     fn may_begin(&self) -> bool {
         self.in_flight == 0
             || (self.in_flight < self.calls && self.connection.admission().can_admit())
     }
 
-    /// A request's head has been read: what it takes before its payload may be.
+    /// Handles the head of a request: checks it, and starts the wait for its memory.
     fn begin(&mut self, head: MessageHeader) -> io::Result<()> {
         if head.length > MAX_PLAUSIBLE_FRAME {
             return Err(io::Error::new(
@@ -124,7 +123,7 @@ impl GuardedStream {
         Ok(())
     }
 
-    /// A part of a request has been read.
+    /// Handles a part of a request's payload: counts its fields.
     fn inspect(&mut self, part: &[u8]) -> io::Result<()> {
         let skipped = self.incoming.head.length as usize > MESSAGE_LENGTH_MAX;
         if skipped || self.envelope.feed(part) {
@@ -134,9 +133,9 @@ impl GuardedStream {
         Err(io::Error::new(io::ErrorKind::InvalidData, why))
     }
 
-    /// A request has been read whole.
+    /// Handles the end of a request: counts its call as in flight.
     fn finish(&mut self, head: MessageHeader) {
-        // Everything else the library takes in silence.
+        // The library ignores every other frame without an answer.
         let is_answered = matches!(head.type_, MESSAGE_TYPE_REQUEST | MESSAGE_TYPE_DATA)
             || head.stream_id.is_multiple_of(2)
             || head.length as usize > MESSAGE_LENGTH_MAX;
@@ -157,7 +156,7 @@ impl AsyncRead for GuardedStream {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.incoming.is_between() && !this.may_begin() {
-            // It has calls under way: the next that ends wakes it.
+            // The connection has calls in flight, and the end of one wakes this task.
             this.paused = Some(cx.waker().clone());
             return Poll::Pending;
         }
@@ -241,33 +240,33 @@ impl AsyncWrite for GuardedStream {
     }
 }
 
-/// Where in its frames a stream of bytes is.
+/// Finds the frames in a stream of bytes.
 #[derive(Default)]
 struct FrameScanner {
     raw: [u8; MESSAGE_HEADER_LENGTH],
-    /// Bytes of the head that are known.
+    /// The number of bytes in `raw` that have been read.
     known: usize,
     head: MessageHeader,
-    /// Bytes of the payload to come.
+    /// The bytes of the payload that are still to come.
     left: usize,
 }
 
 enum Event<'b> {
-    /// The head of a frame is known.
+    /// The head of a frame is complete.
     Head(MessageHeader),
-    /// Some of its payload.
+    /// A part of the payload.
     Part(&'b [u8]),
-    /// A frame is over.
+    /// The frame is complete.
     End(MessageHeader),
 }
 
 impl FrameScanner {
-    /// No frame has begun.
+    /// Whether the stream is between two frames.
     fn is_between(&self) -> bool {
         self.known == 0
     }
 
-    /// Takes bytes off the front of `bytes` until something happened, or they are used up.
+    /// Consumes bytes from the start of `bytes` until the next event, or until none is left.
     fn take<'b>(&mut self, bytes: &mut &'b [u8]) -> Option<Event<'b>> {
         if self.known < MESSAGE_HEADER_LENGTH {
             while self.known < MESSAGE_HEADER_LENGTH {
@@ -291,7 +290,7 @@ impl FrameScanner {
     }
 }
 
-/// A time that runs from the first poll to the next stop.
+/// A timeout that runs from the first poll to the next stop.
 struct Timer {
     time: Duration,
     running: Option<Pin<Box<Sleep>>>,
@@ -306,7 +305,7 @@ impl Timer {
         self.running = None;
     }
 
-    /// Pending until the time is over, then an error that says `why`.
+    /// Pending until the timeout, then an error with the reason `why`.
     fn poll(&mut self, cx: &mut Context<'_>, why: &str) -> Poll<io::Result<()>> {
         let end = || Box::pin(tokio::time::sleep_until(Instant::now() + self.time));
         ready!(self.running.get_or_insert_with(end).as_mut().poll(cx));

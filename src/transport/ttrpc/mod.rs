@@ -1,7 +1,8 @@
 //! ttrpc, on the ttrpc crate.
 //!
-//! - [`server`]: connections and their calls; [`forward`]: passing connections on to containerd
-//! - [`guard`]: the byte stream under the crate, inspected frame by frame; [`envelope`]: field by field
+//! - [`server`]: connections and their calls; [`forward`]: forwards connections to containerd
+//! - [`guard`]: the byte stream under the crate, inspected frame by frame
+//! - [`envelope`]: counts the fields of a request
 
 mod envelope;
 pub mod forward;

@@ -1,8 +1,7 @@
-//! ttrpc: connections of shims, guests and small clients: Images, and forwarding events.
+//! ttrpc: connections of shims, guests and small clients, for Images and for forwarding events.
 //!
-//! Frames and dispatch are the library's. Each connection has a server of its own in it, so that
-//! its calls know which connection they belong to, and what they hold is given back when their
-//! reply is written.
+//! The library does framing and dispatch. Each connection has a library server of its own, so a call
+//! knows its connection, and releases its reservations when its reply is written.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -35,14 +34,14 @@ use crate::transport::{Limits, status};
 /// The metadata key that carries the namespace.
 const NAMESPACE: &str = "containerd-namespace-ttrpc";
 
-/// containerd's service for shims that tell of events.
+/// containerd's service for the events of shims.
 const EVENTS: &str = "containerd.services.events.ttrpc.v1.Events";
 
 /// The largest message of a reply, in bytes: a frame carries 4 MiB, and some bytes go to the
 /// envelope around the message.
 pub const MAX_REPLY: usize = ttrpc::proto::MESSAGE_LENGTH_MAX - 16;
 
-/// The part of the library whose traces are whole messages, with all that is in them.
+/// The log target of the library whose trace lines contain whole messages.
 pub const PAYLOAD_LOG_TARGET: &str = "ttrpc::asynchronous::connection";
 
 /// Serves the calls of ttrpc connections.
@@ -54,12 +53,13 @@ pub struct TtrpcServer {
 }
 
 impl TtrpcServer {
-    /// Serves `images`, and hands events that are forwarded to `events`, if there is somebody to.
+    /// Serves `images`, and passes forwarded events to `events`. Without `events` the server has no
+    /// Events service.
     pub fn new(images: Arc<dyn Images>, events: Option<Exchange>, limits: Limits) -> Self {
         Self { images, events, limits }
     }
 
-    /// Serves one connection until it ends, or until it has ended what it began when `stop` turns.
+    /// Serves one connection until it ends. After `stop` the connection ends with its last call.
     pub async fn connection(self, stream: UnixStream, mut stop: Shutdown) {
         let client = state::client(&stream);
         let connection = ConnectionState::new(self.limits.calls, &self.limits.admission, client);
@@ -72,7 +72,7 @@ impl TtrpcServer {
         if let Err(e) = server.start().await {
             return throttled_log!(Error, "a ttrpc connection cannot be served: {e}");
         }
-        // `end` is never sent: it is dropped with the socket, when the connection is over.
+        // The guard never sends on `end`. It drops `end` when the connection closes.
         tokio::select! {
             _ = &mut ended => return,
             () = wait(&mut stop) => {}
@@ -152,10 +152,10 @@ impl MethodHandlerImpl {
         Ok(message)
     }
 
-    /// The message in the request on that stream, which holds what it takes.
+    /// Decodes the request on `stream`, and reserves its memory.
     async fn parse<M: MessageFull>(&self, stream: u32, payload: &[u8]) -> Result<M> {
         let size = decoded_size::decoded_size::<M>(payload)?;
-        // A large one holds its share since it was read.
+        // A large request has its reservation since the stream read its head.
         if !self.connection.shrink(stream, payload.len() + size) {
             let hold = self.server.limits.request_memory.reserve(size).await;
             self.connection.attach(stream, hold);
@@ -172,9 +172,9 @@ impl MethodHandler for MethodHandlerImpl {
         context: TtrpcContext,
         request: ttrpc::Request,
     ) -> ttrpc::Result<ttrpc::Response> {
-        let counted = &self.server.limits.metrics;
-        let mut call = counted.begin("ttrpc", &request.service, &request.method);
-        // What a call works on is thrown away with it, or is the store's, which undoes its own.
+        let metrics = &self.server.limits.metrics;
+        let mut call = metrics.begin("ttrpc", &request.service, &request.method);
+        // A panic drops the state of its call, and the store rolls back its transaction.
         let answer = AssertUnwindSafe(self.answer(&context, request.payload)).catch_unwind().await;
         let mut response = ttrpc::Response::new();
         match answer.unwrap_or_else(|_| Err(status::panicked())) {

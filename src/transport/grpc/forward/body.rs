@@ -1,8 +1,8 @@
-//! The bodies of a call that is passed on: the request on its way to containerd, and the answer on
-//! its way back.
+//! The bodies of a forwarded call: the request to containerd, and the response from it.
 //!
-//! Each takes the next piece when the one before is under way. A stream to containerd whose two
-//! ends are dropped is reset at once, with what of it waits for room: containerd may never read it.
+//! Each body takes the next piece after it has handed the previous one to h2. Dropping both halves of
+//! a stream to containerd resets the stream at once and discards its unsent data, which containerd
+//! might never read.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,16 +18,16 @@ use crate::model::Error;
 use crate::transport::conn::coalesce::ConnectionAborter;
 use crate::transport::status;
 
-/// A request on its way to containerd.
+/// Sends the body of a request to containerd.
 pub struct RequestPump {
     body: Incoming,
     stream: SendStream<Bytes>,
-    /// What waits for room, and whether it is the last.
+    /// The piece that waits for send capacity, and whether it is the last.
     waiting: Option<(Bytes, bool)>,
 }
 
 impl RequestPump {
-    /// The request in `body`, to be sent on `stream`.
+    /// Sends `body` on `stream`.
     pub fn new(body: Incoming, stream: SendStream<Bytes>) -> Self {
         Self { body, stream, waiting: None }
     }
@@ -56,7 +56,7 @@ impl RequestPump {
                 }
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
-                        // Room for a byte is enough: the rest of a piece may wait behind it.
+                        // Capacity for one byte is enough: h2 buffers the rest of the piece.
                         self.stream.reserve_capacity(data.len().min(1));
                         self.waiting = Some((data, self.body.is_end_stream()));
                     }
@@ -75,49 +75,49 @@ impl Future for RequestPump {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // Why it could not be sent, the answer says.
+        // The response carries the reason of a failure.
         self.poll_send(cx).map(|_| ())
     }
 }
 
-/// What the client said of a request that it broke off.
+/// The reason with which the client reset its request.
 fn reason(error: &hyper::Error) -> Reason {
-    let reset = std::error::Error::source(error).and_then(|e| e.downcast_ref::<h2::Error>());
-    reset.and_then(h2::Error::reason).unwrap_or(Reason::CANCEL)
+    let h2_error = std::error::Error::source(error).and_then(|e| e.downcast_ref::<h2::Error>());
+    h2_error.and_then(h2::Error::reason).unwrap_or(Reason::CANCEL)
 }
 
-/// What containerd answers, as it comes.
+/// The body of containerd's response, forwarded as it arrives.
 pub struct ResponseBody {
     body: RecvStream,
-    /// The rest of the request: a client that does not read its answer may go on sending. It ends
-    /// with the answer.
+    /// Sends the rest of the request: a client may go on sending before it reads the response. The
+    /// task ends with the response.
     _upload: Option<JoinSet<()>>,
     name: String,
-    is_broken: bool,
-    breaker: Arc<ConnectionAborter>,
+    has_failed: bool,
+    aborter: Arc<ConnectionAborter>,
 }
 
 impl ResponseBody {
-    /// The answer of the containerd that is called `name`; `upload` is what of the request is not
-    /// sent yet.
+    /// The response of the containerd `name`. `upload` sends the rest of the request.
     pub fn new(
         body: RecvStream,
         upload: Option<RequestPump>,
         name: String,
-        breaker: Arc<ConnectionAborter>,
+        aborter: Arc<ConnectionAborter>,
     ) -> Self {
         let upload = upload.map(|upload| JoinSet::from_iter([upload]));
-        Self { body, _upload: upload, name, is_broken: false, breaker }
+        Self { body, _upload: upload, name, has_failed: false, aborter }
     }
 
-    fn broken(&mut self, error: h2::Error) -> Option<Result<Frame<Bytes>, h2::Error>> {
-        self.is_broken = true;
-        match reset(&error) {
-            // All was said before.
+    /// The last frame of a response whose stream failed with `error`.
+    fn failure_frame(&mut self, error: h2::Error) -> Option<Result<Frame<Bytes>, h2::Error>> {
+        self.has_failed = true;
+        match reset_reason(&error) {
+            // The response is complete.
             Some(Reason::NO_ERROR) => None,
             Some(_) => Some(Err(error)),
             None => {
-                let error = if self.breaker.is_broken_off() {
+                let error = if self.aborter.is_aborted() {
                     Error::shutting_down()
                 } else {
                     Error::Unavailable(format!("{} broke off the call: {error}", self.name))
@@ -128,8 +128,8 @@ impl ResponseBody {
     }
 }
 
-/// The reason of a stream's reset, if that is what the error is.
-pub fn reset(error: &h2::Error) -> Option<Reason> {
+/// The reason of the reset, if `error` is the reset of a stream.
+pub fn reset_reason(error: &h2::Error) -> Option<Reason> {
     error.is_reset().then(|| error.reason()).flatten()
 }
 
@@ -141,7 +141,7 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        if self.is_broken {
+        if self.has_failed {
             return Poll::Ready(None);
         }
         if let Some(data) = ready!(self.body.poll_data(cx)) {
@@ -149,17 +149,17 @@ impl Body for ResponseBody {
                 self.body.flow_control().release_capacity(data.len())?;
                 Ok(Frame::data(data))
             });
-            return Poll::Ready(data.map_or_else(|e| self.broken(e), |data| Some(Ok(data))));
+            return Poll::Ready(data.map_or_else(|e| self.failure_frame(e), |data| Some(Ok(data))));
         }
         let trailers = ready!(self.body.poll_trailers(cx)).transpose();
         Poll::Ready(match trailers {
             Some(Ok(trailers)) => Some(Ok(Frame::trailers(trailers))),
-            Some(Err(e)) => self.broken(e),
+            Some(Err(e)) => self.failure_frame(e),
             None => None,
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.is_broken || self.body.is_end_stream()
+        self.has_failed || self.body.is_end_stream()
     }
 }

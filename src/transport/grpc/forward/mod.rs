@@ -1,4 +1,5 @@
-//! Passing calls on to containerd: [`upstream`] is the connection, `body` what flows on it.
+//! Forwarding calls to containerd: [`upstream`] is the connection; [`body`] has the bodies of requests
+//! and responses.
 
 mod body;
 pub mod upstream;

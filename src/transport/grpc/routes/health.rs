@@ -1,4 +1,4 @@
-//! grpc.health.v1, the same on every gRPC socket.
+//! The service grpc.health.v1, the same on every gRPC socket.
 
 use std::time::Duration;
 
@@ -20,19 +20,19 @@ use crate::transport::grpc::routes::unimplemented::unimplemented;
 use crate::transport::grpc::server::{IMAGES, IncomingCall};
 use crate::transport::status;
 
-/// The full name of the service.
+/// The full name of the Health service.
 pub const HEALTH: &str = "grpc.health.v1.Health";
 
-/// The services whose health can be asked for; the empty name is the whole server.
+/// The services that have a health. The empty name stands for the server.
 const KNOWN: [&str; 2] = ["", IMAGES];
 
-/// How often it is looked whether something changed, for those who watch.
+/// How often Watch checks the health.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Answers a call of the service.
+/// Answers a call of the Health service.
 pub async fn answer(
     health: &Health,
-    asked: IncomingCall,
+    call: IncomingCall,
     method: &str,
     stop: Shutdown,
 ) -> Result<Response<Body>> {
@@ -47,17 +47,17 @@ pub async fn answer(
                 let message = encode(&response(serving_status(&health, &stop).await))?;
                 Ok(Reply { message, hold: None })
             };
-            asked.unary(check).await
+            call.unary(check).await
         }
         "Watch" => {
-            let request = asked.message().await?;
+            let request = call.message().await?;
             Ok(watch(health.clone(), &request, stop))
         }
         _ => Err(unimplemented(HEALTH, method)),
     }
 }
 
-/// How things stand, then each change, until the daemon stops.
+/// Streams the current status, then each change, until the daemon shuts down.
 fn watch(health: Health, request: &HealthCheckRequest, stop: Shutdown) -> Response<Body> {
     let is_known = is_known(request);
     let frames = stream::unfold(Some((health, stop, None)), move |open| async move {

@@ -1,5 +1,5 @@
-//! Which call goes where: [`standalone`], [`proxy`] in front of a containerd, [`readonly`]; [`health`] on
-//! all of them.
+//! A router per kind of socket: [`standalone`], [`proxy`] and [`readonly`]. All of them answer
+//! [`health`].
 
 pub mod health;
 pub mod proxy;

@@ -1,9 +1,9 @@
-//! Which call goes where, with a containerd behind.
+//! The router of proxy mode.
 //!
-//! On `containerd.sock` every call is passed on, but for Images and health, which are answered here,
-//! and Transfer, which is watched. On `images.sock` only what clients call around image names is passed
-//! on: containerd, where this socket is registered as a proxy plugin, must not get its own calls
-//! back.
+//! On `containerd.sock` it forwards every call except those of Images and health, which it answers
+//! itself. It also follows each Transfer. On `images.sock` it forwards only the services that clients
+//! use around image names: a containerd that has this socket as a proxy plugin must not get its own
+//! calls back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,11 +32,11 @@ use crate::transport::grpc::server::{IMAGES, IncomingCall, Router};
 const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
 const INTROSPECTION: &str = "containerd.services.introspection.v1.Introspection";
 
-/// How long containerd may take to answer Introspection. ctr 2.x asks it before every command,
-/// without a deadline: a containerd that hangs would hold up reads of image names, too.
-const INTROSPECTED: Duration = Duration::from_secs(5);
+/// How long containerd may take to answer Introspection. ctr 2.x calls it before every command,
+/// without a deadline, so a containerd that hangs would delay reads of image names, too.
+const INTROSPECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What `images.sock` passes on.
+/// The services that `images.sock` forwards.
 const FORWARDED_ON_IMAGES_SOCK: [&str; 6] = [
     "containerd.services.events.v1.Events",
     INTROSPECTION,
@@ -46,48 +46,51 @@ const FORWARDED_ON_IMAGES_SOCK: [&str; 6] = [
     TRANSFER,
 ];
 
-/// Answers calls in front of a containerd.
+/// Dispatches calls in proxy mode.
 #[derive(Clone)]
 pub struct ProxyRouter {
-    front: ProxyImages,
+    proxy: ProxyImages,
     images: Arc<dyn Images>,
     health: Health,
-    line: Arc<Upstream>,
-    whole: bool,
+    upstream: Arc<Upstream>,
+    forwards_all: bool,
 }
 
 impl ProxyRouter {
-    /// For `containerd.sock`: everything containerd answers.
-    pub fn forwards_all(front: ProxyImages, health: Health, line: Upstream) -> Self {
-        Self::new(front, health, line, true)
+    /// The router of `containerd.sock`: it forwards every service.
+    pub fn forwards_all(proxy: ProxyImages, health: Health, upstream: Upstream) -> Self {
+        Self::new(proxy, health, upstream, true)
     }
 
-    /// For `images.sock`.
-    pub fn images_only(front: ProxyImages, health: Health, line: Upstream) -> Self {
-        Self::new(front, health, line, false)
+    /// The router of `images.sock`: it forwards the services around image names.
+    pub fn images_only(proxy: ProxyImages, health: Health, upstream: Upstream) -> Self {
+        Self::new(proxy, health, upstream, false)
     }
 
-    fn new(front: ProxyImages, health: Health, line: Upstream, whole: bool) -> Self {
-        let images = Arc::new(front.clone());
-        Self { front, images, health, line: Arc::new(line), whole }
+    fn new(proxy: ProxyImages, health: Health, upstream: Upstream, forwards_all: bool) -> Self {
+        let images = Arc::new(proxy.clone());
+        Self { proxy, images, health, upstream: Arc::new(upstream), forwards_all }
     }
 
-    async fn introspection(&self, asked: IncomingCall, stop: &Shutdown) -> Result<Response<Body>> {
-        let answer = self.line.forward(asked.into_request(), stop);
-        tokio::time::timeout(INTROSPECTED, answer).await.unwrap_or_else(|_| {
-            Err(Error::Unavailable(format!("containerd did not answer within {INTROSPECTED:?}")))
+    async fn introspection(&self, call: IncomingCall, stop: &Shutdown) -> Result<Response<Body>> {
+        let answer = self.upstream.forward(call.into_request(), stop);
+        tokio::time::timeout(INTROSPECTION_TIMEOUT, answer).await.unwrap_or_else(|_| {
+            Err(Error::Unavailable(format!(
+                "containerd did not answer within {INTROSPECTION_TIMEOUT:?}"
+            )))
         })
     }
 
-    /// Passes a Transfer on. While it runs its namespace is not current, and before its answer is
-    /// given, names that it made are here: they are not in its request, so all are read again.
-    async fn transfer(&self, asked: IncomingCall, stop: &Shutdown) -> Result<Response<Body>> {
-        let Ok(namespace) = Namespace::required(asked.namespace()?.as_deref()) else {
-            return self.line.forward(asked.into_request(), stop).await;
+    /// Forwards a Transfer. While it runs, its namespace is not synced. The request does not name the
+    /// images that a Transfer creates, so the router reconciles the namespace before it answers: the
+    /// new images are in LMDB by then.
+    async fn transfer(&self, call: IncomingCall, stop: &Shutdown) -> Result<Response<Body>> {
+        let Ok(namespace) = Namespace::required(call.namespace()?.as_deref()) else {
+            return self.upstream.forward(call.into_request(), stop).await;
         };
-        let transfer = TransferGuard::begin(self.front.clone(), namespace);
-        let (head, body) = self.line.forward(asked.into_request(), stop).await?.into_parts();
-        // An error has no body at all, and must be passed on without one.
+        let transfer = TransferGuard::begin(self.proxy.clone(), namespace);
+        let (head, body) = self.upstream.forward(call.into_request(), stop).await?.into_parts();
+        // An error has no body, and gRPC clients expect none.
         let is_error = body.is_end_stream();
         let whole = body
             .collect()
@@ -104,51 +107,53 @@ impl ProxyRouter {
     }
 }
 
-/// A Transfer under way; dropped, when its client leaves, it ends all the same.
+/// A running Transfer. Dropping the guard, when the client disconnects, ends the Transfer as well.
 struct TransferGuard {
-    front: ProxyImages,
+    proxy: ProxyImages,
     namespace: Namespace,
 }
 
 impl TransferGuard {
-    fn begin(front: ProxyImages, namespace: Namespace) -> Self {
-        front.sync_state().transfer_begins(&namespace);
-        Self { front, namespace }
+    fn begin(proxy: ProxyImages, namespace: Namespace) -> Self {
+        proxy.sync_state().transfer_begins(&namespace);
+        Self { proxy, namespace }
     }
 
     async fn end(self) {
-        let (front, namespace) = (self.front.clone(), self.namespace.clone());
+        let (proxy, namespace) = (self.proxy.clone(), self.namespace.clone());
         drop(self);
-        if let Err(e) = reconcile::reconcile(&front, &namespace).await {
-            throttled_log!(Warn, "resync of namespace {namespace} after a transfer: {e}");
+        if let Err(e) = reconcile::reconcile(&proxy, &namespace).await {
+            throttled_log!(Warn, "reconciling namespace {namespace} after a transfer: {e}");
         }
     }
 }
 
 impl Drop for TransferGuard {
     fn drop(&mut self) {
-        self.front.sync_state().transfer_ends(&self.namespace);
-        self.front.schedule_reconcile(&self.namespace);
+        self.proxy.sync_state().transfer_ends(&self.namespace);
+        self.proxy.schedule_reconcile(&self.namespace);
     }
 }
 
 impl Router for ProxyRouter {
-    const WINDOW: (u32, u32) = upstream::WINDOW_BYTES;
+    const STREAM_WINDOW_BYTES: u32 = upstream::STREAM_WINDOW_BYTES;
+
+    const CONNECTION_WINDOW_BYTES: u32 = upstream::CONNECTION_WINDOW_BYTES;
 
     fn for_connection(&self) -> Self {
-        Self { line: Arc::new(self.line.fresh()), ..self.clone() }
+        Self { upstream: Arc::new(self.upstream.fresh()), ..self.clone() }
     }
 
-    async fn route(&self, asked: IncomingCall, stop: Shutdown) -> Result<Response<Body>> {
-        let path = asked.path().to_owned();
+    async fn route(&self, call: IncomingCall, stop: Shutdown) -> Result<Response<Body>> {
+        let path = call.path().to_owned();
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
         match service {
-            IMAGES => standalone::call(Arc::clone(&self.images), asked, method).await,
-            TRANSFER => self.transfer(asked, &stop).await,
-            HEALTH => health::answer(&self.health, asked, method, stop).await,
-            INTROSPECTION => self.introspection(asked, &stop).await,
-            _ if self.whole || FORWARDED_ON_IMAGES_SOCK.contains(&service) => {
-                self.line.forward(asked.into_request(), &stop).await
+            IMAGES => standalone::call_images(Arc::clone(&self.images), call, method).await,
+            TRANSFER => self.transfer(call, &stop).await,
+            HEALTH => health::answer(&self.health, call, method, stop).await,
+            INTROSPECTION => self.introspection(call, &stop).await,
+            _ if self.forwards_all || FORWARDED_ON_IMAGES_SOCK.contains(&service) => {
+                self.upstream.forward(call.into_request(), &stop).await
             }
             CONTAINERS if method == "List" => self.line.forward(asked.into_request(), &stop).await,
             _ => Err(unimplemented::unimplemented(service, method)),

@@ -1,9 +1,9 @@
-//! `readonly.sock`: image names for those who must not change anything, such as scanners and
-//! monitoring. Get, List and health; all else is PERMISSION_DENIED, whether it exists elsewhere or
-//! not, and is never looked at.
+//! The router of `readonly.sock`: image names for clients that must not change anything, such as
+//! scanners and monitoring. It answers Get, List and health. Every other call gets PERMISSION_DENIED,
+//! unread, whether its method exists or not.
 //!
-//! Introspection's Server is answered too, which says who answers: ctr 2.x asks it before every
-//! command, and warns when it gets no answer.
+//! It also answers Server of Introspection, which identifies the daemon: ctr 2.x calls it before
+//! every command, and warns when the call fails.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::transport::grpc::routes::health::HEALTH;
 use crate::transport::grpc::routes::standalone;
 use crate::transport::grpc::server::{IMAGES, IncomingCall, Router};
 
-/// Answers the calls that only read.
+/// Dispatches the calls that only read.
 #[derive(Clone)]
 pub struct ReadOnlyRouter {
     images: Arc<dyn Images>,
@@ -29,28 +29,28 @@ pub struct ReadOnlyRouter {
 }
 
 impl ReadOnlyRouter {
-    /// Reads `images`, of the store with that UUID.
+    /// A router that reads `images`. `uuid` is that of the store.
     pub fn new(images: Arc<dyn Images>, health: Health, uuid: &str) -> Self {
         Self { images, health, uuid: uuid.into() }
     }
 }
 
 impl Router for ReadOnlyRouter {
-    async fn route(&self, asked: IncomingCall, stop: Shutdown) -> Result<Response<Body>> {
-        let path = asked.path().to_owned();
+    async fn route(&self, call: IncomingCall, stop: Shutdown) -> Result<Response<Body>> {
+        let path = call.path().to_owned();
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
         match (service, method) {
             (IMAGES, "Get" | "List") => {
-                standalone::call(Arc::clone(&self.images), asked, method).await
+                standalone::call_images(Arc::clone(&self.images), call, method).await
             }
-            (HEALTH, _) => health::answer(&self.health, asked, method, stop).await,
+            (HEALTH, _) => health::answer(&self.health, call, method, stop).await,
             ("containerd.services.introspection.v1.Introspection", "Server") => {
                 let uuid = Arc::clone(&self.uuid);
                 let server = async move |_, _: protobuf::well_known_types::empty::Empty| {
                     let message = encode(&introspection::server(&uuid))?;
                     Ok(Reply { message, hold: None })
                 };
-                asked.unary(server).await
+                call.unary(server).await
             }
             _ => Err(Error::PermissionDenied(format!(
                 "{method} of service {service} is refused: this socket is for reading image names \

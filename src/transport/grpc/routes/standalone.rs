@@ -1,7 +1,6 @@
-//! Which call of `images.sock` goes where, when no containerd stands behind: Images and the little
-//! that clients call around it. Everything else is UNIMPLEMENTED, with a sentence that says what
-//! this socket is: clients meant for a whole containerd should learn at once that they ask the
-//! wrong address.
+//! The router of standalone mode: Images and the few services that clients use around it. Every other
+//! call gets UNIMPLEMENTED with a message that says what this socket is: a client that needs a whole
+//! containerd learns at once that it uses the wrong address.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -32,140 +31,165 @@ use crate::transport::status;
 /// The service that clients ask which images are in use.
 pub const CONTAINERS: &str = "containerd.services.containers.v1.Containers";
 
-/// Answers the calls.
+/// Dispatches calls in standalone mode.
 #[derive(Clone)]
 pub struct StandaloneRouter {
-    alone: Arc<Standalone>,
+    standalone: Arc<Standalone>,
     images: Arc<dyn Images>,
     health: Health,
 }
 
 impl StandaloneRouter {
-    /// Has `alone` answer them.
-    pub fn new(alone: Standalone, health: Health) -> Self {
-        let images = Arc::new(alone.local().clone());
-        Self { alone: Arc::new(alone), images, health }
+    /// A router for the services of `standalone`.
+    pub fn new(standalone: Standalone, health: Health) -> Self {
+        let images = Arc::new(standalone.local().clone());
+        Self { standalone: Arc::new(standalone), images, health }
     }
 }
 
 impl Router for StandaloneRouter {
-    /// A piece of an event: of a subscriber that does not read no more waits here.
-    const SEND_BUFFER: usize = MAX_PIECE;
+    /// One piece of an event: no more waits for a subscriber that does not read.
+    const SEND_BUFFER_BYTES: usize = MAX_PIECE;
 
-    async fn route(&self, asked: IncomingCall, stop: Shutdown) -> Result<Response<Body>> {
-        dispatch(self, asked, stop).await
+    async fn route(&self, call: IncomingCall, stop: Shutdown) -> Result<Response<Body>> {
+        dispatch(self, call, stop).await
     }
 }
 
 async fn dispatch(
-    table: &StandaloneRouter,
-    asked: IncomingCall,
+    router: &StandaloneRouter,
+    call: IncomingCall,
     stop: Shutdown,
 ) -> Result<Response<Body>> {
-    let alone = &table.alone;
-    let path = asked.path().to_owned();
+    let standalone = &router.standalone;
+    let path = call.path().to_owned();
     let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
     match (service, method) {
-        (IMAGES, _) => call(Arc::clone(&table.images), asked, method).await,
+        (IMAGES, _) => call_images(Arc::clone(&router.images), call, method).await,
         ("containerd.services.namespaces.v1.Namespaces", _) => {
-            namespaces(alone, asked, method).await
+            namespaces(standalone, call, method).await
         }
-        ("containerd.services.leases.v1.Leases", _) => leases(alone, asked, method).await,
+        ("containerd.services.leases.v1.Leases", _) => leases(standalone, call, method).await,
         ("containerd.services.events.v1.Events", "Publish") => {
-            message(alone, asked, async |alone, c, m| alone.publish(&c, m).await).await
+            message(standalone, call, async |standalone, c, m| standalone.publish(&c, m).await)
+                .await
         }
         ("containerd.services.events.v1.Events", "Forward") => {
-            message(alone, asked, async |alone, _, m| alone.forward(m).await).await
+            message(standalone, call, async |standalone, _, m| standalone.forward(m).await).await
         }
         ("containerd.services.events.v1.Events", "Subscribe") => {
-            let client = asked.client();
-            let subscription = alone.subscribe(client, asked.message().await?).await?;
+            let client = call.client();
+            let subscription = standalone.subscribe(client, call.message().await?).await?;
             Ok(events(subscription, stop))
         }
         (CONTAINERS, "List") => {
-            message(alone, asked, async |alone, c, m| alone.list_containers(&c, m).await).await
+            message(standalone, call, async |standalone, c, m| standalone.list_containers(&c, m).await)
+                .await
         }
         ("containerd.services.transfer.v1.Transfer", "Transfer") => {
-            message(alone, asked, async |alone, c, m| alone.transfer(&c, m).await).await
+            message(standalone, call, async |standalone, c, m| standalone.transfer(&c, m).await)
+                .await
         }
         ("containerd.services.introspection.v1.Introspection", "Server") => {
-            message(alone, asked, async |alone, _, m| alone.server(m).await).await
+            message(standalone, call, async |standalone, _, m| standalone.server(m).await).await
         }
         ("containerd.services.introspection.v1.Introspection", "Plugins") => {
-            message(alone, asked, async |alone, c, m| alone.plugins(&c, m).await).await
+            message(standalone, call, async |standalone, c, m| standalone.plugins(&c, m).await)
+                .await
         }
         ("containerd.services.version.v1.Version", "Version") => {
-            message(alone, asked, async |_, _, _: Empty| Ok(version())).await
+            message(standalone, call, async |_, _, _: Empty| Ok(version())).await
         }
-        (HEALTH, _) => health::answer(&table.health, asked, method, stop).await,
+        (HEALTH, _) => health::answer(&router.health, call, method, stop).await,
         _ => Err(unimplemented(service, method)),
     }
 }
 
-/// A call of Images, whoever answers it.
-pub async fn call(
+/// Answers a call of Images with `images`, in any mode.
+pub async fn call_images(
     images: Arc<dyn Images>,
-    asked: IncomingCall,
+    call: IncomingCall,
     method: &str,
 ) -> Result<Response<Body>> {
     match method {
-        "Get" => asked.unary(async move |c, m| images.get(&c, m).await).await,
-        "List" => asked.unary(async move |c, m| images.list(&c, m).await).await,
-        "Create" => asked.unary(async move |c, m| images.create(&c, m).await).await,
-        "Update" => asked.unary(async move |c, m| images.update(&c, m).await).await,
-        "Delete" => asked.unary(async move |c, m| images.delete(&c, m).await).await,
+        "Get" => call.unary(async move |c, m| images.get(&c, m).await).await,
+        "List" => call.unary(async move |c, m| images.list(&c, m).await).await,
+        "Create" => call.unary(async move |c, m| images.create(&c, m).await).await,
+        "Update" => call.unary(async move |c, m| images.update(&c, m).await).await,
+        "Delete" => call.unary(async move |c, m| images.delete(&c, m).await).await,
         _ => Err(unimplemented(IMAGES, method)),
     }
 }
 
 async fn namespaces(
-    alone: &Arc<Standalone>,
-    asked: IncomingCall,
+    standalone: &Arc<Standalone>,
+    call: IncomingCall,
     method: &str,
 ) -> Result<Response<Body>> {
     match method {
-        "Get" => reply(alone, asked, async |alone, c, m| alone.get_namespace(&c, m).await).await,
-        "List" => reply(alone, asked, async |alone, c, m| alone.list_namespaces(&c, m).await).await,
+        "Get" => {
+            reply(standalone, call, async |standalone, c, m| standalone.get_namespace(&c, m).await)
+                .await
+        }
+        "List" => {
+            reply(standalone, call, async |standalone, c, m| {
+                standalone.list_namespaces(&c, m).await
+            })
+            .await
+        }
         "Create" => {
-            message(alone, asked, async |alone, _, m| alone.create_namespace(m).await).await
+            message(standalone, call, async |standalone, _, m| standalone.create_namespace(m).await)
+                .await
         }
         "Update" => {
-            message(alone, asked, async |alone, _, m| alone.update_namespace(m).await).await
+            message(standalone, call, async |standalone, _, m| standalone.update_namespace(m).await)
+                .await
         }
         "Delete" => {
-            message(alone, asked, async |alone, _, m| alone.delete_namespace(m).await).await
+            message(standalone, call, async |standalone, _, m| standalone.delete_namespace(m).await)
+                .await
         }
         _ => Err(unimplemented("containerd.services.namespaces.v1.Namespaces", method)),
     }
 }
 
 async fn leases(
-    alone: &Arc<Standalone>,
-    asked: IncomingCall,
+    standalone: &Arc<Standalone>,
+    call: IncomingCall,
     method: &str,
 ) -> Result<Response<Body>> {
     match method {
         "Create" => {
-            message(alone, asked, async |alone, c, m| alone.create_lease(&c, m).await).await
+            message(standalone, call, async |standalone, c, m| standalone.create_lease(&c, m).await)
+                .await
         }
         "Delete" => {
-            message(alone, asked, async |alone, c, m| alone.delete_lease(&c, m).await).await
+            message(standalone, call, async |standalone, c, m| standalone.delete_lease(&c, m).await)
+                .await
         }
-        "List" => reply(alone, asked, async |alone, c, m| alone.list_leases(&c, m).await).await,
+        "List" => {
+            reply(standalone, call, async |standalone, c, m| standalone.list_leases(&c, m).await)
+                .await
+        }
         "AddResource" => {
-            message(alone, asked, async |alone, c, m| alone.add_resource(&c, m).await).await
+            message(standalone, call, async |standalone, c, m| standalone.add_resource(&c, m).await)
+                .await
         }
         "DeleteResource" => {
-            message(alone, asked, async |alone, c, m| alone.delete_resource(&c, m).await).await
+            message(standalone, call, async |standalone, c, m| {
+                standalone.delete_resource(&c, m).await
+            })
+            .await
         }
         "ListResources" => {
-            reply(alone, asked, async |alone, c, m| alone.list_resources(&c, m).await).await
+            reply(standalone, call, async |standalone, c, m| standalone.list_resources(&c, m).await)
+                .await
         }
         _ => Err(unimplemented("containerd.services.leases.v1.Leases", method)),
     }
 }
 
-/// What Version answers: this program's version, and its name where containerd has its revision.
+/// The reply of Version: the version of this program, and its name in place of a revision.
 fn version() -> VersionResponse {
     VersionResponse {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -174,25 +198,25 @@ fn version() -> VersionResponse {
     }
 }
 
-/// A call whose handler gives the reply as bytes that hold their share of the budget.
+/// Answers a call whose handler returns an encoded reply with its reservation of memory.
 async fn reply<Q, F>(
-    alone: &Arc<Standalone>,
-    asked: IncomingCall,
+    standalone: &Arc<Standalone>,
+    call: IncomingCall,
     handle: impl FnOnce(Arc<Standalone>, CallContext, Q) -> F + Send + 'static,
 ) -> Result<Response<Body>>
 where
     Q: MessageFull,
     F: Future<Output = Result<Reply>> + Send + 'static,
 {
-    let alone = Arc::clone(alone);
-    asked.unary(move |call, request| handle(alone, call, request)).await
+    let standalone = Arc::clone(standalone);
+    call.unary(move |call, request| handle(standalone, call, request)).await
 }
 
-/// A call whose handler gives a message that is no larger than its request, or small: encoded, measured,
-/// with its share of the budget.
+/// Answers a call whose handler returns a message that is small, or no larger than the request. This
+/// function encodes the message, checks its size and reserves its memory.
 async fn message<Q, R, F>(
-    alone: &Arc<Standalone>,
-    asked: IncomingCall,
+    standalone: &Arc<Standalone>,
+    call: IncomingCall,
     handle: impl FnOnce(Arc<Standalone>, CallContext, Q) -> F + Send + 'static,
 ) -> Result<Response<Body>>
 where
@@ -200,19 +224,20 @@ where
     R: Message,
     F: Future<Output = Result<R>> + Send + 'static,
 {
-    let alone = Arc::clone(alone);
+    let standalone = Arc::clone(standalone);
     let reply = async move |call: CallContext, request| -> Result<Reply> {
         let limit = call.reply_limit;
-        let message = encode(&handle(Arc::clone(&alone), call, request).await?)?;
+        let message = encode(&handle(Arc::clone(&standalone), call, request).await?)?;
         if message.len() > limit {
             return Err(Error::message_too_large(message.len(), limit));
         }
-        alone.local().reserve_reply(message).await
+        standalone.local().reserve_reply(message).await
     };
-    asked.unary(reply).await
+    call.unary(reply).await
 }
 
-/// A stream of events, until the subscriber leaves, falls behind, or the daemon stops.
+/// A stream of events. It ends when the subscriber disconnects or falls behind, and when the daemon
+/// shuts down.
 fn events(subscription: Subscription, stop: Shutdown) -> Response<Body> {
     let frames = stream::unfold(Some((subscription, stop)), |open| async {
         let (mut subscription, mut stop) = open?;
