@@ -2,31 +2,25 @@
 //!
 //! # A map of the code
 //!
-//! A module imports only what stands below it (`tests/layers.rs` keeps that true):
+//! A module imports only what stands below it; `tests/architecture.rs` checks this.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`cli`] | parses the command line, starts logging, calls one function |
-//! | [`daemon`], [`admin`] | which sockets there are and the order of start and end; an admin's command a file |
-//! | [`transport`] | gRPC and ttrpc: connections, messages, bounds, status codes |
-//! | [`front`] | speaking to a containerd |
-//! | [`service`] | what the requests mean, on the local store |
-//! | [`store`] | records in LMDB; the only place of heed and of `unsafe` |
-//! | [`clock`] | reading the system's clock, whatever it says |
+//! | [`cli`] | parses the command line and the settings, starts logging, calls one function |
+//! | [`daemon`], [`admin`] | the sockets, the order of start and stop; the commands, one file each |
+//! | [`transport`] | gRPC and ttrpc: connections, messages, routing, status codes |
+//! | [`health`] | tests whether the store and containerd can answer |
+//! | [`proxy`] | Images in front of a containerd |
+//! | [`service`] | what requests mean, on the local store |
+//! | [`containerd`] | the client for a containerd |
+//! | [`store`] | records in LMDB; the only module with heed and `unsafe` |
+//! | [`limits`] | the memory of requests and replies |
 //! | [`model`] | images, namespaces, digests, filters, errors: values only |
-//! | [`api`], [`metrics`], [`log_throttle`] | the messages, generated from `protos/`; what is counted; lines of the log that clients cause |
+//! | [`api`], [`metrics`], [`log_throttle`], [`clock`] | messages generated from `protos/`; counters; log lines that clients cause; the system's clock |
 //!
-//! The crate `bbolt-read` (`crates/`) reads containerd's own file; it knows nothing of this one.
+//! The crate `bbolt-read` (`crates/`) reads containerd's own file; it knows nothing of this crate.
 //!
-//! # The way of a request
-//!
-//! A Create over ttrpc: `transport::listener` accepts the connection, `transport::ttrpc` takes the
-//! frame apart (its bytes watched by `transport::ttrpc_io`), `service::local` checks the request
-//! by the rules of `model::image`, and hands a change to `store::writer`; on the writing thread
-//! `service::images` makes the record and `store::records` puts it under its key
-//! (`store::schema`), with a checksum (`store::value`). After the commit the answer goes back the
-//! same way. Over gRPC only the first two steps are others: `transport::grpc` and
-//! `transport::grpc_message`.
+//! `docs/architecture.md` follows a Create and a Get through these modules.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 // The documentation is read with its private items: this is a program first.

@@ -131,7 +131,7 @@ fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 /// The command line, with the defaults of the settings in its help; the manual pages and the
-/// completions of shells are made of it (`examples/pages.rs`).
+/// completions of shells are made of it (`tools/pages.rs`).
 pub fn command() -> clap::Command {
     let command = Cli::command()
         .mut_subcommand("serve", settings::with_defaults)

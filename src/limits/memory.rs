@@ -17,7 +17,7 @@ pub struct MemoryBudget {
     bytes: u32,
 }
 
-/// A share of a [`Budget`], given back when dropped.
+/// A share of a [`MemoryBudget`], given back when dropped.
 #[derive(Debug)]
 pub struct Reservation {
     permit: OwnedSemaphorePermit,

@@ -10,28 +10,11 @@ use tonic::Status;
 
 use crate::model::{Error, Namespace};
 use crate::proxy::images::ProxyImages;
+use crate::proxy::outcome::{READ_TIMEOUT, UpstreamOutcome};
 use crate::service::{CallContext, Reply};
-
-/// How long containerd may take to answer a read. Then the read is served from LMDB.
-pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long containerd may take to answer a write. Then the write fails.
-pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The largest reply of a containerd with default settings, in bytes.
 const MAX_REPLY_BYTES: usize = 16 << 20;
-
-/// The outcome of a call to containerd.
-pub(crate) enum UpstreamOutcome<R> {
-    /// containerd answered.
-    Answer(R),
-    /// containerd answered with an error.
-    Refused(Error),
-    /// No containerd listens on the socket: the call was not sent.
-    NotSent(String),
-    /// No answer arrived: containerd may have executed the call or not.
-    Indeterminate(String),
-}
 
 impl ProxyImages {
     /// Makes a unary call with the timeout `time`.

@@ -26,7 +26,7 @@ use crate::log_throttle::throttled_log;
 use crate::metrics::Upstream;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
-use crate::proxy::ask::{READ_TIMEOUT, UpstreamOutcome, WRITE_TIMEOUT};
+use crate::proxy::outcome::{READ_TIMEOUT, UpstreamOutcome, WRITE_TIMEOUT};
 use crate::proxy::reconcile_queue::ReconcileQueue;
 use crate::proxy::record_locks::RecordLocks;
 use crate::proxy::sync_state::SyncState;

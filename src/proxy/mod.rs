@@ -1,7 +1,7 @@
 //! Proxy mode: Images in front of a running containerd.
 //!
 //! - [`images`]: writes go to containerd, reads come from LMDB
-//! - [`ask`]: one call to containerd, with a timeout
+//! - [`ask`]: one call to containerd, with a timeout; [`outcome`]: what can become of it
 //! - [`record_locks`]: one writer per record
 //! - [`sync_state`]: the namespaces that are synced
 //! - [`watch`]: the events of containerd
@@ -12,6 +12,7 @@
 
 mod ask;
 pub mod images;
+mod outcome;
 pub mod reconcile;
 pub mod reconcile_queue;
 pub mod record_locks;

@@ -7,6 +7,16 @@ use crate::transport::conn::admission::Admission;
 use crate::limits::memory::MemoryBudget;
 use crate::metrics::calls::Calls;
 
+/// The full name of the Images service.
+pub const IMAGES: &str = "containerd.services.images.v1.Images";
+
+/// How long forwarded calls may go on after the daemon begins to shut down. Their clients need many
+/// calls to finish their work, and streams of events never end by themselves.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(2);
+
+/// How long containerd may take to accept a connection.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The largest gRPC message either way, in bytes: containerd's limit.
 pub const GRPC_MESSAGE: usize = 16 << 20;
 

@@ -29,6 +29,7 @@
 //! Which fields an object has is not the language's business but that of its
 //! [`Fields`].
 
+mod fields;
 mod parser;
 mod scanner;
 mod selector;
@@ -36,6 +37,9 @@ mod selector;
 use std::convert::Infallible;
 use std::fmt;
 
+use fields::MAX_FIELDS;
+
+pub use fields::Fields;
 pub use parser::ParseError;
 pub use selector::{Operator, Pattern, Selector};
 
@@ -46,18 +50,8 @@ use crate::model::go::regexp;
 const REGEXPS_SIZE: usize = 16 << 20;
 const REGEXP_SIZE: usize = regexp::SIZE_LIMIT;
 
-/// What the filters of a request may have together: names of fields, of which each selector has one at
-/// least, and regular expressions. containerd has no bound but that of a message; here a selector takes
-/// some hundred times the memory of its text.
-const MAX_FIELDS: usize = 32 << 10;
+/// The regular expressions that the filters of a request may have together.
 const MAX_PATTERNS: usize = 1000;
-
-/// An object that filters can be applied to.
-pub trait Fields {
-    /// The value of the field at `path`, which is never empty; `None` if the
-    /// object has no such field.
-    fn field(&self, path: &[Vec<u8>]) -> Option<&[u8]>;
-}
 
 /// What the filters of a request ask for: objects that any of them matches.
 #[derive(Clone, Debug, PartialEq, Eq)]

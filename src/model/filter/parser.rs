@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use super::fields::MAX_FIELDS;
 use super::scanner::{Kind, Lookahead, Scanner, Token};
-use super::{MAX_FIELDS, Operator, Pattern, Selector};
+use super::selector::{Operator, Pattern, Selector};
 use crate::model::go::quote::{quote, unquote_delimited};
 use crate::model::go::text::lossy;
 

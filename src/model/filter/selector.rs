@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{Fields, scanner};
+use super::fields::Fields;
+use super::scanner;
 use crate::log_throttle::throttled_log;
 use crate::model::go::charset::is_print;
 use crate::model::go::quote::quote;

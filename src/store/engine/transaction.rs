@@ -47,7 +47,7 @@ impl<'e> Transaction<'e> {
         Self { view, batch: WriteBatch::new(journal::layout::MAX_ENTRY_BYTES) }
     }
 
-    /// What to go [back to](Self::back_to) if what follows is refused.
+    /// A state to [roll back to](Self::rollback_to) if a later change is refused.
     pub(crate) fn savepoint(&self) -> Savepoint {
         Savepoint { recent: self.view.overlay.clone(), changes: self.batch.savepoint() }
     }

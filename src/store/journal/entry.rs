@@ -77,7 +77,7 @@ impl WriteBatch {
         self.has_overflowed
     }
 
-    /// What to go [back to](Self::back_to) later.
+    /// A length to [roll back to](Self::rollback_to).
     pub fn savepoint(&self) -> usize {
         self.bytes.len()
     }

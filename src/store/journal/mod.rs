@@ -13,7 +13,7 @@
 //!
 //! LMDB's file is always whole in the state of its last checkpoint. It holds the number of that
 //! checkpoint, C, and the number that the journal's header had when the checkpoint was made, J
-//! ([`LastCheckpoint`]). So a journal is right if its header names C, and then its entries count; or
+//! ([`LastCheckpoint`](crate::store::schema::checkpoint_id::LastCheckpoint)). So a journal is right if its header names C, and then its entries count; or
 //! J, and then LMDB's file has all of them. Any other header, a missing one, and a file that is
 //! shorter than [`LENGTH`] are damage. Where LMDB's file has no J, it needs no journal: it is new, or a
 //! copy, or was closed in order.
@@ -57,7 +57,7 @@ pub struct Journal {
 impl Journal {
     /// Opens the file in the folder `root`, creating it if need be, to append to what was replayed
     /// from it. The file's content is on disk when this returns; its name is not: see
-    /// [`Root::sync`](crate::store::dir::root::Root::sync).
+    /// `dir::root`.
     pub fn open(root: &Path, header: &Header, replay: &Replay) -> io::Result<Self> {
         let file = OpenOptions::new()
             .write(true)

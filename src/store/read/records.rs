@@ -1,7 +1,7 @@
 //! Looking records up, in one state of the store.
 //!
-//! [`Snapshot`] reads a state that others have made; [`Change`](crate::store::engine::transaction::Change) reads its own
-//! writes too. Both are used through [`Records`]. Records are handed out as the bytes of their
+//! [`Snapshot`] reads a committed state; a [`Transaction`](crate::store::engine::transaction::Transaction)
+//! reads its own writes too. Both are used through [`Records`]. Records are handed out as the bytes of their
 //! message, already checked against their checksum; decoding is the caller's. `walk` goes through
 //! them in order.
 

@@ -1,7 +1,7 @@
 //! The index: which images have a digest, or a label with its value.
 //!
 //! It is what filters ask for besides names, which need none: records lie in the order of their
-//! names. What it costs a write and spares a List stands in `docs/design.md`.
+//! names. What it costs a write and spares a List stands in `docs/architecture.md`.
 //!
 //! One database holds all entries; one of its own for each field would cost a write its own path
 //! of pages. An entry is a key alone; its value is empty:
@@ -24,7 +24,7 @@
 //! has all of [`entries`]. (Where a damaged record is overwritten or removed, its old entries cannot
 //! be told and stay behind; they lead to a record that is not what they say, or to none.)
 //!
-//! An image is *odd* if it has more than [`MOST_LABELS`] labels, which are then not entered, so that
+//! An image is *odd* if it has more than [`MAX_INDEXED_LABELS`] labels, which are then not entered, so that
 //! one small request cannot make the index grow without bound; or if its message is not one that
 //! this program writes.
 

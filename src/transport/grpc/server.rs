@@ -32,9 +32,6 @@ use crate::transport::grpc::throttle::ThrottledStream;
 use crate::transport::limits::GRPC_MESSAGE;
 use crate::transport::{Limits, status};
 
-/// The full name of the Images service.
-pub const IMAGES: &str = "containerd.services.images.v1.Images";
-
 /// The header that carries the namespace.
 const NAMESPACE: &str = "containerd-namespace";
 

@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 
 use crate::metrics::calls::Calls;
 use crate::transport::conn::listener::{Shutdown, wait};
-use crate::transport::grpc::forward::upstream::{CONNECT_TIMEOUT, DRAIN_GRACE};
+use crate::transport::limits::{CONNECT_TIMEOUT, DRAIN_GRACE};
 
 /// The buffer of one direction of a connection, in bytes.
 const BUFFER_BYTES: usize = 16 << 10;

@@ -26,7 +26,6 @@ use crate::transport::conn::listener::{Shutdown, wait};
 use crate::transport::conn::state;
 use crate::transport::conn::state::ConnectionState;
 use crate::transport::conn::workers;
-use crate::transport::grpc::server;
 use crate::transport::limits::OFFLOAD_THRESHOLD;
 use crate::transport::ttrpc::guard::GuardedStream;
 use crate::transport::{Limits, status};
@@ -96,7 +95,10 @@ impl TtrpcServer {
             };
             Service { methods: methods.iter().map(handler).collect(), streams: HashMap::new() }
         };
-        let images = (server::IMAGES.to_owned(), service(&[Get, List, Create, Update, Delete]));
+        let images = (
+            crate::transport::limits::IMAGES.to_owned(),
+            service(&[Get, List, Create, Update, Delete]),
+        );
         let events = self.events.is_some().then(|| (EVENTS.to_owned(), service(&[Forward])));
         events.into_iter().chain([images]).collect()
     }

@@ -1,17 +1,11 @@
 //! Classes: brackets, `\d` and the like, `\p{…}`.
 
-use std::collections::HashMap;
-
 use regex_syntax::hir::{Class, Hir};
 
 use super::RegexpError;
 use super::parse::Parser;
-use super::property::{self, Property};
+use super::property;
 use crate::model::go::charset::{CharSet, fold, ranges};
-
-/// How many ranges all classes of a pattern may have together. Go allows 128
-/// times as many, which would take gigabytes to compile here.
-const MAX_RANGES: usize = 128 << 10;
 
 /// Folding a class takes time even if few ranges come of it. A class that is
 /// folded counts as so many more.
@@ -38,43 +32,6 @@ const NAMED: &[(&str, &[(char, char)])] = &[
     ("word", WORD),
     ("xdigit", &[('0', '9'), ('A', 'F'), ('a', 'f')]),
 ];
-
-/// What the classes of one pattern have in common.
-#[derive(Default)]
-pub(super) struct Classes {
-    ranges: usize,
-    /// Whether `:]` is known not to come any more. Looking for it again and again
-    /// would take a time that grows with the square of the pattern.
-    no_more_names: bool,
-    /// Properties are costly to look up, and a pattern may do so many times.
-    properties: HashMap<(Property, bool), CharSet>,
-}
-
-impl Classes {
-    fn count(&mut self, set: &CharSet) -> Result<(), RegexpError> {
-        self.ranges += set.ranges().len();
-        if self.ranges > MAX_RANGES { Err(RegexpError::TooLarge) } else { Ok(()) }
-    }
-
-    /// A rune and all that it folds to.
-    pub(super) fn folded(&mut self, rune: char) -> Result<Hir, RegexpError> {
-        let mut set = ranges([(rune, rune)]);
-        fold(&mut set);
-        self.count(&set)?;
-        Ok(Hir::class(Class::Unicode(set)))
-    }
-
-    fn property(&mut self, property: Property, folded: bool) -> CharSet {
-        let set = self.properties.entry((property, folded)).or_insert_with(|| {
-            let mut set = property.set();
-            if folded {
-                fold(&mut set);
-            }
-            set
-        });
-        set.clone()
-    }
-}
 
 impl Parser<'_> {
     /// Reads a class in brackets, the opening one gone.

@@ -39,6 +39,7 @@
 //! same; and `^\x{d800}` matches U+FFFD in Go.
 
 mod class;
+mod class_budget;
 mod escape;
 pub mod matcher;
 mod parse;

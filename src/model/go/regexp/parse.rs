@@ -6,7 +6,7 @@
 use regex_syntax::hir::{Dot, Hir, Look};
 
 use super::RegexpError;
-use super::class::Classes;
+use super::class_budget::Classes;
 use super::piece::{MAX_REPEATS, Piece};
 
 /// The syntax tree of a pattern, without its groups, and how deep it is.

@@ -15,7 +15,6 @@ use std::future::{Future, poll_fn};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
@@ -34,13 +33,7 @@ use crate::transport::conn::listener::{Shutdown, wait};
 use crate::transport::grpc::forward::body::{RequestPump, ResponseBody, reset_reason};
 use crate::transport::grpc::message::Body;
 use crate::transport::grpc::server::MAX_STREAMS;
-
-/// How long forwarded calls may go on after the daemon begins to shut down. Their clients need many
-/// calls to finish their work, and streams of events never end by themselves.
-pub const DRAIN_GRACE: Duration = Duration::from_secs(2);
-
-/// How long containerd may take to accept a connection.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::transport::limits::{CONNECT_TIMEOUT, DRAIN_GRACE};
 
 /// The flow-control window of a stream, to containerd and from it. Only unread data takes memory.
 /// With a smaller window, containerd often stops and waits, which costs a large Read a tenth of its

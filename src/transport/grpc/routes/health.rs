@@ -17,7 +17,8 @@ use crate::transport::conn::listener::{Shutdown, wait};
 use crate::transport::grpc::message;
 use crate::transport::grpc::message::Body;
 use crate::transport::grpc::routes::unimplemented::unimplemented;
-use crate::transport::grpc::server::{IMAGES, IncomingCall};
+use crate::transport::grpc::server::IncomingCall;
+use crate::transport::limits::IMAGES;
 use crate::transport::status;
 
 /// The full name of the Health service.

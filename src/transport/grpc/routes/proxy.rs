@@ -27,7 +27,8 @@ use crate::transport::grpc::routes::health;
 use crate::transport::grpc::routes::health::HEALTH;
 use crate::transport::grpc::routes::standalone::{self, CONTAINERS};
 use crate::transport::grpc::routes::unimplemented;
-use crate::transport::grpc::server::{IMAGES, IncomingCall, Router};
+use crate::transport::grpc::server::{IncomingCall, Router};
+use crate::transport::limits::IMAGES;
 
 const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
 const INTROSPECTION: &str = "containerd.services.introspection.v1.Introspection";
@@ -155,7 +156,9 @@ impl Router for ProxyRouter {
             _ if self.forwards_all || FORWARDED_ON_IMAGES_SOCK.contains(&service) => {
                 self.upstream.forward(call.into_request(), &stop).await
             }
-            CONTAINERS if method == "List" => self.line.forward(asked.into_request(), &stop).await,
+            CONTAINERS if method == "List" => {
+                self.upstream.forward(call.into_request(), &stop).await
+            }
             _ => Err(unimplemented::unimplemented(service, method)),
         }
     }

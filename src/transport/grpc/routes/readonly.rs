@@ -18,7 +18,8 @@ use crate::transport::grpc::message::Body;
 use crate::transport::grpc::routes::health;
 use crate::transport::grpc::routes::health::HEALTH;
 use crate::transport::grpc::routes::standalone;
-use crate::transport::grpc::server::{IMAGES, IncomingCall, Router};
+use crate::transport::grpc::server::{IncomingCall, Router};
+use crate::transport::limits::IMAGES;
 
 /// Dispatches the calls that only read.
 #[derive(Clone)]

@@ -25,7 +25,8 @@ use crate::transport::grpc::message::Body;
 use crate::transport::grpc::routes::health;
 use crate::transport::grpc::routes::health::HEALTH;
 use crate::transport::grpc::routes::unimplemented::unimplemented;
-use crate::transport::grpc::server::{IMAGES, IncomingCall, Router};
+use crate::transport::grpc::server::{IncomingCall, Router};
+use crate::transport::limits::IMAGES;
 use crate::transport::status;
 
 /// The service that clients ask which images are in use.
@@ -83,8 +84,10 @@ async fn dispatch(
             Ok(events(subscription, stop))
         }
         (CONTAINERS, "List") => {
-            message(standalone, call, async |standalone, c, m| standalone.list_containers(&c, m).await)
-                .await
+            message(standalone, call, async |standalone, c, m| {
+                standalone.list_containers(&c, m).await
+            })
+            .await
         }
         ("containerd.services.transfer.v1.Transfer", "Transfer") => {
             message(standalone, call, async |standalone, c, m| standalone.transfer(&c, m).await)

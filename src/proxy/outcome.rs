@@ -1,0 +1,23 @@
+//! What can become of a call to containerd, and how long it may take.
+
+use std::time::Duration;
+
+use crate::model::Error;
+
+/// How long containerd may take to answer a read. Then the read is served from LMDB.
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long containerd may take to answer a write. Then the write fails.
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The outcome of a call to containerd.
+pub(crate) enum UpstreamOutcome<R> {
+    /// containerd answered.
+    Answer(R),
+    /// containerd answered with an error.
+    Refused(Error),
+    /// No containerd listens on the socket: the call was not sent.
+    NotSent(String),
+    /// No answer arrived: containerd may have executed the call or not.
+    Indeterminate(String),
+}
