@@ -101,13 +101,29 @@ impl Chain {
         tokio::time::timeout(Duration::from_secs(20), current).await.expect("it is not current");
     }
 
+    async fn create(&self, names: &[&str]) {
+        let client = self.client(Protocol::Grpc).await;
+        for &name in names {
+            let reply =
+                CreateImageResponse { image: Some(image(name)).into(), ..Default::default() };
+            self.upstream.script("/containerd.services.images.v1.Images/Create", message(&reply));
+            let created: CreateImageResponse =
+                client.call("Create", "n", &create(image(name))).await.unwrap();
+            assert_eq!(created.image.name, name);
+        }
+    }
+
     async fn follow(&self) {
         let client = self.client(Protocol::Grpc).await;
         let request = GetImageRequest { name: "met".into(), ..Default::default() };
         let followed = async {
-            loop {
+            // A Transfer has the namespace read once more after its answer. If the list is replaced
+            // before that, the records are gone: each attempt makes them again, and waits longer.
+            for attempt in 1.. {
+                self.create(&["broken", "sound"]).await;
                 let _: Result<GetImageResponse, _> = client.call("Get", "n", &request).await;
                 self.resync().await;
+                tokio::time::sleep(Duration::from_millis(20 * attempt)).await;
                 self.upstream.script(LIST, listed(&["asked/of/containerd"]));
                 let names = self.names().await;
                 self.upstream.script(LIST, listed(&["broken", "sound"]));
@@ -127,14 +143,6 @@ fn found(name: &str) -> Scripted {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_containerd_refuses_does_not_stop_a_resync() {
     let chain = Chain::start().await;
-    for name in ["broken", "sound"] {
-        let made = CreateImageResponse { image: Some(image(name)).into(), ..Default::default() };
-        chain.upstream.script("/containerd.services.images.v1.Images/Create", message(&made));
-        let client = chain.client(Protocol::Grpc).await;
-        let made: CreateImageResponse =
-            client.call("Create", "n", &create(image(name))).await.unwrap();
-        assert_eq!(made.image.name, name);
-    }
     chain.upstream.script(LIST, listed(&["broken", "sound"]));
     chain.upstream.script(GET, found("sound"));
     chain.follow().await;
