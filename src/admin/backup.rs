@@ -1,8 +1,8 @@
-//! `lmdb-images backup`: one state of a store as a file, beside a running daemon.
+//! `lmdb-images backup`: writes one snapshot of a store to a file. The daemon may keep running.
 //!
-//! The file has LMDB's format and no free pages: `restore` puts it back, and any LMDB reads it. It
-//! is read back and verified with all its checksums before it gets its name, so that a damaged
-//! copy never takes the place of a good one.
+//! The file has LMDB's format and no free pages. `restore` puts it back, and any LMDB program reads
+//! it. The command reads the copy back and verifies all checksums before it renames the copy to
+//! its final name, so a damaged copy never replaces a good backup.
 
 use std::fs::File;
 use std::path::Path;
@@ -14,21 +14,25 @@ use crate::model::{Error, Result};
 use crate::store::ReadOnlyStore;
 use crate::store::recovery::salvage::salvage;
 
-/// What was written.
+/// Size of a written backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
-    /// Records in it, of namespaces and leases too.
+    /// Records in the file: images, namespaces and leases.
     pub records: u64,
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub bytes: u64,
 }
 
-/// Writes the store in `root` to `file`, which must not be there unless `force`.
+/// Writes the store in `root` to `file`. Replaces an existing file only with `force`.
+///
+/// # Errors
+/// `AlreadyExists` without `force`, `DataLoss` if the store is damaged. A failed backup leaves no
+/// file.
 pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
     file::check_target(file, force)?;
     let reader = ReadOnlyStore::open(root)?;
     let scratch = file::scratch_beside(file)?;
-    // With mode 0600; gone again if anything below fails.
+    // The file has mode 0600; dropping it on an error below deletes it.
     let copy = NamedTempFile::new_in(scratch.path())
         .map_err(|e| Error::Internal(format!("making a file beside {}: {e}", file.display())))?;
     let summary = copy_verified(&reader, &copy)?;
@@ -36,18 +40,18 @@ pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
     Ok(summary)
 }
 
-/// Copies a store into an empty file, syncs it and reads it back.
+/// Copies a store into an empty file, syncs the file and verifies it.
 pub fn copy_verified(reader: &ReadOnlyStore, copy: &NamedTempFile) -> Result<Summary> {
     let progress = progress::lasting("copying");
     reader.copy_to(copy.path())?;
-    let told = |e| Error::Internal(format!("syncing the copy: {e}"));
-    copy.as_file().sync_all().map_err(told)?;
+    let failed = |e| Error::Internal(format!("syncing the copy: {e}"));
+    copy.as_file().sync_all().map_err(failed)?;
     progress.finish_and_clear();
     let records = verify(copy.as_file(), "the store")?;
-    Ok(Summary { records, bytes: copy.as_file().metadata().map_err(told)?.len() })
+    Ok(Summary { records, bytes: copy.as_file().metadata().map_err(failed)?.len() })
 }
 
-/// Reads a whole file with all checksums; counts its records. `what` is called damaged if it is.
+/// Verifies all checksums of a data file and counts its records. `what` names the file in the error.
 pub fn verify(file: &File, what: &str) -> Result<u64> {
     let progress = progress::counting("records read back");
     let mut records = 0;
@@ -62,7 +66,7 @@ pub fn verify(file: &File, what: &str) -> Result<u64> {
     }
     let first = found.damage.first().map_or("", String::as_str);
     Err(Error::DataLoss(format!(
-        "{what} is damaged: {first}; `lmdb-images check` says what, `lmdb-images recover` saves the rest; \
-         nothing was changed"
+        "{what} is damaged: {first}; nothing was changed. `lmdb-images check` lists the damage, \
+         `lmdb-images recover` saves what is readable"
     )))
 }

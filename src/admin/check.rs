@@ -1,8 +1,9 @@
-//! `lmdb-images check`: whether a store is whole.
+//! `lmdb-images check`: verifies the integrity of a store.
 //!
-//! The structure of the file, by the verifier; then in one snapshot every record: its checksum, that
-//! it is a message of its kind with the name of its key, and that index and times of expiry agree
-//! with it. Beside a running daemon it sees one state and holds nobody up.
+//! The verifier checks the page structure of the data file. Then the command reads every record in
+//! one snapshot: the checksum must be right, the message must decode and carry the name of its key,
+//! and index and expiry entries must agree with the record. The daemon may keep running: the
+//! snapshot blocks no other reader and no writer.
 
 use std::path::Path;
 
@@ -13,37 +14,40 @@ use crate::model::{Error, Result};
 use crate::store::read::audit::{Counts, Stored};
 use crate::store::{Kind, ReadOnlyStore};
 
-/// So many sentences are kept; the number of all is known.
-const MOST_SENTENCES: usize = 1000;
+/// Number of sentences about damage that a [`Report`] keeps. [`Report::damaged`] counts all.
+const MAX_DAMAGE_SENTENCES: usize = 1000;
 
-/// What was found.
+/// Result of a check.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Records by kind.
+    /// Number of readable namespace records.
     pub namespaces: u64,
-    /// Records by kind.
+    /// Number of readable image records.
     pub images: u64,
-    /// Records by kind.
+    /// Number of readable lease records.
     pub leases: u64,
-    /// Entries by database.
+    /// Entries per LMDB database; `None` if the store could not be opened.
     pub counts: Option<Counts>,
-    /// The last transaction, and pages: in use, free, neither.
+    /// Id of the last transaction, and the numbers of pages that are used, free and leaked.
     pub file: Option<(u64, [u64; 3])>,
-    /// What is wrong, a sentence each.
+    /// One sentence for each damage, at most 1,000.
     pub damage: Vec<String>,
-    /// How much is wrong.
+    /// Number of all damages found.
     pub damaged: u64,
-    /// What is strange but does no harm.
+    /// Irregularities that do no harm.
     pub notes: Vec<String>,
 }
 
-/// Looks at everything in the store in `root`.
+/// Checks the store in `root`.
+///
+/// # Errors
+/// If the store cannot be opened or read. Damage is no error: the report has it.
 pub fn run(root: &Path) -> Result<Report> {
     let mut report = Report::default();
     let reader = match ReadOnlyStore::open(root) {
         Ok(reader) => reader,
         Err(Error::DataLoss(why)) => {
-            report.wrong(why);
+            report.add_damage(why);
             return Ok(report);
         }
         Err(e) => return Err(e),
@@ -52,7 +56,7 @@ pub fn run(root: &Path) -> Result<Report> {
     report.file = Some((state.transaction, [state.used, state.free, state.leaked]));
     if state.leaked > 0 {
         report.notes.push(format!(
-            "{} pages are neither in use nor free: `lmdb-images recover` gives their space back",
+            "{} pages are neither in use nor free: `lmdb-images recover` frees them",
             state.leaked
         ));
     }
@@ -64,15 +68,15 @@ pub fn run(root: &Path) -> Result<Report> {
             progress.inc(1);
             entries += stored.indexed.0;
             expiring += u64::from(stored.expires.is_some());
-            report.one(&stored);
+            report.check_record(&stored);
             Ok(())
         })
     })?;
     progress.finish_and_clear();
     if let Some(counts) = report.counts {
-        let beside =
+        let databases =
             [("the index", counts.index, entries), ("expiring", counts.expiring, expiring)];
-        for (what, has, needed) in beside {
+        for (what, has, needed) in databases {
             if has > needed {
                 let more = has - needed;
                 report.notes.push(format!("{what} has {more} entries that belong to no record"));
@@ -83,20 +87,20 @@ pub fn run(root: &Path) -> Result<Report> {
 }
 
 impl Report {
-    fn wrong(&mut self, what: String) {
+    fn add_damage(&mut self, what: String) {
         self.damaged += 1;
-        if self.damage.len() < MOST_SENTENCES {
+        if self.damage.len() < MAX_DAMAGE_SENTENCES {
             self.damage.push(what);
         }
     }
 
-    fn one(&mut self, stored: &Stored<'_>) {
+    fn check_record(&mut self, stored: &Stored<'_>) {
         let aside = if stored.aside { ", set aside" } else { "" };
         let wrong = |report: &mut Self, what: &str| {
-            report.wrong(format!("{}{aside}: {what}", record::describe_key(stored.key)));
+            report.add_damage(format!("{}{aside}: {what}", record::describe_key(stored.key)));
         };
         let Ok(message) = stored.message else {
-            return wrong(self, "its checksum is wrong");
+            return wrong(self, "the checksum is wrong");
         };
         let found = match record::read(stored.key, message) {
             Ok(found) => found,
@@ -111,23 +115,23 @@ impl Report {
             Some((Kind::Lease, _)) => self.leases += 1,
         }
         if stored.indexed.0 != stored.indexed.1 {
-            wrong(self, "entries of it are missing in the index");
+            wrong(self, "the index lacks entries of this record");
         }
         if found.expires.as_deref().map(str::as_bytes) != stored.expires {
-            wrong(self, "when it expires is noted differently");
+            wrong(self, "the expiry entry disagrees with the record");
         }
     }
 
-    /// Nothing is wrong.
+    /// Returns true if the check found no damage.
     pub fn is_whole(&self) -> bool {
         self.damaged == 0
     }
 
-    /// All of it as one JSON object.
+    /// The report as one JSON object.
     pub fn json(&self) -> String {
         let pages = self
             .file
-            .map(|(_, [used, free, lost])| json!({ "used": used, "free": free, "lost": lost }));
+            .map(|(_, [used, free, leaked])| json!({ "used": used, "free": free, "lost": leaked }));
         json!({
             "whole": self.is_whole(),
             "transaction": self.file.map(|(transaction, _)| transaction),

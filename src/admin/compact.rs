@@ -1,7 +1,7 @@
-//! `lmdb-images compact`: gives the space of free pages back to the disk.
+//! `lmdb-images compact`: shrinks the data file by copying it without free pages.
 //!
-//! LMDB's file never shrinks by itself: what is deleted leaves pages that are used again. A compact
-//! copy is made, read back, and put in the file's place. No daemon may serve the store meanwhile.
+//! LMDB reuses the pages of deleted records but never shrinks its file. The command makes a compact
+//! copy, verifies it, and replaces the data file with it. The daemon must be stopped.
 
 use std::path::Path;
 
@@ -13,34 +13,38 @@ use crate::store::ReadOnlyStore;
 use crate::store::dir::root::StoreDir;
 use crate::store::dir::scratch::ScratchFolder;
 
-/// Bytes of the file before and after.
+/// Size of the data file before and after, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
-    /// Before.
+    /// Bytes before.
     pub before: u64,
-    /// After.
+    /// Bytes after.
     pub after: u64,
 }
 
 /// Compacts the store in `root`.
+///
+/// # Errors
+/// `FailedPrecondition` while a process has the store open, `DataLoss` if the store is damaged. The
+/// store is unchanged after an error.
 pub fn run(root: &Path) -> Result<Summary> {
     super::restore::require_store(root)?;
     let root = StoreDir::lock(root).map_err(|e| {
         super::restore::stop_daemon_hint(
             e,
-            "compact and start it again; or take a `backup` beside it, which is compact, and \
-             `restore` that when it may be stopped",
+            "compact, and start it again; or run `backup` while it runs and `restore` the backup, \
+             which is compact, once it is stopped",
         )
     })?;
     let reader = ReadOnlyStore::open(root.path())?;
-    let told = |e: std::io::Error| Error::Internal(format!("in {}: {e}", root.path().display()));
-    let before = root.data_file().metadata().map_err(told)?.len();
+    let failed = |e: std::io::Error| Error::Internal(format!("in {}: {e}", root.path().display()));
+    let before = root.data_file().metadata().map_err(failed)?.len();
     let scratch = ScratchFolder::create_in(root.path())?;
-    let copy = NamedTempFile::new_in(scratch.path()).map_err(told)?;
+    let copy = NamedTempFile::new_in(scratch.path()).map_err(failed)?;
     let after = copy_verified(&reader, &copy)?.bytes;
     drop(reader);
     root.replace(copy.path(), None)?;
-    // It has been renamed: there is nothing to remove any more.
+    // `replace` has renamed the file, so there is nothing left to delete.
     let _ = copy.into_temp_path().keep();
     Ok(Summary { before, after })
 }

@@ -1,32 +1,36 @@
-//! Calls of a containerd that a command waits for: none of them for ever.
+//! Calls to a containerd with a timeout: no command waits for ever.
 
 use std::time::Duration;
 
 use crate::containerd::client::GrpcClient;
 use crate::model::{Error, Result};
 
-/// How long a containerd may take for one answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long containerd may take for one reply.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long it may take to show that it is there at all.
+/// How long containerd may take to show that it is running at all.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The answer to a call, or an error after [`ANSWER_TIMEOUT`].
-pub async fn answer<T>(
+/// Awaits `call`.
+///
+/// # Errors
+/// Those of the call, or `DeadlineExceeded` after [`REPLY_TIMEOUT`].
+pub async fn await_reply<T>(
     containerd: &GrpcClient,
     call: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    match tokio::time::timeout(ANSWER_TIMEOUT, call).await {
-        Ok(answered) => answered,
+    match tokio::time::timeout(REPLY_TIMEOUT, call).await {
+        Ok(reply) => reply,
         Err(_) => Err(Error::DeadlineExceeded(format!(
             "containerd at {} did not answer within {} s: is it containerd that listens there?",
             containerd.socket().display(),
-            ANSWER_TIMEOUT.as_secs()
+            REPLY_TIMEOUT.as_secs()
         ))),
     }
 }
 
-/// Whether it still answers, after a call about one record failed: then the failure is of that record.
-pub async fn is_there(containerd: &GrpcClient) -> bool {
+/// Returns true if containerd still answers. After a failed call about one record this tells a fault
+/// of that record from a containerd that is gone.
+pub async fn still_answers(containerd: &GrpcClient) -> bool {
     matches!(tokio::time::timeout(PROBE_TIMEOUT, containerd.namespaces()).await, Ok(Ok(_)))
 }

@@ -1,7 +1,7 @@
-//! `lmdb-images diff`: what differs between the store and a running containerd.
+//! `lmdb-images diff`: compares the store with a running containerd.
 //!
-//! It reads beside the daemon and changes nothing. What looks different is looked at again on both
-//! sides before it is said: things move while one looks.
+//! The command changes nothing, and the daemon may keep running. Records may change during the
+//! comparison, so the command reads each differing image again on both sides before it reports it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,41 +9,41 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::containerd::{answer, is_there};
+use super::containerd::{await_reply, still_answers};
 use crate::api::images::Image;
 use crate::containerd::client::GrpcClient;
 use crate::model::{Error, Namespace, Result, image};
 use crate::service::codec::{decode, encode};
 use crate::store::{Kind, ReadOnlyStore, Records};
 
-/// How an image differs.
+/// Kind of a difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum How {
-    /// containerd does not have it.
+pub enum DifferenceKind {
+    /// Only the store has the image.
     OnlyHere,
-    /// The store does not have it.
+    /// Only containerd has the image.
     OnlyInContainerd,
-    /// Both have it, and these fields are not the same: by their names in JSON, of labels and annotations
-    /// with the key.
+    /// Both have the image, but these fields differ. Each is a field name of the JSON form; labels and
+    /// annotations carry their key.
     Fields(Vec<String>),
-    /// Its record in the store is damaged.
+    /// The record in the store is damaged.
     Damaged,
-    /// It could not be looked at, for this reason.
+    /// The image could not be compared, for this reason.
     Failed(String),
 }
 
-/// An image that is not the same in both.
+/// An image that differs between the store and containerd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Its namespace.
+    /// Namespace of the image.
     pub namespace: String,
-    /// Its name.
+    /// Name of the image.
     pub name: String,
-    /// What is different.
-    pub how: How,
+    /// Kind of the difference.
+    pub kind: DifferenceKind,
 }
 
-impl fmt::Display for How {
+impl fmt::Display for DifferenceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OnlyHere => f.write_str("only in LMDB"),
@@ -58,12 +58,12 @@ impl fmt::Display for How {
 impl Difference {
     /// The difference as a line of JSON.
     pub fn json(&self) -> String {
-        let how = match &self.how {
-            How::OnlyHere => "only-in-lmdb",
-            How::OnlyInContainerd => "only-in-containerd",
-            How::Fields(_) => "not-the-same",
-            How::Damaged => "damaged",
-            How::Failed(_) => "not-compared",
+        let kind = match &self.kind {
+            DifferenceKind::OnlyHere => "only-in-lmdb",
+            DifferenceKind::OnlyInContainerd => "only-in-containerd",
+            DifferenceKind::Fields(_) => "not-the-same",
+            DifferenceKind::Damaged => "damaged",
+            DifferenceKind::Failed(_) => "not-compared",
         };
         #[derive(Serialize)]
         struct Line<'d> {
@@ -75,54 +75,61 @@ impl Difference {
             #[serde(skip_serializing_if = "Option::is_none")]
             detail: Option<&'d str>,
         }
-        let (fields, detail) = match &self.how {
-            How::Fields(fields) => (Some(fields.as_slice()), None),
-            How::Failed(why) => (None, Some(why.as_str())),
+        let (fields, detail) = match &self.kind {
+            DifferenceKind::Fields(fields) => (Some(fields.as_slice()), None),
+            DifferenceKind::Failed(why) => (None, Some(why.as_str())),
             _ => (None, None),
         };
         let (namespace, name) = (self.namespace.as_str(), self.name.as_str());
-        let line = Line { namespace, name, difference: how, fields, detail };
-        // Texts can be written always.
+        let line = Line { namespace, name, difference: kind, fields, detail };
+        // Serializing strings cannot fail.
         serde_json::to_string(&line).unwrap_or_default()
     }
 }
 
-/// What was found.
+/// Result of a comparison.
 #[derive(Debug, Default)]
-pub struct Found {
-    /// The differences, by namespace and name.
+pub struct Comparison {
+    /// The differences, ordered by namespace and name.
     pub differences: Vec<Difference>,
-    /// How many images are set aside in the store: containerd no longer had them after a gap.
+    /// Number of images set aside in the store: images that containerd no longer had after a gap in
+    /// its events.
     pub aside: u64,
 }
 
-/// Compares the store in `root` with the containerd behind `socket`.
-pub async fn run(root: &Path, socket: &Path) -> Result<Found> {
+/// Compares the store in `root` with the containerd at `socket`.
+///
+/// # Errors
+/// If the store cannot be read or containerd stops answering. A fault of a single image is a
+/// [`Difference`].
+pub async fn run(root: &Path, socket: &Path) -> Result<Comparison> {
     let store = ReadOnlyStore::open(root)?;
     let containerd = GrpcClient::connect(socket).await?;
     let mut namespaces: BTreeSet<_> = store.read(|s| s.namespaces())?.into_iter().collect();
-    for record in answer(&containerd, containerd.namespaces()).await? {
+    for record in await_reply(&containerd, containerd.namespaces()).await? {
         namespaces.insert(Namespace::parse(&record.name)?);
     }
     let mut differences = Vec::new();
     for namespace in &namespaces {
         for name in suspects(&store, &containerd, namespace).await? {
-            let how = match look(&store, &containerd, namespace, &name).await {
-                Err(Error::DataLoss(_)) => Some(How::Damaged),
-                Err(e) if is_there(&containerd).await => Some(How::Failed(e.message().into())),
-                looked => looked?,
+            let kind = match compare_image(&store, &containerd, namespace, &name).await {
+                Err(Error::DataLoss(_)) => Some(DifferenceKind::Damaged),
+                Err(e) if still_answers(&containerd).await => {
+                    Some(DifferenceKind::Failed(e.message().into()))
+                }
+                compared => compared?,
             };
-            differences.extend(how.map(|how| Difference {
+            differences.extend(kind.map(|kind| Difference {
                 namespace: namespace.to_string(),
                 name,
-                how,
+                kind,
             }));
         }
     }
-    Ok(Found { differences, aside: store.read(|s| s.count_set_aside())? })
+    Ok(Comparison { differences, aside: store.read(|s| s.count_set_aside())? })
 }
 
-/// The names whose records look different in the lists of both.
+/// Returns the names whose records differ between the two lists.
 async fn suspects(
     store: &ReadOnlyStore,
     containerd: &GrpcClient,
@@ -130,7 +137,7 @@ async fn suspects(
 ) -> Result<BTreeSet<String>> {
     let mut theirs = BTreeMap::new();
     let mut listing = containerd.images(namespace);
-    while let Some(images) = answer(containerd, listing.next()).await? {
+    while let Some(images) = await_reply(containerd, listing.next()).await? {
         for found in images {
             let found = image::normalize_record(found);
             theirs.insert(found.name.clone(), encode(&found)?);
@@ -157,27 +164,29 @@ async fn suspects(
     })
 }
 
-/// Looks at one image on both sides.
-async fn look(
+/// Compares one image, read anew on both sides; `None` if both are equal.
+async fn compare_image(
     store: &ReadOnlyStore,
     containerd: &GrpcClient,
     namespace: &Namespace,
     name: &str,
-) -> Result<Option<How>> {
+) -> Result<Option<DifferenceKind>> {
     let ours = store.read(|s| Ok(s.record(namespace, Kind::Image, name)?.map(<[u8]>::to_vec)))?;
-    let theirs = answer(containerd, containerd.image(namespace, name)).await?;
+    let theirs = await_reply(containerd, containerd.image(namespace, name)).await?;
     let theirs = theirs.map(image::normalize_record);
     Ok(match (ours, theirs) {
         (Some(ours), Some(theirs)) if ours == encode(&theirs)? => None,
-        (Some(ours), Some(theirs)) => Some(How::Fields(fields(&decode(&ours)?, &theirs))),
-        (Some(_), None) => Some(How::OnlyHere),
-        (None, Some(_)) => Some(How::OnlyInContainerd),
+        (Some(ours), Some(theirs)) => {
+            Some(DifferenceKind::Fields(differing_fields(&decode(&ours)?, &theirs)))
+        }
+        (Some(_), None) => Some(DifferenceKind::OnlyHere),
+        (None, Some(_)) => Some(DifferenceKind::OnlyInContainerd),
         (None, None) => None,
     })
 }
 
-/// The fields in which two records differ.
-fn fields(ours: &Image, theirs: &Image) -> Vec<String> {
+/// Returns the names of the fields in which two records differ.
+fn differing_fields(ours: &Image, theirs: &Image) -> Vec<String> {
     let (a, b) = (&ours.target, &theirs.target);
     let mut fields = Vec::new();
     for (field, differs) in [
@@ -187,8 +196,8 @@ fn fields(ours: &Image, theirs: &Image) -> Vec<String> {
     ] {
         fields.extend(differs.then(|| field.to_owned()));
     }
-    fields.extend(keys(&a.annotations, &b.annotations, "target.annotations"));
-    fields.extend(keys(&ours.labels, &theirs.labels, "labels"));
+    fields.extend(differing_keys(&a.annotations, &b.annotations, "target.annotations"));
+    fields.extend(differing_keys(&ours.labels, &theirs.labels, "labels"));
     for (field, differs) in [
         ("createdAt", ours.created_at != theirs.created_at),
         ("updatedAt", ours.updated_at != theirs.updated_at),
@@ -196,13 +205,13 @@ fn fields(ours: &Image, theirs: &Image) -> Vec<String> {
         fields.extend(differs.then(|| field.to_owned()));
     }
     if fields.is_empty() {
-        fields.push("fields that are not known here".into());
+        fields.push("fields unknown to this version".into());
     }
     fields
 }
 
-/// The keys whose values differ, each behind the name of the field.
-fn keys(
+/// Returns the keys of a map field whose values differ, as `field.key`.
+fn differing_keys(
     ours: &BTreeMap<String, String>,
     theirs: &BTreeMap<String, String>,
     field: &str,
@@ -227,10 +236,10 @@ mod tests {
         let ours = with(1, &[("a", "1"), ("b", "1"), ("c", "1")]);
         let theirs = with(2, &[("a", "1"), ("b", "2"), ("d", "1")]);
         let expected = ["target.size", "labels.b", "labels.c", "labels.d"];
-        assert_eq!(fields(&ours, &theirs), expected);
-        let how = How::Fields(fields(&ours, &with(1, &[])));
-        assert_eq!(how.to_string(), "not the same: labels.a, labels.b, labels.c");
-        let difference = Difference { namespace: "n".into(), name: "x".into(), how };
+        assert_eq!(differing_fields(&ours, &theirs), expected);
+        let kind = DifferenceKind::Fields(differing_fields(&ours, &with(1, &[])));
+        assert_eq!(kind.to_string(), "not the same: labels.a, labels.b, labels.c");
+        let difference = Difference { namespace: "n".into(), name: "x".into(), kind };
         let json: serde_json::Value = serde_json::from_str(&difference.json()).unwrap();
         assert_eq!(json["fields"][2], "labels.c");
     }

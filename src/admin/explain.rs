@@ -1,4 +1,4 @@
-//! `lmdb-images explain`: how a List finds the images that match, and how many it looks at.
+//! `lmdb-images explain`: shows how List finds the images that match, and how many records it reads.
 
 use std::path::Path;
 
@@ -12,51 +12,56 @@ use crate::store::{Kind, ReadOnlyStore, Records};
 
 /// The plan of a List.
 #[derive(Debug)]
-pub struct Explained {
+pub struct Explanation {
     plan: Plan,
-    looks: Option<Looks>,
+    examined: Option<Examined>,
 }
 
-/// How much of a namespace it looks at.
+/// How many records of a namespace the List reads.
 #[derive(Debug)]
-struct Looks {
+struct Examined {
     namespace: Namespace,
-    at: usize,
+    /// Records that the List reads.
+    rows: usize,
+    /// Images in the namespace.
     images: usize,
 }
 
-/// The plan for these filters; with how many images it looks at in the namespace, if there is a store
-/// in `root`.
-pub fn run(root: &Path, namespace: &Namespace, filters: &[String]) -> Result<Explained> {
+/// Plans a List with these filters. If `root` holds a store, the explanation also counts the records
+/// that the List would read in the namespace.
+///
+/// # Errors
+/// `InvalidArgument` if a filter is invalid.
+pub fn run(root: &Path, namespace: &Namespace, filters: &[String]) -> Result<Explanation> {
     let query = Query::new(filters)?;
-    let looks = match ReadOnlyStore::open(root) {
+    let examined = match ReadOnlyStore::open(root) {
         Err(Error::NotFound(_)) => None,
         Err(e) => return Err(e),
         Ok(store) => Some(store.read(|snapshot| {
-            Ok(Looks {
+            Ok(Examined {
                 namespace: namespace.clone(),
-                at: images::rows_examined(snapshot, namespace, &query)?,
+                rows: images::rows_examined(snapshot, namespace, &query)?,
                 images: snapshot.scan(namespace, Kind::Image)?.count(),
             })
         })?),
     };
-    Ok(Explained { plan: query.plan().clone(), looks })
+    Ok(Explanation { plan: query.plan().clone(), examined })
 }
 
-impl std::fmt::Display for Explained {
+impl std::fmt::Display for Explanation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.plan)?;
-        match &self.looks {
+        match &self.examined {
             None => Ok(()),
-            Some(Looks { namespace, at, images }) => {
-                write!(f, "\nlooks at {at} of {images} images in namespace {namespace}")
+            Some(Examined { namespace, rows, images }) => {
+                write!(f, "\nlooks at {rows} of {images} images in namespace {namespace}")
             }
         }
     }
 }
 
-impl Explained {
-    /// The plan as JSON (docs/json.md).
+impl Explanation {
+    /// The explanation as JSON (docs/json.md).
     pub fn json(&self) -> Value {
         let mut object = match &self.plan {
             Plan::All => json!({"plan": "all"}),
@@ -69,10 +74,10 @@ impl Explained {
                 json!({"plan": "look-up", "lookUps": look_ups})
             }
         };
-        if let (Some(looks), Some(object)) = (&self.looks, object.as_object_mut()) {
-            object.insert("namespace".into(), looks.namespace.as_str().into());
-            object.insert("looksAt".into(), looks.at.into());
-            object.insert("images".into(), looks.images.into());
+        if let (Some(examined), Some(object)) = (&self.examined, object.as_object_mut()) {
+            object.insert("namespace".into(), examined.namespace.as_str().into());
+            object.insert("looksAt".into(), examined.rows.into());
+            object.insert("images".into(), examined.images.into());
         }
         object
     }
@@ -106,11 +111,11 @@ mod tests {
         assert_eq!(explain(label).to_string(), r#"the label "stage" with the value "a""#);
         let store = Store::open(dir.path()).unwrap();
         let ns = namespace.clone();
-        let fill = move |change: &mut crate::store::Transaction<'_>| {
+        let fill = move |transaction: &mut crate::store::Transaction<'_>| {
             for (name, stage) in [("x", "a"), ("y", "b"), ("yy", "a")] {
                 let mut image = Image { name: name.into(), ..Image::default() };
                 image.labels.insert("stage".into(), stage.into());
-                change.put(&ns, Kind::Image, name, &image.write_to_bytes().unwrap(), None)?;
+                transaction.put(&ns, Kind::Image, name, &image.write_to_bytes().unwrap(), None)?;
             }
             Ok(())
         };

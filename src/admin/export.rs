@@ -1,13 +1,13 @@
-//! `lmdb-images export`: puts the records of the store into a containerd: the way out.
+//! `lmdb-images export`: copies the records of the store into a running containerd.
 //!
-//! It reads beside the daemon or without one. An image goes where its content is: containerd lets a
-//! name be made for content that it does not have, and such a name helps nobody. What containerd
-//! has of another kind under the same name is left, unless it is to be overwritten: its record may
-//! be the newer one, and the last that keeps its content from the collector. Nothing is removed.
+//! The daemon may keep running. The command exports an image only if containerd has its content:
+//! containerd would accept a name without content, but such a name is useless. If containerd has a
+//! different record of the same name, the command leaves it unless `overwrite` is set: that record may
+//! be newer, and may be the last reference that protects its content from garbage collection. The
+//! command removes nothing.
 //!
-//! Times: of a record that it makes, containerd 1.7 and later take both, 1.6 sets its own. One that is
-//! overwritten keeps the time of creation that it has there. Records that differ in their times alone
-//! are the same here.
+//! Times: containerd 1.7 and later take both times of a new record, 1.6 sets its own. An overwritten
+//! record keeps containerd's time of creation. Records that differ only in their times count as equal.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use std::path::Path;
 
 use protobuf::MessageField;
 
-use super::containerd::{answer, is_there};
+use super::containerd::{await_reply, still_answers};
 use crate::api::images::Image;
 use crate::api::namespace::Namespace as Record;
 use crate::containerd::client::GrpcClient;
@@ -23,109 +23,112 @@ use crate::model::{Error, Namespace, Result, image};
 use crate::service::codec::decode;
 use crate::store::{Kind, ReadOnlyStore, Records};
 
-/// What may be done.
+/// Options of an export.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// Replace what containerd has of the same name.
+    /// Replace a different record of the same name in containerd.
     pub overwrite: bool,
-    /// Change nothing, and say what would be done.
+    /// Change nothing, and report result would change.
     pub dry_run: bool,
 }
 
-/// What became of a record.
+/// Result of the export of one record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
-    /// containerd did not have it, and has it now.
+pub enum RecordResult {
+    /// Created in containerd.
     Created,
-    /// containerd had another one of that name, and has this one now.
+    /// Replaced a different record in containerd.
     Overwritten,
-    /// Left: containerd has another one of that name.
+    /// Not exported: containerd has a different record of that name.
     Different,
-    /// Left: containerd does not have the content of this digest.
+    /// Not exported: containerd lacks the content with this digest.
     NoContent(String),
-    /// Left: containerd refused it, with this sentence.
+    /// Not exported: containerd refused the record with this error.
     Refused(String),
-    /// Left: the call failed, for this reason, and not because containerd is gone.
+    /// Not exported: the call failed for this reason, and containerd still answers.
     Failed(String),
-    /// Left: the record is damaged in the store.
+    /// Not exported: the record in the store is damaged.
     Damaged,
 }
 
-/// A record that containerd did not have.
+/// A record that containerd lacked or had differently.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// Its namespace.
+    /// Namespace of the record.
     pub namespace: String,
-    /// The name of the image; nothing for the namespace itself.
+    /// Name of the image; `None` for the record of the namespace itself.
     pub name: Option<String>,
-    /// What became of it.
-    pub what: What,
-    /// Nothing was changed: it is what would become of it.
+    /// Result for this record.
+    pub result: RecordResult,
+    /// True if the export changed nothing: `result` is result it would have done.
     pub dry_run: bool,
 }
 
 impl Outcome {
-    /// Whether containerd does not have the record.
+    /// Returns true if the record was not exported.
     pub fn is_left(&self) -> bool {
-        !matches!(self.what, What::Created | What::Overwritten)
+        !matches!(self.result, RecordResult::Created | RecordResult::Overwritten)
     }
 
-    /// As a line of JSON.
+    /// The outcome as one line of JSON.
     pub fn json(&self) -> String {
-        let what = match &self.what {
-            What::Created => "created",
-            What::Overwritten => "overwritten",
-            What::Different => "different",
-            What::NoContent(_) => "no-content",
-            What::Refused(_) => "refused",
-            What::Failed(_) => "failed",
-            What::Damaged => "damaged",
+        let result = match &self.result {
+            RecordResult::Created => "created",
+            RecordResult::Overwritten => "overwritten",
+            RecordResult::Different => "different",
+            RecordResult::NoContent(_) => "no-content",
+            RecordResult::Refused(_) => "refused",
+            RecordResult::Failed(_) => "failed",
+            RecordResult::Damaged => "damaged",
         };
-        let detail = match &self.what {
-            What::NoContent(detail) | What::Refused(detail) | What::Failed(detail) => Some(detail),
+        let detail = match &self.result {
+            RecordResult::NoContent(detail)
+            | RecordResult::Refused(detail)
+            | RecordResult::Failed(detail) => Some(detail),
             _ => None,
         };
         let (namespace, name) = (&self.namespace, &self.name);
         serde_json::json!({
-            "namespace": namespace, "name": name, "result": what, "detail": detail,
+            "namespace": namespace, "name": name, "result": result, "detail": detail,
             "dry_run": self.dry_run,
         })
         .to_string()
     }
 }
 
-/// What became of the record, in words.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let would = if self.dry_run { "would be " } else { "" };
-        match &self.what {
-            What::Created => write!(f, "{would}created"),
-            What::Overwritten => write!(f, "{would}overwritten"),
-            What::Different => f.write_str("left: containerd has another one; see --overwrite"),
-            What::NoContent(digest) => write!(f, "left: containerd does not have {digest}"),
-            What::Refused(why) => write!(f, "left: containerd says: {why}"),
-            What::Failed(why) => write!(f, "left: {why}"),
-            What::Damaged => f.write_str("left: the record is damaged in the store"),
+        match &self.result {
+            RecordResult::Created => write!(f, "{would}created"),
+            RecordResult::Overwritten => write!(f, "{would}overwritten"),
+            RecordResult::Different => {
+                f.write_str("left: containerd has a different one; see --overwrite")
+            }
+            RecordResult::NoContent(digest) => write!(f, "left: containerd does not have {digest}"),
+            RecordResult::Refused(why) => write!(f, "left: containerd says: {why}"),
+            RecordResult::Failed(why) => write!(f, "left: {why}"),
+            RecordResult::Damaged => f.write_str("left: the record is damaged in the store"),
         }
     }
 }
 
-/// What an export did.
+/// Counts of an export.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
-    /// Images of the store.
+    /// Images in the store.
     pub images: u64,
-    /// Namespaces of the store.
+    /// Namespaces in the store.
     pub namespaces: u64,
-    /// Images that containerd has now and did not have.
+    /// Images created in containerd.
     pub created: u64,
-    /// Images that containerd had otherwise.
+    /// Images that replaced a different record in containerd.
     pub overwritten: u64,
-    /// Images that containerd had already.
+    /// Images that containerd already had.
     pub unchanged: u64,
-    /// Images, and labels of namespaces, that containerd does not have.
+    /// Images and namespace labels that were not exported.
     pub left: u64,
-    /// Of the images written, how many have not the times that they had.
+    /// Exported images whose times in containerd differ from those in the store.
     pub new_times: u64,
 }
 
@@ -144,8 +147,12 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Puts what the store in `root` has into the containerd behind `socket`, and tells `each` of every
-/// record that containerd did not have.
+/// Exports the store in `root` to the containerd at `socket`. Calls `each` for every record that
+/// containerd lacked or had differently.
+///
+/// # Errors
+/// If the store cannot be read, or containerd stops answering. A failure of one record is its
+/// [`Outcome`].
 pub async fn run(
     root: &Path,
     socket: &Path,
@@ -154,7 +161,7 @@ pub async fn run(
 ) -> Result<Summary> {
     let store = ReadOnlyStore::open(root)?;
     let containerd = GrpcClient::connect(socket).await?;
-    let theirs = answer(&containerd, containerd.namespaces()).await?;
+    let theirs = await_reply(&containerd, containerd.namespaces()).await?;
     let theirs = theirs.into_iter().map(|record| (record.name, record.labels)).collect();
     let mut export =
         Export { store, containerd, theirs, options, summary: Summary::default(), each };
@@ -172,7 +179,7 @@ pub async fn run(
 struct Export<F> {
     store: ReadOnlyStore,
     containerd: GrpcClient,
-    /// The namespaces of containerd, with their labels.
+    /// Namespaces of containerd with their labels.
     theirs: BTreeMap<String, BTreeMap<String, String>>,
     options: Options,
     summary: Summary,
@@ -180,11 +187,11 @@ struct Export<F> {
 }
 
 impl<F: FnMut(Outcome)> Export<F> {
-    fn tell(&mut self, namespace: &Namespace, name: Option<&str>, what: What) {
+    fn report(&mut self, namespace: &Namespace, name: Option<&str>, result: RecordResult) {
         let outcome = Outcome {
             namespace: namespace.to_string(),
             name: name.map(str::to_owned),
-            what,
+            result,
             dry_run: self.options.dry_run,
         };
         self.summary.left += u64::from(outcome.is_left());
@@ -203,13 +210,13 @@ impl<F: FnMut(Outcome)> Export<F> {
         match stored {
             Some(record) => match self.put_namespace(namespace, record).await {
                 Ok(None) => {}
-                Ok(Some(what)) => self.tell(namespace, None, what),
+                Ok(Some(result)) => self.report(namespace, None, result),
                 Err(e) => {
-                    let what = self.failure(e).await?;
-                    self.tell(namespace, None, what);
+                    let result = self.failure(e).await?;
+                    self.report(namespace, None, result);
                 }
             },
-            None => self.tell(namespace, None, What::Damaged),
+            None => self.report(namespace, None, RecordResult::Damaged),
         }
         let names = self.store.read(|s| {
             let mut names = Vec::new();
@@ -224,29 +231,35 @@ impl<F: FnMut(Outcome)> Export<F> {
             self.summary.images += 1;
             match name {
                 Ok(name) => self.image(namespace, &name).await?,
-                Err(shown) => self.tell(namespace, Some(&shown), What::Damaged),
+                Err(display_name) => {
+                    self.report(namespace, Some(&display_name), RecordResult::Damaged);
+                }
             }
         }
         Ok(())
     }
 
-    /// What became of a namespace; nothing when containerd has it already.
-    async fn put_namespace(&self, namespace: &Namespace, record: Record) -> Result<Option<What>> {
+    /// Exports a namespace; `None` if containerd already has it.
+    async fn put_namespace(
+        &self,
+        namespace: &Namespace,
+        record: Record,
+    ) -> Result<Option<RecordResult>> {
         let dry_run = self.options.dry_run;
         match self.theirs.get(&record.name) {
             Some(labels) if *labels == record.labels => Ok(None),
-            Some(_) if !self.options.overwrite => Ok(Some(What::Different)),
+            Some(_) if !self.options.overwrite => Ok(Some(RecordResult::Different)),
             Some(_) => {
                 if !dry_run {
                     self.containerd.update_namespace(namespace, record).await?;
                 }
-                Ok(Some(What::Overwritten))
+                Ok(Some(RecordResult::Overwritten))
             }
             None => {
                 if !dry_run {
                     self.containerd.create_namespace(namespace, record).await?;
                 }
-                Ok(Some(What::Created))
+                Ok(Some(RecordResult::Created))
             }
         }
     }
@@ -258,84 +271,91 @@ impl<F: FnMut(Outcome)> Export<F> {
         let record = match record {
             Ok(Some(record)) => record,
             Ok(None) => {
-                // It went while we were reading.
+                // A client deleted it after its name was listed.
                 self.summary.images -= 1;
                 return Ok(());
             }
             Err(Error::DataLoss(_)) => {
-                self.tell(namespace, Some(name), What::Damaged);
+                self.report(namespace, Some(name), RecordResult::Damaged);
                 return Ok(());
             }
             Err(e) => return Err(e),
         };
         match self.put_image(namespace, &record).await {
             Ok(None) => self.summary.unchanged += 1,
-            Ok(Some(what)) => {
-                match what {
-                    What::Created => self.summary.created += 1,
-                    What::Overwritten => self.summary.overwritten += 1,
+            Ok(Some(result)) => {
+                match result {
+                    RecordResult::Created => self.summary.created += 1,
+                    RecordResult::Overwritten => self.summary.overwritten += 1,
                     _ => {}
                 }
-                self.tell(namespace, Some(name), what);
+                self.report(namespace, Some(name), result);
             }
             Err(e) => {
-                let what = self.failure(e).await?;
-                self.tell(namespace, Some(name), what);
+                let result = self.failure(e).await?;
+                self.report(namespace, Some(name), result);
             }
         }
         Ok(())
     }
 
-    /// What became of a record whose call failed; the error, when containerd is not there any more. One
-    /// record must not keep those behind it from being exported.
-    async fn failure(&self, error: Error) -> Result<What> {
+    /// Turns a failed call into the result of its record, so that one record does not stop the export.
+    /// Returns the error if containerd no longer answers.
+    async fn failure(&self, error: Error) -> Result<RecordResult> {
         match error {
-            Error::Upstream(_, why) => Ok(What::Refused(why)),
-            error if is_there(&self.containerd).await => Ok(What::Failed(error.message().into())),
+            Error::Upstream(_, why) => Ok(RecordResult::Refused(why)),
+            error if still_answers(&self.containerd).await => {
+                Ok(RecordResult::Failed(error.message().into()))
+            }
             error => Err(error),
         }
     }
 
-    /// What became of an image; nothing when containerd has it already.
-    async fn put_image(&mut self, namespace: &Namespace, ours: &Image) -> Result<Option<What>> {
-        let theirs = answer(&self.containerd, self.containerd.image(namespace, &ours.name))
+    /// Exports an image; `None` if containerd already has it.
+    async fn put_image(
+        &mut self,
+        namespace: &Namespace,
+        ours: &Image,
+    ) -> Result<Option<RecordResult>> {
+        let theirs = await_reply(&self.containerd, self.containerd.image(namespace, &ours.name))
             .await?
             .map(image::normalize_record);
-        if theirs.as_ref().is_some_and(|theirs| timeless(theirs) == timeless(ours)) {
+        if theirs.as_ref().is_some_and(|theirs| without_times(theirs) == without_times(ours)) {
             return Ok(None);
         }
         if theirs.is_some() && !self.options.overwrite {
-            return Ok(Some(What::Different));
+            return Ok(Some(RecordResult::Different));
         }
         let digest = &ours.target.digest;
         if !self.containerd.has_content(namespace, digest).await? {
-            return Ok(Some(What::NoContent(digest.clone())));
+            return Ok(Some(RecordResult::NoContent(digest.clone())));
         }
-        let what = if theirs.is_some() { What::Overwritten } else { What::Created };
+        let result =
+            if theirs.is_some() { RecordResult::Overwritten } else { RecordResult::Created };
         if self.options.dry_run {
-            return Ok(Some(what));
+            return Ok(Some(result));
         }
         let made = if theirs.is_some() {
             self.containerd.update_image(namespace, ours).await?
         } else {
             match self.containerd.create_image(namespace, ours).await? {
                 Some(made) => made,
-                // Somebody made it since we looked.
-                None => return Ok(Some(What::Different)),
+                // Another client of containerd created it after the check above.
+                None => return Ok(Some(RecordResult::Different)),
             }
         };
         let mut made = image::normalize_record(made);
-        // A second call brings the time of the last change, to those that take times.
+        // A containerd that takes times sets the time of the last change only in an update.
         if made.created_at == ours.created_at && made.updated_at != ours.updated_at {
             let updated = self.containerd.update_image(namespace, ours).await?;
             made = image::normalize_record(updated);
         }
         self.summary.new_times += u64::from(made != *ours);
-        Ok(Some(what))
+        Ok(Some(result))
     }
 }
 
-/// The record without its times.
-fn timeless(image: &Image) -> Image {
+/// Returns the record without its times.
+fn without_times(image: &Image) -> Image {
     Image { created_at: MessageField::none(), updated_at: MessageField::none(), ..image.clone() }
 }

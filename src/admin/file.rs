@@ -1,9 +1,9 @@
-//! The files that commands read and write as a whole: regular files only.
+//! Files that commands read or write as a whole: regular files only.
 //!
-//! A path that a command is given may lead to a device, a pipe or a socket: to open one may wait for
-//! ever, and to put a file in the place of one takes it from the whole machine. So the type is looked
-//! at before anything is done, and once more on what was opened or replaced, as it may have been
-//! exchanged in between.
+//! A path from the command line may lead to a device, a pipe or a socket. Opening one may block for
+//! ever; replacing one would take it from the whole machine. So these functions check the file type
+//! before they act, and once more on the file that they opened or replaced: another process may have
+//! exchanged it in between.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -17,10 +17,13 @@ use tempfile::NamedTempFile;
 use crate::model::{Error, Result};
 use crate::store::dir::scratch::ScratchFolder;
 
-/// Opens a regular file to read.
+/// Opens a regular file for reading. Follows symbolic links.
+///
+/// # Errors
+/// `NotFound` if there is no file, `InvalidArgument` if it is not a regular file.
 pub fn open_to_read(path: &Path) -> Result<File> {
     let failed = |e| open_failed(path, e);
-    // A look first: to open a device can already do something.
+    // Checked before opening: opening a device can already have an effect.
     require_regular(path, path.metadata().map_err(failed)?.file_type())?;
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(OFlag::O_NONBLOCK.bits() | OFlag::O_NOCTTY.bits());
@@ -29,7 +32,10 @@ pub fn open_to_read(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// The whole text of a regular file of at most `max` bytes; nothing where there is none.
+/// Reads the text of a regular file of at most `max` bytes; `None` if there is no file.
+///
+/// # Errors
+/// `InvalidArgument` if the file is longer than `max` or is not UTF-8.
 pub fn read_text(path: &Path, max: u64) -> Result<Option<(File, String)>> {
     let mut file = match open_to_read(path) {
         Err(Error::NotFound(_)) => return Ok(None),
@@ -49,19 +55,19 @@ pub fn read_text(path: &Path, max: u64) -> Result<Option<(File, String)>> {
         let before = e.as_bytes().get(..at).unwrap_or_default();
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
         Error::InvalidArgument(format!(
-            "{}, line {line}: the text is not UTF-8: write it again as UTF-8",
+            "{}, line {line}: the text is not UTF-8: save it as UTF-8",
             path.display()
         ))
     })?;
     Ok(Some((file, text)))
 }
 
-/// Makes a file that was not there, closed to others.
+/// Creates a file with mode 0600; fails if the path exists.
 pub fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Refuses, before any work, a path where [`put`] could not put a file.
+/// Refuses a path that [`put`] would refuse, so that a command can fail before it works.
 pub fn check_target(path: &Path, replace: bool) -> Result<()> {
     match path.symlink_metadata() {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
@@ -73,12 +79,13 @@ pub fn check_target(path: &Path, replace: bool) -> Result<()> {
     }
 }
 
-/// A temporary folder in the folder where `path` will be, for a file that is then [`put`] there.
+/// Creates a temporary folder beside `path`, for a new file that [`put`] then moves to `path`.
 pub fn scratch_beside(path: &Path) -> Result<ScratchFolder> {
     ScratchFolder::create_in(&folder_of(path))
 }
 
-/// Gives the file `new` the name `path`, on disk; a regular file that has it goes if `replace`.
+/// Renames the file `new` to `path` and syncs the folder. Replaces an existing regular file only with
+/// `replace`.
 pub fn put(new: NamedTempFile, path: &Path, replace: bool) -> Result<()> {
     let failed =
         |e: io::Error| Error::Internal(format!("moving the new file to {}: {e}", path.display()));
@@ -86,7 +93,7 @@ pub fn put(new: NamedTempFile, path: &Path, replace: bool) -> Result<()> {
     let is_there = path.symlink_metadata().is_ok();
     if is_there {
         exchange(new.path(), path)?;
-        // Under the name of the new file is what was there.
+        // After the exchange, the new file's old name leads to the replaced file.
         let old = new.path().symlink_metadata().map_err(failed)?;
         if let Err(refused) = require_regular(path, old.file_type()) {
             exchange(new.path(), path)?;
@@ -104,8 +111,8 @@ pub fn put(new: NamedTempFile, path: &Path, replace: bool) -> Result<()> {
         .map_err(|e| Error::Internal(format!("syncing the folder of {}: {e}", path.display())))
 }
 
-/// Exchanges the names of two files at once; where the file system cannot, the first takes the place
-/// of the second.
+/// Exchanges the names of two files atomically. If the file system cannot exchange names, `new`
+/// replaces `old`.
 fn exchange(new: &Path, old: &Path) -> Result<()> {
     let flags = RenameFlags::RENAME_EXCHANGE;
     let exchanged = match renameat2(AT_FDCWD, new, AT_FDCWD, old, flags) {
@@ -115,7 +122,7 @@ fn exchange(new: &Path, old: &Path) -> Result<()> {
     exchanged.map_err(|e| Error::Internal(format!("replacing {}: {e}", old.display())))
 }
 
-/// The folder a file is in, or will be.
+/// Returns the folder that contains `file`.
 fn folder_of(file: &Path) -> PathBuf {
     match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -125,7 +132,7 @@ fn folder_of(file: &Path) -> PathBuf {
 
 fn already_exists(file: &Path) -> Error {
     Error::AlreadyExists(format!(
-        "{} is there already: give another name, or --force to replace it",
+        "{} exists already: give another name, or --force to replace it",
         file.display()
     ))
 }
@@ -133,7 +140,7 @@ fn already_exists(file: &Path) -> Error {
 fn open_failed(path: &Path, e: io::Error) -> Error {
     let path = path.display();
     match e.kind() {
-        ErrorKind::NotFound => Error::NotFound(format!("{path} is not there: name another file")),
+        ErrorKind::NotFound => Error::NotFound(format!("{path} does not exist: name another file")),
         _ => Error::InvalidArgument(format!("reading {path}: {e}")),
     }
 }
@@ -143,13 +150,13 @@ fn require_regular(path: &Path, found: FileType) -> Result<()> {
         return Ok(());
     }
     Err(Error::InvalidArgument(format!(
-        "{} is {}, and no regular file: name a regular file",
+        "{} is {}, not a regular file: name a regular file",
         path.display(),
-        called(found)
+        describe_type(found)
     )))
 }
 
-fn called(found: FileType) -> &'static str {
+fn describe_type(found: FileType) -> &'static str {
     match found {
         found if found.is_dir() => "a folder",
         found if found.is_symlink() => "a symbolic link",
@@ -169,33 +176,33 @@ mod tests {
     use nix::sys::stat::{Mode, SFlag, mknod};
     use nix::unistd::mkfifo;
 
-    /// What is no regular file, each in the folder, with how it is called.
-    fn odd(dir: &Path) -> Vec<(PathBuf, &'static str)> {
+    /// Creates one file of each type that is not regular; returns paths and names of the types.
+    fn irregular_files(dir: &Path) -> Vec<(PathBuf, &'static str)> {
         let at = |name: &str| dir.join(name);
         mkfifo(&at("fifo"), Mode::S_IRWXU).unwrap();
         fs::create_dir(at("folder")).unwrap();
         drop(UnixListener::bind(at("socket")).unwrap());
-        let mut odd =
+        let mut files =
             vec![(at("fifo"), "a pipe"), (at("folder"), "a folder"), (at("socket"), "a socket")];
-        // The numbers of /dev/null; only root may make a node.
+        // The device numbers of /dev/null. Only root may create a device node.
         let null = nix::sys::stat::makedev(1, 3);
         if mknod(&at("null"), SFlag::S_IFCHR, Mode::S_IRWXU, null).is_ok() {
-            odd.push((at("null"), "a device"));
+            files.push((at("null"), "a device"));
         }
-        odd
+        files
     }
 
     #[test]
     fn only_a_regular_file_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        for (path, called) in odd(dir.path()) {
+        for (path, called) in irregular_files(dir.path()) {
             let link = dir.path().join("link");
             let _ = fs::remove_file(&link);
             symlink(&path, &link).unwrap();
             for path in [&path, &link] {
-                let told = open_to_read(path).unwrap_err();
-                let expected = format!("{} is {called}, and no regular file", path.display());
-                assert!(told.message().starts_with(&expected), "{told}");
+                let error = open_to_read(path).unwrap_err();
+                let expected = format!("{} is {called}, not a regular file", path.display());
+                assert!(error.message().starts_with(&expected), "{error}");
             }
         }
         let file = dir.path().join("file");
@@ -215,15 +222,15 @@ mod tests {
             fs::write(new.path(), "new").unwrap();
             new
         };
-        let mut odd = odd(dir.path());
+        let mut files = irregular_files(dir.path());
         let link = dir.path().join("link");
         symlink("folder", &link).unwrap();
-        odd.push((link, "a symbolic link"));
+        files.push((link, "a symbolic link"));
         let count = fs::read_dir(dir.path()).unwrap().count();
-        for (path, called) in odd {
+        for (path, called) in files {
             let before = fs::symlink_metadata(&path).unwrap().file_type();
-            let told = put(new(), &path, true).unwrap_err();
-            assert!(told.message().contains(&format!("is {called}, and no")), "{told}");
+            let error = put(new(), &path, true).unwrap_err();
+            assert!(error.message().contains(&format!("is {called}, not a")), "{error}");
             assert_eq!(fs::symlink_metadata(&path).unwrap().file_type(), before);
         }
         let file = dir.path().join("file");
@@ -236,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_the_place_of_a_file_meanwhile_comes_back() {
+    fn exchange_can_be_undone() {
         let dir = tempfile::tempdir().unwrap();
         let (new, old) = (dir.path().join("new"), dir.path().join("old"));
         fs::write(&new, "new").unwrap();

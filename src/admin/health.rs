@@ -1,4 +1,4 @@
-//! `lmdb-images health`: asks a running daemon whether it can answer.
+//! `lmdb-images health`: asks a running daemon for its gRPC health status.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,43 +10,45 @@ use crate::api::health::{HealthCheckRequest, HealthCheckResponse};
 use crate::containerd::client::GrpcClient;
 use crate::model::{Error, Result};
 
-/// How long the daemon may take. Its own look at its parts takes 7 s at most.
-const ANSWER: Duration = Duration::from_secs(10);
+/// How long the daemon may take for a reply. Its own check of its parts takes 7 s at most.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two questions of [`wait`].
-const PAUSE: Duration = Duration::from_millis(100);
+/// Pause between two calls of [`wait`].
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// As [`run`], asked again until it serves; ends after `time`, if that is not zero, whatever the daemon
-/// does.
+/// Repeats [`run`] until the daemon serves, for at most `time`. Calls once if `time` is zero.
 pub async fn wait(socket: &Path, time: Duration) -> Result<bool> {
     if time.is_zero() {
-        return run(socket, ANSWER).await;
+        return run(socket, REPLY_TIMEOUT).await;
     }
-    let begun = Instant::now();
+    let started = Instant::now();
     loop {
-        let left = time.saturating_sub(begun.elapsed());
-        let said = run(socket, ANSWER.min(left)).await;
-        let left = time.saturating_sub(begun.elapsed());
-        if matches!(said, Ok(true)) || left.is_zero() {
-            return said;
+        let left = time.saturating_sub(started.elapsed());
+        let outcome = run(socket, REPLY_TIMEOUT.min(left)).await;
+        let left = time.saturating_sub(started.elapsed());
+        if matches!(outcome, Ok(true)) || left.is_zero() {
+            return outcome;
         }
-        tokio::time::sleep(PAUSE.min(left)).await;
-        if begun.elapsed() >= time {
-            return said;
+        tokio::time::sleep(RETRY_INTERVAL.min(left)).await;
+        if started.elapsed() >= time {
+            return outcome;
         }
     }
 }
 
-/// Whether the daemon behind `socket` serves. An error: it gave no answer within that time.
+/// Returns whether the daemon at `socket` serves.
+///
+/// # Errors
+/// `Unavailable` if the daemon does not answer within `time`.
 pub async fn run(socket: &Path, time: Duration) -> Result<bool> {
-    let told = |what: String| Error::Unavailable(format!("{}: {what}", socket.display()));
+    let failed = |what: String| Error::Unavailable(format!("{}: {what}", socket.display()));
     let (path, headers) = ("/grpc.health.v1.Health/Check", HeaderMap::new());
-    // Any gRPC server will do.
+    // `lazy` asks for no containerd at the other end.
     let daemon = GrpcClient::lazy(socket);
     let call = daemon.call(path, None, &headers, HealthCheckRequest::default());
     let found: HealthCheckResponse = tokio::time::timeout(time, call)
         .await
-        .map_err(|_| told(format!("no answer within {:.1} s", time.as_secs_f64())))?
-        .map_err(|status| told(format!("{:?}: {}", status.code(), status.message())))?;
+        .map_err(|_| failed(format!("no answer within {:.1} s", time.as_secs_f64())))?
+        .map_err(|status| failed(format!("{:?}: {}", status.code(), status.message())))?;
     Ok(found.status.enum_value() == Ok(ServingStatus::SERVING))
 }

@@ -1,4 +1,4 @@
-//! An image's record for people and scripts: the fields of its JSON, which docs/json.md promises.
+//! The JSON form of an image record. docs/json.md promises its fields to scripts.
 
 use std::collections::BTreeMap;
 
@@ -8,41 +8,41 @@ use serde::Serialize;
 use crate::api::images::Image;
 use crate::model::Namespace;
 
-/// A record as JSON has it.
+/// An image record in its JSON form.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageJson {
-    /// The namespace it is in.
+    /// Namespace of the image.
     pub namespace: String,
-    /// Its name.
+    /// Name of the image.
     pub name: String,
-    /// What the name stands for.
+    /// Descriptor that the name refers to.
     pub target: Target,
-    /// Its labels.
+    /// Labels of the image.
     pub labels: BTreeMap<String, String>,
-    /// When it was made; nothing when the record does not say.
+    /// Time of creation; `None` if the record has none.
     pub created_at: Option<Timestamp>,
-    /// When it was last changed.
+    /// Time of the last change; `None` if the record has none.
     pub updated_at: Option<Timestamp>,
 }
 
-/// A descriptor, by the field names of the OCI image specification.
+/// A descriptor with the field names of the OCI image specification.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Target {
-    /// What kind of content it is.
+    /// Media type of the content.
     pub media_type: String,
-    /// The content's digest.
+    /// Digest of the content.
     pub digest: String,
-    /// The content's size in bytes: that of a manifest or an index, not of the layers.
+    /// Size of the content in bytes: of the manifest or index, without the layers.
     pub size: i64,
-    /// Annotations, if there are any.
+    /// Annotations; left out of the JSON if empty.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
 impl ImageJson {
-    /// The record of an image in a namespace.
+    /// Converts the record of an image in `namespace`.
     pub fn new(namespace: &Namespace, image: Image) -> Self {
         let target = image.target.into_option().unwrap_or_default();
         let time =

@@ -1,8 +1,8 @@
-//! `lmdb-images ls`, `inspect`: image records, read from the files.
+//! `lmdb-images ls` and `inspect`: read image records from the files of the store.
 //!
-//! The listing is the service's own, so that filters mean what they mean to a client, and indexes
-//! serve them too. What is found is held as encoded bytes and the snapshot let go: whoever prints
-//! may wait for a reader.
+//! The listing is the service's own List, so filters mean the same as for a client and use the
+//! indexes. The result is kept as encoded bytes and the snapshot is released before printing: a
+//! blocked terminal must not hold a snapshot.
 
 use std::path::Path;
 
@@ -18,26 +18,29 @@ use crate::service::codec::decode;
 use crate::service::images::{self, Query};
 use crate::store::{Kind, ReadOnlyStore, Records};
 
-/// Images that were found, by namespace and name.
+/// Images found by a listing, ordered by namespace and name.
 #[derive(Debug)]
 pub struct Listing {
     /// Encoded `ListImagesResponse`s.
     found: Vec<(Namespace, Vec<u8>)>,
-    /// How many damaged records are not among them.
+    /// Number of damaged records, which the listing leaves out.
     pub left_out: u64,
 }
 
-/// What must hold of an image beside a filter that matches.
+/// Conditions that an image must meet in addition to matching a filter.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
-    /// Its digest, or how that begins: `sha256:ab12`.
+    /// The digest or its beginning: `sha256:ab12`.
     pub digest: Option<String>,
-    /// Labels that it has, each with that value (`k=v`) or any (`k`).
+    /// Labels of the image, each with a value (`k=v`) or with any value (`k`).
     pub labels: Vec<String>,
 }
 
 impl Selection {
-    /// The filters that say the same, together with `filters`, any of which must match.
+    /// Combines the selection with `filters`, of which any must match, into equivalent filters.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if a label has no key or the digest is malformed.
     pub fn filters(&self, filters: Vec<String>) -> Result<Vec<String>> {
         let mut all = Vec::new();
         for label in &self.labels {
@@ -79,14 +82,15 @@ fn digest_filter(digest: &str) -> Result<String> {
         Some(true) => Ok(format!("target.digest=={}", quote(digest))),
         Some(false) => Ok(format!("target.digest~={}", quote(format!("^{digest}")))),
         None => Err(Error::InvalidArgument(format!(
-            "--digest {} is no digest: give its algorithm (sha256, sha384 or sha512), a colon, and some \
+            "--digest {} is not a digest: give its algorithm (sha256, sha384 or sha512), a colon, and some \
              or all of its digits 0-9 a-f, such as sha256:ab12",
             quote(digest)
         ))),
     }
 }
 
-/// Lists what matches any of the filters (all images, without one) in the namespace, or in all.
+/// Lists the images that match any of the filters, or all images if there is no filter; in one
+/// namespace, or in all if `namespace` is `None`.
 pub fn list(root: &Path, namespace: Option<&Namespace>, filters: Vec<String>) -> Result<Listing> {
     let query = Query::new(&filters)?;
     let store = ReadOnlyStore::open(root)?;
@@ -107,7 +111,10 @@ pub fn list(root: &Path, namespace: Option<&Namespace>, filters: Vec<String>) ->
     Ok(Listing { found, left_out })
 }
 
-/// The record of one image.
+/// Reads the record of one image.
+///
+/// # Errors
+/// `NotFound` if the namespace has no such image; the error then names another namespace that does.
 pub fn get(root: &Path, namespace: &Namespace, name: &str) -> Result<ImageJson> {
     ReadOnlyStore::open(root)?.read(|snapshot| {
         if let Some(record) = snapshot.record(namespace, Kind::Image, name)? {
@@ -127,15 +134,15 @@ pub fn get(root: &Path, namespace: &Namespace, name: &str) -> Result<ImageJson> 
 
 impl Listing {
     /// Hands on each record, until one is refused.
-    pub fn each<E: From<Error>>(
+    pub fn for_each<E: From<Error>>(
         &self,
         mut to: impl FnMut(ImageJson) -> Result<(), E>,
     ) -> Result<(), E> {
         for (namespace, images) in &self.found {
             let mut stream = CodedInputStream::from_bytes(images);
-            let strange = |e| Error::Internal(format!("reading a list: {e}"));
-            while stream.read_raw_tag_or_eof().map_err(strange)?.is_some() {
-                let image: Image = stream.read_message().map_err(strange)?;
+            let failed = |e| Error::Internal(format!("reading a list: {e}"));
+            while stream.read_raw_tag_or_eof().map_err(failed)?.is_some() {
+                let image: Image = stream.read_message().map_err(failed)?;
                 to(ImageJson::new(namespace, image))?;
             }
         }
@@ -166,8 +173,8 @@ mod tests {
             ))
         );
         for wrong in ["ab12", "", ":", "md5:ab", "sha256:AB", "sha256:x", "sha256:ab,name==x"] {
-            let told = filters(Some(wrong), &[], &[]).unwrap_err();
-            assert!(told.message().contains("is no digest: give"), "{told}");
+            let error = filters(Some(wrong), &[], &[]).unwrap_err();
+            assert!(error.message().contains("is not a digest: give"), "{error}");
         }
         let long = format!("sha256:{}", "a".repeat(65));
         assert!(filters(Some(&long), &[], &[]).is_err());

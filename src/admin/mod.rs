@@ -1,4 +1,4 @@
-//! The admin's commands, one a file; [`image_json`] is an image as JSON.
+//! The admin commands, one file each. [`image_json`] is the JSON form of an image record.
 
 pub mod backup;
 pub mod check;

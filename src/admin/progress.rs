@@ -1,15 +1,15 @@
-//! A line on the terminal that says how far a command is; nothing elsewhere.
+//! Progress of a command: one line on a terminal, no output elsewhere.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A line that counts `what`.
+/// Shows a growing count of `what`.
 pub fn counting(what: &str) -> ProgressBar {
     line(&format!("{{spinner}} {{pos}} {what}, {{per_sec}}  {{msg}}"))
 }
 
-/// A line that says `what` for as long as it lasts.
+/// Shows `what` and the elapsed time.
 pub fn lasting(what: &str) -> ProgressBar {
     let progress = line(&format!("{{spinner}} {what}, {{elapsed}}"));
     progress.enable_steady_tick(Duration::from_millis(200));

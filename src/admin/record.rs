@@ -1,4 +1,4 @@
-//! What a stored record is, and whether it is what its key says.
+//! Decodes a stored record and checks that it belongs to its key.
 
 use crate::store::schema::keys;
 use protobuf::Message;
@@ -13,26 +13,29 @@ use crate::service::codec::decode;
 use crate::service::gc;
 use crate::store::Kind;
 
-/// A record that is what its key says.
+/// A decoded record that belongs to its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its namespace.
+    /// Namespace of the record.
     pub namespace: Namespace,
-    /// Its kind and its name; nothing for the namespace itself.
+    /// Kind and name; `None` for the record of the namespace itself.
     pub named: Option<(Kind, String)>,
-    /// When it may be collected.
+    /// Time from which garbage collection may remove the record.
     pub expires: Option<String>,
-    /// When it was last changed, in seconds and nanoseconds; zeros where that is not known.
+    /// Unix time of the last change, as seconds and nanoseconds; zeros if unknown.
     pub updated: (i64, i32),
 }
 
-/// Reads the `message` under `key`, or says what is wrong.
+/// Decodes the `message` stored under `key`.
+///
+/// # Errors
+/// A sentence if the message does not decode or belongs to another key.
 pub fn read(key: &[u8], message: &[u8]) -> Result<Record, String> {
-    let (namespace, kind) = keys::parse_key(key).ok_or("its key is not one of ours")?;
+    let (namespace, kind) = keys::parse_key(key).ok_or("the key is not one of this schema")?;
     let mut record = Record { namespace, named: None, expires: None, updated: (0, 0) };
     let name = match kind {
         None => {
-            let found: NamespaceRecord = part(message)?;
+            let found: NamespaceRecord = decode_as(message)?;
             return if found.name == record.namespace.as_str() {
                 Ok(record)
             } else {
@@ -40,13 +43,13 @@ pub fn read(key: &[u8], message: &[u8]) -> Result<Record, String> {
             };
         }
         Some(Kind::Image) => {
-            let image: Image = part(message)?;
+            let image: Image = decode_as(message)?;
             record.expires = gc::expires(&image.labels).map(str::to_owned);
             record.updated = (image.updated_at.seconds, image.updated_at.nanos);
             image.name
         }
         Some(Kind::Lease) => {
-            let lease: StoredLease = part(message)?;
+            let lease: StoredLease = decode_as(message)?;
             record.expires = gc::expires(&lease.lease.labels).map(str::to_owned);
             lease.id
         }
@@ -59,11 +62,11 @@ pub fn read(key: &[u8], message: &[u8]) -> Result<Record, String> {
     Ok(record)
 }
 
-fn part<M: Message>(message: &[u8]) -> Result<M, String> {
+fn decode_as<M: Message>(message: &[u8]) -> Result<M, String> {
     decode(message).map_err(|e| e.message().to_owned())
 }
 
-/// How a record is called in sentences, by its key alone.
+/// Describes a record in a sentence by its key alone: `image "a:1" in namespace n`.
 pub fn describe_key(key: &[u8]) -> String {
     let name = |namespace: &Namespace, kind| {
         let prefix = keys::prefix(namespace, kind).len();

@@ -1,8 +1,8 @@
-//! `lmdb-images restore`: puts a backup in the place of a store that no daemon serves.
+//! `lmdb-images restore`: replaces a store with a backup. The daemon must be stopped.
 //!
-//! The backup is copied into the root, read with all its checksums, and opened there as a store,
-//! which brings one of an older version up to date; only then it takes the place of the data file,
-//! at once. What was there is kept under another name.
+//! The command copies the backup into the root, verifies all checksums, and opens the copy as a store,
+//! which migrates an older schema. Only then does the copy replace the data file, atomically. The old
+//! data file is kept under another name.
 
 use crate::store::dir::files::DATA_FILE;
 use std::fs::File;
@@ -19,24 +19,28 @@ use crate::store::dir::scratch::ScratchFolder;
 use crate::store::dir::{permissions, store_id};
 use crate::store::{ReadOnlyStore, Store};
 
-/// What was done.
+/// Result of a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// Records in the store now, of namespaces and leases too.
+    /// Records in the store: images, namespaces and leases.
     pub records: u64,
-    /// What the data file that was there is called now.
+    /// New name of the old data file, if there was one with content.
     pub kept: Option<String>,
 }
 
-/// Makes the backup `file` the store in `root`; one with content only if `force`.
+/// Makes the backup `file` the store in `root`. Replaces a store with content only with `force`.
+///
+/// # Errors
+/// `AlreadyExists` without `force`, `FailedPrecondition` while a process has the store open, `DataLoss`
+/// if the backup is damaged. The store is unchanged after an error.
 pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
     let mut backup = file::open_to_read(file)?;
     let root =
         StoreDir::lock(root).map_err(|e| stop_daemon_hint(e, "restore, and start it again"))?;
-    let there = content(&root)?;
-    if there && !force {
+    let replaces = has_content(&root)?;
+    if replaces && !force {
         return Err(Error::AlreadyExists(format!(
-            "there is a store with content in {}: --force replaces it, and keeps it under another name",
+            "there is a store with content in {}: --force replaces it and keeps the old data file under another name",
             root.path().display()
         )));
     }
@@ -44,9 +48,9 @@ pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
     let copy = scratch.path().join(DATA_FILE);
     copy_file(&mut backup, &copy)?;
     let records = verify(&file::open_to_read(&copy)?, &format!("{}", file.display()))?;
-    // Its schema is known, or made so; closed again when all is on disk.
+    // Opening migrates an older schema and refuses a newer one; dropping waits until all is on disk.
     drop(Store::open(scratch.path())?);
-    let kept = there.then(|| backup_name("replaced"));
+    let kept = replaces.then(|| backup_name("replaced"));
     root.replace(&copy, kept.as_deref())?;
     Ok(Summary { records, kept })
 }
@@ -61,26 +65,26 @@ fn copy_file(from: &mut File, to: &Path) -> Result<()> {
     copied.map_err(|e| Error::Internal(format!("copying to {}: {e}", to.display())))
 }
 
-/// Whether there is a store that holds anything, or one that cannot be read.
-fn content(root: &StoreDir) -> Result<bool> {
+/// Returns true if the root holds a store with records, or one that cannot be read.
+fn has_content(root: &StoreDir) -> Result<bool> {
     if permissions::stat_regular(&root.data_file())?.is_none_or(|found| found.len() == 0) {
-        // The last changes of a store whose data file was lost may be left.
+        // Without its data file a store may still have its last changes in the journal.
         return match store_id::check_without_data(root.path()) {
             Err(Error::DataLoss(_)) => Ok(true),
-            looked => looked.map(|()| false),
+            checked => checked.map(|()| false),
         };
     }
     let counts = ReadOnlyStore::open(root.path()).and_then(|reader| reader.read(|s| s.counts()));
     Ok(counts.is_ok_and(|counts| counts.records + counts.aside == 0).not())
 }
 
-/// The name of a data file that makes room.
+/// Returns the name under which a replaced data file is kept.
 pub fn backup_name(why: &str) -> String {
     let now = clock::display_time().strftime("%Y%m%dT%H%M%S%3fZ");
     format!("{DATA_FILE}.{why}-{now}")
 }
 
-/// Refuses a root without a store, before anything is made in it.
+/// Refuses a root without a store, so that a command creates nothing in a wrong folder.
 pub fn require_store(root: &Path) -> Result<()> {
     match permissions::stat_regular(&root.join(DATA_FILE))? {
         Some(found) if found.len() > 0 => Ok(()),
@@ -88,7 +92,7 @@ pub fn require_store(root: &Path) -> Result<()> {
     }
 }
 
-/// Says what to do when a daemon has the store.
+/// Adds to an "in use" error that the daemon must be stopped, and what to do `then`.
 pub fn stop_daemon_hint(error: Error, then: &str) -> Error {
     match error {
         Error::FailedPrecondition(m) if m.contains("in use") => {

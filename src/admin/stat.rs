@@ -1,4 +1,4 @@
-//! `lmdb-images stat`: how large a store is, what it holds, who reads it.
+//! `lmdb-images stat`: size, contents and readers of a store.
 
 use std::path::Path;
 
@@ -10,98 +10,100 @@ use crate::store::lmdb::reader_table;
 use crate::store::schema::databases;
 use crate::store::{Kind, ReadOnlyStore, Records};
 
-/// What is known of a store; the fields of its JSON, which docs/json.md promises.
+/// Figures of a store. docs/json.md promises the fields of its JSON form to scripts.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stat {
-    /// The folder.
+    /// Folder of the store.
     pub root: String,
-    /// The type of the file system it lies on.
+    /// Type of the file system that the folder is on.
     pub filesystem: Option<String>,
-    /// The process that owns the store, if one does: a daemon, or a command that writes.
+    /// Pid of the process that has the store open for writing: a daemon or a command.
     pub owner: Option<u32>,
-    /// What tells this store from all others.
+    /// UUID of the store.
     pub uuid: String,
-    /// The version of its schema.
+    /// Version of the schema.
     pub schema: u32,
-    /// How many commits to LMDB's file there were: checkpoints, as a rule.
+    /// Number of commits to LMDB's file: checkpoints, as a rule.
     pub commits: u64,
     /// Sizes.
     pub size: Size,
-    /// What each namespace holds, by name.
-    pub namespaces: Vec<Held>,
-    /// What each of LMDB's databases takes.
+    /// Contents of each namespace, ordered by name.
+    pub namespaces: Vec<NamespaceUsage>,
+    /// Size of each LMDB database.
     pub databases: Vec<Database>,
-    /// The snapshots that other processes hold, the oldest first.
-    pub readers: Vec<Holder>,
+    /// Snapshots that other processes hold, the oldest first.
+    pub readers: Vec<Reader>,
 }
 
-/// Sizes, in bytes where nothing else is said.
+/// Sizes in bytes, and numbers of pages.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Size {
-    /// Length of the data file.
+    /// Bytes: length of the data file.
     pub file: u64,
-    /// What it takes of the disk.
+    /// Bytes: disk space that the file occupies.
     pub disk: u64,
-    /// To what it can grow.
+    /// Bytes: limit to which the file can grow.
     pub map: u64,
-    /// A page.
+    /// Bytes of one page.
     pub page: u64,
-    /// How many pages there are.
+    /// Number of all pages.
     pub pages: u64,
-    /// How many of them are in use.
+    /// Number of pages in use.
     pub used_pages: u64,
-    /// How many are free to be used again, before the file grows.
+    /// Number of free pages: LMDB reuses them before the file grows.
     pub free_pages: u64,
-    /// What compacting would give back.
+    /// Bytes that `compact` would free.
     pub reclaimable: u64,
 }
 
-/// What a namespace holds.
+/// Contents of a namespace.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Held {
-    /// Its name.
+pub struct NamespaceUsage {
+    /// Name of the namespace.
     pub namespace: String,
-    /// How many images.
+    /// Number of images.
     pub images: u64,
-    /// How many leases.
+    /// Number of leases.
     pub leases: u64,
-    /// How many images are set aside: a containerd no longer had them after a gap.
+    /// Number of images set aside: containerd no longer had them after a gap in its events.
     pub set_aside: u64,
 }
 
-/// What a database takes.
+/// Size of an LMDB database.
 #[derive(Debug, Serialize)]
 pub struct Database {
-    /// Its name.
+    /// Name of the database.
     pub name: &'static str,
-    /// How many entries it has.
+    /// Number of entries.
     pub entries: u64,
-    /// How many pages they take.
+    /// Number of pages that the entries occupy.
     pub pages: u64,
 }
 
 /// A process that holds a snapshot.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Holder {
-    /// Its number.
+pub struct Reader {
+    /// Pid of the process.
     pub process: u32,
-    /// Its program and first word, if that can be known.
+    /// Program and first argument of the process, if known.
     pub command: Option<String>,
-    /// Whether it is there. The place of one that is gone is taken back by whoever opens the store.
+    /// Whether the process is running. The next process that opens the store frees the slot of a dead
+    /// one.
     pub alive: bool,
-    /// How many seconds ago it started: the snapshot is no older.
+    /// Seconds since the process started: an upper bound for the age of the snapshot.
     pub started_seconds_ago: Option<u64>,
-    /// The last commit that it sees.
+    /// Last commit in the snapshot.
     pub snapshot: u64,
-    /// How many commits to LMDB's file came since. Only with some does it keep pages from being used again.
+    /// Number of commits to LMDB's file since the snapshot. A snapshot that is not behind keeps no
+    /// free page from being reused.
     pub behind: u64,
 }
 
-/// Looks at the store in `root`, in one state of it.
+/// Reads the figures of the store in `root` from one snapshot.
 pub fn run(root: &Path) -> Result<Stat> {
     let store = ReadOnlyStore::open(root)?;
     let usage = store.usage()?;
@@ -110,15 +112,15 @@ pub fn run(root: &Path) -> Result<Stat> {
         let mut aside = snapshot.aside_by_namespace()?;
         let mut namespaces = Vec::new();
         for name in snapshot.namespaces()? {
-            namespaces.push(Held {
+            namespaces.push(NamespaceUsage {
                 images: count(&name, Kind::Image)?,
                 leases: count(&name, Kind::Lease)?,
                 set_aside: aside.remove(name.as_str()).unwrap_or_default(),
                 namespace: name.to_string(),
             });
         }
-        // A namespace that went with all that it held.
-        namespaces.extend(aside.into_iter().map(|(namespace, set_aside)| Held {
+        // Deleted namespaces of which images are still set aside.
+        namespaces.extend(aside.into_iter().map(|(namespace, set_aside)| NamespaceUsage {
             namespace,
             images: 0,
             leases: 0,
@@ -145,7 +147,7 @@ pub fn run(root: &Path) -> Result<Stat> {
             reclaimable: usage.free_pages() * usage.page_size,
         },
         namespaces,
-        readers: holders(&store)?,
+        readers: list_readers(&store)?,
         databases: usage
             .databases
             .into_iter()
@@ -154,18 +156,18 @@ pub fn run(root: &Path) -> Result<Stat> {
     })
 }
 
-fn holders(store: &ReadOnlyStore) -> Result<Vec<Holder>> {
+fn list_readers(store: &ReadOnlyStore) -> Result<Vec<Reader>> {
     let last = store.last_commit();
-    let held = store.readers()?;
-    Ok(held
+    let readers = store.readers()?;
+    Ok(readers
         .into_iter()
-        .map(|held| Holder {
-            process: held.process,
-            command: reader_table::command_line(held.process),
-            alive: held.alive,
-            started_seconds_ago: reader_table::seconds_since_start(held.process),
-            snapshot: held.snapshot,
-            behind: last.saturating_sub(held.snapshot),
+        .map(|reader| Reader {
+            process: reader.process,
+            command: reader_table::command_line(reader.process),
+            alive: reader.alive,
+            started_seconds_ago: reader_table::seconds_since_start(reader.process),
+            snapshot: reader.snapshot,
+            behind: last.saturating_sub(reader.snapshot),
         })
         .collect())
 }

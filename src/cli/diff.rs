@@ -38,7 +38,7 @@ impl Diff {
                     return writeln!(out, "{}", difference.json());
                 }
                 let (namespace, name) = (&difference.namespace, visible(&difference.name));
-                writeln!(out, "{namespace}\t{name}\t{}", one_line(&difference.how.to_string()))
+                writeln!(out, "{namespace}\t{name}\t{}", one_line(&difference.kind.to_string()))
             })
         })?;
         if found.aside > 0 {

@@ -135,7 +135,7 @@ fn each(found: &Listing, mut to: impl FnMut(ImageJson) -> io::Result<()>) -> io:
             Self(io::Error::other(e))
         }
     }
-    found.each(|record| to(record).map_err(Either)).map_err(|Either(e)| e)
+    found.for_each(|record| to(record).map_err(Either)).map_err(|Either(e)| e)
 }
 
 /// How long ago that was, in its largest unit: `5m ago`.

@@ -67,7 +67,7 @@ fn what_is_no_regular_file_is_not_replaced() {
     }
     assert!(fs::symlink_metadata(dir.path().join("fifo")).unwrap().file_type().is_fifo());
     run(dir.path(), &args(dir.path(), "backup --root ROOT DIR/b")).worked();
-    run(dir.path(), &args(dir.path(), "backup --root ROOT DIR/b")).failed(1, "is there already");
+    run(dir.path(), &args(dir.path(), "backup --root ROOT DIR/b")).failed(1, "exists already");
     run(dir.path(), &args(dir.path(), "backup --root ROOT --force DIR/b")).worked();
     let of = |name: &str| fs::metadata(dir.path().join(name)).unwrap();
     assert_eq!(of("b").mode() & 0o777, 0o600);
@@ -85,7 +85,7 @@ fn a_bolt_file_that_is_empty_or_cut_is_called_so() {
     run(dir.path(), &args(dir.path(), "import --root ROOT --bolt DIR/empty"))
         .failed(1, "empty is empty: it has no bolt database in it");
     run(dir.path(), &args(dir.path(), "import --root ROOT --bolt DIR/gone"))
-        .failed(1, "gone is not there: name another file");
+        .failed(1, "gone does not exist: name another file");
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     let whole = fs::read_dir(data).unwrap().map(|entry| entry.unwrap().path());
     let mut tried = 0;

@@ -47,7 +47,8 @@ fn a_digest_and_labels_select() {
     assert_eq!(of("-n other --digest sha256:2"), "c\n");
     assert_eq!(of("-n other --label example.org/k=x"), "a\nc\n");
     assert_eq!(of("-n other --label example.org/k --digest sha256:1 name==b name==c"), "b\n");
-    run(dir.path(), &args(dir.path(), "ls --digest 12")).failed(1, "--digest \"12\" is no digest");
+    run(dir.path(), &args(dir.path(), "ls --digest 12"))
+        .failed(1, "--digest \"12\" is not a digest");
 }
 
 #[test]

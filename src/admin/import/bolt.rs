@@ -1,8 +1,8 @@
-//! Importing from containerd's bolt file (`meta.db`), with no containerd running: after an upgrade that
-//! went wrong, or from a backup.
+//! Import from containerd's bolt file (`meta.db`) while containerd is stopped: after a failed upgrade,
+//! or from a backup.
 //!
-//! The whole file is read once before anything is written. If something in it cannot be read, nothing
-//! is imported, unless what can be read is asked for.
+//! The command reads the whole file once before it writes. If a part of the file cannot be read, it
+//! imports nothing, unless `salvage` asks for the readable records.
 
 use std::fs::File;
 use std::path::Path;
@@ -12,26 +12,30 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::containerd_schema::{self, Found, Unread};
-use super::{BATCH, Summary, open, progress, put_images, put_namespace};
-use crate::admin::file;
+use super::{MAX_BATCH_RECORDS, Summary, open, put_images, put_namespace};
+use crate::admin::{file, progress};
 use crate::api::images::Image;
 use crate::model::{Error, Namespace, Result};
 use crate::store::Store;
 
-/// So many places that cannot be read are named in an error.
-const NAMED: usize = 10;
+/// Number of unreadable places that an error names.
+const MAX_NAMED_PLACES: usize = 10;
 
-/// What an import did.
+/// Result of an import.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// What was copied.
+    /// Counts of the copied records.
     pub summary: Summary,
-    /// What could not be read.
+    /// Records that could not be read.
     pub lost: Vec<Unread>,
 }
 
-/// Copies what the bolt file has into the store in `root`. With `salvage` also out of a file of which
-/// some places cannot be read.
+/// Copies the records of a bolt file into the store in `root`. With `salvage` it skips records that
+/// cannot be read.
+///
+/// # Errors
+/// `FailedPrecondition` while containerd has the file open, `DataLoss` if the file is damaged and
+/// `salvage` is not set.
 pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
     let locked = lock(file)?;
     let source: &File = &locked;
@@ -44,10 +48,10 @@ pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
         log::warn!("{damage}; the other meta page is used: the last change may be missing");
     }
     for unknown in &found.notes.unknown {
-        log::warn!("not imported, as it is not known here: {unknown}");
+        log::warn!("not imported, because this version does not know it: {unknown}");
     }
     let store = open(root)?;
-    let progress = progress();
+    let progress = progress::counting("images");
     let mut copy = Copy { store: &store, images: Vec::new(), summary: Summary::default() };
     let read = containerd_schema::read(source, |found| {
         match found {
@@ -61,7 +65,7 @@ pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
                 progress.inc(1);
                 copy.image(namespace, image)
             }
-            // Known since the file was read first.
+            // The survey above has already collected these.
             Found::Lost(_) => Ok(()),
         }
     });
@@ -71,7 +75,7 @@ pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
     Ok(Outcome { summary: copy.summary, lost: found.lost })
 }
 
-/// Gathers images of one namespace into transactions.
+/// Collects images of one namespace and writes them in batches.
 struct Copy<'s> {
     store: &'s Store,
     images: Vec<(Namespace, Image)>,
@@ -81,7 +85,7 @@ struct Copy<'s> {
 impl Copy<'_> {
     fn image(&mut self, namespace: Namespace, image: Image) -> Result<()> {
         self.images.push((namespace, image));
-        if self.images.len() < BATCH { Ok(()) } else { self.flush() }
+        if self.images.len() < MAX_BATCH_RECORDS { Ok(()) } else { self.flush() }
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -94,7 +98,7 @@ impl Copy<'_> {
     }
 }
 
-/// Opens the file with a lock that bolt respects: while it is held, no containerd writes into it.
+/// Opens the file with a shared lock that bolt respects: no containerd can write to it meanwhile.
 fn lock(path: &Path) -> Result<Flock<File>> {
     let file = match path.is_dir() {
         true => {
@@ -115,11 +119,10 @@ fn lock(path: &Path) -> Result<Flock<File>> {
     })
 }
 
-/// Refuses a file without content, and one that ends before its last page, unless what is left of it is
-/// asked for.
+/// Refuses an empty file, and a file that ends before its last page unless `salvage` is set.
 fn check_length(path: &Path, file: &File, salvage: bool) -> Result<()> {
-    let told = |e: std::io::Error| Error::Unavailable(format!("reading {}: {e}", path.display()));
-    let length = file.metadata().map_err(told)?.len();
+    let failed = |e: std::io::Error| Error::Unavailable(format!("reading {}: {e}", path.display()));
+    let length = file.metadata().map_err(failed)?.len();
     if length == 0 {
         return Err(Error::DataLoss(format!(
             "{} is empty: it has no bolt database in it; name containerd's meta.db or a backup of it",
@@ -128,7 +131,7 @@ fn check_length(path: &Path, file: &File, salvage: bool) -> Result<()> {
     }
     let needed = match FileAtRest::open(file) {
         Ok(opened) => opened.snapshot().min_length(),
-        // The reader says what is wrong with it.
+        // The survey that follows reports the damage.
         Err(_) => return Ok(()),
     };
     if length < needed && !salvage {
@@ -157,11 +160,11 @@ fn in_file(file: &Path, error: Error) -> Error {
 fn damaged(file: &Path, found: &containerd_schema::Survey) -> Error {
     let lost = &found.lost;
     let mut text = format!("{} is damaged; nothing was imported", file.display());
-    for place in lost.iter().take(NAMED) {
+    for place in lost.iter().take(MAX_NAMED_PLACES) {
         text += &format!("; {place}");
     }
-    if lost.len() > NAMED {
-        text += &format!("; and {} more", lost.len() - NAMED);
+    if lost.len() > MAX_NAMED_PLACES {
+        text += &format!("; and {} more", lost.len() - MAX_NAMED_PLACES);
     }
     text += &format!(
         "; --salvage imports what can be read: {} images in {} namespaces",

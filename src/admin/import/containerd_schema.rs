@@ -1,5 +1,5 @@
-//! What containerd keeps of namespaces and images in its bolt file. The layout is the same from 1.0
-//! to 2.3 (`core/metadata/buckets.go`):
+//! The part of containerd's bolt schema that holds namespaces and images. The layout is the same from
+//! containerd 1.0 to 2.3 (`core/metadata/buckets.go`):
 //!
 //! ```text
 //! v1/<namespace>
@@ -13,7 +13,7 @@
 //!         └── size                → Go's signed varint
 //! ```
 //!
-//! What else is there is not read: damage to it does not matter here.
+//! Other buckets are not read, so damage to them does not matter.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,21 +28,21 @@ use crate::model::go::quote::quote;
 use crate::model::image::{self, Image};
 use crate::model::{Error, Namespace, Result};
 
-/// Seconds from the year 1, where Go's times begin, to 1970.
-const UNIX: i64 = 62_135_596_800;
+/// Seconds from Go's zero time, the year 1, to the Unix epoch, 1970.
+const GO_ZERO_TO_UNIX_SECONDS: i64 = 62_135_596_800;
 
-/// What a file holds, one after the other.
+/// One item read from a file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Found {
-    /// A namespace with its labels; its images follow.
+    /// A namespace with its labels. Its images follow.
     Namespace(Namespace, Record),
-    /// An image of that namespace.
+    /// An image of the namespace.
     Image(Namespace, Image),
-    /// Something that cannot be read.
+    /// Records that cannot be read.
     Lost(Unread),
 }
 
-/// Records that cannot be read, and why.
+/// Names records that cannot be read, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unread(String);
 
@@ -52,37 +52,37 @@ impl fmt::Display for Unread {
     }
 }
 
-/// What reading a whole file gave.
+/// Contents of a whole file.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Survey {
-    /// So many namespaces.
+    /// Number of namespaces.
     pub namespaces: u64,
-    /// So many images.
+    /// Number of readable images.
     pub images: u64,
-    /// What cannot be read.
+    /// Records that cannot be read.
     pub lost: Vec<Unread>,
-    /// What else there is to say.
+    /// Observations beside the records.
     pub notes: Notes,
 }
 
-/// What was seen beside the records.
+/// Observations beside the records.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Notes {
-    /// What is wrong with the meta page that is not used: then the last change may be missing.
+    /// Damage of the meta page that is not used. If there is any, the last change may be missing.
     pub other_meta: Option<Damage>,
-    /// Keys that are not known here, and what they belong to: a later containerd has more, or they
-    /// are damaged ones. What they hold was not read.
+    /// Unknown keys, with the bucket that they belong to: keys of a later containerd, or damaged ones.
+    /// Their values are not read.
     pub unknown: BTreeSet<String>,
 }
 
-/// What a namespace has beside labels and images.
-const OTHERS: [&[u8]; 6] =
+/// Known buckets of a namespace beside labels and images.
+const OTHER_BUCKETS: [&[u8]; 6] =
     [b"containers", b"content", b"ingests", b"leases", b"sandboxes", b"snapshots"];
 
-/// So many unknown keys are noted.
-const MAX_UNKNOWN: usize = 20;
+/// Number of unknown keys that [`Notes`] keeps.
+const MAX_UNKNOWN_KEYS: usize = 20;
 
-/// Reads all records and keeps none. Takes any bytes, which makes it the place to fuzz.
+/// Reads all records and keeps none of them. Accepts any bytes: a fuzz target calls this function.
 pub fn survey(source: &(impl ReadAt + ?Sized)) -> Result<Survey> {
     let mut survey = Survey::default();
     survey.notes = read(source, |found| {
@@ -96,7 +96,7 @@ pub fn survey(source: &(impl ReadAt + ?Sized)) -> Result<Survey> {
     Ok(survey)
 }
 
-/// Hands all records to `each`, by namespace and name, until it fails.
+/// Calls `each` for all records in the order of namespace and name, until it fails.
 pub fn read<S: ReadAt + ?Sized>(
     source: &S,
     each: impl FnMut(Found) -> Result<()>,
@@ -119,13 +119,13 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
     }
 
     fn one_lost(&mut self, what: impl fmt::Display, key: &[u8], damage: &Damage) -> Result<()> {
-        self.lost(format_args!("{what} {}", quote(shown(key))), format_args!("({damage})"))
+        self.lost(format_args!("{what} {}", quote(truncated(key))), format_args!("({damage})"))
     }
 
     fn unknown(&self, of: &str, key: &[u8]) {
         let mut unknown = self.unknown.borrow_mut();
-        if unknown.len() < MAX_UNKNOWN {
-            unknown.insert(format!("{of} {}", quote(shown(key))));
+        if unknown.len() < MAX_UNKNOWN_KEYS {
+            unknown.insert(format!("{of} {}", quote(truncated(key))));
         }
     }
 
@@ -148,7 +148,7 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
             return Ok(());
         }
         Err(Error::not_found(
-            "a bucket \"v1\": it is a bolt file, but containerd keeps its records there",
+            "a bucket \"v1\": this is a bolt file, but containerd keeps its records in that bucket",
         ))
     }
 
@@ -160,12 +160,12 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
                     match parsed {
                         Some(Ok(namespace)) => self.namespace(&namespace, &bucket)?,
                         _ => {
-                            let damage = Damage::new(page, "this cannot be its name");
+                            let damage = Damage::new(page, "the name is invalid");
                             self.one_lost("namespace", &key, &damage)?;
                         }
                     }
                 }
-                // The version of containerd's schema.
+                // The key with the version of containerd's schema.
                 Ok(_) => {}
                 Err(lost) => self.lost("namespaces", lost)?,
             }
@@ -187,7 +187,7 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
                         )?,
                     },
                     b"images" => images = Some(bucket),
-                    other if OTHERS.contains(&other) => {}
+                    other if OTHER_BUCKETS.contains(&other) => {}
                     other => self.unknown("in a namespace:", other),
                 },
                 Ok(Entry { key, .. }) => self.unknown("in a namespace:", &key),
@@ -215,11 +215,11 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
         Ok(())
     }
 
-    /// The image of a bucket that lies in that page.
+    /// Reads the image of a bucket. `page` is the page of the bucket's entry, for errors.
     fn image(&self, name: &[u8], page: u64, bucket: &Bucket) -> Result<Image, Damage> {
         let mut image = Image { name: text(name, page)?, ..Image::default() };
-        // What is not there reads as Go's first moment.
-        let mut created = Timestamp { seconds: -UNIX, ..Timestamp::default() };
+        // containerd reads a missing time as Go's zero time.
+        let mut created = Timestamp { seconds: -GO_ZERO_TO_UNIX_SECONDS, ..Timestamp::default() };
         let mut updated = created.clone();
         let mut target = None;
         let mut annotations = BTreeMap::new();
@@ -251,7 +251,7 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
         }
         image.created_at = MessageField::some(created);
         image.updated_at = MessageField::some(updated);
-        // containerd has never stored one that is not valid.
+        // containerd stores only valid images, so an invalid one is damaged.
         image::validate(&image).map_err(|e| Damage::new(page, e.to_string()))?;
         Ok(image)
     }
@@ -268,20 +268,21 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
     }
 }
 
-/// Bytes of a key that an error sentence shows.
+/// Bytes of a key that an error shows.
 const MAX_SHOWN_BYTES: usize = 256;
 
-fn shown(key: &[u8]) -> &[u8] {
+fn truncated(key: &[u8]) -> &[u8] {
     key.get(..MAX_SHOWN_BYTES).unwrap_or(key)
 }
 
 fn text(bytes: &[u8], page: u64) -> Result<String, Damage> {
     let text = std::str::from_utf8(bytes).map(str::to_owned);
-    text.map_err(|_| Damage::new(page, format!("{} is no valid text", quote(shown(bytes)))))
+    text.map_err(|_| Damage::new(page, format!("{} is no valid text", quote(truncated(bytes)))))
 }
 
-/// A time as Go's `time.Time.MarshalBinary` writes it: version, seconds since the year 1, nanoseconds,
-/// and an offset in minutes, in version 2 with seconds, which says nothing of the moment.
+/// Decodes a time from Go's `time.Time.MarshalBinary`: version, seconds since the year 1, nanoseconds,
+/// and the offset of the time zone in minutes (in version 2 also seconds), which does not change the
+/// moment.
 fn time(bytes: &[u8], page: u64) -> Result<Timestamp, Damage> {
     let read = || {
         let (version, rest) = bytes.split_first()?;
@@ -290,7 +291,7 @@ fn time(bytes: &[u8], page: u64) -> Result<Timestamp, Damage> {
         if !matches!((version, offset.len()), (1, 2) | (2, 3)) {
             return None;
         }
-        let seconds = i64::from_be_bytes(*seconds).checked_sub(UNIX)?;
+        let seconds = i64::from_be_bytes(*seconds).checked_sub(GO_ZERO_TO_UNIX_SECONDS)?;
         let nanos = i32::from_be_bytes(*nanos);
         (0..1_000_000_000).contains(&nanos).then(|| Timestamp {
             seconds,
@@ -301,7 +302,7 @@ fn time(bytes: &[u8], page: u64) -> Result<Timestamp, Damage> {
     read().ok_or_else(|| Damage::new(page, "one of its times is no time"))
 }
 
-/// A number as Go's `binary.PutVarint` writes it.
+/// Decodes a number from Go's `binary.PutVarint`.
 fn varint(bytes: &[u8]) -> Option<i64> {
     let mut number = 0u64;
     for (index, byte) in bytes.iter().enumerate() {
@@ -327,7 +328,7 @@ mod tests {
     #[test]
     fn times_are_those_of_go() {
         // 2026-11-24 19:00:00.000000005 UTC, in two versions.
-        let seconds = (1_795_546_800 + UNIX).to_be_bytes();
+        let seconds = (1_795_546_800 + GO_ZERO_TO_UNIX_SECONDS).to_be_bytes();
         let bytes = |version: u8, nanos: i32, offset: &[u8]| {
             [&[version], seconds.as_slice(), &nanos.to_be_bytes(), offset].concat()
         };

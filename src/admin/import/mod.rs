@@ -1,16 +1,14 @@
-//! `lmdb-images import`: copies image records and namespaces into a store that no daemon serves: of a
-//! running containerd ([`live`]), or of the bolt file that a containerd left ([`bolt`]).
+//! `lmdb-images import`: copies image records and namespaces into a store, from a running containerd
+//! ([`live`]) or from containerd's bolt file ([`bolt`]). The daemon must be stopped.
 //!
-//! It copies in: records that are not there stay. Times are kept. A record that is in the store
-//! already, byte for byte, is not written again, so a second run changes nothing.
+//! The command keeps the times of records, and keeps records that only the store has. It does not
+//! rewrite a record that the store already has byte for byte, so a second run changes nothing.
 
 pub mod bolt;
 pub mod containerd_schema;
 pub mod live;
 
 use std::path::Path;
-
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::api::images::Image;
 use crate::api::namespace::Namespace as Record;
@@ -20,19 +18,19 @@ use crate::service::gc;
 use crate::service::images;
 use crate::store::{Kind, Records, Store, Transaction};
 
-/// So many records go into a transaction.
-const BATCH: usize = 256;
+/// Number of records that one transaction writes.
+const MAX_BATCH_RECORDS: usize = 256;
 
-/// What an import did.
+/// Counts of an import.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
-    /// Namespaces seen in containerd.
+    /// Namespaces of containerd.
     pub namespaces: u64,
-    /// Images that were not in the store.
+    /// Images that the store did not have.
     pub new: u64,
-    /// Images that were there, but not the same.
+    /// Images of which the store had a different record.
     pub changed: u64,
-    /// Images that were there already.
+    /// Images of which the store had the same record.
     pub unchanged: u64,
 }
 
@@ -55,7 +53,7 @@ impl std::fmt::Display for Summary {
     }
 }
 
-/// What became of the images of one transaction.
+/// Counts of the images of one transaction.
 #[derive(Debug, Default, Clone, Copy)]
 struct Counts {
     new: u64,
@@ -64,7 +62,7 @@ struct Counts {
 }
 
 impl Counts {
-    fn all(self) -> u64 {
+    fn total(self) -> u64 {
         self.new + self.changed + self.unchanged
     }
 }
@@ -79,30 +77,21 @@ fn open(root: &Path) -> Result<Store> {
     })
 }
 
-/// A line on the terminal, nothing elsewhere.
-fn progress() -> ProgressBar {
-    let progress = ProgressBar::no_length();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} images, {per_sec}  {msg}") {
-        progress.set_style(style);
-    }
-    progress
-}
-
-/// The change that puts a namespace with its labels, unless it is there and the same.
+/// Returns a write that stores a namespace with its labels, unless the store has the same record.
 fn put_namespace(
     namespace: &Namespace,
     record: Record,
 ) -> Result<impl FnMut(&mut Transaction<'_>) -> Result<()> + Send + 'static> {
     let known = Record { name: record.name, labels: record.labels, ..Record::default() };
     let (message, namespace) = (encode(&known)?, namespace.clone());
-    Ok(move |change: &mut Transaction<'_>| match change.namespace(&namespace) {
+    Ok(move |transaction: &mut Transaction<'_>| match transaction.namespace(&namespace) {
         Ok(Some(stored)) if stored == message => Ok(()),
-        // A damaged one is mended by the copy.
-        _ => change.put_namespace(&namespace, &message),
+        // This includes a damaged record, which the copy replaces.
+        _ => transaction.put_namespace(&namespace, &message),
     })
 }
 
-/// The change that puts those images that differ; it counts.
+/// Returns a write that stores the images that are new or differ, and counts them.
 fn put_images(
     namespace: &Namespace,
     images: Vec<Image>,
@@ -115,17 +104,17 @@ fn put_images(
             Ok((images::record(&image)?, image.name, expires))
         })
         .collect::<Result<_>>()?;
-    Ok(move |change: &mut Transaction<'_>| {
+    Ok(move |transaction: &mut Transaction<'_>| {
         let mut counts = Counts::default();
         for (message, name, expires) in &messages {
-            match change.record(&namespace, Kind::Image, name) {
+            match transaction.record(&namespace, Kind::Image, name) {
                 Ok(Some(stored)) if stored == message => counts.unchanged += 1,
                 Ok(None) => {
-                    change.put(&namespace, Kind::Image, name, message, expires.as_deref())?;
+                    transaction.put(&namespace, Kind::Image, name, message, expires.as_deref())?;
                     counts.new += 1;
                 }
                 Ok(Some(_)) | Err(Error::DataLoss(_)) => {
-                    change.put(&namespace, Kind::Image, name, message, expires.as_deref())?;
+                    transaction.put(&namespace, Kind::Image, name, message, expires.as_deref())?;
                     counts.changed += 1;
                 }
                 Err(e) => return Err(e),

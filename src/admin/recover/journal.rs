@@ -1,9 +1,10 @@
-//! Which changes of a journal are newer than the records that were salvaged.
+//! Finds the journal entries that are newer than the salvaged records.
 //!
-//! After a kill the journal still holds entries that a checkpoint has taken, and it may belong to
-//! another store. So an entry counts only where its store and its checkpoint are those of the data
-//! file. One that follows an earlier LMDB transaction is already in the data file. Any other cannot be
-//! ordered: its records are set aside and named.
+//! After a kill the journal still holds entries that a checkpoint has moved to the data file, and the
+//! journal may belong to another store. So recovery applies an entry only if the entry and the data
+//! file name the same store and the same checkpoint. An entry that follows an earlier LMDB transaction
+//! is already in the data file. Any other entry cannot be ordered: recovery sets its records aside and
+//! reports them.
 
 use std::collections::BTreeMap;
 
@@ -18,31 +19,35 @@ use crate::store::schema::table::Table;
 use crate::store::schema::value;
 use crate::store::{Kind, Records, Store, Transaction};
 
-/// What is done with each entry.
+/// What recovery does with each journal entry.
 pub struct Plan<'j> {
-    /// They follow the data file's state, in order.
+    /// Entries that follow the data file's state, in order.
     newer: Vec<&'j Entry>,
-    /// They may be older or newer than that state.
+    /// Entries that may be older or newer than that state.
     unordered: Vec<&'j Entry>,
-    /// There is no data file to be newer than.
-    alone: bool,
+    /// True if there is no data file to compare with.
+    data_file_missing: bool,
     fault: Option<Fault>,
 }
 
 impl<'j> Plan<'j> {
-    /// Decides, by what the data file says of itself, if there is one, and by the store that the
-    /// folder remembers.
-    pub fn new(journal: &'j Remains, held: Option<&str>, found: Option<&Findings>) -> Self {
+    /// Plans from the facts of the data file, if there is one, and from the store UUID recorded in the
+    /// folder.
+    pub fn new(
+        journal: &'j Remains,
+        recorded_uuid: Option<&str>,
+        found: Option<&Findings>,
+    ) -> Self {
         let Some(found) = found else {
             let mut newer: Vec<_> = journal.entries.iter().collect();
             newer.sort_by_key(|entry| (entry.base, entry.number));
-            return Self { newer, unordered: Vec::new(), alone: true, fault: None };
+            return Self { newer, unordered: Vec::new(), data_file_missing: true, fault: None };
         };
         let (mut newer, mut unordered) = (Vec::new(), Vec::new());
-        // If data file and folder disagree on the store, either may be the damaged one.
-        let known = match (found.facts.uuid.as_deref(), held) {
-            (Some(uuid), Some(held)) if uuid != held => None,
-            (uuid, held) => uuid.or(held),
+        // If data file and folder name different stores, either of them may be damaged.
+        let known = match (found.facts.uuid.as_deref(), recorded_uuid) {
+            (Some(uuid), Some(recorded_uuid)) if uuid != recorded_uuid => None,
+            (uuid, recorded_uuid) => uuid.or(recorded_uuid),
         };
         let header_fits =
             journal.header.as_ref().is_some_and(|header| Some(header.uuid.as_str()) == known);
@@ -51,29 +56,30 @@ impl<'j> Plan<'j> {
             if is_ours && found.facts.checkpoint == Some(entry.checkpoint) {
                 newer.push(entry);
             } else if known.is_some() && !is_ours {
-                // Below our header such entries are what an earlier file left in these sectors.
+                // Under a header of this store, such entries are remains of an earlier file in the same
+                // sectors.
                 unordered.extend((!header_fits).then_some(entry));
-            } else if !(is_ours && is_taken(entry, found)) {
+            } else if !(is_ours && is_checkpointed(entry, found)) {
                 unordered.push(entry);
             }
         }
         newer.sort_by_key(|entry| entry.number);
         let fault = fault(journal, found, &newer);
-        Self { newer, unordered, alone: false, fault }
+        Self { newer, unordered, data_file_missing: false, fault }
     }
 
-    /// Makes the changes in the fresh `store`, and reports them.
+    /// Writes the journal's changes to the fresh `store` and reports them.
     pub fn carry_out(self, store: &Store, report: &mut Report) -> Result<()> {
         report.from_journal = self.newer.len() as u64;
         report.journal_fault = match &self.fault {
-            _ if self.alone => Some("its data file is missing".to_owned()),
+            _ if self.data_file_missing => Some("its data file is missing".to_owned()),
             fault => fault.as_ref().map(Fault::to_string),
         };
         for entry in &self.newer {
             let changes = entry.batch.clone();
             store.writer().write_blocking(move |change| change.replay(&changes))?;
         }
-        if self.alone {
+        if self.data_file_missing {
             let keys = self.newer.iter().flat_map(|entry| entry.batch.iter());
             let names: BTreeMap<_, _> = keys
                 .filter(|(table, _, value)| *table == Table::Records && value.is_some())
@@ -90,12 +96,12 @@ impl<'j> Plan<'j> {
     }
 }
 
-/// Whether a checkpoint has surely taken the entry: it follows an earlier one than the data file's.
-fn is_taken(entry: &Entry, found: &Findings) -> bool {
+/// Returns true if the data file certainly contains the entry: the entry follows an earlier checkpoint.
+fn is_checkpointed(entry: &Entry, found: &Findings) -> bool {
     match (entry.base, found.transaction) {
         _ if !found.certain => false,
         (Some(base), Some(transaction)) => base < transaction,
-        // A journal of schema 3 keeps the entries of earlier checkpoints behind the last one's.
+        // A journal of schema 3 keeps entries of earlier checkpoints after those of the last one.
         (None, _) => found.facts.checkpoint.is_some(),
         (Some(_), None) => false,
     }
@@ -118,8 +124,7 @@ fn fault(journal: &Remains, found: &Findings, newer: &[&Entry]) -> Option<Fault>
     }
 }
 
-/// Keeps a record of an entry that cannot be ordered beside the others, unless it is the one that was
-/// salvaged.
+/// Sets the record of an unordered entry aside, unless it equals the salvaged record.
 fn set_aside(store: &Store, report: &mut Report, key: &[u8], value: Option<&[u8]>) -> Result<()> {
     let name = record::describe_key(key);
     let Some(message) = value.and_then(|value| value::unseal(key, value).ok()) else {

@@ -1,12 +1,12 @@
-//! `lmdb-images recover`: saves what can be saved of a damaged store into a fresh one.
+//! `lmdb-images recover`: saves the readable records of a damaged store into a fresh store.
 //!
-//! `store::salvage` finds the records, most certain first; what came earlier under a key is kept. Then
-//! the changes follow that only the journal has ([`journal`]). The fresh store is written as any other,
-//! indexes included, and takes the damaged file's place when it is complete and on disk. The damaged
-//! file is kept.
+//! [`salvage()`] finds the records in order of certainty, and the first one found for a key is kept.
+//! Then recovery applies the changes that only the journal has ([`journal`]). The fresh store is written
+//! like any other, with indexes. It replaces the damaged data file once it is complete and on disk. The
+//! damaged file is kept.
 //!
-//! **Promise.** A record is the newest that was answered, or [`Report`] names it as perhaps old, or
-//! as lost.
+//! **Promise.** Each record in the fresh store is the newest one that was answered, or [`Report`] names
+//! it as perhaps old. Records known to be lost are named too.
 
 mod journal;
 mod report;
@@ -31,16 +31,16 @@ use crate::store::{Records, Store, Transaction};
 use journal::Plan;
 pub use report::Report;
 
-/// So many records go into a transaction.
-const BATCH: usize = 256;
+/// Number of records that one transaction writes.
+const MAX_BATCH_RECORDS: usize = 256;
 
-/// What is left of a store.
+/// Remains of a store.
 struct Source {
     /// The data file; `None` if it is missing or empty.
     file: Option<File>,
     journal: Remains,
-    /// The store that the folder remembers.
-    held: Option<String>,
+    /// UUID of the store, as recorded in the folder.
+    recorded_uuid: Option<String>,
 }
 
 impl Source {
@@ -52,7 +52,8 @@ impl Source {
         if file.is_none() && journal.entries.is_empty() {
             return Err(no_store(root));
         }
-        Ok(Self { file, journal, held: store_id::read(root)?.filter(|held| !held.is_empty()) })
+        let recorded_uuid = store_id::read(root)?.filter(|uuid| !uuid.is_empty());
+        Ok(Self { file, journal, recorded_uuid })
     }
 }
 
@@ -60,14 +61,18 @@ fn no_store(root: &Path) -> Error {
     Error::not_found(format_args!("there is no store in {}", root.display()))
 }
 
-/// Saves the store in `root`, into the new root `to` or in place.
+/// Recovers the store in `root`, into the new root `to` or in place.
+///
+/// # Errors
+/// `NotFound` if there is no store, `FailedPrecondition` while a process has the store open. Lost
+/// records are no error: the report names them.
 pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
     let has = |file: &str| Ok::<_, Error>(permissions::stat_regular(&root.join(file))?.is_some());
     if !has(DATA_FILE)? && !has(JOURNAL_FILE)? {
         return Err(no_store(root));
     }
     let root = match to {
-        // Nothing of the damaged store is changed, so it may lie where nothing can be.
+        // The damaged store is only read, so it may be on a read-only file system.
         Some(_) => StoreDir::acquire_to_read(root),
         None => StoreDir::lock(root),
     };
@@ -86,7 +91,7 @@ pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
         None => {
             let fresh = ScratchFolder::create_in(root.path())?;
             let mut report = fill(&source, fresh.path())?;
-            // The index has no checksum: a whole file may still need a new one.
+            // The index has no checksum: an undamaged file may still need a new index.
             if !report.is_whole() || !check::run(root.path())?.is_whole() {
                 let kept = backup_name("damaged");
                 root.replace(&fresh.path().join(DATA_FILE), Some(&kept))?;
@@ -97,13 +102,13 @@ pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
     }
 }
 
-/// Writes what can be saved of `source` into a fresh store in `to`, which is complete and on disk
-/// after.
+/// Writes the readable records of `source` to a fresh store in `to`. The store is complete and on disk
+/// when this returns.
 fn fill(source: &Source, to: &Path) -> Result<Report> {
     let progress = progress::counting("records saved");
     let store = Store::open(to)?;
     let mut fill = Fill { store: &store, batch: Vec::new(), report: Report::default() };
-    // What may be one of several versions, until all are seen.
+    // Records that may have several versions, kept until all versions are seen.
     let mut loose: BTreeMap<(bool, Vec<u8>), (Record, Vec<u8>)> = BTreeMap::new();
     let mut unreadable = BTreeSet::new();
     let doubtful = |origin| matches!(origin, Origin::Previous | Origin::Unreferenced);
@@ -116,7 +121,7 @@ fn fill(source: &Source, to: &Path) -> Result<Report> {
             return Ok(());
         };
         if saved.origin == Origin::Live {
-            // A damaged page may lead to a record twice, and to another not at all: count it once.
+            // Damaged pages may refer to one record twice, and to another not at all: count it once.
             let before = if saved.aside { &mut last_aside } else { &mut last };
             if saved.key <= before.as_slice() && !fill.is_new(&record, saved.aside)? {
                 return Ok(());
@@ -127,14 +132,14 @@ fn fill(source: &Source, to: &Path) -> Result<Report> {
         if !fill.is_new(&record, saved.aside)? {
             return Ok(());
         }
-        let place = (saved.aside, saved.key.to_vec());
-        let newer = match (loose.get(&place), origins.get(&place)) {
+        let key = (saved.aside, saved.key.to_vec());
+        let newer = match (loose.get(&key), origins.get(&key)) {
             (Some((known, _)), Some(origin)) => doubtful(*origin) && known.updated < record.updated,
             _ => true,
         };
         if newer {
-            origins.insert(place.clone(), saved.origin);
-            loose.insert(place, (record, saved.message.to_vec()));
+            origins.insert(key.clone(), saved.origin);
+            loose.insert(key, (record, saved.message.to_vec()));
         }
         Ok(())
     };
@@ -151,9 +156,9 @@ fn fill(source: &Source, to: &Path) -> Result<Report> {
     }
     fill.flush()?;
     let known = source.file.is_some().then_some(&found);
-    Plan::new(&source.journal, source.held.as_deref(), known)
+    Plan::new(&source.journal, source.recorded_uuid.as_deref(), known)
         .carry_out(&store, &mut fill.report)?;
-    fill.namespaces()?;
+    fill.create_missing_namespaces()?;
     store.detach_journal()?;
     progress.finish_and_clear();
     let mut report = fill.report;
@@ -184,7 +189,7 @@ impl Fill<'_> {
         } += 1;
         self.report.aside += u64::from(aside);
         self.batch.push((record, aside, message.to_vec()));
-        if self.batch.len() < BATCH { Ok(()) } else { self.flush() }
+        if self.batch.len() < MAX_BATCH_RECORDS { Ok(()) } else { self.flush() }
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -196,7 +201,7 @@ impl Fill<'_> {
         })
     }
 
-    /// Whether nothing more certain is there under the name of this record.
+    /// Returns true if the store has no more certain record of this name.
     fn is_new(&mut self, record: &Record, aside: bool) -> Result<bool> {
         self.flush_some()?;
         let there = self.store.read(|snapshot| match &record.named {
@@ -211,8 +216,8 @@ impl Fill<'_> {
         if self.batch.is_empty() { Ok(()) } else { self.flush() }
     }
 
-    /// Makes the namespaces that records were saved of, but not their own.
-    fn namespaces(&mut self) -> Result<()> {
+    /// Creates the missing records of namespaces in which images or leases were saved.
+    fn create_missing_namespaces(&mut self) -> Result<()> {
         for namespace in self.store.read(|s| s.namespaces())? {
             if self.store.read(|s| Ok(s.namespace(&namespace)?.is_some()))? {
                 continue;
@@ -255,7 +260,7 @@ mod tests {
     /// Bytes before the key of a node.
     const NODE_HEAD: usize = 8;
 
-    /// A store of so many leases, closed.
+    /// Creates and closes a store of `count` leases.
     fn store(count: usize) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
@@ -274,7 +279,7 @@ mod tests {
     fn a_record_that_a_damaged_page_leads_to_twice_does_not_stand_for_the_one_that_is_missing() {
         let whole = store(200);
         let bytes = fs::read(whole.path().join(DATA_FILE)).unwrap();
-        // The pages with three nodes or more whose first is a lease: leaves of the live state, or old ones.
+        // Pages with three nodes or more that begin with a lease: leaves of the live or of an old state.
         let offset = |page: usize, node: usize| page + HEAD + 2 * node;
         let pages = (0..bytes.len() / PAGE).map(|number| number * PAGE).filter(|page| {
             let lower = u16::from_le_bytes([bytes[page + 12], bytes[page + 13]]);

@@ -1,4 +1,4 @@
-//! What a recovery saved, and what it could not.
+//! The report of a recovery: what it saved and what is lost.
 
 use std::fmt;
 
@@ -6,45 +6,44 @@ use serde_json::json;
 
 use crate::store::recovery::salvage::Findings;
 
-/// What was done.
+/// Result of a recovery.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// What the salvage met.
+    /// Findings of the salvage.
     pub found: Findings,
-    /// Records that were saved, by where they were found: in the live state, on lost pages of it, in
-    /// the state before, elsewhere.
+    /// Numbers of saved records by origin: the live state, leaked pages of it, the previous state, other
+    /// pages.
     pub saved: [u64; 4],
-    /// Of them, those that are set aside.
+    /// Number of saved records that are set aside.
     pub aside: u64,
-    /// Saved records that may be old, or may have been deleted since: a name each.
+    /// Names of saved records that may be old, or may have been deleted since.
     pub doubtful: Vec<String>,
-    /// Namespaces whose record was lost, and which were made anew because of what is in them.
+    /// Namespaces whose lost record was created again because images or leases in them were saved.
     pub made: Vec<String>,
-    /// What is known to be lost, a name each.
+    /// Names of records known to be lost.
     pub lost: Vec<String>,
-    /// Commits that only the journal had.
+    /// Number of commits that only the journal had.
     pub from_journal: u64,
-    /// What is wrong with the journal.
+    /// Damage of the journal.
     pub journal_fault: Option<String>,
-    /// Changes in the journal of which it is not known whether they are newer than the records: a
-    /// sentence each.
+    /// Changes in the journal that may be older or newer than the records: one sentence each.
     pub unordered: Vec<String>,
-    /// What the damaged file is called now, if it made room.
+    /// New name of the damaged data file, if the fresh store replaced it.
     pub kept: Option<String>,
 }
 
 impl Report {
-    /// Records in the fresh store, of namespaces and leases too, but for what the journal had.
+    /// Number of records saved from the data file: images, namespaces and leases.
     pub fn total(&self) -> u64 {
         self.saved.iter().sum()
     }
 
-    /// Nothing is damaged: neither the data file nor the journal.
+    /// Returns true if neither the data file nor the journal is damaged.
     pub fn is_whole(&self) -> bool {
         self.found.whole && self.journal_fault.is_none() && self.unordered.is_empty()
     }
 
-    /// Every answered record was saved, and is the newest.
+    /// Returns true if the newest version of every answered record was saved.
     pub fn is_complete(&self) -> bool {
         let [live, orphan, _, _] = self.saved;
         let all = self.found.whole
@@ -56,7 +55,7 @@ impl Report {
         all && self.journal_fault.is_none() && self.unordered.is_empty()
     }
 
-    /// All of it as one JSON object.
+    /// The report as one JSON object.
     pub fn json(&self) -> String {
         let [live, orphan, before, loose] = self.saved;
         json!({
@@ -113,7 +112,7 @@ impl fmt::Display for Report {
         }
         for (count, what) in [
             (live, "in their place"),
-            (orphan, "on pages that nothing led to any more"),
+            (orphan, "on pages that no page refers to"),
             (before, "in the state before the last change: they are named above"),
             (loose, "on other pages: they are named above"),
         ] {
