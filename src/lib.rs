@@ -1,13 +1,13 @@
 //! containerd's Images service over LMDB, on ttrpc and gRPC.
 //!
-//! # A map of the code
+//! # Map of the code
 //!
-//! A module imports only what stands below it; `tests/architecture.rs` checks this.
+//! A module imports only modules of the rows below it; `tests/architecture.rs` checks this.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`cli`] | parses the command line and the settings, starts logging, calls one function |
-//! | [`daemon`], [`admin`] | the sockets, the order of start and stop; the commands, one file each |
+//! | [`daemon`], [`admin`] | the sockets and the order of start and stop; the commands, one file each |
 //! | [`transport`] | gRPC and ttrpc: connections, messages, routing, status codes |
 //! | [`health`] | tests whether the store and containerd can answer |
 //! | [`proxy`] | Images in front of a containerd |
@@ -18,9 +18,89 @@
 //! | [`model`] | images, namespaces, digests, filters, errors: values only |
 //! | [`api`], [`metrics`], [`log_throttle`], [`clock`] | messages generated from `protos/`; counters; log lines that clients cause; the system's clock |
 //!
-//! The crate `bbolt-read` (`crates/`) reads containerd's own file; it knows nothing of this crate.
+//! The crates under `crates/` know nothing of this crate.
 //!
-//! `docs/architecture.md` follows a Create and a Get through these modules.
+//! # The way of a request
+//!
+//! A Create over gRPC, without a containerd behind the daemon:
+//!
+//! 1. [`transport::conn::listener`] accepts the connection, [`transport::conn::placement`] chooses its
+//!    worker thread, and [`transport::conn::admission`] counts the call.
+//! 2. [`transport::grpc::server`] reads the call, [`transport::grpc::routes::standalone`] finds its
+//!    method, and [`transport::grpc::message`] reads the request within a memory budget.
+//!    (Over ttrpc, [`transport::ttrpc::server`] does the same, behind [`transport::ttrpc::guard`].)
+//! 3. [`service::local`] checks the image by the rules of [`model::image`] and sends a job to the writer
+//!    thread, [`store::engine::writer`].
+//! 4. On the writer thread, [`service::images`] makes the record, and [`store::engine::transaction`] puts
+//!    it under its key ([`store::schema`]) with a checksum ([`store::schema::value`]).
+//! 5. [`store::engine::committer`] appends the changes of a group of jobs to the [`store::journal`] and
+//!    waits for the disk. Then [`store::engine::version`] shows them to readers. A later checkpoint moves
+//!    them to LMDB's file.
+//! 6. The reply goes back the same way.
+//!
+//! `docs/architecture.md` has more, and follows a Get too.
+//!
+//! # Examples
+//!
+//! Open a store, write an image and read it back:
+//!
+//! ```
+//! use lmdb_images::api::images::Image;
+//! use lmdb_images::model::Namespace;
+//! use lmdb_images::store::{Kind, Records, Store, Transaction};
+//! use protobuf::Message;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = tempfile::tempdir()?;
+//! let store = Store::open(folder.path())?;
+//! let namespace = Namespace::parse("default")?;
+//! let image = Image { name: "docker.io/library/alpine:3".into(), ..Image::default() };
+//! let message = image.write_to_bytes()?;
+//!
+//! let (to, name) = (namespace.clone(), image.name.clone());
+//! store.writer().write_blocking(move |transaction: &mut Transaction<'_>| {
+//!     transaction.put(&to, Kind::Image, &name, &message, None)
+//! })?;
+//!
+//! let stored = store.read(|snapshot| {
+//!     Ok(snapshot.record(&namespace, Kind::Image, &image.name)?.map(<[u8]>::to_vec))
+//! })?;
+//! assert_eq!(Image::parse_from_bytes(&stored.unwrap())?, image);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Serve a store, and call it over gRPC:
+//!
+//! ```
+//! use lmdb_images::containerd::client::GrpcClient;
+//! use lmdb_images::daemon::{Config, Daemon};
+//! use lmdb_images::model::Namespace;
+//! use lmdb_images::transport::Limits;
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = tempfile::tempdir()?;
+//! let daemon = Daemon::start(&Config {
+//!     root: folder.path().join("root"),
+//!     state: folder.path().join("state"),
+//!     containerd: None,
+//!     gid: None,
+//!     readonly: false,
+//!     readonly_gid: None,
+//!     metrics: None,
+//!     limits: Limits::default(),
+//!     reply_budget: 64 << 20,
+//! })
+//! .await?;
+//!
+//! let client = GrpcClient::lazy(daemon.grpc());
+//! let image = client.image(&Namespace::parse("default")?, "docker.io/library/alpine:3").await?;
+//! assert!(image.is_none());
+//! daemon.stop().await;
+//! # Ok(())
+//! # }
+//! ```
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 // The documentation is read with its private items: this is a program first.
