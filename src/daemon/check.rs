@@ -1,20 +1,23 @@
-//! What is wrong with a configuration, found before anything is opened: the same for a daemon that starts
-//! and for `lmdb-images config check`.
+//! Checks a configuration before anything is opened: for a starting daemon and for
+//! `lmdb-images config check`.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::metrics::Address;
-use super::sockets::{MAX_PATH, UpstreamSocket};
+use super::sockets::{MAX_PATH_BYTES, UpstreamSocket};
 use super::{Config, SOCKETS};
 use crate::model::{Error, Result};
 
-/// The setting that is wrong, and why.
-pub type Wrong = (&'static str, Error);
+/// A wrong setting: its key, and the error.
+pub type WrongSetting = (&'static str, Error);
 
 impl Config {
-    /// Finds what no daemon could start with, whatever other processes and permissions there are.
-    pub fn check(&self) -> Result<(), Wrong> {
+    /// Checks everything that does not depend on other processes or on permissions.
+    ///
+    /// # Errors
+    /// The first wrong setting.
+    pub fn check(&self) -> Result<(), WrongSetting> {
         let at = |key| move |e| (key, e);
         check_folder(&self.root).map_err(at("root"))?;
         check_folder(&self.state).map_err(at("state"))?;
@@ -24,19 +27,19 @@ impl Config {
         if let Some(containerd) = &self.containerd {
             check_text(containerd).map_err(at("containerd"))?;
             check_length(containerd, "a shorter path").map_err(at("containerd"))?;
-            UpstreamSocket::look(containerd, &self.state).map_err(at("containerd"))?;
+            UpstreamSocket::inspect(containerd, &self.state).map_err(at("containerd"))?;
         }
         if let Some(Address::Unix(path)) = &self.metrics {
             let at = at("metrics_address");
             check_text(path).map_err(at)?;
             check_length(path, "a shorter path").map_err(at)?;
-            self.check_own(path).map_err(at)?;
+            self.check_not_own_socket(path).map_err(at)?;
         }
         Ok(())
     }
 
-    /// Refuses a path for metrics at which one of the daemon's sockets is, or would be.
-    fn check_own(&self, metrics: &Path) -> Result<()> {
+    /// Refuses a metrics path that one of the daemon's own sockets uses or would use.
+    fn check_not_own_socket(&self, metrics: &Path) -> Result<()> {
         if SOCKETS.iter().any(|name| absolute(&self.state.join(name)) == absolute(metrics)) {
             return Err(Error::InvalidArgument(format!(
                 "{} is the path of one of the daemon's own sockets: choose another for the metrics, such \
@@ -49,12 +52,12 @@ impl Config {
     }
 }
 
-/// The path with its folder as it is without links and dots.
+/// Returns the path with its folder resolved: without symbolic links and dots.
 fn absolute(path: &Path) -> PathBuf {
     let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
     match (folder, path.file_name()) {
         (Some(folder), Some(name)) => folder.join(name),
-        // A folder that is not there yet; made of the same words it will be the same.
+        // The folder does not exist yet, so only its spelling can be compared.
         _ => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
     }
 }
@@ -73,7 +76,7 @@ fn check_text(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a path where there is, or on the way to which there is, something else than a folder.
+/// Refuses a path if it, or an ancestor of it, is something other than a folder.
 fn check_folder(path: &Path) -> Result<()> {
     check_text(path)?;
     for part in path.ancestors().filter(|part| !part.as_os_str().is_empty()) {
@@ -81,7 +84,7 @@ fn check_folder(path: &Path) -> Result<()> {
             Ok(found) if found.is_dir() => return Ok(()),
             Ok(_) => {
                 return Err(Error::InvalidArgument(format!(
-                    "{} is there and is no folder: choose another path",
+                    "{} exists and is not a folder: choose another path",
                     part.display()
                 )));
             }
@@ -99,9 +102,9 @@ fn check_folder(path: &Path) -> Result<()> {
 
 fn check_length(socket: &Path, what: &str) -> Result<()> {
     let length = socket.as_os_str().as_bytes().len();
-    if length > MAX_PATH {
+    if length > MAX_PATH_BYTES {
         return Err(Error::InvalidArgument(format!(
-            "the socket path {} has {length} bytes, the system allows {MAX_PATH}: choose {what}",
+            "the socket path {} has {length} bytes, the system allows {MAX_PATH_BYTES}: choose {what}",
             socket.display()
         )));
     }

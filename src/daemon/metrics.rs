@@ -1,8 +1,8 @@
-//! Metrics: where they are given out, and what of the store is read for a scrape.
+//! Metrics: the address that serves them, and the figures of the store that a scrape reads.
 //!
-//! What happens is counted where it happens (`crate::metrics`); what *is*, is looked up when somebody
-//! asks. Counting images is the one thing that may take long, as LMDB has no count of a part of a
-//! database: it is done again only after a commit, and so seldom that it takes a hundredth of the time.
+//! [`crate::metrics`] counts events where they happen. State is read at each scrape. Only counting
+//! images may take long, because LMDB keeps no count for a part of a database: the daemon counts again
+//! only after a commit, and spends at most 1 % of the time on it.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -29,13 +29,14 @@ use crate::store::read::usage::Usage;
 use crate::store::{Kind, Records, Snapshot, Store};
 use crate::transport::metrics_http::Listener;
 
-/// So many namespaces are told apart, those with the most images; the others are one, `other`.
+/// Number of namespaces with a label value of their own: those with the most images. All others share
+/// the value `other`.
 const MAX_NAMESPACE_LABELS: usize = 100;
 
-/// Counting images takes at most one part in so many of the time.
+/// Counting images takes at most 1/100 of the time.
 const COUNT_DUTY_CYCLE: u32 = 100;
 
-/// Where metrics are given out.
+/// Address at which metrics are served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Address {
@@ -55,8 +56,8 @@ impl FromStr for Address {
         match text.parse::<SocketAddr>() {
             Ok(address) if address.ip().is_loopback() => Ok(Self::Tcp(address)),
             Ok(address) => Err(format!(
-                "{} is no loopback address, and metrics name namespaces: give a unix socket (a path that \
-                 begins with /) or a loopback address with a port, such as 127.0.0.1:9478",
+                "{} is not a loopback address, and metrics name namespaces: give a unix socket (a path \
+                 that begins with /) or a loopback address with a port, such as 127.0.0.1:9478",
                 address.ip()
             )),
             Err(_) => Err(format!(
@@ -91,10 +92,13 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    /// Listens there. The unix socket is there until what comes with it is dropped. Says where it
-    /// is: a port 0 is any that is free. A folder that others may write in is refused, as `--state` is.
+    /// Listens at the address. Returns the listener, the guard that removes a unix socket when dropped,
+    /// and the actual address: port 0 becomes a free port.
+    ///
+    /// # Errors
+    /// If the address is in use, or if others may write to the folder of a unix socket.
     pub async fn listen(&self, access: Access) -> Result<(Listener, Option<UnlinkOnDrop>, Self)> {
-        let told = |e: std::io::Error| Error::Internal(format!("metrics on {self}: {e}"));
+        let failed = |e: std::io::Error| Error::Internal(format!("metrics on {self}: {e}"));
         match self {
             Self::Unix(path) => {
                 sockets::check_folder_of(path)?;
@@ -103,22 +107,22 @@ impl Address {
                 Ok((Listener::Unix(listener), bound, self.clone()))
             }
             Self::Tcp(address) => {
-                let listener = TcpListener::bind(address).await.map_err(told)?;
-                let at = Self::Tcp(listener.local_addr().map_err(told)?);
+                let listener = TcpListener::bind(address).await.map_err(failed)?;
+                let at = Self::Tcp(listener.local_addr().map_err(failed)?);
                 Ok((Listener::Tcp(listener), None, at))
             }
         }
     }
 }
 
-/// Everything that a scrape gets. Clones are the same.
+/// The metrics of a daemon. Clones share the same values.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
 }
 
 impl Metrics {
-    /// The figures of a daemon; those of the containerd behind, if there is one.
+    /// Registers the metrics of a daemon, and those of the upstream containerd if there is one.
     pub fn new(
         store: Store,
         readers: Arc<Mutex<ReaderMonitor>>,
@@ -134,12 +138,12 @@ impl Metrics {
         registry.register_collector(Box::new(StoreCollector {
             store,
             readers,
-            counted: Mutex::default(),
+            image_counts: Mutex::default(),
         }));
         Self { registry: Arc::new(registry) }
     }
 
-    /// The text that a scrape gets.
+    /// Encodes all metrics in the Prometheus text format.
     pub async fn text(self) -> Result<String> {
         let made = tokio::task::spawn_blocking(move || {
             let mut text = String::new();
@@ -151,27 +155,30 @@ impl Metrics {
     }
 }
 
-/// What is looked up for each scrape.
+/// Collects the state of the store at each scrape.
 #[derive(Debug)]
 struct StoreCollector {
     store: Store,
     readers: Arc<Mutex<ReaderMonitor>>,
-    counted: Mutex<Option<Counted>>,
+    image_counts: Mutex<Option<ImageCounts>>,
 }
 
-/// Images by namespace, as they were counted.
+/// Cached numbers of images by namespace.
 #[derive(Debug, Clone)]
-struct Counted {
+struct ImageCounts {
     images: Vec<(String, u64)>,
+    /// Commit that was counted.
     commit: u64,
+    /// How long counting took.
     took: Duration,
+    /// When counting began.
     at: Instant,
 }
 
 impl StoreCollector {
     fn images(&self, commit: u64) -> Result<Vec<(String, u64)>> {
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = counted.as_ref()
+        let mut cached = self.image_counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = cached.as_ref()
             && (known.commit == commit || known.at.elapsed() < known.took * COUNT_DUTY_CYCLE)
         {
             return Ok(known.images.clone());
@@ -185,23 +192,23 @@ impl StoreCollector {
             }
             Ok(images)
         };
-        let images = match (self.store.read(count), counted.as_ref()) {
+        let images = match (self.store.read(count), cached.as_ref()) {
             (Ok(images), _) => bounded(images),
-            // Too much was written meanwhile.
+            // Clients wrote so much during the count that its snapshot was given up.
             (Err(Error::Unavailable(_)), Some(known)) => return Ok(known.images.clone()),
             (Err(e), _) => return Err(e),
         };
-        *counted = Some(Counted { images: images.clone(), commit, took: at.elapsed(), at });
+        *cached = Some(ImageCounts { images: images.clone(), commit, took: at.elapsed(), at });
         Ok(images)
     }
 }
 
-/// The namespaces with the most images, and all others as one.
+/// Keeps the namespaces with the most images and sums up the others.
 fn bounded(mut images: Vec<(String, u64)>) -> Vec<(String, u64)> {
     if images.len() > MAX_NAMESPACE_LABELS {
         images.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         let rest = images.split_off(MAX_NAMESPACE_LABELS).iter().map(|(_, count)| count).sum();
-        // A namespace may have this name; its images are among the others then.
+        // A namespace may itself be called `other`: its images join the sum.
         match images.iter_mut().find(|(name, _)| name == names::OTHER) {
             Some((_, count)) => *count += rest,
             None => images.push((names::OTHER.into(), rest)),
@@ -212,18 +219,18 @@ fn bounded(mut images: Vec<(String, u64)>) -> Vec<(String, u64)> {
 
 impl Collector for StoreCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let looked = || -> Result<_> {
+        let collect = || -> Result<_> {
             let usage = self.store.usage()?;
             let images = self.images(usage.last_commit)?;
             let aside = self.store.read(|snapshot| snapshot.count_set_aside())?;
-            let held = self.store.readers()?;
-            let mut watch = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-            let age = watch.observe_and_log(&held, usage.last_commit);
-            Ok((usage, images, aside, held.len() as u64, age))
+            let snapshots = self.store.readers()?;
+            let mut monitor = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+            let age = monitor.observe_and_log(&snapshots, usage.last_commit);
+            Ok((usage, images, aside, snapshots.len() as u64, age))
         };
-        let (usage, images, aside, readers, age) = match looked() {
-            Ok(looked) => looked,
-            // What was counted is wanted then more than ever.
+        let (usage, images, aside, readers, age) = match collect() {
+            Ok(collected) => collected,
+            // The scrape still gets all counters: they help to find the fault.
             Err(e) => {
                 throttled_log!(Error, "metrics without figures of the store: {e}");
                 return Ok(());
@@ -277,8 +284,8 @@ mod tests {
         }
         for bad in ["0.0.0.0:9478", "[::]:1", "192.0.2.1:80", "localhost:80", "m.sock", ":9478", ""]
         {
-            let told = bad.parse::<Address>().unwrap_err();
-            assert!(told.contains("such as 127.0.0.1:9478"), "{told}");
+            let failed = bad.parse::<Address>().unwrap_err();
+            assert!(failed.contains("such as 127.0.0.1:9478"), "{failed}");
         }
     }
 

@@ -1,11 +1,11 @@
-//! Wiring: which sockets there are, what answers them, in which order things start and end.
+//! The daemon: its sockets, the services upstream_socket them, and the order of start and stop.
 //!
-//! - [`sockets`]: making a socket, or refusing to
-//! - [`systemd`]: sockets that systemd made, and telling it what the daemon does
+//! - [`sockets`]: creating listening sockets
+//! - [`systemd`]: socket activation, and reports to systemd
 //! - [`process`]: limits of the process, signals
-//! - [`check`]: what is wrong with a configuration
-//! - [`metrics`]: where metrics are given out
-//! - `reader_monitor`: readers of the store that are dead or forgotten
+//! - [`mod@check`]: checking a configuration
+//! - [`metrics`]: the address of the metrics, and the figures of the store
+//! - [`reader_monitor`]: readers of the store that are dead or hold old snapshots
 
 pub mod check;
 pub mod metrics;
@@ -49,26 +49,26 @@ use metrics::{Address, Metrics};
 use sockets::{Access, Socket, StateFolder, UpstreamSocket};
 use sockets::{CONTAINERD_SOCK, CONTAINERD_TTRPC, IMAGES_SOCK, READONLY_SOCK, SOCKETS, TTRPC_SOCK};
 
-/// Where the daemon keeps what, and who may speak to it.
+/// Configuration of a daemon.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The folder of the store.
+    /// Folder of the store.
     pub root: PathBuf,
-    /// The folder of the sockets.
+    /// Folder of the sockets.
     pub state: PathBuf,
-    /// The containerd to stand in front of, if any.
+    /// Socket of the upstream containerd, in proxy mode.
     pub containerd: Option<PathBuf>,
-    /// The group that may use the sockets; root's, or the user's own, if none.
+    /// Group that may connect to the sockets; `None` for the group of the process.
     pub gid: Option<u32>,
-    /// Whether there is a socket that only reads.
+    /// Whether the daemon opens a read-only socket.
     pub readonly: bool,
-    /// The group that may use it; root's, or the user's own, if none.
+    /// Group that may connect to the read-only socket; `None` for the group of the process.
     pub readonly_gid: Option<u32>,
-    /// Where metrics are given out, if anywhere.
+    /// Address at which metrics are served, if any.
     pub metrics: Option<Address>,
-    /// What clients may take.
+    /// Limits on connections, calls and their memory.
     pub limits: Limits,
-    /// Memory, in bytes, for large replies under way.
+    /// Memory in bytes for large replies in flight.
     pub reply_budget: u32,
 }
 
@@ -77,7 +77,7 @@ pub struct Config {
 pub struct Daemon {
     grpc: PathBuf,
     ttrpc: PathBuf,
-    whole: Option<PathBuf>,
+    containerd: Option<PathBuf>,
     containerd_ttrpc: Option<PathBuf>,
     readonly: Option<PathBuf>,
     metrics: Option<Address>,
@@ -85,23 +85,26 @@ pub struct Daemon {
     tasks: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
-    threads: Arc<WorkerPool>,
-    // Connections must have ended before the store closes.
+    workers: Arc<WorkerPool>,
+    // Declared after the worker workers: connections must end before the store closes.
     store: Store,
-    /// Last: the next daemon must find the store closed.
+    /// Declared last: the next daemon that locks the folder must find the store closed.
     _state: Option<StateFolder>,
 }
 
 impl Daemon {
-    /// Opens the store, then the sockets: when this returns, calls are answered.
+    /// Opens the store and the sockets. The daemon answers calls when this returns.
+    ///
+    /// # Errors
+    /// If a setting is wrong, if another process uses the store or a socket, or if the store is damaged.
     pub async fn start(config: &Config) -> Result<Self> {
         Self::start_with(config, ActivatedSockets::default()).await
     }
 
-    /// The same, with sockets that systemd made.
+    /// As [`start`](Self::start), with sockets that systemd passed.
     pub async fn start_with(config: &Config, mut passed: ActivatedSockets) -> Result<Self> {
         config.check().map_err(|(_, e)| e)?;
-        let is_readonly = config.readonly || passed.has(READONLY_SOCK);
+        let is_readonly = config.readonly || passed.contains(READONLY_SOCK);
         let names = [
             (IMAGES_SOCK, true),
             (TTRPC_SOCK, true),
@@ -109,23 +112,25 @@ impl Daemon {
             (CONTAINERD_TTRPC, config.containerd.is_some()),
             (READONLY_SOCK, is_readonly),
         ];
-        // When systemd made all sockets, the folder may be missing, or closed to us.
-        let makes_sockets = names.into_iter().any(|(name, is_used)| is_used && !passed.has(name));
+        // If systemd passed all sockets, their folder may be missing or not writable for us.
+        let makes_sockets =
+            names.into_iter().any(|(name, is_used)| is_used && !passed.contains(name));
         let state = makes_sockets.then(|| StateFolder::acquire(&config.state)).transpose()?;
-        let behind = config
+        let upstream_socket = config
             .containerd
             .as_deref()
-            .map(|c| UpstreamSocket::look(c, &config.state))
+            .map(|c| UpstreamSocket::inspect(c, &config.state))
             .transpose()?;
-        // A live socket is found before the store is touched.
-        let mut claim = |name: &str| match passed.take(name) {
+        // Another daemon's socket is found before the store is opened.
+        let mut reserve = |name: &str| match passed.take(name) {
             Some(listener) => Ok(Socket::passed(listener, config.state.join(name))),
             None => Socket::reserve(config.state.join(name)),
         };
-        let (grpc, ttrpc) = (claim(IMAGES_SOCK)?, claim(TTRPC_SOCK)?);
-        let whole = behind.is_some().then(|| claim(CONTAINERD_SOCK)).transpose()?;
-        let containerd_ttrpc = behind.is_some().then(|| claim(CONTAINERD_TTRPC)).transpose()?;
-        let readonly = is_readonly.then(|| claim(READONLY_SOCK)).transpose()?;
+        let (grpc, ttrpc) = (reserve(IMAGES_SOCK)?, reserve(TTRPC_SOCK)?);
+        let containerd = upstream_socket.is_some().then(|| reserve(CONTAINERD_SOCK)).transpose()?;
+        let containerd_ttrpc =
+            upstream_socket.is_some().then(|| reserve(CONTAINERD_TTRPC)).transpose()?;
+        let readonly = is_readonly.then(|| reserve(READONLY_SOCK)).transpose()?;
         passed.reject_unclaimed()?;
         let root = config.root.clone();
         let store = tokio::task::spawn_blocking(move || Store::open(&root))
@@ -137,7 +142,7 @@ impl Daemon {
         let mut daemon = Self {
             grpc: grpc.path().into(),
             ttrpc: ttrpc.path().into(),
-            whole: path(&whole),
+            containerd: path(&containerd),
             containerd_ttrpc: path(&containerd_ttrpc),
             readonly: path(&readonly),
             metrics: None,
@@ -145,53 +150,61 @@ impl Daemon {
             tasks: Vec::new(),
             stop,
             servers: Vec::new(),
-            threads: Arc::new(WorkerPool::start()?),
+            workers: Arc::new(WorkerPool::start()?),
             store,
             _state: state,
         };
         let watch = Arc::new(Mutex::default());
         daemon
             .tasks
-            .push(tokio::spawn(reader_monitor::watch(daemon.store.clone(), Arc::clone(&watch))));
+            .push(tokio::spawn(reader_monitor::run(daemon.store.clone(), Arc::clone(&watch))));
         daemon.tasks.push(tokio::spawn(check_files(daemon.store.clone())));
         let limits = &config.limits;
         let mut upstream = None;
         let access = |gid| Access { mode: 0o660, uid: None, gid };
-        let (images, health): (Arc<dyn Images>, _) =
-            if let Some((behind, whole)) = behind.zip(whole) {
-                daemon
-                    .status
-                    .push_str(&format!(", in front of containerd at {}", behind.socket.display()));
-                let front = ProxyImages::new(GrpcClient::lazy(&behind.socket), local);
-                upstream = Some(front.upstream().clone());
-                let health = Health::new(daemon.store.clone(), Some(front.clone()));
-                let line = || Upstream::new(Arc::from(behind.socket.as_path()));
-                let images_only = ProxyRouter::images_only(front.clone(), health.clone(), line());
-                daemon.serve_grpc(grpc.open(access(config.gid))?, images_only, limits, &stopping);
-                let before = ProxyRouter::forwards_all(front.clone(), health.clone(), line());
-                // Whoever has so many calls on the other sockets takes none from containerd's clients.
-                let apart = Limits { admission: Admission::default(), ..limits.clone() };
-                daemon.serve_grpc(whole.open(behind.access)?, before, &apart, &stopping);
-                let images = Arc::new(front.clone());
-                let ttrpc = ttrpc.open(access(config.gid))?;
-                daemon.serve_ttrpc(ttrpc, images.clone(), None, limits, &stopping);
-                if let Some(socket) = containerd_ttrpc {
-                    let ours = behind.ttrpc(&config.state)?;
-                    daemon.forward_ttrpc(socket, &ours, limits, &stopping)?;
-                }
-                daemon.tasks.push(tokio::spawn(proxy::watch::run(front.clone())));
-                daemon.tasks.push(tokio::spawn(reconcile::run(front)));
-                (images, health)
-            } else {
-                let health = Health::new(daemon.store.clone(), None);
-                let table = StandaloneRouter::new(Standalone::new(local.clone()), health.clone());
-                daemon.serve_grpc(grpc.open(access(config.gid))?, table, limits, &stopping);
-                let (images, events) = (Arc::new(local.clone()), Some(local.events().clone()));
-                let ttrpc = ttrpc.open(access(config.gid))?;
-                daemon.serve_ttrpc(ttrpc, images.clone(), events, limits, &stopping);
-                daemon.servers.push(tokio::spawn(collect(local, stopping.clone())));
-                (images, health)
-            };
+        let (images, health): (Arc<dyn Images>, _) = if let Some((upstream_socket, containerd)) =
+            upstream_socket.zip(containerd)
+        {
+            daemon.status.push_str(&format!(
+                ", in front of containerd at {}",
+                upstream_socket.socket.display()
+            ));
+            let proxy_images = ProxyImages::new(GrpcClient::lazy(&upstream_socket.socket), local);
+            upstream = Some(proxy_images.upstream().clone());
+            let health = Health::new(daemon.store.clone(), Some(proxy_images.clone()));
+            let connect = || Upstream::new(Arc::from(upstream_socket.socket.as_path()));
+            let images_only =
+                ProxyRouter::images_only(proxy_images.clone(), health.clone(), connect());
+            daemon.serve_grpc(grpc.open(access(config.gid))?, images_only, limits, &stopping);
+            let before = ProxyRouter::forwards_all(proxy_images.clone(), health.clone(), connect());
+            // Calls on the other sockets take no admission slots from containerd's clients.
+            let own_admission = Limits { admission: Admission::default(), ..limits.clone() };
+            daemon.serve_grpc(
+                containerd.open(upstream_socket.access)?,
+                before,
+                &own_admission,
+                &stopping,
+            );
+            let images = Arc::new(proxy_images.clone());
+            let ttrpc = ttrpc.open(access(config.gid))?;
+            daemon.serve_ttrpc(ttrpc, images.clone(), None, limits, &stopping);
+            if let Some(socket) = containerd_ttrpc {
+                let ours = upstream_socket.ttrpc(&config.state)?;
+                daemon.forward_ttrpc(socket, &ours, limits, &stopping)?;
+            }
+            daemon.tasks.push(tokio::spawn(proxy::watch::run(proxy_images.clone())));
+            daemon.tasks.push(tokio::spawn(reconcile::run(proxy_images)));
+            (images, health)
+        } else {
+            let health = Health::new(daemon.store.clone(), None);
+            let table = StandaloneRouter::new(Standalone::new(local.clone()), health.clone());
+            daemon.serve_grpc(grpc.open(access(config.gid))?, table, limits, &stopping);
+            let (images, events) = (Arc::new(local.clone()), Some(local.events().clone()));
+            let ttrpc = ttrpc.open(access(config.gid))?;
+            daemon.serve_ttrpc(ttrpc, images.clone(), events, limits, &stopping);
+            daemon.servers.push(tokio::spawn(collect(local, stopping.clone())));
+            (images, health)
+        };
         if let Some(readonly) = readonly {
             let table = ReadOnlyRouter::new(images, health.clone(), daemon.store.uuid());
             let access = access(config.readonly_gid);
@@ -239,12 +252,12 @@ impl Daemon {
     fn forward_ttrpc(
         &mut self,
         socket: Socket,
-        behind: &UpstreamSocket,
+        upstream_socket: &UpstreamSocket,
         limits: &Limits,
         stop: &listener::Shutdown,
     ) -> Result<()> {
-        let forwarder = TtrpcForwarder::new(&behind.socket, limits.metrics.clone());
-        let socket = socket.open(behind.access)?;
+        let forwarder = TtrpcForwarder::new(&upstream_socket.socket, limits.metrics.clone());
+        let socket = socket.open(upstream_socket.access)?;
         self.serve(socket, limits, stop.clone(), move |s, stop| {
             forwarder.clone().connection(s, stop)
         });
@@ -261,75 +274,76 @@ impl Daemon {
         S: Fn(tokio::net::UnixStream, listener::Shutdown) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let (limits, threads) = (limits.clone(), Arc::clone(&self.threads));
+        let (limits, workers) = (limits.clone(), Arc::clone(&self.workers));
         self.servers.push(tokio::spawn(async move {
             let (name, bound, listener) = socket.into_parts();
-            listener::run(&name, listener, &limits, &threads, stop, serve).await;
+            listener::run(&name, listener, &limits, &workers, stop, serve).await;
             drop(bound);
         }));
     }
 
-    /// The gRPC socket.
+    /// Path of the gRPC socket.
     pub fn grpc(&self) -> &Path {
         &self.grpc
     }
 
-    /// The ttrpc socket.
+    /// Path of the ttrpc socket.
     pub fn ttrpc(&self) -> &Path {
         &self.ttrpc
     }
 
-    /// The socket that answers all that containerd does, in front of one.
+    /// Path of the socket that answers all calls of containerd, in proxy mode.
     pub fn containerd_socket(&self) -> Option<&Path> {
-        self.whole.as_deref()
+        self.containerd.as_deref()
     }
 
-    /// The socket whose connections are passed on to containerd's ttrpc socket, in front of one.
+    /// Path of the socket that forwards to containerd's ttrpc socket, in proxy mode.
     pub fn containerd_ttrpc(&self) -> Option<&Path> {
         self.containerd_ttrpc.as_deref()
     }
 
-    /// The socket that only reads, if it was asked for.
+    /// Path of the read-only socket, if configured.
     pub fn readonly(&self) -> Option<&Path> {
         self.readonly.as_deref()
     }
 
-    /// Where metrics are given out, if anywhere.
+    /// Address at which metrics are served, if configured.
     pub fn metrics(&self) -> Option<&Address> {
         self.metrics.as_ref()
     }
 
-    /// What it does, in a few words.
+    /// Status of a healthy daemon, for systemd: what it serves.
     pub fn status(&self) -> &str {
         &self.status
     }
 
-    /// Ends accepting, lets the calls in flight end, closes the store after its last write.
+    /// Stops accepting connections, lets the calls in flight end, and closes the store after its last
+    /// write.
     pub async fn stop(self) {
-        // The servers hold receivers; if none is left there is nothing to tell.
+        // Sending fails only if no server is left to receive it.
         let _ = self.stop.send(true);
         for server in self.servers {
             if let Err(e) = server.await {
-                log::error!("a server ended badly: {e}");
+                log::error!("a server failed: {e}");
             }
         }
         for task in self.tasks {
             task.abort();
             let _ = task.await;
         }
-        let closing = (self.threads, self.store, self._state);
-        // Closing waits for the threads.
+        let closing = (self.workers, self.store, self._state);
+        // Closing joins the worker threads, so it must not block an async thread.
         let _ = tokio::task::spawn_blocking(move || drop(closing)).await;
     }
 }
 
-/// Looks from time to time whether the store's files are still in their folder, so that it is logged
-/// when they are not. Each write and each health check looks too.
+/// Checks periodically that the store's files are still in their folder, so that the log says when they
+/// are not. Each write and each health check does the same check.
 async fn check_files(store: Store) {
     const INTERVAL: Duration = Duration::from_secs(2);
     loop {
         tokio::time::sleep(INTERVAL).await;
-        // What it finds is in the log.
+        // The check itself logs its result.
         let _ = store.check_files();
     }
 }

@@ -1,11 +1,11 @@
-//! The process: its limit of open files, and the signals that end it.
+//! The process: its limit of open files, and the signals that stop it.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::model::{Error, Result};
 
-/// Raises the number of files the process may open as far as it may: every connection is one.
+/// Raises the soft limit of open files to the hard limit: each connection is an open file.
 pub fn raise_open_files() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map(|()| hard));
@@ -15,7 +15,7 @@ pub fn raise_open_files() {
     }
 }
 
-/// The signals that end a daemon.
+/// The signals that stop the daemon.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -23,17 +23,17 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// From now on these signals do not kill the process.
+    /// Installs the handlers. From then on these signals do not kill the process.
     pub fn listen() -> Result<Self> {
-        let on =
+        let listen =
             |kind| signal(kind).map_err(|e| Error::Internal(format!("listening to signals: {e}")));
         Ok(Self {
-            terminate: on(SignalKind::terminate())?,
-            interrupt: on(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
         })
     }
 
-    /// Waits for the next; says its name.
+    /// Waits for the next signal and returns its name.
     pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",

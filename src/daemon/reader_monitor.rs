@@ -1,5 +1,5 @@
-//! Looks after the readers of the store, in all processes: takes back the places of those that are
-//! gone, and says in the log who forgot to let a snapshot go, since the file grows meanwhile.
+//! Monitors the readers of the store in all processes: frees the slots of dead processes, and logs a
+//! process that holds an old snapshot for long, because the data file grows meanwhile.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,71 +9,72 @@ use crate::model::Result;
 use crate::store::Store;
 use crate::store::lmdb::reader_table::{HeldSnapshot, command_line};
 
-/// How often it looks.
+/// Interval between two observations.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// From then on a snapshot counts as forgotten. To list a million images takes seconds.
+/// Age from which a snapshot is logged. Listing a million images takes seconds.
 const STALE_AFTER: Duration = Duration::from_secs(30);
 
-/// Looks from time to time, until it is dropped.
-pub async fn watch(store: Store, watch: Arc<Mutex<ReaderMonitor>>) {
+/// Observes the readers periodically, until the task is aborted.
+pub async fn run(store: Store, monitor: Arc<Mutex<ReaderMonitor>>) {
     loop {
-        // Both take microseconds: there is nothing to wait for but the table's lock.
-        match look(&store) {
-            Ok((held, last)) => {
-                let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
-                watch.observe_and_log(&held, last);
+        // Blocks an async thread for microseconds only: it waits for no more than the table's lock.
+        match read_readers(&store) {
+            Ok((snapshots, last)) => {
+                let mut monitor = monitor.lock().unwrap_or_else(PoisonError::into_inner);
+                monitor.observe_and_log(&snapshots, last);
             }
-            Err(e) => log::error!("looking after readers: {e}"),
+            Err(e) => log::error!("reading the readers of the store: {e}"),
         }
         tokio::time::sleep(OBSERVE_INTERVAL).await;
     }
 }
 
-fn look(store: &Store) -> Result<(Vec<HeldSnapshot>, u64)> {
+fn read_readers(store: &Store) -> Result<(Vec<HeldSnapshot>, u64)> {
     let freed = store.free_dead_readers()?;
     if freed > 0 {
-        log::info!("took back the places of {freed} readers whose process is gone");
+        log::info!("freed the slots of {freed} readers whose process is gone");
     }
     Ok((store.readers()?, store.last_commit()?))
 }
 
-/// What was seen so far.
+/// Snapshots observed so far.
 #[derive(Debug, Default)]
 pub struct ReaderMonitor {
-    /// By process, thread and snapshot.
-    behind: HashMap<(u32, u64, u64), Seen>,
+    /// Snapshots behind the last commit, by process, thread and snapshot.
+    behind: HashMap<(u32, u64, u64), Observation>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Seen {
+struct Observation {
     since: Instant,
-    told: bool,
+    logged: bool,
 }
 
 impl ReaderMonitor {
-    /// Notes who holds what while the store is at commit `last`, and logs who holds it for long. Gives
-    /// the time since the oldest snapshot was first seen behind; none is zero.
+    /// Records the held snapshots while the store is at commit `last`, and logs each that is held for
+    /// long. Returns the time since the oldest snapshot was first seen behind, zero if there is none.
     pub fn observe_and_log(&mut self, held: &[HeldSnapshot], last: u64) -> Duration {
         let now = Instant::now();
-        for line in self.look(held, last, now) {
+        for line in self.observe(held, last, now) {
             log::warn!("{line}");
         }
         let ages = self.behind.values().map(|seen| now.saturating_duration_since(seen.since));
         ages.max().unwrap_or_default()
     }
 
-    /// Notes who holds what while the store is at commit `last`; gives the lines for the log.
-    fn look(&mut self, held: &[HeldSnapshot], last: u64, now: Instant) -> Vec<String> {
+    /// Records the held snapshots while the store is at commit `last`. Returns the lines for the log.
+    fn observe(&mut self, held: &[HeldSnapshot], last: u64, now: Instant) -> Vec<String> {
         let mut lines = Vec::new();
         let before = std::mem::take(&mut self.behind);
-        // A snapshot of the last commit keeps nothing, and may be another one each time.
+        // A snapshot of the last commit keeps no page from being reused.
         for reader in held.iter().filter(|reader| reader.snapshot < last) {
             let key = (reader.process, reader.thread, reader.snapshot);
-            let mut seen = before.get(&key).copied().unwrap_or(Seen { since: now, told: false });
+            let first = Observation { since: now, logged: false };
+            let mut seen = before.get(&key).copied().unwrap_or(first);
             let age = now.saturating_duration_since(seen.since);
-            if age >= STALE_AFTER && !seen.told {
-                seen.told = true;
+            if age >= STALE_AFTER && !seen.logged {
+                seen.logged = true;
                 lines.push(stale_reader_sentence(reader, last, age));
             }
             self.behind.insert(key, seen);
@@ -85,10 +86,10 @@ impl ReaderMonitor {
 fn stale_reader_sentence(reader: &HeldSnapshot, last: u64, age: Duration) -> String {
     let process = reader.process;
     let command = command_line(process).map(|c| format!(" ({c})")).unwrap_or_default();
-    let who = if process == std::process::id() { "this daemon" } else { "process" };
+    let noun = if process == std::process::id() { "this daemon" } else { "process" };
     format!(
-        "{who} {process}{command} has held a snapshot for {} s, {} commits behind: what was freed since \
-         is not used again and the file grows; let that process finish, or end it",
+        "{noun} {process}{command} has held a snapshot for {} s, {} commits behind: pages freed since \
+         then are not reused and the file grows; let that process finish, or end it",
         age.as_secs(),
         last.saturating_sub(reader.snapshot)
     )
@@ -103,26 +104,26 @@ mod tests {
     }
 
     #[test]
-    fn who_forgets_a_snapshot_is_told_of_once() {
-        let (mut watch, start) = (ReaderMonitor::default(), Instant::now());
+    fn a_snapshot_held_for_long_is_logged_once() {
+        let (mut monitor, start) = (ReaderMonitor::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert!(watch.look(&[held(0, 7)], 8, at(0)).is_empty());
-        assert!(watch.look(&[held(0, 7)], 9, at(29)).is_empty());
-        let told = watch.look(&[held(0, 7), held(0, 8)], 10, at(30));
-        assert_eq!(told.len(), 1);
-        assert!(told[0].contains("process 0 has held a snapshot for 30 s, 3 commits behind"));
-        assert!(watch.look(&[held(0, 7)], 10, at(31)).is_empty());
-        assert!(watch.look(&[], 10, at(40)).is_empty());
-        assert!(watch.look(&[held(0, 7)], 10, at(41)).is_empty());
-        assert_eq!(watch.look(&[held(0, 7)], 10, at(71)).len(), 1);
+        assert!(monitor.observe(&[held(0, 7)], 8, at(0)).is_empty());
+        assert!(monitor.observe(&[held(0, 7)], 9, at(29)).is_empty());
+        let lines = monitor.observe(&[held(0, 7), held(0, 8)], 10, at(30));
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].contains("process 0 has held a snapshot for 30 s, 3 commits behind"));
+        assert!(monitor.observe(&[held(0, 7)], 10, at(31)).is_empty());
+        assert!(monitor.observe(&[], 10, at(40)).is_empty());
+        assert!(monitor.observe(&[held(0, 7)], 10, at(41)).is_empty());
+        assert_eq!(monitor.observe(&[held(0, 7)], 10, at(71)).len(), 1);
     }
 
     #[test]
-    fn who_reads_the_last_commit_keeps_nothing() {
-        let (mut watch, start) = (ReaderMonitor::default(), Instant::now());
+    fn a_reader_of_the_last_commit_is_not_behind() {
+        let (mut monitor, start) = (ReaderMonitor::default(), Instant::now());
         for seconds in [0, 60, 120] {
             let now = start + Duration::from_secs(seconds);
-            assert!(watch.look(&[held(1, 7)], 7, now).is_empty());
+            assert!(monitor.observe(&[held(1, 7)], 7, now).is_empty());
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Making a socket with its owner and mode, or refusing to, with a sentence.
+//! Creates listening sockets with an owner and a mode.
 //!
-//! A socket is made under another name, listens when its owner and mode are set, and is moved into
-//! its place. The kernel refuses every connection to a socket that does not listen yet: the umask
-//! decides nothing. What is moved over is a socket that no process answers.
+//! A socket is bound under a temporary name, gets its owner and mode, starts to listen, and is then
+//! renamed to its path. The kernel refuses connections to a socket that does not listen yet, so no
+//! client can connect while the mode is still the one of the umask. The rename replaces only a socket
+//! that no process answers.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -18,7 +19,7 @@ use crate::store::dir::lock_file;
 use crate::store::dir::lock_file::{LockError, LockFile};
 use crate::store::dir::permissions;
 
-/// The sockets' names, in their folder and for systemd.
+/// Names of the sockets, as files and for systemd.
 pub(crate) const IMAGES_SOCK: &str = "images.sock";
 pub(crate) const TTRPC_SOCK: &str = "images.sock.ttrpc";
 pub(crate) const CONTAINERD_SOCK: &str = "containerd.sock";
@@ -27,36 +28,38 @@ pub(crate) const READONLY_SOCK: &str = "readonly.sock";
 pub(crate) const SOCKETS: [&str; 5] =
     [IMAGES_SOCK, TTRPC_SOCK, CONTAINERD_SOCK, CONTAINERD_TTRPC, READONLY_SOCK];
 
-/// The longest path of a socket, in bytes: what `sockaddr_un` holds beside its closing zero.
-pub const MAX_PATH: usize = 107;
+/// Longest path of a socket in bytes: the size of `sun_path` without the final zero.
+pub const MAX_PATH_BYTES: usize = 107;
 
 /// Connections that may wait to be accepted.
 const MAX_BACKLOG: u32 = 1024;
 
-/// Who may connect.
+/// Permission to connect to a socket.
 #[derive(Debug, Clone, Copy)]
 pub struct Access {
-    /// The permission bits.
+    /// Permission bits.
     pub mode: u32,
-    /// The owner, when it is not that of the process.
+    /// Owner; `None` for that of the process.
     pub uid: Option<u32>,
-    /// The group, when it is not that of the process.
+    /// Group; `None` for that of the process.
     pub gid: Option<u32>,
 }
 
-/// The socket of a containerd to stand in front of, and who may connect to it: nobody else may to
-/// ours.
+/// The socket of the upstream containerd. Its permissions are those of our proxy sockets too.
 #[derive(Debug, Clone)]
 pub struct UpstreamSocket {
-    /// Its path.
+    /// Path of the socket.
     pub socket: PathBuf,
-    /// Its mode, owner and group; while it is not there, root's alone.
+    /// Mode, owner and group of the socket. If it does not exist yet: mode 0600, for our user only.
     pub access: Access,
 }
 
 impl UpstreamSocket {
-    /// Looks at the socket; one of ours, in the folder `state`, is refused.
-    pub fn look(socket: &Path, state: &Path) -> Result<Self> {
+    /// Reads the permissions of the socket.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the socket lies in the folder `state` of our own sockets.
+    pub fn inspect(socket: &Path, state: &Path) -> Result<Self> {
         let absolute = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let folder = absolute(socket).parent().map(absolute);
         if folder.is_some_and(|folder| folder == absolute(state)) {
@@ -79,25 +82,29 @@ impl UpstreamSocket {
         Ok(Self { socket: socket.to_owned(), access })
     }
 
-    /// The socket where the same containerd serves ttrpc: its address with `.ttrpc` behind it.
+    /// The ttrpc socket of the same containerd: its gRPC address with `.ttrpc` appended.
     pub fn ttrpc(&self, state: &Path) -> Result<Self> {
         let mut socket = self.socket.clone().into_os_string();
         socket.push(".ttrpc");
-        Self::look(Path::new(&socket), state)
+        Self::inspect(Path::new(&socket), state)
     }
 }
 
-/// The file in the folder for sockets that its daemon has locked.
+/// Lock file of the daemon in the folder of the sockets.
 const LOCK_FILE: &str = "daemon.lock";
 
-/// The folder for sockets, which one daemon at a time has.
+/// The folder of the sockets, locked: one daemon at a time may use it.
 #[derive(Debug)]
 pub struct StateFolder {
     _lock: LockFile,
 }
 
 impl StateFolder {
-    /// Creates the folder if need be and locks it. Others may pass through it: the sockets have modes.
+    /// Creates the folder if it is missing, and locks it. Its mode 0711 lets other users reach the
+    /// sockets, whose own modes decide.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` if another daemon has the lock, or if others may write to the folder.
     pub fn acquire(path: &Path) -> Result<Self> {
         let path = permissions::create_private(path, 0o711)?;
         let lock = LockFile::acquire(&path.join(LOCK_FILE)).map_err(|e| match e {
@@ -115,14 +122,13 @@ impl StateFolder {
     }
 }
 
-/// Creates the folder in which a socket is to be made, if need be, and refuses one that others may
-/// write in.
+/// Creates the folder of a future socket if it is missing. Refuses a folder that others may write to.
 pub fn check_folder_of(socket: &Path) -> Result<()> {
     let parent = socket.parent().filter(|parent| !parent.as_os_str().is_empty());
     permissions::create_private(parent.unwrap_or(Path::new(".")), 0o711).map(drop)
 }
 
-/// A path that a socket may be made at, or a socket that somebody made for us.
+/// A path at which a socket may be created, or a socket that systemd passed.
 #[derive(Debug)]
 pub struct Socket {
     path: PathBuf,
@@ -130,21 +136,23 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// A socket that was passed to this process. Owner and mode are as whoever made it wanted, and
-    /// its file is not ours to remove. `path` names it when it does not itself.
+    /// Wraps a socket that systemd passed. systemd chose its owner and mode and removes its file. `path`
+    /// names a socket that has no path of its own.
     pub fn passed(listener: std::os::unix::net::UnixListener, path: PathBuf) -> Self {
         let address = listener.local_addr().ok();
         let own = address.and_then(|a| a.as_pathname().map(Path::to_owned));
         Self { path: own.unwrap_or(path), passed: Some(listener) }
     }
 
-    /// Refuses a path that is too long, that somebody answers, or where there is something else
-    /// than a socket.
+    /// Checks that a socket can be created at `path`.
+    ///
+    /// # Errors
+    /// If the path is too long, if another process answers there, or if the file there is not a socket.
     pub fn reserve(path: PathBuf) -> Result<Self> {
         let length = path.as_os_str().as_bytes().len();
-        if length > MAX_PATH {
+        if length > MAX_PATH_BYTES {
             return Err(Error::InvalidArgument(format!(
-                "the socket path {} has {length} bytes, the system allows {MAX_PATH}: choose a shorter --state",
+                "the socket path {} has {length} bytes, the system allows {MAX_PATH_BYTES}: choose a shorter --state",
                 path.display()
             )));
         }
@@ -153,7 +161,7 @@ impl Socket {
             Err(e) => return Err(Error::Internal(format!("looking at {}: {e}", path.display()))),
             Ok(found) if !found.file_type().is_socket() => {
                 return Err(Error::FailedPrecondition(format!(
-                    "{} is there and is no socket: move it away",
+                    "{} exists and is not a socket: move it away",
                     path.display()
                 )));
             }
@@ -163,7 +171,7 @@ impl Socket {
             Err(e) if e.kind() == ErrorKind::ConnectionRefused => Ok(Self { path, passed: None }),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self { path, passed: None }),
             Err(e) => Err(Error::FailedPrecondition(format!(
-                "cannot tell whether somebody answers at {}: {e}",
+                "cannot tell whether another process answers at {}: {e}",
                 path.display()
             ))),
             Ok(_) => Err(Error::FailedPrecondition(format!(
@@ -173,12 +181,12 @@ impl Socket {
         }
     }
 
-    /// The path.
+    /// Path of the socket.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Makes the socket, unless it was passed, and listens.
+    /// Listens on the socket, and creates it unless systemd passed it.
     pub fn open(self, access: Access) -> Result<ListeningSocket> {
         if let Some(passed) = self.passed {
             let listener = passed
@@ -187,31 +195,31 @@ impl Socket {
                 .map_err(|e| Error::Internal(format!("the socket {}: {e}", self.path.display())))?;
             return Ok(ListeningSocket { path: self.path, bound: None, listener });
         }
-        // Shorter than every name of ours, so never too long.
-        let made = self.path.with_file_name(format!(".{}", std::process::id()));
-        let made = made.as_path();
-        let told = |doing: &'static str| {
+        // Shorter than the name of any of our sockets, so its path is not too long.
+        let temporary = self.path.with_file_name(format!(".{}", std::process::id()));
+        let temporary = temporary.as_path();
+        let failed = |doing: &'static str| {
             let path = self.path.display().to_string();
             move |e: std::io::Error| Error::Internal(format!("{doing} the socket {path}: {e}"))
         };
-        // Left over from a process of the same number that was killed between two lines below.
-        let _ = fs::remove_file(made);
-        let socket = UnixSocket::new_stream().map_err(told("making"))?;
-        socket.bind(made).map_err(told("making"))?;
+        // A process with the same pid may have left the file when it was killed during the steps below.
+        let _ = fs::remove_file(temporary);
+        let socket = UnixSocket::new_stream().map_err(failed("making"))?;
+        socket.bind(temporary).map_err(failed("making"))?;
         let finish = || {
             if access.uid.is_some() || access.gid.is_some() {
-                std::os::unix::fs::lchown(made, access.uid, access.gid)?;
+                std::os::unix::fs::lchown(temporary, access.uid, access.gid)?;
             }
-            fs::set_permissions(made, fs::Permissions::from_mode(access.mode))?;
-            let inode = fs::symlink_metadata(made)?.ino();
-            // Only now: with its first mode, which the umask gives, it must not accept a client.
+            fs::set_permissions(temporary, fs::Permissions::from_mode(access.mode))?;
+            let inode = fs::symlink_metadata(temporary)?.ino();
+            // Not before: with the mode from the umask the socket must not accept a client.
             let listener = socket.listen(MAX_BACKLOG)?;
-            fs::rename(made, &self.path)?;
+            fs::rename(temporary, &self.path)?;
             Ok((inode, listener))
         };
         let (inode, listener) = finish().map_err(|e| {
-            let _ = fs::remove_file(made);
-            told("setting up")(e)
+            let _ = fs::remove_file(temporary);
+            failed("setting up")(e)
         })?;
         let bound = Some(UnlinkOnDrop { path: self.path.clone(), inode });
         Ok(ListeningSocket { path: self.path, bound, listener })
@@ -227,13 +235,14 @@ pub struct ListeningSocket {
 }
 
 impl ListeningSocket {
-    /// Its name for the log, its place in the folder if that is ours, and the listener.
+    /// Returns the path for log lines, the guard that removes the file if we created it, and the
+    /// listener.
     pub fn into_parts(self) -> (String, Option<UnlinkOnDrop>, UnixListener) {
         (self.path.display().to_string(), self.bound, self.listener)
     }
 }
 
-/// A socket's place in the folder, cleared when dropped; unless somebody else has it by then.
+/// Removes the file of a socket when dropped, unless another process has replaced the file.
 #[derive(Debug)]
 pub struct UnlinkOnDrop {
     path: PathBuf,
@@ -243,7 +252,7 @@ pub struct UnlinkOnDrop {
 impl Drop for UnlinkOnDrop {
     fn drop(&mut self) {
         if fs::symlink_metadata(&self.path).is_ok_and(|m| m.ino() == self.inode) {
-            // Nothing is lost when it stays: the next daemon replaces it.
+            // A remaining file does no harm: the next daemon replaces it.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -270,15 +279,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_is_left_alone() {
+    fn a_file_that_is_not_a_socket_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         fs::write(&path, "mine").unwrap();
-        assert!(Socket::reserve(path.clone()).unwrap_err().message().contains("no socket"));
+        assert!(Socket::reserve(path.clone()).unwrap_err().message().contains("not a socket"));
         assert_eq!(fs::read(&path).unwrap(), b"mine");
         let link = dir.path().join("l");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(Socket::reserve(link).unwrap_err().message().contains("no socket"));
+        assert!(Socket::reserve(link).unwrap_err().message().contains("not a socket"));
     }
 
     #[test]
@@ -306,9 +315,9 @@ mod tests {
 
     #[test]
     fn a_path_that_is_too_long_is_refused_with_its_length() {
-        let of = |length: usize| PathBuf::from(format!("/{}", "x".repeat(length - 1)));
-        Socket::reserve(of(MAX_PATH)).unwrap();
-        let refused = Socket::reserve(of(MAX_PATH + 1)).unwrap_err();
+        let path_of = |length: usize| PathBuf::from(format!("/{}", "x".repeat(length - 1)));
+        Socket::reserve(path_of(MAX_PATH_BYTES)).unwrap();
+        let refused = Socket::reserve(path_of(MAX_PATH_BYTES + 1)).unwrap_err();
         assert!(refused.message().contains("has 108 bytes"), "{refused}");
     }
 }

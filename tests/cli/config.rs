@@ -27,8 +27,8 @@ fn what_the_check_refuses_no_daemon_starts_with_and_the_sentence_is_one() {
         (&format!("containerd = \"/{}\"", "x".repeat(107)), "has 108 bytes"),
         (&format!("metrics_address = \"/{}\"", "x".repeat(107)), "has 108 bytes"),
         (&own, "is the path of one of the daemon's own sockets"),
-        (&format!("root = \"{at}/file\""), "file is there and is no folder"),
-        (&format!("state = \"{at}/file/below\""), "file is there and is no folder"),
+        (&format!("root = \"{at}/file\""), "file exists and is not a folder"),
+        (&format!("state = \"{at}/file/below\""), "file exists and is not a folder"),
         (&format!("state = \"{at}\"\ncontainerd = \"{at}/c\""), "the folder of our own sockets"),
     ] {
         let mut text = text.to_owned();

@@ -1,7 +1,7 @@
-//! Sockets that systemd made and passed on: one is used instead of making it, when its name is that
-//! of one of ours.
+//! Socket activation: the daemon uses a socket that systemd passed if it has the name of one of the
+//! daemon's sockets.
 //!
-//! Its name is the `FileDescriptorName=` of its unit; without one, the name of its file.
+//! The name is the `FileDescriptorName=` of the unit or, without one, the name of the socket's file.
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
@@ -10,18 +10,21 @@ use listenfd::ListenFd;
 
 use crate::model::{Error, Result};
 
-/// What systemd calls a descriptor that nobody named.
+/// systemd's name for a descriptor without a name.
 const UNNAMED: &str = "unknown";
 
-/// Sockets that were passed, by name.
+/// The sockets that systemd passed, by name.
 #[derive(Debug, Default)]
 pub struct ActivatedSockets {
     listeners: BTreeMap<String, UnixListener>,
 }
 
 impl ActivatedSockets {
-    /// Those that were passed to this process. To be called once, and before threads are started:
-    /// it takes the environment variables that tell of them away.
+    /// Takes the sockets passed to this process. Must be called once and before any thread starts,
+    /// because it removes environment variables.
+    ///
+    /// # Errors
+    /// If a socket is not a unix stream listener, has no name, or shares its name with another one.
     pub fn from_env() -> Result<Self> {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
@@ -29,16 +32,16 @@ impl ActivatedSockets {
         let mut listeners = BTreeMap::new();
         for index in 0..passed.len() {
             let name = names.next().filter(|name| !name.is_empty() && *name != UNNAMED);
-            let told = |e: &dyn std::fmt::Display| {
+            let failed = |e: &dyn std::fmt::Display| {
                 let name = name.unwrap_or(UNNAMED);
                 Error::InvalidArgument(format!("the socket {name:?} that systemd passed: {e}"))
             };
-            let Some(listener) = passed.take_unix_listener(index).map_err(|e| told(&e))? else {
+            let Some(listener) = passed.take_unix_listener(index).map_err(|e| failed(&e))? else {
                 continue;
             };
             let name = match name {
                 Some(name) => name.to_owned(),
-                None => file_name(&listener).ok_or_else(|| told(&"it has no name"))?,
+                None => file_name(&listener).ok_or_else(|| failed(&"it has no name"))?,
             };
             if listeners.insert(name.clone(), listener).is_some() {
                 return Err(Error::InvalidArgument(format!("systemd passed two sockets {name:?}")));
@@ -47,17 +50,17 @@ impl ActivatedSockets {
         Ok(Self { listeners })
     }
 
-    /// Whether there is one of that name.
-    pub fn has(&self, name: &str) -> bool {
+    /// Returns true if a socket of that name was passed.
+    pub fn contains(&self, name: &str) -> bool {
         self.listeners.contains_key(name)
     }
 
-    /// The socket of that name, if it was passed.
+    /// Takes the socket of that name, if it was passed.
     pub fn take(&mut self, name: &str) -> Option<UnixListener> {
         self.listeners.remove(name)
     }
 
-    /// Refuses what is left: clients would connect to it, and nobody would answer.
+    /// Refuses sockets that the daemon did not take: clients could connect, but no process would answer.
     pub fn reject_unclaimed(&self) -> Result<()> {
         let Some(name) = self.listeners.keys().next() else { return Ok(()) };
         Err(Error::InvalidArgument(

@@ -1,4 +1,5 @@
-//! systemd: [`activation`] takes sockets that it made, [`notify`] tells it what the daemon does.
+//! systemd: [`activation`] takes the sockets that systemd created, [`notify`] reports the daemon's status
+//! to systemd.
 
 pub mod activation;
 pub mod notify;

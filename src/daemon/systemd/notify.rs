@@ -1,13 +1,13 @@
-//! Telling systemd how things stand: ready, what we do, stopping; and that we are alive.
+//! Reports to systemd: ready, status, stopping, and the watchdog's keep-alive.
 //!
-//! Alive is a daemon whose store can be read and whose writing thread answers: the watchdog is told
-//! so after that was tried, and hears nothing when it failed. A containerd behind that is down is
-//! no reason to be restarted, nor is a store's folder that was removed; the status says it.
+//! The daemon sends a keep-alive only after a check that its store can be read and that the writer
+//! thread answers. A restart would not help if the upstream containerd is down or the store's folder was
+//! removed, so these only change the status.
 //!
-//! A datagram waits for room while the listener does not read, so each is sent off the async
-//! threads: a systemd that hangs holds up nobody's call.
+//! Sending a datagram blocks while systemd does not read, so it happens on the blocking pool: a hanging
+//! systemd delays no call.
 //!
-//! Without a `NOTIFY_SOCKET` in the environment nothing is done.
+//! Without a `NOTIFY_SOCKET` in the environment these functions do nothing.
 
 use std::time::Duration;
 
@@ -15,48 +15,50 @@ use sd_notify::NotifyState::{self, Ready, Status, Stopping, Watchdog};
 
 use crate::health::Health;
 
-/// How often the status is looked at, at most.
+/// Longest interval between two checks of the status.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The same at the start, before a containerd's events come in, and while not all is well: whoever
-/// has waited until it is well is then not told otherwise by `systemctl status`.
+/// The interval at the start, and while the daemon is not healthy. It is short so that `systemctl status`
+/// is up to date soon after the daemon becomes healthy.
 const STATUS_INTERVAL_STARTUP: Duration = Duration::from_secs(1);
 
-/// How long the daemon's start and end wait for a listener that does not read.
+/// How long the daemon's start and stop wait for a systemd that does not read.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Tells that calls are answered, and what is served.
+/// Reports that the daemon answers calls, with its status.
 pub async fn ready(status: &str) {
     let status = status.to_owned();
-    let told = tell(move || send(&[Ready, Status(&status)]));
-    let _ = tokio::time::timeout(NOTIFY_TIMEOUT, told).await;
+    let sent = send_on_pool(move || send(&[Ready, Status(&status)]));
+    let _ = tokio::time::timeout(NOTIFY_TIMEOUT, sent).await;
 }
 
-/// Tells that the daemon is ending.
+/// Reports that the daemon is stopping.
 pub async fn stopping() {
-    let told = tell(|| send(&[Stopping, Status("stopping: waiting for the calls under way")]));
-    let _ = tokio::time::timeout(NOTIFY_TIMEOUT, told).await;
+    let sent =
+        send_on_pool(|| send(&[Stopping, Status("stopping: waiting for the calls in flight")]));
+    let _ = tokio::time::timeout(NOTIFY_TIMEOUT, sent).await;
 }
 
-/// Keeps telling, for as long as it runs. `status` is what holds while all is well.
+/// Sends keep-alives and changes of the status until the task is aborted. `status` is the status of a
+/// healthy daemon.
 pub async fn run(health: Health, status: String) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
-    // Half of the time that systemd waits, as it recommends.
+    // systemd recommends half of the watchdog's timeout.
     let watchdog = sd_notify::watchdog_enabled().map(|time| time / 2);
-    let often = watchdog.map_or(STATUS_INTERVAL, |time| time.min(STATUS_INTERVAL));
-    let mut look = tokio::time::interval(often);
-    look.reset_after(often.min(STATUS_INTERVAL_STARTUP));
-    let mut told = status.clone();
+    let interval = watchdog.map_or(STATUS_INTERVAL, |time| time.min(STATUS_INTERVAL));
+    let mut ticks = tokio::time::interval(interval);
+    ticks.reset_after(interval.min(STATUS_INTERVAL_STARTUP));
+    let mut last_sent = status.clone();
     let mut failing = false;
     loop {
-        look.tick().await;
+        ticks.tick().await;
         match health.liveness().await {
             Ok(()) => {
                 failing = false;
                 if watchdog.is_some() {
-                    tell(|| send(&[Watchdog])).await;
+                    send_on_pool(|| send(&[Watchdog])).await;
                 }
             }
             Err(e) if !std::mem::replace(&mut failing, true) => {
@@ -69,23 +71,23 @@ pub async fn run(health: Health, status: String) {
             Err(e) => format!("{status}: {}", e.message().replace('\n', " ")),
         };
         if now != status {
-            look.reset_after(often.min(STATUS_INTERVAL_STARTUP));
+            ticks.reset_after(interval.min(STATUS_INTERVAL_STARTUP));
         }
-        if now != told {
-            told.clone_from(&now);
-            tell(move || send(&[Status(&now)])).await;
+        if now != last_sent {
+            last_sent.clone_from(&now);
+            send_on_pool(move || send(&[Status(&now)])).await;
         }
     }
 }
 
-async fn tell(send: impl FnOnce() + Send + 'static) {
-    // It fails only when the daemon is ending.
+async fn send_on_pool(send: impl FnOnce() + Send + 'static) {
+    // Joining fails only while the runtime shuts down.
     let _ = tokio::task::spawn_blocking(send).await;
 }
 
 fn send(state: &[NotifyState<'_>]) {
     // Without a NOTIFY_SOCKET this does nothing.
     if let Err(e) = sd_notify::notify(state) {
-        log::warn!("systemd cannot be told how things stand: {e}");
+        log::warn!("reporting the status to systemd: {e}");
     }
 }
