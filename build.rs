@@ -28,7 +28,7 @@ fn main() {
         .pure()
         .include("protos")
         .inputs(PROTOS)
-        // Ordered maps give every record one encoding: equal images are equal bytes.
+        // Ordered maps make the encoding of a record unique: equal images are equal bytes.
         .customize(Customize::default().btreemaps(true).gen_mod_rs(true))
         .cargo_out_dir("api")
         .run_from_script();

@@ -1,6 +1,6 @@
-//! The message types of the API, generated from `protos/` by `build.rs`.
+//! The message types of the API, which `build.rs` generates from `protos/`.
 //!
-//! One set serves both transports. Nothing here is written by hand.
+//! Both transports use the same types.
 
 #[allow(missing_docs, clippy::all, clippy::pedantic, clippy::restriction)]
 mod generated {

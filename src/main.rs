@@ -1,4 +1,4 @@
-//! The program `lmdb-images`. All of it is in the library, where tests reach it.
+//! The program `lmdb-images`. Its code is in the library, where tests reach it.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 

@@ -1,7 +1,7 @@
-//! Parsing the command line, and saying what is wrong with it.
+//! Parses the command line and corrects clap's errors.
 //!
-//! clap repeats in its sentences what it was given. That is text from outside, and an environment
-//! variable may have been at fault rather than an argument: both are put right here.
+//! clap's errors repeat their input, which is external text, so this module escapes it. They also name
+//! the argument when the value came from an environment variable, so this module names the variable.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -14,27 +14,30 @@ use super::output::{Failure, print_rendered};
 use super::{Cli, command};
 use crate::model::printable::one_line;
 
-/// The exit status after a wrong command line.
-const USAGE: u8 = 2;
+/// Exit status for a wrong command line.
+const EXIT_USAGE: u8 = 2;
 
-/// Parses the arguments. A help or a wrong command line ends the program.
+/// Parses the arguments.
+///
+/// # Errors
+/// The exit status, after printing the help that was asked for or the error.
 pub fn parse(arguments: Vec<OsString>) -> Result<(Cli, ArgMatches), Failure> {
     let parsed = command().try_get_matches_from(&arguments);
     let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     parsed.map_err(|mut error| {
-        if is_of_environment(&error, &arguments) {
+        if is_from_environment(&error, &arguments) {
             name_variable(&mut error, &arguments);
         }
-        end(error)
+        print_and_exit(error)
     })
 }
 
-/// Prints a help, or what is wrong, and ends the program.
-pub fn end(mut error: clap::Error) -> Failure {
+/// Prints a help or an error of clap, and returns the exit status.
+pub fn print_and_exit(mut error: clap::Error) -> Failure {
     escape(&mut error);
     let printed = print_rendered(&error.render(), error.use_stderr());
     if error.use_stderr() {
-        return Failure::Status(ExitCode::from(USAGE));
+        return Failure::Status(ExitCode::from(EXIT_USAGE));
     }
     match printed {
         Ok(()) => Failure::Status(ExitCode::SUCCESS),
@@ -42,7 +45,7 @@ pub fn end(mut error: clap::Error) -> Failure {
     }
 }
 
-/// Makes one line of each text that the sentence repeats.
+/// Escapes each text that the error repeats, and makes one line of it.
 fn escape(error: &mut clap::Error) {
     let known: Vec<_> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
     for (kind, value) in known {
@@ -57,8 +60,9 @@ fn escape(error: &mut clap::Error) {
     }
 }
 
-/// Whether the arguments alone are right, or wrong in another way: then a variable is at fault.
-fn is_of_environment(error: &clap::Error, arguments: &[OsString]) -> bool {
+/// Returns true if the error comes from an environment variable: the arguments alone give another
+/// result.
+fn is_from_environment(error: &clap::Error, arguments: &[OsString]) -> bool {
     if !matches!(
         error.kind(),
         ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::InvalidUtf8
@@ -72,11 +76,11 @@ fn is_of_environment(error: &clap::Error, arguments: &[OsString]) -> bool {
 }
 
 fn without_environment(command: clap::Command) -> clap::Command {
-    let no_name = |arg: clap::Arg| arg.env(Resettable::Reset);
-    command.mut_args(no_name).mut_subcommands(without_environment)
+    let reset = |arg: clap::Arg| arg.env(Resettable::Reset);
+    command.mut_args(reset).mut_subcommands(without_environment)
 }
 
-/// Puts the name of the variable in the place of the argument that it stands for.
+/// Replaces the name of the argument in the error with that of its environment variable.
 fn name_variable(error: &mut clap::Error, arguments: &[OsString]) {
     let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidArg) else { return };
     let mut known = command();
@@ -89,6 +93,6 @@ fn name_variable(error: &mut clap::Error, arguments: &[OsString]) {
     }
     let argument = innermost.get_arguments().find(|arg| arg.to_string() == *name);
     let Some(variable) = argument.and_then(|arg| arg.get_env()) else { return };
-    let said = format!("environment variable {}", variable.to_string_lossy());
-    error.insert(ContextKind::InvalidArg, ContextValue::String(said));
+    let name = format!("environment variable {}", variable.to_string_lossy());
+    error.insert(ContextKind::InvalidArg, ContextValue::String(name));
 }

@@ -8,16 +8,16 @@ use super::StoreArgs;
 use super::output::{Failure, Output, note};
 use crate::admin::backup;
 
-/// Write one state of the store to a file, also beside a running daemon
+/// Write a snapshot of the store to a file
 ///
-/// The file is compact, closed to others, on disk and read back before it gets its name. A damaged
-/// store is refused. `restore` puts the file back.
+/// The daemon may keep running. The file is compact and readable by its owner only. It is synced and
+/// verified before it gets its name. A damaged store is refused. `restore` puts the file back.
 #[derive(Args)]
 pub struct Backup {
     #[command(flatten)]
     root: StoreArgs,
 
-    /// Replace a file of that name
+    /// Replace an existing file
     #[arg(long)]
     force: bool,
 
@@ -26,7 +26,7 @@ pub struct Backup {
 }
 
 impl Backup {
-    /// Writes it, and prints one line of what was done.
+    /// Writes the backup, and prints a summary.
     pub fn run(self) -> Result<(), Failure> {
         let root = self.root.folder()?;
         note(format_args!("copying the store in {} to {}", root.display(), self.file.display()));

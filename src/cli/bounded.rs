@@ -1,5 +1,5 @@
-//! A whole number that must lie in bounds, wherever it is read: on the command line, in the
-//! environment, in a file.
+//! A whole number with bounds, checked wherever it is read: on the command line, in the environment, in a
+//! file.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub struct Bounded<const MIN: u32, const MAX: u32>(u32);
 
 impl<const MIN: u32, const MAX: u32> Bounded<MIN, MAX> {
-    /// The number, moved into the bounds if it lies outside: for values that are ours.
+    /// Clamps a number to the bounds: for the program's own values.
     pub fn clamped(number: u64) -> Self {
         Self(u32::try_from(number).unwrap_or(MAX).clamp(MIN, MAX))
     }
@@ -57,11 +57,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_lies_outside_is_refused_with_the_bounds() {
+    fn a_number_out_of_bounds_is_refused_with_the_bounds() {
         assert_eq!("7".parse::<Bounded<1, 9>>().unwrap().get(), 7);
         for text in ["0", "10", "-1", "99999999999"] {
-            let told = text.parse::<Bounded<1, 9>>().unwrap_err();
-            assert_eq!(told, format!("{text} is not in 1..=9"));
+            let error = text.parse::<Bounded<1, 9>>().unwrap_err();
+            assert_eq!(error, format!("{text} is not in 1..=9"));
         }
         assert!("x".parse::<Bounded<1, 9>>().is_err());
         assert_eq!(Bounded::<1, 9>::clamped(1 << 40).get(), 9);

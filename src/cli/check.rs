@@ -8,30 +8,30 @@ use super::StoreArgs;
 use super::output::{Failure, note, print, report_error};
 use crate::admin::check;
 
-/// Look whether the store is whole
+/// Verify the store's integrity
 ///
-/// Every page of the file, every record and its checksum, and that the index agrees with the records.
-/// It reads one state, also beside a running daemon, and changes nothing.
+/// Checks every page of the file, every record and its checksum, and that the index agrees with the
+/// records. Reads one snapshot and changes nothing. The daemon may keep running.
 ///
-/// Exits with 0 when the store is whole, 1 when something is damaged, 2 when it could not be looked at.
+/// Exits with 0 when the store is whole, 1 when something is damaged, 2 when the check failed.
 #[derive(Args)]
 pub struct Check {
     #[command(flatten)]
     root: StoreArgs,
 
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 impl Check {
-    /// Looks, and prints what was found.
+    /// Checks, and prints the report.
     pub fn run(self) -> Result<ExitCode, Failure> {
-        let looked = self.root.folder().and_then(|root| {
+        let report = self.root.folder().and_then(|root| {
             note(format_args!("checking the store in {}", root.display()));
             check::run(&root)
         });
-        match looked {
+        match report {
             Ok(report) => {
                 let text = if self.json { report.json() } else { report.to_string() };
                 print(|out| writeln!(out, "{text}"))?;

@@ -6,10 +6,10 @@ use super::StoreArgs;
 use super::output::{Failure, Output, note};
 use crate::admin::compact;
 
-/// Give the space of deleted records back to the disk
+/// Shrink the data file by copying it without free pages
 ///
-/// The file does not shrink by itself: its free pages are used again. A compact copy is made and put
-/// in its place. No daemon may serve the store meanwhile.
+/// The file does not shrink by itself: LMDB reuses the pages of deleted records. The compact copy is
+/// verified before it replaces the file. The daemon must be stopped.
 #[derive(Args)]
 pub struct Compact {
     #[command(flatten)]
@@ -17,10 +17,10 @@ pub struct Compact {
 }
 
 impl Compact {
-    /// Compacts, and prints one line of what was done.
+    /// Compacts, and prints a summary.
     pub fn run(self) -> Result<(), Failure> {
         let root = self.root.folder()?;
-        note(format_args!("writing the store in {} anew, without free pages", root.display()));
+        note(format_args!("copying the store in {} without its free pages", root.display()));
         let done = compact::run(&root)?;
         let mut out = Output::new();
         let summary = format!("{} bytes, were {}", done.after, done.before);

@@ -7,10 +7,10 @@ use super::output::{Failure, print};
 use super::settings::{self, File, Settings};
 use crate::model::printable::escaped;
 
-/// The settings of the daemon: a file to begin with, whether a file is right, and what holds
+/// Show, check or generate the configuration
 ///
-/// A setting is a key of the file, an environment variable and a flag of serve. A flag is stronger
-/// than its variable, a variable than the file, the file than the default.
+/// Each setting is a flag of serve, an environment variable and a key of the file. The flag takes
+/// precedence over the variable, the variable over the file, the file over the default.
 #[derive(Args)]
 pub struct Config {
     #[command(subcommand)]
@@ -19,31 +19,31 @@ pub struct Config {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Print a file with every setting, its default, and what it is for
+    /// Print a file with every setting, its default and its meaning
     Default,
 
-    /// Check a file; when something is wrong in it, say in which line and exit with 1
+    /// Check a file; print the first error with its line and exit with 1 if there is one
     Check {
         #[command(flatten)]
         file: File,
     },
 
-    /// Print the settings that hold, and where each comes from
+    /// Print the settings in effect, and the source of each
     ///
-    /// It takes the flags of serve. What it prints can be used as a file.
+    /// Takes the flags of serve. The output can be used as a file.
     Show {
         #[command(flatten)]
         file: File,
         #[command(flatten)]
         settings: Box<Settings>,
-        /// One JSON object: for each setting its value, null if it has none, and where it is from
+        /// Print one JSON object: the value of each setting, null if there is none, and its source
         #[arg(long)]
         json: bool,
     },
 }
 
 impl Config {
-    /// Does it. `matches` are those of the whole command line.
+    /// Runs the action. `matches` are those of the whole command line.
     pub fn run(self, matches: &ArgMatches) -> Result<(), Failure> {
         match self.action {
             Action::Default => {
@@ -51,7 +51,7 @@ impl Config {
                 print(|out| out.write_all(text.as_bytes()))?;
             }
             Action::Check { file } => {
-                let found = file.read_if_there()?;
+                let found = file.read_if_exists()?;
                 let is_there = found.is_some();
                 let settings = Settings::default().merged(&found.unwrap_or_default())?;
                 settings::checked(settings, settings::innermost(matches), &file)?;
@@ -66,13 +66,13 @@ impl Config {
     }
 }
 
-/// A file in which all is commented out: it changes nothing until somebody does.
+/// Returns a file in which all settings are commented out, so that it changes nothing as it is.
 fn default_file() -> String {
     let defaults = Settings::defaults().table();
     let mut text = String::from(
         "# Settings of lmdb-images. Each is also a flag of \"lmdb-images serve\" and an environment\n\
-         # variable, which are stronger than this file. What is commented out is the default, or an\n\
-         # example where there is none.\n",
+         # variable, which take precedence over this file. A line that is commented out shows the default,\n\
+         # or an example if there is none.\n",
     );
     for setting in settings::all() {
         let value = match (defaults.get(&setting.key), setting.value.as_str()) {
@@ -88,7 +88,7 @@ fn default_file() -> String {
     text
 }
 
-/// Text as a comment of lines that are not too long.
+/// Formats a text as a comment with lines of at most 100 characters.
 fn comment(text: &str) -> String {
     let mut lines = vec![String::from("#")];
     for word in text.split_whitespace() {

@@ -9,10 +9,10 @@ use super::{ContainerdArgs, StoreArgs, block_on};
 use crate::admin::diff;
 use crate::model::printable::one_line;
 
-/// Show what differs between the store and a running containerd
+/// Compare the store with a running containerd
 ///
-/// One line an image: namespace, name, what differs and in which fields; nothing when all is well. Exits with 1 when
-/// something differs. It reads beside a running daemon and changes nothing.
+/// Prints one line for each image that differs: namespace, name, and the fields that differ. Changes
+/// nothing. The daemon may keep running. Exits with 1 when something differs.
 #[derive(Args)]
 pub struct Diff {
     #[command(flatten)]
@@ -21,7 +21,7 @@ pub struct Diff {
     #[command(flatten)]
     containerd: ContainerdArgs,
 
-    /// One JSON object a line
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -43,7 +43,7 @@ impl Diff {
         })?;
         if found.aside > 0 {
             note(format_args!(
-                "{} images are set aside in the store: containerd no longer had them after a gap",
+                "{} images are set aside in the store: containerd no longer had them after a gap in its events",
                 found.aside
             ));
         }

@@ -6,22 +6,22 @@ use super::output::{Failure, print};
 use super::{NamespaceArg, StoreArgs};
 use crate::admin::explain;
 
-/// Show how images that match filters are found
+/// Show how a list with filters finds its images
 ///
-/// One FILTER at least must match, as for `ls`. Names, digests and labels are looked up when a filter
-/// asks for them by ==, and names and digests also by ~= with a pattern that begins with ^ and plain
-/// text. If every filter has such a part, only what is found so is looked at; otherwise every image.
-/// Where there is a store it says how many that are.
+/// An image matches if any FILTER matches, as for `ls`. The index finds names, digests and labels that a
+/// filter compares by ==, and names and digests that it compares by ~= with a pattern that begins with ^
+/// and plain text. If every filter has such a part, the list reads only the images found by the index;
+/// otherwise it reads every image. If there is a store, the output has the number of images read.
 #[derive(Args)]
 pub struct Explain {
-    /// Which images
+    /// Filters of images
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
 
     #[command(flatten)]
-    space: NamespaceArg,
+    namespace: NamespaceArg,
 
-    /// As JSON (docs/json.md)
+    /// Print JSON (docs/json.md)
     #[arg(long)]
     json: bool,
 
@@ -30,9 +30,9 @@ pub struct Explain {
 }
 
 impl Explain {
-    /// Plans, and prints the plan.
+    /// Plans the list, and prints the plan.
     pub fn run(self) -> Result<(), Failure> {
-        let namespace = self.space.parse()?;
+        let namespace = self.namespace.parse()?;
         let explained = explain::run(&self.root.folder()?, &namespace, &self.filters)?;
         print(|out| match self.json {
             true => writeln!(out, "{:#}", explained.json()),

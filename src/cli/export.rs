@@ -9,12 +9,12 @@ use super::{ContainerdArgs, StoreArgs, block_on};
 use crate::admin::export::{self, Options, Outcome};
 use crate::model::printable::one_line;
 
-/// Put the image records and namespaces of the store into a running containerd
+/// Copy the image records and namespaces of the store into a running containerd
 ///
-/// The way out: after it, containerd alone has every name whose content it has. An image whose
-/// content it does not have is listed and left, and so is one that it has otherwise. Nothing is
-/// removed, and a second run changes nothing. It reads beside a running daemon, or without one.
-/// Times of creation and change are kept by containerd 1.7 and later.
+/// Afterwards containerd has every name whose content it has, and can be used without this program. An
+/// image is listed and left if containerd lacks its content, or has a different image of that name.
+/// Removes nothing, and a second run changes nothing. The daemon may keep running. containerd 1.7 and
+/// later keep the times of creation and change.
 ///
 /// Exits with 1 when something was left.
 #[derive(Args)]
@@ -25,22 +25,23 @@ pub struct Export {
     #[command(flatten)]
     containerd: ContainerdArgs,
 
-    /// Replace what containerd has of the same name but otherwise. Content that nothing else names
-    /// is then collected by containerd
+    /// Replace a different image of the same name in containerd. containerd then collects content that
+    /// no other image refers to
     #[arg(long)]
     overwrite: bool,
 
-    /// Change nothing, and say what would be done
+    /// Change nothing, and print what would change
     #[arg(long)]
     dry_run: bool,
 
-    /// One JSON object a line, for each record that containerd did not have, and no summary
+    /// Print one JSON object per line for each record that containerd lacked or had differently, and no
+    /// summary
     #[arg(long)]
     json: bool,
 }
 
 impl Export {
-    /// Writes the records, prints those that were left, and one line of what was done.
+    /// Exports, and prints the records that were left and a summary.
     pub fn run(self) -> Result<ExitCode, Failure> {
         let root = self.root.folder()?;
         let containerd = self.containerd.socket(&self.root.file)?;
@@ -62,7 +63,7 @@ impl Export {
     }
 }
 
-/// What became of a record, as a line of fields.
+/// Formats the outcome of a record as a line of fields.
 fn line(outcome: &Outcome) -> String {
     let name = match &outcome.name {
         Some(name) => cell(name, MAX_CELL_CHARS),

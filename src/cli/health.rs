@@ -13,17 +13,17 @@ use super::paths::default_state;
 use super::settings::File;
 use crate::admin::health;
 
-/// Ask a running daemon whether it can answer
+/// Ask a running daemon for its health
 ///
-/// It asks grpc.health of the daemon: SERVING when its store can be read and written and, in front of
-/// a containerd, containerd answers and its events come in. Exits with 0 when it is serving, 1 when
-/// it is not, and 3 when nobody answers.
+/// Calls grpc.health of the daemon: SERVING when its store can be read and written and, in front of a
+/// containerd, containerd answers and its events arrive. Exits with 0 when the daemon is serving, 1 when
+/// it is not, and 3 when it does not answer.
 #[derive(Args)]
 pub struct Health {
     #[command(flatten)]
     file: File,
 
-    /// A gRPC socket of the daemon [default: images.sock in its folder of sockets]
+    /// gRPC socket of the daemon [default: images.sock in its folder of sockets]
     #[arg(long, short, env = "LMDB_IMAGES_ADDRESS", value_name = "SOCKET")]
     address: Option<PathBuf>,
 
@@ -31,17 +31,17 @@ pub struct Health {
     #[arg(long, env = "LMDB_IMAGES_STATE", value_name = "DIR")]
     state: Option<PathBuf>,
 
-    /// Ask again until it is serving, for so long: for scripts that have just started it
+    /// Repeat the call until the daemon is serving, for at most this time
     #[arg(long, value_name = "SECONDS", default_value_t = 0, hide_default_value = true)]
     wait: u64,
 
-    /// One JSON object: address, status, and error if nobody answers
+    /// Print one JSON object: address, status, and error if the daemon does not answer
     #[arg(long)]
     json: bool,
 }
 
 impl Health {
-    /// Asks, and prints the answer.
+    /// Calls the daemon, and prints its status.
     pub fn run(self) -> Result<ExitCode, Failure> {
         let address = match (self.address, self.state) {
             (Some(address), _) => address,
@@ -50,14 +50,14 @@ impl Health {
                 self.file.read()?.state.unwrap_or_else(default_state).join("images.sock")
             }
         };
-        let asked =
+        let serving =
             block_on(async { Ok(health::wait(&address, Duration::from_secs(self.wait)).await) })?;
-        let (status, code) = match asked {
+        let (status, code) = match serving {
             Ok(true) => ("SERVING", ExitCode::SUCCESS),
             Ok(false) => ("NOT_SERVING", ExitCode::FAILURE),
             Err(_) => ("UNREACHABLE", ExitCode::from(3)),
         };
-        let error = asked.err().map(|e| e.to_string());
+        let error = serving.err().map(|e| e.to_string());
         if self.json {
             let mut object = json!({ "address": address, "status": status });
             if let (Some(object), Some(error)) = (object.as_object_mut(), error) {

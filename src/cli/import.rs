@@ -13,8 +13,8 @@ use crate::admin::import;
 
 /// Copy the image records and namespaces of a containerd into the store
 ///
-/// Times are kept. What the store holds beside them stays, and a second run changes nothing. No
-/// daemon may serve the store meanwhile. Exits with 1 when something was left out by --salvage.
+/// Keeps the times of the records. Keeps records that only the store has. A second run changes nothing.
+/// The daemon must be stopped. Exits with 1 when --salvage left something out.
 #[derive(Args)]
 pub struct Import {
     #[command(flatten)]
@@ -28,13 +28,13 @@ pub struct Import {
     #[arg(long, value_name = "FILE")]
     bolt: Option<PathBuf>,
 
-    /// Of a damaged bolt file import what can be read, and name what cannot
+    /// Import the readable records of a damaged bolt file, and name the others
     #[arg(long, requires = "bolt")]
     salvage: bool,
 }
 
 impl Import {
-    /// Copies, and prints one line of what was done. `matches` are those of the whole command line.
+    /// Imports, and prints a summary. `matches` are those of the whole command line.
     pub fn run(self, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         if self.bolt.is_some() {
             refuse_containerd(matches)?;
@@ -60,16 +60,16 @@ fn print_summary(summary: &import::Summary) -> Result<(), Failure> {
     out.finish(format_args!("imported {summary}"))
 }
 
-/// Ends the program, as clap does, when --containerd is given beside --bolt. `conflicts_with` would
-/// count the variable too, which may stand in anybody's environment for the other commands.
+/// Refuses --containerd beside --bolt, with clap's error. clap's `conflicts_with` would also refuse the
+/// environment variable, which may be set for the other commands.
 fn refuse_containerd(matches: &ArgMatches) -> Result<(), Failure> {
     let source = matches.subcommand().and_then(|(_, import)| import.value_source("socket"));
     if source == Some(ValueSource::CommandLine) {
         let mut all = command();
         all.build();
         let mut import = all.find_subcommand("import").cloned().unwrap_or(all);
-        let said = "the argument '--bolt <FILE>' cannot be used with '--containerd <SOCKET>'";
-        return Err(arguments::end(import.error(ErrorKind::ArgumentConflict, said)));
+        let message = "the argument '--bolt <FILE>' cannot be used with '--containerd <SOCKET>'";
+        return Err(arguments::print_and_exit(import.error(ErrorKind::ArgumentConflict, message)));
     }
     Ok(())
 }

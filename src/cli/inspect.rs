@@ -6,25 +6,25 @@ use super::output::{Failure, pretty, print};
 use super::{NamespaceArg, StoreArgs};
 use crate::admin::ls;
 
-/// Show the whole record of an image, as JSON
+/// Show the whole record of an image as JSON
 ///
-/// Read from the files of the store, beside a running daemon or without one.
+/// Reads the files of the store. The daemon may keep running.
 #[derive(Args)]
 pub struct Inspect {
-    /// The image
+    /// Name of the image
     name: String,
 
     #[command(flatten)]
-    space: NamespaceArg,
+    namespace: NamespaceArg,
 
     #[command(flatten)]
     root: StoreArgs,
 }
 
 impl Inspect {
-    /// Reads, then prints.
+    /// Reads the record, and prints it.
     pub fn run(self) -> Result<(), Failure> {
-        let namespace = self.space.parse()?;
+        let namespace = self.namespace.parse()?;
         let record = pretty(&ls::get(&self.root.folder()?, &namespace, &self.name)?)?;
         print(|out| writeln!(out, "{record}"))
     }

@@ -1,7 +1,7 @@
-//! What is logged, and how: lines for people, or a JSON object a line.
+//! Logging: text lines or one JSON object per line.
 //!
-//! A failure is logged once, where it becomes known, with the names it is about; never what a
-//! client sent or got.
+//! A failure is logged once, where it is detected, with the names that it concerns. Request and reply
+//! bodies are never logged.
 
 use std::fmt;
 use std::io::Write;
@@ -17,17 +17,17 @@ use crate::model::printable::{escaped, one_line, shortened};
 use crate::model::{Error, Result};
 use crate::transport::ttrpc::server::PAYLOAD_LOG_TARGET;
 
-/// The libraries' own lines are about clients that misbehave, which is nothing to act on; what is,
-/// we log ourselves. A filter that names a library has it speak.
+/// Libraries are silent unless the filter names them: they log misbehaving clients, which need no action.
+/// The program logs faults that need action itself.
 const LIBRARIES: &str = "ttrpc=off,h2=off,hyper=off";
 
-/// A longer message is shortened in the middle.
+/// Length from which a message is shortened in the middle.
 const MAX_MESSAGE_CHARS: usize = 4000;
 
-/// How the parts of this program begin.
-const OURS: &str = "lmdb_images";
+/// Prefix of this program's log targets.
+const OWN_TARGET: &str = "lmdb_images";
 
-/// What is logged: a level, and others for parts of the program, as `RUST_LOG` has it.
+/// Filter of log lines in the syntax of `RUST_LOG`: a level, and other levels for parts of the program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Filter(String);
@@ -42,7 +42,7 @@ impl TryFrom<String> for Filter {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        // RUST_LOG= is no wish for silence; "off" is.
+        // An empty RUST_LOG means the default; "off" silences the log.
         if text.is_empty() {
             return Ok(Self::default());
         }
@@ -52,13 +52,13 @@ impl TryFrom<String> for Filter {
     }
 }
 
-/// Refuses a filter that logs nothing because a word of it is misspelt: to the parser every word that is
-/// no level is the name of some program's part.
+/// Refuses a filter with a misspelt word. The parser takes every word that is not a level as the name of
+/// a target, so a misspelt level would silence the log.
 fn check_words(text: &str) -> Result<(), String> {
     const HELP: &str = "begin with a level, which is error, warn, info, debug, trace or off, such as \
-                        info,lmdb_images::front=debug";
+                        info,lmdb_images::proxy=debug";
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
-    let is_ours = |word: &str| word == OURS || word.starts_with(&format!("{OURS}::"));
+    let is_ours = |word: &str| word == OWN_TARGET || word.starts_with(&format!("{OWN_TARGET}::"));
     let words = text.split('/').next().unwrap_or_default();
     let words = words.split(',').map(str::trim).filter(|word| !word.is_empty());
     let mut sets_ours = false;
@@ -100,7 +100,7 @@ impl fmt::Display for Filter {
     }
 }
 
-/// How a line looks.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -111,13 +111,13 @@ pub enum Format {
     Json,
 }
 
-/// Starts logging to stderr; once in a process.
+/// Starts logging to stderr. Must be called once per process.
 pub fn start(filter: &Filter, format: Format) {
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(&format!("{LIBRARIES},{filter}"));
     builder.filter_module(PAYLOAD_LOG_TARGET, LevelFilter::Off);
-    // Nothing of a record reaches the log but through `message`. Times are written here: env_logger's
-    // own panic when the clock is out of their years.
+    // All text reaches the log through `message` or `json`, which escape it. Times are formatted here
+    // because env_logger's own formatting panics when the clock is out of range.
     builder.format(move |out, record| {
         let time = clock::display_time();
         match format {
@@ -132,7 +132,7 @@ pub fn start(filter: &Filter, format: Format) {
     builder.init();
 }
 
-/// Starts logging for an admin's command: by `RUST_LOG`, else warnings and worse.
+/// Starts logging for an admin command: by `RUST_LOG`, else warnings and errors.
 pub fn start_for_command() -> Result<()> {
     let wrong = |e: String| Error::InvalidArgument(format!("RUST_LOG: {e}"));
     let filter = match std::env::var_os("RUST_LOG").filter(|text| !text.is_empty()) {
@@ -144,7 +144,7 @@ pub fn start_for_command() -> Result<()> {
     Ok(())
 }
 
-/// The object, its keys in the order in which people read them.
+/// Formats a record as a JSON object. The keys are in reading order.
 fn json(time: &str, record: &Record<'_>) -> String {
     #[derive(Serialize)]
     struct Line<'l> {
@@ -157,11 +157,11 @@ fn json(time: &str, record: &Record<'_>) -> String {
         level: record.level().as_str().to_lowercase(),
         message: shortened(&record.args().to_string(), MAX_MESSAGE_CHARS).into_owned(),
     };
-    // Strings can be written always; a line must not be lost all the same.
+    // Serializing strings cannot fail. If it did, the message would still be logged.
     escaped(&serde_json::to_string(&line).unwrap_or(line.message)).into_owned()
 }
 
-/// The message of a record, as one line.
+/// Formats the message of a record as one line.
 fn message(record: &Record<'_>) -> String {
     one_line(&record.args().to_string())
 }
@@ -185,9 +185,9 @@ mod tests {
     #[test]
     fn a_filter_that_is_none_is_refused() {
         assert_eq!("".parse::<Filter>().unwrap(), Filter::default());
-        "info,lmdb_images::front=debug".parse::<Filter>().unwrap();
+        "info,lmdb_images::proxy=debug".parse::<Filter>().unwrap();
         for some in
-            ["off", "WARN", "lmdb_images=debug", "lmdb_images::front", "info,h2=debug", "info/x"]
+            ["off", "WARN", "lmdb_images=debug", "lmdb_images::proxy", "info,h2=debug", "info/x"]
         {
             some.parse::<Filter>().unwrap_or_else(|e| panic!("{some}: {e}"));
         }

@@ -14,44 +14,44 @@ use crate::admin::ls::{self, Listing, Selection};
 use crate::clock;
 use crate::model::Error;
 
-/// List images, from the files of the store
+/// List images from the files of the store
 ///
-/// Beside a running daemon or without one; nothing is changed. FILTERs are those of `ctr images ls`:
-/// an image is listed when any of them matches, for example name~=alpine or
-/// labels.stage==production,target.digest~=^sha256:aa. A character that cannot be seen is
-/// escaped, and such a name put in quotes. In the table a long text is shortened in the middle.
+/// Changes nothing. The daemon may keep running. FILTERs are those of `ctr images ls`: an image is listed
+/// when any of them matches, for example name~=alpine or
+/// labels.stage==production,target.digest~=^sha256:aa. Invisible characters are escaped, and a name with
+/// one is put in quotes. The table shortens long texts in the middle.
 ///
 /// Exits with 1 when damaged records are left out.
 #[derive(Args)]
 pub struct Ls {
-    /// Which images
+    /// Filters of images
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
 
     #[command(flatten)]
-    space: NamespaceArg,
+    namespace: NamespaceArg,
 
     /// All namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
 
-    /// Only images of this digest, or of those that begin so: sha256:ab12
+    /// Only images whose digest is this or begins with it: sha256:ab12
     #[arg(long, value_name = "DIGEST")]
     digest: Option<String>,
 
-    /// Only images with this label: KEY for any value, or KEY=VALUE; given again, with that too
+    /// Only images with this label: KEY for any value, or KEY=VALUE; may be repeated, then all must match
     #[arg(long = "label", value_name = "LABEL")]
     labels: Vec<String>,
 
-    /// In the table, do not shorten what is long
+    /// Do not shorten long texts in the table
     #[arg(long)]
     no_trunc: bool,
 
-    /// Names only
+    /// Print names only
     #[arg(short, long, conflicts_with = "json")]
     quiet: bool,
 
-    /// One JSON object a line (docs/json.md)
+    /// Print one JSON object per line (docs/json.md)
     #[arg(long)]
     json: bool,
 
@@ -60,9 +60,9 @@ pub struct Ls {
 }
 
 impl Ls {
-    /// Reads, then prints.
+    /// Reads the images, and prints them.
     pub fn run(self) -> Result<ExitCode, Failure> {
-        let one = self.space.parse()?;
+        let one = self.namespace.parse()?;
         let namespace = (!self.all_namespaces).then_some(&one);
         let selection = Selection { digest: self.digest.clone(), labels: self.labels.clone() };
         let filters = selection.filters(self.filters.clone())?;
@@ -117,7 +117,7 @@ fn row(out: &mut dyn Write, image: &ImageJson, now: Timestamp, max: usize) -> io
         "{}\t{}\t{}\t{}\t{}\t{}\t{}",
         cell(&image.name, max),
         cell(&target.media_type, max),
-        // A digest that is cut is none any more: the longest has 135 characters.
+        // A shortened digest is useless. The longest digest has 135 characters.
         cell(&target.digest, max.saturating_add(40)),
         BinaryBytes(target.size.try_into().unwrap_or_default()),
         image.created_at.map_or("-".into(), |at| ago(at, now)),
@@ -126,7 +126,7 @@ fn row(out: &mut dyn Write, image: &ImageJson, now: Timestamp, max: usize) -> io
     )
 }
 
-/// The records of a listing, where a record that cannot be had is an error of the output.
+/// Calls `to` for each record of a listing. A record that cannot be decoded is an error of the output.
 fn each(found: &Listing, mut to: impl FnMut(ImageJson) -> io::Result<()>) -> io::Result<()> {
     /// An error of either side.
     struct Either(io::Error);
@@ -138,7 +138,7 @@ fn each(found: &Listing, mut to: impl FnMut(ImageJson) -> io::Result<()>) -> io:
     found.for_each(|record| to(record).map_err(Either)).map_err(|Either(e)| e)
 }
 
-/// How long ago that was, in its largest unit: `5m ago`.
+/// Formats an age in its largest unit: `5m ago`.
 fn ago(at: Timestamp, now: Timestamp) -> String {
     let seconds = now.as_second().saturating_sub(at.as_second()).max(0);
     let units = [(365 * 86_400, "y"), (86_400, "d"), (3_600, "h"), (60, "m")];

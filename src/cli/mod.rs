@@ -58,7 +58,7 @@ enum Command {
     Health(health::Health),
 }
 
-/// Where the store is.
+/// Argument for the folder of the store.
 #[derive(Args)]
 struct StoreArgs {
     #[command(flatten)]
@@ -70,7 +70,7 @@ struct StoreArgs {
 }
 
 impl StoreArgs {
-    /// The folder.
+    /// Returns the folder, from the argument, the settings file or the default.
     fn folder(&self) -> Result<PathBuf> {
         match &self.root {
             Some(root) => Ok(root.clone()),
@@ -79,7 +79,7 @@ impl StoreArgs {
     }
 }
 
-/// Which containerd an admin's command speaks to.
+/// Argument for the containerd of an admin command.
 #[derive(Args)]
 struct ContainerdArgs {
     /// Socket of the containerd [default: the daemon's, or /run/containerd/containerd.sock]
@@ -88,7 +88,7 @@ struct ContainerdArgs {
 }
 
 impl ContainerdArgs {
-    /// The socket.
+    /// Returns the socket, from the argument, the settings file or the default.
     fn socket(&self, file: &File) -> Result<PathBuf> {
         let usual = || "/run/containerd/containerd.sock".into();
         match &self.socket {
@@ -98,7 +98,7 @@ impl ContainerdArgs {
     }
 }
 
-/// Which namespace an admin's command looks into.
+/// Argument for the namespace of an admin command.
 #[derive(Args)]
 struct NamespaceArg {
     /// The namespace, as for ctr
@@ -107,7 +107,7 @@ struct NamespaceArg {
 }
 
 impl NamespaceArg {
-    /// The namespace.
+    /// Parses the namespace. The error names the flag or the variable that it came from.
     fn parse(&self) -> Result<Namespace> {
         Namespace::parse(&self.namespace).map_err(|e| {
             let named = std::env::var("CONTAINERD_NAMESPACE");
@@ -121,7 +121,7 @@ impl NamespaceArg {
     }
 }
 
-/// Waits for what an admin's command does.
+/// Runs an async admin command on a runtime of its own.
 fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -139,14 +139,20 @@ pub fn command() -> clap::Command {
     without_values(command)
 }
 
-/// The help names environment variables, and not what they hold: that is text from outside.
+/// Hides the values of environment variables from the help: they are external text.
 fn without_values(command: clap::Command) -> clap::Command {
     command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(without_values)
 }
 
-/// Runs the program. 0: done; 1: it failed, with a sentence on stderr, or `diff` found something, or
-/// something was left out, or `health` heard that the daemon is not serving; 2: the command line is
-/// wrong; 3: `health` got no answer; 4: standard output could not be written; 141: its reader closed it.
+/// Runs the program and returns its exit status:
+///
+/// - 0: done
+/// - 1: the command failed with an error on stderr; or `diff` found a difference, a command left records
+///   out, or the daemon is not serving (`health`)
+/// - 2: the command line is wrong, or `check` failed
+/// - 3: the daemon does not answer (`health`)
+/// - 4: standard output could not be written
+/// - 141: the reader of standard output closed the pipe
 pub fn main() -> ExitCode {
     let parsed = arguments::parse(std::env::args_os().collect());
     let ended = parsed.and_then(|(cli, matches)| run(cli.command, &matches));

@@ -1,8 +1,8 @@
-//! The only way from a command to standard output and standard error.
+//! All output of commands to standard output and standard error.
 //!
-//! What is printed is escaped here once more, line by line, whatever a command has done to it: nothing
-//! from outside reaches the terminal as it is. An output that fails is no panic: the command ends
-//! with an exit status of its own, and says what it has done by then.
+//! This module escapes every line once more, so that external text never reaches the terminal unescaped.
+//! When writing fails the program does not panic: it ends with an exit status of its own and reports what
+//! the command had done until then.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,31 +15,30 @@ use crate::model::go::quote::quote;
 use crate::model::printable::{escaped, is_visible, one_line, shortened};
 use crate::model::{Error, Result};
 
-/// The exit status after standard output could not be written, to a full disk for example.
-const OUTPUT_FAILED: u8 = 4;
+/// Exit status if standard output cannot be written, for example to a full disk.
+const EXIT_OUTPUT_FAILED: u8 = 4;
 
-/// The exit status after the reader of a pipe has closed it: what a shell shows of a program that
-/// SIGPIPE ended.
-const OUTPUT_CLOSED: u8 = 128 + 13;
+/// Exit status if the reader of a pipe has closed it: the status that a shell shows for SIGPIPE.
+const EXIT_OUTPUT_CLOSED: u8 = 128 + 13;
 
-/// Around the cells of a table's head: all that may reach a terminal as a control sequence.
+/// Style of the cells of a table's head: the only control sequences that reach a terminal.
 const BOLD: [&str; 2] = ["\u{1b}[1m", "\u{1b}[0m"];
 
-/// A longer text in a table is shortened in the middle.
+/// Length from which a text in a table is shortened in the middle.
 pub const MAX_CELL_CHARS: usize = 100;
 
 /// Why a command ended early.
 #[derive(Debug)]
 pub enum Failure {
-    /// Its work failed.
+    /// The command failed.
     Command(Error),
-    /// All is said; this is the exit status.
+    /// The message is printed already; this is the exit status.
     Status(ExitCode),
     /// Standard output could not be written.
     Output {
-        /// Why.
+        /// Cause of the failure.
         error: io::Error,
-        /// What the command had done by then, if it changes something.
+        /// What the command had changed until then, if it changes anything.
         done: Option<String>,
     },
 }
@@ -52,7 +51,7 @@ impl From<Error> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        // What is printed may be read only then, and the reading fail.
+        // Printing may read records on the way, and an error of reading then comes wrapped.
         match error.downcast::<Error>() {
             Ok(error) => Self::Command(error),
             Err(error) => Self::Output { error, done: None },
@@ -61,7 +60,7 @@ impl From<io::Error> for Failure {
 }
 
 impl Failure {
-    /// Says what failed, and gives the exit status.
+    /// Prints the failure to stderr, and returns the exit status.
     pub fn report(&self) -> ExitCode {
         match self {
             Self::Command(error) => {
@@ -70,23 +69,23 @@ impl Failure {
             }
             Self::Status(status) => *status,
             Self::Output { error, done } if error.kind() == ErrorKind::BrokenPipe => {
-                // The reader had enough; what was changed is said nevertheless.
+                // A reader may close the pipe early, but the user still learns what was changed.
                 if let Some(done) = done {
                     report_error(format_args!("standard output is closed; {done}"));
                 }
-                ExitCode::from(OUTPUT_CLOSED)
+                ExitCode::from(EXIT_OUTPUT_CLOSED)
             }
             Self::Output { error, done } => {
                 let done = done.as_ref().map(|done| format!("; {done}")).unwrap_or_default();
                 report_error(format_args!("writing to standard output: {error}{done}"));
-                ExitCode::from(OUTPUT_FAILED)
+                ExitCode::from(EXIT_OUTPUT_FAILED)
             }
         }
     }
 }
 
-/// Standard output, line by line. After a line that failed further ones are dropped, and [`finish`]
-/// gives the error: a command that changes something goes on.
+/// Standard output, line by line, for commands that change something: they continue when a line cannot be
+/// printed. Further lines are then dropped, and [`finish`] returns the error.
 ///
 /// [`finish`]: Output::finish
 pub struct Output {
@@ -95,13 +94,12 @@ pub struct Output {
 }
 
 impl Output {
-    /// Standard output. Colours are taken out unless it is a terminal that has them, or when
-    /// NO_COLOR is set.
+    /// Opens standard output. Styles are removed if it is not a terminal or if NO_COLOR is set.
     pub fn new() -> Self {
         Self { lines: EscapingWriter::new(Box::new(anstream::stdout())), failed: None }
     }
 
-    /// Prints a line at once.
+    /// Prints and flushes a line.
     pub fn line(&mut self, line: impl fmt::Display) {
         if self.failed.is_none() {
             let written = writeln!(self.lines, "{line}").and_then(|()| self.lines.flush());
@@ -109,39 +107,40 @@ impl Output {
         }
     }
 
-    /// Whether all could be printed. `done` says what the command has changed.
+    /// Returns the error of the first line that could not be printed. `done` says what the command has
+    /// changed.
     pub fn finish(self, done: impl fmt::Display) -> Result<(), Failure> {
         let done = Some(done.to_string());
         self.failed.map_or(Ok(()), |error| Err(Failure::Output { error, done }))
     }
 }
 
-/// Prints to standard output what `write` writes, for a command that changes nothing.
+/// Prints the output of `write` to standard output, for commands that change nothing.
 pub fn print(
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> std::result::Result<(), Failure> {
     let mut out = EscapingWriter::new(BufWriter::new(anstream::stdout().lock()));
     let written = write(&mut out).and_then(|()| out.flush());
     if written.is_err() {
-        // What is still in the buffer has no reader.
+        // Drop the buffer without another attempt to write it.
         drop(out.inner.into_parts());
     }
     Ok(written?)
 }
 
-/// Prints a line to standard error; one that cannot be printed is dropped, as there is no other place
-/// for it.
+/// Prints a line to standard error. If that fails, the line is dropped.
 pub fn note(line: impl fmt::Display) {
     let line = one_line(&line.to_string());
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// Prints the sentence of an error.
+/// Prints an error to standard error.
 pub fn report_error(error: impl fmt::Display) {
     note(format_args!("lmdb-images: {error}"));
 }
 
-/// Prints what clap made of a help or an error, as it is or escaped, to either output.
+/// Prints a help or an error that clap rendered, to standard output or standard error. Escapes it if it
+/// has invisible characters.
 pub fn print_rendered(text: &clap::builder::StyledStr, to_stderr: bool) -> io::Result<()> {
     let plain = text.to_string();
     let text = match plain.lines().all(|line| line.chars().all(is_visible)) {
@@ -155,7 +154,7 @@ pub fn print_rendered(text: &clap::builder::StyledStr, to_stderr: bool) -> io::R
     out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
 
-/// Escapes what is written through it, but for line ends and the styles of a table's head.
+/// Writer that escapes everything except line ends and the styles of a table's head.
 struct EscapingWriter<W> {
     inner: W,
     line: Vec<u8>,
@@ -194,7 +193,7 @@ impl<W: Write> Write for EscapingWriter<W> {
     }
 }
 
-/// A line with what is not visible escaped; tabs separate fields.
+/// Escapes the invisible characters of a line, except the tabs between its fields.
 fn escaped_line(line: &str) -> Cow<'_, str> {
     if line.chars().all(|c| is_visible(c) || c == '\t') {
         return Cow::Borrowed(line);
@@ -214,7 +213,7 @@ fn escaped_line(line: &str) -> Cow<'_, str> {
     Cow::Owned(fields.collect::<Vec<_>>().join("\t"))
 }
 
-/// Prints a table: cells of a row are separated by tabs. The first row is its head.
+/// Prints a table with a head. `rows` writes lines whose cells are separated by tabs.
 pub fn table(
     out: &mut dyn Write,
     head: &str,
@@ -222,15 +221,15 @@ pub fn table(
 ) -> io::Result<()> {
     let mut table = TabWriter::new(out).minwidth(1).padding(2).ansi(true);
     let bold = anstyle::Style::new().bold();
-    // A style that spans cells would count as part of their widths.
+    // Each cell has its own style: TabWriter would count a style that spans cells as part of their widths.
     let cells: Vec<String> = head.split('\t').map(|cell| format!("{bold}{cell}{bold:#}")).collect();
     writeln!(table, "{}", cells.join("\t"))?;
     rows(&mut table)?;
     table.flush()
 }
 
-/// Text as it is, if every character of it is to be seen; else as a Go string literal. So a name
-/// has one line, one cell, and moves no cursor.
+/// Returns a text unchanged if all its characters are visible, else as a Go string literal. So a name
+/// stays on one line and in one cell, and cannot move the cursor.
 pub fn visible(text: &str) -> Cow<'_, str> {
     if !text.is_empty() && !text.starts_with('"') && text.chars().all(is_visible) {
         return Cow::Borrowed(text);
@@ -238,12 +237,12 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped(&quote(text)).into_owned())
 }
 
-/// The same for a table, where a long text would widen every row: shortened in the middle.
+/// As [`visible`], and shortened in the middle: in a table, a long text would widen every row.
 pub fn cell(text: &str, max: usize) -> String {
     visible(&shortened(text, max)).into_owned()
 }
 
-/// One JSON document, on several lines for people.
+/// Formats a value as indented JSON.
 pub fn pretty(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string_pretty(value).map_err(|e| Error::Internal(format!("writing JSON: {e}")))
 }
@@ -253,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_would_obey_is_spelled_out() {
+    fn control_characters_are_escaped() {
         for plain in ["docker.io/library/a:1", "ü", "two words", "a\"b"] {
             assert_eq!(visible(plain), plain);
         }

@@ -1,5 +1,5 @@
-//! Where the settings, the store and the sockets are by default: the folders of the system for root, the XDG
-//! folders for other users.
+//! Default paths of the settings, the store and the sockets: system folders for root, XDG folders for other
+//! users.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// `<$variable>/lmdb-images`, when the variable holds an absolute path as the XDG rules want it.
+/// Returns `<$variable>/lmdb-images` if the variable holds an absolute path, as XDG requires.
 fn xdg(variable: &str) -> Option<PathBuf> {
     let folder = PathBuf::from(std::env::var_os(variable)?);
     folder.is_absolute().then(|| folder.join("lmdb-images"))

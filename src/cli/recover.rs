@@ -9,29 +9,29 @@ use super::StoreArgs;
 use super::output::{Failure, Output, note};
 use crate::admin::recover;
 
-/// Save what can be saved of a damaged store
+/// Save the readable records of a damaged store
 ///
-/// Every record whose checksum is right goes to a fresh store, which takes the damaged one's place; the
-/// damaged file is kept as data.mdb.damaged-TIME. A store that is whole is left as it is. No daemon
-/// may serve the store meanwhile.
+/// Copies every record with a right checksum to a fresh store, which replaces the damaged one. The damaged
+/// file is kept as data.mdb.damaged-TIME. A store without damage is not changed. The daemon must be
+/// stopped.
 ///
-/// Exits with 0 when nothing was lost, with 1 when something was, or may be out of date.
+/// Exits with 0 when nothing was lost, with 1 when a record was lost or may be out of date.
 #[derive(Args)]
 pub struct Recover {
     #[command(flatten)]
     root: StoreArgs,
 
-    /// Leave the damaged store alone and write the fresh one to this folder
+    /// Write the fresh store to this folder and leave the damaged one unchanged
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
 
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 impl Recover {
-    /// Saves, and prints what was found.
+    /// Recovers the store, and prints the report.
     pub fn run(self) -> Result<ExitCode, Failure> {
         let root = self.root.folder()?;
         let at = root.display();

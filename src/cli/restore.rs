@@ -8,25 +8,25 @@ use super::StoreArgs;
 use super::output::{Failure, Output, note};
 use crate::admin::restore;
 
-/// Make a backup the store
+/// Restore the store from a backup
 ///
-/// The backup is read with all its checksums first; a damaged one changes nothing. No daemon may serve
-/// the store meanwhile.
+/// Verifies all checksums of the backup first; a damaged backup changes nothing. The daemon must be
+/// stopped.
 #[derive(Args)]
 pub struct Restore {
     #[command(flatten)]
     root: StoreArgs,
 
-    /// Replace a store that has content, or is damaged; it is kept under another name
+    /// Replace a store that has content or is damaged; the old data file is kept under another name
     #[arg(long)]
     force: bool,
 
-    /// The backup
+    /// The backup file
     file: PathBuf,
 }
 
 impl Restore {
-    /// Restores, and prints what was done.
+    /// Restores, and prints a summary.
     pub fn run(self) -> Result<(), Failure> {
         let root = self.root.folder()?;
         note(format_args!("making {} the store in {}", self.file.display(), root.display()));

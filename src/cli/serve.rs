@@ -12,8 +12,8 @@ use crate::model::{Error, Result};
 
 /// Serve image names from the store, over gRPC (images.sock) and ttrpc (images.sock.ttrpc)
 ///
-/// Runs until SIGTERM or SIGINT, then lets the calls in flight end and exits with 0; a second
-/// signal does not wait for them.
+/// Runs until SIGTERM or SIGINT, then lets the calls in flight end and exits with 0. A second signal
+/// stops at once.
 #[derive(Args)]
 pub struct Serve {
     #[command(flatten)]
@@ -24,9 +24,7 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// Runs the daemon until it is told to stop.
-    ///
-    /// `matches` are those of the whole command line.
+    /// Runs the daemon until a signal stops it. `matches` are those of the containerd command line.
     pub fn run(self, matches: &ArgMatches) -> Result<()> {
         let settings = self.settings.merged(&self.file.read()?)?;
         let log = settings.log.clone().unwrap_or_default();
@@ -34,14 +32,14 @@ impl Serve {
         let config = settings::checked(settings, settings::innermost(matches), &self.file)?;
         logging::start(&log, format);
         process::raise_open_files();
-        // Before there are threads: it changes the environment.
+        // Must run before any thread starts, because it changes the environment.
         let passed = ActivatedSockets::from_env()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .map_err(|e| Error::Internal(format!("starting: {e}")))?;
         let served = runtime.block_on(serve(&config, passed));
-        // Nothing that still runs holds the store: what is left are connections past their time.
+        // The remaining tasks are connections past the drain timeout. None of them holds the store.
         runtime.shutdown_background();
         served
     }
@@ -56,17 +54,17 @@ async fn serve(config: &Config, passed: ActivatedSockets) -> Result<()> {
         daemon.grpc().display(),
         daemon.ttrpc().display()
     );
-    if let Some(whole) = daemon.containerd_socket() {
-        log::info!("in front of containerd on {}", whole.display());
+    if let Some(containerd) = daemon.containerd_socket() {
+        log::info!("in front of containerd on {}", containerd.display());
     }
     if let Some(readonly) = daemon.readonly() {
-        log::info!("for reading only on {}", readonly.display());
+        log::info!("read-only on {}", readonly.display());
     }
     if let Some(metrics) = daemon.metrics() {
         log::info!("metrics on {metrics}");
     }
     notify::ready(daemon.status()).await;
-    // Not in the macro: what is not logged is not evaluated.
+    // Not inside the macro, which does not evaluate its arguments when the level is off.
     let signal = signals.next().await;
     log::info!("{signal}: stopping");
     notify::stopping().await;

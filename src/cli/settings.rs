@@ -1,9 +1,9 @@
-//! The settings of the daemon. Each is a flag of `serve`, an environment variable and a key of the
-//! file; a flag is stronger than its variable, a variable than the file, the file than the default.
+//! The settings of the daemon. Each is a flag of `serve`, an environment variable and a key of the file.
+//! Precedence: flag, environment, file, default.
 //!
-//! There is one struct: clap fills it from flags and environment, serde from the file, and
-//! [`Settings::defaults`] with what holds otherwise. What a setting is for stands in its comment,
-//! which `--help` and `config default` print.
+//! One struct holds them: clap fills it from flags and environment, serde from the file, and
+//! [`Settings::defaults`] with the defaults. `--help` and `config default` print the comments of its
+//! fields.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -28,16 +28,16 @@ use crate::model::{Error, Result};
 use crate::transport::Limits;
 use crate::transport::limits::DEFAULT_MEMORY_BUDGET;
 
-/// The number of a group; the highest one that fits stands for none.
+/// Number of a group. The highest 32-bit number is excluded: the kernel reads it as "no group".
 type Gid = Bounded<0, { u32::MAX - 1 }>;
 
-/// A longer file is none with settings.
+/// Largest size of the settings file in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// The variable that names the file.
+/// The environment variable that names the file.
 const FILE_VARIABLE: &str = "LMDB_IMAGES_CONFIG";
 
-/// The settings, as far as one source has them.
+/// Settings from one source. A field is `None` if the source does not set it.
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -61,7 +61,7 @@ pub struct Settings {
     #[arg(long, env = "LMDB_IMAGES_GID", value_name = "GID")]
     pub gid: Option<Gid>,
 
-    /// Make readonly.sock too, where image names can be read and nothing can be changed
+    /// Also create readonly.sock, where clients can read image names and change nothing
     #[arg(
         long,
         env = "LMDB_IMAGES_READONLY",
@@ -77,17 +77,17 @@ pub struct Settings {
     #[arg(long, env = "LMDB_IMAGES_READONLY_GID", value_name = "GID")]
     pub readonly_gid: Option<Gid>,
 
-    /// Give out metrics in Prometheus format here: a unix socket (a path that begins with /) or a
+    /// Serve metrics in Prometheus format here: a unix socket (a path that begins with /) or a
     /// loopback address with a port, such as 127.0.0.1:9478
     #[arg(long, env = "LMDB_IMAGES_METRICS_ADDRESS", value_name = "ADDRESS")]
     pub metrics_address: Option<Address>,
 
-    /// What is logged: error, warn, info, debug, trace, or by part of the program, such as
-    /// info,lmdb_images::front=debug
+    /// Level of the log: error, warn, info, debug, trace, or levels by part of the program, such as
+    /// info,lmdb_images::proxy=debug
     #[arg(long, env = "RUST_LOG", value_name = "FILTER")]
     pub log: Option<Filter>,
 
-    /// How a line of the log looks: text, or json for one object a line
+    /// Format of the log: text, or json for one object per line
     #[arg(
         long,
         env = "LMDB_IMAGES_LOG_FORMAT",
@@ -96,56 +96,59 @@ pub struct Settings {
     )]
     pub log_format: Option<Format>,
 
-    /// Connections to one socket at a time; a further one is closed at once
+    /// Maximum of open connections per socket; a further one is closed at once
     #[arg(long, env = "LMDB_IMAGES_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<Bounded<1, 1_000_000>>,
 
-    /// Calls of one connection at a time; further ones wait
+    /// Maximum of calls in flight per connection; further ones wait
     #[arg(long, env = "LMDB_IMAGES_MAX_CALLS", value_name = "N")]
     pub max_calls: Option<Bounded<1, 65_536>>,
 
-    /// How long a client may take to send a message that it has begun, in seconds
+    /// How long a client may take to finish sending a message, in seconds
     #[arg(long, env = "LMDB_IMAGES_MESSAGE_TIME", value_name = "SECONDS")]
     pub message_time: Option<Bounded<1, 86_400>>,
 
-    /// How long replies may lie unread before their connection is closed, in seconds
+    /// How long a client may leave replies unread before its connection is closed, in seconds
     #[arg(long, env = "LMDB_IMAGES_UNREAD_TIME", value_name = "SECONDS")]
     pub unread_time: Option<Bounded<1, 86_400>>,
 
-    /// How long calls under way may take to end when the daemon stops, in seconds
+    /// How long calls in flight may take to end when the daemon stops, in seconds
     #[arg(long, env = "LMDB_IMAGES_DRAIN_TIME", value_name = "SECONDS")]
     pub drain_time: Option<Bounded<1, 3_600>>,
 
-    /// Memory for large requests under way, of all connections together, in MiB
+    /// Memory for large requests in flight, of all connections together, in MiB
     #[arg(long, env = "LMDB_IMAGES_REQUEST_BUDGET", value_name = "MIB")]
     pub request_budget: Option<Bounded<16, 4_095>>,
 
-    /// Memory for large replies under way, of all connections together, in MiB
+    /// Memory for large replies in flight, of all connections together, in MiB
     #[arg(long, env = "LMDB_IMAGES_REPLY_BUDGET", value_name = "MIB")]
     pub reply_budget: Option<Bounded<16, 4_095>>,
 }
 
-/// Which file holds settings.
+/// The settings file.
 #[derive(Debug, Clone, Default, Args)]
 pub struct File {
-    /// File with settings [default: /etc/lmdb-images/config.toml, if it is there]
+    /// File with settings [default: /etc/lmdb-images/config.toml, if it exists]
     #[arg(long, env = FILE_VARIABLE, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 impl File {
-    /// Where it is.
+    /// Path of the file.
     pub fn path(&self) -> PathBuf {
         self.config.clone().unwrap_or_else(default_config)
     }
 
-    /// What it says; no settings when it is missing and was not asked for.
+    /// Reads the settings; none if the default file does not exist.
+    ///
+    /// # Errors
+    /// If a setting is wrong, if a file that was named does not exist, or if others may write the file.
     pub fn read(&self) -> Result<Settings> {
-        Ok(self.read_if_there()?.unwrap_or_default())
+        Ok(self.read_if_exists()?.unwrap_or_default())
     }
 
-    /// What it says; nothing when it is missing and was not asked for.
-    pub fn read_if_there(&self) -> Result<Option<Settings>> {
+    /// As [`read`](Self::read), but returns `None` if the default file does not exist.
+    pub fn read_if_exists(&self) -> Result<Option<Settings>> {
         let path = self.path();
         match (file::read_text(&path, MAX_FILE_BYTES), &self.config) {
             (Ok(Some((file, text))), _) => {
@@ -153,18 +156,18 @@ impl File {
                 parse(&text, &path).map(Some)
             }
             (Ok(None), None) => Ok(None),
-            (Ok(None), Some(_)) => Err(self.named(&format!(
-                "there is no file {}: name another, or make one of what `lmdb-images config default` \
-                 prints",
+            (Ok(None), Some(_)) => Err(self.file_error(&format!(
+                "there is no file {}: name another, or create it from the output of `lmdb-images config \
+                 default`",
                 path.display()
             ))),
-            (Err(e), Some(_)) => Err(self.named(e.message())),
+            (Err(e), Some(_)) => Err(self.file_error(e.message())),
             (Err(e), None) => Err(e),
         }
     }
 
-    /// The error about the path, by what named it.
-    fn named(&self, why: &str) -> Error {
+    /// Returns an error that begins with the flag or the variable that named the file.
+    fn file_error(&self, why: &str) -> Error {
         let is_variable = std::env::var_os(FILE_VARIABLE)
             .is_some_and(|named| self.config.as_deref() == Some(Path::new(&named)));
         let by = if is_variable { FILE_VARIABLE } else { "--config" };
@@ -172,9 +175,9 @@ impl File {
     }
 }
 
-/// Refuses a file that others than its owner may write: it says which store and which containerd a daemon
-/// of root uses, and which group may use its sockets. A folder of the daemon is refused for the same
-/// reason.
+/// Refuses a file that users other than its owner may write. The file names the store and the containerd
+/// of a root daemon, and the group that may connect to its sockets. The daemon refuses such folders for
+/// the same reason.
 fn check_mode(file: &std::fs::File, path: &Path) -> Result<()> {
     let at = path.display();
     let found = file.metadata();
@@ -188,7 +191,7 @@ fn check_mode(file: &std::fs::File, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A path of the file: some text, without a zero byte.
+/// Deserializes a path: a text that is not empty and has no zero byte.
 fn path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
     let text = Option::<String>::deserialize(from)?;
     match text.as_deref() {
@@ -201,7 +204,7 @@ fn path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error>
     }
 }
 
-/// Reads settings from the text of the file at `path`.
+/// Parses settings from the text of the file at `path`.
 fn parse(text: &str, path: &Path) -> Result<Settings> {
     toml::from_str(text).map_err(|e| {
         let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
@@ -212,20 +215,20 @@ fn parse(text: &str, path: &Path) -> Result<Settings> {
     })
 }
 
-/// One setting: its key and where else it can be set.
+/// Description of a setting.
 #[derive(Debug)]
 pub struct Setting {
-    /// The key in the file.
+    /// Key in the file.
     pub key: String,
-    /// The environment variable.
+    /// Environment variable.
     pub variable: String,
-    /// What it is for.
+    /// Meaning of the setting.
     pub help: String,
-    /// What its value is: `DIR`, `SECONDS`.
+    /// Kind of its value: `DIR`, `SECONDS`.
     pub value: String,
 }
 
-/// All settings, in the order of the struct.
+/// Returns the descriptions of all settings in the order of the struct.
 pub fn all() -> Vec<Setting> {
     let command = Settings::augment_args(Command::new("settings"));
     let text = |text: Option<String>| text.unwrap_or_default();
@@ -238,7 +241,7 @@ pub fn all() -> Vec<Setting> {
     command.get_arguments().map(setting).collect()
 }
 
-/// Says in the help of `command` what holds for settings that nobody sets.
+/// Adds the defaults of the settings to the help of `command`.
 pub fn with_defaults(mut command: Command) -> Command {
     for (key, value) in Settings::defaults().table() {
         let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -253,7 +256,7 @@ pub fn with_defaults(mut command: Command) -> Command {
 }
 
 impl Settings {
-    /// What holds for those that nobody sets.
+    /// Returns the defaults.
     pub fn defaults() -> Self {
         let limits = Limits::default();
         Self {
@@ -276,13 +279,13 @@ impl Settings {
         }
     }
 
-    /// As keys and values, in the order of the struct.
+    /// Converts to keys and values in the order of the struct.
     pub fn table(&self) -> Table {
-        // Every value is a string, a number or a truth: all that TOML has.
+        // Every value is a string, a number or a boolean, which TOML can represent.
         Table::try_from(self).unwrap_or_default()
     }
 
-    /// These, and what they do not say from `file`, and then from the defaults.
+    /// Completes these settings from `file`, and then from the defaults.
     pub fn merged(&self, file: &Settings) -> Result<Self> {
         let paths =
             [("root", &self.root), ("state", &self.state), ("containerd", &self.containerd)];
@@ -300,7 +303,7 @@ impl Settings {
         merged.try_into().map_err(|e| Error::Internal(format!("merging the settings: {e}")))
     }
 
-    /// What the daemon is started with.
+    /// Converts to the configuration of a daemon.
     pub fn config(self) -> Config {
         let limits = Limits::default();
         let seconds = |time: u32| Duration::from_secs(time.into());
@@ -330,7 +333,7 @@ impl Settings {
     }
 }
 
-/// What the settings come to, if a daemon can start with it: `matches` say where a wrong one is from.
+/// Converts the settings to a checked configuration. `matches` tell the source of a wrong setting.
 pub fn checked(settings: Settings, matches: &ArgMatches, file: &File) -> Result<Config> {
     let config = settings.config();
     config.check().map_err(|(key, why)| {
@@ -346,7 +349,7 @@ pub fn checked(settings: Settings, matches: &ArgMatches, file: &File) -> Result<
     Ok(config)
 }
 
-/// The matches of the innermost subcommand.
+/// Returns the matches of the innermost subcommand.
 pub fn innermost(mut matches: &ArgMatches) -> &ArgMatches {
     while let Some((_, inner)) = matches.subcommand() {
         matches = inner;
@@ -354,7 +357,7 @@ pub fn innermost(mut matches: &ArgMatches) -> &ArgMatches {
     matches
 }
 
-/// Where the value of a setting comes from. `matches` are those that `settings` were parsed from.
+/// Returns the source of a setting's value. `matches` are those that the settings were parsed from.
 pub fn origin(setting: &Setting, matches: &ArgMatches, file: &Table, path: &Path) -> String {
     match matches.value_source(&setting.key) {
         Some(ValueSource::CommandLine) => "flag".into(),

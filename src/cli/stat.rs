@@ -9,13 +9,13 @@ use super::StoreArgs;
 use super::output::{Failure, MAX_CELL_CHARS, cell, pretty, print, table, visible};
 use crate::admin::stat::{self, Stat as Found};
 
-/// Show how large the store is, what it holds, and who reads it
+/// Show size, contents and readers of the store
 ///
-/// Read from the files of the store, beside a running daemon or without one. A reader that is many
-/// commits behind keeps pages from being used again, and the file grows.
+/// Reads the files of the store. The daemon may keep running. A reader that is many commits behind keeps
+/// free pages from being reused, so the file grows.
 #[derive(Args)]
 pub struct Stat {
-    /// One JSON object (docs/json.md)
+    /// Print one JSON object (docs/json.md)
     #[arg(long)]
     json: bool,
 
@@ -24,7 +24,7 @@ pub struct Stat {
 }
 
 impl Stat {
-    /// Looks, then prints.
+    /// Reads the figures, and prints them.
     pub fn run(self) -> Result<(), Failure> {
         let found = stat::run(&self.root.folder()?)?;
         if self.json {
@@ -48,7 +48,7 @@ fn facts(out: &mut dyn Write, found: &Found) -> io::Result<()> {
     writeln!(out, "UUID:      {}, schema {}", found.uuid, found.schema)?;
     match found.owner {
         Some(process) => writeln!(out, "In use by: process {process}")?,
-        None => writeln!(out, "In use by: nobody")?,
+        None => writeln!(out, "In use by: no process")?,
     }
     writeln!(out, "Commits:   {}", HumanCount(found.commits))?;
     writeln!(
@@ -72,10 +72,10 @@ fn facts(out: &mut dyn Write, found: &Found) -> io::Result<()> {
 fn namespaces(out: &mut dyn Write, found: &Found) -> io::Result<()> {
     table(out, "NAMESPACE\tIMAGES\tLEASES\tSET ASIDE", |rows| {
         let mut all = (0, 0, 0);
-        for held in &found.namespaces {
-            let (images, leases, aside) = (held.images, held.leases, held.set_aside);
+        for usage in &found.namespaces {
+            let (images, leases, aside) = (usage.images, usage.leases, usage.set_aside);
             all = (all.0 + images, all.1 + leases, all.2 + aside);
-            writeln!(rows, "{}\t{images}\t{leases}\t{aside}", visible(&held.namespace))?;
+            writeln!(rows, "{}\t{images}\t{leases}\t{aside}", visible(&usage.namespace))?;
         }
         writeln!(rows, "(all)\t{}\t{}\t{}", all.0, all.1, all.2)
     })

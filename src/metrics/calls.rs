@@ -11,14 +11,14 @@ use prometheus_client::registry::Registry;
 
 use super::names;
 
-/// The figures. Clones are the same.
+/// Metrics of calls and connections. Clones share the same values.
 #[derive(Clone)]
 pub struct Calls {
-    ended: Family<Ended, Counter>,
+    ended: Family<EndedCall, Counter>,
     seconds: Family<Method, Histogram>,
     in_flight: Family<Transport, Gauge>,
     connections: Family<Transport, Gauge>,
-    /// Connections that were closed at once, as too many were open.
+    /// Connections closed at once because too many were open.
     pub refused: Counter,
 }
 
@@ -35,7 +35,7 @@ struct Method {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ended {
+struct EndedCall {
     service: &'static str,
     method: &'static str,
     transport: &'static str,
@@ -61,20 +61,20 @@ impl Default for Calls {
 }
 
 impl Calls {
-    /// A call begins.
+    /// Counts the start of a call. The call ends when the returned value is dropped.
     pub fn begin(&self, transport: &'static str, service: &str, method: &str) -> Call {
         let (service, method) = names::known(service, method);
         let in_flight = self.in_flight.get_or_create_owned(&Transport { transport });
         in_flight.inc();
         let method = Method { service, method, transport };
-        Call { calls: self.clone(), method, begun: Instant::now(), in_flight, code: None }
+        Call { calls: self.clone(), method, started: Instant::now(), in_flight, code: None }
     }
 
-    /// A connection begins; it ends when the value is dropped.
-    pub fn connection(&self, transport: &'static str) -> Open {
+    /// Counts an open connection until the returned value is dropped.
+    pub fn connection(&self, transport: &'static str) -> OpenConnection {
         let open = self.connections.get_or_create_owned(&Transport { transport });
         open.inc();
-        Open(open)
+        OpenConnection(open)
     }
 
     /// Adds them to a registry.
@@ -93,27 +93,27 @@ impl Calls {
 
 /// An open connection.
 #[derive(Debug)]
-pub struct Open(Gauge);
+pub struct OpenConnection(Gauge);
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-/// A call under way. Dropped, it has ended: with the code it was told, or as one that its client
-/// left.
+/// A call in flight. Dropping it counts its end: with the status code from [`Call::ends`], or as
+/// cancelled by the client if there is none.
 #[derive(Debug)]
 pub struct Call {
     calls: Calls,
     method: Method,
-    begun: Instant,
+    started: Instant,
     in_flight: Gauge,
     code: Option<i32>,
 }
 
 impl Call {
-    /// How it ends, by the number of its status.
+    /// Sets the number of the status code with which the call ends.
     pub fn ends(&mut self, code: i32) {
         self.code = Some(code);
     }
@@ -123,15 +123,18 @@ impl Drop for Call {
     fn drop(&mut self) {
         let Method { service, method, transport } = self.method;
         self.in_flight.dec();
-        self.calls.seconds.get_or_create(&self.method).observe(self.begun.elapsed().as_secs_f64());
+        self.calls
+            .seconds
+            .get_or_create(&self.method)
+            .observe(self.started.elapsed().as_secs_f64());
         let code = code_name(self.code.unwrap_or(CANCELLED));
-        self.calls.ended.get_or_create(&Ended { service, method, transport, code }).inc();
+        self.calls.ended.get_or_create(&EndedCall { service, method, transport, code }).inc();
     }
 }
 
 const CANCELLED: i32 = 1;
 
-/// The name of a status code of gRPC, which ttrpc shares.
+/// Returns the name of a status code. gRPC and ttrpc share the codes.
 fn code_name(code: i32) -> &'static str {
     match code {
         0 => "OK",

@@ -1,10 +1,11 @@
-//! What is counted while the daemon works, for whoever watches it.
+//! Counters and histograms of the running daemon.
 //!
-//! - [`calls`]: calls and connections of clients; [`names`]: how their services are called
+//! - [`calls`]: calls and connections of clients
+//! - [`names`]: the services and methods that may be values of labels
 //!
-//! Each part of the program holds the figures that it counts and knows no registry; the daemon
-//! puts them together (`daemon::metrics`). A value of a label is never a client's word: what is not
-//! known is `other`. `docs/metrics.md` lists all.
+//! Each part of the program owns its metrics and knows no registry; [`crate::daemon::metrics`] registers
+//! all of them. A client cannot choose a label's value: unknown names become `other`. `docs/metrics.md`
+//! lists the metrics.
 
 pub mod calls;
 pub mod names;
@@ -16,27 +17,27 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-/// Seconds, from a look-up in memory to a disk that hangs.
-const SECONDS: [f64; 16] = [
+/// Upper bounds of the buckets in seconds, from a lookup in memory to a hanging disk.
+const BUCKET_SECONDS: [f64; 16] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
     1.0, 2.5, 10.0,
 ];
 
-/// A histogram of times.
+/// Returns a histogram of durations in seconds.
 fn seconds() -> Histogram {
-    Histogram::new(SECONDS)
+    Histogram::new(BUCKET_SECONDS)
 }
 
-/// Commits of the store. Clones are the same.
+/// Commits of the store. Clones share the same values.
 #[derive(Debug, Clone)]
 pub struct Commits {
-    /// So many jobs shared each.
+    /// Number of jobs in one commit.
     pub jobs: Histogram,
-    /// How long each took, in seconds: writing it to the journal, as a rule, and syncing that.
+    /// Duration of a commit in seconds: usually writing to the journal and syncing it.
     pub seconds: Histogram,
-    /// Those that failed.
+    /// Commits that failed.
     pub failed: Counter,
-    /// How long each checkpoint took, in seconds: writing what was committed to LMDB's file.
+    /// Duration of a checkpoint in seconds: writing the committed changes to LMDB's file.
     pub checkpoints: Histogram,
     /// Checkpoints that failed.
     pub failed_checkpoints: Counter,
@@ -77,20 +78,20 @@ impl Commits {
     }
 }
 
-/// How a resync ended.
+/// Labels of a resync.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ended {
+struct ResyncLabels {
     result: &'static str,
 }
 
-/// What is known of the containerd behind. Clones are the same.
+/// State of the upstream containerd. Clones share the same values.
 #[derive(Debug, Clone)]
 pub struct Upstream {
-    /// 1 while its events come in.
+    /// 1 while the daemon receives its events, else 0.
     pub following: Gauge,
-    /// How long each event was on its way, in seconds.
+    /// Age of an event on arrival, in seconds.
     pub lag: Histogram,
-    resyncs: Family<Ended, Counter>,
+    resyncs: Family<ResyncLabels, Counter>,
 }
 
 impl Default for Upstream {
@@ -100,14 +101,15 @@ impl Default for Upstream {
 }
 
 impl Upstream {
-    /// A namespace was read again. It is current now, or was put in doubt meanwhile, or it failed.
+    /// Counts a resync of a namespace: `Ok(true)` if the namespace is current, `Ok(false)` if it was
+    /// invalidated during the resync.
     pub fn resynced<E>(&self, ended: &Result<bool, E>) {
         let result = match ended {
             Ok(true) => "current",
             Ok(false) => "in_doubt",
             Err(_) => "failed",
         };
-        self.resyncs.get_or_create(&Ended { result }).inc();
+        self.resyncs.get_or_create(&ResyncLabels { result }).inc();
     }
 
     /// Adds them to a registry.

@@ -1,10 +1,10 @@
-//! How the services of a containerd and their methods are called: the only names that become values
-//! of labels.
+//! Names of containerd's services and methods. Only these become values of labels.
 
-/// What stands for every name that is not known.
+/// Label value for all unknown names.
 pub const OTHER: &str = "other";
 
-/// The services, by containerd 2.3; of the kubelet's runtime service no method is told apart.
+/// The services of containerd 2.3 with their methods. The methods of the kubelet's runtime service all
+/// count as `other`.
 const SERVICES: &[(&str, &[&str])] = &[
     ("containerd.services.images.v1.Images", &["Get", "List", "Create", "Update", "Delete"]),
     (
@@ -73,7 +73,7 @@ const SERVICES: &[(&str, &[&str])] = &[
     ("runtime.v1.RuntimeService", &[]),
 ];
 
-/// The two names, or [`OTHER`] where they are not known.
+/// Returns the two names as label values; [`OTHER`] for unknown ones.
 pub fn known(service: &str, method: &str) -> (&'static str, &'static str) {
     let Some((service, methods)) = SERVICES.iter().find(|(name, _)| *name == service) else {
         return (OTHER, OTHER);
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_of_a_clients_making_is_no_label() {
+    fn an_unknown_name_is_no_label_value() {
         let images = "containerd.services.images.v1.Images";
         assert_eq!(known(images, "Get"), (images, "Get"));
         assert_eq!(known(images, "Gat"), (images, OTHER));

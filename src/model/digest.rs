@@ -1,23 +1,23 @@
-//! When a digest is valid, by the rules of go-digest 1.0 as containerd 2.3 links it.
+//! Validation of digests by the rules of go-digest 1.0, which containerd 2.3 links.
 //!
-//! Three algorithms are known: sha256, sha384 and sha512, each with lower-case hex of its full
-//! length. Any other well-formed digest is refused as unsupported. Nothing is hashed here.
+//! The algorithms sha256, sha384 and sha512 are supported, with lower-case hex of full length. Any other
+//! well-formed digest is refused as unsupported. This module computes no hashes.
 
-/// Why a digest is refused; the text is go-digest's.
+/// Why a digest is invalid. The sentences are go-digest's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
-    /// Not of the form `algorithm:encoded`, or not hex where hex is due.
+    /// Not of the form `algorithm:encoded`, or not hex.
     #[error("invalid checksum digest format")]
     Format,
-    /// The encoded part has not the length of its algorithm.
+    /// The encoded part does not have the length that the algorithm requires.
     #[error("invalid checksum digest length")]
     Length,
-    /// Well-formed, of an algorithm that containerd does not know.
+    /// Well-formed, but containerd does not support the algorithm.
     #[error("unsupported digest algorithm")]
     Unsupported,
 }
 
-/// Checks `digest` as containerd checks the digest of an image's target.
+/// Validates `digest` as containerd validates the digest of an image's target.
 pub fn validate(digest: &str) -> Result<(), Invalid> {
     let (algorithm, encoded) = digest.split_once(':').ok_or(Invalid::Format)?;
     if algorithm.is_empty() || encoded.is_empty() {
@@ -30,7 +30,8 @@ pub fn validate(digest: &str) -> Result<(), Invalid> {
         _ if is_well_formed(algorithm, encoded) => return Err(Invalid::Unsupported),
         _ => return Err(Invalid::Format),
     };
-    // Length comes before content: a digest that is too long and not hex is called too long.
+    // go-digest checks the length first: the error for a digest that is too long and not hex is the
+    // length.
     if encoded.len() != hex_length {
         return Err(Invalid::Length);
     }
@@ -40,8 +41,8 @@ pub fn validate(digest: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// The grammar for algorithms nobody knows: parts of `[a-z0-9]+` joined by one of `.+_-`, then
-/// `[a-zA-Z0-9=_-]+`.
+/// Checks a digest of an unsupported algorithm: the algorithm is parts of `[a-z0-9]+` joined by one of
+/// `.+_-`, the encoded part is `[a-zA-Z0-9=_-]+`.
 fn is_well_formed(algorithm: &str, encoded: &str) -> bool {
     let part =
         |p: &str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());

@@ -1,42 +1,42 @@
-//! The one error type of the crate: what kind of failure, and the sentence a client is shown.
+//! The error type of the crate: a kind of failure and the sentence that a client reads.
 //!
-//! A kind stands for a status code; the table that says which is `transport::status`, and it is
-//! the only one. containerd ends its sentences with the name of the kind (`: not found`); the
-//! constructors here add it, so that callers write only what went wrong.
+//! Each kind has one status code; the only table of them is [`crate::transport::status`]. containerd ends
+//! its sentences with the name of the kind (`: not found`). The constructors here append it, so callers
+//! write only what went wrong.
 
 use std::fmt;
 
 /// Shorthand for results with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A failure, with the whole sentence a client will read.
+/// A failure with the whole sentence that a client reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
-    /// The request itself is wrong, whatever the store holds.
+    /// The request is wrong, independent of the contents of the store.
     InvalidArgument(String),
-    /// No record of that name.
+    /// There is no record of that name.
     NotFound(String),
-    /// A record of that name is there already.
+    /// There already is a record of that name.
     AlreadyExists(String),
-    /// The request is right but the state of things forbids it.
+    /// The request is valid, but the current state forbids it.
     FailedPrecondition(String),
-    /// A bound was reached: a reply too large, a store that is full.
+    /// A limit was reached: the reply is too large, or the store is full.
     ResourceExhausted(String),
-    /// Cannot be done now and may be tried again.
+    /// The request cannot be served now; the client may retry.
     Unavailable(String),
-    /// A stored record is damaged. It is never given out.
+    /// A stored record is damaged. Damaged records are never returned.
     DataLoss(String),
-    /// Not for whoever asks here.
+    /// The client may not do this on this socket.
     PermissionDenied(String),
-    /// Not offered here.
+    /// The daemon does not offer this.
     Unimplemented(String),
-    /// The client's deadline passed, or a bound of ours on time.
+    /// The client's deadline or a timeout of the daemon passed.
     DeadlineExceeded(String),
-    /// A fault of ours or of the machine.
+    /// A fault of the daemon or of the machine.
     Internal(String),
-    /// What a containerd answered: its status code, as gRPC numbers them, and its sentence.
+    /// An error from containerd: its gRPC status code and its sentence.
     Upstream(i32, String),
-    /// What containerd gives no code, where clients may know it so.
+    /// An error for which containerd answers Unknown. Clients may depend on that code.
     Unknown(String),
 }
 
@@ -61,15 +61,15 @@ impl Error {
         Self::FailedPrecondition(format!("{what}: failed precondition"))
     }
 
-    /// An encoded message of `size` bytes would pass the transport's `limit`. The wording is that
-    /// of containerd 1.6 to 2.3 (grpc-go).
+    /// An encoded message of `size` bytes would exceed the transport's `limit` in bytes. The wording is
+    /// that of containerd 1.6 to 2.3 (grpc-go).
     pub fn message_too_large(size: usize, limit: usize) -> Self {
         Self::ResourceExhausted(format!(
             "grpc: trying to send message larger than max ({size} vs. {limit})"
         ))
     }
 
-    /// This daemon ends a call because it stops.
+    /// The daemon ends a call because it is stopping.
     pub fn shutting_down() -> Self {
         Self::Unavailable("lmdb-images is shutting down".into())
     }

@@ -1,4 +1,4 @@
-//! The rules of labels (and, in part, of annotations) of containerd 2.3.
+//! Validation of labels, and in part of annotations, by the rules of containerd 2.3.
 
 use std::collections::BTreeMap;
 
@@ -6,19 +6,20 @@ use super::go::quote::quote;
 use super::go::text::lossy;
 use super::{Error, Result};
 
-/// Most bytes of a label's key and value together.
+/// Largest size of a label's key and value together, in bytes.
 pub const MAX_SIZE: usize = 4096;
 
-/// So many bytes of a key are shown in an error.
-const SHOWN_KEY: usize = 64;
+/// Bytes of a key that an error shows.
+const MAX_SHOWN_KEY_BYTES: usize = 64;
 
-/// Checks the size of every label, in order of keys.
+/// Checks the size of every label, in the order of keys.
 pub fn validate_sizes(labels: &BTreeMap<String, String>) -> Result<()> {
     for (key, value) in labels {
         let size = key.len() + value.len();
         if size > MAX_SIZE {
             // The cut may fall inside a character; containerd's reply then carries U+FFFD.
-            let shown = key.as_bytes().get(..SHOWN_KEY).map_or(key.as_str().into(), lossy);
+            let shown =
+                key.as_bytes().get(..MAX_SHOWN_KEY_BYTES).map_or(key.as_str().into(), lossy);
             return Err(Error::invalid_argument(format_args!(
                 "label key and value length ({size} bytes) greater than maximum size \
                  ({MAX_SIZE} bytes), key: {shown}"
@@ -28,9 +29,8 @@ pub fn validate_sizes(labels: &BTreeMap<String, String>) -> Result<()> {
     Ok(())
 }
 
-/// Drops entries with an empty value, as containerd does when it writes a record; then an empty
-/// key is refused. (containerd fails there with code Unknown and "key required", an accident of
-/// its bolt store.)
+/// Drops entries with an empty value, as containerd does when it writes a record. Then refuses an empty
+/// key. (containerd's bolt store answers code Unknown and "key required" there.)
 pub fn drop_empty(map: &mut BTreeMap<String, String>, field: &str) -> Result<()> {
     map.retain(|_, value| !value.is_empty());
     match map.get("") {
@@ -39,7 +39,7 @@ pub fn drop_empty(map: &mut BTreeMap<String, String>, field: &str) -> Result<()>
     }
 }
 
-/// The error of an empty key.
+/// Returns the error for an empty key.
 pub fn empty_key(field: &str, value: &str) -> Error {
     Error::invalid_argument(format_args!(
         "{field}: the key of value {} is empty; give it a name or leave it out",

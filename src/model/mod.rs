@@ -1,6 +1,6 @@
-//! What the service speaks of, as containerd defines it: images, namespaces, digests, filters, errors.
+//! The terms of the service as containerd defines them: images, namespaces, digests, filters, errors.
 //!
-//! Pure: no I/O, no clock, no store. Everything here can be tested with values alone.
+//! Pure functions and values: no I/O, no clock, no store.
 
 pub mod digest;
 pub mod error;

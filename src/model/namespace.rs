@@ -1,16 +1,15 @@
-//! The namespace a call runs in: when its name is valid, and what is said when it is not.
-//!
-//! The rules are those of containerd's `identifiers` package, equal from 1.6 to 2.3.
+//! Names of namespaces: their validation by the rules of containerd's `identifiers` package, which are the
+//! same from containerd 1.6 to 2.3.
 
 use std::fmt;
 
 use super::go::quote::quote;
 use super::{Error, Result};
 
-/// Longest name of a namespace, in bytes (containerd calls them characters).
+/// Longest name of a namespace in bytes (containerd's error calls them characters).
 pub const MAX_LENGTH: usize = 76;
 
-/// The pattern as containerd prints it in its error.
+/// The pattern that containerd's error prints.
 const PATTERN: &str = "^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$";
 
 /// A valid name of a namespace: 1 to 76 bytes of ASCII, without a slash.
@@ -18,8 +17,10 @@ const PATTERN: &str = "^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$";
 pub struct Namespace(String);
 
 impl Namespace {
-    /// The namespace a request names in its header; a missing or an empty one is a failed
-    /// precondition, a malformed one an invalid argument.
+    /// Parses the namespace from the header of a request.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` if it is missing or empty, `InvalidArgument` if it is malformed.
     pub fn required(header: Option<&str>) -> Result<Self> {
         match header {
             None | Some("") => Err(Error::failed_precondition("namespace is required")),
@@ -28,7 +29,10 @@ impl Namespace {
         }
     }
 
-    /// Checks a name that must be an identifier of containerd.
+    /// Parses a name.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the name is not an identifier of containerd.
     pub fn parse(name: &str) -> Result<Self> {
         if name.is_empty() {
             return Err(Error::invalid_argument("identifier must not be empty"));

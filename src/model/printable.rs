@@ -1,27 +1,28 @@
-//! Text from outside, made fit for a terminal and a log: names, labels, arguments, paths, sentences of
-//! others.
+//! Escapes external text for terminals and logs: names, labels, arguments, paths, errors of other
+//! programs.
 //!
-//! A terminal obeys control characters, and a reader is misled by characters that turn the direction
-//! of writing or cannot be seen. Everything that the program prints or logs passes through here, where
-//! it leaves the program. An escape is one of JSON's, so that JSON stays the same document.
+//! A terminal obeys control characters, and characters that are invisible or change the writing
+//! direction mislead a reader. All output and all log lines pass through this module. The escapes are
+//! those of JSON, so escaping does not change the meaning of a JSON document.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::go::charset::is_print;
 
-/// A longer word of a sentence is a value that nobody reads whole.
+/// Length from which a word of a sentence is shortened: it is then a value, too long to be read.
 const MAX_WORD_CHARS: usize = 240;
 
-/// A longer sentence repeats too much of what it was given.
+/// Length from which a sentence is shortened: it then repeats too much input.
 const MAX_SENTENCE_CHARS: usize = 4000;
 
-/// Whether a reader sees the character, and no terminal obeys it.
+/// Returns true if the character is visible and not a control character.
 pub fn is_visible(c: char) -> bool {
     is_print(c) && !is_blank(c)
 }
 
-/// Letters, marks and symbols by category of which nothing is seen: fillers, joiners, selectors.
+/// Returns true for invisible characters that Unicode counts as letters, marks or symbols: fillers,
+/// joiners, selectors.
 fn is_blank(c: char) -> bool {
     matches!(
         c,
@@ -37,7 +38,7 @@ fn is_blank(c: char) -> bool {
     )
 }
 
-/// The text, with an escape of JSON for every character that is not visible: a line end too.
+/// Replaces every invisible character, line ends included, with its JSON escape.
 ///
 /// # Examples
 /// `"a\nb"` becomes `a\nb` (four characters), U+202E becomes `\u202e`.
@@ -54,7 +55,7 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
             '\t' => line.push_str("\\t"),
             c => {
                 for unit in c.encode_utf16(&mut [0; 2]) {
-                    // A string takes everything that is written to it.
+                    // Writing to a string cannot fail.
                     let _ = write!(line, "\\u{unit:04x}");
                 }
             }
@@ -63,10 +64,10 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(line)
 }
 
-/// The text with at most about `max` characters: of a longer one the beginning and the end, and
-/// between them how many were left out.
+/// Shortens a text to about `max` characters: keeps the beginning and the end, and puts the number of
+/// omitted characters between them.
 pub fn shortened(text: &str, max: usize) -> Cow<'_, str> {
-    // No text has more characters than bytes.
+    // A text has no more characters than bytes, so there is nothing to count.
     if text.len() <= max {
         return Cow::Borrowed(text);
     }
@@ -82,7 +83,7 @@ pub fn shortened(text: &str, max: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{head_text}…[{} characters]…{tail_text}", count - head - tail))
 }
 
-/// A sentence as one line: long values in it shortened in the middle, what is not visible escaped.
+/// Makes one line of a sentence: shortens long values in the middle and escapes invisible characters.
 pub fn one_line(sentence: &str) -> String {
     let words: Vec<_> = sentence.split(' ').map(|word| shortened(word, MAX_WORD_CHARS)).collect();
     escaped(&shortened(&words.join(" "), MAX_SENTENCE_CHARS)).into_owned()

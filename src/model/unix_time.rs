@@ -1,15 +1,15 @@
-//! A moment, in seconds since 1970 and the nanoseconds behind them.
+//! A point in time as seconds and nanoseconds since the Unix epoch.
 
 use std::time::SystemTime;
 
 use protobuf::well_known_types::timestamp::Timestamp;
 
-/// A moment of any year; before 1970 the seconds are negative, the nanoseconds never.
+/// A point in time of any year. Before 1970 the seconds are negative; the nanoseconds never are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnixTime {
-    /// Whole seconds since the beginning of 1970.
+    /// Whole seconds since the Unix epoch, rounded down.
     pub seconds: i64,
-    /// Nanoseconds behind them, below 10⁹.
+    /// Nanoseconds after them, below 10⁹.
     pub nanos: u32,
 }
 
@@ -19,14 +19,14 @@ impl UnixTime {
     /// The last moment of year 9999.
     const MAX_RECORD: Self = Self { seconds: 253_402_300_799, nanos: 999_999_999 };
 
-    /// The moment as records have it: protobuf ends with the year 9999, and begins with year 1.
+    /// Converts to protobuf's timestamp, clamped to its range: the years 1 to 9999.
     pub fn to_record(self) -> Timestamp {
         let Self { seconds, nanos } = self.clamp(Self::MIN_RECORD, Self::MAX_RECORD);
         let nanos = i32::try_from(nanos).unwrap_or_default();
         Timestamp { seconds, nanos, ..Timestamp::default() }
     }
 
-    /// The moment as it is shown; one that jiff does not know is the nearest that it does.
+    /// Converts to jiff's timestamp for display, clamped to jiff's range.
     pub fn to_jiff(self) -> jiff::Timestamp {
         let limit = if self.seconds < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
         let nanos = i32::try_from(self.nanos).unwrap_or_default();
@@ -41,7 +41,7 @@ impl From<SystemTime> for UnixTime {
             Ok(since) => Self { seconds: whole(since.as_secs()), nanos: since.subsec_nanos() },
             Err(before) => {
                 let before = before.duration();
-                // Seconds are rounded down, so that nanoseconds count forwards.
+                // Round the seconds down, so that the nanoseconds are not negative.
                 match before.subsec_nanos() {
                     0 => Self { seconds: -whole(before.as_secs()), nanos: 0 },
                     nanos => Self {

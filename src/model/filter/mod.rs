@@ -26,8 +26,7 @@
 //! compile is no parse error: such a selector matches nothing, and is logged
 //! here, rather than for each object as containerd does.
 //!
-//! Which fields an object has is not the language's business but that of its
-//! [`Fields`].
+//! The language does not define the fields of an object: its [`Fields`] do.
 
 mod fields;
 mod parser;
@@ -45,23 +44,24 @@ pub use selector::{Operator, Pattern, Selector};
 
 use crate::model::go::regexp;
 
-/// The memory that the compiled regular expressions of one request may take
-/// together, and a single one at most.
-const REGEXPS_SIZE: usize = 16 << 20;
-const REGEXP_SIZE: usize = regexp::SIZE_LIMIT;
+/// Memory in bytes for all compiled regular expressions of one request.
+const MAX_REGEXPS_BYTES: usize = 16 << 20;
+/// Memory in bytes for one compiled regular expression.
+const MAX_REGEXP_BYTES: usize = regexp::SIZE_LIMIT;
 
-/// The regular expressions that the filters of a request may have together.
+/// Number of regular expressions in all filters of a request together.
 const MAX_PATTERNS: usize = 1000;
 
-/// What the filters of a request ask for: objects that any of them matches.
+/// The filters of a request. An object matches if any of them matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
-    /// Never empty; for a filter that always matches, one empty conjunction.
+    /// Never empty. A filter that matches everything has one empty conjunction.
     alternatives: Vec<Vec<Selector>>,
 }
 
 impl Filter {
-    /// Parses the filters of a request. None at all match everything.
+    /// Parses the filters of a request and compiles their regular expressions. An empty slice matches
+    /// everything.
     ///
     /// # Errors
     /// The first filter that does not parse fails them all.
@@ -73,7 +73,8 @@ impl Filter {
         }
     }
 
-    /// The same, except that its regular expressions are still to be compiled, which may take long.
+    /// As [`parse_all`](Self::parse_all), but leaves the regular expressions uncompiled: compiling may
+    /// take long.
     ///
     /// # Errors
     /// The first filter that does not parse fails them all.
@@ -102,13 +103,12 @@ impl Filter {
         Ok(filter)
     }
 
-    /// Compiles every regular expression, within the memory for all of them. `step` is called before
-    /// each.
+    /// Compiles every regular expression within the memory for all of them. Calls `step` before each.
     ///
     /// # Errors
     /// Those of `step`.
     pub fn compile<E>(&mut self, step: &mut impl FnMut() -> Result<(), E>) -> Result<(), E> {
-        let share = (REGEXPS_SIZE / self.patterns().count().max(1)).min(REGEXP_SIZE);
+        let share = (MAX_REGEXPS_BYTES / self.patterns().count().max(1)).min(MAX_REGEXP_BYTES);
         for selector in self.alternatives.iter_mut().flatten() {
             if let Operator::Matches(pattern) = &mut selector.operator {
                 step()?;
@@ -118,7 +118,7 @@ impl Filter {
         Ok(())
     }
 
-    /// Whether the filter matches `object`.
+    /// Returns true if the filter matches `object`.
     pub fn matches<F: Fields + ?Sized>(&self, object: &F) -> bool {
         match self.try_matches(object, &mut || Ok::<_, Infallible>(())) {
             Ok(found) => found,
@@ -126,8 +126,8 @@ impl Filter {
         }
     }
 
-    /// Whether the filter matches `object`. `step` is called before each piece of work: the pieces
-    /// are short, whatever the filter and the object.
+    /// As [`matches`](Self::matches), but calls `step` before each piece of work. The pieces are short for
+    /// any filter and any object, so `step` can stop a long match.
     ///
     /// # Errors
     /// Those of `step`.
@@ -147,7 +147,7 @@ impl Filter {
         Ok(false)
     }
 
-    /// The memory it takes at most, in bytes.
+    /// Upper bound of the filter's memory in bytes.
     pub fn memory(&self) -> usize {
         let selectors = self.alternatives.iter().flatten().map(Selector::memory).sum::<usize>();
         selectors + self.alternatives.len() * size_of::<Vec<Selector>>()
@@ -160,13 +160,12 @@ impl Filter {
         })
     }
 
-    /// Whether the filter matches every object whatever its fields.
+    /// Returns true if the filter matches every object.
     pub fn matches_all(&self) -> bool {
         self.alternatives.iter().any(Vec::is_empty)
     }
 
-    /// The selectors of each filter: an object matches if all selectors of one
-    /// of these do.
+    /// The selectors of each filter. An object matches if all selectors of one filter match.
     pub fn alternatives(&self) -> &[Vec<Selector>] {
         &self.alternatives
     }

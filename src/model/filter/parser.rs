@@ -1,4 +1,4 @@
-//! From tokens to selectors, and the errors on the way.
+//! Parses tokens into selectors, with containerd's errors.
 
 use std::fmt;
 
@@ -37,8 +37,8 @@ impl fmt::Display for ParseError {
     }
 }
 
-/// Parses a filter that is not empty. `fields` is how many names of fields it may have; those it has
-/// are taken off.
+/// Parses a filter that is not empty. `fields` is the remaining number of field names of the request;
+/// each name reduces it by one.
 pub(super) fn parse(input: &[u8], fields: &mut usize) -> Result<Vec<Selector>, ParseError> {
     Parser { input, scanner: Scanner::new(input), fields }.selectors()
 }
@@ -50,8 +50,7 @@ struct Parser<'i> {
 }
 
 impl ParseError {
-    /// The filters of a request have more of something than they may. They are not repeated: they
-    /// are long.
+    /// The filters of a request exceed a limit. The error does not repeat the filters, which are long.
     pub(super) fn too_many(message: String) -> Self {
         Self { input: Vec::new(), at: 0, message }
     }
@@ -62,7 +61,7 @@ impl Parser<'_> {
         ParseError { input: self.input.to_vec(), at, message: message.into() }
     }
 
-    /// The error for a token where `expected` should be.
+    /// Returns the error for a token where `expected` should be.
     fn unexpected(&self, token: &Token, expected: &str) -> ParseError {
         let message = match token.kind {
             Kind::Illegal => self.scanner.complaint(),

@@ -1,21 +1,18 @@
-//! Tokens of the filter language.
+//! Splits filters into tokens.
 //!
-//! The scanner knows the two ends of the rune it read last, `start` and `end`,
-//! and both show in answers: parse errors point at one or the other. Its
-//! habits are containerd's, the odd ones included:
-//! - an operator turns on *value mode*, in which the next unquoted token may be
-//!   made of nearly any runes; a separator or that token turns it off, a quoted
-//!   token leaves it on;
+//! The scanner keeps both ends of the rune it read last, `start` and `end`: parse errors point at one
+//! or the other. It behaves like containerd's scanner, oddities included:
+//! - an operator turns on *value mode*, in which the next unquoted token may consist of nearly any
+//!   runes; a separator or that token turns it off, a quoted token leaves it on;
 //! - white space before a token is skipped, but [`Scanner::peek`] sees it;
-//! - the first complaint is kept and is the one reported, even when it was made
-//!   in a peek.
+//! - the scanner keeps and reports its first complaint, even one from a peek.
 
 use std::ops::Range;
 
 use crate::model::go::charset::{is_graphic, is_space};
 use crate::model::go::text::first_rune;
 
-/// What the next piece of input is, before it is taken for a token.
+/// The next piece of input, before it becomes a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lookahead {
     /// A rune that may be part of a filter.
@@ -27,7 +24,7 @@ pub(super) enum Lookahead {
 }
 
 impl Lookahead {
-    fn is(self, class: impl Fn(char) -> bool) -> bool {
+    fn is_rune_of(self, class: impl Fn(char) -> bool) -> bool {
         matches!(self, Lookahead::Rune(rune) if class(rune))
     }
 }
@@ -76,7 +73,7 @@ impl<'i> Scanner<'i> {
         Scanner { input, start: 0, end: 0, value_mode: false, complaint: None }
     }
 
-    /// The offset after the rune read last, where a peeked rune begins.
+    /// Offset after the rune read last, where a peeked rune begins.
     pub(super) fn end(&self) -> usize {
         self.end
     }
@@ -86,7 +83,7 @@ impl<'i> Scanner<'i> {
         self.input.get(token.span.clone()).unwrap_or_default()
     }
 
-    /// Why a token is illegal: the first thing the scanner ran into.
+    /// Why a token is illegal: the scanner's first complaint.
     pub(super) fn complaint(&self) -> &'static str {
         self.complaint.unwrap_or_default()
     }
@@ -95,7 +92,7 @@ impl<'i> Scanner<'i> {
         self.complaint.get_or_insert(message);
     }
 
-    /// What comes next, without moving. It may be white space.
+    /// Returns the next piece of input without consuming it. It may be white space.
     pub(super) fn peek(&mut self) -> Lookahead {
         let (start, end) = (self.start, self.end);
         let next = self.advance();
@@ -124,7 +121,7 @@ impl<'i> Scanner<'i> {
     }
 
     fn skip_while(&mut self, class: impl Fn(char) -> bool) {
-        while self.peek().is(&class) {
+        while self.peek().is_rune_of(&class) {
             self.advance();
         }
     }
@@ -132,7 +129,7 @@ impl<'i> Scanner<'i> {
     /// Takes the next token, after any white space.
     pub(super) fn scan(&mut self) -> Token {
         let mut next = self.advance();
-        while next.is(is_space) {
+        while next.is_rune_of(is_space) {
             next = self.advance();
         }
         let at = self.start;
@@ -222,7 +219,7 @@ impl<'i> Scanner<'i> {
     /// Reads `count` digits of which `next` is the first.
     fn digits(&mut self, mut next: Lookahead, base: u32, count: usize) -> (Lookahead, bool) {
         for _ in 0..count {
-            if !next.is(|rune| rune.is_digit(base)) {
+            if !next.is_rune_of(|rune| rune.is_digit(base)) {
                 self.complain("illegal numeric escape sequence");
                 return (next, false);
             }

@@ -1,4 +1,4 @@
-//! A test of one field, which filters are made of.
+//! Selectors: tests of one field. A filter consists of selectors.
 
 use std::fmt;
 
@@ -17,8 +17,7 @@ pub struct Selector {
     pub(super) operator: Operator,
 }
 
-/// What is asked of a field. Except for [`Operator::Present`], a field that is
-/// absent is one of no bytes.
+/// Condition on a field. Except for [`Operator::Present`], an absent field counts as empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operator {
     /// The object has the field.
@@ -32,12 +31,12 @@ pub enum Operator {
 }
 
 impl Selector {
-    /// The path of the field, at least one name.
+    /// Path of the field; it has at least one name.
     pub fn path(&self) -> &[Vec<u8>] {
         &self.path
     }
 
-    /// What is asked of the field.
+    /// Condition on the field.
     pub fn operator(&self) -> &Operator {
         &self.operator
     }
@@ -85,7 +84,7 @@ impl fmt::Display for Selector {
     }
 }
 
-/// A Go regular expression as a filter gave it, compiled if it is one.
+/// A Go regular expression from a filter. One that does not compile matches nothing.
 #[derive(Clone, Debug)]
 pub struct Pattern {
     source: Vec<u8>,
@@ -93,7 +92,7 @@ pub struct Pattern {
 }
 
 impl PartialEq for Pattern {
-    /// The source says it all.
+    /// Compares the sources only: equal sources compile to equal expressions.
     fn eq(&self, other: &Self) -> bool {
         self.source == other.source
     }
@@ -116,12 +115,12 @@ impl Pattern {
         }
     }
 
-    /// The expression as the filter has it, quotes undone.
+    /// Source of the expression, unquoted.
     pub fn source(&self) -> &[u8] {
         &self.source
     }
 
-    /// Whether the expression matches anywhere in `value`.
+    /// Returns true if the expression matches anywhere in `value`.
     fn try_find<E>(
         &self,
         value: &[u8],
@@ -138,16 +137,15 @@ impl Pattern {
         self.source.len() + compiled
     }
 
-    /// What every value begins with in which it is found, empty if nothing is known; `None` if it
-    /// is found in none, as it does not compile.
+    /// Returns the literal with which every matching value begins, empty if there is none; `None` if the
+    /// expression matches no value because it does not compile.
     pub fn literal_prefix(&self) -> Option<&[u8]> {
         self.compiled.as_ref().map(|compiled| compiled.beginning.as_slice())
     }
 }
 
-/// Prints bytes so that the scanner reads them back: a plain word bare, anything
-/// else quoted. Go's own quoting would not do, as it leaves U+FFFD as it is,
-/// which the scanner refuses.
+/// Formats bytes so that the scanner reads them back: a plain word bare, anything else quoted. Go's own
+/// quoting does not suit: it leaves U+FFFD unescaped, which the scanner refuses.
 struct Literal<'b>(&'b [u8]);
 
 impl fmt::Display for Literal<'_> {

@@ -1,15 +1,15 @@
-//! Times as Go's `time.Parse` reads them with its layout `time.RFC3339`.
+//! Parses times as Go's `time.Parse` does with its layout `time.RFC3339`.
 //!
-//! It takes a little more than RFC 3339 has (an hour of one digit, a comma before the fraction, an
-//! offset of 24 hours or of 60 minutes) and otherwise nothing else: no other letter than `T` and
-//! `Z`, no leap second. The table `tests/data/go_rfc3339.tsv` is Go's own word on each of these.
+//! Go accepts a little more than RFC 3339 (an hour of one digit, a comma before the fraction, an offset
+//! of 24 hours or of 60 minutes) and also less (only the letters `T` and `Z`, no leap second). Go itself
+//! produced the table `tests/data/go_rfc3339.tsv` of these cases.
 
 use crate::model::UnixTime;
 
-/// Digits of a fraction that count; more may stand there.
+/// Digits of a fraction that are used; further digits are ignored.
 const FRACTION_DIGITS: usize = 9;
 
-/// The moment that `text` stands for; none where Go sees an error.
+/// Parses `text`; `None` where Go returns an error.
 pub fn parse(text: &str) -> Option<UnixTime> {
     let mut rest = text.as_bytes();
     let year = digits(&mut rest, 4)?;
@@ -42,7 +42,7 @@ fn literal(rest: &mut &[u8], wanted: u8) -> Option<()> {
     Some(())
 }
 
-/// Takes a number of exactly so many digits off the front.
+/// Takes a number of exactly `count` digits off the front.
 fn digits(rest: &mut &[u8], count: usize) -> Option<i64> {
     let (number, behind) = rest.split_at_checked(count)?;
     let number = number.iter().try_fold(0, |number, byte| {
@@ -56,7 +56,7 @@ fn one_or_two_digits(rest: &mut &[u8]) -> Option<i64> {
     digits(rest, 2).or_else(|| digits(rest, 1))
 }
 
-/// Takes a fraction of a second off the front, if there is one; gives its nanoseconds.
+/// Takes a fraction of a second off the front, if there is one. Returns its nanoseconds.
 fn fraction(rest: &mut &[u8]) -> u32 {
     let Some(behind) = rest.strip_prefix(b".").or_else(|| rest.strip_prefix(b",")) else {
         return 0;
@@ -70,7 +70,7 @@ fn fraction(rest: &mut &[u8]) -> u32 {
     padded.fold(0, |nanos, digit| nanos * 10 + u32::from(digit - b'0'))
 }
 
-/// Takes the offset from UTC off the front; gives its seconds.
+/// Takes the offset from UTC off the front. Returns its seconds.
 fn offset(rest: &mut &[u8]) -> Option<i64> {
     let (sign, behind) = rest.split_first()?;
     *rest = behind;
@@ -99,7 +99,7 @@ fn is_leap(year: i64) -> bool {
     year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
 }
 
-/// Days from the beginning of 1970 to a valid day of a year that is not negative.
+/// Returns the days from 1970-01-01 to a valid day; the year must not be negative.
 fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     /// Days of the years 0 to 1969.
     const BEFORE_1970: i64 = 719_528;

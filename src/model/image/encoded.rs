@@ -1,11 +1,11 @@
-//! An image as it is stored, looked at without decoding it.
+//! Reads fields of a stored image without decoding the record.
 //!
-//! Filters ask for a few fields of many images. Decoding makes a string of each field of each;
-//! this finds them in the encoded message and gives them out as they lie there.
+//! Filters need a few fields of many images. Decoding would allocate a string for each field of each
+//! image; this module finds the fields in the encoded message and borrows them.
 //!
-//! It reads what this program writes and nothing else: each field at most once, in order of their
-//! numbers, the keys of maps in their order. Whatever differs from that, as protobuf allows, is no
-//! [`Encoded`], and must be decoded. That strings are UTF-8 is not looked at.
+//! It accepts only the encoding that this program writes: each field at most once, in the order of the
+//! field numbers, and map entries in the order of their keys. Any other encoding that protobuf allows is
+//! not an [`Encoded`] and must be decoded. The module does not check that strings are UTF-8.
 
 use super::field::{Field, Key};
 use crate::model::filter::Fields;
@@ -14,16 +14,15 @@ use crate::model::filter::Fields;
 #[derive(Debug, Clone, Copy)]
 pub struct Encoded<'m> {
     name: &'m [u8],
-    /// The entries, each behind its tag and length.
+    /// Encoded entries of the map: tag, length, entry.
     labels: &'m [u8],
     media_type: &'m [u8],
     digest: &'m [u8],
-    /// Likewise.
+    /// Encoded entries of the map, as for `labels`.
     annotations: &'m [u8],
 }
 
-/// The tags of the fields: their number, and how long they are: a length of bytes in front, or a
-/// number itself.
+/// Tags of the fields: the field number and the wire type (2: length-delimited, 0: varint).
 mod tag {
     pub const NAME: u8 = 1 << 3 | 2;
     pub const LABELS: u8 = 2 << 3 | 2;
@@ -41,7 +40,7 @@ mod tag {
 }
 
 impl<'m> Encoded<'m> {
-    /// The image that `message` holds; `None` if it is not one as this program writes it.
+    /// Parses `message`; `None` if it is not encoded as this program encodes images.
     pub fn new(message: &'m [u8]) -> Option<Self> {
         let mut rest = message;
         let name = field(&mut rest, tag::NAME)?;
@@ -60,17 +59,17 @@ impl<'m> Encoded<'m> {
         all.then_some(Self { name, labels, media_type, digest, annotations })
     }
 
-    /// Its name.
+    /// Name of the image.
     pub fn name(&self) -> &'m [u8] {
         self.name
     }
 
-    /// The digest of its target.
+    /// Digest of the image's target.
     pub fn digest(&self) -> &'m [u8] {
         self.digest
     }
 
-    /// Its labels, in byte order of keys: key and value.
+    /// Labels as pairs of key and value, in the byte order of keys.
     pub fn labels(&self) -> impl Iterator<Item = (&'m [u8], &'m [u8])> + use<'m> {
         Entries { rest: self.labels, tag: tag::LABELS }
     }
@@ -97,10 +96,10 @@ fn value<'m>(
     mut entries: impl Iterator<Item = (&'m [u8], &'m [u8])>,
     wanted: Key<'_>,
 ) -> Option<&'m [u8]> {
-    entries.find(|(key, _)| wanted.is(key)).map(|(_, value)| value)
+    entries.find(|(key, _)| wanted.equals(key)).map(|(_, value)| value)
 }
 
-/// The entries of a map.
+/// Iterator over the entries of a map.
 struct Entries<'m> {
     rest: &'m [u8],
     tag: u8,
@@ -120,7 +119,7 @@ impl<'m> Iterator for Entries<'m> {
     }
 }
 
-/// Takes the entries of a map, which must be in order of their keys, off the front of `rest`.
+/// Takes the entries of a map off the front of `rest`. They must be in the order of their keys.
 fn entries<'m>(rest: &mut &'m [u8], tag: u8) -> Option<&'m [u8]> {
     let all = *rest;
     let mut last = None;
@@ -136,7 +135,7 @@ fn entries<'m>(rest: &mut &'m [u8], tag: u8) -> Option<&'m [u8]> {
     all.get(..all.len() - rest.len())
 }
 
-/// Takes the field of this tag off the front of `rest`; one that is not there is empty.
+/// Takes the field of this tag off the front of `rest`. A missing field is empty.
 fn field<'m>(rest: &mut &'m [u8], tag: u8) -> Option<&'m [u8]> {
     let Some((found, behind)) = rest.split_first() else { return Some(&[]) };
     if *found != tag {

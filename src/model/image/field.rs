@@ -1,14 +1,13 @@
-//! The fields of an image that filters may name, as containerd 2.3 adapts an image. Anything else
-//! is absent from every image.
+//! The fields of an image that filters can name, as in containerd 2.3. No image has any other field.
 
-/// A field that an image may have.
+/// A field of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field<'p> {
-    /// `name`; what a path says behind that is not looked at.
+    /// `name`. The rest of the path is ignored.
     Name,
-    /// `target.digest`, likewise.
+    /// `target.digest`. The rest of the path is ignored.
     Digest,
-    /// `target.mediatype`, likewise.
+    /// `target.mediatype`. The rest of the path is ignored.
     MediaType,
     /// `labels.<key>`
     Label(Key<'p>),
@@ -17,7 +16,7 @@ pub enum Field<'p> {
 }
 
 impl<'p> Field<'p> {
-    /// The field at a path; `None` where no image has one.
+    /// Returns the field at a path; `None` if no image has such a field.
     pub fn at(path: &'p [Vec<u8>]) -> Option<Self> {
         let (first, rest) = path.split_first()?;
         Some(match (first.as_slice(), rest) {
@@ -34,19 +33,18 @@ impl<'p> Field<'p> {
     }
 }
 
-/// The rest of a path as the key of a map: its parts with dots between them, as keys may have
-/// dots in them.
+/// The rest of a path as the key of a map: its parts joined by dots, because keys may contain dots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key<'p>(&'p [Vec<u8>]);
 
 impl<'p> Key<'p> {
-    /// The parts of the path.
+    /// Parts of the path.
     pub fn parts(&self) -> &'p [Vec<u8>] {
         self.0
     }
 
-    /// Whether it is this key.
-    pub fn is(&self, key: &[u8]) -> bool {
+    /// Compares without joining the parts.
+    pub fn equals(&self, key: &[u8]) -> bool {
         let Some((first, rest)) = self.0.split_first() else { return key.is_empty() };
         let Some(mut left) = key.strip_prefix(first.as_slice()) else { return false };
         for part in rest {
@@ -58,7 +56,7 @@ impl<'p> Key<'p> {
         left.is_empty()
     }
 
-    /// The key itself.
+    /// Returns the joined key.
     pub fn joined(&self) -> Vec<u8> {
         self.0.join(&b'.')
     }
@@ -76,7 +74,7 @@ mod tests {
             let path = path(parts);
             for key in keys {
                 assert_eq!(
-                    Key(&path).is(key.as_bytes()),
+                    Key(&path).equals(key.as_bytes()),
                     parts.join(".") == key,
                     "{parts:?} {key}"
                 );

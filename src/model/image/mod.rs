@@ -1,7 +1,7 @@
-//! What makes an image record valid, what is stored of it, and how an update changes it, as in
-//! containerd 2.3 (`core/metadata/images.go`).
+//! Image records: validation, the stored fields, and updates, as in containerd 2.3
+//! (`core/metadata/images.go`).
 //!
-//! The record is the API's own `Image` message: it is stored as it goes over the wire.
+//! A record is the API's `Image` message: the store keeps it as it goes over the wire.
 
 pub mod encoded;
 pub mod field;
@@ -19,15 +19,17 @@ use super::{Error, Result, digest, label};
 use crate::api::descriptor::Descriptor;
 pub use crate::api::images::Image;
 
-/// The image of a request, reduced to the fields containerd keeps: no unknown fields, no times.
+/// Takes the image of a request and keeps the fields that containerd keeps: no unknown fields, no times.
+/// `request` names the message in the error.
 ///
-/// An unset `image` or `target` is refused: containerd 1.7 and 2 die of either, 1.6 answers
-/// InvalidArgument. `request` names the message in the error.
+/// # Errors
+/// `InvalidArgument` if `image` or `target` is not set. containerd 1.6 answers the same, 1.7 and 2
+/// crash.
 pub fn from_request(image: MessageField<Image>, request: &str) -> Result<Image> {
     let Some(image) = image.into_option() else {
         return Err(Error::invalid_argument(format_args!("{request}.image must be set")));
     };
-    // The name comes first, as in containerd, and without its usual ending.
+    // containerd checks the name first, and this sentence has no ": invalid argument".
     if image.name.is_empty() {
         return Err(Error::InvalidArgument("Image.Name required".into()));
     }
@@ -45,7 +47,7 @@ pub fn from_request(image: MessageField<Image>, request: &str) -> Result<Image> 
     })
 }
 
-/// The image as another store holds it, with its times; unknown fields are dropped.
+/// Converts a record of another store: keeps its times and drops unknown fields.
 pub fn normalize_record(image: Image) -> Image {
     let time = |t: MessageField<Timestamp>| MessageField::some(normalize_timestamp(&t));
     Image {
@@ -62,7 +64,7 @@ fn known_fields(descriptor: Descriptor) -> Descriptor {
     Descriptor { special_fields: Default::default(), ..descriptor }
 }
 
-/// Checks labels, then target. Annotations are not checked by containerd.
+/// Validates the labels, then the target. containerd does not validate annotations.
 pub fn validate(image: &Image) -> Result<()> {
     label::validate_sizes(&image.labels)
         .map_err(|e| Error::InvalidArgument(format!("image.Labels: {e}")))?;
@@ -82,23 +84,26 @@ pub fn validate(image: &Image) -> Result<()> {
     Ok(())
 }
 
-/// Drops what containerd does not keep of a valid image: labels and annotations without a value.
-/// An empty key with a value is refused.
+/// Drops labels and annotations with an empty value, which containerd does not keep. Refuses an empty
+/// key.
 pub fn drop_empty(image: &mut Image) -> Result<()> {
     label::drop_empty(&mut image.labels, "image.Labels")?;
     label::drop_empty(&mut image.target.mut_or_insert_default().annotations, "target.Annotations")
 }
 
-/// Applies `change` to the record `current`, field by field in the order of `mask`; an empty mask
-/// replaces all but the name and the time of creation.
+/// Applies `change` to the record `current`, field by field in the order of `mask`. An empty mask
+/// replaces labels and target.
+///
+/// # Errors
+/// `InvalidArgument` if the mask names a field that cannot be updated.
 pub fn update(current: &mut Image, mut change: Image, mask: &[String]) -> Result<()> {
     if mask.is_empty() {
         current.labels = change.labels;
         current.target = change.target;
         return Ok(());
     }
-    // Every path reads `change` as it came: one path may be named twice, or overlap another. Of those that
-    // copy all of a map only the last is done: what is before it makes no difference.
+    // Paths may repeat or overlap, and each reads the original `change`. Of several equal paths that copy a
+    // whole field only the last is applied: it overwrites what the earlier ones did.
     let target = change.target.mut_or_insert_default();
     let last = |name: &str| mask.iter().rposition(|path| path == name);
     let copies = ["labels", "target", "annotations"].map(|name| (name, last(name)));
@@ -132,7 +137,7 @@ pub fn update(current: &mut Image, mut change: Image, mask: &[String]) -> Result
     Ok(())
 }
 
-/// `time` with nanoseconds in 0..10⁹, carried into the seconds as Go's `time.Unix` does.
+/// Brings the nanoseconds into 0..10⁹ by carrying into the seconds, as Go's `time.Unix` does.
 pub fn normalize_timestamp(time: &Timestamp) -> Timestamp {
     const SECOND: i32 = 1_000_000_000;
     Timestamp {
@@ -154,12 +159,12 @@ impl Fields for Image {
     }
 }
 
-/// A field that is empty is absent.
+/// Returns `None` for an empty field: filters treat it as absent.
 pub fn non_empty(text: &str) -> Option<&[u8]> {
     (!text.is_empty()).then_some(text.as_bytes())
 }
 
-/// The value whose key is the rest of a path: keys may have dots in them.
+/// Returns the value whose key is the rest of a path, joined by dots.
 pub fn entry<'m>(map: &'m BTreeMap<String, String>, path: &[Vec<u8>]) -> Option<&'m [u8]> {
     let key = String::from_utf8(path.join(&b'.')).ok()?;
     map.get(&key).map(String::as_bytes)

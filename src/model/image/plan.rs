@@ -1,11 +1,11 @@
-//! How the images that match a filter are found without looking at all of them.
+//! Plans how to find the images that match a filter without reading all of them.
 //!
-//! Pure: a filter goes in, and which look-ups would do comes out. `store::search` runs them.
+//! A plan is a pure function of the filter. [`crate::store::read::lookup`] runs its lookups.
 //!
-//! A filter is an "or" of alternatives, each an "and" of selectors. For an alternative one selector that
-//! can be looked up is enough: it gives *candidates*, among which are all images that match, and the
-//! filter itself decides of each. If any alternative has none, all images must be read anyhow, and
-//! that is the plan.
+//! A filter is an "or" of alternatives, each an "and" of selectors. One selector that the index can look
+//! up is enough for an alternative: the lookup finds *candidates*, which include all matching images,
+//! and the filter then decides on each candidate. If an alternative has no such selector, all images
+//! must be read, and the plan is a scan.
 
 use std::fmt;
 
@@ -16,49 +16,49 @@ use crate::model::go::quote::quote;
 /// How to find the images that match a filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
-    /// Every image matches, whatever is in it: nothing is looked at.
+    /// Every image matches: no field is read.
     All,
-    /// Every image is looked at, because this alternative has nothing that can be looked up.
+    /// Read every image, because this alternative has no selector that can be looked up.
     Scan {
         /// The alternative, as a filter.
         because: String,
     },
-    /// Every alternative that can match at all, each with the look-ups of which any one finds all
-    /// that match it: never none.
+    /// For every alternative that can match: its lookups, never none. Any one of them finds all images
+    /// that match the alternative.
     LookUp(Vec<Vec<Lookup>>),
 }
 
-/// A question the store answers without reading all records.
+/// A lookup that the store answers without reading all records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
     /// The image of this name.
     Name(String),
-    /// The images whose names begin so.
+    /// The images whose names begin with these bytes.
     NamePrefix(Vec<u8>),
     /// The images with this digest.
     Digest(Vec<u8>),
-    /// The images whose digests begin so.
+    /// The images whose digests begin with these bytes.
     DigestPrefix(Vec<u8>),
     /// The images with this label.
     Label {
-        /// Its key.
+        /// Key of the label.
         key: Vec<u8>,
-        /// Its value.
+        /// Value of the label.
         value: Vec<u8>,
     },
 }
 
-/// What one selector gives.
+/// How a plan can use one selector.
 enum SelectorUse {
     LookUp(Lookup),
-    /// It passes no image.
+    /// The selector matches no image.
     Never,
-    /// It can only be tried on each image.
+    /// The selector must be tested on each image.
     Test,
 }
 
 impl Plan {
-    /// The plan for a filter.
+    /// Plans a filter.
     pub fn new(filter: &Filter) -> Self {
         if filter.matches_all() {
             return Self::All;
@@ -78,11 +78,11 @@ impl Plan {
     }
 }
 
-/// The look-ups of an alternative; `None` if it never matches.
+/// Returns the lookups of an alternative; `None` if it never matches.
 fn look_ups(selectors: &[Selector]) -> Option<Vec<Lookup>> {
     let mut found = Vec::new();
     for selector in selectors {
-        match of(selector) {
+        match selector_use(selector) {
             SelectorUse::LookUp(look_up) => found.push(look_up),
             SelectorUse::Never => return None,
             SelectorUse::Test => {}
@@ -91,20 +91,20 @@ fn look_ups(selectors: &[Selector]) -> Option<Vec<Lookup>> {
     Some(found)
 }
 
-fn of(selector: &Selector) -> SelectorUse {
+fn selector_use(selector: &Selector) -> SelectorUse {
     let field = Field::at(selector.path());
     match (selector.operator(), field) {
         (Operator::Present | Operator::Equal(_), None) => SelectorUse::Never,
-        (Operator::Equal(value), Some(field)) => equal(field, value),
+        (Operator::Equal(value), Some(field)) => equality_use(field, value),
         (Operator::Matches(pattern), field) => match (pattern.literal_prefix(), field) {
             // A pattern that does not compile matches nothing.
             (None, _) => SelectorUse::Never,
             (Some([]), _) => SelectorUse::Test,
-            (Some(beginning), Some(Field::Name)) => {
-                SelectorUse::LookUp(Lookup::NamePrefix(beginning.to_vec()))
+            (Some(prefix), Some(Field::Name)) => {
+                SelectorUse::LookUp(Lookup::NamePrefix(prefix.to_vec()))
             }
-            (Some(beginning), Some(Field::Digest)) => {
-                SelectorUse::LookUp(Lookup::DigestPrefix(beginning.to_vec()))
+            (Some(prefix), Some(Field::Digest)) => {
+                SelectorUse::LookUp(Lookup::DigestPrefix(prefix.to_vec()))
             }
             _ => SelectorUse::Test,
         },
@@ -112,11 +112,11 @@ fn of(selector: &Selector) -> SelectorUse {
     }
 }
 
-fn equal(field: Field<'_>, value: &[u8]) -> SelectorUse {
+fn equality_use(field: Field<'_>, value: &[u8]) -> SelectorUse {
     match field {
-        // An empty one is absent, and equals nothing.
+        // An empty field is absent and equals no value.
         Field::Name | Field::Digest | Field::MediaType if value.is_empty() => SelectorUse::Never,
-        // What is stored is text.
+        // Stored values are UTF-8.
         _ if std::str::from_utf8(value).is_err() => SelectorUse::Never,
         Field::Name => {
             SelectorUse::LookUp(Lookup::Name(String::from_utf8_lossy(value).into_owned()))
@@ -144,7 +144,7 @@ impl fmt::Display for Lookup {
 }
 
 impl fmt::Display for Plan {
-    /// One line.
+    /// Formats the plan on one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let alternatives = match self {
             Self::All => return f.write_str("all images"),
