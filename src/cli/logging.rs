@@ -191,7 +191,7 @@ mod tests {
         {
             some.parse::<Filter>().unwrap_or_else(|e| panic!("{some}: {e}"));
         }
-        for (none, told) in [
+        for (none, expected) in [
             ("info=loud", "loud"),
             ("loud", "\"loud\" is neither a level"),
             ("info,loud", "\"loud\" is neither a level"),
@@ -202,7 +202,7 @@ mod tests {
             ("lo\u{1b}ud", r#""lo\x1bud" is neither"#),
         ] {
             let error = none.parse::<Filter>().unwrap_err();
-            assert!(error.contains(told), "{none}: {error}");
+            assert!(error.contains(expected), "{none}: {error}");
         }
     }
 }

@@ -130,8 +130,8 @@ fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
         .block_on(command)
 }
 
-/// The command line, with the defaults of the settings in its help; the manual pages and the
-/// completions of shells are made of it (`tools/pages.rs`).
+/// Returns the command line with the defaults of the settings in its help. `tools/pages.rs` generates the
+/// manual pages and the shell completions from it.
 pub fn command() -> clap::Command {
     let command = Cli::command()
         .mut_subcommand("serve", settings::with_defaults)

@@ -244,11 +244,11 @@ pub fn all() -> Vec<Setting> {
 /// Adds the defaults of the settings to the help of `command`.
 pub fn with_defaults(mut command: Command) -> Command {
     for (key, value) in Settings::defaults().table() {
-        let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         if command.get_arguments().any(|arg| *arg.get_id() == *key) {
             command = command.mut_arg(key, |arg| {
                 let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-                arg.help(format!("{help} [default: {}]", escaped(&shown)))
+                arg.help(format!("{help} [default: {}]", escaped(&text)))
             });
         }
     }
@@ -378,8 +378,8 @@ mod tests {
     #[test]
     fn every_setting_is_a_key_and_a_variable_with_an_explanation() {
         for setting in all() {
-            let told = read(&format!("{} = []", setting.key)).unwrap_err();
-            assert!(!told.message().contains("unknown key"), "{told}");
+            let error = read(&format!("{} = []", setting.key)).unwrap_err();
+            assert!(!error.message().contains("unknown key"), "{error}");
             let variable = format!("LMDB_IMAGES_{}", setting.key.to_uppercase());
             let expected = if setting.key == "log" { "RUST_LOG" } else { &variable };
             assert_eq!(setting.variable, expected);
@@ -388,8 +388,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_in_a_file_is_told_with_its_line() {
-        for (text, told) in [
+    fn an_error_in_a_file_has_its_line() {
+        for (text, expected) in [
             ("\n\nmax_conections = 1", "f, line 3: unknown key `max_conections`, expected one of"),
             ("max_connections = 0", "f, line 1: 0 is not in 1..=1000000"),
             ("\nmessage_time = -1", "f, line 2: -1 is not in 1..=86400"),
@@ -400,7 +400,7 @@ mod tests {
             ("log_format = \"xml\"", "f, line 1: unknown variant `xml`, expected `text` or `json`"),
         ] {
             let error = read(text).unwrap_err();
-            assert!(error.message().starts_with(told), "{text}: {error}");
+            assert!(error.message().starts_with(expected), "{text}: {error}");
         }
     }
 

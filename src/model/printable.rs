@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_obeys_or_nobody_sees_is_escaped() {
+    fn control_and_invisible_characters_are_escaped() {
         for plain in ["docker.io/library/a:1", "ü ☃ 😀", "a \\ \"b\"", ""] {
             assert_eq!(escaped(plain), plain);
         }

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_request_may_ask_is_bounded() {
+    fn the_filters_of_a_request_are_bounded() {
         let told = |filters: &[String]| Filter::parse_all(filters).map_err(|e| e.to_string());
         let fields = |separator: &str, count: usize| vec![vec!["a"; count].join(separator)];
         let patterns = |count: usize| vec!["a~=b".to_owned(); count];

@@ -237,7 +237,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_taken_is_written_the_same(mut message in image().prop_map(|image| {
+        fn an_accepted_message_is_read_like_a_decoded_one(mut message in image().prop_map(|image| {
             image.write_to_bytes().unwrap()
         }), at: prop::sample::Index, bits: u8, length: prop::sample::Index) {
             message.truncate(length.index(message.len() + 1));
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_protobuf_would_merge_is_left_to_it() {
+    fn repeated_fields_are_left_to_protobuf() {
         let twice = [tag::NAME, 1, b'a', tag::NAME, 1, b'b'];
         assert!(Encoded::new(&twice).is_none());
         assert_eq!(Image::parse_from_bytes(&twice).unwrap().name, "b");

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_containerd_is_an_invalid_argument() {
+    fn a_request_that_crashes_containerd_is_an_invalid_argument() {
         for unset in [
             MessageField::none(),
             MessageField::some(Image { name: "i".into(), ..Image::default() }),
