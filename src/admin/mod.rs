@@ -15,5 +15,6 @@ pub mod ls;
 mod progress;
 mod record;
 pub mod recover;
+pub mod rescue;
 pub mod restore;
 pub mod stat;

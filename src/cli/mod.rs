@@ -17,6 +17,7 @@ mod ls;
 mod output;
 mod paths;
 mod recover;
+mod rescue;
 mod restore;
 mod serve;
 mod settings;
@@ -54,6 +55,7 @@ enum Command {
     Restore(restore::Restore),
     Compact(compact::Compact),
     Recover(recover::Recover),
+    Rescue(rescue::Rescue),
     Config(config::Config),
     Health(health::Health),
 }
@@ -178,6 +180,7 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Command::Restore(command) => command.run().map(done),
         Command::Compact(command) => command.run().map(done),
         Command::Recover(command) => command.run(),
+        Command::Rescue(command) => command.run(),
         Command::Health(command) => command.run(),
         Command::Config(command) => command.run(matches).map(done),
     }
