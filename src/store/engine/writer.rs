@@ -33,6 +33,7 @@ use crate::store::engine::transaction::Transaction;
 use crate::store::error::lmdb_error;
 use crate::store::journal::entry::WriteBatch;
 use crate::store::journal::overlay::Overlay;
+use crate::store::changelog::LogHead;
 
 /// So many jobs may wait; further callers wait to be let in.
 const QUEUE_LEN: usize = 1024;
@@ -191,7 +192,7 @@ impl WriterThread {
     /// Runs the jobs and commits what they changed. Gives the environment too when it cannot be used
     /// any more.
     fn commit(&self, jobs: &mut [Box<dyn Job>]) -> (Result<()>, Option<Arc<OpenEnvironment>>) {
-        let (opened, recent, changes) = match self.run_in_view(jobs) {
+        let (opened, (recent, changes, log)) = match self.run_in_view(jobs) {
             Ok(done) => done,
             Err(why) => return (Err(why), None),
         };
@@ -199,7 +200,7 @@ impl WriterThread {
             return (Ok(()), None);
         }
         let begun = Instant::now();
-        let committed = opened.commit(recent, changes);
+        let committed = opened.commit(recent, changes, log);
         self.commits.seconds.observe(begun.elapsed().as_secs_f64());
         let Err(failed) = committed else {
             self.commits.jobs.observe(jobs.len() as f64);
@@ -227,7 +228,7 @@ impl WriterThread {
     fn run_in_view(
         &self,
         jobs: &mut [Box<dyn Job>],
-    ) -> Result<(Arc<OpenEnvironment>, Overlay, WriteBatch)> {
+    ) -> Result<(Arc<OpenEnvironment>, (Overlay, WriteBatch, Option<LogHead>))> {
         self.environment.check_files()?;
         let mut opened = self.environment.acquire()?;
         loop {
@@ -237,7 +238,7 @@ impl WriterThread {
                 change.into_parts()
             });
             match changed {
-                Some((recent, changes)) => return Ok((opened, recent, changes)),
+                Some(changed) => return Ok((opened, changed)),
                 None => opened = self.environment.reopen(opened)?,
             }
         }
