@@ -33,9 +33,9 @@ pub mod schema;
 #[allow(clippy::module_inception)]
 mod store;
 
-pub use engine::transaction::Transaction;
 pub use changelog::LogHead;
 pub use changelog::cause::{Actor, Cause, Origin};
+pub use engine::transaction::Transaction;
 pub use read::changelog::{LogEntry, LogPage};
 pub use read::records::{Records, Snapshot};
 pub use read::scan::Entry;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::changelog::LogHead;
 use super::dir::disk_space;
 use super::dir::root::StoreDir;
 use super::engine::committer;
@@ -13,7 +14,6 @@ use super::engine::writer::Writer;
 use super::error::{environment_lost_error, lmdb_error};
 use super::lmdb::open::free_dead_readers;
 use super::lmdb::reader_table::HeldSnapshot;
-use super::changelog::LogHead;
 use super::read::changelog::LogPage;
 use super::read::records::{Records, Snapshot};
 use super::read::usage::Usage;

@@ -13,8 +13,8 @@ pub use crate::api::catalog::Origin;
 pub struct Actor(Arc<[u8]>);
 
 impl Actor {
-    /// A process by its user, its number and the name of its program.
-    pub fn new(uid: u32, pid: i32, comm: &str) -> Self {
+    /// A process by its user, its number and the name of its program, as far as the kernel tells.
+    pub fn new(uid: Option<u32>, pid: i32, comm: &str) -> Self {
         let actor = catalog::Actor { uid, pid, comm: comm.into(), ..Default::default() };
         // A message of plain fields can always be encoded.
         Self(actor.write_to_bytes().unwrap_or_default().into())
@@ -33,7 +33,7 @@ pub struct Cause {
     pub origin: Origin,
     /// Who asked, if somebody did.
     pub actor: Option<Actor>,
-    /// The entry that the change takes back, for [`Origin::UNDO`].
+    /// The entry that the change takes back, for [`Origin::ORIGIN_UNDO`].
     pub undoes: u64,
 }
 
@@ -45,6 +45,7 @@ impl Cause {
 
     /// A change that a client asked for.
     pub fn client(actor: Actor) -> Self {
-        Self { origin: Origin::CLIENT, actor: Some(actor), undoes: 0 }
+        let actor = Some(actor).filter(|actor| !actor.bytes().is_empty());
+        Self { origin: Origin::ORIGIN_CLIENT, actor, undoes: 0 }
     }
 }

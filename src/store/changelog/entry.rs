@@ -7,7 +7,9 @@
 //! chain                   last: it is over all before it
 //! ```
 
-use protobuf::rt::WireType;
+use std::borrow::Cow;
+
+use protobuf::rt::{self, WireType};
 use protobuf::well_known_types::timestamp::Timestamp;
 use protobuf::{CodedInputStream, CodedOutputStream, Message};
 use sha2::{Digest, Sha256};
@@ -39,11 +41,9 @@ mod field {
     pub const CHAIN: u32 = 13;
 }
 
-/// Fields of `State`.
-mod state_field {
-    pub const IMAGE: u32 = 1;
-    pub const DIGEST: u32 = 2;
-}
+/// The field `target` of `State`, and `digest` in it.
+const STATE_TARGET: u32 = 3;
+const TARGET_DIGEST: u32 = 2;
 
 /// Bytes of the chain with its tag, at the end of an entry.
 const CHAIN_BYTES: usize = 9;
@@ -85,20 +85,24 @@ pub struct Changed<'c> {
 impl Changed<'_> {
     fn kind(&self) -> Kind {
         match (self.old, self.new) {
-            (_, None) => Kind::DELETED,
-            (Old::Missing, Some(_)) => Kind::CREATED,
-            (_, Some(_)) => Kind::UPDATED,
+            (_, None) => Kind::KIND_DELETED,
+            (Old::Missing, Some(_)) => Kind::KIND_CREATED,
+            (_, Some(_)) => Kind::KIND_UPDATED,
         }
     }
 
     /// All of its entry but the place in the log.
     pub fn body(&self, cause: &Cause, time: &Timestamp) -> Result<Vec<u8>> {
-        let (old, new) = (self.old.message(), self.new);
-        let states = old.map_or(0, <[u8]>::len) + new.map_or(0, <[u8]>::len);
-        let is_truncated = states > MAX_STATE_BYTES
-            || matches!(self.old, Old::Damaged)
-            || ![old, new].into_iter().flatten().all(is_image);
-        let mut body = Vec::with_capacity(128 + self.name.len() + states.min(MAX_STATE_BYTES));
+        let records = [
+            (field::BEFORE, !matches!(self.old, Old::Missing), self.old.message()),
+            (field::AFTER, self.new.is_some(), self.new),
+        ];
+        let whole = records.map(|(_, _, record)| record.and_then(whole_state));
+        let bytes = whole.iter().flatten().map(|state| state.len()).sum::<usize>();
+        let is_unknown =
+            records.iter().zip(&whole).any(|((_, is_there, _), w)| *is_there && w.is_none());
+        let is_truncated = bytes > MAX_STATE_BYTES || is_unknown;
+        let mut body = Vec::with_capacity(128 + self.name.len() + bytes.min(MAX_STATE_BYTES));
         let mut out = CodedOutputStream::vec(&mut body);
         let written = (|| {
             out.write_tag(field::TIME, WireType::LengthDelimited)?;
@@ -107,11 +111,12 @@ impl Changed<'_> {
             out.write_enum(field::ORIGIN, cause.origin as i32)?;
             out.write_string(field::NAMESPACE, self.namespace.as_str())?;
             out.write_string(field::NAME, self.name)?;
-            if !matches!(self.old, Old::Missing) {
-                out.write_bytes(field::BEFORE, &state(old, is_truncated)?)?;
-            }
-            if new.is_some() {
-                out.write_bytes(field::AFTER, &state(new, is_truncated)?)?;
+            for ((field, is_there, record), whole) in records.into_iter().zip(&whole) {
+                match whole {
+                    _ if !is_there => {}
+                    Some(state) if !is_truncated => out.write_bytes(field, state)?,
+                    _ => out.write_bytes(field, &digest_state(record)?)?,
+                }
             }
             if let Some(actor) = &cause.actor {
                 out.write_bytes(field::ACTOR, actor.bytes())?;
@@ -129,25 +134,32 @@ impl Changed<'_> {
     }
 }
 
-/// Whether a record can be decoded: any other would make its entry one that cannot.
-fn is_image(record: &[u8]) -> bool {
-    Encoded::new(record).is_some() || Image::parse_from_bytes(record).is_ok()
+/// The encoded `State` of a record: the encoded image without its name. `None` for what is no image.
+fn whole_state(record: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if let Some(image) = Encoded::new(record) {
+        return Some(Cow::Borrowed(image.without_name()));
+    }
+    let mut image = Image::parse_from_bytes(record).ok()?;
+    image.name.clear();
+    image.write_to_bytes().ok().map(Cow::Owned)
 }
 
-/// An encoded `State`: the record, or only its digest if that can be told.
-fn state(record: Option<&[u8]>, is_truncated: bool) -> protobuf::Result<Vec<u8>> {
+/// The encoded `State` of a record that has only its digest, if that can be told.
+fn digest_state(record: Option<&[u8]>) -> protobuf::Result<Vec<u8>> {
+    let digest = match record.map(|record| (record, Encoded::new(record))) {
+        Some((_, Some(image))) => String::from_utf8_lossy(image.digest()).into_owned(),
+        Some((record, None)) => {
+            Image::parse_from_bytes(record).unwrap_or_default().target.digest.clone()
+        }
+        None => String::new(),
+    };
     let mut state = Vec::new();
     let mut out = CodedOutputStream::vec(&mut state);
-    match record {
-        Some(record) if is_truncated => {
-            let digest = match Encoded::new(record) {
-                Some(image) => String::from_utf8_lossy(image.digest()).into_owned(),
-                None => Image::parse_from_bytes(record).unwrap_or_default().target.digest.clone(),
-            };
-            out.write_string(state_field::DIGEST, &digest)?;
-        }
-        Some(record) => out.write_bytes(state_field::IMAGE, record)?,
-        None => {}
+    if !digest.is_empty() {
+        let length = rt::string_size(TARGET_DIGEST, &digest);
+        out.write_tag(STATE_TARGET, WireType::LengthDelimited)?;
+        out.write_uint64_no_tag(length)?;
+        out.write_string(TARGET_DIGEST, &digest)?;
     }
     out.flush()?;
     drop(out);

@@ -60,16 +60,23 @@ fn changes(snapshot: &Snapshot<'_>, head: &LogHead) -> Result<Vec<Change>> {
     Ok(changes)
 }
 
-fn record(state: &State) -> Vec<u8> {
-    state.image.write_to_bytes().unwrap()
+/// The record of the image of that name in a state.
+fn record(name: &str, state: &State) -> Vec<u8> {
+    let mut image = Image::parse_from_bytes(&state.write_to_bytes().unwrap()).unwrap();
+    image.name = name.into();
+    image.write_to_bytes().unwrap()
 }
 
 fn apply(images: &mut Images, change: &Change) {
     let key = (change.namespace.clone(), change.name.clone());
     let before = images.get(&key).cloned();
-    assert_eq!(change.before.as_ref().map(record), before, "what {change} replaces");
+    assert_eq!(
+        change.before.as_ref().map(|state| record(&change.name, state)),
+        before,
+        "what {change} replaces"
+    );
     match change.after.as_ref() {
-        Some(after) => drop(images.insert(key, record(after))),
+        Some(after) => drop(images.insert(key, record(&change.name, after))),
         None => drop(images.remove(&key)),
     }
 }
@@ -109,7 +116,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 fn step() -> impl Strategy<Value = Step> {
     let end = prop_oneof![5 => Just(End::Well), 1 => Just(End::Refused), 1 => Just(End::Panic)];
-    let origin = prop::sample::select(vec![Origin::CLIENT, Origin::BATCH]);
+    let origin = prop::sample::select(vec![Origin::ORIGIN_CLIENT, Origin::ORIGIN_BATCH]);
     prop_oneof![
         10 => (prop::collection::vec(op(), 0..5), end, origin).prop_map(|(o, e, g)| Step::Job(o, e, g)),
         2 => Just(Step::Checkpoint),
@@ -257,27 +264,33 @@ fn an_entry_says_who_changed_what_and_why() {
         };
         store.writer().write_blocking(work).unwrap();
     };
-    job(Cause::client(Actor::new(1000, 42, "ctr")), vec![Op::Put(0, 1, 3)]);
-    job(Cause { undoes: 1, ..Cause::own(Origin::UNDO) }, vec![Op::Delete(0)]);
-    job(Cause::own(Origin::BATCH), vec![Op::Put(0, 1, 3), Op::Put(0, 2, 3), Op::Put(1, 1, 3)]);
-    job(Cause::own(Origin::RESYNC), vec![Op::SetAside(0), Op::SetAside(0), Op::Lease(0)]);
+    job(Cause::client(Actor::new(Some(1000), 42, "ctr")), vec![Op::Put(0, 1, 3)]);
+    job(Cause { undoes: 1, ..Cause::own(Origin::ORIGIN_UNDO) }, vec![Op::Delete(0)]);
+    job(
+        Cause::own(Origin::ORIGIN_BATCH),
+        vec![Op::Put(0, 1, 3), Op::Put(0, 2, 3), Op::Put(1, 1, 3)],
+    );
+    job(Cause::own(Origin::ORIGIN_RESYNC), vec![Op::SetAside(0), Op::SetAside(0), Op::Lease(0)]);
     let all = logged(&store);
     let kinds: Vec<_> = all.iter().map(|change| change.kind.unwrap()).collect();
     let (created, updated, deleted) =
-        (ChangeKind::CREATED, ChangeKind::UPDATED, ChangeKind::DELETED);
+        (ChangeKind::KIND_CREATED, ChangeKind::KIND_UPDATED, ChangeKind::KIND_DELETED);
     assert_eq!(kinds, [created, deleted, created, updated, created, deleted]);
     let commits: Vec<_> = all.iter().map(|change| change.commit_last).collect();
     assert_eq!(commits, [1, 2, 5, 5, 5, 6]);
     let [first, undo, ..] = all.as_slice() else { panic!() };
     let actor = first.actor.as_ref().unwrap();
-    assert_eq!((actor.uid, actor.pid, actor.comm.as_str()), (1000, 42, "ctr"));
-    assert_eq!((first.origin.unwrap(), first.undoes, first.truncated), (Origin::CLIENT, 0, false));
+    assert_eq!((actor.uid, actor.pid, actor.comm.as_str()), (Some(1000), 42, "ctr"));
+    assert_eq!(
+        (first.origin.unwrap(), first.undoes, first.truncated),
+        (Origin::ORIGIN_CLIENT, 0, false)
+    );
     assert_eq!((first.namespace.as_str(), first.name.as_str()), ("n", "a"));
     assert!(first.before.is_none() && undo.after.is_none());
-    assert_eq!(record(&undo.before), image("a", 1, 3));
-    assert_eq!((undo.origin.unwrap(), undo.undoes), (Origin::UNDO, 1));
+    assert_eq!(record("a", &undo.before), image("a", 1, 3));
+    assert_eq!((undo.origin.unwrap(), undo.undoes), (Origin::ORIGIN_UNDO, 1));
     assert!(undo.actor.is_none());
-    assert_eq!(all[5].origin.unwrap(), Origin::RESYNC);
+    assert_eq!(all[5].origin.unwrap(), Origin::ORIGIN_RESYNC);
 }
 
 #[test]
@@ -287,9 +300,9 @@ fn of_large_states_only_the_digests_are_logged() {
     put(&store, 0, 1000);
     let all = logged(&store);
     assert!(!all[0].truncated && all[1].truncated);
-    assert_eq!(record(&all[0].after).len(), image("a", 7, entry::MAX_STATE_BYTES - 200).len());
+    assert_eq!(record("a", &all[0].after).len(), image("a", 7, entry::MAX_STATE_BYTES - 200).len());
     for state in [&all[1].before, &all[1].after] {
-        assert_eq!((state.digest.as_str(), state.image.is_none()), ("sha256:7", true));
+        assert_eq!((state.target.digest.as_str(), state.labels.len()), ("sha256:7", 0));
     }
 }
 
@@ -303,7 +316,7 @@ fn a_record_that_is_no_image_leaves_an_entry_that_can_be_decoded() {
     store.writer().write_blocking(strange).unwrap();
     let all = logged(&store);
     assert_eq!(all.iter().map(|change| change.truncated).collect::<Vec<_>>(), [true, true]);
-    assert_eq!(all[1].after.digest, "sha256:7");
+    assert_eq!(all[1].after.target.digest, "sha256:7");
 }
 
 #[test]
@@ -317,7 +330,7 @@ fn a_damaged_record_is_logged_as_one_of_which_nothing_is_known() {
     put(&store, 0, 1);
     let all = logged(&store);
     assert!(all[0].truncated && all[0].before.is_some());
-    assert_eq!(all[0].kind.unwrap(), ChangeKind::UPDATED);
+    assert_eq!(all[0].kind.unwrap(), ChangeKind::KIND_UPDATED);
 }
 
 #[test]
@@ -363,7 +376,8 @@ fn entries_of_an_age_go_and_a_reader_is_told_where_the_log_begins() {
     let age = |change: &mut Transaction<'_>| {
         for seq in 1..=7_u64 {
             let key = seq.to_be_bytes();
-            let old = Change { seq, commit_last: seq, ..Change::default() }.write_to_bytes().unwrap();
+            let old =
+                Change { seq, commit_last: seq, ..Change::default() }.write_to_bytes().unwrap();
             let sealed = crate::store::schema::value::seal(&key, &old);
             change.set(crate::store::schema::table::Table::Log, &key, &sealed)?;
         }
@@ -384,7 +398,7 @@ fn what_became_visible_at_once_is_read_at_once() {
     let (_dir, store) = store();
     put(&store, 0, 10);
     let batch = |change: &mut Transaction<'_>| {
-        change.set_cause(Cause::own(Origin::BATCH));
+        change.set_cause(Cause::own(Origin::ORIGIN_BATCH));
         work(change, &[Op::Put(0, 1, 900), Op::Put(1, 1, 900), Op::Put(2, 1, 900)])
     };
     store.writer().write_blocking(batch).unwrap();

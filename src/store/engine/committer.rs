@@ -16,17 +16,18 @@ use std::io;
 use heed::{Env, MdbError, WithoutTls};
 
 use crate::model::{Error, Result};
+use crate::store::changelog::LogHead;
+use crate::store::changelog::keep::{self, LogStep};
 use crate::store::dir::disk_space;
 use crate::store::dir::root::StoreDir;
+use crate::store::engine::transaction::BatchChanges;
 use crate::store::engine::version::{CurrentVersion, ShownLog};
 use crate::store::error::lmdb_error;
 use crate::store::journal::Journal;
-use crate::store::journal::entry::{Entry, WriteBatch};
+use crate::store::journal::entry::Entry;
 use crate::store::journal::header::Header;
 use crate::store::journal::overlay::Overlay;
 use crate::store::journal::replay;
-use crate::store::changelog::LogHead;
-use crate::store::changelog::keep::{self, LogStep};
 use crate::store::read::changelog;
 use crate::store::read::view::{Txn, View};
 use crate::store::schema::checkpoint_id::Expected;
@@ -185,13 +186,13 @@ impl Committer {
             .inspect_err(|_| self.log = before)
     }
 
-    /// Commits `changes`, which lead to `recent` and to the end `log` of the log, if they are logged.
+    /// Commits what a batch leads to.
     pub fn commit(
         &mut self,
         env: &Env<WithoutTls>,
         tables: &Tables,
         shown: &CurrentVersion,
-        (recent, changes, log): (Overlay, WriteBatch, Option<LogHead>),
+        BatchChanges { recent, writes, log }: BatchChanges,
     ) -> Result<(), Failure> {
         if self.tail_uncertain {
             let cleared = self.checkpoint(env, tables, shown, shown.overlay());
@@ -209,7 +210,7 @@ impl Committer {
             base: Some(env.info().last_txn_id as u64),
             number: self.entries,
             uuid: self.uuid.clone(),
-            batch: changes,
+            batch: writes,
         };
         let Some(entry) = entry.encode().filter(|_| self.journal.has_room()) else {
             let before = self.log;

@@ -25,12 +25,11 @@ use crate::store::dir::root::StoreDir;
 use crate::store::dir::scratch::ScratchFolder;
 use crate::store::dir::{disk_space, permissions, store_id};
 use crate::store::engine::committer::{Committer, Failure};
+use crate::store::engine::transaction::BatchChanges;
 use crate::store::engine::version::{CurrentVersion, ShownLog};
 use crate::store::error::lmdb_error;
 use crate::store::journal::entry::WriteBatch;
-use crate::store::journal::overlay::Overlay;
 use crate::store::journal::replay;
-use crate::store::changelog::LogHead;
 use crate::store::lmdb::open::{begin_to_read, map};
 use crate::store::lmdb::reader_table::ReaderTable;
 use crate::store::read::view::{Txn, View};
@@ -83,14 +82,9 @@ pub(crate) struct OpenEnvironment {
 }
 
 impl OpenEnvironment {
-    /// Commits changes, which lead to `recent` and to the end `log` of the log.
-    pub fn commit(
-        &self,
-        recent: Overlay,
-        changes: WriteBatch,
-        log: Option<LogHead>,
-    ) -> Result<(), Failure> {
-        self.committer().commit(&self.env, &self.tables, &self.version, (recent, changes, log))
+    /// Commits what a batch leads to.
+    pub fn commit(&self, changes: BatchChanges) -> Result<(), Failure> {
+        self.committer().commit(&self.env, &self.tables, &self.version, changes)
     }
 
     /// Begins a new epoch of the log.
@@ -218,7 +212,8 @@ impl Environment {
         }
         // Another store may be at the path by now; and none is made in the place of this one.
         let log = (self.keep, self.log.clone());
-        let opened = self.files.check().and_then(|()| open(&self.root, number.wrapping_add(1), log));
+        let opened =
+            self.files.check().and_then(|()| open(&self.root, number.wrapping_add(1), log));
         match opened {
             Ok((opened, _)) => {
                 log::info!("the store is open again");

@@ -5,9 +5,9 @@
 
 use crate::clock;
 use crate::model::Result;
+use crate::store::changelog::LogHead;
 use crate::store::changelog::cause::{Cause, Origin};
 use crate::store::changelog::entry::{self, Changed};
-use crate::store::changelog::LogHead;
 use crate::store::read::changelog;
 use crate::store::read::view::View;
 use crate::store::schema::value;
@@ -80,7 +80,7 @@ impl LogBuffer {
             return Ok(Vec::new());
         };
         let end = head.last.saturating_add(bodies.len() as u64);
-        let is_one = self.cause.origin == Origin::BATCH;
+        let is_one = self.cause.origin == Origin::ORIGIN_BATCH;
         let mut entries = Vec::with_capacity(bodies.len());
         for body in bodies {
             let seq = head.last.saturating_add(1);

@@ -6,13 +6,13 @@
 use crate::store::schema::keys;
 
 use crate::model::{Error, Namespace, Result};
+use crate::store::changelog::LogHead;
+use crate::store::changelog::cause::Cause;
+use crate::store::changelog::entry::{Changed, Old};
 use crate::store::engine::log_buffer::{LogBuffer, LogMark};
 use crate::store::journal;
 use crate::store::journal::entry::WriteBatch;
 use crate::store::journal::overlay::Overlay;
-use crate::store::changelog::LogHead;
-use crate::store::changelog::cause::Cause;
-use crate::store::changelog::entry::{Changed, Old};
 use crate::store::read::records::Records;
 use crate::store::read::scan;
 use crate::store::read::state::{Fault, ReadState, get};
@@ -31,6 +31,16 @@ pub struct Transaction<'e> {
     batch: WriteBatch,
     /// What is to be logged.
     log: LogBuffer,
+}
+
+/// What a batch of jobs leads to.
+pub(crate) struct BatchChanges {
+    /// All that is recent after it.
+    pub recent: Overlay,
+    /// What it has changed itself.
+    pub writes: WriteBatch,
+    /// Where the log ends, if the batch has logged something.
+    pub log: Option<LogHead>,
 }
 
 /// What a change was like at some moment.
@@ -93,9 +103,10 @@ impl<'e> Transaction<'e> {
         self.log.skip();
     }
 
-    /// All that is recent after it, what it has changed itself, and where the log ends if it has logged.
-    pub(crate) fn into_parts(self) -> (Overlay, WriteBatch, Option<LogHead>) {
-        (self.view.overlay, self.batch, self.log.head())
+    /// What it leads to.
+    pub(crate) fn into_changes(self) -> BatchChanges {
+        let log = self.log.head();
+        BatchChanges { recent: self.view.overlay, writes: self.batch, log }
     }
 
     /// Writes an encoded record under that name, in place of one that is there. `expires` is the

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use crate::model::{Error, Result};
-use crate::store::journal::overlay::Overlay;
 use crate::store::changelog::LogHead;
+use crate::store::journal::overlay::Overlay;
 use crate::store::read::snapshot_limit::{SnapshotLimit, WrittenBytes};
 
 /// Tells where the log ends. It outlives the opening of an environment.

@@ -2,8 +2,8 @@
 
 use crate::model::{Error, Result};
 use crate::store::Snapshot;
-use crate::store::error::lmdb_error;
 use crate::store::changelog::{LogHead, entry, keep};
+use crate::store::error::lmdb_error;
 use crate::store::read::state::damaged;
 use crate::store::read::view::{Pair, View};
 use crate::store::schema::log_meta::LogMeta;
@@ -131,7 +131,8 @@ fn last<'v>(view: &'v View<'_>) -> Result<Option<Pair<'v>>> {
 
 fn unsealed<'v>((key, value): Pair<'v>) -> Result<(u64, &'v [u8])> {
     let seq = keep::seq(key).ok_or_else(|| damaged("a key of the log"))?;
-    let entry = value::unseal(key, value).map_err(|_| damaged(&format!("entry {seq} of the log")))?;
+    let entry =
+        value::unseal(key, value).map_err(|_| damaged(&format!("entry {seq} of the log")))?;
     Ok((seq, entry))
 }
 

@@ -81,11 +81,7 @@ impl LogMeta {
     }
 
     /// Writes it, as far as it differs from what is there.
-    pub fn write(
-        &self,
-        txn: &mut RwTxn<'_>,
-        meta: Database<'_, Str, Bytes>,
-    ) -> heed::Result<()> {
+    pub fn write(&self, txn: &mut RwTxn<'_>, meta: Database<'_, Str, Bytes>) -> heed::Result<()> {
         let keep = self.keep.map(Retention::to_bytes);
         for (key, value) in [
             (EPOCH, self.epoch.as_ref().map(|epoch| epoch.as_bytes().as_slice())),
