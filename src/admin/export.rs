@@ -348,8 +348,7 @@ pub(super) async fn put_image(
     if !containerd.has_content(namespace, digest).await? {
         return Ok(Some(RecordResult::NoContent(digest.clone())).into());
     }
-    let result =
-        if theirs.is_some() { RecordResult::Overwritten } else { RecordResult::Created };
+    let result = if theirs.is_some() { RecordResult::Overwritten } else { RecordResult::Created };
     if options.dry_run {
         return Ok(Some(result).into());
     }

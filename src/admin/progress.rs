@@ -18,7 +18,8 @@ pub fn lasting(what: &str) -> ProgressBar {
 
 /// Shows how many of `total` are done.
 pub fn of(what: &str, total: u64) -> ProgressBar {
-    let progress = line(&format!("{{spinner}} {{pos}} of {{len}} {what}, {{per_sec}}, {{eta}} left  {{msg}}"));
+    let progress =
+        line(&format!("{{spinner}} {{pos}} of {{len}} {what}, {{per_sec}}, {{eta}} left  {{msg}}"));
     progress.set_length(total);
     progress
 }

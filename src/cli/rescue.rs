@@ -164,7 +164,10 @@ fn tell(out: &mut Output, json: bool, all: bool, event: &Event) {
         Event::Outcome(_) => {}
         Event::Difference(difference) => {
             let (namespace, name) = (&difference.namespace, visible(&difference.name));
-            out.line(format_args!("{namespace}\t{name}\t{}", one_line(&difference.kind.to_string())));
+            out.line(format_args!(
+                "{namespace}\t{name}\t{}",
+                one_line(&difference.kind.to_string())
+            ));
         }
     }
 }

@@ -55,11 +55,7 @@ impl GrpcClient {
     ///
     /// # Errors
     /// If containerd cannot be reached or does not answer.
-    pub async fn adopt_blob(
-        &self,
-        namespace: &Namespace,
-        blob: &Wanted<'_>,
-    ) -> Result<Adoption> {
+    pub async fn adopt_blob(&self, namespace: &Namespace, blob: &Wanted<'_>) -> Result<Adoption> {
         let reference = format!("lmdb-images-rescue-{}", blob.digest);
         let adopted = tokio::time::timeout(CALL_TIMEOUT, self.adopt(namespace, blob, &reference));
         let adopted = adopted.await.unwrap_or_else(|_| {

@@ -53,7 +53,8 @@ impl GrpcClient {
         Ok(Layout {
             content: content.ok_or_else(|| missing("content"))?.into(),
             database: database.ok_or_else(|| missing("database"))?.into(),
-            shares_content: export("io.containerd.metadata.v1", "policy").as_deref() != Some("isolated"),
+            shares_content: export("io.containerd.metadata.v1", "policy").as_deref()
+                != Some("isolated"),
             snapshotters: snapshotters.collect(),
         })
     }

@@ -38,7 +38,9 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => f.write_str("is missing"),
-            Self::Size { found, wanted } => write!(f, "is damaged: {found} bytes instead of {wanted}"),
+            Self::Size { found, wanted } => {
+                write!(f, "is damaged: {found} bytes instead of {wanted}")
+            }
             Self::Hash => f.write_str("is damaged: its content does not have this digest"),
             Self::Other(why) => f.write_str(why),
         }

@@ -88,8 +88,13 @@ async fn rescue(
     let mut blobs = Blobs::of_content(&layout.content)?;
     let relinked = if options.dry_run { 0 } else { relink(&layout.content)? };
     let mut plan = Plan::new(wanted, &blobs, options.sources);
-    let preflight =
-        Preflight { containerd: &containerd, layout: &layout, store, plan: &plan, merge: options.merge };
+    let preflight = Preflight {
+        containerd: &containerd,
+        layout: &layout,
+        store,
+        plan: &plan,
+        merge: options.merge,
+    };
     let checks = preflight.run().await?;
     checks.iter().for_each(|check| each(Event::Check(check.clone())));
     each(Event::Plan(plan.extent()));

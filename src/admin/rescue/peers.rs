@@ -205,8 +205,7 @@ mod tests {
         assert_eq!(connected(&path).unwrap(), [], "this process is not told");
         // A child that inherits our end as its standard input is connected too.
         let stdin = std::os::fd::OwnedFd::from(ours);
-        let mut child =
-            Command::new("sleep").arg("60").stdin(Stdio::from(stdin)).spawn().unwrap();
+        let mut child = Command::new("sleep").arg("60").stdin(Stdio::from(stdin)).spawn().unwrap();
         let found = connected(&path).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();

@@ -149,8 +149,7 @@ impl Folders {
 /// The steps for the folders as they are now.
 fn plan(root: &Path, state: &Path, aside: &Path) -> Result<Vec<Step>> {
     let content = root.join(CONTENT_FOLDER);
-    let mut steps =
-        vec![Step::Link { from: content.join("blobs"), to: content.join(LINK_FOLDER) }];
+    let mut steps = vec![Step::Link { from: content.join("blobs"), to: content.join(LINK_FOLDER) }];
     let moved = |from: PathBuf, to: PathBuf| Step::Move { from, to };
     if root.join(DATABASE).symlink_metadata().is_ok() {
         steps.push(moved(root.join(DATABASE), aside.join(DATABASE)));
@@ -174,7 +173,10 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     for entry in folder.read_dir().map_err(unread)? {
         let name = entry.map_err(unread)?.file_name().into_string().map_err(|name| {
             let name = name.to_string_lossy();
-            Error::FailedPrecondition(format!("{} has {name:?}, which is no text", folder.display()))
+            Error::FailedPrecondition(format!(
+                "{} has {name:?}, which is no text",
+                folder.display()
+            ))
         })?;
         names.push(name);
     }

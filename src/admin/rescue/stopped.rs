@@ -50,7 +50,11 @@ pub fn check(root: &Path, state: &Path, database: &Path) -> Result<Held> {
         // The database may have been removed from under it.
         if links.any(|link| link.starts_with(bolt)) {
             let what = format!("has a file open in {}", bolt.display());
-            return Err(running(pid, &what, "stop it, for example with `systemctl stop containerd`"));
+            return Err(running(
+                pid,
+                &what,
+                "stop it, for example with `systemctl stop containerd`",
+            ));
         }
     }
     check_mounts(root, state)?;

@@ -150,12 +150,8 @@ pub fn walk(blobs: &Blobs, target: &Target) -> Tree {
         platform: None,
         annotations: None,
     };
-    let mut walk = Walk {
-        blobs,
-        seen: HashMap::new(),
-        listed: BTreeSet::new(),
-        tree: Tree::default(),
-    };
+    let mut walk =
+        Walk { blobs, seen: HashMap::new(), listed: BTreeSet::new(), tree: Tree::default() };
     let state = walk.descriptor(&top, TARGET, MAX_DEPTH);
     walk.tree.usable = state == State::Whole;
     walk.tree
@@ -442,10 +438,10 @@ mod tests {
         let tree = folder.walk(&index);
         assert!(tree.usable && tree.lost.is_empty(), "{tree:?}");
         let labels = &tree.blobs.last().unwrap().labels;
-        assert_eq!(labels.keys().collect::<Vec<_>>(), [
-            "containerd.io/gc.ref.content.m.0",
-            "containerd.io/gc.ref.content.m.2"
-        ]);
+        assert_eq!(
+            labels.keys().collect::<Vec<_>>(),
+            ["containerd.io/gc.ref.content.m.0", "containerd.io/gc.ref.content.m.2"]
+        );
         let other = folder.manifest("b", "s390x");
         for layer in folder.content(&other)["layers"].as_array().unwrap() {
             folder.remove(layer);

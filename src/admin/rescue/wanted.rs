@@ -56,11 +56,65 @@ pub fn from_store(root: &Path) -> Result<Wanted> {
         snapshot.for_each_aside(&mut |namespace, entry| {
             let found = wanted.entry(namespace.clone()).or_default();
             match entry.message().and_then(decode::<Image>) {
+                // A record is newer than a copy of the same name.
+                Ok(image) if snapshot.record(namespace, Kind::Image, &image.name)?.is_some() => {}
                 Ok(image) => found.images.push(WantedImage { image, aside: true }),
                 Err(_) => found.damaged.push(entry.display_name()),
             }
             Ok(())
         })?;
+        for namespace in wanted.values_mut() {
+            namespace.images.sort_by(|a, b| a.image.name.cmp(&b.image.name));
+        }
         Ok(wanted)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use protobuf::Message;
+
+    use super::*;
+    use crate::store::{Store, Transaction};
+
+    #[test]
+    fn records_and_copies_that_were_set_aside_are_wanted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let namespace = Namespace::parse("n").unwrap();
+        let image = |name: &str, digest: &str| {
+            let mut image = Image { name: name.into(), ..Image::default() };
+            image.target.mut_or_insert_default().digest = digest.into();
+            image
+        };
+        let store = Store::open(dir.path()).unwrap();
+        let (ns, labels) = (namespace.clone(), BTreeMap::from([("team".into(), "a".into())]));
+        let record = Record { name: "n".into(), labels: labels.clone(), ..Record::default() };
+        let put = move |change: &mut Transaction<'_>, image: &Image| {
+            let message = image.write_to_bytes().unwrap();
+            change.put(&ns, Kind::Image, &image.name, &message, None)
+        };
+        let ns = namespace.clone();
+        store
+            .writer()
+            .write_blocking(move |change: &mut Transaction<'_>| {
+                change.put_namespace(&ns, &record.write_to_bytes().unwrap())?;
+                for (name, digest) in [("b", "old"), ("c", "aside"), ("a", "kept")] {
+                    put(change, &image(name, digest))?;
+                }
+                change.set_aside(&ns, Kind::Image, "b")?;
+                change.set_aside(&ns, Kind::Image, "c")?;
+                put(change, &image("b", "new"))
+            })
+            .unwrap();
+        drop(store);
+        let wanted = from_store(dir.path()).unwrap();
+        let found = &wanted[&namespace];
+        assert_eq!(found.labels, Some(labels));
+        let images: Vec<_> = found
+            .images
+            .iter()
+            .map(|w| (w.image.name.as_str(), w.image.target.digest.as_str(), w.aside))
+            .collect();
+        assert_eq!(images, [("a", "kept", false), ("b", "new", false), ("c", "aside", true)]);
+    }
 }

@@ -145,6 +145,11 @@ impl<'e> Transaction<'e> {
         self.delete_key(&key, image)
     }
 
+    /// Removes the copy of a record that was set aside; returns whether it existed.
+    pub fn forget_aside(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
+        self.unset(Table::SetAside, &keys::key(namespace, kind, name))
+    }
+
     /// Writes a record to the database of set-aside records and replaces an existing one.
     pub fn put_aside(
         &mut self,
