@@ -29,7 +29,7 @@ use crate::service::gc::{
 };
 use crate::service::leases;
 use crate::store::read::scan::{Expiring, RecordKey};
-use crate::store::{Kind, Records, Snapshot, Store, Transaction};
+use crate::store::{Cause, Kind, Origin, Records, Snapshot, Store, Transaction};
 
 /// The most records that one job removes. With names of usual length they fit into one journal entry.
 pub const MAX_SLICE: usize = 64;
@@ -168,6 +168,7 @@ fn remove(
     number: u64,
     slice: Vec<Expiring>,
 ) -> Result<Removed> {
+    change.set_cause(Cause::own(Origin::ORIGIN_EXPIRED));
     let begun = Instant::now();
     let mut removed = Removed::default();
     for record in slice {
