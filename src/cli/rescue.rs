@@ -1,16 +1,18 @@
 //! `lmdb-images rescue`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::output::{Failure, MAX_CELL_CHARS, Output, cell, note, visible};
+use super::output::{Failure, MAX_CELL_CHARS, Output, cell, note, print, visible};
 use super::{ContainerdArgs, StoreArgs, block_on};
+use crate::admin::rescue::from_blobs::{self, Line};
 use crate::admin::rescue::prepare::{self, Folders};
 use crate::admin::rescue::report::{Event, Outcome, Summary};
 use crate::admin::rescue::{self, Options};
 use crate::model::printable::one_line;
+use crate::model::{Error, Namespace};
 
 /// Give a containerd that lost its database its images back
 ///
@@ -31,6 +33,19 @@ pub struct Rescue {
 
     #[command(flatten)]
     containerd: ContainerdArgs,
+
+    /// Without a store: find images among the blobs of this folder of a containerd, and print a list.
+    /// Save it in a file, choose, and give the file to --choice
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["choice", "dry_run", "verify", "sources", "merge"])]
+    from_blobs: Option<PathBuf>,
+
+    /// The namespace in the list of --from-blobs
+    #[arg(short, long, default_value = "default", requires = "from_blobs")]
+    namespace: String,
+
+    /// Take the names from this file, a list of --from-blobs, and not from the store
+    #[arg(long, value_name = "FILE")]
+    choice: Option<PathBuf>,
 
     /// Change nothing, and print what would be done
     #[arg(long)]
@@ -132,7 +147,9 @@ impl Rescue {
         if let Some(step) = self.step {
             return step.run();
         }
-        let root = self.root.folder()?;
+        if let Some(folder) = &self.from_blobs {
+            return list(folder, &self.namespace);
+        }
         let socket = self.containerd.socket(&self.root.file)?;
         let options = Options {
             dry_run: self.dry_run,
@@ -142,9 +159,27 @@ impl Rescue {
         };
         let mut out = Output::new();
         let told = |event| tell(&mut out, self.json, self.dry_run, &event);
-        let summary = block_on(rescue::run(&root, &socket, options, told))?;
+        let summary = match &self.choice {
+            Some(list) => block_on(rescue::run_choice(list, &socket, options, told))?,
+            None => block_on(rescue::run(&self.root.folder()?, &socket, options, told))?,
+        };
         finish(out, self.json, &summary)
     }
+}
+
+/// Prints the list of --from-blobs.
+fn list(folder: &Path, namespace: &str) -> Result<ExitCode, Failure> {
+    let namespace = Namespace::parse(namespace)
+        .map_err(|e| Error::InvalidArgument(format!("--namespace: {e}")))?;
+    let found = from_blobs::find(folder)?;
+    print(|out| {
+        writeln!(out, "{}", from_blobs::HEAD)?;
+        let mut lines = found.iter().map(|candidate| Line(namespace.as_str(), candidate));
+        lines.try_for_each(|line| writeln!(out, "{line}"))
+    })?;
+    let usable = found.iter().filter(|candidate| candidate.usable).count();
+    note(format_args!("{} images found, {usable} of them complete", found.len()));
+    Ok(ExitCode::SUCCESS)
 }
 
 fn tell(out: &mut Output, json: bool, all: bool, event: &Event) {

@@ -2,7 +2,8 @@
 //! a store and the blobs that still lie on containerd's disk. No byte is sent or copied, and no
 //! network is used.
 //!
-//! - [`wanted`]: the names to bring back
+//! - [`wanted`]: the names to bring back; [`from_blobs`] finds names without a store, and [`choice`] reads
+//!   which of them a person has chosen
 //! - [`blobs`], [`tree`], [`plan`]: what of their content is there, by the files alone; [`verify`] hashes it,
 //!   [`sources`] guesses labels
 //! - [`preflight`]: what is checked before; [`peers`]: who is connected; [`snapshots`]: whether a
@@ -18,6 +19,8 @@
 //! when all its content is there, and what is there already is left.
 
 pub mod blobs;
+mod choice;
+pub mod from_blobs;
 mod namespace;
 mod peers;
 pub mod plan;
@@ -74,6 +77,20 @@ pub async fn run(
 ) -> Result<Summary> {
     let wanted = wanted::from_store(root)?;
     rescue(&wanted, Some(root), socket, options, each).await
+}
+
+/// The same with the names of a list that [`from_blobs`] wrote and a person edited.
+///
+/// # Errors
+/// As [`run`]; `InvalidArgument` if the list is wrong.
+pub async fn run_choice(
+    list: &Path,
+    socket: &Path,
+    options: Options,
+    each: impl FnMut(Event),
+) -> Result<Summary> {
+    let wanted = choice::read(list)?;
+    rescue(&wanted, None, socket, options, each).await
 }
 
 async fn rescue(

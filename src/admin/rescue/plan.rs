@@ -83,7 +83,9 @@ impl Plan {
                 }
             }
             if with_sources {
-                sources::label(&mut planned);
+                let usable = planned.images.iter().filter(|image| image.usable);
+                let images = usable.map(|i| (i.wanted.image.name.as_str(), i.blobs.as_slice()));
+                sources::label(images, &mut planned.blobs);
             }
             plan.namespaces.insert(namespace.clone(), planned);
         }

@@ -8,7 +8,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use bbolt_read::{Bucket, Damage, LiveError, LiveFile, ReadAt, Snapshot, Value};
+use bbolt_read::{Bucket, Damage, LiveError, LiveReader, ReadAt, Snapshot, Value};
+
+use crate::admin::file;
 
 /// Names of which the check tells one, and how many there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,8 +57,9 @@ fn read(
     names: impl Fn(&Snapshot<'_, std::fs::File>) -> Result<BTreeSet<String>, Damage>,
 ) -> Result<BTreeSet<String>, String> {
     let told = |e: LiveError| format!("{}: {e}", path.display());
-    let file = LiveFile::open(path).map_err(told)?;
-    Ok(file.read(|snapshot| names(snapshot)).map_err(told)?.value)
+    let file = file::open_to_read(path).map_err(|e| e.to_string())?;
+    let reader = LiveReader::new(file).map_err(told)?;
+    Ok(reader.read(|snapshot| names(snapshot)).map_err(told)?.value)
 }
 
 fn in_snapshotter<S: ReadAt + ?Sized>(

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::plan::PlannedNamespace;
+use super::tree::Blob;
 
 /// What the key of such a label begins with; the registry's host follows.
 const SOURCE_LABEL: &str = "containerd.io/distribution.source.";
@@ -11,19 +11,23 @@ const SOURCE_LABEL: &str = "containerd.io/distribution.source.";
 /// Bytes that containerd allows a label: key and value together.
 const MAX_LABEL_BYTES: usize = 4096;
 
-/// Gives the blobs of each usable image a label with the repository that its name says.
-pub fn label(namespace: &mut PlannedNamespace) {
-    let mut repositories: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
-    for image in namespace.images.iter().filter(|image| image.usable) {
-        let Some((host, repository)) = repository(&image.wanted.image.name) else { continue };
-        for digest in &image.blobs {
-            let key = (digest.clone(), format!("{SOURCE_LABEL}{host}"));
-            repositories.entry(key).or_default().insert(repository.to_owned());
+/// Gives the blobs of each image a label with the repository that its name says. `images` are names with
+/// the digests of their blobs.
+pub fn label<'i>(
+    images: impl Iterator<Item = (&'i str, &'i [String])>,
+    blobs: &mut BTreeMap<String, Blob>,
+) {
+    let mut repositories: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    for (name, digests) in images {
+        let Some((host, repository)) = repository(name) else { continue };
+        for digest in digests {
+            repositories.entry((digest, host)).or_default().insert(repository);
         }
     }
-    for ((digest, key), repositories) in repositories {
+    for ((digest, host), repositories) in repositories {
+        let key = format!("{SOURCE_LABEL}{host}");
         let value = repositories.into_iter().collect::<Vec<_>>().join(",");
-        if let Some(blob) = namespace.blobs.get_mut(&digest)
+        if let Some(blob) = blobs.get_mut(digest)
             && key.len() + value.len() <= MAX_LABEL_BYTES
         {
             blob.labels.insert(key, value);
