@@ -164,11 +164,11 @@ fn media_type(content: &Content) -> Option<String> {
 /// A full name; a tag alone names nothing.
 fn name(annotations: Option<&BTreeMap<String, String>>) -> Option<String> {
     let annotations = annotations?;
-    let names = NAME_ANNOTATIONS.iter().filter_map(|key| annotations.get(*key));
+    let mut names = NAME_ANNOTATIONS.iter().filter_map(|key| annotations.get(*key));
     let is_full = |name: &&String| {
         name.contains('/') && name.chars().all(|c| is_visible(c) && !c.is_whitespace())
     };
-    names.filter(is_full).next().cloned()
+    names.find(is_full).cloned()
 }
 
 fn content_folder(folder: &Path) -> Result<PathBuf> {
@@ -207,5 +207,84 @@ impl fmt::Display for Line<'_> {
         let mark = if *is_older || !*usable { "#" } else { "" };
         let Target { digest, media_type, size, .. } = target;
         write!(f, "{mark}{namespace}\t{name}\t{digest}\t{media_type}\t{size}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::{Value, json};
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    fn blob(root: &Path, content: &str) -> Value {
+        let digest = format!("{:x}", Sha256::digest(content));
+        fs::write(root.join("blobs/sha256").join(&digest), content).unwrap();
+        json!({ "digest": format!("sha256:{digest}"), "size": content.len() })
+    }
+
+    fn manifest(root: &Path, mark: &str, annotations: &Value) -> Value {
+        let mut config = blob(root, &json!({ "config": { "Env": [mark] } }).to_string());
+        config["mediaType"] = json!("application/vnd.oci.image.config.v1+json");
+        let layers = [blob(root, &format!("layer {mark}"))];
+        let content = json!({ "config": config, "layers": layers, "annotations": annotations });
+        let mut descriptor = blob(root, &content.to_string());
+        descriptor["mediaType"] = json!("application/vnd.oci.image.manifest.v1+json");
+        descriptor
+    }
+
+    #[test]
+    fn images_have_the_names_that_blobs_give_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        fs::create_dir_all(root.join("blobs/sha256")).unwrap();
+        let reference = "org.opencontainers.image.ref.name";
+        let own = manifest(root, "own", &json!({ reference: "example.com/own:1" }));
+        let tag = manifest(root, "tag", &json!({ reference: "1" }));
+        let hostile = manifest(root, "hostile", &json!({ reference: "a/b\tc\n" }));
+        let mut listed = manifest(root, "listed", &json!({}));
+        let child = manifest(root, "child", &json!({}));
+        let plain = listed.clone();
+        listed["annotations"] =
+            json!({ "io.containerd.image.name": "example.com/listed:1", reference: "1" });
+        // An archive's list of images, and an image of several platforms.
+        blob(root, &json!({ "manifests": [listed] }).to_string());
+        let index = blob(root, &json!({ "manifests": [child] }).to_string());
+        fs::remove_file(
+            root.join("blobs/sha256").join(format!("{:x}", Sha256::digest("layer child"))),
+        )
+        .unwrap();
+
+        let digest = |value: &Value| value["digest"].as_str().unwrap().to_owned();
+        let mut expected = vec![
+            ("example.com/listed:1".to_owned(), digest(&plain), true),
+            ("example.com/own:1".to_owned(), digest(&own), true),
+            (digest(&tag), digest(&tag), true),
+            (digest(&hostile), digest(&hostile), true),
+            (digest(&index), digest(&index), false),
+        ];
+        expected.sort();
+        let found = find(root).unwrap();
+        let named: Vec<_> =
+            found.iter().map(|c| (c.name.clone(), c.target.digest.clone(), c.usable)).collect();
+        assert_eq!(named, expected);
+        let lost = found.iter().find(|candidate| !candidate.usable).unwrap();
+        let line = Line("n", lost).to_string();
+        assert!(line.contains("# lost: sha256:") && line.contains("\n#n\tsha256:"), "{line}");
+
+        // A newer manifest of the same name.
+        let newer = manifest(root, "newer", &json!({ reference: "example.com/own:1" }));
+        let path = root.join("blobs").join(digest(&own).replace(':', "/"));
+        let earlier = SystemTime::now() - std::time::Duration::from_secs(60);
+        fs::File::options().append(true).open(path).unwrap().set_modified(earlier).unwrap();
+        let found = find(root).unwrap();
+        let both: Vec<_> = found
+            .iter()
+            .filter(|candidate| candidate.name == "example.com/own:1")
+            .map(|candidate| (candidate.target.digest.clone(), candidate.is_older))
+            .collect();
+        assert_eq!(both, [(digest(&newer), false), (digest(&own), true)]);
     }
 }
