@@ -55,6 +55,21 @@ impl<'b> ReplyBuilder<'b> {
         self.message.extend_from_slice(record);
     }
 
+    /// How many bytes the message has so far, whether built or not.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Adds the encoded fields of the response that follow its records.
+    pub fn add_fields(&mut self, fields: &[u8]) {
+        self.size += fields.len();
+        if self.room.try_grow(self.size) {
+            self.message.extend_from_slice(fields);
+        } else {
+            self.message = Vec::new();
+        }
+    }
+
     /// Counts a damaged record that is left out.
     pub fn leave_out(&mut self) {
         self.left_out += 1;

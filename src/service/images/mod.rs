@@ -105,14 +105,15 @@ impl Query {
 
     /// What names begin with, when that is the only look-up: its candidates are one range of records,
     /// and need not be gathered first.
-    fn as_name_prefix(&self) -> Option<&[u8]> {
+    pub fn as_name_prefix(&self) -> Option<&[u8]> {
         let Plan::LookUp(alternatives) = &self.plan else { return None };
         let [look_ups] = alternatives.as_slice() else { return None };
         let [Lookup::NamePrefix(beginning)] = look_ups.as_slice() else { return None };
         Some(beginning)
     }
 
-    fn matches(&self, image: &[u8], step: &mut impl FnMut() -> Result<()>) -> Result<bool> {
+    /// Whether an encoded image matches.
+    pub fn matches(&self, image: &[u8], step: &mut impl FnMut() -> Result<()>) -> Result<bool> {
         match Encoded::new(image) {
             _ if self.filter.matches_all() => Ok(true),
             Some(image) => self.filter.try_matches(&image, step),
@@ -178,7 +179,7 @@ pub fn rows_examined(
 }
 
 /// So many candidates at most are looked up one by one; to read all is faster for more.
-fn max_lookups(records: &impl Records) -> Result<usize> {
+pub fn max_lookups(records: &impl Records) -> Result<usize> {
     Ok(usize::try_from(records.approximate_count()? / SCAN_STEPS)
         .unwrap_or(usize::MAX)
         .max(INLINE_MAX))
@@ -192,7 +193,7 @@ const SCAN_STEPS: u64 = 4;
 
 /// The images among which are all that match, if they can be looked up and are at most so many. An
 /// index that cannot be read is as good as none.
-fn candidates<'t>(
+pub fn candidates<'t>(
     records: &'t impl Records,
     namespace: &Namespace,
     query: &Query,
