@@ -8,6 +8,7 @@
 //! - [`mod@format`]: LMDB's file format, read and verified page by page in safe Rust
 //! - [`schema`]: which key holds what, drawn as a tree; [`lmdb`]: opening the environment, its reader
 //!   table
+//! - [`changelog`]: every change of an image: the bytes of its entries, and what is kept of them
 //! - [`journal`]: the file in which a change is on disk first, and the overlay of what it holds
 //! - [`read`]: looking records up, over LMDB's file and the overlay
 //! - [`recovery`]: what is verified before LMDB maps a file, and saving records out of a damaged one
@@ -18,6 +19,7 @@
 //! module that names heed, and the only one with `unsafe`.
 
 pub mod bounds;
+pub mod changelog;
 pub mod dir;
 pub mod engine;
 mod error;
@@ -31,9 +33,13 @@ pub mod schema;
 #[allow(clippy::module_inception)]
 mod store;
 
+pub use changelog::LogHead;
+pub use changelog::cause::{Actor, Cause, Origin};
 pub use engine::transaction::Transaction;
+pub use read::changelog::{LogEntry, LogPage};
 pub use read::records::{Records, Snapshot};
 pub use read::scan::Entry;
 pub use read_only::ReadOnlyStore;
 pub use schema::keys::Kind;
+pub use schema::log_meta::Retention;
 pub use store::Store;

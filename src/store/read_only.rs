@@ -10,12 +10,14 @@ use heed::{CompactionOption, Env, EnvFlags, EnvOpenOptions, WithoutTls};
 use nix::fcntl::FlockArg;
 
 use super::bounds::{MAP_SIZE, MAX_READERS};
+use super::changelog::keep::LogStep;
 use super::dir::{permissions, root, store_id};
 use super::engine::committer;
 use super::error::{environment_lost_error, lmdb_error};
 use super::format::state::State;
 use super::journal::overlay::Overlay;
 use super::journal::replay::{self, Fault};
+
 use super::lmdb::open::{begin_to_read, free_dead_readers};
 use super::lmdb::reader_table::{self, HeldSnapshot, ReaderTable};
 use super::read::records::Snapshot;
@@ -119,7 +121,7 @@ impl ReadOnlyStore {
         // LMDB's copy may be of a newer state: then a checkpoint has taken all that is recent here.
         let recent = if copied.id == since.id { view.overlay.clone() } else { Overlay::default() };
         let own = LastCheckpoint { id: checkpoint_id::next_checkpoint(), journal: None };
-        committer::write_checkpoint(&env, &tables, &recent, own).map_err(told)?;
+        committer::write_checkpoint(&env, &tables, &recent, own, LogStep::None).map_err(told)?;
         env.prepare_for_closing().wait();
         Ok(())
     }

@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
+use super::changelog::LogHead;
 use super::dir::disk_space;
 use super::dir::root::StoreDir;
 use super::engine::committer;
@@ -11,8 +14,10 @@ use super::engine::writer::Writer;
 use super::error::{environment_lost_error, lmdb_error};
 use super::lmdb::open::free_dead_readers;
 use super::lmdb::reader_table::HeldSnapshot;
+use super::read::changelog::LogPage;
 use super::read::records::{Records, Snapshot};
 use super::read::usage::Usage;
+use super::schema::log_meta::Retention;
 use crate::model::{Error, Result};
 
 /// An open store. Clones share it; the last one closes it, after all accepted writes.
@@ -31,9 +36,15 @@ impl std::fmt::Debug for Environment {
 
 impl Store {
     /// Opens the store in the folder `root`, creating both if need be, and takes ownership of it:
-    /// a second owner, in any process, is refused until this one is dropped.
+    /// a second owner, in any process, is refused until this one is dropped. As much of the log is kept as
+    /// last time.
     pub fn open(root: &Path) -> Result<Self> {
-        let environment = Arc::new(Environment::open(StoreDir::lock(root)?)?);
+        Self::open_and_keep(root, None)
+    }
+
+    /// The same, and keeps so much of the log from now on.
+    pub fn open_and_keep(root: &Path, keep: Option<Retention>) -> Result<Self> {
+        let environment = Arc::new(Environment::open(StoreDir::lock(root)?, keep)?);
         let writer = Writer::start(Arc::clone(&environment))?;
         Ok(Self { writer, environment })
     }
@@ -58,6 +69,30 @@ impl Store {
             }
             opened = self.environment.reopen(opened)?;
         }
+    }
+
+    /// Where the log begins and ends: what is told here can be read. None while the log is off.
+    pub fn log_head(&self) -> Option<LogHead> {
+        *self.environment.log().borrow()
+    }
+
+    /// The same, with a wake-up for each change of it.
+    pub fn watch_log(&self) -> watch::Receiver<Option<LogHead>> {
+        self.environment.log().subscribe()
+    }
+
+    /// The entries of the log from the number `from` on: at least one, if there is one, and then as many
+    /// as have `most` bytes together. What became visible at once is never split. They are copied: no
+    /// snapshot is held. Where the log begins is told with them, so a reader that asks for what is
+    /// gone notices.
+    pub fn read_log(&self, from: u64, most: usize) -> Result<LogPage> {
+        self.read(|snapshot| snapshot.log_page(from, most))
+    }
+
+    /// Begins a new epoch of the log, whose entries stay: who reads it reads all images again.
+    pub fn renew_log_epoch(&self) -> Result<()> {
+        let renewed = self.environment.acquire()?.renew_epoch();
+        renewed.map_err(|failed| Error::Internal(format!("beginning a new epoch: {failed}")))
     }
 
     /// The snapshots that all processes hold, the oldest first.

@@ -30,7 +30,7 @@ use crate::service::gc::{
 };
 use crate::service::leases;
 use crate::store::read::scan::{Expiring, RecordKey};
-use crate::store::{Kind, Records, Snapshot, Store, Transaction};
+use crate::store::{Cause, Kind, Origin, Records, Snapshot, Store, Transaction};
 
 /// Records that one job removes at most: with names of usual length they fit into one entry of the
 /// journal.
@@ -170,6 +170,7 @@ fn remove(
     number: u64,
     slice: Vec<Expiring>,
 ) -> Result<Removed> {
+    change.set_cause(Cause::own(Origin::ORIGIN_EXPIRED));
     let begun = Instant::now();
     let mut removed = Removed::default();
     for record in slice {

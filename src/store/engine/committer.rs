@@ -16,17 +16,24 @@ use std::io;
 use heed::{Env, MdbError, WithoutTls};
 
 use crate::model::{Error, Result};
+use crate::store::changelog::LogHead;
+use crate::store::changelog::keep::{self, LogStep};
 use crate::store::dir::disk_space;
 use crate::store::dir::root::StoreDir;
-use crate::store::engine::version::CurrentVersion;
+use crate::store::engine::transaction::BatchChanges;
+use crate::store::engine::version::{CurrentVersion, ShownLog};
 use crate::store::error::lmdb_error;
 use crate::store::journal::Journal;
-use crate::store::journal::entry::{Entry, WriteBatch};
+use crate::store::journal::entry::Entry;
 use crate::store::journal::header::Header;
 use crate::store::journal::overlay::Overlay;
 use crate::store::journal::replay;
+use crate::store::read::changelog;
+use crate::store::read::view::{Txn, View};
 use crate::store::schema::checkpoint_id::Expected;
 use crate::store::schema::checkpoint_id::LastCheckpoint;
+use crate::store::schema::log_meta::{LogMeta, Retention};
+use crate::store::schema::table::Table;
 use crate::store::schema::tables::Tables;
 
 /// When so many keys are recent, a checkpoint is due: more would make it longer, and what it writes
@@ -43,6 +50,10 @@ pub(crate) struct Committer {
     /// How many entries there are since.
     entries: u32,
     uuid: String,
+    /// Where the log begins and ends; none while it is off.
+    log: Option<LogHead>,
+    /// How much of it is kept.
+    keep: Retention,
 }
 
 /// Why something was not committed.
@@ -78,10 +89,10 @@ impl Committer {
         env: &Env<WithoutTls>,
         tables: &Tables,
         uuid: &str,
+        (keep, shown): (Option<Retention>, ShownLog),
     ) -> Result<(Self, CurrentVersion)> {
         let txn = env.read_txn().map_err(|e| lmdb_error("reading the store", &e))?;
         let last = checkpoint_id::last_checkpoint(&txn, tables)?;
-        drop(txn);
         let expected = Expected { uuid: uuid.to_owned(), last };
         let replay = replay::read(root.path(), &expected)?.map_err(|why| why.error(root.path()))?;
         let path = root.path().join(JOURNAL_FILE);
@@ -98,19 +109,90 @@ impl Committer {
         if !replay.batches.is_empty() {
             log::info!("{} commits are in the journal only", replay.batches.len());
         }
-        let shown =
-            CurrentVersion::new(env.info().last_txn_id as u64, Overlay::replay(&replay.batches));
-        let entries = replay.batches.len().try_into().unwrap_or(u32::MAX);
-        Ok((Self { journal, tail_uncertain: false, last, entries, uuid: uuid.to_owned() }, shown))
+        let recent = Overlay::replay(&replay.batches);
+        let meta = LogMeta::read(&txn, tables).map_err(|e| lmdb_error("reading the log", &e))?;
+        let head = changelog::checked_head(&View::new(Txn::Reader(txn), tables, recent.clone()));
+        let shown = CurrentVersion::new(env.info().last_txn_id as u64, recent, shown);
+        let mut committer = Self {
+            journal,
+            tail_uncertain: false,
+            last,
+            entries: replay.batches.len().try_into().unwrap_or(u32::MAX),
+            uuid: uuid.to_owned(),
+            log: None,
+            keep: keep.or(meta.keep).unwrap_or_default(),
+        };
+        match committer.log_to_begin(meta, head) {
+            Err(head) => committer.log = head,
+            Ok((meta, clears)) => committer
+                .restart_log(env, tables, &shown, meta, clears)
+                .map_err(|failed| Error::Internal(format!("beginning the log: {failed}")))?,
+        }
+        shown.show_log(committer.log);
+        Ok((committer, shown))
     }
 
-    /// Commits `changes`, which lead to `recent`.
+    /// What the log begins with when the store is opened, and whether its entries go; where it goes on as
+    /// it is, where it ends.
+    fn log_to_begin(
+        &self,
+        meta: LogMeta,
+        head: Result<Option<LogHead>>,
+    ) -> Result<(LogMeta, bool), Option<LogHead>> {
+        let keep = Some(self.keep);
+        match head {
+            _ if !self.keep.is_on() && meta.epoch.is_none() => Err(None),
+            _ if !self.keep.is_on() => {
+                log::info!("the log of changes is turned off, and its entries are removed");
+                Ok((LogMeta { epoch: None, first: 1, keep }, true))
+            }
+            Ok(Some(head)) => Err(Some(head)),
+            Ok(None) => Ok((LogMeta { keep, ..LogMeta::new() }, true)),
+            Err(why) => {
+                log::error!("the log of changes begins anew, in a new epoch: {why}");
+                Ok((LogMeta { keep, ..LogMeta::new() }, true))
+            }
+        }
+    }
+
+    /// Begins a new epoch of the log, whose entries stay.
+    pub fn renew_epoch(
+        &mut self,
+        env: &Env<WithoutTls>,
+        tables: &Tables,
+        shown: &CurrentVersion,
+    ) -> Result<(), Failure> {
+        let Some(head) = self.log else { return Ok(()) };
+        let meta = LogMeta { first: head.first, keep: Some(self.keep), ..LogMeta::new() };
+        self.restart_log(env, tables, shown, meta, false)
+    }
+
+    fn restart_log(
+        &mut self,
+        env: &Env<WithoutTls>,
+        tables: &Tables,
+        shown: &CurrentVersion,
+        meta: LogMeta,
+        clears: bool,
+    ) -> Result<(), Failure> {
+        let (mut recent, before) = (shown.overlay(), self.log);
+        if clears {
+            recent.forget_log();
+        }
+        let (last, chain) =
+            before.filter(|_| !clears).map_or((0, 0), |head| (head.last, head.chain));
+        self.log = meta.epoch.map(|epoch| LogHead { epoch, first: meta.first, last, chain });
+        self.write_all(env, tables, shown, recent, LogStep::Restart { meta, clears })
+            .inspect_err(|_| self.log = before)
+    }
+
+    /// Commits what a batch leads to.
     pub fn commit(
         &mut self,
         env: &Env<WithoutTls>,
         tables: &Tables,
         shown: &CurrentVersion,
-        (recent, changes): (Overlay, WriteBatch),
+        BatchChanges { recent, writes, log }: BatchChanges,
     ) -> Result<(), Failure> {
         if self.tail_uncertain {
             let cleared = self.checkpoint(env, tables, shown, shown.overlay());
@@ -128,10 +210,12 @@ impl Committer {
             base: Some(env.info().last_txn_id as u64),
             number: self.entries,
             uuid: self.uuid.clone(),
-            batch: changes,
+            batch: writes,
         };
         let Some(entry) = entry.encode().filter(|_| self.journal.has_room()) else {
-            return self.checkpoint(env, tables, shown, recent);
+            let before = self.log;
+            self.advance_log(log);
+            return self.checkpoint(env, tables, shown, recent).inspect_err(|_| self.log = before);
         };
         if let Err(e) = self.journal.append(&entry) {
             self.tail_uncertain = true;
@@ -147,7 +231,16 @@ impl Committer {
         }
         self.entries = self.entries.saturating_add(1);
         shown.publish(recent);
+        self.advance_log(log);
+        shown.show_log(self.log);
         Ok(())
+    }
+
+    /// The log ends with these entries, and begins where it did.
+    fn advance_log(&mut self, to: Option<LogHead>) {
+        if let (Some(log), Some(to)) = (&mut self.log, to) {
+            (log.last, log.chain) = (to.last, to.chain);
+        }
     }
 
     /// Has LMDB's file say that it needs its journal, before the first entry: so a store that is opened and
@@ -159,7 +252,8 @@ impl Committer {
         shown: &CurrentVersion,
     ) -> Result<(), Failure> {
         self.begin_journal()?;
-        match self.write(env, tables, shown, shown.overlay(), self.journal.checkpoint()) {
+        let step = (self.journal.checkpoint(), LogStep::Prune(self.keep));
+        match self.write(env, tables, shown, shown.overlay(), step) {
             Ok(()) => Ok(()),
             Err(Failure::EnvironmentLost(why)) => Err(Failure::NotAttempted(why)),
             Err(failed) => {
@@ -192,7 +286,7 @@ impl Committer {
             return Ok(());
         }
         self.begin_journal()?;
-        self.write(env, tables, shown, Overlay::default(), None)
+        self.write(env, tables, shown, Overlay::default(), (None, LogStep::None))
     }
 
     /// Whether there is something for a checkpoint to do.
@@ -216,11 +310,23 @@ impl Committer {
         if recent.is_empty() && !self.tail_uncertain {
             return Ok(());
         }
+        self.write_all(env, tables, shown, recent, LogStep::Prune(self.keep))
+    }
+
+    /// The same, whether or not something is recent.
+    fn write_all(
+        &mut self,
+        env: &Env<WithoutTls>,
+        tables: &Tables,
+        shown: &CurrentVersion,
+        recent: Overlay,
+        log: LogStep,
+    ) -> Result<(), Failure> {
         // The header is in doubt only while nothing is recent: nothing is appended below such a one.
         if self.journal.checkpoint().is_none() {
             self.begin_journal()?;
         }
-        self.write(env, tables, shown, recent, self.journal.checkpoint())?;
+        self.write(env, tables, shown, recent, (self.journal.checkpoint(), log))?;
         if let Err(failed) = self.begin_journal() {
             log::warn!(
                 "beginning the journal anew: {failed}; it is tried again with the next change"
@@ -236,15 +342,19 @@ impl Committer {
         tables: &Tables,
         shown: &CurrentVersion,
         recent: Overlay,
-        journal: Option<u64>,
+        (journal, log): (Option<u64>, LogStep),
     ) -> Result<(), Failure> {
         let next = LastCheckpoint { id: checkpoint_id::next_checkpoint(), journal };
         shown.checkpoint_started(&recent);
-        let written = write_checkpoint(env, tables, &recent, next);
+        let written = write_checkpoint(env, tables, &recent, next, log);
         shown.checkpoint_finished(written.is_ok().then(|| env.info().last_txn_id as u64));
         match written {
-            Ok(()) => {
+            Ok(meta) => {
                 (self.last, self.entries, self.tail_uncertain) = (next, 0, false);
+                if let Some(log) = &mut self.log {
+                    log.first = meta.first;
+                }
+                shown.show_log(self.log);
                 Ok(())
             }
             // After a failed write of a meta page LMDB does not know, and refuses the environment.
@@ -267,22 +377,27 @@ fn not_written(e: &io::Error) -> Failure {
     })
 }
 
-/// Makes the changes in LMDB, in one transaction, as a checkpoint.
+/// Makes the changes in LMDB, in one transaction, as a checkpoint. Gives what `meta` says of the log then.
 pub(crate) fn write_checkpoint(
     env: &Env<WithoutTls>,
     tables: &Tables,
     recent: &Overlay,
     checkpoint: LastCheckpoint,
-) -> heed::Result<()> {
+    log: LogStep,
+) -> heed::Result<LogMeta> {
     let mut txn = env.write_txn()?;
-    for (table, key, value) in recent.writes() {
+    for (table, key, value) in recent.writes().filter(|(table, _, _)| *table != Table::Log) {
         match value {
             Some(value) => tables.get(table).put(&mut txn, key, value)?,
             None => drop(tables.get(table).delete(&mut txn, key)?),
         }
     }
+    let entries = recent.range_from(Table::Log, b"").into_iter().flatten();
+    let entries = entries.filter_map(|(key, value)| Some((key, value?)));
+    let added = keep::append(&mut txn, tables, entries)?;
+    let meta = keep::apply(&mut txn, tables, log, added)?;
     checkpoint_id::put_checkpoint(&mut txn, tables, checkpoint)?;
-    txn.commit()
+    txn.commit().map(|()| meta)
 }
 
 #[cfg(test)]

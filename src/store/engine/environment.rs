@@ -25,16 +25,17 @@ use crate::store::dir::root::StoreDir;
 use crate::store::dir::scratch::ScratchFolder;
 use crate::store::dir::{disk_space, permissions, store_id};
 use crate::store::engine::committer::{Committer, Failure};
-use crate::store::engine::version::CurrentVersion;
+use crate::store::engine::transaction::BatchChanges;
+use crate::store::engine::version::{CurrentVersion, ShownLog};
 use crate::store::error::lmdb_error;
 use crate::store::journal::entry::WriteBatch;
-use crate::store::journal::overlay::Overlay;
 use crate::store::journal::replay;
 use crate::store::lmdb::open::{begin_to_read, map};
 use crate::store::lmdb::reader_table::ReaderTable;
 use crate::store::read::view::{Txn, View};
 use crate::store::recovery::{meta_sync, verify};
 use crate::store::schema::databases;
+use crate::store::schema::log_meta::Retention;
 use crate::store::schema::table::OwnedOp;
 use crate::store::schema::tables::Tables;
 
@@ -52,6 +53,9 @@ pub(crate) struct Environment {
     readers: ReaderTable,
     uuid: String,
     files: OpenFiles,
+    /// Where the log ends, and how much of it is kept if that was told.
+    log: ShownLog,
+    keep: Option<Retention>,
     root: StoreDir,
 }
 
@@ -78,9 +82,14 @@ pub(crate) struct OpenEnvironment {
 }
 
 impl OpenEnvironment {
-    /// Commits changes, which lead to `recent`.
-    pub fn commit(&self, recent: Overlay, changes: WriteBatch) -> Result<(), Failure> {
-        self.committer().commit(&self.env, &self.tables, &self.version, (recent, changes))
+    /// Commits what a batch leads to.
+    pub fn commit(&self, changes: BatchChanges) -> Result<(), Failure> {
+        self.committer().commit(&self.env, &self.tables, &self.version, changes)
+    }
+
+    /// Begins a new epoch of the log.
+    pub fn renew_epoch(&self) -> Result<(), Failure> {
+        self.committer().renew_epoch(&self.env, &self.tables, &self.version)
     }
 
     /// Brings what is recent into LMDB's file.
@@ -101,13 +110,16 @@ impl OpenEnvironment {
 }
 
 impl Environment {
-    /// Opens the environment in a folder, creating it if need be.
-    pub fn open(root: StoreDir) -> Result<Self> {
-        let opened = create_if_new(&root).and_then(|()| open(&root, 0));
+    /// Opens the environment in a folder, creating it if need be. So much of the log is kept, or as much
+    /// as last time.
+    pub fn open(root: StoreDir, keep: Option<Retention>) -> Result<Self> {
+        let log = ShownLog::default();
+        let opened = create_if_new(&root).and_then(|()| open(&root, 0, (keep, log.clone())));
         let (opened, uuid) = opened.map_err(|e| disk_space::explain(root.path(), e))?;
         let readers = ReaderTable::open(root.path())?;
         let files = root.open_files()?;
-        Ok(Self { state: RwLock::new(State::Open(Arc::new(opened))), readers, uuid, files, root })
+        let state = RwLock::new(State::Open(Arc::new(opened)));
+        Ok(Self { state, readers, uuid, files, log, keep, root })
     }
 
     /// The folder.
@@ -130,6 +142,11 @@ impl Environment {
     /// as of any other that was cut short.
     pub fn is_full(&self) -> bool {
         disk_space::is_full(self.root.path())
+    }
+
+    /// Where the log ends.
+    pub fn log(&self) -> &ShownLog {
+        &self.log
     }
 
     /// LMDB's table of readers.
@@ -194,7 +211,9 @@ impl Environment {
             closing.wait();
         }
         // Another store may be at the path by now; and none is made in the place of this one.
-        let opened = self.files.check().and_then(|()| open(&self.root, number.wrapping_add(1)));
+        let log = (self.keep, self.log.clone());
+        let opened =
+            self.files.check().and_then(|()| open(&self.root, number.wrapping_add(1), log));
         match opened {
             Ok((opened, _)) => {
                 log::info!("the store is open again");
@@ -221,7 +240,11 @@ fn unavailable(why: &str) -> Error {
 }
 
 /// Verifies, settles and opens, the `number`th time. Gives the store's UUID too.
-fn open(root: &StoreDir, number: u64) -> Result<(OpenEnvironment, String)> {
+fn open(
+    root: &StoreDir,
+    number: u64,
+    log: (Option<Retention>, ShownLog),
+) -> Result<(OpenEnvironment, String)> {
     let file = root.data_file();
     verify::check_before_mmap(&file)?;
     let newest = meta_sync::make_meta_durable(&file)?;
@@ -237,7 +260,7 @@ fn open(root: &StoreDir, number: u64) -> Result<(OpenEnvironment, String)> {
         old_journal(root.path(), uuid, checkpoint)
     })?;
     store_id::check(root.path(), &uuid)?;
-    let (committer, shown) = Committer::open(root, &env, &tables, &uuid)?;
+    let (committer, shown) = Committer::open(root, &env, &tables, &uuid, log)?;
     store_id::write(root.path(), &uuid)?;
     root.sync()?;
     let (committer, closing) = (Mutex::new(committer), Arc::default());

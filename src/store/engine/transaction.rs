@@ -4,9 +4,12 @@
 //! journal or forgets it. Nothing here touches the disk, and nothing here fails but reading.
 
 use crate::store::schema::keys;
-use std::collections::BTreeSet;
 
 use crate::model::{Error, Namespace, Result};
+use crate::store::changelog::LogHead;
+use crate::store::changelog::cause::Cause;
+use crate::store::changelog::entry::{Changed, Old};
+use crate::store::engine::log_buffer::{LogBuffer, LogMark};
 use crate::store::journal;
 use crate::store::journal::entry::WriteBatch;
 use crate::store::journal::overlay::Overlay;
@@ -26,12 +29,25 @@ pub struct Transaction<'e> {
     view: View<'e>,
     /// The same as in `view`, for the journal.
     batch: WriteBatch,
+    /// What is to be logged.
+    log: LogBuffer,
+}
+
+/// What a batch of jobs leads to.
+pub(crate) struct BatchChanges {
+    /// All that is recent after it.
+    pub recent: Overlay,
+    /// What it has changed itself.
+    pub writes: WriteBatch,
+    /// Where the log ends, if the batch has logged something.
+    pub log: Option<LogHead>,
 }
 
 /// What a change was like at some moment.
 pub(crate) struct Savepoint {
     recent: Overlay,
     changes: usize,
+    log: LogMark,
 }
 
 impl ReadState for Transaction<'_> {
@@ -44,22 +60,53 @@ impl Records for Transaction<'_> {}
 
 impl<'e> Transaction<'e> {
     pub(crate) fn new(view: View<'e>) -> Self {
-        Self { view, batch: WriteBatch::new(journal::layout::MAX_ENTRY_BYTES) }
+        let batch = WriteBatch::new(journal::layout::MAX_ENTRY_BYTES);
+        Self { view, batch, log: LogBuffer::default() }
     }
 
     /// A state to [roll back to](Self::rollback_to) if a later change is refused.
     pub(crate) fn savepoint(&self) -> Savepoint {
-        Savepoint { recent: self.view.overlay.clone(), changes: self.batch.savepoint() }
+        Savepoint {
+            recent: self.view.overlay.clone(),
+            changes: self.batch.savepoint(),
+            log: self.log.savepoint(),
+        }
     }
 
     pub(crate) fn rollback_to(&mut self, mark: Savepoint) {
         self.view.overlay = mark.recent;
         self.batch.rollback_to(mark.changes);
+        self.log.rollback_to(mark.log);
     }
 
-    /// All that is recent after it, and what it has changed itself.
-    pub(crate) fn into_parts(self) -> (Overlay, WriteBatch) {
-        (self.view.overlay, self.batch)
+    /// Begins a job, whose changes have no cause yet. Gives the state to roll back to if it fails.
+    pub(crate) fn begin_job(&mut self) -> Savepoint {
+        self.log.begin_job();
+        self.savepoint()
+    }
+
+    /// Ends a job: what it has changed of images is logged.
+    pub(crate) fn end_job(&mut self) -> Result<()> {
+        for (key, value) in self.log.end_job()? {
+            self.set(Table::Log, &key, &value)?;
+        }
+        Ok(())
+    }
+
+    /// Says why the job makes the changes that follow, and for whom: the log has it.
+    pub fn set_cause(&mut self, cause: Cause) {
+        self.log.set_cause(cause);
+    }
+
+    /// The changes of this job are not logged: they put records back where no log knows of them.
+    pub fn skip_log(&mut self) {
+        self.log.skip();
+    }
+
+    /// What it leads to.
+    pub(crate) fn into_changes(self) -> BatchChanges {
+        let log = self.log.head();
+        BatchChanges { recent: self.view.overlay, writes: self.batch, log }
     }
 
     /// Writes an encoded record under that name, in place of one that is there. `expires` is the
@@ -73,7 +120,8 @@ impl<'e> Transaction<'e> {
         expires: Option<&str>,
     ) -> Result<()> {
         let key = keys::key(namespace, kind, name);
-        self.put_value(&key, message)?;
+        let image = (kind == Kind::Image).then_some((namespace, name));
+        self.replace(&key, Some(message), image)?;
         match expires {
             Some(when) => self.set(Table::Expiring, &key, when.as_bytes()),
             None => self.unset(Table::Expiring, &key).map(drop),
@@ -82,7 +130,8 @@ impl<'e> Transaction<'e> {
 
     /// Removes the record of that name; says whether it was there.
     pub fn delete(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
-        self.delete_key(&keys::key(namespace, kind, name))
+        let image = (kind == Kind::Image).then_some((namespace, name));
+        self.delete_key(&keys::key(namespace, kind, name), image)
     }
 
     /// Removes the record of that name, but keeps it where a recovery finds it; says whether it
@@ -92,7 +141,8 @@ impl<'e> Transaction<'e> {
         if let Some(value) = self.view.get(Table::Records, &key)?.map(<[u8]>::to_vec) {
             self.set(Table::SetAside, &key, &value)?;
         }
-        self.delete_key(&key)
+        let image = (kind == Kind::Image).then_some((namespace, name));
+        self.delete_key(&key, image)
     }
 
     /// Writes a record as one that was set aside, in place of one that is there.
@@ -109,25 +159,27 @@ impl<'e> Transaction<'e> {
 
     /// Writes the encoded `Namespace`, in place of one that is there.
     pub fn put_namespace(&mut self, namespace: &Namespace, message: &[u8]) -> Result<()> {
-        self.put_value(&keys::namespace_key(namespace), message)
+        self.replace(&keys::namespace_key(namespace), Some(message), None).map(drop)
     }
 
     /// Removes a namespace and all its leases; says whether it was there. It must hold no images.
     pub fn delete_namespace(&mut self, namespace: &Namespace) -> Result<bool> {
         for key in scan::collect_keys(self, keys::prefix(namespace, Kind::Lease))? {
-            self.delete_key(&key)?;
+            self.delete_key(&key, None)?;
         }
-        self.delete_key(&keys::namespace_key(namespace))
+        self.delete_key(&keys::namespace_key(namespace), None)
     }
 
     /// Makes changes again that a journal holds, on top of records that may be others than those the
-    /// changes were made on: so the index follows from the records.
+    /// changes were made on: so the index follows from the records. Nothing is logged.
     pub fn replay(&mut self, changes: &WriteBatch) -> Result<()> {
         for (table, key, value) in changes.iter() {
             match (table, value.map(|value| (value, value::unseal(key, value)))) {
-                (Table::Index, _) => {}
-                (Table::Records, Some((_, Ok(message)))) => self.put_value(key, message)?,
-                (Table::Records, None) => drop(self.delete_key(key)?),
+                (Table::Index | Table::Log, _) => {}
+                (Table::Records, Some((_, Ok(message)))) => {
+                    _ = self.replace(key, Some(message), None)?;
+                }
+                (Table::Records, None) => drop(self.delete_key(key, None)?),
                 (_, Some((value, _))) => self.set(table, key, value)?,
                 (_, None) => drop(self.unset(table, key)?),
             }
@@ -135,33 +187,47 @@ impl<'e> Transaction<'e> {
         Ok(())
     }
 
-    fn put_value(&mut self, key: &[u8], message: &[u8]) -> Result<()> {
-        self.reindex(key, index::entries(key, message))?;
-        self.set(Table::Records, key, &value::seal(key, message))
-    }
-
-    fn delete_key(&mut self, key: &[u8]) -> Result<bool> {
-        self.reindex(key, BTreeSet::new())?;
+    /// Removes a record; says whether it was there.
+    fn delete_key(&mut self, key: &[u8], image: Option<(&Namespace, &str)>) -> Result<bool> {
         self.unset(Table::Expiring, key)?;
-        self.unset(Table::Records, key)
+        self.replace(key, None, image)
     }
 
-    /// Makes `new` the index's entries for the record under `key`, in place of those of the record
-    /// that is there. Call it before that one goes.
-    fn reindex(&mut self, key: &[u8], new: BTreeSet<Vec<u8>>) -> Result<()> {
-        let old = match get(self, key) {
-            Ok(old) => old.map(|message| index::entries(key, message)).unwrap_or_default(),
-            // Which those of a damaged record were cannot be told; they do no harm.
-            Err(Fault::Damaged) => BTreeSet::new(),
+    /// Makes `new` the record under `key`, or removes the one that is there; says whether one was. The
+    /// index follows, and so does the log if it is an `image`.
+    fn replace(
+        &mut self,
+        key: &[u8],
+        new: Option<&[u8]>,
+        image: Option<(&Namespace, &str)>,
+    ) -> Result<bool> {
+        let old = match get(&self.view, key) {
+            Ok(Some(message)) => Old::Known(message),
+            Ok(None) => Old::Missing,
+            Err(Fault::Damaged) => Old::Damaged,
             Err(Fault::Store(error)) => return Err(error),
         };
-        for gone in old.difference(&new) {
+        let was_there = !matches!(old, Old::Missing);
+        if let Some((namespace, name)) = image
+            && (was_there || new.is_some())
+        {
+            self.log.add(&self.view, &Changed { namespace, name, old, new })?;
+        }
+        let entries = |message| index::entries(key, message);
+        // Which entries a damaged record had cannot be told; they do no harm.
+        let old = old.message().map(entries).unwrap_or_default();
+        let entries = new.map(entries).unwrap_or_default();
+        for gone in old.difference(&entries) {
             self.unset(Table::Index, gone)?;
         }
-        for entry in new.difference(&old) {
+        for entry in entries.difference(&old) {
             self.set(Table::Index, entry, b"")?;
         }
-        Ok(())
+        match new {
+            Some(message) => self.set(Table::Records, key, &value::seal(key, message))?,
+            None => drop(self.unset(Table::Records, key)?),
+        }
+        Ok(was_there)
     }
 
     /// Every change of a database is made by this and the next, so that the journal has them all.

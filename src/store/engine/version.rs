@@ -3,17 +3,24 @@
 //! A reader takes a transaction of LMDB and what is recent one after the other, while a checkpoint may
 //! move something from here to there. What it takes always fits together, and it waits for nobody.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
 
 use crate::model::{Error, Result};
+use crate::store::changelog::LogHead;
 use crate::store::journal::overlay::Overlay;
 use crate::store::read::snapshot_limit::{SnapshotLimit, WrittenBytes};
+
+/// Tells where the log ends. It outlives the opening of an environment.
+pub type ShownLog = Arc<watch::Sender<Option<LogHead>>>;
 
 /// What is shown.
 #[derive(Debug)]
 pub struct CurrentVersion {
     version: Mutex<Version>,
     written: WrittenBytes,
+    log: ShownLog,
 }
 
 #[derive(Debug, Clone)]
@@ -27,10 +34,10 @@ struct Version {
 
 impl CurrentVersion {
     /// What is recent on top of a transaction.
-    pub fn new(on: u64, recent: Overlay) -> Self {
+    pub fn new(on: u64, recent: Overlay, log: ShownLog) -> Self {
         let recently =
             Mutex::new(Version { base_txn: on, overlay: recent, is_checkpoint_running: false });
-        Self { version: recently, written: WrittenBytes::default() }
+        Self { version: recently, written: WrittenBytes::default(), log }
     }
 
     fn with_version<T>(&self, change: impl FnOnce(&mut Version) -> T) -> T {
@@ -80,6 +87,11 @@ impl CurrentVersion {
     /// Shows what is recent from now on, on top of the same transaction.
     pub fn publish(&self, recent: Overlay) {
         self.with_version(|shown| shown.overlay = recent);
+    }
+
+    /// Shows where the log ends, once its entries can be read.
+    pub fn show_log(&self, head: Option<LogHead>) {
+        self.log.send_if_modified(|shown| std::mem::replace(shown, head) != head);
     }
 
     /// A checkpoint of `recent` begins, which has all that is shown: the next transaction has it.

@@ -4,9 +4,11 @@
 //! - [`state`]: what lookups and scans read of it
 //! - [`records`]: looking records up; [`scan`]: walking through them in order
 //! - [`lookup`]: the candidates of a filter's plan, by the index
+//! - [`changelog`]: the changes of images, in order
 //! - [`audit`]: every record, for `check`; [`usage`]: how large the store is
 
 pub mod audit;
+pub mod changelog;
 pub mod lookup;
 pub mod records;
 pub mod scan;

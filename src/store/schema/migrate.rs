@@ -19,15 +19,17 @@ const BATCH: usize = 8 << 20;
 /// A database in a transaction that may have made it.
 type Stored<'e> = Database<'e, Bytes, Bytes>;
 
-/// Brings a store of version `from`, and the changes in its journal, to version `to`. The databases
-/// are records, index, expiring and aside.
+/// From this version on the journal is as it is now, and stays on top of a store that is migrated.
+pub(crate) const JOURNAL_AS_NOW: u32 = 4;
+
+/// Brings the records of a store of a version before [`JOURNAL_AS_NOW`], and the changes in its journal, to
+/// that version. The databases are records, index, expiring and aside.
 pub(crate) fn from<'e>(
-    (from, to): (u32, u32),
+    from: u32,
     txn: &mut RwTxn<'_>,
     [records, index, expiring, aside]: [Stored<'e>; 4],
     journal: &[OwnedOp],
 ) -> heed::Result<()> {
-    log::info!("bringing the store from schema version {from} to {to}");
     if from < 2 {
         build_index(txn, records, index)?;
     }
@@ -38,6 +40,7 @@ pub(crate) fn from<'e>(
             Table::Index => index,
             Table::Expiring => expiring,
             Table::SetAside => aside,
+            Table::Log => continue,
         };
         match value {
             Some(value) => stored.put(txn, key, value)?,
