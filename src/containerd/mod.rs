@@ -2,10 +2,12 @@
 //!
 //! - [`client`]: the calls over containerd's gRPC socket
 //! - [`codec`]: this crate's messages on tonic's client
+//! - [`leases`]: leases that keep content
 //! - [`paging`]: lists more images than one reply may carry
 //! - [`mod@write`]: stores records in a containerd, for `export`
 
 pub mod client;
 pub mod codec;
+pub mod leases;
 pub mod paging;
 pub mod write;

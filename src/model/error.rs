@@ -92,6 +92,33 @@ impl Error {
         Self::Unavailable("lmdb-images is shutting down".into())
     }
 
+    /// The same error with a sentence that begins with `place: `.
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        let message = self.message_mut();
+        *message = format!("{place}: {message}");
+        self
+    }
+
+    fn message_mut(&mut self) -> &mut String {
+        match self {
+            Self::InvalidArgument(m)
+            | Self::NotFound(m)
+            | Self::AlreadyExists(m)
+            | Self::FailedPrecondition(m)
+            | Self::ResourceExhausted(m)
+            | Self::Unavailable(m)
+            | Self::DataLoss(m)
+            | Self::PermissionDenied(m)
+            | Self::OutOfRange(m)
+            | Self::Unimplemented(m)
+            | Self::DeadlineExceeded(m)
+            | Self::Internal(m)
+            | Self::Upstream(_, m)
+            | Self::Unknown(m) => m,
+            Self::Detailed(error, _) => error.message_mut(),
+        }
+    }
+
     /// The sentence.
     pub fn message(&self) -> &str {
         match self {

@@ -5,6 +5,7 @@
 
 use super::Reply;
 use crate::limits::memory::ReplyBuffer;
+use crate::service::codec::push_field;
 
 /// A reply that was built if there was room for it.
 #[derive(Debug)]
@@ -28,8 +29,8 @@ pub struct ReplyBuilder<'b> {
 }
 
 impl<'b> ReplyBuilder<'b> {
-    /// Field 1, length-delimited.
-    const TAG: u8 = 1 << 3 | 2;
+    /// The number of the field with the records.
+    const RECORDS: u8 = 1;
 
     /// An empty response, to be built in that room.
     pub fn new(room: ReplyBuffer<'b>) -> Self {
@@ -38,21 +39,14 @@ impl<'b> ReplyBuilder<'b> {
 
     /// Adds an encoded record; once there is no more room, only its size.
     pub fn add(&mut self, record: &[u8]) {
-        let mut length = record.len() as u64;
-        let head = 1 + protobuf::rt::compute_raw_varint64_size(length) as usize;
+        let head = 1 + protobuf::rt::compute_raw_varint64_size(record.len() as u64) as usize;
         self.size += head + record.len();
         if !self.room.try_grow(self.size) {
             self.message = Vec::new();
             return;
         }
         self.message.reserve(head + record.len());
-        self.message.push(Self::TAG);
-        while length >= 0x80 {
-            self.message.push((length & 0x7f) as u8 | 0x80);
-            length >>= 7;
-        }
-        self.message.push(length as u8);
-        self.message.extend_from_slice(record);
+        push_field(&mut self.message, Self::RECORDS, record);
     }
 
     /// How many bytes the message has so far, whether built or not.

@@ -35,6 +35,7 @@ mod store;
 
 pub use changelog::LogHead;
 pub use changelog::cause::{Actor, Cause, Origin};
+pub use changelog::entry::whole_state;
 pub use engine::transaction::Transaction;
 pub use read::changelog::{LogEntry, LogPage};
 pub use read::records::{Records, Snapshot};

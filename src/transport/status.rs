@@ -12,9 +12,11 @@ use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 use tonic::Code;
 
+use crate::api::catalog::{ApplyResponse, ApplyResult};
 use crate::api::error_details::ErrorInfo;
 use crate::api::status::Status;
-use crate::model::Error;
+use crate::model::{Error, Result};
+use crate::service::catalog::batch::Applied;
 
 /// The status code of an error.
 pub fn code(error: &Error) -> Code {
@@ -78,20 +80,34 @@ fn left_out(bytes: usize) -> String {
 /// The domain of the causes of errors: the package of the service that has them.
 const CAUSE_DOMAIN: &str = "lmdbimages.v1";
 
+/// The status of an error as a message.
+fn rpc(error: &Error) -> Status {
+    Status {
+        code: code(error) as i32,
+        message: message(error).into_owned(),
+        details: detail(error).into_iter().collect(),
+        ..Status::default()
+    }
+}
+
+/// The response of an Apply, with the status of each item.
+pub fn apply_response(results: Vec<Result<Applied>>) -> ApplyResponse {
+    let result = |result: Result<Applied>| match result {
+        Ok(Applied { etag, seq }) => ApplyResult { etag, seq, ..ApplyResult::default() },
+        Err(e) => ApplyResult { status: Some(rpc(&e)).into(), ..ApplyResult::default() },
+    };
+    let results = results.into_iter().map(result).collect();
+    ApplyResponse { results, ..ApplyResponse::default() }
+}
+
 /// The status of gRPC for an error.
 pub fn grpc(error: &Error) -> tonic::Status {
-    let details = detail(error).map(|detail| {
-        let status = Status {
-            code: code(error) as i32,
-            message: message(error).into_owned(),
-            details: vec![detail],
-            ..Status::default()
-        };
-        status.write_to_bytes().unwrap_or_default()
-    });
-    match details {
-        Some(details) => tonic::Status::with_details(code(error), message(error), details.into()),
-        None => tonic::Status::new(code(error), message(error)),
+    let is_detailed = matches!(error, Error::Detailed(..));
+    match is_detailed.then(|| rpc(error).write_to_bytes()) {
+        Some(Ok(details)) => {
+            tonic::Status::with_details(code(error), message(error), details.into())
+        }
+        _ => tonic::Status::new(code(error), message(error)),
     }
 }
 
@@ -102,7 +118,9 @@ fn detail(error: &Error) -> Option<Any> {
     let info = ErrorInfo {
         reason: cause.reason.into(),
         domain: CAUSE_DOMAIN.into(),
-        metadata: metadata.map(|(key, value)| ((*key).to_owned(), cut(value).into_owned())).collect(),
+        metadata: metadata
+            .map(|(key, value)| ((*key).to_owned(), cut(value).into_owned()))
+            .collect(),
         ..ErrorInfo::default()
     };
     Any::pack(&info).ok()

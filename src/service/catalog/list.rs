@@ -2,18 +2,19 @@
 
 use protobuf::well_known_types::field_mask::FieldMask;
 
+use super::errors::{epoch_changed, log_off};
 use super::etag::etag;
 use super::mask::ReadMask;
 use super::select::Selection;
+use super::start;
 use super::token::{RequestHash, Start, Token, request_hash};
-use super::{epoch_changed, start};
 use crate::api::catalog::{CountRequest, CountResponse, ListRequest, ListResponse, ListedImage};
 use crate::limits::memory::ReplyBuffer;
 use crate::log_throttle::throttled_log;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result};
 use crate::service::cancel::Cancel;
-use crate::service::codec::encode;
+use crate::service::codec::{encode, push_field};
 use crate::service::images;
 use crate::service::reply::{BuildOutcome, ReplyBuilder};
 use crate::store::{Entry, Records, Snapshot};
@@ -101,7 +102,8 @@ impl PageQuery {
         let now = start(snapshot)?;
         let begun = self.from.as_ref().map_or(now, |token| token.start);
         if begun.epoch != now.epoch {
-            return Err(epoch_changed(snapshot)?);
+            let head = snapshot.log_head()?.ok_or_else(log_off)?;
+            return Err(epoch_changed(&begun.epoch, &head));
         }
         let place = self.from.as_ref().map_or(&[][..], |token| &token.place);
         let reply = ReplyBuilder::new(room);
@@ -216,7 +218,7 @@ impl Filling<'_, '_> {
         let image = masked.as_deref().unwrap_or(record);
         let etag = ListedImage { etag: etag(record), ..ListedImage::default() };
         let mut item = Vec::with_capacity(image.len() + 64);
-        push_field_1(&mut item, image);
+        push_field(&mut item, 1, image);
         item.extend(encode(&etag)?);
         Ok(Some(item))
     }
@@ -232,7 +234,7 @@ impl Filling<'_, '_> {
             return Err(Error::ResourceExhausted(format!(
                 "image {} has {} bytes, and a message of this connection carries {limit}: ask with a \
                  read_mask of the fields that you need",
-                quote(&entry.display_name()),
+                quote(entry.display_name()),
                 item.len()
             )));
         }
@@ -240,18 +242,6 @@ impl Filling<'_, '_> {
         self.count += 1;
         Ok(true)
     }
-}
-
-/// Appends a length-delimited field with the number 1.
-fn push_field_1(message: &mut Vec<u8>, bytes: &[u8]) {
-    message.push(1 << 3 | 2);
-    let mut length = bytes.len();
-    while length >= 0x80 {
-        message.push((length & 0x7f) as u8 | 0x80);
-        length >>= 7;
-    }
-    message.push(length as u8);
-    message.extend_from_slice(bytes);
 }
 
 /// Counts the images that match. Without filters they are not read, and so may be damaged.
@@ -264,7 +254,8 @@ pub fn count(
     let compiled =
         Selection::compile(&request.filters, &request.without, &mut || patience.check())?;
     let now = start(snapshot)?;
-    let mut response = CountResponse { epoch: now.epoch_text(), seq: now.seq, ..Default::default() };
+    let mut response =
+        CountResponse { epoch: now.epoch_text(), seq: now.seq, ..Default::default() };
     let most = images::max_lookups(snapshot)?;
     let few = match compiled.lookups() {
         Some(query) => images::candidates(snapshot, namespace, query, most, &mut patience)?,

@@ -1,7 +1,7 @@
 //! Which images a List or a Count means: filters, and filters of what is left out.
 
+use crate::model::Result;
 use crate::model::image::plan::Plan;
-use crate::model::{Error, Result};
 use crate::service::images::Query;
 
 /// The images that match a filter, without those that match another.
@@ -22,7 +22,7 @@ impl Selection {
         let wanted = Query::compile(filters, step)?;
         let unwanted = match without {
             [] => None,
-            without => Some(Query::compile(without, step).map_err(in_without)?),
+            without => Some(Query::compile(without, step).map_err(|e| e.at("without"))?),
         };
         let is_all = filters.is_empty() && unwanted.is_none();
         Ok(Self { wanted, unwanted, is_all })
@@ -54,12 +54,5 @@ impl Selection {
         }
         let is_unwanted = self.unwanted.as_ref().map(|query| query.matches(image, step));
         Ok(!is_unwanted.transpose()?.unwrap_or(false))
-    }
-}
-
-fn in_without(error: Error) -> Error {
-    match error {
-        Error::InvalidArgument(why) => Error::InvalidArgument(format!("without: {why}")),
-        other => other,
     }
 }

@@ -63,7 +63,8 @@ pub fn request_hash(method: &str, parts: &[&[String]]) -> RequestHash {
 impl Token {
     /// The token for clients of the store `uuid`.
     pub fn encode(&self, uuid: &str) -> String {
-        let start = [self.start.epoch.as_bytes().as_slice(), &self.start.seq.to_be_bytes()].concat();
+        let start =
+            [self.start.epoch.as_bytes().as_slice(), &self.start.seq.to_be_bytes()].concat();
         let body = [&[VERSION], self.request.as_slice(), &start, &self.place].concat();
         URL_SAFE_NO_PAD.encode([body.as_slice(), &check(uuid, &body)].concat())
     }
@@ -149,7 +150,10 @@ mod tests {
         let other = request_hash("List", &[&["n".to_owned()], &["f".to_owned()], &[]]);
         assert!(refusal(&text, STORE, &other).contains("belongs to another request"));
         for nonsense in ["", "x", "=", "é", &"A".repeat(2000), &format!("{text}=")] {
-            assert!(refusal(nonsense, STORE, &token.request).contains("is no page token"), "{nonsense}");
+            assert!(
+                refusal(nonsense, STORE, &token.request).contains("is no page token"),
+                "{nonsense}"
+            );
         }
     }
 

@@ -320,20 +320,34 @@ pub fn put(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
     lease: Option<&str>,
-    mut image: Image,
+    image: Image,
 ) -> Result<(bool, usize)> {
     image::validate(&image)?;
-    let lease = leases::holding(change, namespace, lease, &image)?;
-    image::drop_empty(&mut image)?;
-    let now = clock::record_time();
     let stored = change.record(namespace, Kind::Image, &image.name)?;
     let (is_there, read) = (stored.is_some(), stored.map_or(0, <[u8]>::len));
     let before = stored.map(decode::<Image>).transpose()?;
-    image.created_at = before.and_then(|b| b.created_at.into_option()).or(Some(now.clone())).into();
+    let created = before.and_then(|before| before.created_at.into_option());
+    let (record, _) = replace(change, namespace, lease, image, created)?;
+    Ok((is_there, read + record.len()))
+}
+
+/// Stores a validated image that was made at that time or is made now, and changed now. Gives its record
+/// and its labels.
+pub fn replace(
+    change: &mut Transaction<'_>,
+    namespace: &Namespace,
+    lease: Option<&str>,
+    mut image: Image,
+    created: Option<Timestamp>,
+) -> Result<(Vec<u8>, Labels)> {
+    let lease = leases::holding(change, namespace, lease, &image)?;
+    image::drop_empty(&mut image)?;
+    let now = clock::record_time();
+    image.created_at = created.or(Some(now.clone())).into();
     image.updated_at = Some(now).into();
     let record = record(&image)?;
     store(change, namespace, lease, &image, &record)?;
-    Ok((is_there, read + record.len()))
+    Ok((record, image.labels))
 }
 
 /// Stores an image, if its reply fits into the room.

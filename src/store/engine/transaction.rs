@@ -109,6 +109,12 @@ impl<'e> Transaction<'e> {
         BatchChanges { recent: self.view.overlay, writes: self.batch, log }
     }
 
+    /// The number in the log that the last change of an image gets which this job has made; 0 if it has made
+    /// none, or the log is off.
+    pub fn last_seq(&self) -> u64 {
+        self.log.last_seq()
+    }
+
     /// Writes an encoded record under that name, in place of one that is there. `expires` is the
     /// value of its label `containerd.io/gc.expire`, if it has one.
     pub fn put(

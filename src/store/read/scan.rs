@@ -151,7 +151,7 @@ pub fn images_after<'t>(
     namespace: &Namespace,
     names: &[u8],
     place: &[u8],
-) -> Result<impl Iterator<Item = Result<Entry<'t>>> + use<'t, impl ReadState + ?Sized>> {
+) -> Result<impl Iterator<Item = Result<Entry<'t>>>> {
     let kind = Kind::Image;
     let root = keys::prefix(namespace, kind);
     let prefix = root.len();

@@ -228,6 +228,25 @@ impl IncomingCall {
         self.connection.client()
     }
 
+    /// What the call brings along beside its message.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the namespace header is not UTF-8.
+    pub fn context(&self) -> Result<CallContext> {
+        Ok(CallContext {
+            namespace: namespace(&self.request)?,
+            client: self.connection.client(),
+            actor: self.connection.actor(),
+            reply_limit: GRPC_MESSAGE,
+            headers: metadata(self.request.headers()),
+        })
+    }
+
+    /// The connection of the call.
+    pub fn connection(&self) -> Arc<ConnectionState> {
+        Arc::clone(&self.connection)
+    }
+
     /// Reads the message of a call that is not unary.
     pub async fn message<M: MessageFull>(self) -> Result<M> {
         let raw = message::read(self.request.into_body(), &self.limits).await?;
@@ -246,13 +265,7 @@ impl IncomingCall {
         M: MessageFull,
         F: Future<Output = Result<Reply>> + Send + 'static,
     {
-        let call = CallContext {
-            namespace: namespace(&self.request)?,
-            client: self.connection.client(),
-            actor: self.connection.actor(),
-            reply_limit: GRPC_MESSAGE,
-            headers: metadata(self.request.headers()),
-        };
+        let call = self.context()?;
         message::with_deadline(message::deadline(&self.request), async {
             let slot = self.connection.acquire_call_slot().await;
             let raw = message::read(self.request.into_body(), &self.limits).await?;

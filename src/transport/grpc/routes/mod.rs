@@ -1,6 +1,7 @@
 //! A router per kind of socket: [`standalone`], [`proxy`] and [`readonly`]. All of them answer
-//! [`health`].
+//! [`health`] and [`catalog`].
 
+pub mod catalog;
 pub mod health;
 pub mod proxy;
 pub mod readonly;
