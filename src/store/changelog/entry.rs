@@ -233,6 +233,34 @@ pub fn follows(entry: &[u8], before: u64) -> bool {
     place.zip(signed).is_some_and(|(place, signed)| place.chain == next_chain(before, signed))
 }
 
+/// The encoded states before and after in an entry, as they stand there.
+pub fn states(entry: &[u8]) -> [Option<&[u8]>; 2] {
+    let mut found = [None; 2];
+    let mut input = CodedInputStream::from_bytes(entry);
+    let mut next = || -> Option<(u32, &[u8])> {
+        let tag = input.read_raw_tag_or_eof().ok()??;
+        let wire = WireType::new(tag & 7)?;
+        if wire != WireType::LengthDelimited {
+            input.skip_field(wire).ok()?;
+            return Some((0, &[]));
+        }
+        let length = input.read_raw_varint32().ok()?;
+        let from = usize::try_from(input.pos()).ok()?;
+        let bytes = entry.get(from..from.checked_add(length as usize)?)?;
+        input.skip_raw_bytes(length).ok()?;
+        Some((tag >> 3, bytes))
+    };
+    while let Some((field, bytes)) = next() {
+        let [before, after] = &mut found;
+        match field {
+            field::BEFORE => *before = Some(bytes),
+            field::AFTER => *after = Some(bytes),
+            _ => {}
+        }
+    }
+    found
+}
+
 /// Decodes an entry.
 pub fn decode(entry: &[u8]) -> Option<Change> {
     Change::parse_from_bytes(entry).ok()
