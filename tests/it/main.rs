@@ -11,6 +11,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod catalog;
+mod catalog_watch;
 mod containerd_ttrpc;
 mod deviations;
 mod expensive_filters;
