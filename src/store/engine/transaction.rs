@@ -1,7 +1,7 @@
-//! Changing records: what a job of the writing thread does.
+//! A transaction: a job of the writer thread reads and changes records in it.
 //!
-//! A change is made in memory, on top of the state that it reads; the writer puts it into the
-//! journal or forgets it. Nothing here touches the disk, and nothing here fails but reading.
+//! A transaction keeps its writes in memory, on top of the state that it reads. The writer thread
+//! commits the writes or drops them. A transaction never writes to the disk; only its reads can fail.
 
 use crate::store::schema::keys;
 
@@ -21,31 +21,30 @@ use crate::store::schema::keys::Kind;
 use crate::store::schema::table::Table;
 use crate::store::schema::{index, value};
 
-/// Bytes that LMDB takes as a key.
+/// The longest key of LMDB, in bytes.
 const MAX_KEY: usize = 511;
 
-/// A state, and what is changed in it.
+/// A view of the store, and the writes on top of it.
 pub struct Transaction<'e> {
     view: View<'e>,
-    /// The same as in `view`, for the journal.
+    /// The writes that the overlay of `view` includes, for the journal.
     batch: WriteBatch,
-    /// What is to be logged.
     log: LogBuffer,
 }
 
-/// What a batch of jobs leads to.
+/// The writes of a batch of jobs.
 pub(crate) struct BatchChanges {
-    /// All that is recent after it.
-    pub recent: Overlay,
-    /// What it has changed itself.
+    /// The overlay after them.
+    pub overlay: Overlay,
+    /// The writes themselves.
     pub writes: WriteBatch,
-    /// Where the log ends, if the batch has logged something.
+    /// The end of the log after them; `None` if no change of an image was made.
     pub log: Option<LogHead>,
 }
 
-/// What a change was like at some moment.
+/// The writes of a transaction at one moment.
 pub(crate) struct Savepoint {
-    recent: Overlay,
+    overlay: Overlay,
     changes: usize,
     log: LogMark,
 }
@@ -64,28 +63,28 @@ impl<'e> Transaction<'e> {
         Self { view, batch, log: LogBuffer::default() }
     }
 
-    /// A state to [roll back to](Self::rollback_to) if a later change is refused.
+    /// A savepoint to [roll back to](Self::rollback_to).
     pub(crate) fn savepoint(&self) -> Savepoint {
         Savepoint {
-            recent: self.view.overlay.clone(),
+            overlay: self.view.overlay.clone(),
             changes: self.batch.savepoint(),
             log: self.log.savepoint(),
         }
     }
 
     pub(crate) fn rollback_to(&mut self, mark: Savepoint) {
-        self.view.overlay = mark.recent;
+        self.view.overlay = mark.overlay;
         self.batch.rollback_to(mark.changes);
         self.log.rollback_to(mark.log);
     }
 
-    /// Begins a job, whose changes have no cause yet. Gives the state to roll back to if it fails.
+    /// Begins a job. Returns a savepoint to roll back to if the job fails.
     pub(crate) fn begin_job(&mut self) -> Savepoint {
         self.log.begin_job();
         self.savepoint()
     }
 
-    /// Ends a job: what it has changed of images is logged.
+    /// Ends a job: its changes of images become entries of the log.
     pub(crate) fn end_job(&mut self) -> Result<()> {
         for (key, value) in self.log.end_job()? {
             self.set(Table::Log, &key, &value)?;
@@ -93,20 +92,21 @@ impl<'e> Transaction<'e> {
         Ok(())
     }
 
-    /// Says why the job makes the changes that follow, and for whom: the log has it.
+    /// Sets why the job makes its changes, and for whom. The entries in the log say so.
     pub fn set_cause(&mut self, cause: Cause) {
         self.log.set_cause(cause);
     }
 
-    /// The changes of this job are not logged: they put records back where no log knows of them.
+    /// Keeps the changes of this job out of the log. For records that are put into a store before its log
+    /// begins.
     pub fn skip_log(&mut self) {
         self.log.skip();
     }
 
-    /// What it leads to.
+    /// The writes of the jobs.
     pub(crate) fn into_changes(self) -> BatchChanges {
         let log = self.log.head();
-        BatchChanges { recent: self.view.overlay, writes: self.batch, log }
+        BatchChanges { overlay: self.view.overlay, writes: self.batch, log }
     }
 
     /// The number in the log that the last change of an image gets which this job has made; 0 if it has made
@@ -115,8 +115,8 @@ impl<'e> Transaction<'e> {
         self.log.last_seq()
     }
 
-    /// Writes an encoded record under that name, in place of one that is there. `expires` is the
-    /// value of its label `containerd.io/gc.expire`, if it has one.
+    /// Writes an encoded record under `name` and replaces an existing one. `expires` is the value of the
+    /// record's label `containerd.io/gc.expire`.
     pub fn put(
         &mut self,
         namespace: &Namespace,
@@ -134,14 +134,14 @@ impl<'e> Transaction<'e> {
         }
     }
 
-    /// Removes the record of that name; says whether it was there.
+    /// Removes the record `name`; returns whether it existed.
     pub fn delete(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
         let image = (kind == Kind::Image).then_some((namespace, name));
         self.delete_key(&keys::key(namespace, kind, name), image)
     }
 
-    /// Removes the record of that name, but keeps it where a recovery finds it; says whether it
-    /// was there.
+    /// Moves the record `name` to the database of set-aside records, where a recovery finds it; returns
+    /// whether it existed.
     pub fn set_aside(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
         let key = keys::key(namespace, kind, name);
         if let Some(value) = self.view.get(Table::Records, &key)?.map(<[u8]>::to_vec) {
@@ -151,7 +151,7 @@ impl<'e> Transaction<'e> {
         self.delete_key(&key, image)
     }
 
-    /// Writes a record as one that was set aside, in place of one that is there.
+    /// Writes a record to the database of set-aside records and replaces an existing one.
     pub fn put_aside(
         &mut self,
         namespace: &Namespace,
@@ -163,12 +163,12 @@ impl<'e> Transaction<'e> {
         self.set(Table::SetAside, &key, &value::seal(&key, message))
     }
 
-    /// Writes the encoded `Namespace`, in place of one that is there.
+    /// Writes the encoded `Namespace` and replaces an existing one.
     pub fn put_namespace(&mut self, namespace: &Namespace, message: &[u8]) -> Result<()> {
         self.replace(&keys::namespace_key(namespace), Some(message), None).map(drop)
     }
 
-    /// Removes a namespace and all its leases; says whether it was there. It must hold no images.
+    /// Removes a namespace and all its leases; returns whether it existed. It must hold no images.
     pub fn delete_namespace(&mut self, namespace: &Namespace) -> Result<bool> {
         for key in scan::collect_keys(self, keys::prefix(namespace, Kind::Lease))? {
             self.delete_key(&key, None)?;
@@ -176,8 +176,8 @@ impl<'e> Transaction<'e> {
         self.delete_key(&keys::namespace_key(namespace), None)
     }
 
-    /// Makes changes again that a journal holds, on top of records that may be others than those the
-    /// changes were made on: so the index follows from the records. Nothing is logged.
+    /// Repeats the writes of a journal on top of records that may differ from the original ones. So the
+    /// index entries are computed from the records. The log gets no entries.
     pub fn replay(&mut self, changes: &WriteBatch) -> Result<()> {
         for (table, key, value) in changes.iter() {
             match (table, value.map(|value| (value, value::unseal(key, value)))) {
@@ -185,7 +185,7 @@ impl<'e> Transaction<'e> {
                 (Table::Records, Some((_, Ok(message)))) => {
                     _ = self.replace(key, Some(message), None)?;
                 }
-                (Table::Records, None) => drop(self.delete_key(key, None)?),
+                (Table::Records, None) => _ = self.delete_key(key, None)?,
                 (_, Some((value, _))) => self.set(table, key, value)?,
                 (_, None) => drop(self.unset(table, key)?),
             }
@@ -193,14 +193,14 @@ impl<'e> Transaction<'e> {
         Ok(())
     }
 
-    /// Removes a record; says whether it was there.
+    /// Removes a record; returns whether it existed.
     fn delete_key(&mut self, key: &[u8], image: Option<(&Namespace, &str)>) -> Result<bool> {
         self.unset(Table::Expiring, key)?;
         self.replace(key, None, image)
     }
 
-    /// Makes `new` the record under `key`, or removes the one that is there; says whether one was. The
-    /// index follows, and so does the log if it is an `image`.
+    /// Replaces the stored record under `key` by `new`, and its index entries too. The change of an `image`
+    /// is logged. Returns whether there was a record.
     fn replace(
         &mut self,
         key: &[u8],
@@ -213,14 +213,15 @@ impl<'e> Transaction<'e> {
             Err(Fault::Damaged) => Old::Damaged,
             Err(Fault::Store(error)) => return Err(error),
         };
-        let was_there = !matches!(old, Old::Missing);
+        let existed = !matches!(old, Old::Missing);
         if let Some((namespace, name)) = image
-            && (was_there || new.is_some())
+            && (existed || new.is_some())
         {
             self.log.add(&self.view, &Changed { namespace, name, old, new })?;
         }
         let entries = |message| index::entries(key, message);
-        // Which entries a damaged record had cannot be told; they do no harm.
+        // The old entries of a damaged record cannot be computed and remain. They are harmless, because
+        // every candidate is checked against the filter.
         let old = old.message().map(entries).unwrap_or_default();
         let entries = new.map(entries).unwrap_or_default();
         for gone in old.difference(&entries) {
@@ -231,14 +232,15 @@ impl<'e> Transaction<'e> {
         }
         match new {
             Some(message) => self.set(Table::Records, key, &value::seal(key, message))?,
-            None => drop(self.unset(Table::Records, key)?),
+            None => _ = self.unset(Table::Records, key)?,
         }
-        Ok(was_there)
+        Ok(existed)
     }
 
-    /// Every change of a database is made by this and the next, so that the journal has them all.
+    /// Sets a key. All writes go through this function and [`unset`](Self::unset), so that the journal has
+    /// all of them.
     pub(crate) fn set(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<()> {
-        // A checkpoint would fail on it, that is, all would.
+        // LMDB refuses such a key, so that every later checkpoint would fail.
         if key.is_empty() || key.len() > MAX_KEY {
             return Err(Error::Internal(format!("a key of {} bytes", key.len())));
         }

@@ -123,7 +123,7 @@ pub(crate) fn checked_head(view: &View<'_>) -> Result<Option<LogHead>> {
 
 fn last<'v>(view: &'v View<'_>) -> Result<Option<Pair<'v>>> {
     let (txn, tables) = view.base();
-    match view.overlay.last(Table::Log) {
+    match view.overlay.last_log_entry() {
         Some(recent) => Ok(Some(recent)),
         None => tables.log.last(txn).map_err(told),
     }
