@@ -4,16 +4,14 @@ use std::collections::{BTreeSet, VecDeque};
 
 use protobuf::Message;
 
+use super::entry::{Fields, entry};
 use super::errors::{epoch_changed, log_off};
-use super::list::page_size;
-use super::token::{RequestHash, Start, Token, request_hash};
-use super::undo::entry;
+use super::token::{RequestHash, Start, Token, page_size, request_hash};
 use crate::api::catalog::history_request::Of;
-use crate::api::catalog::{Change, HistoryRequest, HistoryResponse, State};
+use crate::api::catalog::{Change, HistoryRequest, HistoryResponse};
 use crate::model::{Error, Namespace, Result, digest};
 use crate::service::cancel::Cancel;
-use crate::service::codec::decode;
-use crate::store::{LogHead, Records, Snapshot, whole_state};
+use crate::store::{LogHead, Records, Snapshot};
 
 /// The changes of a page, if the client does not say.
 const DEFAULT_PAGE_SIZE: usize = 100;
@@ -202,89 +200,4 @@ fn for_each(
         visit(&fields);
         Ok(true)
     })
-}
-
-/// The fields of an encoded change that a scan looks at.
-#[derive(Debug)]
-pub struct Fields<'e> {
-    /// The number.
-    pub seq: u64,
-    /// The namespace.
-    pub namespace: &'e [u8],
-    /// The name of the image.
-    pub name: &'e [u8],
-    time: &'e [u8],
-    states: [Option<&'e [u8]>; 2],
-}
-
-impl<'e> Fields<'e> {
-    /// Finds the fields of a change. `None` if the bytes are none.
-    pub fn new(seq: u64, mut rest: &'e [u8]) -> Option<Self> {
-        let empty: &[u8] = &[];
-        let mut fields =
-            Self { seq, namespace: empty, name: empty, time: empty, states: [None; 2] };
-        while !rest.is_empty() {
-            let tag = varint(&mut rest)?;
-            match tag & 7 {
-                0 => drop(varint(&mut rest)?),
-                1 => rest = rest.get(8..)?,
-                2 => {
-                    let length = usize::try_from(varint(&mut rest)?).ok()?;
-                    let (value, behind) = rest.split_at_checked(length)?;
-                    rest = behind;
-                    match tag >> 3 {
-                        3 => fields.time = value,
-                        6 => fields.namespace = value,
-                        7 => fields.name = value,
-                        8 => fields.states[0] = Some(value),
-                        9 => fields.states[1] = Some(value),
-                        _ => {}
-                    }
-                }
-                _ => return None,
-            }
-        }
-        Some(fields)
-    }
-
-    /// The encoded states before and after, as far as there are.
-    pub fn encoded_states(&self) -> impl Iterator<Item = &'e [u8]> {
-        self.states.into_iter().flatten()
-    }
-
-    fn states(&self) -> impl Iterator<Item = State> {
-        self.encoded_states().filter_map(|state| State::parse_from_bytes(state).ok())
-    }
-
-    fn contains(&self, text: &str) -> bool {
-        let text = text.as_bytes();
-        self.encoded_states().any(|state| state.windows(text.len()).any(|part| part == text))
-    }
-
-    /// When it was made: seconds and nanoseconds.
-    pub fn time(&self) -> (i64, i32) {
-        use protobuf::well_known_types::timestamp::Timestamp;
-        let time = Timestamp::parse_from_bytes(self.time).unwrap_or_default();
-        (time.seconds, time.nanos)
-    }
-}
-
-fn varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut number = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (byte, behind) = rest.split_first()?;
-        *rest = behind;
-        number |= u64::from(byte & 0x7f) << shift;
-        if *byte < 0x80 {
-            return Some(number);
-        }
-    }
-    None
-}
-
-/// The state of an encoded image.
-pub fn state_of(record: &[u8]) -> Result<State> {
-    let state = whole_state(record)
-        .ok_or_else(|| Error::DataLoss("a record passes its checksum but is no Image".into()))?;
-    decode(&state)
 }

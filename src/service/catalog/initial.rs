@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use protobuf::EnumOrUnknown;
 
-use super::history::state_of;
-use super::watch::ChangeFilter;
+use super::change_filter::ChangeFilter;
+use super::entry::state_of;
 use crate::api::catalog::{Change, Kind};
 use crate::log_throttle::throttled_log;
 use crate::model::{Error, Namespace, Result};

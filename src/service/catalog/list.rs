@@ -6,8 +6,7 @@ use super::errors::{epoch_changed, log_off};
 use super::etag::etag;
 use super::mask::ReadMask;
 use super::select::Selection;
-use super::start;
-use super::token::{RequestHash, Start, Token, request_hash};
+use super::token::{RequestHash, Start, Token, page_size, request_hash};
 use crate::api::catalog::{CountRequest, CountResponse, ListRequest, ListResponse, ListedImage};
 use crate::limits::memory::ReplyBuffer;
 use crate::log_throttle::throttled_log;
@@ -99,7 +98,7 @@ impl PageQuery {
         room: ReplyBuffer<'_>,
         patience: Cancel,
     ) -> Result<Page> {
-        let now = start(snapshot)?;
+        let now = Start::of(snapshot)?;
         let begun = self.from.as_ref().map_or(now, |token| token.start);
         if begun.epoch != now.epoch {
             let head = snapshot.log_head()?.ok_or_else(log_off)?;
@@ -131,17 +130,6 @@ impl PageQuery {
         };
         filling.reply.add_fields(&encode(&tail)?);
         Ok(Page { built: filling.reply.built(), next })
-    }
-}
-
-/// The number of items of a page, by the request's.
-pub fn page_size(wanted: i32, default: usize, most: usize) -> Result<usize> {
-    match usize::try_from(wanted) {
-        Ok(0) => Ok(default),
-        Ok(wanted) => Ok(wanted.min(most)),
-        Err(_) => Err(Error::invalid_argument(format_args!(
-            "page_size {wanted} is negative; give 0 for {default}, or at most {most}"
-        ))),
     }
 }
 
@@ -253,7 +241,7 @@ pub fn count(
 ) -> Result<CountResponse> {
     let compiled =
         Selection::compile(&request.filters, &request.without, &mut || patience.check())?;
-    let now = start(snapshot)?;
+    let now = Start::of(snapshot)?;
     let mut response =
         CountResponse { epoch: now.epoch_text(), seq: now.seq, ..Default::default() };
     let most = images::max_lookups(snapshot)?;
@@ -282,11 +270,4 @@ pub fn count(
             .try_for_each(|entry| add(entry?))?,
     }
     Ok(response)
-}
-
-impl Start {
-    /// The epoch as messages have it.
-    pub fn epoch_text(&self) -> String {
-        if self.epoch.is_nil() { String::new() } else { self.epoch.to_string() }
-    }
 }

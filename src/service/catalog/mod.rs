@@ -3,6 +3,7 @@
 //! - [`list`]: pages and counts; [`select`], [`mask`], [`token`], [`mod@etag`]: what they are made of
 //! - [`batch`]: what a batch may hold; [`apply`]: batches and undo on the local store
 //! - [`watch`], [`initial`]: the changes as they come; [`history`]: those of the past; [`undo`]
+//! - [`entry`]: changes as the log has them; [`change_filter`]: which of them a client wants
 //! - [`errors`]: the errors that programs handle
 //!
 //! What is read comes from the local store, in front of a containerd too: so a page and the log always
@@ -10,6 +11,8 @@
 
 pub mod apply;
 pub mod batch;
+pub mod change_filter;
+pub mod entry;
 pub mod errors;
 pub mod etag;
 pub mod history;
@@ -39,12 +42,13 @@ use crate::service::{CallContext, Reply};
 use crate::store::{Kind, Records, Snapshot, Store};
 use apply::CatalogWriter;
 use batch::{Applied, Batch};
+use change_filter::ChangeFilter;
 use errors::{check_position, log_off};
 use history::HistoryQuery;
 use list::{Page, PageQuery};
-use token::{Start, Token};
+use token::Token;
 use undo::Restored;
-use watch::{ChangeFilter, Watch, Watches, read_changes};
+use watch::{Watch, Watches, read_changes};
 
 /// The bytes of changes that Changes returns, if the client does not say, and the most.
 const DEFAULT_CHANGES_BYTES: u32 = 256 << 10;
@@ -59,12 +63,6 @@ pub struct Catalog {
     local: LocalImages,
     writer: Arc<dyn CatalogWriter>,
     watches: Watches,
-}
-
-/// When a snapshot was taken, for clients that go on from it.
-fn start(snapshot: &Snapshot<'_>) -> Result<Start> {
-    let head = snapshot.log_head()?;
-    Ok(head.map_or(Start::default(), |head| Start { epoch: head.epoch, seq: head.last }))
 }
 
 impl Catalog {
@@ -186,7 +184,7 @@ impl Catalog {
                 Restored::Unchanged => None,
                 Restored::Changed(0) => preview,
                 Restored::Changed(seq) => {
-                    let made = self.local.store().read(|snapshot| undo::entry(snapshot, seq));
+                    let made = self.local.store().read(|snapshot| entry::entry(snapshot, seq));
                     // It was made, whether it can be read or not.
                     Some(made.unwrap_or_else(|_| preview.unwrap_or_default()))
                 }

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
 use crate::model::{Error, Result};
+use crate::store::Snapshot;
 
 /// The reason in the error for a token that cannot be used.
 const REASON: &str = "PAGE_TOKEN";
@@ -45,6 +46,30 @@ pub struct Token {
     pub start: Start,
     /// Behind which place to go on.
     pub place: Vec<u8>,
+}
+
+/// The number of items of a page, by the request's.
+pub fn page_size(wanted: i32, default: usize, most: usize) -> Result<usize> {
+    match usize::try_from(wanted) {
+        Ok(0) => Ok(default),
+        Ok(wanted) => Ok(wanted.min(most)),
+        Err(_) => Err(Error::invalid_argument(format_args!(
+            "page_size {wanted} is negative; give 0 for {default}, or at most {most}"
+        ))),
+    }
+}
+
+impl Start {
+    /// The moment of a snapshot.
+    pub fn of(snapshot: &Snapshot<'_>) -> Result<Self> {
+        let head = snapshot.log_head()?;
+        Ok(head.map_or(Self::default(), |head| Self { epoch: head.epoch, seq: head.last }))
+    }
+
+    /// The epoch as messages have it: empty while the log is off.
+    pub fn epoch_text(&self) -> String {
+        if self.epoch.is_nil() { String::new() } else { self.epoch.to_string() }
+    }
 }
 
 /// Hashes a method and the parts of its request that all pages have in common.

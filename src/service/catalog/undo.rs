@@ -3,15 +3,15 @@
 use protobuf::Message;
 use protobuf::well_known_types::timestamp::Timestamp;
 
+use super::entry::{Fields, entry, state_of};
 use super::errors::{check_epoch, check_kept, compacted, log_off, parse_epoch};
-use super::history::{Fields, around, newest_of, state_of};
+use super::history::{around, newest_of};
 use crate::api::catalog::undo_request::{To, What};
 use crate::api::catalog::{Change, Kind, State, UndoRequest};
 use crate::model::go::quote::quote;
 use crate::model::image::Image;
 use crate::model::{Error, Namespace, Result};
 use crate::service::cancel::Cancel;
-use crate::service::codec::decode;
 use crate::store::{LogHead, Snapshot};
 
 /// A state that an image is to have again.
@@ -260,16 +260,4 @@ fn check_time(snapshot: &Snapshot<'_>, head: &LogHead, time: &Timestamp) -> Resu
         return Err(compacted(head.first.saturating_sub(1), head));
     }
     Ok(())
-}
-
-/// The change with that number.
-pub fn entry(snapshot: &Snapshot<'_>, seq: u64) -> Result<Change> {
-    let mut found = None;
-    snapshot.for_each_entry(seq, &mut |at, bytes| {
-        if at == seq {
-            found = Some(decode::<Change>(bytes)?);
-        }
-        Ok(false)
-    })?;
-    found.ok_or_else(|| Error::DataLoss(format!("change {seq} is missing in the log")))
 }

@@ -1,7 +1,7 @@
 //! Watching: a cursor in the log, and a filter. A watch has no queue and holds no snapshot: it is woken by
 //! the number of the newest change, reads a few changes, and reads on when its client has taken them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,18 +9,16 @@ use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
+use super::change_filter::ChangeFilter;
 use super::errors::{check_epoch, check_position, compacted, epoch_changed, log_off, parse_epoch};
-use super::history::Fields;
 use super::initial::InitialState;
 use crate::api::catalog::watch_response::Is;
 use crate::api::catalog::{InitialEnd, Progress, Started, WatchRequest, WatchResponse};
-use crate::model::image::Image;
-use crate::model::{Error, Namespace, Result};
+use crate::model::{Error, Result};
 use crate::service::cancel::Cancel;
 use crate::service::client::Client;
-use crate::service::codec::{decode, encode, push_field};
-use crate::service::images::Query;
-use crate::service::local::{LocalImages, is_simple};
+use crate::service::codec::{encode, push_field};
+use crate::service::local::LocalImages;
 use crate::store::{LogHead, LogPage, Store};
 
 /// The bytes of changes that a watch reads and sends at a time. A commit is never split, so there may be
@@ -37,86 +35,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// log may have dropped what its client has seen.
 const PROGRESS_CHANGES: u64 = 1000;
 
-/// The most bytes of a watch's filters and namespaces.
-const MAX_FILTER_BYTES: usize = 16 << 10;
-
 /// How many watches there may be, and how many one client may have.
 const MAX_WATCHES: usize = 2048;
 const MAX_CLIENT_WATCHES: usize = 1024;
-
-/// Which changes a client wants.
-#[derive(Debug, Default)]
-pub struct ChangeFilter {
-    namespaces: BTreeSet<String>,
-    filters: Vec<String>,
-}
-
-impl ChangeFilter {
-    /// Reads the fields of a request.
-    ///
-    /// # Errors
-    /// `InvalidArgument` if a filter or a namespace is none; `ResourceExhausted` if they are too long.
-    pub fn new(namespaces: Vec<String>, filters: Vec<String>) -> Result<Self> {
-        let bytes: usize =
-            namespaces.iter().chain(&filters).map(|text| text.len() + size_of::<String>()).sum();
-        if bytes > MAX_FILTER_BYTES {
-            return Err(Error::ResourceExhausted(format!(
-                "the namespaces and filters have {bytes} bytes, at most {MAX_FILTER_BYTES} are accepted: \
-                 watch with fewer or shorter ones"
-            )));
-        }
-        for namespace in &namespaces {
-            Namespace::parse(namespace)?;
-        }
-        Ok(Self { namespaces: namespaces.into_iter().collect(), filters })
-    }
-
-    /// Whether it takes little time.
-    pub fn is_simple(&self) -> bool {
-        is_simple(&self.filters)
-    }
-
-    /// The namespaces that are wanted; none stands for all.
-    pub fn namespaces(&self) -> &BTreeSet<String> {
-        &self.namespaces
-    }
-
-    /// Compiles the filters. The result is not kept: it may take much memory.
-    pub fn compile(&self, patience: &mut Cancel) -> Result<Option<Query>> {
-        match self.filters.as_slice() {
-            [] => Ok(None),
-            filters => Query::compile(filters, &mut || patience.check()).map(Some),
-        }
-    }
-
-    /// Whether a change is wanted.
-    fn matches(
-        &self,
-        query: Option<&Query>,
-        seq: u64,
-        change: &[u8],
-        patience: &mut Cancel,
-    ) -> Result<bool> {
-        if self.namespaces.is_empty() && query.is_none() {
-            return Ok(true);
-        }
-        let fields = Fields::new(seq, change)
-            .ok_or_else(|| Error::DataLoss(format!("change {seq} of the log is none")))?;
-        let namespace = std::str::from_utf8(fields.namespace).unwrap_or_default();
-        if !self.namespaces.is_empty() && !self.namespaces.contains(namespace) {
-            return Ok(false);
-        }
-        let Some(query) = query else { return Ok(true) };
-        for state in fields.encoded_states() {
-            let mut image: Image = decode(state)?;
-            image.name = String::from_utf8_lossy(fields.name).into_owned();
-            if query.matches(&encode(&image)?, &mut || patience.check())? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-}
 
 /// Changes that were read at once.
 #[derive(Debug)]
