@@ -41,6 +41,6 @@ pub use read::changelog::{LogEntry, LogPage};
 pub use read::records::{Records, Snapshot};
 pub use read::scan::Entry;
 pub use read_only::ReadOnlyStore;
-pub use schema::keys::Kind;
+pub use schema::keys::{Kind, place_of};
 pub use schema::log_meta::Retention;
 pub use store::Store;
