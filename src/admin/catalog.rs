@@ -1,7 +1,7 @@
 //! The catalogue of a running daemon, as the commands call it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -53,25 +53,25 @@ impl CallError {
 /// A daemon.
 #[derive(Debug)]
 pub struct Daemon {
-    grpc: GrpcClient,
+    socket: PathBuf,
 }
 
 impl Daemon {
-    /// The daemon behind a gRPC socket. It is connected to by the first call.
-    pub fn at(socket: &Path) -> Self {
-        // `lazy` asks for no containerd at the other end.
-        Self { grpc: GrpcClient::lazy(socket) }
+    /// The daemon behind a gRPC socket. Each call connects to it.
+    pub fn at(socket: PathBuf) -> Self {
+        Self { socket }
     }
 
-    /// Its client, for streams.
-    pub fn grpc(&self) -> &GrpcClient {
-        &self.grpc
+    /// A client of it. Call it on a runtime.
+    pub fn grpc(&self) -> GrpcClient {
+        // `lazy` asks for no containerd at the other end.
+        GrpcClient::lazy(&self.socket)
     }
 
     /// An error as a command prints it.
     pub fn error(&self, error: CallError) -> Error {
         if error.is_unreachable() {
-            let socket = self.grpc.socket().display();
+            let socket = self.socket.display();
             return Error::Unavailable(format!("the daemon at {socket}: {}", error.message));
         }
         Error::Upstream(error.code, error.message)
@@ -85,7 +85,8 @@ impl Daemon {
         request: impl Message,
     ) -> std::result::Result<R, CallError> {
         let headers = HeaderMap::new();
-        let call = self.grpc.call(path, namespace, &headers, request);
+        let grpc = self.grpc();
+        let call = grpc.call(path, namespace, &headers, request);
         match tokio::time::timeout(REPLY_TIMEOUT, call).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(status)) => {

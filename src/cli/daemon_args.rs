@@ -38,6 +38,6 @@ impl DaemonArgs {
 
     /// Returns the daemon.
     pub fn daemon(&self) -> Result<Daemon> {
-        Ok(Daemon::at(&self.socket()?))
+        Ok(Daemon::at(self.socket()?))
     }
 }
