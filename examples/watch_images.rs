@@ -22,7 +22,7 @@ use lmdb_images::api::error_details::ErrorInfo;
 use lmdb_images::api::status::Status;
 use lmdb_images::containerd::codec::MessageCodec;
 use protobuf::Message;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tonic::Code;
 use tonic::client::Grpc;
@@ -36,7 +36,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// What the file has.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 struct Copy {
     epoch: String,
     seq: u64,
@@ -47,18 +47,12 @@ impl Copy {
     /// Reads the file. An epoch that is empty stands for a copy that is still to be made.
     fn read(path: &Path) -> Result<Self> {
         let Ok(text) = std::fs::read_to_string(path) else { return Ok(Self::default()) };
-        let value: Value = serde_json::from_str(&text)?;
-        Ok(Self {
-            epoch: value["epoch"].as_str().unwrap_or_default().into(),
-            seq: value["seq"].as_u64().unwrap_or_default(),
-            digests: serde_json::from_value(value["digests"].clone())?,
-        })
+        Ok(serde_json::from_str(&text)?)
     }
 
     fn write(&self, path: &Path) -> Result<()> {
         let new = path.with_extension("new");
-        let text = json!({ "epoch": self.epoch, "seq": self.seq, "digests": self.digests });
-        std::fs::write(&new, text.to_string())?;
+        std::fs::write(&new, serde_json::to_string(self)?)?;
         Ok(std::fs::rename(new, path)?)
     }
 }

@@ -15,6 +15,7 @@ use tonic::Code;
 
 use super::catalog::{batch, put};
 use crate::support::catalog::{Catalog, Refused};
+use crate::support::daemon_process::DaemonProcess;
 use crate::support::random::Rng;
 use crate::support::{BOTH, DIGEST, Protocol, Served, create, image};
 
@@ -450,4 +451,64 @@ async fn undo_brings_back_what_a_change_took_unless_it_was_changed_since() {
             assert!(refused.is(code, reason), "{refused:?}");
         }
     }
+}
+
+/// Watchers that never read hold no entry, no snapshot, and one message each; writers do not wait for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn watchers_that_never_read_are_bounded() {
+    const WATCHERS: usize = 200;
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = DaemonProcess::start(dir.path());
+    let socket = dir.path().join("state/images.sock");
+    let catalog = Catalog::grpc(&socket).await;
+    let epoch = head(&catalog).await.epoch;
+    let before = daemon.peak_mib();
+    let mut watches = Vec::new();
+    for _ in 0..WATCHERS {
+        // A connection of its own each: one that is not read stalls all its streams.
+        let client = Catalog::grpc(&socket).await;
+        watches.push((client.watch(from(&epoch, 1)).await.unwrap(), client));
+    }
+    // More than all windows and buffers of all of them hold.
+    for round in 0..40 {
+        let items = (0..100).map(|n| {
+            let mut image = image(&format!("{round}-{n}"));
+            image.labels.insert("k".into(), "v".repeat(4000));
+            put(image, None)
+        });
+        catalog.call::<ApplyResponse>("Apply", batch(items.collect())).await.unwrap();
+    }
+    let taken = daemon.peak_mib() - before;
+    // 16 MiB of changes: 3.2 GiB if each watcher had them.
+    assert!(taken < 256, "{taken} MiB");
+    let (mut watch, _client) = watches.pop().unwrap();
+    let seen = watch.changes(1000).await;
+    assert!(seen.iter().map(|change| change.seq).eq(1..=1000));
+    drop(watches);
+    daemon.stop();
+}
+
+#[tokio::test]
+async fn one_client_does_not_take_all_watches() {
+    let served = Served::start().await;
+    let catalog = Catalog::of(&served, Protocol::Grpc).await;
+    let mut watches = Vec::new();
+    let refused = loop {
+        match catalog.watch(WatchRequest::new()).await {
+            Ok(watch) => watches.push(watch),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(watches.len(), 1024);
+    assert!(refused.is(Code::ResourceExhausted, ""), "{refused:?}");
+    assert!(refused.message.contains("this client has 1024 watches"), "{}", refused.message);
+    drop(watches);
+    // Their places are free again, soon.
+    for _ in 0..1000 {
+        if catalog.watch(WatchRequest::new()).await.is_ok() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("no place became free");
 }

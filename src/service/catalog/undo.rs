@@ -7,7 +7,7 @@ use super::entry::{Fields, entry, state_of};
 use super::errors::{check_epoch, check_kept, compacted, log_off, parse_epoch};
 use super::history::{around, newest_of};
 use crate::api::catalog::undo_request::{To, What};
-use crate::api::catalog::{Change, Kind, State, UndoRequest};
+use crate::api::catalog::{Change, Kind, Origin, State, UndoRequest};
 use crate::model::go::quote::quote;
 use crate::model::image::Image;
 use crate::model::{Error, Namespace, Result};
@@ -85,6 +85,7 @@ impl Restore {
         };
         Ok(Some(Change {
             kind: kind.into(),
+            origin: Origin::ORIGIN_UNDO.into(),
             namespace: self.namespace.to_string(),
             name: self.name.clone(),
             before: stored.map(state_of).transpose()?.into(),
