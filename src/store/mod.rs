@@ -34,6 +34,7 @@ mod store;
 pub use engine::transaction::Transaction;
 pub use read::records::{Records, Snapshot};
 pub use read::scan::Entry;
+pub use read::view::Revision;
 pub use read_only::ReadOnlyStore;
 pub use schema::keys::Kind;
 pub use store::Store;

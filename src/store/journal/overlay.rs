@@ -36,6 +36,8 @@ pub struct Overlay {
     index: Map,
     expiring: Map,
     aside: Map,
+    /// Changes that were made to it.
+    changes: u64,
 }
 
 impl Overlay {
@@ -57,6 +59,12 @@ impl Overlay {
             Table::SetAside => &mut self.aside,
         };
         map.insert_mut(key.into(), value.map(Into::into));
+        self.changes += 1;
+    }
+
+    /// The number of changes that were made to it. It tells states with the same base apart.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// What is known of a key: nothing, that it was removed, or its value.

@@ -16,7 +16,7 @@ use crate::store::read::scan;
 use crate::store::read::scan::{Entry, Scan};
 use crate::store::read::scan::{Expiring, RecordKey};
 use crate::store::read::state::{ReadState, get};
-use crate::store::read::view::View;
+use crate::store::read::view::{Revision, View};
 use crate::store::schema::keys::Kind;
 use crate::store::schema::table::Table;
 
@@ -35,6 +35,11 @@ impl Records for Snapshot<'_> {}
 
 /// What can be read of a state.
 pub trait Records: ReadState {
+    /// The state that this is.
+    fn revision(&self) -> Revision {
+        self.view().revision()
+    }
+
     /// An error once this state was held for too long: too much is written behind it. Walks ask by
     /// themselves; what takes long over one record asks meanwhile.
     fn check_held(&self) -> Result<()> {

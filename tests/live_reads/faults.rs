@@ -1,0 +1,1 @@
+//! Faults of containerd's files.
