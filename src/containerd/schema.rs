@@ -135,9 +135,10 @@ pub fn texts<S: ReadAt + ?Sized>(
     let mut texts = BTreeMap::new();
     for entry in snapshot.entries(bucket) {
         let Entry { key, value, page } = entry.map_err(|lost| lost.damage)?;
-        if let Value::Bytes(value) = value {
-            texts.insert(text(&key, page)?, text(&value, page)?);
-        }
+        let Value::Bytes(value) = value else {
+            return Err(Damage::new(page, format!("{} is a bucket", quote(truncated(&key)))));
+        };
+        texts.insert(text(&key, page)?, text(&value, page)?);
     }
     Ok(texts)
 }

@@ -59,6 +59,9 @@ pub struct Notes {
     pub unknown: BTreeSet<String>,
 }
 
+/// The one key beside the buckets of the namespaces.
+const SCHEMA_VERSION: &[u8] = b"version";
+
 /// Known buckets of a namespace beside labels and images.
 const OTHER_BUCKETS: [&[u8]; 6] =
     [b"containers", b"content", b"ingests", b"leases", b"sandboxes", b"snapshots"];
@@ -149,8 +152,10 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
                         }
                     }
                 }
-                // The key with the version of containerd's schema.
-                Ok(_) => {}
+                Ok(Entry { key, .. }) if key == SCHEMA_VERSION => {}
+                Ok(Entry { key, page, .. }) => {
+                    self.one_lost("namespace", &key, &Damage::new(page, "it is no bucket"))?;
+                }
                 Err(lost) => self.lost("namespaces", lost)?,
             }
         }
