@@ -69,7 +69,7 @@ impl BlobBody {
     /// What comes before the next byte: the beginning of a message, or nothing in the middle of one.
     fn head(&self) -> Vec<u8> {
         let mut chunk = Vec::with_capacity(MAX_HEAD_BYTES + CHUNK_BYTES as usize);
-        if self.sent % PIECE_BYTES == 0 {
+        if self.sent.is_multiple_of(PIECE_BYTES) {
             let (mut head, piece) = (Vec::with_capacity(MAX_HEAD_BYTES), self.piece());
             if self.sent > 0 {
                 head.push(OFFSET_TAG);

@@ -11,8 +11,8 @@ use tempfile::TempDir;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 
-use super::common::{Failed, Raw, channel_for_long_errors, config};
-use super::containerd::Containerd;
+use crate::support::containerd::Containerd;
+use crate::support::{Failed, Raw, channel_for_long_errors, config};
 
 /// How long anything may take.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -47,6 +47,11 @@ impl Front {
         front
     }
 
+    /// Connects to a containerd that started again.
+    pub async fn reconnect(&mut self) {
+        self.direct = channel_for_long_errors(&self.containerd.socket()).await.unwrap();
+    }
+
     /// Waits until the daemon reads containerd's files, or does not.
     pub async fn until_live(&self, wanted: bool) {
         let live = || self.daemon.proxy().unwrap().live().is_some();
@@ -61,7 +66,7 @@ impl Front {
     }
 
     /// How many reads containerd's files have answered.
-    pub fn from_files(&self) -> u64 {
+    pub fn answered_from_files(&self) -> u64 {
         self.daemon.proxy().unwrap().upstream().reads(Source::Files)
     }
 

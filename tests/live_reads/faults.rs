@@ -1,1 +1,0 @@
-//! Faults of containerd's files.
