@@ -22,7 +22,7 @@ use crate::proxy::live::LiveFiles;
 use crate::service::cancel::Cancel;
 use crate::service::codec::encode;
 use crate::service::{CallContext, Reply, images};
-use crate::store::Snapshot;
+use crate::store::{Origin, Snapshot};
 
 /// Comparisons that one List makes at most. Each one after the first means that containerd changed an
 /// image of the namespace meanwhile.
@@ -94,7 +94,7 @@ impl ProxyImages {
             }
             let differing =
                 std::mem::take(&mut *differing.lock().unwrap_or_else(PoisonError::into_inner));
-            self.refresh_all(namespace, differing).await.ok()?;
+            self.refresh_all(Origin::ORIGIN_BEHIND, namespace, differing).await.ok()?;
         }
         None
     }
@@ -102,11 +102,13 @@ impl ProxyImages {
     /// Reads records again, several at a time. The first error ends it.
     pub(crate) async fn refresh_all(
         &self,
+        origin: Origin,
         namespace: &Namespace,
         names: Vec<String>,
     ) -> Result<usize> {
         let aside = !self.sync_state().watched_since_sync(namespace);
-        let each = |name: String| async move { self.refresh(namespace, &name, aside).await };
+        let each =
+            |name: String| async move { self.refresh_as(origin, namespace, &name, aside).await };
         let mut found = stream::iter(names.into_iter().map(each)).buffer_unordered(MAX_REFRESHES);
         let mut removed = 0;
         while let Some(found) = found.next().await {

@@ -29,7 +29,7 @@ use crate::proxy::reconcile_queue::DueWork;
 use crate::service::cancel::Cancel;
 use crate::service::client::Client;
 use crate::service::codec::{decode, encode};
-use crate::store::{Kind, Records, Transaction};
+use crate::store::{Cause, Kind, Origin, Records, Transaction};
 
 /// The pause after a failed list of namespaces.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
@@ -246,7 +246,7 @@ async fn read_database(
         if differing.is_empty() {
             break;
         }
-        let round = proxy.refresh_all(namespace, differing).await?;
+        let round = proxy.refresh_all(Origin::ORIGIN_RESYNC, namespace, differing).await?;
         set_aside += round;
         if round > 0 {
             log_set_aside(namespace, set_aside, ours);
@@ -307,7 +307,7 @@ struct OneByOne<'f> {
 impl OneByOne<'_> {
     async fn refresh(&mut self, name: &str, aside: bool) -> Result<Option<Found>> {
         const TOO_LARGE: i32 = Code::ResourceExhausted as i32;
-        match self.proxy.refresh(self.namespace, name, aside).await {
+        match self.proxy.refresh_as(Origin::ORIGIN_RESYNC, self.namespace, name, aside).await {
             Ok(found) => return Ok(Some(found)),
             // containerd does not answer, so the other records would fail as well.
             Err(e @ Error::Unavailable(_)) => return Err(e),
@@ -319,7 +319,8 @@ impl OneByOne<'_> {
                     Warn,
                     "reconciling namespace {namespace}: containerd refuses an image: {why}"
                 );
-                self.proxy.remove_record(namespace, name, true).await?;
+                let cause = Cause::own(Origin::ORIGIN_RESYNC);
+                self.proxy.remove_record(cause, namespace, name, true).await?;
             }
             Err(e) => {
                 let why = || Error::Internal(format!("image {}: {e}", quote(name)));

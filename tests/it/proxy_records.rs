@@ -87,6 +87,7 @@ impl Chain {
         let call = CallContext {
             namespace: Some("n".into()),
             client: lmdb_images::service::client::Client::Own,
+            actor: Default::default(),
             reply_limit: 16 << 20,
             headers: http::HeaderMap::new(),
         };
