@@ -18,6 +18,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::api::content::Info;
+use crate::api::namespace::Namespace as Record;
 use crate::containerd::schema::{self, BLOBS, IMAGES, LABELS, ROOT, truncated};
 use crate::model::go::quote::quote;
 use crate::model::image::Image;
@@ -84,6 +85,29 @@ impl Database {
     /// The file cannot be read.
     pub fn transaction(&self) -> Result<u64> {
         self.file.txid().map_err(unreadable)
+    }
+
+    /// All namespaces with their labels.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn namespaces(&self) -> Result<Vec<Record>> {
+        self.read(|snapshot| {
+            let Some(root) = snapshot.bucket(&[ROOT])? else { return Ok(Vec::new()) };
+            let mut found = Vec::new();
+            for entry in snapshot.entries(&root) {
+                let Entry { key, value, page } = entry.map_err(|lost| lost.damage)?;
+                // The other keys are containerd's versions of its schema.
+                let Value::Bucket(bucket) = value else { continue };
+                let labels = match snapshot.get(&bucket, LABELS)? {
+                    Some(Value::Bucket(labels)) => schema::texts(snapshot, &labels)?,
+                    _ => BTreeMap::new(),
+                };
+                let name = schema::text(&key, page)?;
+                found.push(Record { name, labels, ..Record::default() });
+            }
+            Ok(found)
+        })
     }
 
     /// The image of a name.

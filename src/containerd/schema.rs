@@ -155,7 +155,11 @@ pub fn truncated(key: &[u8]) -> &[u8] {
     key.get(..MAX_SHOWN_BYTES).unwrap_or(key)
 }
 
-fn text(bytes: &[u8], page: u64) -> Result<String, Damage> {
+/// Decodes a text.
+///
+/// # Errors
+/// It is not UTF-8.
+pub fn text(bytes: &[u8], page: u64) -> Result<String, Damage> {
     let text = std::str::from_utf8(bytes).map(str::to_owned);
     text.map_err(|_| Damage::new(page, format!("{} is no valid text", quote(truncated(bytes)))))
 }

@@ -123,7 +123,7 @@ async fn a_read_from_containerds_files_is_containerds_answer() {
         requests += 1;
     }
     let from_files = front.answered_from_files() - before;
-    println!("{requests} requests, {good} without an error, {from_files} answered from files");
+    println!("{requests} reads compared, {good} without an error, {from_files} from files");
     assert!(good * 8 > requests, "{good} of {requests} gave something");
     assert!(from_files * 3 > requests as u64, "{from_files} of {requests} came from the files");
     front.daemon.stop().await;
