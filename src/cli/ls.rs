@@ -1,6 +1,7 @@
 //! `lmdb-images ls`.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -58,6 +59,11 @@ pub struct Ls {
     #[arg(long, value_name = "NAME", conflicts_with = "all_namespaces")]
     after: Option<String>,
 
+    /// Read this bolt file instead of the store: containerd's own, which is meta.db in
+    /// /var/lib/containerd/io.containerd.metadata.v1.bolt, or a backup of it. containerd may run
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["without", "limit", "after"])]
+    bolt: Option<PathBuf>,
+
     /// Do not shorten long texts in the table
     #[arg(long)]
     no_trunc: bool,
@@ -86,12 +92,22 @@ impl Ls {
             after: self.after.clone(),
             limit: self.limit.map(|limit| limit as usize),
         };
-        let found = ls::list(&self.root.folder()?, namespace, filters, &bounds)?;
+        let found = match &self.bolt {
+            Some(file) => ls::list_bolt(file, namespace, &filters)?,
+            None => ls::list(&self.root.folder()?, namespace, filters, &bounds)?,
+        };
         print(|out| {
             if self.json || self.quiet { self.lines(out, &found) } else { self.table(out, &found) }
         })?;
         if let Some(last) = found.next_after() {
             note(format_args!("lmdb-images: there are more; --after {} shows them", quote(last)));
+        }
+        if found.left_out > 0 && self.bolt.is_some() {
+            report_error(format_args!(
+                "{} places of the file cannot be read: `lmdb-images import --bolt` names them",
+                found.left_out
+            ));
+            return Ok(ExitCode::FAILURE);
         }
         if found.left_out > 0 {
             report_error(format_args!(

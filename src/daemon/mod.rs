@@ -82,6 +82,7 @@ pub struct Daemon {
     containerd_ttrpc: Option<PathBuf>,
     readonly: Option<PathBuf>,
     metrics: Option<Address>,
+    proxy: Option<ProxyImages>,
     status: String,
     tasks: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
@@ -147,6 +148,7 @@ impl Daemon {
             containerd_ttrpc: path(&containerd_ttrpc),
             readonly: path(&readonly),
             metrics: None,
+            proxy: None,
             status: format!("serving {}", config.root.display()),
             tasks: Vec::new(),
             stop,
@@ -172,6 +174,7 @@ impl Daemon {
                 let proxy_images =
                     ProxyImages::new(GrpcClient::lazy(&upstream_socket.socket), local);
                 upstream = Some(proxy_images.upstream().clone());
+                daemon.proxy = Some(proxy_images.clone());
                 let health = Health::new(daemon.store.clone(), Some(proxy_images.clone()));
                 let catalog =
                     Catalog::new(proxy_images.local().clone(), Arc::new(proxy_images.clone()));
@@ -332,6 +335,11 @@ impl Daemon {
     /// Address at which metrics are served, if configured.
     pub fn metrics(&self) -> Option<&Address> {
         self.metrics.as_ref()
+    }
+
+    /// The images of the containerd behind, in proxy mode.
+    pub fn proxy(&self) -> Option<&ProxyImages> {
+        self.proxy.as_ref()
     }
 
     /// Status of a healthy daemon, for systemd: what it serves.

@@ -279,7 +279,6 @@ impl Writing {
                 "{why}; nothing was changed: try again when it is back"
             ))),
             UpstreamOutcome::Indeterminate(why) => {
-                self.proxy.sync_state().invalidate(&self.namespace);
                 self.proxy.schedule_reconcile(&self.namespace);
                 Err(Error::Unavailable(format!(
                     "{why}; it is unknown whether the change was made: try again or look"

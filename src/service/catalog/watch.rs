@@ -14,7 +14,9 @@ use super::errors::{check_epoch, check_position, compacted, epoch_changed, log_o
 use super::initial::InitialState;
 use crate::api::catalog::watch_response::Is;
 use crate::api::catalog::{InitialEnd, Progress, Started, WatchRequest, WatchResponse};
+use crate::limits::memory::{MemoryBudget, Reservation};
 use crate::model::{Error, Result};
+use crate::service::Reply;
 use crate::service::cancel::Cancel;
 use crate::service::client::Client;
 use crate::service::codec::{encode, push_field};
@@ -78,9 +80,25 @@ pub fn read(
     Ok(batch)
 }
 
+/// The bytes of a message from which on it takes a share of the budget of watches.
+const LARGE_MESSAGE_BYTES: usize = 32 << 10;
+
+/// The bytes that the large messages of all watches have together. It is a budget of their own: a watcher
+/// that does not read holds its share for a while, and writers must not wait for it.
+const LARGE_MESSAGES_BYTES: u32 = 32 << 20;
+
 /// The watches that there are. Clones are the same.
-#[derive(Debug, Clone, Default)]
-pub struct Watches(Arc<Mutex<HashMap<Client, usize>>>);
+#[derive(Debug, Clone)]
+pub struct Watches {
+    counts: Arc<Mutex<HashMap<Client, usize>>>,
+    large: MemoryBudget,
+}
+
+impl Default for Watches {
+    fn default() -> Self {
+        Self { counts: Arc::default(), large: MemoryBudget::new(LARGE_MESSAGES_BYTES) }
+    }
+}
 
 /// A place for one watch, free again when dropped.
 #[derive(Debug)]
@@ -91,7 +109,7 @@ struct Place {
 
 impl Watches {
     fn admit(&self, client: Client) -> Result<Place> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.values().sum::<usize>() >= MAX_WATCHES {
             return Err(Error::ResourceExhausted(format!(
                 "there are {MAX_WATCHES} watches already: try again later"
@@ -110,7 +128,7 @@ impl Watches {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.watches.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.watches.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.client) {
             *count -= 1;
             if *count == 0 {
@@ -134,7 +152,9 @@ pub struct Watch {
     told: u64,
     progress_at: Instant,
     phase: Phase,
-    _place: Place,
+    /// For the next message, if that is large.
+    hold: Option<Reservation>,
+    place: Place,
 }
 
 #[derive(Debug)]
@@ -187,13 +207,19 @@ impl Watch {
             told: next.saturating_sub(1),
             progress_at: Instant::now() + PROGRESS_INTERVAL,
             phase: Phase::Starting(initial),
-            _place: place,
+            hold: None,
+            place,
         })
     }
 
-    /// Waits for the next message, an encoded `WatchResponse`. After an error the watch has ended. The
-    /// future may be dropped and asked for again: nothing is lost.
-    pub async fn next(&mut self) -> Result<Vec<u8>> {
+    /// Waits for the next message, an encoded `WatchResponse`. A large one has a share of a budget, and
+    /// should be read soon. After an error the watch has ended.
+    pub async fn next(&mut self) -> Result<Reply> {
+        let message = self.next_message().await?;
+        Ok(Reply { message, hold: self.hold.take() })
+    }
+
+    async fn next_message(&mut self) -> Result<Vec<u8>> {
         loop {
             if let Phase::Starting(initial) = &mut self.phase {
                 let initial = initial.take();
@@ -214,6 +240,13 @@ impl Watch {
             }
             if self.next <= head.last {
                 let batch = self.read().await?;
+                let size = batch.changes.len();
+                if size > LARGE_MESSAGE_BYTES && self.hold.is_none() {
+                    // Nothing is held while waiting; then it is read again.
+                    drop(batch);
+                    self.hold = self.place.watches.large.reserve(size).await;
+                    continue;
+                }
                 self.next = batch.next;
                 if !batch.changes.is_empty() {
                     self.is_told();

@@ -21,10 +21,6 @@ use crate::transport::grpc::server::IncomingCall;
 use crate::transport::limits::CATALOG;
 use crate::transport::status;
 
-/// A message of a watch that has more bytes takes its share of the memory budget, and its client must read
-/// it in time. Only a commit of many or large images is as large.
-const LARGE_MESSAGE_BYTES: usize = 32 << 10;
-
 /// The methods that change nothing.
 pub const READING: [&str; 7] =
     ["Head", "Watch", "Changes", "History", "List", "StreamList", "Count"];
@@ -62,14 +58,15 @@ pub async fn answer(
             call.unary(apply).await
         }
         "Watch" => {
-            let (context, connection) = (call.context()?, call.connection());
-            let watch = catalog.watch(context.client, call.message().await?)?;
-            let source = Source::Watch { watch, catalog, context };
+            let (client, connection) = (call.client(), call.connection());
+            let watch = catalog.watch(client, call.message().await?)?;
+            let source = Source::Watch(Box::new(watch));
             Ok(respond(Open { source, connection, stop, unsent: None }))
         }
         "StreamList" => {
             let (context, connection) = (call.context()?, call.connection());
-            let source = Source::Pages(catalog.stream_list(context, call.message().await?)?);
+            let pages = catalog.stream_list(context, call.message().await?)?;
+            let source = Source::Pages(Box::new(pages));
             Ok(respond(Open { source, connection, stop, unsent: None }))
         }
         _ => Err(Error::Unimplemented(format!("unknown method {method} of service {CATALOG}"))),
@@ -78,20 +75,14 @@ pub async fn answer(
 
 /// Where the messages of a stream come from.
 enum Source {
-    Watch { watch: Watch, catalog: Catalog, context: CallContext },
-    Pages(Pages),
+    Watch(Box<Watch>),
+    Pages(Box<Pages>),
 }
 
 impl Source {
     async fn next(&mut self) -> Result<Option<Reply>> {
         match self {
-            Self::Watch { watch, catalog, context } => {
-                let message = watch.next().await?;
-                if message.len() <= LARGE_MESSAGE_BYTES {
-                    return Ok(Some(Reply { message, hold: None }));
-                }
-                catalog.checked(context, message).await.map(Some)
-            }
+            Self::Watch(watch) => watch.next().await.map(Some),
             Self::Pages(pages) => pages.next().await,
         }
     }
