@@ -5,8 +5,8 @@
 
 Does the same as examples/watch_images.rs, with grpcio. The messages are generated from protos/:
 
-    apt-get install python3-grpcio python3-grpc-tools
-    python3 -m grpc_tools.protoc -I protos --python_out OUT $(cd protos && find . -name '*.proto')
+    apt-get install python3-grpcio protobuf-compiler
+    protoc -I protos --python_out OUT $(cd protos && find lmdbimages google containerd -name '*.proto')
     PYTHONPATH=OUT examples/watch_images.py /run/lmdb-images/images.sock default copy.json
 """
 

@@ -91,7 +91,7 @@ impl History {
             let rows: Vec<_> = found.changes.iter().map(cells).collect();
             out.table(&HEADS, &rows)?;
         }
-        if found.has_more {
+        if found.has_more && !self.json {
             note(format_args!("lmdb-images: there are more; --limit or --before show them"));
         } else if found.first > 1 {
             note(format_args!(
