@@ -348,7 +348,7 @@ mod tests {
         styled.table(&["A", "B"], &[row("x\u{1b}[31m", "1"), row("yy", "2\n3")]).unwrap();
         let text = String::from_utf8(shared.lock().unwrap().clone()).unwrap();
         let expected = format!(
-            "{0}A{1}           {0}B{1}\n{0}x\\u001b[31m{1}  1\n{0}yy{1}          2\\n3\n",
+            "{0}A{1}            {0}B{1}\n{0}x\\u001b[31m{1}  1\n{0}yy{1}           2\\n3\n",
             BOLD[0], BOLD[1]
         );
         assert_eq!(text, expected);
