@@ -27,7 +27,7 @@ import (
 // [plugins.'io.lmdb-images.v1.images'].
 const (
 	Type plugin.Type = "io.lmdb-images.v1"
-	ID               = "images"
+	ID   string      = "images"
 )
 
 func init() {
