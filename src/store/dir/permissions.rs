@@ -118,7 +118,10 @@ pub fn permission_error(path: &Path) -> Error {
 }
 
 fn owned(path: &Path, found: &Metadata) -> Result<()> {
-    let (us, owner) = (geteuid().as_raw(), found.uid());
+    check_owner(path, found.uid(), geteuid().as_raw())
+}
+
+fn check_owner(path: &Path, owner: u32, us: u32) -> Result<()> {
     if owner == us || owner == 0 {
         return Ok(());
     }
@@ -205,14 +208,22 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_somebody_else_is_refused() {
-        // Only root can give a file away.
-        if !geteuid().is_root() {
-            return;
+    fn a_folder_of_another_user_is_refused() {
+        const OTHER: u32 = 54_321;
+        let check = |owner, us| check_owner(Path::new("root"), owner, us);
+        assert!(check(0, 7).is_ok() && check(7, 7).is_ok());
+        let refusals = [check(OTHER, 7), check(OTHER, 0), check(7, 0)];
+        let told = refusals.map(|refusal| refusal.unwrap_err().message().to_owned());
+        assert!(
+            told[0].contains("root belongs to the user 54321, and this is the user 7"),
+            "{told:?}"
+        );
+        // Only root can give a folder away.
+        if geteuid().is_root() {
+            let dir = tempfile::tempdir().unwrap();
+            std::os::unix::fs::chown(dir.path(), Some(OTHER), None).unwrap();
+            let refused = create_private(dir.path(), 0o700).unwrap_err();
+            assert!(refused.message().contains("belongs to the user 54321"), "{refused}");
         }
-        let dir = tempfile::tempdir().unwrap();
-        std::os::unix::fs::chown(dir.path(), Some(54_321), None).unwrap();
-        let refused = create_private(dir.path(), 0o700).unwrap_err();
-        assert!(refused.message().contains("belongs to the user 54321"), "{refused}");
     }
 }
