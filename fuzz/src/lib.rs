@@ -12,12 +12,14 @@
 //! `scripts/soak/fuzz` runs them under libFuzzer; `tests/differential/fuzz_corpus.rs` replays what is in `seeds/`, where
 //! every input lies that once found something.
 
+#[path = "../../crates/bbolt-read/fuzz/bbolt_live.rs"]
 pub mod bbolt_live;
 pub mod bolt;
 pub mod filter;
 pub mod frames;
 pub mod journal;
 pub mod record;
+#[path = "../../crates/go-compat/fuzz/regexp.rs"]
 pub mod regexp;
 pub mod requests;
 pub mod service;
@@ -60,7 +62,7 @@ impl<'d> Input<'d> {
         usize::from(u16::from_le_bytes([self.byte(), self.byte()]))
     }
 
-    /// So many bytes, or what there is.
+    /// The next `count` bytes, or what is left.
     pub fn bytes(&mut self, count: usize) -> &'d [u8] {
         let (bytes, rest) = self.0.split_at(count.min(self.0.len()));
         self.0 = rest;

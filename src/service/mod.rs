@@ -28,6 +28,8 @@ pub mod reply;
 pub mod standalone;
 pub mod transfer;
 
+use std::path::Path;
+
 use async_trait::async_trait;
 
 use crate::api::images::{
@@ -35,6 +37,7 @@ use crate::api::images::{
 };
 use crate::limits::memory::Reservation;
 use crate::model::{Namespace, Result};
+use crate::store::{Actor, Cause};
 use client::Client;
 
 /// The header that carries the lease.
@@ -47,6 +50,8 @@ pub struct CallContext {
     pub namespace: Option<String>,
     /// Where it comes from.
     pub client: Client,
+    /// The process at the other end, for the log of changes.
+    pub actor: Actor,
     /// The largest message, in bytes, that the transport can carry back.
     pub reply_limit: usize,
     /// What else the client sent along: a lease, say. Whoever passes the call on passes this on.
@@ -59,6 +64,11 @@ impl CallContext {
         let id = self.headers.get(LEASE)?;
         // An id that is no text is of no lease.
         Some(String::from_utf8_lossy(id.as_bytes()).into_owned())
+    }
+
+    /// Why a change is made that the call asks for.
+    pub fn cause(&self) -> Cause {
+        Cause::client(self.actor.clone())
     }
 
     /// The namespace the call runs in; without a valid one it must not run.
@@ -80,6 +90,10 @@ pub struct Reply {
 /// containerd is another. Transports know only this.
 #[async_trait]
 pub trait Images: Send + Sync + 'static {
+    /// Whether these are the images of the containerd whose database lies at `path`.
+    fn are_of_database(&self, _path: &Path) -> bool {
+        false
+    }
     /// The image of a name. Answers a `GetImageResponse`.
     async fn get(&self, call: &CallContext, request: GetImageRequest) -> Result<Reply>;
     /// The images that match any of the filters, in byte order of names. Answers a

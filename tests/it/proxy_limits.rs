@@ -197,7 +197,7 @@ impl Fronted {
     }
 
     fn is_current(&self, namespace: &str) -> bool {
-        self.front.sync_state().is_synced(&Namespace::parse(namespace).unwrap())
+        self.front.sync_state().watched_since_sync(&Namespace::parse(namespace).unwrap())
     }
 
     /// Whether LMDB has an image of that name.
@@ -224,6 +224,7 @@ fn call(namespace: &str) -> CallContext {
     CallContext {
         namespace: Some(namespace.into()),
         client: lmdb_images::service::client::Client::Own,
+        actor: lmdb_images::store::Actor::default(),
         reply_limit: 16 << 20,
         headers: HeaderMap::new(),
     }
@@ -327,7 +328,7 @@ async fn a_large_reply_of_containerd_is_not_read_before_there_is_room_for_it() {
         let key = ("n".into(), image.name.clone());
         fronted.fake.images.lock().unwrap().insert(key, image);
     }
-    // Nobody follows its events, so every read asks it.
+    // No task follows its events, so every read asks it.
     let dir = tempfile::tempdir().unwrap();
     let local = LocalImages::new(Store::open(dir.path()).unwrap(), MemoryBudget::new(20 << 20));
     let front = ProxyImages::new(GrpcClient::lazy(fronted.front.containerd().socket()), local);

@@ -1,4 +1,5 @@
-//! Opening the databases, and the version of their schema.
+//! Opening the databases of an environment: creating them, checking the version of their schema and
+//! migrating an older one.
 
 use std::path::Path;
 
@@ -6,6 +7,7 @@ use heed::types::{Bytes, Str};
 use heed::{CommitOrAbort, Env, WithoutTls};
 
 use super::checkpoint_id::{CHECKPOINT, UUID, next_checkpoint, number};
+use super::log_meta::LogMeta;
 use super::migrate;
 use super::table::OwnedOp;
 use super::tables::Tables;
@@ -14,24 +16,26 @@ use crate::model::{Error, Result};
 use crate::store::error::lmdb_error;
 
 /// The version this program writes and reads.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
-/// How many databases the environment may hold; more than there are, for versions to come.
-pub const DATABASES: u32 = 8;
+/// The most databases of the environment: more than this version has, for later versions.
+pub const MAX_DATABASES: u32 = 8;
 
 const SCHEMA: &str = "schema";
 
-/// Opens the databases, creating them in an empty environment and bringing an older schema to this
-/// one; a newer schema is refused. `old_journal` reads the changes that the journal of an older schema
-/// holds on top of a checkpoint, by the store's UUID and the number of that checkpoint. Gives the store's
-/// UUID too.
+/// Opens the databases. Creates them in an empty environment, and migrates an older schema. `old_journal`
+/// reads the writes that the journal of an older schema holds on top of a checkpoint, by the store's UUID
+/// and the identifier of that checkpoint. Returns the store's UUID too.
+///
+/// # Errors
+/// `FailedPrecondition` if the schema is newer.
 pub fn open(
     env: &Env<WithoutTls>,
     root: &Path,
     old_journal: &dyn Fn(&str, u64) -> Result<Vec<OwnedOp>>,
 ) -> Result<(Tables, String)> {
-    let told = |e: heed::Error| lmdb_error("opening the databases", &e);
-    let txn = env.write_txn().map_err(told)?;
+    let to_error = |e: heed::Error| lmdb_error("opening the databases", &e);
+    let txn = env.write_txn().map_err(to_error)?;
     let mut uuid = uuid::Uuid::new_v4().to_string();
     let mut refused = None;
     let opened = env
@@ -40,7 +44,7 @@ pub fn open(
             let mut open = |name| opener.create_database::<Bytes, Bytes>(txn, Some(name));
             let records = open("records")?;
             let index = open("index")?;
-            let (expiring, aside) = (open("expiring")?, open("aside")?);
+            let (expiring, aside, log) = (open("expiring")?, open("aside")?, open("log")?);
             let found = meta.get(txn, SCHEMA)?.map(version);
             if found.is_some_and(|found| found > VERSION) {
                 return heed::Result::Ok(CommitOrAbort::Abort(found));
@@ -50,13 +54,13 @@ pub fn open(
                 None => meta.put(txn, UUID, uuid.as_bytes())?,
             }
             if found != Some(VERSION) {
-                if let Some(found) = found {
+                if let Some(found) = found.filter(|found| *found < migrate::JOURNAL_AS_NOW) {
                     let last = number(meta.get(txn, CHECKPOINT)?).unwrap_or_default();
                     // The journal's changes follow the checkpoint that this transaction replaces.
                     match old_journal(&uuid, last) {
                         Ok(changes) => {
                             let tables = [records, index, expiring, aside];
-                            migrate::from((found, VERSION), txn, tables, &changes)?;
+                            migrate::from(found, txn, tables, &changes)?;
                         }
                         Err(why) => {
                             refused = Some(why);
@@ -64,16 +68,22 @@ pub fn open(
                         }
                     }
                 }
+                // The journal of a later version follows the checkpoint that is there.
+                if found.is_none_or(|found| found < migrate::JOURNAL_AS_NOW) {
+                    meta.put(txn, CHECKPOINT, &next_checkpoint().to_le_bytes())?;
+                }
+                // Version 5: the log, which begins here.
+                LogMeta::new().write(txn, meta)?;
                 meta.put(txn, SCHEMA, &VERSION.to_le_bytes())?;
-                meta.put(txn, CHECKPOINT, &next_checkpoint().to_le_bytes())?;
+                if let Some(found) = found {
+                    log::info!("bringing the store from schema version {found} to {VERSION}");
+                }
             }
-            Ok(CommitOrAbort::Commit((meta, records, index, expiring, aside)))
+            Ok(CommitOrAbort::Commit((meta, records, index, expiring, aside, log)))
         })
-        .map_err(told)?;
+        .map_err(to_error)?;
     match opened {
-        CommitOrAbort::Commit((meta, records, index, expiring, aside)) => {
-            Ok((Tables { meta, records, index, expiring, aside }, uuid))
-        }
+        CommitOrAbort::Commit(all) => Ok((all.into(), uuid)),
         CommitOrAbort::Abort(found) => Err(refused.unwrap_or_else(|| other_version(root, found))),
     }
 }
@@ -81,8 +91,8 @@ pub fn open(
 /// Opens the databases of an environment that is only read, which must have this schema. Gives the
 /// store's UUID too.
 pub fn open_to_read(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
-    let told = |e: heed::Error| lmdb_error("opening the databases", &e);
-    let txn = env.read_txn().map_err(told)?;
+    let to_error = |e: heed::Error| lmdb_error("opening the databases", &e);
+    let txn = env.read_txn().map_err(to_error)?;
     let mut uuid = String::new();
     let opened = env
         .open_databases_and_commit(txn, |opener, txn| {
@@ -95,27 +105,26 @@ pub fn open_to_read(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, Strin
             if let Some(known) = meta.as_ref().map(|meta| meta.get(txn, UUID)).transpose()? {
                 uuid = lossy(known.unwrap_or_default()).into_owned();
             }
-            let databases =
-                (meta, open("records")?, open("index")?, open("expiring")?, open("aside")?);
-            heed::Result::Ok(match databases {
-                (Some(meta), Some(records), Some(index), Some(expiring), Some(aside))
-                    if found == Some(VERSION) =>
-                {
-                    CommitOrAbort::Commit((meta, records, index, expiring, aside))
+            let records = (meta, open("records")?, open("index")?);
+            let others = (open("expiring")?, open("aside")?, open("log")?);
+            heed::Result::Ok(match (records, others) {
+                (
+                    (Some(meta), Some(records), Some(index)),
+                    (Some(expiring), Some(aside), Some(log)),
+                ) if found == Some(VERSION) => {
+                    CommitOrAbort::Commit((meta, records, index, expiring, aside, log))
                 }
                 _ => CommitOrAbort::Abort(found),
             })
         })
-        .map_err(told)?;
+        .map_err(to_error)?;
     match opened {
-        CommitOrAbort::Commit((meta, records, index, expiring, aside)) => {
-            Ok((Tables { meta, records, index, expiring, aside }, uuid))
-        }
+        CommitOrAbort::Commit(all) => Ok((all.into(), uuid)),
         CommitOrAbort::Abort(found) => Err(other_version(root, found)),
     }
 }
 
-/// A number that cannot be read is one of a version to come.
+/// Decodes a version. An undecodable version counts as newer.
 fn version(stored: &[u8]) -> u32 {
     <[u8; 4]>::try_from(stored).map_or(u32::MAX, u32::from_le_bytes)
 }

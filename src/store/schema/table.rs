@@ -1,6 +1,6 @@
-//! The databases that a change may be in.
+//! The databases that a write may change.
 
-/// One of them. Its number is how an entry of the journal calls it, and does not change.
+/// A database that a write may change. Entries of the journal hold its number, which never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Table {
@@ -12,11 +12,14 @@ pub enum Table {
     Expiring = 3,
     /// `aside`
     SetAside = 4,
+    /// `log`
+    Log = 5,
 }
 
 impl Table {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Records, Self::Index, Self::Expiring, Self::SetAside];
+    /// All tables.
+    pub const ALL: [Self; 5] =
+        [Self::Records, Self::Index, Self::Expiring, Self::SetAside, Self::Log];
 
     /// The name of the database.
     pub fn name(self) -> &'static str {
@@ -25,17 +28,18 @@ impl Table {
             Self::Index => "index",
             Self::Expiring => "expiring",
             Self::SetAside => "aside",
+            Self::Log => "log",
         }
     }
 
-    /// The one with that number.
+    /// The table with that number.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|table| *table as u8 == number)
     }
 }
 
-/// What happens to a key in a database: it gets that value, or goes.
+/// A write: a table, a key, and its new value; `None` removes the key.
 pub type Op<'c> = (Table, &'c [u8], Option<&'c [u8]>);
 
-/// The same, owned.
+/// An owned [`Op`].
 pub type OwnedOp = (Table, Vec<u8>, Option<Vec<u8>>);

@@ -6,7 +6,7 @@ use regex_syntax::hir::{Class, Hir};
 
 use super::RegexpError;
 use super::property::Property;
-use crate::model::go::charset::{CharSet, fold, ranges};
+use crate::charset::{CharSet, fold, ranges};
 
 /// How many ranges all classes of a pattern may have together. Go allows 128
 /// times as many, which would take gigabytes to compile here.
@@ -19,7 +19,7 @@ pub(super) struct Classes {
     /// Whether `:]` is known not to come any more. Looking for it again and again
     /// would take a time that grows with the square of the pattern.
     pub(super) no_more_names: bool,
-    /// Properties are costly to look up, and a pattern may do so many times.
+    /// The look-up of a property is expensive, and a pattern may have many.
     properties: HashMap<(Property, bool), CharSet>,
 }
 
