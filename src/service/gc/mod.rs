@@ -5,17 +5,22 @@
 //! It runs when containerd's does by default: shortly after the start, after every hundred changes,
 //! and when a Delete asks to wait for it (`sync`). Between those an expired image is still there.
 //!
-//! A run ([`run`]) looks at a snapshot for what nothing keeps, beside the writing thread, and removes it
-//! in short jobs. Clients go on changing records meanwhile. **Invariant:** what a change makes kept
-//! after the run began is not removed by it. For that each change tells the collector, in its own job
-//! on the writing thread, which names it keeps ([`Collector::image_written`],
-//! [`Collector::image_leased`]); what a change lets go of is removed by the next run.
+//! A run ([`run`]) goes in batches, each in two steps: it looks at a snapshot for what nothing keeps
+//! ([`find`]), beside the writing thread, and removes it in short jobs. Clients go on changing records
+//! meanwhile. **Invariant:** what a change makes kept after a batch began is not removed by it. For
+//! that each change tells the collector, in its own job on the writing thread, which names it keeps
+//! ([`Collector::image_written`], [`Collector::image_leased`]); what a change lets go of is removed by
+//! the next run.
 
+pub mod find;
 pub mod references;
 pub mod run;
 pub mod schedule;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -24,11 +29,11 @@ use tokio::sync::Notify;
 use crate::model::go::quote::quote;
 use crate::model::go::rfc3339;
 use crate::model::go::text::lossy;
-use crate::model::{Namespace, UnixTime};
+use crate::model::Namespace;
 use crate::service::events::{Labels, OwnEvent};
 use crate::store::Kind;
 use crate::store::read::scan::RecordKey;
-use references::References;
+use references::{NameId, References};
 use schedule::Schedule;
 
 /// The label, on images and leases.
@@ -36,6 +41,10 @@ pub const EXPIRE: &str = "containerd.io/gc.expire";
 
 /// After so many changes there is a run.
 const CHANGES: u64 = 100;
+
+/// Names that changes may keep while a batch is looked for. When there are more, the batch removes
+/// no image.
+const MAX_KEPT: usize = 1 << 18;
 
 /// Records at once that the log names because their time cannot be read; others are counted.
 const MAX_LOGGED_RECORDS: usize = 16;
@@ -58,6 +67,8 @@ pub struct Collector {
     begun: AtomicU64,
     changes: AtomicU64,
     due: Notify,
+    /// Of names. Its keys are random, so that no client can choose names with one hash.
+    hasher: RandomState,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +76,8 @@ struct State {
     schedule: Schedule,
     unreadable: Unreadable,
     run: Option<Run>,
+    /// Entries were removed from the schedule by a job that is not committed.
+    is_removing: bool,
 }
 
 /// Records whose time cannot be read, to be said in the log by the next run: not on the writing
@@ -97,27 +110,42 @@ fn never(when: &str) -> String {
     format!(" never expires: its label {EXPIRE} is {}, which is no time of RFC 3339", shown(when))
 }
 
-/// A run that is under way.
+/// A run that is under way, and its batch.
 #[derive(Debug)]
 struct Run {
     number: u64,
-    /// What was due when it began, and is neither removed nor found to be another.
-    due: BTreeMap<RecordKey, UnixTime>,
-    /// What changes have kept since it began.
-    kept: Vec<(Namespace, String)>,
-    /// What keeps what, by namespace, once that is known; what changes keep goes there then.
-    references: Option<BTreeMap<Namespace, References>>,
+    /// What changes have kept since the batch began.
+    kept: Kept,
+    /// What keeps what, once that is known; what changes keep goes there then.
+    references: Option<References>,
 }
 
 impl Run {
-    fn keep(&mut self, namespace: &Namespace, name: &str) {
+    fn new(number: u64) -> Self {
+        Self { number, kept: Kept::default(), references: None }
+    }
+
+    fn keep(&mut self, id: NameId) {
         match &mut self.references {
-            None => self.kept.push((namespace.clone(), name.to_owned())),
-            Some(references) => {
-                if let Some(references) = references.get_mut(namespace) {
-                    references.keep(name);
-                }
-            }
+            None => self.kept.add(id),
+            Some(references) => references.keep(id),
+        }
+    }
+}
+
+/// Names that changes have kept while a batch was looked for.
+#[derive(Debug, Default)]
+struct Kept {
+    ids: HashSet<NameId>,
+    has_overflowed: bool,
+}
+
+impl Kept {
+    fn add(&mut self, id: NameId) {
+        if self.ids.len() < MAX_KEPT {
+            self.ids.insert(id);
+        } else {
+            self.has_overflowed = true;
         }
     }
 }
@@ -146,10 +174,10 @@ impl Collector {
         self.expires(namespace, Kind::Image, name, labels);
         if let Some(run) = &mut self.state().run {
             // It may be another image than the run has seen.
-            run.keep(namespace, name);
+            run.keep(self.id(namespace, name));
             let labels = labels.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes()));
             for other in references::kept_by(labels) {
-                run.keep(namespace, other);
+                run.keep(self.id(namespace, other));
             }
         }
     }
@@ -162,8 +190,13 @@ impl Collector {
     /// A lease names an image: in the job that has it do so.
     pub fn image_leased(&self, namespace: &Namespace, name: &str) {
         if let Some(run) = &mut self.state().run {
-            run.keep(namespace, name);
+            run.keep(self.id(namespace, name));
         }
+    }
+
+    /// Stands for an image's name while the daemon runs.
+    fn id(&self, namespace: &Namespace, name: &str) -> NameId {
+        NameId(self.hasher.hash_one((namespace.as_str(), name)))
     }
 
     fn expires(&self, namespace: &Namespace, kind: Kind, name: &str, labels: &Labels) {

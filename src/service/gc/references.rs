@@ -11,6 +11,14 @@
 //! here, so such an image is kept.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+/// References of the expired images of one namespace, all together.
+pub const MAX_LINKS: usize = 1 << 18;
+
+/// The expired images of a namespace have more than [`MAX_LINKS`] references.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooManyLinks;
 
 /// The label by which an image keeps another.
 const REFERENCE: &[u8] = b"containerd.io/gc.ref.image";
@@ -60,85 +68,153 @@ pub fn kept_by<'l>(
     })
 }
 
-/// The expired images of a namespace, and what keeps them.
+/// Stands for a name in a namespace: a keyed hash, so that the memory for a name does not grow with
+/// its length. Two names with one hash are kept together, so a collision never removes an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NameId(pub u64);
+
+/// What the labels of an expired image say about keeping images.
+#[derive(Debug, Default)]
+pub struct Links {
+    keeps: Vec<NameId>,
+    kept_with: Vec<NameId>,
+    is_kept_elsewhere: bool,
+}
+
+impl Links {
+    /// Reads labels. `id` names an image of the same namespace.
+    pub fn new<'l>(
+        labels: impl Iterator<Item = (&'l [u8], &'l [u8])>,
+        id: impl Fn(&str) -> NameId,
+    ) -> Self {
+        let mut links = Self::default();
+        for (key, value) in labels {
+            match meaning(key, value) {
+                Some(Meaning::Keeps(other)) => links.keeps.push(id(other)),
+                Some(Meaning::KeptWith(other)) => links.kept_with.push(id(other)),
+                Some(Meaning::KeptElsewhere) => links.is_kept_elsewhere = true,
+                None => {}
+            }
+        }
+        links
+    }
+
+    /// Whether the labels say nothing about keeping images.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the image is kept with something that is not here.
+    pub fn is_kept_elsewhere(&self) -> bool {
+        self.is_kept_elsewhere
+    }
+
+    fn len(&self) -> usize {
+        self.keeps.len() + self.kept_with.len() + usize::from(self.is_kept_elsewhere)
+    }
+}
+
+/// The expired images of some namespaces, and what keeps them.
 #[derive(Debug, Default)]
 pub struct References {
-    nodes: HashMap<Box<str>, Node>,
-    /// Expired images that nothing is known to keep.
+    nodes: HashMap<NameId, Node>,
+    /// Candidates that nothing is known to keep.
     unkept: usize,
+    /// References of all nodes.
+    links: usize,
 }
 
 /// A name that an expired image has, or is kept with.
 #[derive(Debug, Default)]
 struct Node {
     is_expired: bool,
+    is_candidate: bool,
     is_kept: bool,
     /// What is kept with it was kept too.
     is_followed: bool,
-    keeps: Vec<Box<str>>,
+    keeps: Vec<NameId>,
 }
 
 impl References {
-    /// Adds an expired image. All are added before the first is kept.
-    pub fn add_expired<'l>(
+    /// Adds an expired image, which the run may remove if it is a candidate. All are added before
+    /// the first is kept.
+    ///
+    /// # Errors
+    /// The images have more than [`MAX_LINKS`] references.
+    pub fn add_expired(
         &mut self,
-        name: &str,
-        labels: impl Iterator<Item = (&'l [u8], &'l [u8])>,
-    ) -> bool {
-        let (mut keeps, mut is_kept_elsewhere) = (Vec::new(), false);
-        for (key, value) in labels {
-            match meaning(key, value) {
-                Some(Meaning::Keeps(other)) => keeps.push(other.into()),
-                Some(Meaning::KeptWith(other)) => self.node(other).keeps.push(name.into()),
-                Some(Meaning::KeptElsewhere) => is_kept_elsewhere = true,
-                None => {}
-            }
+        id: NameId,
+        is_candidate: bool,
+        mut links: Links,
+    ) -> Result<(), TooManyLinks> {
+        if self.links + links.len() > MAX_LINKS {
+            return Err(TooManyLinks);
         }
-        self.unkept += 1;
-        let node = self.node(name);
+        self.links += links.len();
+        for other in links.kept_with {
+            self.nodes.entry(other).or_default().keeps.push(id);
+        }
+        let node = self.nodes.entry(id).or_default();
         node.is_expired = true;
-        node.keeps.append(&mut keeps);
-        is_kept_elsewhere
-    }
-
-    fn node(&mut self, name: &str) -> &mut Node {
-        self.nodes.entry(name.into()).or_default()
+        node.keeps.append(&mut links.keeps);
+        if is_candidate && !std::mem::replace(&mut node.is_candidate, true) {
+            self.unkept += 1;
+        }
+        Ok(())
     }
 
     /// Keeps a name, and all that is kept with it.
-    pub fn keep(&mut self, name: &str) {
-        let mut names: Vec<Box<str>> = vec![name.into()];
-        while let Some(name) = names.pop() {
-            self.keep_alone(&name);
-            let Some(node) = self.nodes.get_mut(&name) else { continue };
+    pub fn keep(&mut self, id: NameId) {
+        let mut ids = vec![id];
+        while let Some(id) = ids.pop() {
+            self.keep_alone(id);
+            let Some(node) = self.nodes.get_mut(&id) else { continue };
             if !std::mem::replace(&mut node.is_followed, true) {
-                names.append(&mut node.keeps);
+                ids.append(&mut node.keeps);
             }
         }
     }
 
     /// Keeps a name, but not what is kept with it.
-    pub fn keep_alone(&mut self, name: &str) {
-        let Some(node) = self.nodes.get_mut(name) else { return };
+    pub fn keep_alone(&mut self, id: NameId) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
         let was_kept = std::mem::replace(&mut node.is_kept, true);
-        if node.is_expired && !was_kept {
+        if node.is_candidate && !was_kept {
             self.unkept -= 1;
         }
     }
 
-    /// Whether an image of that name has expired, kept or not.
-    pub fn is_expired(&self, name: &str) -> bool {
-        self.nodes.get(name).is_some_and(|node| node.is_expired)
+    /// Whether an image of that name was added.
+    pub fn is_expired(&self, id: NameId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.is_expired)
     }
 
-    /// Whether an expired image is kept; one that is not known here is.
-    pub fn is_kept(&self, name: &str) -> bool {
-        self.nodes.get(name).is_none_or(|node| node.is_kept || !node.is_expired)
+    /// Whether a candidate is kept; a name that is no candidate is.
+    pub fn is_kept(&self, id: NameId) -> bool {
+        self.nodes.get(&id).is_none_or(|node| node.is_kept || !node.is_candidate)
     }
 
-    /// Whether all expired images are kept.
+    /// Whether all candidates are kept.
     pub fn are_all_kept(&self) -> bool {
         self.unkept == 0
+    }
+
+    /// Adds what is known of another namespace.
+    pub fn extend(&mut self, other: Self) {
+        self.unkept += other.unkept;
+        for (id, mut node) in other.nodes {
+            match self.nodes.entry(id) {
+                Entry::Vacant(place) => drop(place.insert(node)),
+                Entry::Occupied(mut place) => {
+                    // Two names of one hash.
+                    let place = place.get_mut();
+                    place.keeps.append(&mut node.keeps);
+                    place.is_candidate |= node.is_candidate;
+                    place.is_followed = false;
+                    self.keep(id);
+                }
+            }
+        }
     }
 }
 
@@ -194,9 +270,13 @@ mod tests {
                 })
                 .collect();
             let labels = labels.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes()));
-            assert!(!references.add_expired(name, labels));
+            references.add_expired(id(name), true, Links::new(labels, id)).unwrap();
         }
         references
+    }
+
+    fn id(name: &str) -> NameId {
+        NameId(name.bytes().fold(0, |hash, byte| hash << 8 | u64::from(byte)))
     }
 
     #[test]
@@ -206,10 +286,10 @@ mod tests {
         let kept = |roots: &[&str]| {
             let mut references = expired(&images);
             for root in roots {
-                references.keep(root);
+                references.keep(id(root));
             }
             let kept = images.iter().map(|image| &image[..1]);
-            let kept: String = kept.filter(|name| references.is_kept(name)).collect();
+            let kept: String = kept.filter(|name| references.is_kept(id(name))).collect();
             assert_eq!(references.are_all_kept(), kept.len() == images.len());
             kept
         };
@@ -226,9 +306,24 @@ mod tests {
     #[test]
     fn a_name_that_is_kept_alone_can_still_be_kept_with_others() {
         let mut references = expired(&["a>b", "b"]);
-        references.keep_alone("a");
-        assert!(references.is_kept("a") && !references.is_kept("b"));
-        references.keep("a");
-        assert!(references.is_kept("b") && references.are_all_kept());
+        references.keep_alone(id("a"));
+        assert!(references.is_kept(id("a")) && !references.is_kept(id("b")));
+        references.keep(id("a"));
+        assert!(references.is_kept(id("b")) && references.are_all_kept());
+    }
+
+    #[test]
+    fn references_are_bounded_and_an_image_that_is_no_candidate_leads_to_others() {
+        let links = |count: usize| Links {
+            keeps: (0..count as u64).map(NameId).collect(),
+            ..Links::default()
+        };
+        let mut references = References::default();
+        references.add_expired(NameId(u64::MAX), false, links(MAX_LINKS)).unwrap();
+        assert_eq!(references.add_expired(NameId(8), true, links(1)), Err(TooManyLinks));
+        references.add_expired(NameId(7), true, links(0)).unwrap();
+        assert!(!references.is_kept(NameId(7)) && !references.are_all_kept());
+        references.keep(NameId(u64::MAX));
+        assert!(references.is_kept(NameId(7)) && references.are_all_kept());
     }
 }
