@@ -28,7 +28,7 @@ mod load;
 mod process;
 mod writers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use common::Client;
 use disk::{Disks, Entry, PAGE, SECTOR, State};
-use lmdb_images::api::images::Image;
+use lmdb_images::api::images::{CreateImageResponse, Image};
 use lmdb_images::model::Namespace;
 use lmdb_images::store::{Kind, Records, Store};
 use load::{Change, Writer, allowed};
@@ -254,4 +254,38 @@ async fn every_answered_write_survives_a_power_cut() {
         changes.len(),
         log.len(),
     );
+}
+
+/// A command that reads beside the daemon shows what is on disk: an entry of the journal may be written
+/// and not synced yet, and a power cut would take back what was shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_syncs_what_it_read_before_it_shows_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorded = Recorded::new(dir.path());
+    let daemon = Process::start(&recorded.dir);
+    let client = Client::grpc(&recorded.dir.join("state/images.sock")).await;
+    let made = common::create(common::image("shown"));
+    client.call::<CreateImageResponse>("Create", NAMESPACE, &made).await.unwrap();
+    let ls = || {
+        Command::new(env!("CARGO_BIN_EXE_lmdb-images"))
+            .args(["ls", "-n", NAMESPACE, "--root"])
+            .arg(recorded.dir.join("root"))
+            .envs(recorded.environment.iter().cloned())
+            .output()
+            .unwrap()
+    };
+    let done = ls();
+    assert!(String::from_utf8_lossy(&done.stdout).contains("shown"), "{done:?}");
+    let synced: BTreeSet<usize> = std::fs::read(&recorded.log)
+        .map(|log| Entry::all(&log).into_iter().map(|(_, file, _)| file).collect())
+        .unwrap();
+    assert_eq!(synced, [0, 1].into(), "data file and journal");
+    for what in ["sync", "reader"] {
+        recorded.fail(what);
+        let done = ls();
+        let told = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(!done.status.success() && told.contains("may not be on the disk"), "{what}: {told}");
+        assert!(!String::from_utf8_lossy(&done.stdout).contains("shown"), "{what}");
+    }
+    daemon.stop();
 }

@@ -96,6 +96,18 @@ pub fn open_regular(path: &Path, write: bool) -> Result<Option<File>> {
     }
 }
 
+/// Waits until what was read of a file is on disk: another process may have written it and not have
+/// synced it yet. On a file system that is read-only there is nothing to wait for.
+pub fn sync_read(path: &Path, file: &File) -> Result<()> {
+    match file.sync_data() {
+        Err(e) if e.kind() != ErrorKind::ReadOnlyFilesystem => Err(Error::Internal(format!(
+            "{} is not shown, as what was read of it may not be on the disk: syncing it: {e}",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Gives a file that root made in another user's folder to the owner of a file beside it.
 pub fn chown_like(path: &Path, beside: &Metadata) -> Result<()> {
     match stat_regular(path)? {

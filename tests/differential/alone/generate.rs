@@ -171,9 +171,26 @@ pub fn image_labels(r: &mut Random) -> BTreeMap<String, String> {
     labels
 }
 
+/// The annotations of a target whose names are left to a Transfer.
+fn imported(r: &mut Random) -> BTreeMap<String, String> {
+    let source = r.one(&["annotation", "annotation", "annotation", "annotation", "prefix", ""]);
+    let mut annotations = vec![("io.containerd.import.ref-source", source.to_owned())];
+    for key in ["io.containerd.image.name", "org.opencontainers.image.ref.name"] {
+        if r.chance(50) {
+            let end = r.pick(&["", ":1", "/b", "@c", "x"]);
+            let name = image_name(r);
+            annotations.push((key, r.one(&[format!("{name}{end}"), "latest".into(), name])));
+        }
+    }
+    annotations.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
 pub fn images(r: &mut Random) -> Request {
     let mut image = common::image(&image_name(r));
     image.labels = image_labels(r);
+    if r.chance(30) {
+        image.target.mut_or_insert_default().annotations = imported(r);
+    }
     match r.below(10) {
         0..5 => Request::CreateImage(common::create(image)),
         5..7 => {

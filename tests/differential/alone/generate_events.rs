@@ -110,8 +110,10 @@ fn transfer(r: &mut Random) -> Request {
     let references = (0..r.one(&[0, 0, 1, 2]))
         .map(|_| ImageReference {
             name: name(r),
-            is_prefix: r.chance(20),
+            is_prefix: r.chance(40),
+            allow_overwrite: r.chance(30),
             add_digest: r.chance(20),
+            skip_named_digest: r.chance(30),
             ..Default::default()
         })
         .collect();
