@@ -17,7 +17,7 @@ use protobuf::well_known_types::field_mask::FieldMask;
 
 use super::super::random::Random;
 use super::super::{common, text};
-use super::generate_events::{events, watch};
+use super::generate_events::{events, tied_to, watch};
 use super::play::Sequence;
 use super::request::{Request, Step, TOKEN};
 
@@ -50,6 +50,11 @@ pub fn sequence(seed: u64) -> Sequence {
             let namespace = some(Namespace { name, ..Default::default() });
             let create = CreateNamespaceRequest { namespace, ..Default::default() };
             steps.push(Step { space: None, request: Request::CreateNamespace(create) });
+            // Names that are tied to an image that is not there are collected at any time.
+            if let Some(primary) = tied_to(&request) {
+                let create = Request::CreateImage(common::create(common::image(&primary)));
+                steps.push(Step { space: space.clone(), request: create });
+            }
         }
         steps.push(Step { space, request });
     }
@@ -177,9 +182,10 @@ fn imported(r: &mut Random) -> BTreeMap<String, String> {
     let mut annotations = vec![("io.containerd.import.ref-source", source.to_owned())];
     for key in ["io.containerd.image.name", "org.opencontainers.image.ref.name"] {
         if r.chance(50) {
-            let end = r.pick(&["", ":1", "/b", "@c", "x"]);
-            let name = image_name(r);
-            annotations.push((key, r.one(&[format!("{name}{end}"), "latest".into(), name])));
+            // Never the whole name of an image: one that is tied to itself is collected at any time.
+            let end = r.pick(&[":1", "/b", "@c", "x"]);
+            let name = format!("{}{end}", image_name(r));
+            annotations.push((key, r.one(&[name.clone(), name, "latest".into()])));
         }
     }
     annotations.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
