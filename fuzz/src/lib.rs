@@ -9,7 +9,7 @@
 //! - [`frames`]: a ttrpc connection's bytes through a real socket
 //! - [`verify`]: data files; one that is found whole is opened by LMDB and read
 //!
-//! `scripts/soak/fuzz` runs them under libFuzzer; `tests/fuzz_corpus.rs` replays what is in `seeds/`, where
+//! `scripts/soak/fuzz` runs them under libFuzzer; `tests/differential/fuzz_corpus.rs` replays what is in `seeds/`, where
 //! every input lies that once found something.
 
 pub mod bbolt_live;

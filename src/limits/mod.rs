@@ -1,4 +1,5 @@
-//! Memory: [`memory`] reserves parts of a budget, [`decoded_size`] says how much a message takes.
+//! Limits on memory: [`memory`] reserves bytes of a budget, [`decoded_size`] estimates the size of a
+//! decoded message.
 
 pub mod decoded_size;
 pub mod memory;

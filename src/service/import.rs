@@ -33,8 +33,7 @@ pub fn take_source(target: &mut Descriptor) -> Result<Option<Annotated>> {
 pub fn names(references: &[ImageReference], target: &Descriptor) -> impl Iterator<Item = String> {
     references.iter().filter(|reference| reference.is_prefix).flat_map(|reference| {
         let named = annotated(reference, target);
-        let is_digested =
-            reference.add_digest && (named.is_none() || !reference.skip_named_digest);
+        let is_digested = reference.add_digest && (named.is_none() || !reference.skip_named_digest);
         let digested = is_digested.then(|| format!("{}@{}", reference.name, target.digest));
         named.into_iter().chain(digested)
     })
@@ -71,8 +70,13 @@ mod tests {
     use super::*;
 
     fn target(annotations: &[(&str, &str)]) -> Descriptor {
-        let annotations = annotations.iter().map(|(key, value)| (key.to_string(), value.to_string()));
-        Descriptor { digest: "d".into(), annotations: annotations.collect(), ..Descriptor::default() }
+        let annotations =
+            annotations.iter().map(|(key, value)| (key.to_string(), value.to_string()));
+        Descriptor {
+            digest: "d".into(),
+            annotations: annotations.collect(),
+            ..Descriptor::default()
+        }
     }
 
     #[test]

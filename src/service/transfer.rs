@@ -95,9 +95,7 @@ impl Tag {
         let names: Vec<_> = match import::take_source(&mut target)? {
             Some(import::Annotated) => {
                 check_count(2 * self.to.extra_references.len())?;
-                import::names(&self.to.extra_references, &target)
-                    .map(|name| (name, true))
-                    .collect()
+                import::names(&self.to.extra_references, &target).map(|name| (name, true)).collect()
             }
             None => self.names(&target.digest).collect(),
         };
@@ -247,7 +245,8 @@ mod tests {
         make(&store, &ns, source(1));
         let names = |name: &str, extra_references: Vec<ImageReference>| {
             let to = ImageStore { name: name.into(), extra_references, ..ImageStore::default() };
-            apply(&store, &ns, to).map(|tagged| tagged.names.into_iter().map(|given| given.name).collect())
+            apply(&store, &ns, to)
+                .map(|tagged| tagged.names.into_iter().map(|given| given.name).collect())
         };
         let references = vec![
             reference("p", true, false),

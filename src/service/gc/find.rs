@@ -273,7 +273,8 @@ impl Graph<'_> {
             return;
         }
         let is_flat = labels.contains_key(FLAT);
-        for resource in stored.resources.iter().filter(|resource| resource.type_ == leases::IMAGES) {
+        for resource in stored.resources.iter().filter(|resource| resource.type_ == leases::IMAGES)
+        {
             let id = self.collector.id(namespace, &resource.id);
             if is_flat {
                 references.keep_alone(id);

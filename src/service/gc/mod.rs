@@ -26,10 +26,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::model::Namespace;
 use crate::model::go::quote::quote;
 use crate::model::go::rfc3339;
 use crate::model::go::text::lossy;
-use crate::model::Namespace;
 use crate::service::events::{Labels, OwnEvent};
 use crate::store::Kind;
 use crate::store::read::scan::RecordKey;

@@ -154,9 +154,8 @@ fn a_run_that_was_dropped_removes_nothing_more() {
     collector.state().begin_batch(NUMBER);
     let found = store.read(|s| find(&collector, s, source(), NUMBER, clock::now())).unwrap();
     collector.state().run = None;
-    let late = move |change: &mut Transaction<'_>| {
-        remove(&collector, change, NUMBER, found.candidates)
-    };
+    let late =
+        move |change: &mut Transaction<'_>| remove(&collector, change, NUMBER, found.candidates);
     assert!(store.writer().write_blocking(late).unwrap().gone.is_empty());
 }
 
