@@ -60,7 +60,7 @@ impl<'d> Input<'d> {
         usize::from(u16::from_le_bytes([self.byte(), self.byte()]))
     }
 
-    /// So many bytes, or what there is.
+    /// The next `count` bytes, or what is left.
     pub fn bytes(&mut self, count: usize) -> &'d [u8] {
         let (bytes, rest) = self.0.split_at(count.min(self.0.len()));
         self.0 = rest;

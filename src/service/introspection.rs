@@ -1,4 +1,4 @@
-//! Introspection: who answers here, and with which services.
+//! Introspection: the identity of this server, and its services.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -19,7 +19,7 @@ const SERVICES: [&str; 8] = [
     "version",
 ];
 
-/// The server: the store's UUID, which stays the same, and the process.
+/// The reply about this server: the store's UUID, which stays the same, and the process.
 pub fn server(uuid: &str) -> ServerResponse {
     // The number of the PID namespace is the inode of its file; without /proc it is not known.
     let pidns = std::fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino());
@@ -32,12 +32,12 @@ pub fn server(uuid: &str) -> ServerResponse {
 }
 
 /// The plugins that match any of the filters.
-pub fn plugins(filters: &[String], root: &str, mut patience: Cancel) -> Result<Vec<Plugin>> {
-    // containerd says it twice.
+pub fn plugins(filters: &[String], root: &str, mut cancel: Cancel) -> Result<Vec<Plugin>> {
+    // containerd repeats the sentence.
     let mut filter = Filter::parse(filters).map_err(|e| {
         Error::InvalidArgument(format!("invalid argument: {}", Error::invalid_argument(e)))
     })?;
-    let mut step = || patience.check();
+    let mut step = || cancel.check();
     filter.compile(&mut step)?;
     let plugin = |id: &str| {
         let mut plugin =

@@ -1,4 +1,4 @@
-//! Rot: the data file of a store that nobody has open is damaged at random, thousands of times. Then
+//! Corruption: the data file of a store that no process has open is damaged at random, thousands of times. Then
 //! a process of its own opens it and reads everything. It may refuse, with a sentence that names
 //! `recover`; or it serves, and each record is the one that was written, or said to be damaged. It
 //! never ends by a signal, and never gives out anything else. Afterwards `recover` saves what it can.

@@ -26,8 +26,8 @@ const NAMES: u64 = 6;
 enum Seen {
     /// A write was answered.
     Answer,
-    /// All its names were looked at, after a restart; so many were there, and a write of it was in
-    /// doubt or not.
+    /// A client has read all its names after a restart: how many it found, and whether a write was in
+    /// doubt.
     Restart { found: usize, in_doubt: bool },
 }
 

@@ -26,7 +26,7 @@ fn list(filters: &[&str]) -> ListImagesRequest {
     }
 }
 
-/// An image that takes so many bytes.
+/// An image of this many bytes.
 fn large(name: &str, bytes: usize) -> Image {
     let mut image = image(name);
     image.target.as_mut().unwrap().annotations.insert("filler".into(), "x".repeat(bytes));
@@ -174,7 +174,7 @@ async fn many_writers_at_once_all_get_their_answer() {
     for i in 0..400 {
         let client = clients[i % 2].clone();
         calls.spawn(async move {
-            // Every name twice: one of the two is refused, whoever comes first.
+            // Every name twice: the second of the two is refused.
             let name = format!("{:03}", i / 2);
             client.call::<CreateImageResponse>("Create", "n", &create(image(&name))).await
         });

@@ -264,7 +264,7 @@ async fn a_ttrpc_client_that_does_not_read_is_not_read_and_then_disconnected() {
             sent += 1;
         }
     });
-    // Ended, and not before the socket was full of requests that nobody read.
+    // Ended, and not before the socket was full of unread requests.
     assert!(ended.await.is_ok());
     assert!(sent < 5_000, "{sent} requests were read though no reply was");
     is_served(&served).await;
@@ -335,7 +335,7 @@ async fn metadata_by_the_thousand_is_no_ttrpc_client() {
     is_served(&served).await;
 }
 
-/// A ttrpc frame with a List of so many empty filters.
+/// A ttrpc frame with a List of `count` empty filters.
 fn list_frame(stream: u32, filters: usize) -> Vec<u8> {
     let request = ttrpc::Request {
         service: support::IMAGES.into(),

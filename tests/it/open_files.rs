@@ -17,7 +17,7 @@ async fn without_file_handles_it_waits_and_then_serves_again() {
         .collect();
     let error = daemon.error();
     assert!(error.contains("cannot accept a connection"), "{error}");
-    // Who is connected is served all the while; a daemon that spins uses all of a processor.
+    // A connected client is served all the while; a daemon that spins uses a whole processor.
     let (since, ticks) = (Instant::now(), daemon.ticks());
     let mut calls = 0u64;
     while since.elapsed() < Duration::from_secs(2) {

@@ -327,7 +327,7 @@ async fn a_large_reply_of_containerd_is_not_read_before_there_is_room_for_it() {
         let key = ("n".into(), image.name.clone());
         fronted.fake.images.lock().unwrap().insert(key, image);
     }
-    // Nobody follows its events, so every read asks it.
+    // No task follows its events, so every read asks it.
     let dir = tempfile::tempdir().unwrap();
     let local = LocalImages::new(Store::open(dir.path()).unwrap(), MemoryBudget::new(20 << 20));
     let front = ProxyImages::new(GrpcClient::lazy(fronted.front.containerd().socket()), local);

@@ -88,7 +88,7 @@ fn a_store_that_hangs_is_no_sign_of_life() {
     let service = Service::start(dir.path(), Duration::from_secs(1));
     service.told("WATCHDOG=1");
 
-    // Who else holds LMDB's lock of writers has the daemon's writing thread hang.
+    // The daemon's writer thread hangs while another process holds LMDB's lock of writers.
     let options = heed::EnvOpenOptions::new();
     // SAFETY: the daemon changes the file through LMDB only, and so do we.
     let env = unsafe { options.open(dir.path().join("root")) }.unwrap();
@@ -124,7 +124,7 @@ fn a_listener_that_does_not_read_holds_up_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let mut service = Service::start(dir.path(), Duration::from_millis(20));
     service.told("WATCHDOG=1");
-    // From here on nobody reads, and there is no room left for the daemon's next word.
+    // From here on the listener does not read, and its socket has no room for the daemon's next message.
     let other = UnixDatagram::unbound().unwrap();
     other.set_nonblocking(true).unwrap();
     while other.send_to(b"STATUS=full", dir.path().join("notify")).is_ok() {}

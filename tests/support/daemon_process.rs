@@ -52,7 +52,7 @@ impl DaemonProcess {
         let log = BufReader::new(child.stderr.take().unwrap());
         std::thread::spawn(move || {
             for line in log.lines().map_while(Result::ok) {
-                // Nobody may be listening any more.
+                // The receiver may be gone.
                 if line.contains("serving") {
                     let _ = said.send(());
                 } else if line.contains("ERROR") || line.contains("panicked") {

@@ -97,7 +97,7 @@ impl Siege {
         Self { grpc, ttrpc, over: AtomicBool::new(false), blows: AtomicU64::new(0) }
     }
 
-    /// Runs `attack` on so many connections until `wait` returns; gives how many blows there were.
+    /// Runs `attack` on a number of connections until `wait` returns; returns the number of blows.
     pub fn lay(&self, count: usize, attack: Attack, wait: impl FnOnce()) -> u64 {
         std::thread::scope(|scope| {
             for _ in 0..count {

@@ -5,10 +5,10 @@
 //! hostile siege GRPC_SOCK IMAGES_SOCK_TTRPC PID OTHER_SOCK_TTRPC SECONDS [PART OF A NAME]
 //! ```
 //!
-//! What is measured is the daemon, not who gets the processors. So the attackers are a process of their
-//! own that runs when nobody else wants to (SCHED_IDLE: at the lowest nice value, a hundred threads still
+//! What is measured is the daemon, not the scheduler. So the attackers are a process of their
+//! own that runs when no other process wants to (SCHED_IDLE: at the lowest nice value, a hundred threads still
 //! weigh more than the daemon); and another client goes on with Gets of another daemon meanwhile, which
-//! nobody attacks: what holds those up is the machine.
+//! nothing attacks: what holds those up is the machine.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -40,7 +40,7 @@ fn main() {
         ["attack", name, grpc, ttrpc] => {
             let (_, count, attack) = ATTACKS.iter().find(|(n, ..)| n == name).expect("an attack");
             let siege = Siege::new(grpc.into(), ttrpc.into());
-            // Whoever started it closes its end.
+            // The parent process closes its end.
             let wait = || drop(io::stdin().read(&mut [0]));
             println!("{}", siege.lay(*count, *attack, wait));
         }
@@ -53,7 +53,7 @@ fn main() {
     }
 }
 
-/// Who is attacked, and who is not.
+/// The attacked daemon, and the other one.
 struct Besieged<'a> {
     grpc: &'a str,
     ttrpc: &'a str,
@@ -123,7 +123,7 @@ fn siege(besieged: &Besieged<'_>, time: Duration, part: &str) -> bool {
     true
 }
 
-/// The memory of the daemon that is nobody's file, in KiB.
+/// The anonymous memory of the daemon, in KiB.
 fn anonymous(pid: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));

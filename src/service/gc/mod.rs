@@ -6,9 +6,9 @@
 //! and when a Delete asks to wait for it (`sync`). Between those an expired image is still there.
 //!
 //! A run ([`run`]) goes in batches, each in two steps: it looks at a snapshot for what nothing keeps
-//! ([`find`]), beside the writing thread, and removes it in short jobs. Clients go on changing records
+//! ([`find`]), beside the writer thread, and removes it in short jobs. Clients go on changing records
 //! meanwhile. **Invariant:** what a change makes kept after a batch began is not removed by it. For
-//! that each change tells the collector, in its own job on the writing thread, which names it keeps
+//! that each change tells the collector, in its own job on the writer thread, which names it keeps
 //! ([`Collector::image_written`], [`Collector::image_leased`]); what a change lets go of is removed by
 //! the next run.
 

@@ -7,7 +7,7 @@
 //!
 //! **Invariant.** Once loaded, every record that expires before the [horizon](Schedule::horizon)
 //! has an entry. The reverse need not be: the record of an entry may be another by now, or gone. An
-//! entry is removed only on the writing thread, in the job that removes the record or finds that it
+//! entry is removed only on the writer thread, in the job that removes the record or finds that it
 //! is another: so no later change of that record can lose its entry.
 
 use std::collections::BTreeSet;
@@ -102,7 +102,7 @@ impl Schedule {
         self.entries.range(before).cloned().collect()
     }
 
-    /// Removes an entry; on the writing thread.
+    /// Removes an entry; on the writer thread.
     pub fn remove(&mut self, entry: &Entry) {
         self.entries.remove(entry);
     }

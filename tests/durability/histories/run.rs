@@ -18,7 +18,7 @@ use crate::support::daemon_process::DaemonProcess;
 
 const CLIENT_COUNT: usize = 6;
 
-/// A store lives for so many rounds.
+/// The number of rounds on one store.
 const ROUNDS_PER_STORE: u32 = 20;
 
 /// How long a daemon lives, in milliseconds.
@@ -76,7 +76,7 @@ struct Run {
     figures: Figures,
 }
 
-/// Goes on until so many daemons were killed, or something is violated.
+/// Goes on until `kills` daemons were killed, or a violation is found.
 pub fn run(kills: u64, seed: u64) -> Figures {
     let strace = has_strace();
     if !strace {

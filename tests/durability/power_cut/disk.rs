@@ -203,7 +203,7 @@ impl Disk {
         }
     }
 
-    /// The units of so many bytes that may differ, with all they may be.
+    /// The units of `unit` bytes that may differ, with all they may be.
     fn open(&self, unit: usize) -> Vec<(usize, Vec<&[u8]>)> {
         let mut open = Vec::new();
         for (number, page) in self.pages.iter().enumerate().filter(|(_, p)| p.possible.len() > 1) {
@@ -220,8 +220,8 @@ impl Disk {
         open
     }
 
-    /// Calls `look` with states that the disk may be in, torn between units of so many bytes: with
-    /// all of them if they are no more than `most`, otherwise with so many, the extremes among
+    /// Calls `look` with states that the disk may be in, torn between units of `unit` bytes: with
+    /// all of them if they are no more than `most`, otherwise with `most` of them, the extremes among
     /// them. No state (`None`) is a file without a name. `pick(n)` chooses a number below n.
     pub fn states(
         &self,

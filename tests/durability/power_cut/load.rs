@@ -31,7 +31,7 @@ pub struct Change {
     pub end: End,
 }
 
-/// What a name may hold when the log has so many bytes, by all changes of it, in order.
+/// What a name may hold when the log has `at` bytes, by all changes of it, in order.
 pub fn allowed<'c>(changes: impl Iterator<Item = &'c Change>, at: u64) -> Vec<Content> {
     let mut allowed = vec![None];
     for change in changes.take_while(|c| c.begun <= at) {
@@ -60,7 +60,7 @@ impl Writer {
         self.log.metadata().map_or(0, |found| found.len())
     }
 
-    /// Makes so many changes, or fewer if the daemon ends. Where one may fail, `faulty` is set.
+    /// Makes `changes` changes, or fewer if the daemon ends. Where one may fail, `faulty` is set.
     pub async fn write(&mut self, client: &Client, changes: usize, faulty: bool) {
         for _ in 0..changes {
             let name = format!("{}/{}", self.id, self.random.u64(..self.names));

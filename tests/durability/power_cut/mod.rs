@@ -79,7 +79,7 @@ impl Recorded {
     }
 
     /// Goes on until that call has been made: by a change, by the checkpoint that follows when
-    /// there is none for a moment, or when a store is opened again, which takes somebody who asks.
+    /// there is none for a moment, or when a client's request has the store opened again.
     async fn met(&self, client: &Client, writer: &mut Writer) {
         let met = async {
             while self.fail.exists() {

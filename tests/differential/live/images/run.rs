@@ -12,12 +12,12 @@ use crate::support::containerd::Containerd;
 use crate::support::random::Rng;
 use crate::support::{BOTH, Client, Served};
 
-/// After so many sequences all servers start anew: containerd's collector of garbage reads all
+/// The number of sequences after which all servers start anew: containerd's collector of garbage reads all
 /// that was left.
 const SEQUENCES: usize = 400;
-/// So many trials to shorten one sequence.
+/// The most trials to shorten one sequence.
 const TRIALS: usize = 1500;
-/// So many kinds of differences are shortened and shown.
+/// The most kinds of differences that are shortened and shown.
 const SHOWN: usize = 12;
 
 /// A containerd and ours, by both protocols, each on a store of its own.

@@ -1,4 +1,4 @@
-//! Random requests for Events, Introspection and Transfer, and random filters of who watches.
+//! Random requests for Events, Introspection and Transfer, and random filters of subscribers.
 
 use lmdb_images::api::event::Envelope;
 use lmdb_images::api::events::{ForwardRequest, PublishRequest, SubscribeRequest};
@@ -142,7 +142,7 @@ pub fn tied_to(request: &Request) -> Option<String> {
     Some(to.name).filter(|name| is_tied && !name.is_empty())
 }
 
-/// The filters of one who watches a sequence.
+/// The filters of a subscriber.
 pub fn watch(r: &mut Rng) -> Vec<String> {
     let mut filters: Vec<String> = (0..r.usize(..3))
         .map(|_| {

@@ -15,13 +15,13 @@ use crate::support::containerd::{Containerd, Version};
 use crate::support::random::Rng;
 use crate::support::{Served, channel, grpc};
 
-/// After so many sequences the servers start anew: they keep every namespace.
+/// The number of sequences after which the servers start anew: they keep every namespace.
 const SEQUENCES: usize = 300;
-/// So many trials to shorten one sequence, and so many kinds of differences shown.
+/// The most trials to shorten one sequence, and the most kinds of differences shown.
 const TRIALS: usize = 400;
 const SHOWN: usize = 16;
 
-/// The steps of a sequence, and the filters of those who watch it.
+/// The steps of a sequence, and the filters of its subscribers.
 #[derive(Clone)]
 pub struct Sequence {
     pub steps: Vec<Step>,
