@@ -26,7 +26,7 @@ use crate::service::gc::references::References;
 use crate::service::gc::schedule::Entry;
 use crate::service::gc::{Collector, EXPIRE, Run, State, shown};
 use crate::store::read::scan::{Expiring, RecordKey};
-use crate::store::{Kind, Snapshot, Store, Transaction};
+use crate::store::{Cause, Kind, Origin, Snapshot, Store, Transaction};
 
 /// Records that are due and looked at together.
 pub const MAX_BATCH: usize = 8_192;
@@ -210,6 +210,7 @@ pub(super) fn remove(
     number: u64,
     slice: Vec<Candidate>,
 ) -> Result<Removed> {
+    change.set_cause(Cause::own(Origin::ORIGIN_EXPIRED));
     let begun = Instant::now();
     let (mut removed, mut bytes) = (Removed::default(), 0);
     for candidate in slice {
