@@ -74,6 +74,12 @@ pub fn stat_regular(path: &Path) -> Result<Option<Metadata>> {
         ))),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(permission_error(path)),
+        Err(e) if e.kind() == ErrorKind::NotADirectory => {
+            Err(Error::invalid_argument(format_args!(
+                "{} is not a folder: name the folder of a store",
+                path.parent().unwrap_or(path).display()
+            )))
+        }
         Err(e) => Err(Error::Internal(format!("looking at {}: {e}", path.display()))),
     }
 }
