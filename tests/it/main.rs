@@ -21,6 +21,7 @@ mod images;
 mod limits;
 mod memory;
 mod metrics;
+mod name_sizes;
 mod open_files;
 mod proxy_limits;
 mod proxy_records;
