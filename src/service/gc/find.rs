@@ -13,7 +13,6 @@ use std::collections::{BTreeMap, HashSet};
 use crate::api::images::Image;
 use crate::api::leases::StoredLease;
 use crate::log_throttle::throttled_log;
-use crate::model::go::rfc3339;
 use crate::model::image::encoded::Encoded;
 use crate::model::{Error, Namespace, Result, UnixTime};
 use crate::service::codec::decode;
@@ -123,7 +122,7 @@ fn due_in_store(
     let mut due = Vec::new();
     for noted in snapshot.expiring_keys(from)? {
         let (key, when) = noted?;
-        let Some(time) = rfc3339::parse(&when).filter(|time| *time < now) else { continue };
+        let Some(time) = UnixTime::parse(&when).filter(|time| *time < now) else { continue };
         if due.len() == MAX_BATCH {
             return Ok((due, Some(key)));
         }
@@ -137,7 +136,7 @@ pub fn load(collector: &Collector, snapshot: &Snapshot<'_>) -> Result<()> {
     let (mut loaded, mut unreadable) = (Loaded::default(), Unreadable::default());
     for noted in snapshot.expiring_keys(&RecordKey::first())? {
         let (key, when) = noted?;
-        match rfc3339::parse(&when) {
+        match UnixTime::parse(&when) {
             Some(time) => loaded.add((time, key)),
             None => unreadable.add(|| format!("{key}{}", never(&when))),
         }
@@ -174,7 +173,7 @@ pub fn state_of(records: &impl Records, (time, key): &Entry) -> EntryState {
         let message = records.record_at(key)?;
         let labels = message.map(|message| labels(record.kind, message)).transpose()?;
         let when = labels.as_ref().and_then(expires);
-        let is_so = rfc3339::parse(&record.when) == Some(*time) && when == Some(&record.when);
+        let is_so = UnixTime::parse(&record.when) == Some(*time) && when == Some(&record.when);
         Ok(is_so.then_some(record))
     });
     match found {
@@ -236,7 +235,7 @@ impl Graph<'_> {
     }
 
     fn is_past(&self, when: &str) -> bool {
-        rfc3339::parse(when).is_some_and(|time| time < self.now)
+        UnixTime::parse(when).is_some_and(|time| time < self.now)
     }
 
     /// Adds an expired image.
