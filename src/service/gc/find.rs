@@ -317,7 +317,7 @@ impl Graph<'_> {
         if references.is_expired(id) {
             return;
         }
-        let expire = labels.filter(|(key, _)| *key == EXPIRE.as_bytes()).next_back();
+        let expire = labels.rev().find(|(key, _)| *key == EXPIRE.as_bytes());
         let is_past = expire
             .and_then(|(_, when)| std::str::from_utf8(when).ok())
             .is_some_and(|when| self.is_past(when));
