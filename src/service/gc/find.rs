@@ -18,12 +18,14 @@ use crate::model::{Error, Namespace, Result, UnixTime};
 use crate::service::codec::decode;
 use crate::service::events::Labels;
 use crate::service::gc::references::{Links, MAX_LINKS, NameId, References};
-use crate::service::gc::run::MAX_BATCH;
 use crate::service::gc::schedule::{Entry, Loaded};
 use crate::service::gc::{Collector, EXPIRE, Unreadable, expires, never, references};
 use crate::service::leases;
 use crate::store::read::scan::{Expiring, RecordKey};
 use crate::store::{Kind, Records, Snapshot};
+
+/// Records that are due and looked at together.
+pub const MAX_BATCH: usize = 8_192;
 
 /// The label of a lease that keeps what it names, and nothing that this keeps.
 const FLAT: &str = "containerd.io/gc.flat";

@@ -1,7 +1,7 @@
 //! A run of the collector.
 //!
 //! What is due comes from the schedule, or, where that does not know all of it, from the store's list,
-//! in batches of [`MAX_BATCH`]. For each batch:
+//! in batches of [`MAX_BATCH`](find::MAX_BATCH). For each batch:
 //!
 //! 1. On the writer thread: from here on changes say what they keep.
 //! 2. On a thread of its own, on a snapshot that has all that was committed before: which of the batch
@@ -27,9 +27,6 @@ use crate::service::gc::schedule::Entry;
 use crate::service::gc::{Collector, EXPIRE, Run, State, shown};
 use crate::store::read::scan::{Expiring, RecordKey};
 use crate::store::{Cause, Kind, Origin, Snapshot, Store, Transaction};
-
-/// Records that are due and looked at together.
-pub const MAX_BATCH: usize = 8_192;
 
 /// Bytes of names after which a job removes no further record.
 const MAX_SLICE_NAME_BYTES: usize = 1 << 20;

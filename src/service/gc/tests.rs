@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::find::{Source, find, load};
-use super::run::{MAX_BATCH, collect, remove};
+use super::find::{MAX_BATCH, Source, find, load};
+use super::run::{collect, remove};
 use super::{Collector, EXPIRE, MAX_KEPT, expires, schedule};
 use crate::api::images::Image;
 use crate::api::leases::{Lease, Resource, StoredLease};
