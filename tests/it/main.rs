@@ -13,6 +13,7 @@ mod support;
 
 mod catalog;
 mod catalog_watch;
+mod clock;
 mod containerd_ttrpc;
 mod deviations;
 mod expensive_filters;
@@ -22,6 +23,7 @@ mod images;
 mod limits;
 mod memory;
 mod metrics;
+mod name_sizes;
 mod open_files;
 mod proxy_limits;
 mod proxy_records;
