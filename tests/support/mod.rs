@@ -64,6 +64,7 @@ pub fn config(dir: &Path, limits: Limits) -> Config {
         metrics: None,
         limits,
         reply_budget: 64 << 20,
+        log_keep: lmdb_images::store::Retention::default(),
     }
 }
 
