@@ -11,6 +11,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod changelog;
 mod containerd_ttrpc;
 mod deviations;
 mod expensive_filters;
