@@ -83,6 +83,7 @@ pub struct Daemon {
     containerd_ttrpc: Option<PathBuf>,
     readonly: Option<PathBuf>,
     metrics: Option<Address>,
+    proxy: Option<ProxyImages>,
     status: String,
     tasks: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
@@ -148,6 +149,7 @@ impl Daemon {
             containerd_ttrpc: path(&containerd_ttrpc),
             readonly: path(&readonly),
             metrics: None,
+            proxy: None,
             status: format!("serving {}", config.root.display()),
             tasks: Vec::new(),
             stop,
@@ -173,6 +175,7 @@ impl Daemon {
             ));
             let proxy_images = ProxyImages::new(GrpcClient::lazy(&upstream_socket.socket), local);
             upstream = Some(proxy_images.upstream().clone());
+            daemon.proxy = Some(proxy_images.clone());
             let health = Health::new(daemon.store.clone(), Some(proxy_images.clone()));
             let connect = || Upstream::new(Arc::from(upstream_socket.socket.as_path()));
             let images_only =
@@ -312,6 +315,11 @@ impl Daemon {
     /// Address at which metrics are served, if configured.
     pub fn metrics(&self) -> Option<&Address> {
         self.metrics.as_ref()
+    }
+
+    /// The images of the containerd behind, in proxy mode.
+    pub fn proxy(&self) -> Option<&ProxyImages> {
+        self.proxy.as_ref()
     }
 
     /// Status of a healthy daemon, for systemd: what it serves.
