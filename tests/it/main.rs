@@ -12,6 +12,7 @@
 mod support;
 
 mod changelog;
+mod clock;
 mod containerd_ttrpc;
 mod deviations;
 mod expensive_filters;
@@ -21,6 +22,7 @@ mod images;
 mod limits;
 mod memory;
 mod metrics;
+mod name_sizes;
 mod open_files;
 mod proxy_limits;
 mod proxy_records;
