@@ -13,6 +13,7 @@ mod support;
 
 mod catalog;
 mod catalog_watch;
+mod changelog;
 mod clock;
 mod containerd_ttrpc;
 mod deviations;
