@@ -8,8 +8,8 @@ use std::fmt;
 
 use bbolt_read::{Entry, ReadAt, Scan, Snapshot, Value};
 
-use super::containerd_schema::{image_of, labels_of};
 use crate::api::images::Image;
+use crate::containerd::schema;
 use crate::model::{Error, Namespace, Result};
 
 /// The namespace of images whose own is lost.
@@ -74,7 +74,9 @@ pub fn scan<S: ReadAt + ?Sized>(source: &S) -> Result<Scanned> {
         let Value::Bucket(bucket) = &entry.value else { continue };
         if let Some(namespace) = namespace_of(snapshot, &entry, &mut scanned, &mut placed) {
             scanned.namespaces.entry(namespace).or_default();
-        } else if let Ok(image) = image_of(snapshot, &entry.key, entry.page, bucket) {
+        } else if let Ok(image) =
+            schema::image(snapshot, &entry.key, entry.page, bucket, &mut |_, _| {})
+        {
             add(unplaced.entry(image.name.clone()).or_default(), image);
         }
     }
@@ -112,13 +114,14 @@ fn namespace_of<S: ReadAt + ?Sized>(
         Value::Bytes(_) => return None,
     };
     if let Ok(Some(Value::Bucket(labels))) = snapshot.get(bucket, b"labels")
-        && let Ok(labels) = labels_of(snapshot, &labels)
+        && let Ok(labels) = schema::texts(snapshot, &labels)
     {
         scanned.namespaces.entry(namespace.clone()).or_default().extend(labels);
     }
     for entry in snapshot.entries(&images).flatten() {
         if let Value::Bucket(bucket) = &entry.value
-            && let Ok(image) = image_of(snapshot, &entry.key, entry.page, bucket)
+            && let Ok(image) =
+                schema::image(snapshot, &entry.key, entry.page, bucket, &mut |_, _| {})
         {
             add(found.entry((namespace.clone(), image.name.clone())).or_default(), image);
         }

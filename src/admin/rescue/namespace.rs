@@ -15,7 +15,7 @@ use crate::api::namespace::Namespace as Record;
 use crate::clock;
 use crate::containerd::client::GrpcClient;
 use crate::containerd::content::{Adoption, Wanted};
-use crate::model::{Error, Namespace, Result};
+use crate::model::{Error, Namespace, Result, UnixTime};
 
 /// What the ids of leases begin with. A rescue that is run again removes those of a killed one.
 const LEASE_PREFIX: &str = "lmdb-images-rescue-";
@@ -207,14 +207,14 @@ impl Summary {
     }
 }
 
-/// When the lease of a namespace ends, for its label.
-fn lease_end(planned: &PlannedNamespace) -> String {
+/// When the lease of a namespace ends.
+fn lease_end(planned: &PlannedNamespace) -> UnixTime {
     let needed = planned.blobs.len() as u64 * LEASE_MILLISECONDS_PER_BLOB / 1000;
     let seconds = i64::try_from(needed).unwrap_or(i64::MAX).max(MIN_LEASE_SECONDS);
     let mut end = clock::now();
     end.seconds = end.seconds.saturating_add(seconds);
     end.nanos = 0;
-    end.to_jiff().to_string()
+    end
 }
 
 fn unseen(digest: &str, blobs: &Blobs) -> Error {

@@ -9,7 +9,7 @@ use super::snapshots;
 use crate::admin::containerd::await_reply;
 use crate::clock;
 use crate::containerd::client::GrpcClient;
-use crate::containerd::plugins::Layout;
+use crate::containerd::layout::Layout;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result};
 use crate::store::dir::root;
