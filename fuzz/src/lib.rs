@@ -18,6 +18,8 @@ pub mod bolt;
 pub mod filter;
 pub mod frames;
 pub mod journal;
+#[path = "../../crates/lmdb-verify/fuzz/verify.rs"]
+pub mod lmdb_verify;
 pub mod record;
 #[path = "../../crates/go-compat/fuzz/regexp.rs"]
 pub mod regexp;

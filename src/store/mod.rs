@@ -5,7 +5,6 @@
 //! - [`dir`]: the folder of a store: its owner, its permissions, its file system
 //! - [`bounds`]: the sizes of an environment
 //! - `error`: converts LMDB's failures to the crate's error
-//! - [`mod@format`]: LMDB's file format, read and verified page by page in safe Rust
 //! - [`schema`]: which key holds what, drawn as a tree; [`lmdb`]: opening the environment, its reader
 //!   table
 //! - [`changelog`]: every change of an image: the bytes of its entries, and which of them are kept
@@ -23,7 +22,6 @@ pub mod changelog;
 pub mod dir;
 pub mod engine;
 mod error;
-pub mod format;
 pub mod journal;
 pub mod lmdb;
 pub mod read;
