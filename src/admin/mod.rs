@@ -1,19 +1,19 @@
 //! The admin commands, one file each. [`image_json`] is the JSON form of an image record.
 
-pub mod backup;
+pub(crate) mod backup;
 pub mod check;
-pub mod compact;
+pub(crate) mod compact;
 mod containerd;
-pub mod diff;
-pub mod explain;
-pub mod export;
-pub mod file;
+pub(crate) mod diff;
+pub(crate) mod explain;
+pub(crate) mod export;
+pub(crate) mod file;
 pub mod health;
-pub mod image_json;
+pub(crate) mod image_json;
 pub mod import;
-pub mod ls;
+pub(crate) mod ls;
 mod progress;
 mod record;
 pub mod recover;
-pub mod restore;
-pub mod stat;
+pub(crate) mod restore;
+pub(crate) mod stat;

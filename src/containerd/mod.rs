@@ -7,5 +7,5 @@
 
 pub mod client;
 pub mod codec;
-pub mod paging;
-pub mod write;
+pub(crate) mod paging;
+pub(crate) mod write;

@@ -17,10 +17,10 @@
 //! The store is synchronous and handles names and bytes; [`service`](crate::service) interprets
 //! requests. No other module uses heed or `unsafe`.
 
-pub mod bounds;
-pub mod changelog;
+pub(crate) mod bounds;
+pub(crate) mod changelog;
 pub mod dir;
-pub mod engine;
+pub(crate) mod engine;
 mod error;
 pub mod journal;
 pub mod lmdb;

@@ -10,9 +10,9 @@
 //! references to the collector, in its own job on the writer thread ([`Collector::image_written`],
 //! [`Collector::image_leased`]). References that a change drops count from the next run on.
 
-pub mod references;
+pub(crate) mod references;
 pub mod run;
-pub mod schedule;
+pub(crate) mod schedule;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

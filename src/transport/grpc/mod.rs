@@ -5,9 +5,9 @@
 //! - [`metered_body`]: records the status of each call for the metrics
 //! - [`routes`]: a router per socket; [`forward`]: forwards calls to containerd
 
-pub mod forward;
+pub(crate) mod forward;
 pub mod message;
 mod metered_body;
-pub mod routes;
+pub(crate) mod routes;
 pub mod server;
 mod throttle;

@@ -3,6 +3,6 @@
 
 pub mod health;
 pub mod proxy;
-pub mod readonly;
+pub(crate) mod readonly;
 pub mod standalone;
-pub mod unimplemented;
+pub(crate) mod unimplemented;
