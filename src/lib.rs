@@ -115,7 +115,7 @@ pub mod daemon;
 pub(crate) mod health;
 pub mod limits;
 pub(crate) mod log_throttle;
-pub(crate) mod metrics;
+pub mod metrics;
 pub mod model;
 pub mod proxy;
 pub mod service;
