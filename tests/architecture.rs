@@ -49,7 +49,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("heed", &["store"]),
     ("bbolt_read", &["admin", "containerd"]),
     ("go_compat", &["model"]),
-    ("lmdb_verify", &["store"]),
+    ("lmdb_verify", &["admin", "store"]),
     ("rpds", &["store"]),
     ("rustix", &["containerd", "transport"]),
     ("ttrpc", &["transport"]),

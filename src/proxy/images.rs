@@ -9,6 +9,7 @@
 //! Under the record's lock, a write forwards the client's request to containerd and stores
 //! containerd's answer. It runs in a detached task: a client that disconnects cannot stop it halfway.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -36,6 +37,7 @@ use crate::proxy::sync_state::SyncState;
 use crate::service::codec::encode;
 use crate::service::local::{self, LocalImages};
 use crate::service::{CallContext, Images, Reply, gc, images, namespaces};
+use crate::store::engine::transaction::MAX_SET_ASIDE;
 use crate::store::{Cause, Kind, Origin, Records, Transaction};
 
 /// Images in proxy mode. Clones share their state.
@@ -247,11 +249,20 @@ impl ProxyImages {
         let (ns, name) = (namespace.clone(), name.to_owned());
         let work = move |change: &mut Transaction<'_>| {
             change.set_cause(cause);
-            if aside {
-                change.set_aside(&ns, Kind::Image, &name)
-            } else {
-                change.delete(&ns, Kind::Image, &name)
+            if !aside {
+                return change.delete(&ns, Kind::Image, &name);
             }
+            if change.can_set_aside(&ns, Kind::Image, &name)? {
+                return change.set_aside(&ns, Kind::Image, &name);
+            }
+            throttled_log!(
+                Warn,
+                "image {} in namespace {ns}, which containerd no longer has, is removed and not set \
+                 aside: {MAX_SET_ASIDE} images are set aside, and no more are kept; to drop those, \
+                 start the daemon with a new root folder: it reads all names from containerd",
+                quote(&name)
+            );
+            change.delete(&ns, Kind::Image, &name)
         };
         self.shared.local.store().writer().write(work).await
     }
@@ -400,6 +411,10 @@ impl ProxyImages {
 
 #[async_trait]
 impl Images for ProxyImages {
+    fn are_of_database(&self, path: &Path) -> bool {
+        self.live().is_some_and(|files| files.database.is_at(path))
+    }
+
     async fn get(&self, call: &CallContext, request: GetImageRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
         if let Some(answer) = self.get_live(call, &namespace, &request.name).await {

@@ -36,7 +36,7 @@ pub use changelog::cause::{Actor, Cause, Origin};
 pub use engine::transaction::Transaction;
 pub use read::changelog::{LogEntry, LogPage};
 pub use read::records::{Records, Snapshot};
-pub use read::scan::Entry;
+pub use read::scan::{Entry, RecordKey};
 pub use read::view::Revision;
 pub use read_only::ReadOnlyStore;
 pub use schema::keys::Kind;

@@ -11,6 +11,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod clock;
 mod containerd_ttrpc;
 mod deviations;
 mod expensive_filters;
@@ -20,6 +21,7 @@ mod images;
 mod limits;
 mod memory;
 mod metrics;
+mod name_sizes;
 mod open_files;
 mod proxy_limits;
 mod proxy_records;
