@@ -18,7 +18,7 @@
 //! requests. No other module uses heed or `unsafe`.
 
 pub(crate) mod bounds;
-pub(crate) mod changelog;
+pub mod changelog;
 pub mod dir;
 pub(crate) mod engine;
 mod error;

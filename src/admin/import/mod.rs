@@ -4,9 +4,9 @@
 //! The command keeps the times of records, and keeps records that only the store has. It does not
 //! rewrite a record that the store already has byte for byte, so a second run changes nothing.
 
-pub(crate) mod bolt;
+pub mod bolt;
 pub mod containerd_schema;
-pub(crate) mod live;
+pub mod live;
 
 use std::path::Path;
 
