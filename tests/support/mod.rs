@@ -3,6 +3,7 @@
 
 #![allow(dead_code)] // No program uses all of it.
 
+pub mod catalog;
 pub mod changelog;
 pub mod containerd;
 pub mod daemon_process;
