@@ -4,7 +4,7 @@
 //! - [`live`]: the files of containerd, while they can be used; [`live_reads`]: the reads from them
 //! - [`compare`]: the copy in LMDB beside containerd's database
 //! - [`ask`]: one call to containerd, with a timeout; [`outcome`]: what can become of it
-//! - [`record_locks`]: one writer per record
+//! - [`copy`]: writes to the copy in LMDB; [`record_locks`]: one writer per record
 //! - [`sync_state`]: the namespaces of which no event was missed
 //! - [`watch`]: the events of containerd
 //! - [`reconcile`]: makes a namespace equal to containerd's; [`reconcile_queue`]: the scheduled work
@@ -14,6 +14,7 @@
 
 mod ask;
 pub mod compare;
+pub mod copy;
 pub mod images;
 pub mod live;
 pub mod live_reads;

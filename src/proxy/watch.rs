@@ -22,7 +22,8 @@ use tonic::{Status, Streaming};
 use crate::api::event::Envelope;
 use crate::api::events::{PublishRequest, SubscribeRequest};
 use crate::model::Namespace;
-use crate::proxy::images::{Found, ProxyImages};
+use crate::proxy::copy::Found;
+use crate::proxy::images::ProxyImages;
 
 /// The pause before the first retry to subscribe. It doubles with each further failure.
 const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(50);
