@@ -9,6 +9,7 @@
 //! Under the record's lock, a write forwards the client's request to containerd and stores
 //! containerd's answer. It runs in a detached task: a client that disconnects cannot stop it halfway.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -24,6 +25,7 @@ use crate::api::images::{
 use crate::containerd::client::{GrpcClient, MAX_NAME};
 use crate::limits::decoded_size;
 use crate::limits::memory::SMALL;
+use crate::log_throttle::throttled_log;
 use crate::metrics::{Source, Upstream};
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
@@ -34,7 +36,9 @@ use crate::proxy::record_locks::RecordLocks;
 use crate::proxy::sync_state::SyncState;
 use crate::service::codec::encode;
 use crate::service::local::{self, LocalImages};
-use crate::service::{CallContext, Images, Reply, images};
+use crate::service::{CallContext, Images, Reply, gc, images, namespaces};
+use crate::store::engine::transaction::MAX_SET_ASIDE;
+use crate::store::{Cause, Kind, Origin, Records, Transaction};
 
 /// Images in proxy mode. Clones share their state.
 #[derive(Debug, Clone)]
@@ -47,7 +51,7 @@ pub(crate) struct Shared {
     pub(crate) containerd: GrpcClient,
     pub(crate) local: LocalImages,
     live: LiveReads,
-    sync_state: SyncState,
+    pub(crate) sync_state: SyncState,
     pub(crate) locks: RecordLocks,
     wanted: ReconcileQueue,
     resyncs: Semaphore,
@@ -58,6 +62,17 @@ pub(crate) struct Shared {
 
 /// Reconciliations that run at a time.
 const MAX_RESYNCS: usize = 2;
+
+/// The result of a refresh: the record in containerd, and the effect in LMDB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// containerd has the record, and LMDB has stored it.
+    Kept,
+    /// containerd does not have the record, and LMDB has removed it.
+    Removed,
+    /// Neither has the record.
+    Absent,
+}
 
 impl ProxyImages {
     /// Forwards writes to `containerd`, and serves reads from `local`.
@@ -127,6 +142,129 @@ impl ProxyImages {
         if self.shared.sync_state.observe(namespace) {
             self.schedule_reconcile(namespace);
         }
+    }
+
+    /// Reads one record from containerd and stores it. If containerd does not have the record, LMDB
+    /// deletes its copy, or sets it aside when `aside` is true.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when containerd does not answer; [`Error::Upstream`] when it refuses.
+    pub async fn refresh(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<Found> {
+        self.refresh_as(Origin::ORIGIN_BEHIND, namespace, name, aside).await
+    }
+
+    /// The same. The log of changes says what led to it.
+    pub(crate) async fn refresh_as(
+        &self,
+        origin: Origin,
+        namespace: &Namespace,
+        name: &str,
+        aside: bool,
+    ) -> Result<Found> {
+        let cause = Cause::own(origin);
+        let _lock = self.shared.locks.lock(namespace, name).await;
+        match self.live().map(|files| files.database.image(namespace, name)) {
+            Some(Ok(Some(found))) => {
+                return self.store_record(cause, namespace, Some(found)).await.map(|_| Found::Kept);
+            }
+            Some(Ok(None)) => return self.remove(cause, namespace, name, aside).await,
+            // containerd must say what it has.
+            Some(Err(_)) | None => {}
+        }
+        if name.len() > MAX_NAME {
+            return match self.shared.containerd.find_image(namespace, name).await? {
+                Some(found) => {
+                    self.store_record(cause, namespace, Some(found)).await.map(|_| Found::Kept)
+                }
+                None => self.remove(cause, namespace, name, aside).await,
+            };
+        }
+        let request = GetImageRequest { name: name.to_owned(), ..Default::default() };
+        let path = "/containerd.services.images.v1.Images/Get";
+        let headers = HeaderMap::new();
+        match self
+            .ask::<_, GetImageResponse>(path, namespace, &headers, request, READ_TIMEOUT)
+            .await
+        {
+            UpstreamOutcome::Answer(found) => {
+                let found = found.image.into_option();
+                self.store_record(cause, namespace, found).await.map(|_| Found::Kept)
+            }
+            UpstreamOutcome::Refused(Error::Upstream(code, _))
+                if code == tonic::Code::NotFound as i32 =>
+            {
+                self.remove(cause, namespace, name, aside).await
+            }
+            UpstreamOutcome::Refused(e) => Err(e),
+            UpstreamOutcome::NotSent(why) | UpstreamOutcome::Indeterminate(why) => {
+                Err(Error::Unavailable(why))
+            }
+        }
+    }
+
+    async fn remove(
+        &self,
+        cause: Cause,
+        namespace: &Namespace,
+        name: &str,
+        aside: bool,
+    ) -> Result<Found> {
+        let was_there = self.remove_record(cause, namespace, name, aside).await?.is_some();
+        Ok(if was_there { Found::Removed } else { Found::Absent })
+    }
+
+    /// Stores a record of containerd, and its namespace. Gives the number of the change in the log, or 0.
+    pub(super) async fn store_record(
+        &self,
+        cause: Cause,
+        namespace: &Namespace,
+        found: Option<Image>,
+    ) -> Result<u64> {
+        let Some(found) = found else { return Ok(0) };
+        let found = image::normalize_record(found);
+        let (record, ns) = (encode(&found)?, namespace.clone());
+        let work = move |change: &mut Transaction<'_>| {
+            change.set_cause(cause);
+            if change.record(&ns, Kind::Image, &found.name).is_ok_and(|r| r == Some(&record)) {
+                return Ok(0);
+            }
+            namespaces::ensure(change, &ns)?;
+            let expires = gc::expires(&found.labels);
+            change.put(&ns, Kind::Image, &found.name, &record, expires)?;
+            Ok(change.last_seq())
+        };
+        self.shared.local.store().writer().write(work).await
+    }
+
+    /// Deletes a record from LMDB, or sets it aside. Gives the number of the change in the log if the record
+    /// existed.
+    pub(crate) async fn remove_record(
+        &self,
+        cause: Cause,
+        namespace: &Namespace,
+        name: &str,
+        aside: bool,
+    ) -> Result<Option<u64>> {
+        let (ns, name) = (namespace.clone(), name.to_owned());
+        let work = move |change: &mut Transaction<'_>| {
+            change.set_cause(cause);
+            let was_there = if !aside {
+                change.delete(&ns, Kind::Image, &name)?
+            } else if change.can_set_aside(&ns, Kind::Image, &name)? {
+                change.set_aside(&ns, Kind::Image, &name)?
+            } else {
+                throttled_log!(
+                    Warn,
+                    "image {} in namespace {ns}, which containerd no longer has, is removed and not set \
+                     aside: {MAX_SET_ASIDE} images are set aside, and no more are kept; to drop those, \
+                     start the daemon with a new root folder: it reads all names from containerd",
+                    quote(&name)
+                );
+                change.delete(&ns, Kind::Image, &name)?
+            };
+            Ok(was_there.then(|| change.last_seq()))
+        };
+        self.shared.local.store().writer().write(work).await
     }
 
     /// Forwards a change to containerd and stores the answer, even if the client disconnects. So the
@@ -222,6 +360,32 @@ impl ProxyImages {
         None
     }
 
+    /// Stores the result of a write, and gives the number of the change in the log. containerd has made the
+    /// change already, so the write succeeds even if LMDB cannot store the result.
+    pub(super) async fn apply_result(
+        &self,
+        cause: Cause,
+        namespace: &Namespace,
+        name: &str,
+        made: Option<Image>,
+    ) -> u64 {
+        let stored = match made {
+            Some(image) => {
+                self.observe(namespace);
+                self.store_record(cause, namespace, Some(image)).await
+            }
+            None => {
+                let removed = self.remove_record(cause, namespace, name, false).await;
+                removed.map(Option::unwrap_or_default)
+            }
+        };
+        stored.unwrap_or_else(|e| {
+            throttled_log!(Error, "image {} in namespace {namespace}: {e}", quote(name));
+            self.schedule_reconcile(namespace);
+            0
+        })
+    }
+
     /// Checks the target of a Delete, because containerd 1.x ignores it and deletes the image anyway.
     async fn check_target(&self, namespace: &Namespace, name: &str, wanted: &str) -> Result<()> {
         if wanted.is_empty() {
@@ -251,6 +415,10 @@ impl ProxyImages {
 
 #[async_trait]
 impl Images for ProxyImages {
+    fn are_of_database(&self, path: &Path) -> bool {
+        self.live().is_some_and(|files| files.database.is_at(path))
+    }
+
     async fn get(&self, call: &CallContext, request: GetImageRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
         if let Some(answer) = self.get_live(call, &namespace, &request.name).await {

@@ -22,8 +22,7 @@ use tonic::{Status, Streaming};
 use crate::api::event::Envelope;
 use crate::api::events::{PublishRequest, SubscribeRequest};
 use crate::model::Namespace;
-use crate::proxy::copy::Found;
-use crate::proxy::images::ProxyImages;
+use crate::proxy::images::{Found, ProxyImages};
 
 /// The pause before the first retry to subscribe. It doubles with each further failure.
 const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(50);
