@@ -112,6 +112,7 @@ pub mod cli;
 pub mod clock;
 pub mod containerd;
 pub mod daemon;
+pub mod fleet;
 pub mod health;
 pub mod limits;
 pub mod log_throttle;

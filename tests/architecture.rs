@@ -24,7 +24,7 @@ const LAYERS: &[(&str, Rows)] = &[
             &["proxy"],
             &["health"],
             &["transport"],
-            &["admin", "daemon"],
+            &["admin", "daemon", "fleet"],
             &["cli"],
         ],
     ),
@@ -54,7 +54,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("ttrpc", &["transport"]),
     ("hyper", &["transport"]),
     ("h2", &["transport"]),
-    ("tonic", &["transport", "containerd", "proxy"]),
+    ("tonic", &["transport", "containerd", "proxy", "fleet"]),
+    ("tokio_postgres", &["fleet"]),
+    ("async_nats", &["fleet"]),
+    ("rustls", &["fleet"]),
     (
         "tokio",
         &[
@@ -67,6 +70,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "transport",
             "admin",
             "daemon",
+            "fleet",
             "cli",
         ],
     ),

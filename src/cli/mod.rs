@@ -9,6 +9,7 @@ mod config;
 mod diff;
 mod explain;
 mod export;
+mod fleet;
 mod health;
 mod import;
 mod inspect;
@@ -20,6 +21,7 @@ mod recover;
 mod restore;
 mod serve;
 mod settings;
+mod ship;
 mod stat;
 
 use std::path::PathBuf;
@@ -56,6 +58,8 @@ enum Command {
     Recover(recover::Recover),
     Config(config::Config),
     Health(health::Health),
+    Ship(ship::Ship),
+    Fleet(fleet::Fleet),
 }
 
 /// Argument for the folder of the store.
@@ -160,7 +164,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode, Failure> {
-    if !matches!(command, Command::Serve(_)) {
+    if !matches!(command, Command::Serve(_) | Command::Ship(_)) {
         logging::start_for_command()?;
     }
     let done = |()| ExitCode::SUCCESS;
@@ -180,6 +184,8 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Command::Recover(command) => command.run(),
         Command::Health(command) => command.run(),
         Command::Config(command) => command.run(matches).map(done),
+        Command::Ship(command) => Ok(command.run().map(done)?),
+        Command::Fleet(command) => command.run(),
     }
 }
 
