@@ -56,7 +56,6 @@ const HOMES: &[(&str, &[&str])] = &[
     ("h2", &["transport"]),
     ("tonic", &["transport", "containerd", "proxy", "fleet"]),
     ("tokio_postgres", &["fleet"]),
-    ("async_nats", &["fleet"]),
     ("rustls", &["fleet"]),
     (
         "tokio",

@@ -47,15 +47,17 @@ start_postgres() {
             { cat "$POSTGRES_DIR.initdb" >&2; die "initdb failed"; }
     fi
     for setting; do settings+=(-c "$setting"); done
-    as_postgres "$POSTGRES_BIN/postgres" -D "$POSTGRES_DIR/data" -k "$POSTGRES_DIR" -c listen_addresses= \
-        -c shared_buffers=64MB "${settings[@]}" </dev/null >>"$POSTGRES_DIR.log" 2>&1 &
-    POSTGRES_PID=$!
-    record_pid "$POSTGRES_PID"
     POSTGRES_URL="postgresql://postgres@/postgres?host=$POSTGRES_DIR"
-    if ! await 60 "PostgreSQL" postgres_answers_or_died || ! is_running "$POSTGRES_PID"; then
-        tail -n 20 "$POSTGRES_DIR.log" >&2
-        die "PostgreSQL does not run"
-    fi
+    # After a kill its other processes end by themselves; until then it does not start.
+    for _ in {1..20}; do
+        as_postgres "$POSTGRES_BIN/postgres" -D "$POSTGRES_DIR/data" -k "$POSTGRES_DIR" -c listen_addresses= \
+            -c shared_buffers=64MB "${settings[@]}" </dev/null >>"$POSTGRES_DIR.log" 2>&1 &
+        POSTGRES_PID=$!
+        record_pid "$POSTGRES_PID"
+        await 60 "PostgreSQL" postgres_answers_or_died || true
+        ! is_running "$POSTGRES_PID" || break
+    done
+    is_running "$POSTGRES_PID" || { tail -n 20 "$POSTGRES_DIR.log" >&2; die "PostgreSQL does not run"; }
     export POSTGRES_PID POSTGRES_DIR POSTGRES_URL
 }
 

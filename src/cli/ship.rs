@@ -18,7 +18,7 @@ use crate::daemon::sockets::Access;
 use crate::daemon::systemd::notify;
 use crate::fleet::catalog::Catalog;
 use crate::fleet::ship::{Identity, Shipper, State};
-use crate::fleet::target::{Certificates, Target};
+use crate::fleet::target::{Certificates, Postgres};
 use crate::fleet::tls;
 use crate::metrics::ship::Shipped;
 use crate::model::{Error, Result};
@@ -147,7 +147,7 @@ async fn ship(settings: Settings) -> Result<()> {
         // What is wrong with the files is said now, not after some attempts.
         tls::config(&certificates)?;
     }
-    let target = Target::parse(&to, certificates)?;
+    let to = Postgres::parse(&to, certificates)?;
     let socket = settings.address.unwrap_or_else(|| default_state().join("readonly.sock"));
     let identity = Identity {
         machine: settings.machine.or_else(|| kernel_text("hostname")).unwrap_or_default(),
@@ -158,12 +158,12 @@ async fn ship(settings: Settings) -> Result<()> {
     let (state, states) = watch::channel(State::default());
     let shipper = Shipper::new(
         Catalog::new(&socket),
-        target,
+        to,
         identity,
         Duration::from_secs(heartbeat),
         shipped.clone(),
         state,
-    )?;
+    );
 
     let mut signals = Signals::listen()?;
     let (stop, stopped) = watch::channel(false);

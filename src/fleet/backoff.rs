@@ -17,7 +17,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// The pause after one more failure.
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let longest = FIRST.saturating_mul(1 << self.failures.min(6)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         scaled(longest, random())
@@ -53,11 +53,11 @@ mod tests {
     fn pauses_double_up_to_a_minute_and_begin_again_after_a_success() {
         let mut backoff = Backoff::default();
         for longest in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
-            let pause = backoff.next();
+            let pause = backoff.pause();
             assert!(pause >= Duration::from_secs(longest) / 2, "{pause:?} of {longest} s");
             assert!(pause <= Duration::from_secs(longest), "{pause:?} of {longest} s");
         }
         backoff.reset();
-        assert!(backoff.next() <= FIRST);
+        assert!(backoff.pause() <= FIRST);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::types::{Json, Type};
+use tokio_postgres::types::{Json, ToSql, Type};
 use tokio_postgres::{Client, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -49,42 +49,17 @@ impl Connection {
     }
 }
 
-/// Which function takes the reports.
-#[derive(Debug, Clone)]
-enum As {
-    /// `report`: of the node that the role is.
-    Node,
-    /// `report_of`: of the node that is named with each report.
-    Collector,
-}
-
 /// Reports to a PostgreSQL. It connects for the first report, and again after a failure.
 #[derive(Debug)]
 pub struct Reporter {
     to: Postgres,
-    acting: As,
     open: Option<Connection>,
 }
 
 impl Reporter {
     /// Reports as the node that the role of `to` is.
-    pub fn node(to: Postgres) -> Self {
-        Self { to, acting: As::Node, open: None }
-    }
-
-    /// Hands on the reports of others.
-    pub fn collector(to: Postgres) -> Self {
-        Self { to, acting: As::Collector, open: None }
-    }
-
-    /// Reports, and returns the answer. After an error the report may have been taken or not.
-    pub async fn send(&mut self, report: &Report) -> Result<Answer> {
-        self.call("", &Json(report)).await
-    }
-
-    /// Hands on the report of a node, as it came.
-    pub async fn hand_on(&mut self, node: &str, report: &serde_json::Value) -> Result<Answer> {
-        self.call(node, &Json(report)).await
+    pub fn new(to: Postgres) -> Self {
+        Self { to, open: None }
     }
 
     /// Closes the connection until the next report: a server should not keep ten thousand that are idle.
@@ -97,26 +72,15 @@ impl Reporter {
         self.open.is_none()
     }
 
-    async fn call<T>(&mut self, node: &str, report: &Json<T>) -> Result<Answer>
-    where
-        T: serde::Serialize + fmt::Debug + Sync,
-    {
+    /// Reports, and returns the answer. After an error the report may have been taken or not.
+    pub async fn send(&mut self, report: &Report) -> Result<Answer> {
         let connection = match self.open.take() {
             Some(connection) if !connection.client.is_closed() => connection,
             _ => Connection::open(&self.to).await?,
         };
-        let client = &connection.client;
-        let asked = async {
-            match self.acting {
-                As::Node => {
-                    client.query_typed("SELECT fleet.report($1)", &[(report, Type::JSONB)]).await
-                }
-                As::Collector => {
-                    let sql = "SELECT fleet.report_of($1, $2)";
-                    client.query_typed(sql, &[(&node, Type::TEXT), (report, Type::JSONB)]).await
-                }
-            }
-        };
+        let report = Json(report);
+        let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&report, Type::JSONB)];
+        let asked = connection.client.query_typed("SELECT fleet.report($1)", &parameters);
         let late = || Error::DeadlineExceeded(format!("{} did not answer in time", self.to));
         let rows = tokio::time::timeout(REPORT_TIMEOUT, asked).await.map_err(|_| late())?;
         let rows = rows.map_err(|e| failed(format_args!("reporting to {}", self.to), &e))?;

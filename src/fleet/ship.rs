@@ -16,7 +16,7 @@ use crate::fleet::catalog::{Catalog, Failure};
 use crate::fleet::report::{ChangeRow, Head, Hello, Place, Report, Want, What, time};
 use crate::fleet::shipment::Shipment;
 use crate::fleet::snapshot;
-use crate::fleet::target::Target;
+use crate::fleet::target::Postgres;
 use crate::log_throttle::throttled_log;
 use crate::metrics::ship::Shipped;
 use crate::model::Result;
@@ -71,21 +71,21 @@ impl Shipper {
     /// A shipper that reports what `catalog` has. `state` shows what it is doing.
     pub fn new(
         catalog: Catalog,
-        target: Target,
+        to: Postgres,
         identity: Identity,
         heartbeat: Duration,
         shipped: Shipped,
         state: watch::Sender<State>,
-    ) -> Result<Self> {
-        Ok(Self {
+    ) -> Self {
+        Self {
             catalog,
-            to: Shipment::new(target, shipped)?,
+            to: Shipment::new(to, shipped),
             identity,
             heartbeat,
             backoff: Backoff::default(),
             diverged: None,
             state,
-        })
+        }
     }
 
     /// Reports for ever.
@@ -93,7 +93,7 @@ impl Shipper {
         loop {
             let Err(error) = self.session().await else { continue };
             self.to.rest();
-            let pause = self.backoff.next();
+            let pause = self.backoff.pause();
             throttled_log!(Warn, "{error}; again in {:.1} s", pause.as_secs_f64());
             self.say(false, error.to_string());
             tokio::time::sleep(pause).await;
@@ -172,7 +172,7 @@ impl Shipper {
                 Ok(found) => found,
                 Err(Failure::Moved) => {
                     // Hello tells what is wanted now. Not at once again and again.
-                    tokio::time::sleep(self.backoff.next()).await;
+                    tokio::time::sleep(self.backoff.pause()).await;
                     return Ok(Next::Hello);
                 }
                 Err(Failure::Other(error)) => return Err(error),

@@ -1,42 +1,31 @@
-//! Where a shipper's reports go: one interface to PostgreSQL and NATS.
+//! Where a shipper's reports go, counted.
 
 use tokio::time::Instant;
 
 use crate::clock;
 use crate::fleet::postgres::Reporter;
 use crate::fleet::report::{Answer, Report};
-use crate::fleet::target::Target;
+use crate::fleet::target::Postgres;
 use crate::metrics::ship::Shipped;
-use crate::model::{Error, Result};
+use crate::model::Result;
 
-/// Where reports go, counted.
+/// Sends reports and counts them.
 #[derive(Debug)]
 pub struct Shipment {
-    to: Sink,
+    reporter: Reporter,
     shipped: Shipped,
 }
 
-#[derive(Debug)]
-enum Sink {
-    Postgres(Reporter),
-}
-
 impl Shipment {
-    /// Reports to a target, counted in `shipped`.
-    pub fn new(target: Target, shipped: Shipped) -> Result<Self> {
-        let to = match target {
-            Target::Postgres(postgres) => Sink::Postgres(Reporter::node(*postgres)),
-            Target::Nats(_) => return Err(Error::Unimplemented("ship --to nats://".into())),
-        };
-        Ok(Self { to, shipped })
+    /// Reports to a PostgreSQL, counted in `shipped`.
+    pub fn new(to: Postgres, shipped: Shipped) -> Self {
+        Self { reporter: Reporter::new(to), shipped }
     }
 
     /// Sends a report, and returns the answer.
     pub async fn send(&mut self, report: &Report) -> Result<Answer> {
         let started = Instant::now();
-        let answer = match &mut self.to {
-            Sink::Postgres(reporter) => reporter.send(report).await,
-        };
+        let answer = self.reporter.send(report).await;
         self.shipped.seconds.observe(started.elapsed().as_secs_f64());
         match &answer {
             Ok(answer) => self.shipped.reported(answer.seq, clock::now().seconds),
@@ -54,15 +43,11 @@ impl Shipment {
 
     /// Closes the connection until the next report.
     pub fn rest(&mut self) {
-        match &mut self.to {
-            Sink::Postgres(reporter) => reporter.rest(),
-        }
+        self.reporter.rest();
     }
 
     /// Whether there is no connection.
     pub fn is_resting(&self) -> bool {
-        match &self.to {
-            Sink::Postgres(reporter) => reporter.is_resting(),
-        }
+        self.reporter.is_resting()
     }
 }

@@ -1,4 +1,4 @@
-//! Where reports go: the URL of `--to`, and the certificate with which a node proves who it is.
+//! Where reports go: the address of `--to`, and the certificate with which a node proves who it is.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -66,6 +66,14 @@ impl Postgres {
     /// Parses a URL.
     pub fn parse(url: &str, certificates: Certificates) -> Result<Self> {
         let wrong = |why: String| Error::InvalidArgument(format!("the PostgreSQL address: {why}"));
+        match url.split_once("://") {
+            Some(("postgres" | "postgresql", _)) => {}
+            Some((scheme, _)) => {
+                let scheme = quote(format!("{scheme}://"));
+                return Err(wrong(format!("it begins with {scheme}, not with postgres://")));
+            }
+            None => return Err(wrong("it does not begin with postgres://".into())),
+        }
         for (option, flag) in FLAGS {
             if url.contains(&format!("{option}=")) {
                 return Err(wrong(format!("give {option} as {flag} FILE")));
@@ -109,41 +117,6 @@ impl Postgres {
     }
 }
 
-/// A NATS.
-#[derive(Debug, Clone)]
-pub struct Nats {
-    /// The addresses of its servers, separated by commas.
-    pub servers: String,
-    /// The files for TLS.
-    pub certificates: Certificates,
-}
-
-/// Where a shipper sends its reports.
-#[derive(Debug, Clone)]
-pub enum Target {
-    /// To the function `fleet.report`.
-    Postgres(Box<Postgres>),
-    /// To a stream of JetStream.
-    Nats(Nats),
-}
-
-impl Target {
-    /// Parses the address of `--to`.
-    pub fn parse(url: &str, certificates: Certificates) -> Result<Self> {
-        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-        match scheme {
-            Some("postgres" | "postgresql") => {
-                Ok(Self::Postgres(Box::new(Postgres::parse(url, certificates)?)))
-            }
-            Some("nats" | "tls") => Ok(Self::Nats(Nats { servers: url.into(), certificates })),
-            _ => Err(Error::InvalidArgument(format!(
-                "the address {} begins neither with postgres:// nor with nats://",
-                quote(scheme.unwrap_or(url))
-            ))),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,15 +146,11 @@ mod tests {
             ("postgres://h/d", "names no role"),
             ("postgres://n:secret@/d", "names no host"),
             ("postgres://n:secret@h:port/d", "port"),
+            ("mysql://n:secret@h/d", "begins with \"mysql://\", not with postgres://"),
         ] {
             let error = parsed(url).unwrap_err().to_string();
             assert!(error.contains(said), "{url}: {error}");
             assert!(!error.contains("secret"), "{url}: {error}");
         }
-        let error = Target::parse("mysql://x:secret@h", Certificates::default()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the address \"mysql\" begins neither with postgres:// nor with nats://"
-        );
     }
 }

@@ -21,7 +21,7 @@ DECLARE
     day date;
     part text;
 BEGIN
-    FOREACH day IN ARRAY days LOOP
+    FOREACH day IN ARRAY coalesce(days, '{}') LOOP
         part := 'change_' || to_char(day, 'YYYYMMDD');
         CONTINUE WHEN to_regclass('fleet.' || part) IS NOT NULL;
         PERFORM pg_advisory_xact_lock(hashtext('fleet.make_days'), 0);
@@ -148,34 +148,39 @@ BEGIN
     RETURN fleet.answer(me, true, 'changes');
 END $$;
 
--- Names and digests that are not known yet. In one order everywhere, so that two nodes that bring the
--- same ones never wait for each other.
-CREATE OR REPLACE FUNCTION fleet.learn(rows jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION fleet.rows_of(rows jsonb) RETURNS fleet.reported[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(array_agg(ROW(seq, at, kind, origin, fleet.hash_of(ns, name), ns, name, old, new, uid,
+        comm)::fleet.reported), '{}')
+    FROM jsonb_to_recordset(rows) AS r(seq bigint, at timestamptz, kind smallint, origin smallint, ns text,
+        name text, old text, new text, uid bigint, comm text)
+$$;
+
+-- Stores the names and digests that are not known yet. In one order everywhere, so that two nodes that
+-- bring the same ones never wait for each other.
+CREATE OR REPLACE FUNCTION fleet.learn(rows fleet.reported[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO fleet.ref (hash, namespace, name)
-    SELECT hash, ns, name FROM (
-        SELECT DISTINCT ON (hash) fleet.hash_of(r.ns, r.name) AS hash, r.ns, r.name
-        FROM jsonb_to_recordset(rows) AS r(ns text, name text) ORDER BY hash) r
-    WHERE NOT EXISTS (SELECT FROM fleet.ref k WHERE k.hash = r.hash)
-    ORDER BY hash ON CONFLICT DO NOTHING;
+    SELECT DISTINCT ON (r.hash) r.hash, r.ns, r.name
+    FROM unnest(rows) AS r LEFT JOIN fleet.ref k ON k.hash = r.hash
+    WHERE k.id IS NULL ORDER BY r.hash ON CONFLICT DO NOTHING;
     INSERT INTO fleet.digest (digest)
-    SELECT d FROM (
-        SELECT r.old AS d FROM jsonb_to_recordset(rows) AS r(old text)
-        UNION SELECT r.new FROM jsonb_to_recordset(rows) AS r(new text)) r
-    WHERE d IS NOT NULL AND NOT EXISTS (SELECT FROM fleet.digest k WHERE k.digest = d)
-    ORDER BY d ON CONFLICT DO NOTHING;
+    SELECT d.digest FROM (
+        SELECT old COLLATE "C" AS digest FROM unnest(rows) UNION SELECT new FROM unnest(rows)) d
+    LEFT JOIN fleet.digest k ON k.digest = d.digest
+    WHERE d.digest IS NOT NULL AND k.id IS NULL ORDER BY d.digest ON CONFLICT DO NOTHING;
 END $$;
 
 -- Changes in order. Those that are here already are passed over; a gap is refused.
 CREATE OR REPLACE FUNCTION fleet.take_changes(me fleet.node, report jsonb) RETURNS jsonb
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
 DECLARE
-    rows jsonb := report->'changes';
+    rows fleet.reported[];
     its_log uuid := (report->>'log')::uuid;
     after_seq bigint := (report->'after'->>'seq')::bigint;
     to_seq bigint := (report->'to'->>'seq')::bigint;
-    oldest timestamptz := date_trunc('day', now() - fleet.setting('keep_changes'), 'UTC');
+    oldest timestamptz := date_trunc('day', now() - fleet.setting('keep_changes'));
     latest timestamptz := now() + interval '1 minute';
     more integer;
 BEGIN
@@ -186,23 +191,20 @@ BEGIN
         OR (to_seq = me.seq AND fleet.chain_of(report->'to'->>'chain') <> me.chain) THEN
         RETURN fleet.answer(me, false, 'snapshot', 'diverged');
     END IF;
+    IF to_seq <= me.seq THEN RETURN fleet.answer(me, true, 'changes'); END IF;
+    rows := fleet.rows_of(report->'changes');
     IF (SELECT count(*) <> to_seq - after_seq OR count(DISTINCT seq) <> count(*)
-            OR min(seq) <> after_seq + 1 OR max(seq) <> to_seq
-        FROM jsonb_to_recordset(rows) AS r(seq bigint)) THEN
+            OR min(seq) <> after_seq + 1 OR max(seq) <> to_seq FROM unnest(rows)) THEN
         RAISE EXCEPTION 'the changes of this report are not those from % to %, each once', after_seq + 1, to_seq
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    IF to_seq <= me.seq THEN RETURN fleet.answer(me, true, 'changes'); END IF;
     PERFORM fleet.learn(rows);
-    PERFORM fleet.make_days((SELECT array_agg(DISTINCT (least(r.at, latest) AT TIME ZONE 'UTC')::date)
-        FROM jsonb_to_recordset(rows) AS r(seq bigint, at timestamptz)
+    PERFORM fleet.make_days((SELECT array_agg(DISTINCT least(r.at, latest)::date) FROM unnest(rows) r
         WHERE r.seq > me.seq AND r.at >= oldest));
     WITH r AS MATERIALIZED (
         SELECT least(r.at, latest) AS at, r.seq, ref.id AS ref, old.id AS before, new.id AS after,
             r.kind, r.origin, r.uid, r.comm
-        FROM jsonb_to_recordset(rows) AS r(seq bigint, at timestamptz, kind smallint, origin smallint,
-            ns text, name text, old text, new text, uid bigint, comm text)
-        JOIN fleet.ref ref ON ref.hash = fleet.hash_of(r.ns, r.name)
+        FROM unnest(rows) AS r JOIN fleet.ref ref ON ref.hash = r.hash
         LEFT JOIN fleet.digest old ON old.digest = r.old
         LEFT JOIN fleet.digest new ON new.digest = r.new
         WHERE r.seq > me.seq
@@ -234,7 +236,7 @@ END $$;
 CREATE OR REPLACE FUNCTION fleet.take_page(me fleet.node, report jsonb) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    rows jsonb := report->'rows';
+    rows fleet.reported[] := fleet.rows_of(report->'rows');
     token uuid := (report->>'token')::uuid;
 BEGIN
     IF me.committed = token THEN RETURN fleet.answer(me, true, 'page'); END IF;
@@ -247,8 +249,7 @@ BEGIN
     PERFORM fleet.learn(rows);
     INSERT INTO fleet.staged (node, ref, digest, since)
     SELECT me.id, ref.id, new.id, least(coalesce(r.at, now()), now())
-    FROM jsonb_to_recordset(rows) AS r(ns text, name text, new text, at timestamptz)
-    JOIN fleet.ref ref ON ref.hash = fleet.hash_of(r.ns, r.name)
+    FROM unnest(rows) AS r JOIN fleet.ref ref ON ref.hash = r.hash
     JOIN fleet.digest new ON new.digest = r.new
     ON CONFLICT (node, ref) DO UPDATE SET digest = excluded.digest, since = excluded.since;
     UPDATE fleet.node n SET staging = token, seen = now() WHERE n.id = me.id RETURNING * INTO me;

@@ -102,6 +102,21 @@ CREATE TABLE fleet.incident (
 );
 CREATE INDEX incident_at ON fleet.incident (at);
 
+-- A row of a report, read from its JSON once.
+CREATE TYPE fleet.reported AS (
+    seq bigint,
+    at timestamptz,
+    kind smallint,
+    origin smallint,
+    hash bytea,
+    ns text,
+    name text,
+    old text,
+    new text,
+    uid bigint,
+    comm text
+);
+
 -- One row: what the housekeeping did last.
 CREATE TABLE fleet.housekeeping (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
