@@ -56,6 +56,7 @@ start_postgres() {
         record_pid "$POSTGRES_PID"
         await 60 "PostgreSQL" postgres_answers_or_died || true
         ! is_running "$POSTGRES_PID" || break
+        stop_process "$POSTGRES_PID"
     done
     is_running "$POSTGRES_PID" || { tail -n 20 "$POSTGRES_DIR.log" >&2; die "PostgreSQL does not run"; }
     export POSTGRES_PID POSTGRES_DIR POSTGRES_URL
@@ -63,6 +64,12 @@ start_postgres() {
 
 postgres_answers_or_died() {
     is_gone "$POSTGRES_PID" || "$POSTGRES_BIN/pg_isready" -q -h "$POSTGRES_DIR" -U postgres
+}
+
+# kill_postgres: ends the server as a crash does. It is gone afterwards, no zombie: the next one looks for it.
+kill_postgres() {
+    kill -KILL "$POSTGRES_PID"
+    { wait "$POSTGRES_PID" || true; } 2>/dev/null
 }
 
 # sql [OPTION...]: psql of the superuser, or of the role PGUSER; prints values only.
