@@ -8,9 +8,9 @@
 //! all of them. A client cannot choose a label's value: unknown names become `other`. `docs/metrics.md`
 //! lists the metrics.
 
-pub mod calls;
-pub mod names;
-pub mod ship;
+pub(crate) mod calls;
+pub(crate) mod names;
+pub(crate) mod ship;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
