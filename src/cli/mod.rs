@@ -13,6 +13,7 @@ mod daemon_args;
 mod diff;
 mod explain;
 mod export;
+mod fleet;
 mod health;
 mod history;
 mod import;
@@ -27,6 +28,7 @@ mod rescue;
 mod restore;
 mod serve;
 mod settings;
+mod ship;
 mod stat;
 mod tag;
 mod undo;
@@ -73,6 +75,8 @@ enum Command {
     Rescue(rescue::Rescue),
     Config(config::Config),
     Health(health::Health),
+    Ship(ship::Ship),
+    Fleet(fleet::Fleet),
 }
 
 /// Argument for the folder of the store.
@@ -179,7 +183,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode, Failure> {
-    if !matches!(command, Command::Serve(_)) {
+    if !matches!(command, Command::Serve(_) | Command::Ship(_)) {
         logging::start_for_command()?;
     }
     let done = |()| ExitCode::SUCCESS;
@@ -206,6 +210,8 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Command::Rescue(command) => command.run(),
         Command::Health(command) => command.run(),
         Command::Config(command) => command.run(matches).map(done),
+        Command::Ship(command) => Ok(command.run().map(done)?),
+        Command::Fleet(command) => command.run(),
     }
 }
 
