@@ -53,7 +53,7 @@ pub fn check(root: &Path, state: &Path, database: &Path) -> Result<Held> {
             return Err(running(
                 pid,
                 &what,
-                "stop it, for example with `systemctl stop containerd`",
+                "stop it, for example with `systemctl stop containerd lmdb-images`",
             ));
         }
     }
