@@ -68,7 +68,7 @@ impl Service {
                 }
                 let name = namespace.to_string();
                 let request = DeleteNamespaceRequest { name, ..Default::default() };
-                is_told(&self.run(self.alone.delete_namespace(request)));
+                is_told(&self.run(self.alone.delete_namespace(&call, request)));
             }
             self.run(tokio::task::yield_now());
             let call = call(None);
@@ -93,7 +93,7 @@ impl Service {
 pub fn call(namespace: Option<&str>) -> CallContext {
     CallContext {
         namespace: namespace.map(str::to_owned),
-        client: lmdb_images::service::client::Client::Own,
+        client: lmdb_images::limits::client::Client::Own,
         reply_limit: GRPC_MESSAGE,
         headers: http::HeaderMap::new(),
     }

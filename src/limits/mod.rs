@@ -1,4 +1,7 @@
-//! Memory: [`memory`] reserves parts of a budget, [`decoded_size`] says how much a message takes.
+//! What clients share: [`memory`] reserves parts of a budget, [`decoded_size`] says how much a message
+//! takes, [`fair_semaphore`] shares permits between [`client`]s.
 
+pub mod client;
 pub mod decoded_size;
+pub mod fair_semaphore;
 pub mod memory;

@@ -17,12 +17,12 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Code;
 
 use crate::api::namespace::Namespace as Record;
+use crate::limits::client::Client;
 use crate::log_throttle::throttled_log;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
 use crate::proxy::images::{Found, ProxyImages};
 use crate::proxy::reconcile_queue::DueWork;
-use crate::service::client::Client;
 use crate::service::codec::{decode, encode};
 use crate::store::{Kind, Records, Transaction};
 

@@ -18,6 +18,7 @@ use super::{CallContext, Images, Reply, leases};
 use crate::api::images::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, ListImagesRequest, UpdateImageRequest,
 };
+use crate::limits::client::Client;
 use crate::limits::decoded_size;
 use crate::limits::memory::{MemoryBudget, ReplyBuffer, Reservation, SMALL};
 use crate::model::image::{self, Image};
@@ -69,11 +70,12 @@ impl LocalImages {
         gc::run::collect(&self.collector, &self.store, &self.events).await
     }
 
-    /// Makes a change in a namespace; after its commit, tells what `happened` by what it gave. `bytes` is
+    /// Makes a change in a namespace for `client`; after its commit, tells what `happened` by what it gave. `bytes` is
     /// what the change takes in memory until it is made: it holds as much of the budget, as it is made
     /// though its client leaves.
     pub async fn change<T, F, G>(
         &self,
+        client: Client,
         namespace: Namespace,
         bytes: usize,
         work: F,
@@ -99,13 +101,14 @@ impl LocalImages {
                 events.emit(&namespace, happened);
             }
         };
-        self.change_then(bytes, work, told).await.map(|((made, _), _)| made)
+        self.change_then(client, bytes, work, told).await.map(|((made, _), _)| made)
     }
 
     /// Makes a change that holds `bytes` of the budget; after its commit, `then` with what it gave. Gives
     /// that, and the hold.
     pub async fn change_then<T, F, G>(
         &self,
+        client: Client,
         bytes: usize,
         work: F,
         then: G,
@@ -115,7 +118,7 @@ impl LocalImages {
         F: FnOnce(&mut Transaction<'_>) -> Result<T> + Send + 'static,
         G: FnOnce(&T) + Send + 'static,
     {
-        let hold = self.replies.reserve(bytes).await;
+        let hold = self.replies.reserve(client, bytes).await;
         let collector = Arc::clone(&self.collector);
         let work = move |change: &mut Transaction<'_>| work(change).map(|made| (made, hold));
         let then = move |(made, _): &(T, Option<Reservation>)| {
@@ -162,7 +165,7 @@ impl LocalImages {
                 Ok(made)
             };
             // Nothing is held while waiting, as in `answer`.
-            match self.change_then(bytes.saturating_add(size), work, told).await? {
+            match self.change_then(call.client, bytes.saturating_add(size), work, told).await? {
                 (Made::Written(Stored { answer: message, .. }), mut hold) => {
                     if let Some(hold) = &mut hold {
                         hold.shrink(message.len());
@@ -200,15 +203,15 @@ impl LocalImages {
             // Nothing is held while waiting: two who wait while holding might wait for each other.
             let hold = match measured {
                 Some(size) if size > limit => return Err(Error::message_too_large(size, limit)),
-                Some(size) => self.replies.reserve(size).await,
+                Some(size) => self.replies.reserve(call.client, size).await,
                 None => None,
             };
-            let (store, budget, build) =
-                (self.store.clone(), self.replies.clone(), Arc::clone(&build));
+            let (store, budget, client, build) =
+                (self.store.clone(), self.replies.clone(), call.client, Arc::clone(&build));
             let work = move |patience| {
                 let room = match measured {
                     Some(size) => ReplyBuffer::fixed(size, hold),
-                    None => ReplyBuffer::elastic(&budget, limit),
+                    None => ReplyBuffer::elastic(&budget, client, limit),
                 };
                 build(&store, room, patience)
             };
@@ -221,7 +224,7 @@ impl LocalImages {
     }
 
     fn room(&self, call: &CallContext) -> ReplyBuffer<'_> {
-        ReplyBuffer::elastic(&self.replies, call.reply_limit)
+        ReplyBuffer::elastic(&self.replies, call.client, call.reply_limit)
     }
 
     /// Where what may take long runs.
@@ -230,13 +233,13 @@ impl LocalImages {
     }
 
     /// Waits for a share of what large replies, and changes under way, take together.
-    pub async fn share(&self, bytes: usize) -> Option<Reservation> {
-        self.replies.reserve(bytes).await
+    pub async fn share(&self, client: Client, bytes: usize) -> Option<Reservation> {
+        self.replies.reserve(client, bytes).await
     }
 
     /// A message that exists already, with its share of the budget.
-    pub async fn reserve_reply(&self, message: Vec<u8>) -> Result<Reply> {
-        let hold = self.replies.reserve(message.len()).await;
+    pub async fn reserve_reply(&self, client: Client, message: Vec<u8>) -> Result<Reply> {
+        let hold = self.replies.reserve(client, message.len()).await;
         Ok(Reply { message, hold })
     }
 }
@@ -347,7 +350,10 @@ impl Images for LocalImages {
             leases::release_image(change, &ns, lease.as_deref(), &request.name)?;
             images::delete(change, &ns, &request)
         };
-        self.change(namespace, bytes, work, |()| Some(OwnEvent::ImageDeleted { name })).await?;
+        self.change(call.client, namespace, bytes, work, |()| {
+            Some(OwnEvent::ImageDeleted { name })
+        })
+        .await?;
         if sync {
             self.collect().await?;
         }

@@ -20,11 +20,12 @@ use crate::api::namespace::{
     ListNamespacesRequest, UpdateNamespaceRequest, UpdateNamespaceResponse,
 };
 use crate::api::transfer::TransferRequest;
+use crate::limits::client::Client;
 use crate::limits::decoded_size;
+use crate::limits::fair_semaphore::FairSemaphore;
 use crate::limits::memory::ReplyBuffer;
 use crate::model::{Error, Namespace, Result};
 use crate::service::cancel::Cancel;
-use crate::service::client::Client;
 use crate::service::codec::required;
 use crate::service::containers;
 use crate::service::events::OwnEvent;
@@ -38,13 +39,18 @@ use crate::store::{Store, Transaction};
 #[derive(Debug, Clone)]
 pub struct Standalone {
     local: LocalImages,
+    transfers: FairSemaphore,
 }
+
+/// The Transfers that are with the writer thread at a time. Each may take it as long as a thousand other
+/// changes, and those of other clients wait behind all that are there.
+const MAX_TRANSFERS: usize = 1;
 
 #[allow(missing_docs)]
 impl Standalone {
     /// Beside the Images of `local`, on its store.
     pub fn new(local: LocalImages) -> Self {
-        Self { local }
+        Self { local, transfers: FairSemaphore::new(MAX_TRANSFERS, MAX_TRANSFERS) }
     }
 
     /// Its Images.
@@ -78,6 +84,7 @@ impl Standalone {
 
     pub async fn create_namespace(
         &self,
+        call: &CallContext,
         request: CreateNamespaceRequest,
     ) -> Result<CreateNamespaceResponse> {
         let record = required(request.namespace, "CreateNamespaceRequest.namespace")?;
@@ -88,12 +95,13 @@ impl Standalone {
         let work =
             move |change: &mut Transaction<'_>| namespaces::create(change, &record).map(drop);
         let created = |_: &()| Some(OwnEvent::NamespaceCreated { name, labels });
-        self.local.change(namespace, bytes, work, created).await?;
+        self.local.change(call.client, namespace, bytes, work, created).await?;
         Ok(CreateNamespaceResponse { namespace: Some(answer).into(), ..Default::default() })
     }
 
     pub async fn update_namespace(
         &self,
+        call: &CallContext,
         request: UpdateNamespaceRequest,
     ) -> Result<UpdateNamespaceResponse> {
         let update = namespaces::Update::new(&request)?;
@@ -102,11 +110,15 @@ impl Standalone {
         let labels = request.namespace.into_option().unwrap_or_default().labels;
         let work = move |change: &mut Transaction<'_>| namespaces::update(change, &update);
         let updated = |_: &()| Some(OwnEvent::NamespaceUpdated { name, labels });
-        self.local.change(namespace, bytes, work, updated).await?;
+        self.local.change(call.client, namespace, bytes, work, updated).await?;
         Ok(UpdateNamespaceResponse::new())
     }
 
-    pub async fn delete_namespace(&self, request: DeleteNamespaceRequest) -> Result<Empty> {
+    pub async fn delete_namespace(
+        &self,
+        call: &CallContext,
+        request: DeleteNamespaceRequest,
+    ) -> Result<Empty> {
         let name = request.name.clone();
         let missing = |_| {
             Error::not_found(format_args!("namespace {}", crate::model::go::quote::quote(&name)))
@@ -115,7 +127,7 @@ impl Standalone {
         let work =
             move |change: &mut Transaction<'_>| namespaces::delete(change, &request.name).map(drop);
         let deleted = |_: &()| Some(OwnEvent::NamespaceDeleted { name });
-        self.local.change(namespace, 0, work, deleted).await?;
+        self.local.change(call.client, namespace, 0, work, deleted).await?;
         Ok(Empty::new())
     }
 
@@ -207,7 +219,10 @@ impl Standalone {
         let (ns, events, bytes) = (namespace.clone(), Arc::clone(&tag), tag.bytes());
         let lease = call.lease();
         let collector = Arc::clone(self.local.collector());
+        // The place is the change's, which is made though its client leaves.
+        let place = self.transfers.acquire(call.client, 1).await;
         let work = move |change: &mut Transaction<'_>| {
+            let _place = place;
             let tagged = tag.apply(change, &ns, lease.as_deref())?;
             for happened in tag.events(tagged.clone()) {
                 collector.observe(&ns, &happened);
@@ -220,7 +235,7 @@ impl Standalone {
                 tell.emit(&namespace, happened);
             }
         };
-        self.local.change_then(bytes, work, told).await?;
+        self.local.change_then(call.client, bytes, work, told).await?;
         Ok(Empty::new())
     }
 
@@ -278,7 +293,7 @@ impl Standalone {
         let namespace = call.namespace()?;
         let ns = namespace.clone();
         let work = move |change: &mut Transaction<'_>| work(change, &ns);
-        self.local.change(namespace, bytes, work, |_| None).await
+        self.local.change(call.client, namespace, bytes, work, |_| None).await
     }
 }
 

@@ -61,13 +61,17 @@ pub fn ttrpc_list(stream: u32) -> Vec<u8> {
 }
 
 pub fn ttrpc_call(stream: u32, method: &str, message: &[u8]) -> Vec<u8> {
+    ttrpc_call_in("n", stream, method, message)
+}
+
+pub fn ttrpc_call_in(namespace: &str, stream: u32, method: &str, message: &[u8]) -> Vec<u8> {
     let mut request = ttrpc::Request::new();
     request.service = IMAGES.into();
     request.method = method.into();
     request.payload = message.to_vec();
     request.metadata.push(ttrpc::proto::KeyValue {
         key: "containerd-namespace-ttrpc".into(),
-        value: "n".into(),
+        value: namespace.into(),
         ..Default::default()
     });
     let payload = request.write_to_bytes().unwrap();

@@ -23,12 +23,12 @@ use queue::Queue;
 use subscribers::Subscribers;
 use subscription::Subscription;
 
-use super::client::Client;
 use super::pool::Pool;
 use crate::api::event::Envelope;
 use crate::api::image_events::{ImageCreate, ImageDelete, ImageUpdate};
 use crate::api::namespace_events::{NamespaceCreate, NamespaceDelete, NamespaceUpdate};
 use crate::clock;
+use crate::limits::client::Client;
 use crate::log_throttle::throttled_log;
 use crate::model::filter::Filter;
 use crate::model::go::quote::quote;

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use crate::limits::client::Client;
 use crate::model::filter::Filter;
 use crate::model::{Error, Result};
-use crate::service::client::Client;
 
 /// How many subscriptions there may be, and how many one client may have. Each takes some 20 KiB for
 /// what is on its way to the client.

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use super::queue::{Cursor, HeldEvent, Missed, Queue};
 use super::subscribers::{Admission, SharedFilter};
+use crate::limits::client::Client;
 use crate::model::{Error, Result};
 use crate::service::cancel::Cancel;
-use crate::service::client::Client;
 use crate::service::pool::{Pool, QUICK_TIMEOUT, Speed};
 
 /// The most bytes of a piece.

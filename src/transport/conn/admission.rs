@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The limit on calls in flight. The task of one call takes some 7 KiB until the call ends.
-const MAX_IN_FLIGHT: usize = 4096;
+const MAX_IN_FLIGHT: usize = 2048;
 
 /// Headers of this size weigh as much as one call.
 pub const HEADER_BYTES_PER_SLOT: usize = 4 << 10;

@@ -18,6 +18,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as HttpBody, Frame, Incoming};
 use protobuf::MessageFull;
 
+use crate::limits::client::Client;
 use crate::limits::decoded_size;
 use crate::limits::memory::{MemoryBudget, Reservation, SMALL};
 use crate::model::{Error, Result};
@@ -51,6 +52,7 @@ impl RawRequest {
     pub async fn decode<M: MessageFull>(
         self,
         requests: &MemoryBudget,
+        client: Client,
     ) -> Result<(M, Option<Reservation>)> {
         let Self { bytes, reservation } = self;
         let size = decoded_size::decoded_size::<M>(&bytes)?;
@@ -59,7 +61,7 @@ impl RawRequest {
                 reservation.shrink(size);
                 Some(reservation)
             }
-            None => requests.reserve(size).await,
+            None => requests.reserve(client, size).await,
         };
         let message = M::parse_from_bytes(&bytes)
             .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))?;
@@ -72,20 +74,24 @@ impl RawRequest {
 /// # Errors
 /// [`Error::InvalidArgument`] when the body is not one message, [`Error::ResourceExhausted`] when the
 /// message is too large, [`Error::DeadlineExceeded`] when it does not arrive in time.
-pub async fn read(body: Incoming, limits: &Limits) -> Result<RawRequest> {
+pub async fn read(body: Incoming, limits: &Limits, client: Client) -> Result<RawRequest> {
     let time = limits.message_time;
     let (bytes, reservation) =
-        tokio::time::timeout(time, collect(body, limits)).await.map_err(|_| {
+        tokio::time::timeout(time, collect(body, limits, client)).await.map_err(|_| {
             Error::DeadlineExceeded(format!("the request did not arrive whole within {time:?}"))
         })??;
     Ok(RawRequest { bytes, reservation })
 }
 
-async fn collect(mut body: Incoming, limits: &Limits) -> Result<(Vec<u8>, Option<Reservation>)> {
+async fn collect(
+    mut body: Incoming,
+    limits: &Limits,
+    client: Client,
+) -> Result<(Vec<u8>, Option<Reservation>)> {
     let mut prefix = Vec::with_capacity(PREFIX_BYTES);
     let mut message: Option<(Vec<u8>, usize)> = None;
     let mut reservation = None;
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) = next_frame(&mut body, reservation.as_ref()).await? {
         let frame = frame.map_err(|e| Error::Unavailable(format!("reading the request: {e}")))?;
         let Ok(mut data) = frame.into_data() else { continue };
         if message.is_none() {
@@ -98,8 +104,8 @@ async fn collect(mut body: Incoming, limits: &Limits) -> Result<(Vec<u8>, Option
                 check_prefix(*compressed, length)?;
                 // Flow control keeps the rest at the client until the budget has room for it.
                 if length > SMALL {
-                    reservation =
-                        limits.request_memory.reserve(decoded_size::max_decoded_size(length)).await;
+                    let most = decoded_size::max_decoded_size(length);
+                    reservation = limits.request_memory.reserve(client, most).await;
                 }
                 message = Some((Vec::with_capacity(length.min(SMALL)), length));
             }
@@ -120,6 +126,20 @@ async fn collect(mut body: Incoming, limits: &Limits) -> Result<(Vec<u8>, Option
             bytes.len()
         ))),
         None => Err(Error::InvalidArgument("the request carries no message".into())),
+    }
+}
+
+/// The next frame of a request that has this memory.
+async fn next_frame(
+    body: &mut Incoming,
+    reservation: Option<&Reservation>,
+) -> Result<Option<std::result::Result<Frame<Bytes>, hyper::Error>>> {
+    let Some(reservation) = reservation else { return Ok(body.frame().await) };
+    tokio::select! {
+        frame = body.frame() => Ok(frame),
+        () = reservation.overdue() => Err(Error::DeadlineExceeded(
+            "the request stopped on its way while others waited for its memory".into(),
+        )),
     }
 }
 

@@ -212,7 +212,7 @@ impl H2FrameScanner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::client::Client;
+    use crate::limits::client::Client;
     use crate::transport::conn::admission::Admission;
     use crate::transport::conn::fair::QUANTUM;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
