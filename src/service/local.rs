@@ -12,7 +12,7 @@ use async_trait::async_trait;
 
 use super::events::{Exchange, OwnEvent};
 use super::images::{self, Made, Query, ReplyRoom, Stored};
-use super::pool::{Pool, Speed};
+use super::pool::{Attempt, Lane, Pool};
 use super::reply::BuildOutcome;
 use super::{CallContext, Images, Reply, leases};
 use crate::api::images::{
@@ -198,7 +198,7 @@ impl LocalImages {
         B: Fn(&Store, ReplyBuffer<'_>, Cancel) -> Result<BuildOutcome> + Send + Sync + 'static,
     {
         let (build, limit) = (Arc::new(build), call.reply_limit);
-        let mut speed = Speed::Quick;
+        let mut lane = Lane::Quick;
         loop {
             // Nothing is held while waiting: two who wait while holding might wait for each other.
             let hold = match measured {
@@ -215,10 +215,10 @@ impl LocalImages {
                 };
                 build(&store, room, patience)
             };
-            match self.pool.run_at(speed, call.client, work).await? {
-                None => speed = Speed::Slow,
-                Some(BuildOutcome { reply: Some(reply), .. }) => return Ok(reply),
-                Some(built) => measured = Some(built.size),
+            match self.pool.run_in(lane, call.client, work).await? {
+                Attempt::Again(next) => lane = next,
+                Attempt::Done(BuildOutcome { reply: Some(reply), .. }) => return Ok(reply),
+                Attempt::Done(built) => measured = Some(built.size),
             }
         }
     }
@@ -287,7 +287,7 @@ impl Images for LocalImages {
         if is_simple(&request.filters) {
             let (query, room) = (Query::new(&request.filters)?, self.room(call));
             // Few images and no regular expression, but maybe many labels of each.
-            let (waiting, patience) = Cancel::new(INLINE_TIMEOUT);
+            let (waiting, patience) = Cancel::new(INLINE_TIMEOUT, 0);
             match self.store.read(|s| images::list_if_few(s, &namespace, &query, room, patience)) {
                 Ok(Some(BuildOutcome { reply: Some(reply), .. })) => return Ok(reply),
                 Ok(Some(built)) => measured = Some(built.size),
@@ -299,7 +299,7 @@ impl Images for LocalImages {
         // Read anew each time: what filters take, compiled, must not wait for room with them. And before
         // there is a snapshot, as compiling may take long.
         let build = move |store: &Store, room: ReplyBuffer<'_>, mut patience: Cancel| {
-            let query = Query::compile(&request.filters, &mut || patience.check())?;
+            let query = Query::compile(&request.filters, &mut patience)?;
             store.read(|s| images::list(s, &namespace, &query, room, patience))
         };
         self.build_reply(call, measured, build).await

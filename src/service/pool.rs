@@ -1,9 +1,10 @@
 //! The threads on which requests that may take long run, and the order in which they get one.
 //!
-//! Work first gets a place among the quick, for a short time. Work that needs more is ended and starts
-//! again among the slow, which have places of their own: however many slow requests there are, a quick
-//! one waits for quick ones only. In both lines clients take turns, so that a client waits for one turn
-//! of each other client at most, not for all that another has queued. Of the places for slow work one
+//! Work first gets a place in the quick lane, for a short time. Work that needs more is ended and starts
+//! again in the slow lane, which has places of its own: however many slow requests there are, a quick
+//! one waits for quick ones only. Work whose filters take much memory is ended, too, and starts again
+//! in the heavy lane, which has one place. In each lane clients take turns, so that a client waits for
+//! one turn of each other client at most, not for all that another has queued. Of the slow places one
 //! client has half at most.
 //!
 //! Work that waits holds nothing: no snapshot, no thread, no compiled filter.
@@ -24,13 +25,28 @@ pub const QUICK_TIMEOUT: Duration = Duration::from_millis(100);
 /// images, take so long.
 const SLOW_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The memory in bytes that the filters of one request may take in a quick or a slow place. Only large
+/// regular expressions, and thousands of selectors, take more.
+const LIGHT_FILTER_BYTES: usize = 1 << 20;
+
 /// Where work runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Speed {
-    /// Among the quick.
+pub enum Lane {
+    /// For a short time.
     Quick,
-    /// Among the slow.
+    /// For a long time.
     Slow,
+    /// For a long time, with filters of any size.
+    Heavy,
+}
+
+/// What became of work in a lane.
+#[derive(Debug)]
+pub enum Attempt<T> {
+    /// It is done.
+    Done(T),
+    /// It needs this lane.
+    Again(Lane),
 }
 
 /// The places for work. Clones share them.
@@ -38,10 +54,11 @@ pub enum Speed {
 pub struct Pool {
     quick: FairSemaphore,
     slow: FairSemaphore,
+    heavy: FairSemaphore,
 }
 
 impl Pool {
-    /// As many places for quick work as processors, and half as many, but two at least, for slow work.
+    /// As many quick places as processors, half as many slow ones, but two at least, and a heavy one.
     pub fn new() -> Self {
         // More than the processors at once would only wait for each other, and hold snapshots.
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
@@ -49,41 +66,43 @@ impl Pool {
         Self {
             quick: FairSemaphore::new(processors, processors),
             slow: FairSemaphore::new(slow, slow / 2),
+            heavy: FairSemaphore::new(1, 1),
         }
     }
 
-    /// Runs `work`, which must do as its `Patience` says; where it takes too long for a quick place,
-    /// anew in a slow one. Dropped, it ends.
+    /// Runs `work`, which must do as its [`Cancel`] says, in one lane after the other until it has the
+    /// time and the memory that it needs. Dropped, it ends.
     pub async fn run<T: Send + 'static>(
         &self,
         client: Client,
         work: impl Fn(Cancel) -> Result<T> + Send + Sync + 'static,
     ) -> Result<T> {
         let work = Arc::new(work);
-        let quick = Arc::clone(&work);
-        match self.run_at(Speed::Quick, client, move |patience| quick(patience)).await? {
-            Some(done) => Ok(done),
-            None => {
-                let slow = self.run_at(Speed::Slow, client, move |patience| work(patience)).await?;
-                slow.ok_or_else(|| Error::Internal("slow work was ended as quick work is".into()))
+        let mut lane = Lane::Quick;
+        loop {
+            let work = Arc::clone(&work);
+            match self.run_in(lane, client, move |patience| work(patience)).await? {
+                Attempt::Done(done) => return Ok(done),
+                Attempt::Again(next) => lane = next,
             }
         }
     }
 
-    /// The same, only once: nothing when it takes too long for a quick place.
-    pub async fn run_at<T: Send + 'static>(
+    /// The same, in one lane only.
+    pub async fn run_in<T: Send + 'static>(
         &self,
-        speed: Speed,
+        lane: Lane,
         client: Client,
         work: impl FnOnce(Cancel) -> Result<T> + Send + 'static,
-    ) -> Result<Option<T>> {
-        let (line, time) = match speed {
-            Speed::Quick => (&self.quick, QUICK_TIMEOUT),
-            Speed::Slow => (&self.slow, SLOW_TIMEOUT),
+    ) -> Result<Attempt<T>> {
+        let (places, time, filter_memory) = match lane {
+            Lane::Quick => (&self.quick, QUICK_TIMEOUT, LIGHT_FILTER_BYTES),
+            Lane::Slow => (&self.slow, SLOW_TIMEOUT, LIGHT_FILTER_BYTES),
+            Lane::Heavy => (&self.heavy, SLOW_TIMEOUT, usize::MAX),
         };
-        let place = line.acquire(client, 1).await;
+        let place = places.acquire(client, 1).await;
         // Time counts from here on: waiting for a place is not the work's fault.
-        let (waiting, patience) = Cancel::new(time);
+        let (waiting, patience) = Cancel::new(time, filter_memory);
         // The place is the work's, not the caller's: it goes on for a moment though its client is gone.
         let work = move || {
             let _place = place;
@@ -93,8 +112,10 @@ impl Pool {
             .await
             .unwrap_or_else(|e| Err(Error::Internal(format!("a request that may take long: {e}"))));
         match done {
-            Err(_) if speed == Speed::Quick && waiting.is_over() => Ok(None),
-            done => done.map(Some),
+            Ok(done) => Ok(Attempt::Done(done)),
+            Err(_) if waiting.lacks_memory() => Ok(Attempt::Again(Lane::Heavy)),
+            Err(_) if lane == Lane::Quick && waiting.is_over() => Ok(Attempt::Again(Lane::Slow)),
+            Err(e) => Err(e),
         }
     }
 }

@@ -55,7 +55,7 @@ pub fn config(dir: &Path, limits: Limits) -> Config {
         readonly_gid: None,
         metrics: None,
         limits,
-        reply_budget: 64 << 20,
+        reply_budget: lmdb_images::transport::limits::DEFAULT_MEMORY_BUDGET,
     }
 }
 

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Another process, this one, goes on with a Get, a Create and a List meanwhile, and with Gets of a daemon
-//! that nobody attacks. The trials that come nearest to what is asked, or are beyond it, are printed at the
+//! that is not attacked. The trials that come nearest to what is asked, or are beyond it, are printed at the
 //! end, each with its seed.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
@@ -122,7 +122,7 @@ impl Outcome {
         let seen = &self.seen;
         let machine = seen.elsewhere.longest().unwrap_or_default();
         let wait = |waits: &Waits, asked: f64| match waits.longest() {
-            _ if waits.has_failed => f64::INFINITY,
+            _ if waits.has_failed || waits.refused.is_some() => f64::INFINITY,
             waited => waited.unwrap_or_default().saturating_sub(machine).as_secs_f64() / asked,
         };
         [
@@ -140,6 +140,9 @@ impl Outcome {
         let seen = &self.seen;
         let ms = |waits: &Waits| match waits.longest() {
             _ if waits.has_failed => "FAILED".to_owned(),
+            _ if waits.refused.is_some() => {
+                format!("refused: {}", waits.refused.as_deref().unwrap_or_default())
+            }
             waited => format!("{:.1}", waited.unwrap_or_default().as_secs_f64() * 1e3),
         };
         format!(

@@ -85,7 +85,7 @@ pub fn h2(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// What a client says first; so much of each reply may be on its way.
+/// The first bytes of a client, which set the window of each stream.
 pub fn opening(window: u32) -> Vec<u8> {
     let settings = [&[0, 4][..], &window.to_be_bytes()].concat();
     [PREFACE.to_vec(), h2(4, 0, 0, &settings)].concat()
@@ -135,18 +135,32 @@ pub fn grpc_large(message: &[u8]) -> Vec<u8> {
     all
 }
 
-/// A call whose message never comes, with so many bytes of headers more.
+/// A call whose message never comes, with `headers` bytes of headers more.
 pub fn grpc_begun(stream: u32, headers: usize) -> Vec<u8> {
     let fillers = (0..headers / 120)
         .flat_map(|number| literal(format!("x{number}").as_bytes(), &[b'a'; 120]));
     h2(1, 4, stream, &[head("Get"), fillers.collect()].concat())
 }
 
-/// Calls with the first bytes of a message of 16 MiB each, as many as the window lets.
+/// The head of a gRPC message of 16 MiB.
+const ANNOUNCED: &[u8] = &[0, 0, 0xff, 0xff, 0xff];
+
+/// Calls with the first bytes of a message of 16 MiB each, as many as the window of a stream lets.
 pub fn grpc_waiting() -> Vec<u8> {
-    let first = [&[0, 0, 0xff, 0xff, 0xff][..], &[0; 16_000]].concat();
+    let first = [ANNOUNCED, &[0; 8_000]].concat();
     let call = |stream| [h2(1, 4, stream, &head("Create")), h2(0, 0, stream, &first)].concat();
-    [opening(0), [1, 3, 5, 7].map(call).concat()].concat()
+    [opening(0), (0..32).flat_map(|n| call(2 * n + 1)).collect()].concat()
+}
+
+/// A call with a message of 16 MiB, of which some bytes come, each in a frame of its own.
+pub fn grpc_crumbs(stream: u32) -> Vec<u8> {
+    let crumbs = h2(0, 0, stream, &[0]).repeat(2_000);
+    [h2(1, 4, stream, &head("Create")), h2(0, 0, stream, ANNOUNCED), crumbs].concat()
+}
+
+/// The head of a ttrpc frame of 4 MiB, and its first bytes.
+pub fn ttrpc_waiting() -> Vec<u8> {
+    [Vec::from(ttrpc::proto::MessageHeader::new_request(1, 4 << 20)), vec![0; 100]].concat()
 }
 
 /// A call that a daemon in front of a containerd passes on.
@@ -155,7 +169,7 @@ pub fn grpc_version(stream: u32) -> Vec<u8> {
     [h2(1, 4, stream, &head), h2(0, 1, stream, &[0; 5])].concat()
 }
 
-/// An image with so many labels that are as short as can be.
+/// An image with `count` labels that are as short as can be.
 pub fn labels(count: usize) -> Vec<u8> {
     let labels = (0..count).map(|number| (format!("{number:x}"), String::new())).collect();
     let image = Image { name: "labels".into(), labels, ..Default::default() };
@@ -163,7 +177,7 @@ pub fn labels(count: usize) -> Vec<u8> {
     request.write_to_bytes().unwrap()
 }
 
-/// A request with so many entries of metadata.
+/// A request with `count` entries of metadata.
 pub fn ttrpc_metadata(count: usize) -> Vec<u8> {
     let request = ttrpc::Request {
         metadata: vec![ttrpc::proto::KeyValue::default(); count],

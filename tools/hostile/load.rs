@@ -64,7 +64,7 @@ pub async fn run(sockets: &Sockets, plan: Plan, answered: Arc<Answered>) {
     let first = Client::Grpc(channel(&sockets.grpc).await.unwrap());
     let before = futures_util::stream::iter(plan.before);
     before.for_each_concurrent(64, |request| call(&first, request).map(drop)).await;
-    // Whoever started this measures from here on.
+    // The siege measures from here on.
     println!("{READY}");
     let mut tasks = tokio::task::JoinSet::new();
     for load in plan.loads {

@@ -1,14 +1,14 @@
 //! Lays siege to a daemon: one attack after the other, each from many connections, while another client
-//! goes on with its calls. `scripts/hostile` runs it; it prints a line for each attack.
+//! goes on with its calls. `scripts/soak/hostile` runs it; it prints a line for each attack.
 //!
 //! ```text
 //! hostile siege GRPC_SOCK TTRPC_SOCK METRICS_SOCK FOLDER PID OTHER_TTRPC_SOCK SECONDS [PART OF A NAME]
 //! ```
 //!
-//! What is measured is the daemon, not who gets the processors. So the attackers are a process of their
-//! own that runs when nobody else wants to (SCHED_IDLE: at the lowest nice value, a hundred threads still
-//! weigh more than the daemon); and another client goes on with Gets of another daemon meanwhile, which
-//! nobody attacks: what holds those up is the machine.
+//! The siege measures the daemon, not the scheduler. So the attackers are a process of their own with the
+//! policy SCHED_IDLE: at the lowest nice value, a hundred threads still weigh more than the daemon. And a
+//! client goes on with Gets of a second daemon, which is not attacked: what they wait longer than before,
+//! they wait for the machine.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
@@ -54,7 +54,7 @@ fn main() {
             let attack = attacks::all().find(|attack| attack.name == *name).expect("an attack");
             let sockets =
                 Sockets { grpc: grpc.into(), ttrpc: ttrpc.into(), metrics: metrics.into() };
-            // Whoever started it closes its end.
+            // The siege closes its end.
             let wait = || drop(io::stdin().read(&mut [0]));
             println!("{}", Siege::new(&sockets).lay(attack, wait));
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use lmdb_images::api::images::{DeleteImageRequest, ListImagesRequest};
 use protobuf::Message;
 
-use super::frames::{image, ttrpc_call_in, ttrpc_get};
+use super::frames::{get as get_request, image, ttrpc_call_in};
 
 /// How many images the daemon has that the attacks ask for, and as many again for the probes.
 const STORED: usize = 1000;
@@ -30,7 +30,7 @@ pub struct Watched {
     pub pid: u32,
     /// The folder with its store, `root`, and its log, `log`.
     pub folder: PathBuf,
-    /// The ttrpc socket of a daemon that nobody attacks.
+    /// The ttrpc socket of a daemon that is not attacked.
     pub other: PathBuf,
 }
 
@@ -54,6 +54,8 @@ pub struct Seen {
 #[derive(Debug, Default)]
 pub struct Waits {
     sorted: Vec<Duration>,
+    /// The first answer that was an error.
+    pub refused: Option<String>,
     /// Calls that failed, and were no longer tried.
     pub has_failed: bool,
 }
@@ -107,7 +109,10 @@ impl Watched {
 
     /// Whether a Get is answered.
     pub fn serves(&self) -> bool {
-        !probe(&self.ttrpc, &AtomicBool::new(true), 1, get).has_failed
+        {
+            let seen = probe(&self.ttrpc, &AtomicBool::new(true), 1, get);
+            !seen.has_failed && seen.refused.is_none()
+        }
     }
 }
 
@@ -122,8 +127,8 @@ fn anonymous(pid: u32) -> u64 {
 /// A probe's call of a number, on a connection of its own kind: how long it waited.
 type Call = fn(&Path, &mut Option<UnixStream>, u32) -> io::Result<Duration>;
 
-/// Calls, one every so many milliseconds, once at least. A connection that is refused or closed, where
-/// there are too many, is made again for a while.
+/// Calls at least once, and then every `pause` milliseconds. A connection that is refused or closed,
+/// as there are too many, is made again for a while.
 fn probe(path: &Path, over: &AtomicBool, pause: u64, call: Call) -> Waits {
     let (mut waits, mut stream, mut last) = (Waits::default(), None, Instant::now());
     for number in 0.. {
@@ -132,13 +137,18 @@ fn probe(path: &Path, over: &AtomicBool, pause: u64, call: Call) -> Waits {
                 waits.sorted.push(waited);
                 last = Instant::now();
             }
+            Err(e) if e.kind() == io::ErrorKind::Other => {
+                waits.refused.get_or_insert(e.to_string());
+                last = Instant::now();
+            }
             Err(_) if last.elapsed() < TIMEOUT => stream = None,
             Err(_) => {
                 waits.has_failed = true;
                 break;
             }
         }
-        if over.load(Ordering::Relaxed) && !waits.sorted.is_empty() {
+        let has_seen = !waits.sorted.is_empty() || waits.refused.is_some();
+        if over.load(Ordering::Relaxed) && has_seen {
             break;
         }
         std::thread::sleep(Duration::from_millis(pause));
@@ -148,7 +158,7 @@ fn probe(path: &Path, over: &AtomicBool, pause: u64, call: Call) -> Waits {
 }
 
 fn get(path: &Path, stream: &mut Option<UnixStream>, number: u32) -> io::Result<Duration> {
-    ttrpc(path, stream, &ttrpc_get(2 * number + 1))
+    ttrpc(path, stream, &call(2 * number + 1, "Get", &get_request()))
 }
 
 /// Creates an image, and deletes it, which is not timed: the store stays as it is.
@@ -171,7 +181,7 @@ fn call(stream: u32, method: &str, message: &[u8]) -> Vec<u8> {
     ttrpc_call_in(NAMESPACE, stream, method, message)
 }
 
-/// Sends a call and waits for its answer, whatever it says.
+/// Sends a call and waits for its answer. An answer that is an error is an error of the kind `Other`.
 fn ttrpc(path: &Path, stream: &mut Option<UnixStream>, request: &[u8]) -> io::Result<Duration> {
     let stream = match stream {
         Some(stream) => stream,
@@ -186,8 +196,14 @@ fn ttrpc(path: &Path, stream: &mut Option<UnixStream>, request: &[u8]) -> io::Re
     let mut head = [0; 10];
     stream.read_exact(&mut head)?;
     let length = u32::from_be_bytes(head[..4].try_into().unwrap()) as usize;
-    stream.read_exact(&mut vec![0; length])?;
-    Ok(since.elapsed())
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload)?;
+    let waited = since.elapsed();
+    let response = ttrpc::Response::parse_from_bytes(&payload)?;
+    match response.status.into_option().filter(|status| status.code() != ttrpc::Code::OK) {
+        Some(status) => Err(io::Error::other(format!("{:?}: {}", status.code(), status.message))),
+        None => Ok(waited),
+    }
 }
 
 fn scrape(path: &Path, _: &mut Option<UnixStream>, _: u32) -> io::Result<Duration> {
@@ -212,7 +228,10 @@ pub fn fill(path: &Path) {
             let name = number.to_string();
             let id = 4 * number + 2 * at as u32 + 1;
             let request = ttrpc_call_in(namespace, id, "Create", &image(name));
-            ttrpc(path, &mut stream, &request).unwrap();
+            match ttrpc(path, &mut stream, &request) {
+                Err(e) if e.kind() == io::ErrorKind::Other => {}
+                made => drop(made.unwrap()),
+            }
         }
     }
 }

@@ -76,6 +76,9 @@ pub fn beyond(seen: &Seen, reads: bool) -> Vec<String> {
     let mut beyond = Vec::new();
     for (what, waits, most) in waits {
         let waited = waits.longest().unwrap_or_default();
+        if let Some(refused) = &waits.refused {
+            beyond.push(format!("{what} was refused: {refused}"));
+        }
         if waits.has_failed {
             beyond.push(format!("{what} failed"));
         } else if waited > most + machine {
@@ -112,5 +115,9 @@ pub fn ms(time: Option<Duration>) -> String {
 }
 
 pub fn longest(waits: &Waits) -> String {
-    if waits.has_failed { "FAILED".into() } else { ms(waits.longest()) }
+    match &waits.refused {
+        _ if waits.has_failed => "FAILED".into(),
+        Some(_) => format!("{}, refused", ms(waits.longest())),
+        None => ms(waits.longest()),
+    }
 }

@@ -183,15 +183,15 @@ impl Exchange {
 }
 
 fn filter(texts: &[String], mut patience: Cancel) -> Result<Filter> {
-    let mut filter = Filter::parse(texts).map_err(|e| {
-        // Of a stream's errors containerd tells no code.
-        Error::Unknown(format!(
-            "subscription error: failed parsing subscription filters: {}",
-            Error::invalid_argument(e)
-        ))
-    })?;
-    filter.compile(&mut || patience.check())?;
-    Ok(filter)
+    patience.compile(texts, |texts| {
+        Filter::parse(texts).map_err(|e| {
+            // Of a stream's errors containerd tells no code.
+            Error::Unknown(format!(
+                "subscription error: failed parsing subscription filters: {}",
+                Error::invalid_argument(e)
+            ))
+        })
+    })
 }
 
 /// A topic is a path of identifiers: `/images/create`.

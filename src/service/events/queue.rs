@@ -14,10 +14,10 @@ use super::event::Event;
 
 /// How many events may wait, and how much memory they may take together, in bytes.
 pub const MAX_EVENTS: usize = 1024;
-pub const MAX_BYTES: usize = 64 << 20;
+pub const MAX_BYTES: usize = 8 << 20;
 
 /// How much memory the events may take that subscribers hold while they read them, in bytes.
-const MAX_HELD_BYTES: usize = 16 << 20;
+const MAX_HELD_BYTES: usize = 4 << 20;
 
 /// The queue. Clones are the same.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use super::subscribers::{Admission, SharedFilter};
 use crate::limits::client::Client;
 use crate::model::{Error, Result};
 use crate::service::cancel::Cancel;
-use crate::service::pool::{Pool, QUICK_TIMEOUT, Speed};
+use crate::service::pool::{Attempt, Lane, Pool, QUICK_TIMEOUT};
 
 /// The most bytes of a piece.
 pub const MAX_PIECE: usize = 8 << 10;
@@ -96,13 +96,13 @@ impl Subscription {
         }
         let filter = Arc::clone(&self.filter);
         let work = move |patience| find(&queue, from, &filter, patience);
-        let found = self.pool.run_at(Speed::Quick, self.client, work).await?;
-        found.ok_or_else(|| {
-            Error::ResourceExhausted(format!(
+        match self.pool.run_in(Lane::Quick, self.client, work).await? {
+            Attempt::Done(found) => Ok(found),
+            Attempt::Again(_) => Err(Error::ResourceExhausted(format!(
                 "the filters of the subscription took more than {QUICK_TIMEOUT:?} for one event: \
                  subscribe again with fewer or simpler ones"
-            ))
-        })
+            ))),
+        }
     }
 }
 

@@ -80,15 +80,16 @@ pub fn get(
 impl Query {
     /// What a List with these filters asks for.
     pub fn new(filters: &[String]) -> Result<Self> {
-        Self::compile(filters, &mut || Ok(()))
+        Self::compile(filters, &mut Cancel::never())
     }
 
-    /// The same, which may take long. `step` is called now and then; its error ends it.
-    pub fn compile(filters: &[String], step: &mut impl FnMut() -> Result<()>) -> Result<Self> {
+    /// The same, within the time and the memory of `patience`.
+    pub fn compile(filters: &[String], patience: &mut Cancel) -> Result<Self> {
         // containerd says it twice: once where filters are parsed, once where images are listed.
-        let mut filter = Filter::parse(filters)
-            .map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))?;
-        filter.compile(step)?;
+        let parse = |filters: &[String]| {
+            Filter::parse(filters).map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))
+        };
+        let filter = patience.compile(filters, parse)?;
         let plan = Plan::new(&filter);
         Ok(Self { filter, plan })
     }

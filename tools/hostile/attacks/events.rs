@@ -2,7 +2,7 @@
 
 use super::super::common::Protocol;
 use super::super::load::{Load, Parameters, Plan};
-use super::super::requests::{publish, restless, subscribe};
+use super::super::requests::{forward, publish, restless, subscribe};
 use super::{Attack, calls};
 
 pub const ATTACKS: &[Attack] = &[
@@ -16,6 +16,13 @@ pub const ATTACKS: &[Attack] = &[
     calls("grpc: 120 subscribers that do not read, large events", || {
         let all = |_, _: &Parameters| subscribe(Vec::new());
         Plan { before: Vec::new(), loads: vec![subscribers(all, 0, 0), publishers(60, 1000)] }
+    }),
+    calls("ttrpc: 120 subscribers that do not read, events forwarded over ttrpc", || {
+        let all = |_, _: &Parameters| subscribe(Vec::new());
+        let mut publishers = publishers(60, 1000);
+        publishers.protocol = Protocol::Ttrpc;
+        publishers.request = |_, p| forward("a".into(), p.count, p.length);
+        Plan { before: Vec::new(), loads: vec![subscribers(all, 0, 0), publishers] }
     }),
     calls("grpc: subscriptions with slow filters", || {
         let request = |n, p: &Parameters| {

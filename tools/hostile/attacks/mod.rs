@@ -28,7 +28,7 @@ pub struct Attack {
 }
 
 enum How {
-    /// So many connections do this again and again.
+    /// This many connections do this again and again.
     Bytes(usize, fn(&Siege) -> io::Result<()>),
     /// Clients that speak the protocols well.
     Calls(fn() -> Plan),

@@ -70,6 +70,18 @@ pub const ATTACKS: &[Attack] = &[
     bytes("grpc: requests of 16 MiB that stop in the beginning", 900, |s| {
         s.hold(&s.grpc, &grpc_waiting())
     }),
+    bytes("ttrpc: requests of 4 MiB that stop in the beginning", 900, |s| {
+        s.hold(&s.ttrpc, &ttrpc_waiting())
+    }),
+    bytes("grpc: messages in frames of one byte", 16, |s| {
+        s.pour(&s.grpc, &opening(0), grpc_crumbs)
+    }),
+    bytes("grpc: Gets on 900 connections, replies never read", 900, |s| {
+        s.pour(&s.grpc, &opening(1 << 30), grpc_get)
+    }),
+    bytes("ttrpc: Gets on 900 connections, replies never read", 900, |s| {
+        s.pour(&s.ttrpc, &[], ttrpc_get)
+    }),
     bytes("grpc: Version, replies never read", 100, |s| s.pour(&s.grpc, &opening(0), grpc_version)),
     bytes("grpc: images with 60,000 labels", 32, |s| s.ask(&s.grpc, &grpc_large(&labels(60_000)))),
     bytes("ttrpc: images with 60,000 labels", 32, |s| {

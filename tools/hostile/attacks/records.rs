@@ -44,6 +44,15 @@ pub const ATTACKS: &[Attack] = &[
             update_image(image("masked", 5000, 2, 0), vec!["labels".into(); 20_000])
         })],
     }),
+    calls("grpc: 64 images of 200 KiB at once on a connection", || Plan {
+        before: Vec::new(),
+        loads: vec![Load {
+            in_flight: 64,
+            ..load(Protocol::Grpc, 4, true, |n, _| {
+                create_image(image(&format!("medium-{}", n % 64), 1, 1, 200 << 10))
+            })
+        }],
+    }),
     calls("grpc: images of 4 MiB made again and again", || Plan {
         before: Vec::new(),
         loads: vec![load(Protocol::Grpc, 8, true, |n, _| {
