@@ -18,8 +18,10 @@ const PROTOS: &[&str] = &[
     "protos/containerd/services/images/v1/images.proto",
     "protos/containerd/services/namespaces/v1/namespace.proto",
     "protos/containerd/services/version/v1/version.proto",
+    "protos/google/rpc/error_details.proto",
     "protos/google/rpc/status.proto",
     "protos/grpc/health/v1/health.proto",
+    "protos/lmdbimages/v1/catalog.proto",
 ];
 
 fn main() {

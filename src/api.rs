@@ -8,6 +8,7 @@ mod generated {
 }
 
 pub use generated::{
-    containers, content, descriptor, event, events, health, image_events, images, imagestore,
-    introspection, leases, namespace, namespace_events, transfer, version,
+    catalog, containers, content, descriptor, error_details, event, events, health, image_events,
+    images, imagestore, introspection, leases, namespace, namespace_events, status, transfer,
+    version,
 };

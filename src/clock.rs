@@ -1,6 +1,5 @@
-//! The system's clock, which may say anything: a machine without a battery starts in 1970, and one
-//! whose clock is set wrong may be in a year that other libraries do not know and end the program over.
-//! So all of it is read here.
+//! The system's clock. All code reads the clock here, because it may show any time: a machine without
+//! a battery starts in 1970, and a wrong clock may show a year at which other libraries panic.
 
 use std::time::SystemTime;
 
@@ -8,17 +7,17 @@ use protobuf::well_known_types::timestamp::Timestamp;
 
 use crate::model::UnixTime;
 
-/// The moment that the clock shows.
+/// The current time.
 pub fn now() -> UnixTime {
     SystemTime::now().into()
 }
 
-/// The same as records and events have it.
+/// The current time in the form of records and events.
 pub fn record_time() -> Timestamp {
     now().to_record()
 }
 
-/// The same, to be shown.
+/// The current time in the form for output.
 pub fn display_time() -> jiff::Timestamp {
     now().to_jiff()
 }

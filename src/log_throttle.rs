@@ -1,22 +1,23 @@
-//! Lines of the log that a client's request can cause: few, and short.
+//! Throttling of the log lines that a client's requests can cause.
 //!
-//! A client may send a request thousands of times a second, with megabytes in it. What goes wrong with
-//! it is said a few times in a while; how often more is said with the next line.
+//! A client may send thousands of bad requests a second, with megabytes in each. Each log statement
+//! writes at most [`MAX_LINES`] lines in an [`INTERVAL`], and the next line says how many were left
+//! out. Long lines are shortened.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many lines one place in the code may write in each interval.
+/// The most lines of one log statement in an interval.
 const MAX_LINES: u32 = 5;
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// The most bytes of a line.
+/// The longest line, in bytes.
 const MAX_LINE_BYTES: usize = 1024;
 
-/// Writes a line of that level, like the macros of `log`, if this place in the code has not written
-/// too many lately.
+/// Logs a line at a level, like the macros of `log`, unless this log statement has written [`MAX_LINES`]
+/// in the current [`INTERVAL`].
 macro_rules! throttled_log {
     ($level:ident, $($message:tt)+) => {{
         static THROTTLE: $crate::log_throttle::LogThrottle =
@@ -31,7 +32,7 @@ macro_rules! throttled_log {
 }
 pub(crate) use throttled_log;
 
-/// Counts the lines of one place in the code.
+/// Counts the lines of one log statement.
 #[derive(Debug)]
 pub struct LogThrottle(Mutex<State>);
 
@@ -42,7 +43,7 @@ struct State {
     omitted: u64,
 }
 
-/// How many lines were left out; printed behind the next one.
+/// The number of lines that were left out; its text is appended to the next line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Omitted(u64);
 
@@ -56,13 +57,14 @@ impl fmt::Display for Omitted {
 }
 
 impl LogThrottle {
-    /// No line was written yet.
+    /// A throttle that has counted no line.
     #[allow(clippy::new_without_default)]
     pub const fn new() -> Self {
         Self(Mutex::new(State { since: None, lines: 0, omitted: 0 }))
     }
 
-    /// Whether one more line may be written, and how many were left out before it.
+    /// Counts a line. Returns the number of lines left out before it, or `None` if this line must be left
+    /// out too.
     pub fn admit(&self, now: Instant) -> Option<Omitted> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if state.since.is_none_or(|since| now.saturating_duration_since(since) >= INTERVAL) {
@@ -77,7 +79,7 @@ impl LogThrottle {
     }
 }
 
-/// A text as it is, or its two ends with the number of bytes between them.
+/// A short text unchanged; of a longer text the two ends, and the number of bytes between them.
 pub fn shorten(text: &str) -> Cow<'_, str> {
     if text.len() <= MAX_LINE_BYTES {
         return text.into();
@@ -89,7 +91,7 @@ pub fn shorten(text: &str) -> Cow<'_, str> {
     format!("{begins}… {} bytes …{ends}", between.len()).into()
 }
 
-/// The last place up to `at` where a character begins.
+/// The last character boundary up to `at`.
 fn boundary(text: &str, at: usize) -> usize {
     (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
 }
@@ -99,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_writes_few_lines_and_counts_the_others() {
+    fn a_log_statement_writes_few_lines_and_counts_the_others() {
         let (throttle, start) = (LogThrottle::new(), Instant::now());
         let admitted = (0..100).filter(|_| throttle.admit(start).is_some()).count();
         assert_eq!(admitted, MAX_LINES as usize);

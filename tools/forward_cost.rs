@@ -106,7 +106,7 @@ impl Client {
         Ok(bytes)
     }
 
-    /// Writes so many chunks in one stream, each answered before the next is sent, as containerd's
+    /// Writes a number of chunks in one stream, each answered before the next is sent, as containerd's
     /// own client does; commits it as `digest`, or aborts it.
     async fn write(&mut self, chunks: usize, chunk: &Bytes, digest: Option<&str>) -> Result<()> {
         let name = format!("bench-{:?}", Instant::now());

@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let store = ReadOnlyStore::open(root.as_ref())?;
     store.read(|_| {
         println!("holding");
-        // Whoever waits for the word sees only that it does not come; whoever ends the input, an end.
+        // A script that waits for the word sees only that it does not come.
         let _ = std::io::stdout().flush();
         let _ = std::io::stdin().read_line(&mut String::new());
         Ok(())

@@ -48,7 +48,7 @@ const CHANGING_NAMESPACES: usize = 8;
 const READER_THREADS: usize = 2;
 /// Entries of a walk.
 const WALK: usize = 20;
-/// Operations on a record come in a cycle of so many; the last one deletes it.
+/// The number of operations on a record in a cycle; the last one deletes it.
 const CYCLE: u64 = 4;
 const DELETED: u64 = CYCLE - 1;
 

@@ -26,7 +26,7 @@ const TEAMS: u32 = 10;
 /// How long Gets are measured in a turn.
 const BURST: Duration = Duration::from_millis(700);
 
-/// Gets beside Lists may take so many times as long as alone, at the 99th percentile.
+/// The most that Lists may slow down Gets, as a factor of the 99th percentile.
 const HELD_UP: f64 = 3.0;
 
 /// Images whose List is near the most that gRPC carries.
@@ -200,7 +200,7 @@ async fn gets(
     Ok(missed)
 }
 
-/// Anonymous memory at its peak while so many List all at once.
+/// The peak of anonymous memory while this number of clients List everything at once.
 async fn memory(report: &Report, dir: &std::path::Path, machine: &str) -> Result<()> {
     let target = filled(dir, LARGE).await?;
     let request = target.protocol.images("List", &store::list(None))?;

@@ -1,4 +1,4 @@
-//! A burst of load: so many clients, each with a connection of its own and one call at a time,
+//! A burst of load: many clients, each with a connection of its own and one call at a time,
 //! and what the servers took for it.
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::{Result, store};
 /// One server by one protocol.
 #[derive(Clone)]
 pub struct Target {
-    /// Who answers.
+    /// The server.
     pub server: Arc<Server>,
     /// How it is spoken to.
     pub protocol: Protocol,
@@ -60,13 +60,13 @@ impl Burst {
         self.quantile(0.5)
     }
 
-    /// The latency that so much of the calls have at most, in seconds.
+    /// A quantile of the latency, in seconds.
     pub fn quantile(&self, part: f64) -> f64 {
         quantile(self.latencies.iter().map(Duration::as_secs_f64).collect(), part)
     }
 }
 
-/// The value that so much of all values do not exceed.
+/// A quantile of the values.
 pub fn quantile(mut all: Vec<f64>, part: f64) -> f64 {
     all.sort_by(f64::total_cmp);
     let at = (all.len() as f64 * part) as usize;

@@ -49,9 +49,9 @@ struct Row {
 /// What the project promises itself of a line, of gRPC.
 #[derive(Clone, Copy)]
 enum Goal {
-    /// So many times better than containerd.
+    /// The factor by which it must be better than containerd.
     Ratio(f64),
-    /// That, and so much of its processor time at most.
+    /// That factor, and the most processor time as a share of containerd's.
     RatioAndCpu(f64, f64),
     /// No more than this.
     AtMost(f64),
@@ -427,7 +427,7 @@ async fn writes(both: &Both, turns: u32, progress: &Progress) -> Result<Vec<Row>
     Ok([one].into_iter().chain(rows).collect())
 }
 
-/// Memory and disk, when all is done and nobody is connected.
+/// Memory and disk after all work, without connected clients.
 async fn resources(both: &Both) -> Result<[Row; 2]> {
     both.settle().await?;
     let mut memory = Row::new(

@@ -128,7 +128,7 @@ pub async fn run(arguments: &Arguments, report: &Report) -> Result<Vec<String>> 
     Ok(missed)
 }
 
-/// Measures what grows and what does not, of so many images, in turn.
+/// Measures what grows and what does not, for each number of images in turn.
 async fn measure(
     servers: [&Both; 2],
     lookup: &str,

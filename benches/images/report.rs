@@ -151,7 +151,7 @@ pub fn thousands(value: f64) -> String {
 pub struct Progress(ProgressBar);
 
 impl Progress {
-    /// For so many steps.
+    /// For a number of steps.
     pub fn new(steps: u64) -> Result<Self> {
         let bar = ProgressBar::new(steps);
         bar.set_style(ProgressStyle::with_template(

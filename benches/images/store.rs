@@ -51,7 +51,7 @@ fn image(name: String, team: u32, number: u32) -> Image {
     }
 }
 
-/// So many numbers from `first` on, mixed: images do not come in the order of their names.
+/// Numbers from `first` on, shuffled: images do not come in the order of their names.
 pub fn mixed(first: u32, count: u32) -> impl Iterator<Item = u32> {
     // A prime above all counts shares no divisor with them, so that every number comes once.
     const STEP: u64 = 2_147_483_647;

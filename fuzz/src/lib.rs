@@ -9,7 +9,7 @@
 //! - [`frames`]: a ttrpc connection's bytes through a real socket
 //! - [`verify`]: data files; one that is found whole is opened by LMDB and read
 //!
-//! `scripts/soak/fuzz` runs them under libFuzzer; `tests/fuzz_corpus.rs` replays what is in `seeds/`, where
+//! `scripts/soak/fuzz` runs them under libFuzzer; `tests/differential/fuzz_corpus.rs` replays what is in `seeds/`, where
 //! every input lies that once found something.
 
 pub mod bbolt_live;
@@ -60,7 +60,7 @@ impl<'d> Input<'d> {
         usize::from(u16::from_le_bytes([self.byte(), self.byte()]))
     }
 
-    /// So many bytes, or what there is.
+    /// The next `count` bytes, or what is left.
     pub fn bytes(&mut self, count: usize) -> &'d [u8] {
         let (bytes, rest) = self.0.split_at(count.min(self.0.len()));
         self.0 = rest;

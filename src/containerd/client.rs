@@ -44,7 +44,7 @@ impl GrpcClient {
     /// Connects to the socket of a containerd.
     pub async fn connect(socket: &Path) -> Result<Self> {
         let containerd = Self::lazy(socket);
-        // The first call would connect, but not say as plainly that there is nobody.
+        // The first call would connect too, but its error is less clear if no containerd listens.
         UnixStream::connect(socket).await.map_err(|e| {
             Error::Unavailable(format!("cannot connect to containerd at {}: {e}", socket.display()))
         })?;

@@ -4,7 +4,7 @@
 //! digit of the target's digest, which spreads evenly. Many names may share one digest, so after
 //! some digits a part is split by the name: by ranges of its next character. Parts never overlap and
 //! together are what was split, so every image that stays is seen once. (One whose target changes
-//! meanwhile may be seen twice or not at all: whoever needs more must look again.)
+//! meanwhile may be seen twice or not at all: a caller that needs more must list again.)
 
 use std::fmt;
 

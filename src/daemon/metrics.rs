@@ -194,7 +194,7 @@ impl StoreCollector {
         };
         let images = match (self.store.read(count), cached.as_ref()) {
             (Ok(images), _) => bounded(images),
-            // Clients wrote so much during the count that its snapshot was given up.
+            // The count was cancelled because clients wrote too much behind its snapshot.
             (Err(Error::Unavailable(_)), Some(known)) => return Ok(known.images.clone()),
             (Err(e), _) => return Err(e),
         };

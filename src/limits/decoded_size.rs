@@ -1,7 +1,7 @@
-//! How much memory a message takes once it is decoded.
+//! An estimate of the memory that a decoded message takes.
 //!
-//! Two bytes on the wire are an empty string in a list, and some are a label: what stands for them in
-//! memory is many times as large. A message is counted before it is decoded.
+//! A decoded field takes many times its bytes on the wire: an empty string in a list is two bytes. So
+//! the fields of a message are counted before the message is decoded.
 
 use protobuf::reflect::{MessageDescriptor, RuntimeFieldType, RuntimeType};
 use protobuf::rt::WireType;
@@ -11,40 +11,44 @@ use crate::api::image_events::ImageCreate;
 use crate::api::imagestore::ImageStore;
 use crate::model::{Error, Result};
 
-/// A message has so many fields at most, those of messages in it with them: far more than an image has
-/// labels.
+/// The most fields of a message, including those of nested messages: far more than the labels of an
+/// image.
 pub const MAX_FIELDS: usize = 64 << 10;
 
-/// What a field takes in memory beside its bytes, in bytes: a label is two strings and a place in a tree.
+/// The memory of a decoded field in addition to its content, in bytes: a label is two strings and a tree
+/// entry.
 const BYTES_PER_FIELD: usize = 128;
 
-/// How much a message of `size` bytes may take, in bytes, whatever is in it.
+/// The most memory, in bytes, that any decoded message of `size` bytes takes.
 pub fn max_decoded_size(size: usize) -> usize {
     // The shortest field has two bytes.
     size + (size / 2).min(MAX_FIELDS) * BYTES_PER_FIELD
 }
 
-/// A message of so many bytes is small whatever is in it.
+/// Any message up to this many bytes is small when decoded.
 const SHORT: usize = 62;
 
-/// How much a decoded message takes, in bytes, that has so many labels and elements of lists.
+/// The memory, in bytes, of a decoded message with `entries` labels and list elements.
 pub fn decoded(message: &impl Message, entries: usize) -> usize {
     let bytes = usize::try_from(message.compute_size()).unwrap_or(usize::MAX);
     bytes.saturating_add(entries.saturating_mul(BYTES_PER_FIELD))
 }
 
-/// How much a list of strings takes, in bytes.
+/// The memory of a list of strings, in bytes.
 pub fn strings(list: &[String]) -> usize {
     list.iter().map(|text| text.len() + BYTES_PER_FIELD).sum()
 }
 
-/// How much this message will take, in bytes; an error when it has too many fields.
+/// The memory, in bytes, that the encoded `message` will take when decoded.
+///
+/// # Errors
+/// `ResourceExhausted` if the message has more than [`MAX_FIELDS`] fields.
 pub fn decoded_size<M: MessageFull>(message: &[u8]) -> Result<usize> {
     if message.len() <= SHORT {
         return Ok(message.len());
     }
     let mut fields = 0;
-    // One that cannot be counted cannot be decoded either, which says better why.
+    // A malformed message cannot be counted; the decoder reports it with a better error.
     count(&M::descriptor(), message, &mut fields, 0);
     if fields > MAX_FIELDS {
         return Err(Error::ResourceExhausted(format!(
@@ -56,7 +60,7 @@ pub fn decoded_size<M: MessageFull>(message: &[u8]) -> Result<usize> {
     Ok(message.len() + fields * BYTES_PER_FIELD)
 }
 
-/// Deeper than any message of ours.
+/// The deepest nesting to count; the crate's messages are less deep.
 const MAX_DEPTH: usize = 8;
 
 fn count(
@@ -187,8 +191,11 @@ mod tests {
     #[test]
     fn too_many_fields_are_refused_before_they_are_decoded() {
         assert!(decoded_size::<CreateImageRequest>(&create(MAX_FIELDS - 2)).is_ok());
-        let told = decoded_size::<CreateImageRequest>(&create(MAX_FIELDS - 1)).unwrap_err();
-        assert!(told.message().contains("CreateImageRequest has more than 65536 fields"), "{told}");
+        let error = decoded_size::<CreateImageRequest>(&create(MAX_FIELDS - 1)).unwrap_err();
+        assert!(
+            error.message().contains("CreateImageRequest has more than 65536 fields"),
+            "{error}"
+        );
         assert!(decoded_size::<ListImagesRequest>(&[0x0a, 0].repeat(MAX_FIELDS)).is_ok());
         assert!(decoded_size::<ListImagesRequest>(&[0x0a, 0].repeat(MAX_FIELDS + 1)).is_err());
     }

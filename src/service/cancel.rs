@@ -123,16 +123,16 @@ mod tests {
 
     #[test]
     fn it_ends_when_nobody_waits_or_the_time_is_over() {
-        let (waiting, mut patience) = Cancel::new(Duration::from_secs(30), 0);
-        assert!((0..STEPS_PER_CLOCK_CHECK * 2).all(|_| patience.check().is_ok()));
+        let (waiting, mut cancel) = Cancel::new(Duration::from_secs(30), 0);
+        assert!((0..STEPS_PER_CLOCK_CHECK * 2).all(|_| cancel.check().is_ok()));
         drop(waiting);
-        assert!(matches!(patience.check(), Err(Error::Unavailable(_))));
+        assert!(matches!(cancel.check(), Err(Error::Unavailable(_))));
 
-        let (waiting, mut patience) = Cancel::new(Duration::ZERO, 0);
-        assert!((1..STEPS_PER_CLOCK_CHECK).all(|_| patience.check().is_ok()));
+        let (waiting, mut cancel) = Cancel::new(Duration::ZERO, 0);
+        assert!((1..STEPS_PER_CLOCK_CHECK).all(|_| cancel.check().is_ok()));
         for _ in 0..2 {
             // Once it is over it stays over.
-            assert!(matches!(patience.check(), Err(Error::DeadlineExceeded(_))));
+            assert!(matches!(cancel.check(), Err(Error::DeadlineExceeded(_))));
             assert!(waiting.is_over());
         }
     }
@@ -140,9 +140,9 @@ mod tests {
     #[test]
     fn filters_that_take_too_much_memory_are_told_from_those_that_are_wrong() {
         let compile = |memory, filter: &str| {
-            let (waiting, mut patience) = Cancel::new(Duration::from_secs(30), memory);
+            let (waiting, mut cancel) = Cancel::new(Duration::from_secs(30), memory);
             let parse = |texts: &[String]| Filter::parse(texts).map_err(Error::invalid_argument);
-            let compiled = patience.compile(&[filter.to_owned()], parse).map(drop);
+            let compiled = cancel.compile(&[filter.to_owned()], parse).map(drop);
             (compiled, waiting.lacks_memory())
         };
         let large = r#"name~="\\pL{30}""#;

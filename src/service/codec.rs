@@ -1,29 +1,29 @@
-//! Messages to bytes and back, with this crate's errors.
+//! Encoding and decoding of messages, with this crate's errors.
 
 use protobuf::{Message, MessageFull};
 
 use crate::limits::decoded_size;
 use crate::model::{Error, Result};
 
-/// The bytes of a message.
+/// Encodes a message.
 pub fn encode(message: &impl Message) -> Result<Vec<u8>> {
     message.write_to_bytes().map_err(|e| Error::Internal(format!("encoding a message: {e}")))
 }
 
-/// The message in a stored record, whose checksum was right.
+/// Decodes the message of a stored record, whose checksum was verified.
 pub fn decode<M: Message>(record: &[u8]) -> Result<M> {
     M::parse_from_bytes(record).map_err(|e| {
         Error::DataLoss(format!("a record passes its checksum but is no {}: {e}", M::NAME))
     })
 }
 
-/// A field that must be set: an unset one ends containerd. `field` names it in the error.
+/// Returns a field that must be set: containerd panics without it. The error has `name`.
 pub fn required<M>(field: protobuf::MessageField<M>, name: &str) -> Result<M> {
     field.into_option().ok_or_else(|| Error::invalid_argument(format_args!("{name} must be set")))
 }
 
-/// Refuses a record that is larger than a reply can carry, or has more fields than a message may: every
-/// read of it would fail, or take more memory than is counted for it. `what` names it in the error.
+/// Refuses a record that is larger than a reply can carry, or has more fields than a message may: a read
+/// would fail, or take more memory than is reserved. The error has `what`.
 pub fn check_record<M: MessageFull>(
     record: &[u8],
     limit: usize,
@@ -36,7 +36,7 @@ pub fn check_record<M: MessageFull>(
             record.len()
         )));
     }
-    // The shortest field has two bytes: only a large record can have too many.
+    // The shortest field has two bytes, so only a large record can have too many.
     if record.len() / 2 > decoded_size::MAX_FIELDS {
         decoded_size::decoded_size::<M>(record)
             .map_err(|e| Error::ResourceExhausted(format!("{} cannot be stored: {e}", what())))?;

@@ -1,4 +1,4 @@
-//! Introspection: who answers here, and with which services.
+//! Introspection: the identity of this server, and its services.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -19,7 +19,7 @@ const SERVICES: [&str; 8] = [
     "version",
 ];
 
-/// The server: the store's UUID, which stays the same, and the process.
+/// The reply about this server: the store's UUID, which stays the same, and the process.
 pub fn server(uuid: &str) -> ServerResponse {
     // The number of the PID namespace is the inode of its file; without /proc it is not known.
     let pidns = std::fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino());
@@ -32,14 +32,14 @@ pub fn server(uuid: &str) -> ServerResponse {
 }
 
 /// The plugins that match any of the filters.
-pub fn plugins(filters: &[String], root: &str, mut patience: Cancel) -> Result<Vec<Plugin>> {
-    // containerd says it twice.
-    let filter = patience.compile(filters, |filters| {
+pub fn plugins(filters: &[String], root: &str, mut cancel: Cancel) -> Result<Vec<Plugin>> {
+    // containerd repeats the sentence.
+    let filter = cancel.compile(filters, |filters| {
         Filter::parse(filters).map_err(|e| {
             Error::InvalidArgument(format!("invalid argument: {}", Error::invalid_argument(e)))
         })
     })?;
-    let mut step = || patience.check();
+    let mut step = || cancel.check();
     let plugin = |id: &str| {
         let mut plugin =
             Plugin { type_: "io.containerd.grpc.v1".into(), id: id.into(), ..Plugin::default() };

@@ -1,8 +1,8 @@
 //! The operations of Leases inside a transaction, with the semantics of containerd
 //! (`core/metadata/leases.go`, 2.3).
 //!
-//! A lease here is what clients take around a change: it is stored, listed, and expires. It keeps
-//! an image that it names from being collected. There is no content here, so it keeps none alive.
+//! A client takes a lease around a change: it is stored, listed, and expires. It keeps the images that it
+//! names from being collected. There is no content here, so it keeps none alive.
 
 use protobuf::MessageField;
 
@@ -21,13 +21,13 @@ use crate::service::codec::{decode, encode, required};
 use crate::service::gc;
 use crate::store::{Kind, Records, Transaction};
 
-/// A stored lease has so many bytes at most, with all that it names: some 3,000 blobs. It is one record,
-/// written anew for each resource that is added, so it is kept small.
+/// The most bytes of a stored lease with its resources, some 3,000 blobs. It is one record that is
+/// rewritten for each added resource, so it is kept small.
 const MAX_LEASE_BYTES: usize = 256 << 10;
 /// The type of a resource that is an image.
 pub const IMAGES: &str = "images";
 
-/// Takes a lease; without an id it gets a random one.
+/// Creates a lease. Without an id it gets a random one.
 pub fn create(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
@@ -51,7 +51,7 @@ pub fn create(
     Ok(lease)
 }
 
-/// An id of containerd's form: the nanoseconds of the second, and three random bytes in base64.
+/// A random id in containerd's form: the nanoseconds of the second, and three random bytes in base64.
 fn random_id() -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
@@ -60,28 +60,28 @@ fn random_id() -> String {
     format!("{}-{}", clock::record_time().nanos, base64.collect::<String>())
 }
 
-/// Gives a lease up.
+/// Removes a lease.
 pub fn delete(change: &mut Transaction<'_>, namespace: &Namespace, id: &str) -> Result<()> {
     if change.delete(namespace, Kind::Lease, id)? { Ok(()) } else { Err(not_found(id)) }
 }
 
 /// The filter of a List, compiled.
-pub fn filter(filters: &[String], patience: &mut Cancel) -> Result<Filter> {
-    patience.compile(filters, |filters| {
+pub fn filter(filters: &[String], cancel: &mut Cancel) -> Result<Filter> {
+    cancel.compile(filters, |filters| {
         Filter::parse(filters).map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))
     })
 }
 
-/// Builds the `ListResponse` of the leases that match the filter, in byte order of ids, if there is room
-/// and patience for it.
+/// Builds the `ListResponse` of the leases that match the filter, in byte order of ids, within the buffer
+/// and until it is cancelled.
 pub fn list(
     records: &impl Records,
     namespace: &Namespace,
     filter: &Filter,
     room: ReplyBuffer<'_>,
-    mut patience: Cancel,
+    mut cancel: Cancel,
 ) -> Result<BuildOutcome> {
-    let mut step = || patience.check().and_then(|()| records.check_held());
+    let mut step = || cancel.check().and_then(|()| records.check_held());
     let mut reply = ReplyBuilder::new(room);
     for entry in records.scan(namespace, Kind::Lease)? {
         step()?;
@@ -93,7 +93,7 @@ pub fn list(
     Ok(reply.built())
 }
 
-/// Has a lease name a resource; one that it names already is named once.
+/// Adds a resource to a lease. Adding it again changes nothing.
 pub fn add(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
@@ -116,7 +116,7 @@ pub fn add(
     Ok(())
 }
 
-/// Has a lease no longer name a resource; one that it does not name is no error.
+/// Removes a resource from a lease. A resource that the lease does not name is no error.
 pub fn remove(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
@@ -129,15 +129,16 @@ pub fn remove(
     let before = stored.resources.len();
     stored.resources.retain(|known| *known != resource);
     if stored.resources.len() < before {
-        // It became smaller: one that an earlier version let grow too large is emptied so.
+        // The lease became smaller, so no bound applies: this empties a lease that an earlier version let
+        // grow too large.
         put_record(change, namespace, &stored, &encode(&stored)?)?;
     }
     Ok(())
 }
 
-/// The lease of a call that is to hold an image which the call writes: none where the call has none, or
-/// where the image does not expire. It must be there. `image` has its labels as the call has them, also
-/// those without a value, which are not stored. As in containerd (`core/metadata/images.go`, 2.1).
+/// The lease of the call, if the image that the call writes expires. The lease must exist. `image` has the
+/// labels of the call, including those without a value, which are not stored. As in containerd
+/// (`core/metadata/images.go`, 2.1).
 pub fn holding<'l>(
     records: &impl Records,
     namespace: &Namespace,
@@ -153,7 +154,7 @@ pub fn holding<'l>(
     Ok(lease)
 }
 
-/// Has a lease name an image: as long as the lease is there, the image is not collected.
+/// Adds an image to a lease: the image is not collected as long as the lease exists.
 pub fn hold_image(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
@@ -169,7 +170,7 @@ pub fn hold_image(
     Ok(())
 }
 
-/// Has the lease of a call no longer name the image that the call removes.
+/// Removes the image that a call removes from the lease of the call.
 pub fn release_image(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
@@ -191,8 +192,7 @@ fn image_resource(name: &str) -> Resource {
     Resource { id: name.to_owned(), type_: IMAGES.to_owned(), ..Resource::default() }
 }
 
-/// Builds the `ListResourcesResponse` of what a lease names, in order of types and ids, if there is room
-/// for it.
+/// Builds the `ListResourcesResponse` of a lease, in order of types and ids, within the buffer.
 pub fn resources(
     records: &impl Records,
     namespace: &Namespace,
@@ -212,7 +212,7 @@ fn stored(records: &impl Records, namespace: &Namespace, id: &str) -> Result<Sto
     decode(records.record(namespace, Kind::Lease, id)?.ok_or_else(|| not_found(id))?)
 }
 
-/// Stores a lease to which something was added.
+/// Stores a lease that has grown.
 fn put(change: &mut Transaction<'_>, namespace: &Namespace, lease: &StoredLease) -> Result<()> {
     let record = encode(lease)?;
     let what = || format!("lease {}, with its labels and resources,", quote(&lease.id));
@@ -234,7 +234,7 @@ fn not_found(id: &str) -> Error {
     Error::not_found(format_args!("lease {}", quote(id)))
 }
 
-/// Whether containerd knows such a resource.
+/// Refuses the types of resources that containerd does not know.
 fn check(resource: &Resource) -> Result<()> {
     let (id, kind) = (&resource.id, &resource.type_);
     let (first, rest) = kind.split_once('/').map_or((kind.as_str(), None), |(a, b)| (a, Some(b)));

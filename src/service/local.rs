@@ -208,12 +208,12 @@ impl LocalImages {
             };
             let (store, budget, client, build) =
                 (self.store.clone(), self.replies.clone(), call.client, Arc::clone(&build));
-            let work = move |patience| {
+            let work = move |cancel| {
                 let room = match measured {
                     Some(size) => ReplyBuffer::fixed(size, hold),
                     None => ReplyBuffer::elastic(&budget, client, limit),
                 };
-                build(&store, room, patience)
+                build(&store, room, cancel)
             };
             match self.pool.run_in(lane, call.client, work).await? {
                 Attempt::Again(next) => lane = next,
@@ -287,8 +287,8 @@ impl Images for LocalImages {
         if is_simple(&request.filters) {
             let (query, room) = (Query::new(&request.filters)?, self.room(call));
             // Few images and no regular expression, but maybe many labels of each.
-            let (waiting, patience) = Cancel::new(INLINE_TIMEOUT, 0);
-            match self.store.read(|s| images::list_if_few(s, &namespace, &query, room, patience)) {
+            let (waiting, cancel) = Cancel::new(INLINE_TIMEOUT, 0);
+            match self.store.read(|s| images::list_if_few(s, &namespace, &query, room, cancel)) {
                 Ok(Some(BuildOutcome { reply: Some(reply), .. })) => return Ok(reply),
                 Ok(Some(built)) => measured = Some(built.size),
                 Ok(None) => {}
@@ -298,9 +298,9 @@ impl Images for LocalImages {
         }
         // Read anew each time: what filters take, compiled, must not wait for room with them. And before
         // there is a snapshot, as compiling may take long.
-        let build = move |store: &Store, room: ReplyBuffer<'_>, mut patience: Cancel| {
-            let query = Query::compile(&request.filters, &mut patience)?;
-            store.read(|s| images::list(s, &namespace, &query, room, patience))
+        let build = move |store: &Store, room: ReplyBuffer<'_>, mut cancel: Cancel| {
+            let query = Query::compile(&request.filters, &mut cancel)?;
+            store.read(|s| images::list(s, &namespace, &query, room, cancel))
         };
         self.build_reply(call, measured, build).await
     }

@@ -12,15 +12,15 @@ use crate::service::events::Labels;
 use crate::service::reply::{BuildOutcome, ReplyBuilder};
 use crate::store::{Kind, Records, Transaction};
 
-/// What labels are called in errors.
+/// The name of the labels in errors.
 const LABELS: &str = "namespace.Labels";
 
-/// The record of a namespace, which is its name and its labels, has so many bytes at most. Updates of
-/// single labels add up, and no reply carries one without a bound.
+/// The most bytes of the record of a namespace, which is its name and its labels: updates of single
+/// labels add up, and a reply must be able to carry it.
 const MAX_NAMESPACE_BYTES: usize = 256 << 10;
 
-/// Builds the `GetNamespaceResponse` of the namespace of that name, if there is room for it. One that is
-/// not there is one without labels, as in containerd.
+/// Builds the `GetNamespaceResponse` of a namespace, within the buffer. A missing namespace is answered
+/// like one without labels, as in containerd.
 pub fn get(records: &impl Records, name: &str, room: ReplyBuffer<'_>) -> Result<BuildOutcome> {
     let namespace = Namespace::parse(name);
     let stored = namespace.as_ref().map_or(Ok(None), |namespace| records.namespace(namespace))?;
@@ -32,16 +32,16 @@ pub fn get(records: &impl Records, name: &str, room: ReplyBuffer<'_>) -> Result<
     Ok(reply.built())
 }
 
-/// Builds the `ListNamespacesResponse` of all namespaces, in byte order of names, if there is room and
-/// patience for it.
+/// Builds the `ListNamespacesResponse` of all namespaces, in byte order of names, within the buffer and
+/// until it is cancelled.
 pub fn list(
     records: &impl Records,
     room: ReplyBuffer<'_>,
-    mut patience: Cancel,
+    mut cancel: Cancel,
 ) -> Result<BuildOutcome> {
     let mut reply = ReplyBuilder::new(room);
     for namespace in records.walk_namespaces() {
-        patience.check()?;
+        cancel.check()?;
         if let Some(record) = records.namespace(&namespace?)? {
             reply.add(record);
         }
@@ -49,7 +49,7 @@ pub fn list(
     Ok(reply.built())
 }
 
-/// Makes a namespace.
+/// Creates a namespace.
 pub fn create(change: &mut Transaction<'_>, record: &Record) -> Result<Namespace> {
     let namespace = Namespace::parse(&record.name)?;
     label::validate_sizes(&record.labels)
@@ -57,7 +57,7 @@ pub fn create(change: &mut Transaction<'_>, record: &Record) -> Result<Namespace
     if change.namespace(&namespace)?.is_some() {
         return Err(Error::already_exists(format_args!("namespace {}", quote(&record.name))));
     }
-    // Unlike an image, a namespace is not made with an empty key even if it has no value.
+    // Unlike an image, a namespace refuses an empty key even without a value.
     if let Some(value) = record.labels.get("") {
         return Err(label::empty_key(LABELS, value));
     }
@@ -70,15 +70,15 @@ pub fn create(change: &mut Transaction<'_>, record: &Record) -> Result<Namespace
 pub struct Update {
     /// The namespace.
     pub namespace: Namespace,
-    /// Whether labels that are not named go.
+    /// Whether the update removes the labels that it does not name.
     all: bool,
-    /// Labels; one without a value goes.
+    /// The new labels. An empty value removes the label.
     labels: Labels,
 }
 
 impl Update {
-    /// Checks, one path of the mask after the other, and the name last, as in containerd: there it
-    /// is looked at when the event is published.
+    /// Checks the paths of the mask in order, and the name last, as containerd does: it checks the name when
+    /// it publishes the event.
     pub fn new(request: &UpdateNamespaceRequest) -> Result<Self> {
         let record = required(request.namespace.clone(), "UpdateNamespaceRequest.namespace")?;
         let paths = &request.update_mask.paths;
@@ -100,7 +100,7 @@ impl Update {
     }
 }
 
-/// Checks labels that an update sets. containerd gives these errors no code.
+/// Checks the labels that an update sets. containerd's errors for them have no code.
 fn check_set(labels: &Labels) -> Result<()> {
     label::validate_sizes(labels).map_err(|e| Error::Unknown(format!("{LABELS}: {e}")))?;
     match labels.get("") {
@@ -109,8 +109,8 @@ fn check_set(labels: &Labels) -> Result<()> {
     }
 }
 
-/// Replaces the labels of a namespace, or, with a mask, those that it names. A namespace that is
-/// not there is made if there are any, as in containerd.
+/// Replaces the labels of a namespace, or those that the mask names. A missing namespace is created if
+/// there are any labels, as in containerd.
 pub fn update(change: &mut Transaction<'_>, update: &Update) -> Result<()> {
     let stored = labels(change, &update.namespace)?;
     if stored.is_none() && update.labels.is_empty() {
@@ -121,7 +121,7 @@ pub fn update(change: &mut Transaction<'_>, update: &Update) -> Result<()> {
     put(change, &update.namespace, new)
 }
 
-/// Removes a namespace that holds no images, with its leases.
+/// Removes a namespace without images, and its leases.
 pub fn delete(change: &mut Transaction<'_>, name: &str) -> Result<Namespace> {
     let missing = || Error::not_found(format_args!("namespace {}", quote(name)));
     let namespace = Namespace::parse(name).map_err(|_| missing())?;
@@ -134,7 +134,7 @@ pub fn delete(change: &mut Transaction<'_>, name: &str) -> Result<Namespace> {
     if change.delete_namespace(&namespace)? { Ok(namespace) } else { Err(missing()) }
 }
 
-/// Makes the namespace if it is not there: the first record in it does.
+/// Creates the namespace of a new record if it is missing.
 pub fn ensure(change: &mut Transaction<'_>, namespace: &Namespace) -> Result<()> {
     match change.namespace(namespace)? {
         Some(_) => Ok(()),

@@ -81,7 +81,7 @@ impl Pool {
         let mut lane = Lane::Quick;
         loop {
             let work = Arc::clone(&work);
-            match self.run_in(lane, client, move |patience| work(patience)).await? {
+            match self.run_in(lane, client, move |cancel| work(cancel)).await? {
                 Attempt::Done(done) => return Ok(done),
                 Attempt::Again(next) => lane = next,
             }
@@ -102,11 +102,11 @@ impl Pool {
         };
         let place = places.acquire(client, 1).await;
         // Time counts from here on: waiting for a place is not the work's fault.
-        let (waiting, patience) = Cancel::new(time, filter_memory);
+        let (waiting, cancel) = Cancel::new(time, filter_memory);
         // The place is the work's, not the caller's: it goes on for a moment though its client is gone.
         let work = move || {
             let _place = place;
-            work(patience)
+            work(cancel)
         };
         let done = tokio::task::spawn_blocking(work)
             .await
@@ -141,14 +141,14 @@ mod tests {
             .map(|_| {
                 let (pool, begun) = (pool.clone(), begun.clone());
                 tokio::spawn(async move {
-                    let work = move |mut patience: Cancel| {
+                    let work = move |mut cancel: Cancel| {
                         let started = std::time::Instant::now();
                         while started.elapsed() < QUICK_TIMEOUT * 2 {
-                            patience.check()?;
+                            cancel.check()?;
                         }
                         let _ = begun.send(());
                         loop {
-                            patience.check()?;
+                            cancel.check()?;
                         }
                     };
                     pool.run(ONE, work).await

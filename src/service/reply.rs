@@ -1,24 +1,23 @@
-//! A reply under construction: one record or a list of them, built within its share of the budget.
+//! Builds a reply of one record or a list of records within a reservation of the memory budget.
 //!
-//! A record is stored as the encoded message that the reply carries, so nothing is decoded to be encoded
-//! again.
+//! A record is stored as the encoded message that the reply carries, so no record is decoded.
 
 use super::Reply;
 use crate::limits::memory::ReplyBuffer;
 
-/// A reply that was built if there was room for it.
+/// A reply, or only its size where the budget was exhausted.
 #[derive(Debug)]
 pub struct BuildOutcome {
     /// The size of the encoded message, whether built or not.
     pub size: usize,
     /// The encoded message, with its share of the budget.
     pub reply: Option<Reply>,
-    /// How many damaged records were left out of it.
+    /// The number of damaged records that were left out.
     pub left_out: u64,
 }
 
-/// Builds a response whose records are its field 1. That holds for every response that carries images,
-/// namespaces, leases or resources: it is the encoded records, each behind its tag and length.
+/// Builds a response whose field 1 has the records, like every response with images, namespaces, leases or
+/// resources: the encoded records, each after its tag and length.
 #[derive(Debug)]
 pub struct ReplyBuilder<'b> {
     message: Vec<u8>,
@@ -31,12 +30,12 @@ impl<'b> ReplyBuilder<'b> {
     /// Field 1, length-delimited.
     const TAG: u8 = 1 << 3 | 2;
 
-    /// An empty response, to be built in that room.
+    /// An empty response in that buffer.
     pub fn new(room: ReplyBuffer<'b>) -> Self {
         Self { message: Vec::new(), size: 0, room, left_out: 0 }
     }
 
-    /// Adds an encoded record; once there is no more room, only its size.
+    /// Adds an encoded record, or only its size once the buffer is full.
     pub fn add(&mut self, record: &[u8]) {
         let mut length = record.len() as u64;
         let head = 1 + protobuf::rt::compute_raw_varint64_size(length) as usize;
@@ -55,7 +54,7 @@ impl<'b> ReplyBuilder<'b> {
         self.message.extend_from_slice(record);
     }
 
-    /// Counts a damaged record that is left out.
+    /// Counts a damaged record.
     pub fn leave_out(&mut self) {
         self.left_out += 1;
     }
@@ -65,7 +64,7 @@ impl<'b> ReplyBuilder<'b> {
         let fits = self.room.try_grow(self.size);
         let hold = self.room.finish(self.size);
         if fits && hold.is_some() {
-            // It grew by doubling, and what it holds of the budget is its size.
+            // The buffer grew by doubling, and the reservation is of the size of the message.
             self.message.shrink_to_fit();
         }
         let reply = fits.then_some(Reply { message: self.message, hold });

@@ -76,8 +76,8 @@ impl Standalone {
         call: &CallContext,
         _: ListNamespacesRequest,
     ) -> Result<Reply> {
-        let build = |store: &Store, room: ReplyBuffer<'_>, patience: Cancel| {
-            store.read(|s| namespaces::list(s, room, patience))
+        let build = |store: &Store, room: ReplyBuffer<'_>, cancel: Cancel| {
+            store.read(|s| namespaces::list(s, room, cancel))
         };
         self.local.build_reply(call, None, build).await
     }
@@ -159,9 +159,9 @@ impl Standalone {
     /// Answers a `ListResponse`.
     pub async fn list_leases(&self, call: &CallContext, request: ListRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let build = move |store: &Store, room: ReplyBuffer<'_>, mut patience: Cancel| {
-            let filter = leases::filter(&request.filters, &mut patience)?;
-            store.read(|s| leases::list(s, &namespace, &filter, room, patience))
+        let build = move |store: &Store, room: ReplyBuffer<'_>, mut cancel: Cancel| {
+            let filter = leases::filter(&request.filters, &mut cancel)?;
+            store.read(|s| leases::list(s, &namespace, &filter, room, cancel))
         };
         self.local.build_reply(call, None, build).await
     }
@@ -269,7 +269,7 @@ impl Standalone {
         request: PluginsRequest,
     ) -> Result<PluginsResponse> {
         let root = self.local.store().root().display().to_string();
-        let found = move |patience| introspection::plugins(&request.filters, &root, patience);
+        let found = move |cancel| introspection::plugins(&request.filters, &root, cancel);
         let plugins = self.local.pool().run(call.client, found).await?;
         Ok(PluginsResponse { plugins, ..Default::default() })
     }

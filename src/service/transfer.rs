@@ -1,6 +1,6 @@
-//! Transfer from image store to image store: what `ctr images tag` of 2.x calls.
+//! Transfer from image store to image store, which `ctr images tag` of containerd 2.x calls.
 //!
-//! Every other transfer moves content, of which there is none here.
+//! Every other transfer moves content, and this process has none.
 
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
@@ -18,30 +18,29 @@ use crate::service::codec::decode;
 use crate::service::gc::EXPIRE;
 use crate::store::{Kind, Records, Transaction};
 
-/// The label that ties an image to another of its namespace: it is collected when that one is gone.
+/// The label that ties an image to another of its namespace: it is collected with that image.
 pub const BACK_REFERENCE: &str = "containerd.io/gc.bref.image";
 
-/// One Transfer gives so many names at most: all are written in one transaction, and other writers wait
-/// for that.
+/// The most names of one Transfer: one transaction writes them all, and other writers wait for it.
 const MAX_NAMES: usize = 1000;
 
-/// The records that one Transfer reads and writes have so many bytes together at most. There is always
-/// room for one name: for the largest record that it replaces, and the largest that it becomes.
+/// The most bytes of all records that one Transfer reads and writes. One name always fits: the largest
+/// record that it replaces, and the largest that it becomes.
 const MAX_BYTES: usize = 2 * images::MAX_RECORD_BYTES;
 
-/// Names for the target of another.
+/// New names for the target of an image.
 #[derive(Debug, PartialEq)]
 pub struct Tag {
     source: String,
     to: ImageStore,
 }
 
-/// What a Transfer did.
+/// The result of a Transfer.
 #[derive(Debug, PartialEq, Eq, Clone)]
 pub struct Tagged {
-    /// Each name, and whether an image of that name was there.
+    /// Each name, and whether an image of that name existed.
     names: Vec<(String, bool)>,
-    /// The label that says when names beside the first expire.
+    /// The label with the time of expiry of all names but the first.
     expires: String,
 }
 
@@ -67,8 +66,8 @@ pub fn tag(request: &TransferRequest) -> Result<Tag> {
 }
 
 impl Tag {
-    /// Gives the names, all or none; a name that is there is moved, as in containerd 2.
-    /// The `lease` of the call holds those that expire.
+    /// Writes all names or none. A name that exists is moved, as in containerd 2. Names that expire are
+    /// added to the `lease` of the call.
     pub fn apply(
         &self,
         change: &mut Transaction<'_>,
@@ -107,13 +106,13 @@ impl Tag {
         Ok(tagged)
     }
 
-    /// How much memory it takes.
+    /// The memory of the request, in bytes.
     pub fn bytes(&self) -> usize {
         decoded_size::decoded(&self.to, self.to.labels.len() + self.to.extra_references.len())
             + self.source.len()
     }
 
-    /// What is told of the names, one event after the other.
+    /// The events of the names, in order.
     pub fn events(&self, tagged: Tagged) -> impl Iterator<Item = OwnEvent> {
         let Tagged { names, expires } = tagged;
         let is_primary = !self.to.name.is_empty();
@@ -128,9 +127,8 @@ impl Tag {
         })
     }
 
-    /// The names to give, each with whether it stands beside the first. A name that is a prefix only, and
-    /// takes no digest, is for images that are unpacked from an archive: here it says nothing, as in
-    /// containerd.
+    /// The names to write, each with whether it is an extra name beside the first. A reference that is only
+    /// a prefix, without a digest, is for images unpacked from an archive, and is ignored as in containerd.
     fn names(&self, digest: &str) -> impl Iterator<Item = (String, bool)> {
         let first = Some(self.to.name.clone()).filter(|name| !name.is_empty());
         let is_whole = |reference: &&ImageReference| !reference.is_prefix || reference.add_digest;
@@ -142,8 +140,8 @@ impl Tag {
         first.into_iter().map(|name| (name, false)).chain(extra.map(|name| (name, true)))
     }
 
-    /// The labels of a name. One beside the first goes with it: it is expired from the beginning, and kept
-    /// by its reference to the first.
+    /// The labels of a name. An extra name is removed with the first: it has expired from the beginning,
+    /// and is kept by its reference to the first.
     fn labels(&self, is_extra: bool, expires: &str) -> Labels {
         let mut labels = self.to.labels.clone();
         if is_extra && !self.to.name.is_empty() {
@@ -154,7 +152,7 @@ impl Tag {
     }
 }
 
-/// The time in the form of labels, RFC 3339 to the second.
+/// The current time in the form of labels, RFC 3339 to the second.
 fn now() -> String {
     clock::display_time().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

@@ -4,7 +4,7 @@ use super::bounds::MAX_READERS;
 use super::dir::disk_space;
 use crate::model::Error;
 
-/// A failure of LMDB as the crate's error. `doing` says what failed, in a few words.
+/// Converts a failure of LMDB. `doing` names the failed operation in a few words.
 pub(crate) fn lmdb_error(doing: &str, error: &heed::Error) -> Error {
     use heed::MdbError::{MapFull, Panic, ReadersFull};
     match error {
@@ -24,7 +24,7 @@ pub(crate) fn lmdb_error(doing: &str, error: &heed::Error) -> Error {
     }
 }
 
-/// The sentence where LMDB's refusal is passed on.
+/// The error if LMDB refuses the environment after a failed write.
 pub(crate) fn environment_lost_error() -> Error {
     lmdb_error("beginning to read", &heed::Error::Mdb(heed::MdbError::Panic))
 }

@@ -3,19 +3,19 @@
 //! From the bottom up; a folder imports only what stands above it in this list:
 //!
 //! - [`dir`]: the folder of a store: its owner, its permissions, its file system
-//! - [`bounds`]: the sizes with which an environment is opened
-//! - `error`: LMDB's failures as the crate's error
+//! - [`bounds`]: the sizes of an environment
+//! - `error`: converts LMDB's failures to the crate's error
 //! - [`mod@format`]: LMDB's file format, read and verified page by page in safe Rust
 //! - [`schema`]: which key holds what, drawn as a tree; [`lmdb`]: opening the environment, its reader
 //!   table
-//! - [`journal`]: the file in which a change is on disk first, and the overlay of what it holds
-//! - [`read`]: looking records up, over LMDB's file and the overlay
-//! - [`recovery`]: what is verified before LMDB maps a file, and saving records out of a damaged one
-//! - [`engine`]: the writer thread, group commit, checkpoints, reopening after a fault of the disk
-//! - [`Store`]: a store that this process owns; [`ReadOnlyStore`]: one that it only reads
+//! - [`journal`]: the file to which a write goes first, and the overlay of its writes
+//! - [`read`]: reads records from LMDB's file and the overlay
+//! - [`recovery`]: verifies a file before LMDB maps it, and saves records from a damaged file
+//! - [`engine`]: the writer thread, group commit, checkpoints, reopening after a disk failure
+//! - [`Store`]: a store that this process owns; [`ReadOnlyStore`]: a store that it only reads
 //!
-//! Synchronous. It knows names and bytes; what a request means is `service`'s. This is the only
-//! module that names heed, and the only one with `unsafe`.
+//! The store is synchronous and handles names and bytes; [`service`](crate::service) interprets
+//! requests. No other module uses heed or `unsafe`.
 
 pub mod bounds;
 pub mod dir;

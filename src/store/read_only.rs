@@ -71,7 +71,7 @@ impl ReadOnlyStore {
         }
         allocated?;
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
-        options.max_readers(MAX_READERS).max_dbs(databases::DATABASES);
+        options.max_readers(MAX_READERS).max_dbs(databases::MAX_DATABASES);
         // SAFETY: its owner changes the file through LMDB only, whose readers' list this
         // environment is entered in; READ_ONLY takes nothing away from that. Opening looks at the
         // meta pages only, which were verified; all else is verified below, before it is read.
@@ -102,24 +102,24 @@ impl ReadOnlyStore {
     /// copy is a checkpoint of its own: no journal fits it.
     pub fn copy_to(&self, path: &Path) -> Result<()> {
         let view = self.view()?;
-        let told = |e: heed::Error| lmdb_error("copying the store", &e);
+        let to_error = |e: heed::Error| lmdb_error("copying the store", &e);
         let since = checkpoint_id::last_checkpoint(view.base().0, &self.tables)?;
         let mut file =
-            File::options().read(true).write(true).open(path).map_err(|e| told(e.into()))?;
-        self.env.copy_to_file(&mut file, CompactionOption::Enabled).map_err(told)?;
+            File::options().read(true).write(true).open(path).map_err(|e| to_error(e.into()))?;
+        self.env.copy_to_file(&mut file, CompactionOption::Enabled).map_err(to_error)?;
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
-        options.map_size(MAP_SIZE).max_dbs(databases::DATABASES);
+        options.map_size(MAP_SIZE).max_dbs(databases::MAX_DATABASES);
         // SAFETY: LMDB wrote the file just now, and its caller owns it: no other process changes it.
         let opened = unsafe { options.flags(EnvFlags::NO_SUB_DIR | EnvFlags::NO_LOCK).open(path) };
-        let env = opened.map_err(told)?;
+        let env = opened.map_err(to_error)?;
         let (tables, _) = databases::open_to_read(&env, path)?;
-        let txn = env.read_txn().map_err(told)?;
+        let txn = env.read_txn().map_err(to_error)?;
         let copied = checkpoint_id::last_checkpoint(&txn, &tables)?;
         drop(txn);
-        // LMDB's copy may be of a newer state: then a checkpoint has taken all that is recent here.
-        let recent = if copied.id == since.id { view.overlay.clone() } else { Overlay::default() };
+        // LMDB's copy may be of a later checkpoint, which includes the whole overlay.
+        let overlay = if copied.id == since.id { view.overlay.clone() } else { Overlay::default() };
         let own = LastCheckpoint { id: checkpoint_id::next_checkpoint(), journal: None };
-        committer::write_checkpoint(&env, &tables, &recent, own).map_err(told)?;
+        committer::write_checkpoint(&env, &tables, &overlay, own).map_err(to_error)?;
         env.prepare_for_closing().wait();
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A store that this process owns: reads, and writes by its one writer thread.
+//! A store that this process owns: reads, and writes through the writer thread.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,10 +15,11 @@ use super::read::records::{Records, Snapshot};
 use super::read::usage::Usage;
 use crate::model::{Error, Result};
 
-/// An open store. Clones share it; the last one closes it, after all accepted writes.
+/// An open store. Clones share it. Dropping the last clone finishes the accepted writes and closes the
+/// store.
 #[derive(Clone, Debug)]
 pub struct Store {
-    // Dropped in this order: writes end, the environment closes and gives up the folder.
+    // Drop order: the writer thread ends, then the environment closes and unlocks the folder.
     writer: Writer,
     pub(crate) environment: Arc<Environment>,
 }
@@ -30,26 +31,28 @@ impl std::fmt::Debug for Environment {
 }
 
 impl Store {
-    /// Opens the store in the folder `root`, creating both if need be, and takes ownership of it:
-    /// a second owner, in any process, is refused until this one is dropped.
+    /// Opens the store in the folder `root`, or creates it, and becomes its owner.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` if another process, or another [`Store`] of this one, owns the folder.
     pub fn open(root: &Path) -> Result<Self> {
         let environment = Arc::new(Environment::open(StoreDir::lock(root)?)?);
         let writer = Writer::start(Arc::clone(&environment))?;
         Ok(Self { writer, environment })
     }
 
-    /// The folder.
+    /// The folder of the store.
     pub fn root(&self) -> &Path {
         self.environment.root()
     }
 
-    /// What tells this store from all others, for as long as it lives.
+    /// The UUID of the store.
     pub fn uuid(&self) -> &str {
         self.environment.uuid()
     }
 
-    /// Reads from one state of the store. `work` must be short: pages that it may still see are
-    /// not used again while it runs. It must not read again by itself.
+    /// Calls `work` with a snapshot of the store. `work` must be short, because LMDB reuses no page that
+    /// the snapshot may see. `work` must not call `read` again.
     pub fn read<T>(&self, work: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
         let mut opened = self.environment.acquire()?;
         loop {
@@ -60,42 +63,44 @@ impl Store {
         }
     }
 
-    /// The snapshots that all processes hold, the oldest first.
+    /// The snapshots that all processes hold, oldest first.
     pub fn readers(&self) -> Result<Vec<HeldSnapshot>> {
         self.environment.readers().held()
     }
 
-    /// The number of the last commit.
+    /// The id of LMDB's last transaction.
     pub fn last_commit(&self) -> Result<u64> {
         Ok(self.environment.acquire()?.env.info().last_txn_id as u64)
     }
 
-    /// How large the store is.
+    /// The size of the store.
     pub fn usage(&self) -> Result<Usage> {
         let opened = self.environment.acquire()?;
         let view = view(&opened)?.ok_or_else(environment_lost_error)?;
         Usage::measure(self.root(), &opened.env, &view)
     }
 
-    /// An error when the files that are open are no longer those in the folder. Writes are refused
-    /// then.
+    /// Checks that the open files are still the files in the folder.
+    ///
+    /// # Errors
+    /// If a file was replaced or removed. The store refuses writes then.
     pub fn check_files(&self) -> Result<()> {
         self.environment.check_files()
     }
 
-    /// Takes back the places of readers whose process is gone; says how many.
+    /// Frees the reader slots of processes that have ended; returns the number of freed slots.
     pub fn free_dead_readers(&self) -> Result<usize> {
         free_dead_readers(&self.environment.acquire()?.env)
     }
 
-    /// Tries whether the store can be read, here and on the writing thread. It changes nothing.
+    /// Checks that this thread and the writer thread can read the store. Changes nothing.
     pub async fn probe(&self) -> Result<()> {
         self.read(|snapshot| snapshot.probe())?;
         self.writer.write(|change| change.probe()).await
     }
 
-    /// Brings every answered change into LMDB's file, which may be moved without its journal from then
-    /// on, until the next change.
+    /// Writes every answered write to LMDB's file. Until the next write, the file can be moved without its
+    /// journal.
     pub fn detach_journal(&self) -> Result<()> {
         self.environment.acquire()?.close().map_err(|failed| {
             let error = match failed {
@@ -106,7 +111,7 @@ impl Store {
         })
     }
 
-    /// Makes a checkpoint now.
+    /// Makes a checkpoint at once.
     #[cfg(test)]
     pub(crate) fn checkpoint(&self) -> Result<()> {
         self.environment
@@ -115,7 +120,7 @@ impl Store {
             .map_err(|failed| Error::Internal(failed.to_string()))
     }
 
-    /// Where changes are handed in.
+    /// The handle to the writer thread.
     pub fn writer(&self) -> &Writer {
         &self.writer
     }

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::path::Path;
 use std::process::Stdio;
 
-use super::{Ended, args, common, program, run, store};
+use super::{Ended, args, program, run, store};
+use crate::support;
 
 const FULL: i32 = 4;
 const CLOSED: i32 = 141;
@@ -105,9 +106,9 @@ fn a_standard_error_that_fails_changes_nothing() {
 #[test]
 fn an_export_and_an_import_go_on_without_their_output() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let served = runtime.block_on(common::Served::start());
-    let client = runtime.block_on(served.client(common::Protocol::Grpc));
-    let request = common::create(common::image("theirs"));
+    let served = runtime.block_on(support::Served::start());
+    let client = runtime.block_on(served.client(support::Protocol::Grpc));
+    let request = support::create(support::image("theirs"));
     let made = client.call("Create", "default", &request);
     let _: lmdb_images::api::images::CreateImageResponse = runtime.block_on(made).unwrap();
     let dir = store(&["a", "b"]);

@@ -5,7 +5,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{args, common, run, store};
+use super::{args, run, store};
+use crate::support;
 
 #[test]
 fn a_long_name_is_shortened_in_the_table_alone() {
@@ -32,7 +33,7 @@ fn a_digest_and_labels_select() {
     let opened = lmdb_images::store::Store::open(&dir.path().join("root")).unwrap();
     let mut images = Vec::new();
     for (name, digit, label) in [("a", "1", "x"), ("b", "1", "y"), ("c", "2", "x")] {
-        let mut image = common::image(name);
+        let mut image = support::image(name);
         image.target.mut_or_insert_default().digest = format!("sha256:{}", digit.repeat(64));
         image.labels.insert("example.org/k".into(), label.into());
         images.push(image);
@@ -109,7 +110,7 @@ fn pass(mut from: UnixStream, mut to: UnixStream, word: Option<&[u8]>) {
 #[test]
 fn one_record_that_ends_the_connection_does_not_stop_an_export_or_a_diff() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let served = runtime.block_on(common::Served::start());
+    let served = runtime.block_on(support::Served::start());
     let long = format!("m-CUT-{}", "x".repeat(16_000));
     let dir = store(&["a", &long, "z"]);
     let proxy = dir.path().join("proxy.sock");
@@ -138,7 +139,7 @@ fn one_record_that_ends_the_connection_does_not_stop_an_export_or_a_diff() {
 #[test]
 fn a_sentence_as_long_as_the_longest_name_is_read() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let served = runtime.block_on(common::Served::start());
+    let served = runtime.block_on(support::Served::start());
     let long = "é".repeat(16_000);
     let dir = store(&["a", &long, "z"]);
     let socket = served.daemon.grpc().to_str().unwrap().to_owned();

@@ -7,7 +7,8 @@ use std::process::Stdio;
 
 use lmdb_images::model::printable::is_visible;
 
-use super::{Ended, PROGRAM, common, fill, store};
+use super::{Ended, PROGRAM, fill, store};
+use crate::support;
 
 /// ESC, OSC, CR, C1, bidi, separators, invisible ones, and a line that pretends to be another.
 const HOSTILE: &str = "x\u{1b}[31m\u{1b}]0;t\u{7}\r\u{7f}\u{9b}1m\u{202e}\u{2066}\u{61c}\u{200b}\u{2028}\u{3164}\u{e0001}\nforged\ta";
@@ -40,7 +41,7 @@ fn check(ended: &Ended, what: &str) {
 fn hostile_store() -> tempfile::TempDir {
     let dir = store(&[HOSTILE, "plain"]);
     let opened = lmdb_images::store::Store::open(&dir.path().join("root")).unwrap();
-    let mut image = common::image("texts");
+    let mut image = support::image("texts");
     image.labels.insert(HOSTILE.into(), HOSTILE.into());
     let target = image.target.mut_or_insert_default();
     target.media_type = HOSTILE.into();

@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 
-use super::common::Protocol;
+use super::client::Protocol;
 use super::load::{Load, Parameters, Plan};
 use super::requests::*;
 

@@ -13,8 +13,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![allow(dead_code)]
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
+#[path = "../../tests/support/client.rs"]
+mod client;
 mod daemon;
 #[path = "../hostile/frames.rs"]
 mod frames;

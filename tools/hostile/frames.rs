@@ -85,7 +85,7 @@ pub fn h2(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The first bytes of a client, which set the window of each stream.
+/// What a client says first; with the window of each reply.
 pub fn opening(window: u32) -> Vec<u8> {
     let settings = [&[0, 4][..], &window.to_be_bytes()].concat();
     [PREFACE.to_vec(), h2(4, 0, 0, &settings)].concat()
@@ -135,7 +135,7 @@ pub fn grpc_large(message: &[u8]) -> Vec<u8> {
     all
 }
 
-/// A call whose message never comes, with `headers` bytes of headers more.
+/// A call whose message never comes, with this many more bytes of headers.
 pub fn grpc_begun(stream: u32, headers: usize) -> Vec<u8> {
     let fillers = (0..headers / 120)
         .flat_map(|number| literal(format!("x{number}").as_bytes(), &[b'a'; 120]));
@@ -169,7 +169,7 @@ pub fn grpc_version(stream: u32) -> Vec<u8> {
     [h2(1, 4, stream, &head), h2(0, 1, stream, &[0; 5])].concat()
 }
 
-/// An image with `count` labels that are as short as can be.
+/// An image with a number of the shortest possible labels.
 pub fn labels(count: usize) -> Vec<u8> {
     let labels = (0..count).map(|number| (format!("{number:x}"), String::new())).collect();
     let image = Image { name: "labels".into(), labels, ..Default::default() };
@@ -177,7 +177,7 @@ pub fn labels(count: usize) -> Vec<u8> {
     request.write_to_bytes().unwrap()
 }
 
-/// A request with `count` entries of metadata.
+/// A request with a number of entries of metadata.
 pub fn ttrpc_metadata(count: usize) -> Vec<u8> {
     let request = ttrpc::Request {
         metadata: vec![ttrpc::proto::KeyValue::default(); count],

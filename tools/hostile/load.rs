@@ -10,7 +10,7 @@ use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
 
-use super::common::{Client, Protocol, Raw, channel};
+use super::client::{Client, Protocol, Raw, channel};
 use super::requests::Request;
 
 /// What attackers print once all is there that they ask for.
@@ -137,7 +137,7 @@ async fn call(client: &Client, request: Request) -> Result<(), i32> {
             }
         }
         Client::Grpc(channel) => {
-            super::common::grpc(channel, service, method, Some(&namespace), message)
+            super::client::grpc(channel, service, method, Some(&namespace), message)
                 .await
                 .map(drop)
                 .map_err(|failed| failed.code)

@@ -18,9 +18,9 @@ use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::field_mask::FieldMask;
 use protobuf::{Message, MessageField};
 
-use super::common;
+use super::client;
 
-pub const IMAGES: &str = common::IMAGES;
+pub const IMAGES: &str = client::IMAGES;
 const EVENTS: &str = "containerd.services.events.v1.Events";
 const INTROSPECTION: &str = "containerd.services.introspection.v1.Introspection";
 const LEASES: &str = "containerd.services.leases.v1.Leases";
@@ -66,7 +66,7 @@ pub fn restless(length: usize) -> String {
 
 /// An image with a name, that many labels of that length, and an annotation of that length.
 pub fn image(name: &str, count: usize, length: usize, annotation: usize) -> Image {
-    let mut image = common::image(name);
+    let mut image = client::image(name);
     image.labels = labels(count, length).collect();
     if annotation > 0 {
         let target = image.target.as_mut().unwrap();

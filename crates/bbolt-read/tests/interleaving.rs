@@ -37,7 +37,7 @@ struct World {
     bytes: Vec<u8>,
     steps: VecDeque<Step>,
     random: Random,
-    /// Sets the pace: the writer goes on at one of so many moments.
+    /// Sets the pace: the writer goes on at one of this number of moments.
     pace: usize,
     /// The transaction that is being written, or was written last.
     txid: u64,

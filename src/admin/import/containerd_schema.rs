@@ -75,6 +75,9 @@ pub struct Notes {
     pub unknown: BTreeSet<String>,
 }
 
+/// The one key beside the buckets of the namespaces.
+const SCHEMA_VERSION: &[u8] = b"version";
+
 /// Known buckets of a namespace beside labels and images.
 const OTHER_BUCKETS: [&[u8]; 6] =
     [b"containers", b"content", b"ingests", b"leases", b"sandboxes", b"snapshots"];
@@ -165,8 +168,10 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
                         }
                     }
                 }
-                // The key with the version of containerd's schema.
-                Ok(_) => {}
+                Ok(Entry { key, .. }) if key == SCHEMA_VERSION => {}
+                Ok(Entry { key, page, .. }) => {
+                    self.one_lost("namespace", &key, &Damage::new(page, "it is no bucket"))?;
+                }
                 Err(lost) => self.lost("namespaces", lost)?,
             }
         }
@@ -260,9 +265,10 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
         let mut texts = BTreeMap::new();
         for entry in self.snapshot.entries(bucket) {
             let Entry { key, value, page } = entry.map_err(|lost| lost.damage)?;
-            if let Value::Bytes(value) = value {
-                texts.insert(text(&key, page)?, text(&value, page)?);
-            }
+            let Value::Bytes(value) = value else {
+                return Err(Damage::new(page, format!("{} is a bucket", quote(truncated(&key)))));
+            };
+            texts.insert(text(&key, page)?, text(&value, page)?);
         }
         Ok(texts)
     }

@@ -1,4 +1,4 @@
-//! An event on its way, encoded, with what filters may ask of it.
+//! An encoded event, with the fields that filters match.
 
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
@@ -16,13 +16,13 @@ pub struct Event {
     message: Vec<u8>,
     namespace: String,
     topic: String,
-    /// Of the kinds of events that are known here, name and labels: encoded, as an image with nothing else.
-    /// Decoded, small labels take twenty times as much.
+    /// The name and labels of a known kind of event, encoded as an image without other fields. Decoded,
+    /// small labels take twenty times as much memory.
     named: Vec<u8>,
 }
 
 impl Event {
-    /// The event of that envelope, whose encoding is `message`.
+    /// The event of an envelope, whose encoding is `message`.
     pub fn new(envelope: Envelope, message: Vec<u8>) -> Self {
         let named = indexed_fields(&envelope.event).unwrap_or_default();
         Self { message, namespace: envelope.namespace, topic: envelope.topic, named }
@@ -33,7 +33,7 @@ impl Event {
         &self.message
     }
 
-    /// The memory it takes, in bytes.
+    /// The memory of the event, in bytes.
     pub fn size(&self) -> usize {
         let Self { message, namespace, topic, named } = self;
         size_of::<Self>() + message.len() + namespace.len() + topic.len() + named.len()
@@ -54,7 +54,7 @@ fn indexed_fields(event: &Any) -> Option<Vec<u8>> {
     if !known.contains(&name) {
         return None;
     }
-    // They all have the fields of this one, or fewer, under the same numbers.
+    // All kinds have the fields of this one, or fewer, under the same numbers.
     let event = ImageCreate::parse_from_bytes(&event.value).ok()?;
     encode(&Image { name: event.name, labels: event.labels, ..Image::default() }).ok()
 }

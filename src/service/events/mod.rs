@@ -173,7 +173,7 @@ impl Exchange {
             Some(known) => known,
             None => {
                 let texts = filters.clone();
-                let filter = pool.run(client, move |patience| filter(&texts, patience)).await?;
+                let filter = pool.run(client, move |cancel| filter(&texts, cancel)).await?;
                 self.subscribers.share(filters, filter)?
             }
         };
@@ -182,8 +182,8 @@ impl Exchange {
     }
 }
 
-fn filter(texts: &[String], mut patience: Cancel) -> Result<Filter> {
-    patience.compile(texts, |texts| {
+fn filter(texts: &[String], mut cancel: Cancel) -> Result<Filter> {
+    cancel.compile(texts, |texts| {
         Filter::parse(texts).map_err(|e| {
             // Of a stream's errors containerd tells no code.
             Error::Unknown(format!(

@@ -1,9 +1,8 @@
-//! The events that wait for subscribers: one queue for all of them.
+//! The events that wait for subscribers: one queue for all subscribers.
 //!
-//! An event is in memory once, however many subscribers wait for it, and is counted by what it takes
-//! there. Each subscriber has a position in the queue and holds no event. When there is no room the
-//! oldest events go, whether or not all subscribers have read them: the slowest find out that they
-//! have missed some.
+//! An event is in memory once, however many subscribers wait for it. Each subscriber has a position in the
+//! queue and holds no event. When the queue is full it drops the oldest events, even unread ones, and the
+//! slowest subscribers learn that they missed events.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,14 +11,14 @@ use tokio::sync::watch;
 
 use super::event::Event;
 
-/// How many events may wait, and how much memory they may take together, in bytes.
+/// The most events that wait, and the most memory of them together, in bytes.
 pub const MAX_EVENTS: usize = 1024;
 pub const MAX_BYTES: usize = 8 << 20;
 
-/// How much memory the events may take that subscribers hold while they read them, in bytes.
+/// The most memory of the events that subscribers hold while they read them, in bytes.
 const MAX_HELD_BYTES: usize = 4 << 20;
 
-/// The queue. Clones are the same.
+/// The queue. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Queue(Arc<Shared>);
 
@@ -37,11 +36,11 @@ struct State {
     first: u64,
     bytes: usize,
     held_bytes: usize,
-    /// How many subscribers are at each position.
+    /// The number of subscribers at each position.
     positions: BTreeMap<u64, usize>,
 }
 
-/// So many events went before they were read.
+/// The number of events that were dropped before the subscriber read them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Missed(pub u64);
 
@@ -52,7 +51,7 @@ impl Default for Queue {
 }
 
 impl Queue {
-    /// Puts an event behind the others, if there is a subscriber.
+    /// Appends an event, if there is a subscriber.
     pub fn push(&self, event: impl FnOnce() -> Event) {
         if self.lock().positions.is_empty() {
             return;
@@ -69,7 +68,7 @@ impl Queue {
         self.0.end.send_replace(end);
     }
 
-    /// A position behind all events.
+    /// A position after all events.
     pub fn subscribe(&self) -> Cursor {
         let mut state = self.lock();
         let position = state.end();
@@ -86,7 +85,7 @@ impl Queue {
         Ok(state.events.get(index).cloned())
     }
 
-    /// Keeps an event though it may leave the queue, if there is memory to spare for that.
+    /// Keeps an event that may leave the queue, within [`MAX_HELD_BYTES`].
     pub fn hold(&self, event: Arc<Event>) -> Option<HeldEvent> {
         let mut state = self.lock();
         let held_bytes = state.held_bytes + event.size();
@@ -98,7 +97,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that is done under this lock can panic; a poisoned one is as good as new.
+        // No change of the state can panic halfway, so the state of a poisoned lock is consistent.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -115,7 +114,7 @@ impl State {
         }
     }
 
-    /// A subscriber leaves a position. Events that all have read go.
+    /// A subscriber leaves a position. Events that all subscribers have read are dropped.
     fn leave(&mut self, position: u64) {
         if let Some(count) = self.positions.get_mut(&position) {
             *count -= 1;
@@ -130,7 +129,7 @@ impl State {
     }
 }
 
-/// An event that is held by the subscriber that reads it.
+/// An event that a subscriber holds while it reads it.
 #[derive(Debug)]
 pub struct HeldEvent {
     queue: Queue,
@@ -164,17 +163,17 @@ impl Cursor {
         &self.queue
     }
 
-    /// Where it is.
+    /// The position.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// The event there; none at the end.
+    /// The event at the position; none at the end.
     pub fn event(&self) -> Result<Option<Arc<Event>>, Missed> {
         self.queue.get(self.position)
     }
 
-    /// Goes on to a later position.
+    /// Moves to a later position.
     pub fn move_to(&mut self, position: u64) {
         let mut state = self.queue.lock();
         *state.positions.entry(position).or_default() += 1;

@@ -95,7 +95,7 @@ impl Subscription {
             };
         }
         let filter = Arc::clone(&self.filter);
-        let work = move |patience| find(&queue, from, &filter, patience);
+        let work = move |cancel| find(&queue, from, &filter, cancel);
         match self.pool.run_in(Lane::Quick, self.client, work).await? {
             Attempt::Done(found) => Ok(found),
             Attempt::Again(_) => Err(Error::ResourceExhausted(format!(
@@ -110,12 +110,12 @@ fn find(
     queue: &Queue,
     from: u64,
     filter: &SharedFilter,
-    mut patience: Cancel,
+    mut cancel: Cancel,
 ) -> Result<(u64, bool)> {
     let (begun, mut position) = (Instant::now(), from);
     while begun.elapsed() < TURN {
         let Some(event) = queue.get(position).map_err(missed)? else { break };
-        let mut step = || patience.check();
+        let mut step = || cancel.check();
         match filter.filter().try_matches(&*event, &mut step) {
             Ok(true) => return Ok((position, true)),
             Ok(false) => position += 1,

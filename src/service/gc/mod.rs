@@ -1,15 +1,14 @@
-//! Removing what has expired, as containerd's garbage collector does from 2.0 on: leases and images
-//! whose label `containerd.io/gc.expire` lies in the past, but for images that something keeps
-//! ([`references`] says what does).
+//! Garbage collection, as in containerd from 2.0 on: removes leases and images whose label
+//! `containerd.io/gc.expire` lies in the past, except images that are still referenced ([`references`]).
 //!
-//! It runs when containerd's does by default: shortly after the start, after every hundred changes,
-//! and when a Delete asks to wait for it (`sync`). Between those an expired image is still there.
+//! It runs when containerd's collector runs by default: shortly after the start, after every hundred
+//! changes, and when a Delete waits for it (`sync`). Until the next run an expired image is served.
 //!
-//! A run ([`run`]) looks at a snapshot for what nothing keeps, beside the writing thread, and removes it
-//! in short jobs. Clients go on changing records meanwhile. **Invariant:** what a change makes kept
-//! after the run began is not removed by it. For that each change tells the collector, in its own job
-//! on the writing thread, which names it keeps ([`Collector::image_written`],
-//! [`Collector::image_leased`]); what a change lets go of is removed by the next run.
+//! A run ([`run`]) finds unreferenced records in a snapshot, beside the writer thread, and removes them in
+//! short jobs. Clients go on changing records meanwhile. **Invariant:** a run does not remove an image
+//! that a change references after the run began. Each change therefore reports the names that it
+//! references to the collector, in its own job on the writer thread ([`Collector::image_written`],
+//! [`Collector::image_leased`]). References that a change drops count from the next run on.
 
 pub mod references;
 pub mod run;
@@ -31,30 +30,30 @@ use crate::store::read::scan::RecordKey;
 use references::References;
 use schedule::Schedule;
 
-/// The label, on images and leases.
+/// The label of images and leases that holds the time of expiry.
 pub const EXPIRE: &str = "containerd.io/gc.expire";
 
-/// After so many changes there is a run.
-const CHANGES: u64 = 100;
+/// The number of changes between two runs.
+const RUN_INTERVAL_CHANGES: u64 = 100;
 
-/// Records at once that the log names because their time cannot be read; others are counted.
+/// The most records with an unreadable time that the log names at once; it counts the others.
 const MAX_LOGGED_RECORDS: usize = 16;
 
-/// Bytes of a client's word that a line of the log shows.
+/// The most bytes of a client's text in a line of the log.
 const MAX_LOGGED_BYTES: usize = 128;
 
-/// When a record with these labels expires: the label as it is.
+/// The time of expiry in these labels, as text.
 pub fn expires(labels: &Labels) -> Option<&str> {
     labels.get(EXPIRE).map(String::as_str)
 }
 
-/// Knows what expires next, and of the run that is under way.
+/// The schedule of expiry, and the state of the current run.
 #[derive(Debug, Default)]
 pub struct Collector {
     state: Mutex<State>,
-    /// The number of the last run that ended well. Held by the run that is under way.
+    /// The number of the last successful run. The current run holds the lock.
     finished: tokio::sync::Mutex<u64>,
-    /// The number of the last run that began.
+    /// The number of the last run that was started.
     begun: AtomicU64,
     changes: AtomicU64,
     due: Notify,
@@ -67,8 +66,7 @@ struct State {
     run: Option<Run>,
 }
 
-/// Records whose time cannot be read, to be said in the log by the next run: not on the writing
-/// thread, which must not wait for a log.
+/// Records with an unreadable time, for the next run to log: the writer thread must not wait for a log.
 #[derive(Debug, Default)]
 struct Unreadable {
     lines: Vec<String>,
@@ -92,20 +90,20 @@ impl Unreadable {
     }
 }
 
-/// What is said of a record whose time cannot be read.
+/// The sentence about a record whose time cannot be read.
 fn never(when: &str) -> String {
     format!(" never expires: its label {EXPIRE} is {}, which is no time of RFC 3339", shown(when))
 }
 
-/// A run that is under way.
+/// The state of the current run.
 #[derive(Debug)]
 struct Run {
     number: u64,
-    /// What was due when it began, and is neither removed nor found to be another.
+    /// The records that were due when the run began, without those removed or changed since.
     due: BTreeMap<RecordKey, UnixTime>,
-    /// What changes have kept since it began.
+    /// The names that changes referenced since the run began, until `references` is known.
     kept: Vec<(Namespace, String)>,
-    /// What keeps what, by namespace, once that is known; what changes keep goes there then.
+    /// The references by namespace, once the run has read them; later changes add to them.
     references: Option<BTreeMap<Namespace, References>>,
 }
 
@@ -124,11 +122,11 @@ impl Run {
 
 impl Collector {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Each change of the state is whole before anything that could panic.
+        // No change of the state can panic halfway, so the state of a poisoned lock is consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of a change, in its job.
+    /// Observes a change, in the job of the change.
     pub fn observe(&self, namespace: &Namespace, happened: &OwnEvent) {
         match happened {
             OwnEvent::ImageCreated { name, labels } | OwnEvent::ImageUpdated { name, labels } => {
@@ -141,11 +139,11 @@ impl Collector {
         }
     }
 
-    /// An image was written: in the job that writes it.
+    /// Observes a written image, in the job that writes it.
     pub fn image_written(&self, namespace: &Namespace, name: &str, labels: &Labels) {
         self.expires(namespace, Kind::Image, name, labels);
         if let Some(run) = &mut self.state().run {
-            // It may be another image than the run has seen.
+            // The run may have seen another image under this name.
             run.keep(namespace, name);
             let labels = labels.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes()));
             for other in references::kept_by(labels) {
@@ -154,12 +152,12 @@ impl Collector {
         }
     }
 
-    /// A lease was written: in the job that writes it.
+    /// Observes a written lease, in the job that writes it.
     pub fn lease_written(&self, namespace: &Namespace, id: &str, labels: &Labels) {
         self.expires(namespace, Kind::Lease, id, labels);
     }
 
-    /// A lease names an image: in the job that has it do so.
+    /// Observes that a lease names an image, in the job that adds the name.
     pub fn image_leased(&self, namespace: &Namespace, name: &str) {
         if let Some(run) = &mut self.state().run {
             run.keep(namespace, name);
@@ -178,20 +176,20 @@ impl Collector {
         }
     }
 
-    /// One more change was made.
+    /// Counts a change.
     pub fn record_change(&self) {
-        if (self.changes.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(CHANGES) {
+        if (self.changes.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(RUN_INTERVAL_CHANGES) {
             self.due.notify_one();
         }
     }
 
-    /// Waits until it is time.
+    /// Waits until a run is due.
     pub async fn due(&self) {
         self.due.notified().await;
     }
 }
 
-/// A client's word for the log, quoted and cut.
+/// A client's text for the log, quoted and truncated.
 fn shown(text: &str) -> String {
     match text.as_bytes().get(..MAX_LOGGED_BYTES) {
         Some(head) if head.len() < text.len() => format!("{}…", quote(lossy(head).as_bytes())),

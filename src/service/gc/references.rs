@@ -1,14 +1,19 @@
-//! Which expired images something else keeps, as containerd's collector judges it
+//! Finds the expired images that are still referenced, by the rules of containerd's collector
 //! (`core/metadata/gc.go`, 2.3).
 //!
-//! An image is kept that has not expired, that a lease names, that a kept image refers to by a label
-//! `containerd.io/gc.ref.image`, or that itself refers by a label `containerd.io/gc.bref.image` to a
-//! name that is kept (the name need not be an image's: it is enough that something kept refers to
-//! it). Behind either label may stand `.` or `/` and anything. The value is a name in the same
-//! namespace. A lease with the label `containerd.io/gc.flat` keeps what it names and nothing else.
+//! An image is kept if one of these holds:
 //!
-//! Images also refer back to content, containers and snapshots. Whether those are kept is not known
-//! here, so such an image is kept.
+//! - it has not expired
+//! - a lease names it
+//! - a kept image refers to it by a label `containerd.io/gc.ref.image`
+//! - it refers by a label `containerd.io/gc.bref.image` to a kept name. That name need not be an image's:
+//!   it is kept as soon as anything kept refers to it.
+//!
+//! Either label may have a suffix that begins with `.` or `/`. The value is a name in the same namespace. A
+//! lease with the label `containerd.io/gc.flat` keeps only the images that it names.
+//!
+//! Images also refer back to content, containers and snapshots, which this process does not have. Such
+//! an image is kept.
 
 use std::collections::HashMap;
 
@@ -16,19 +21,19 @@ use std::collections::HashMap;
 const REFERENCE: &[u8] = b"containerd.io/gc.ref.image";
 /// The label by which an image is kept with another.
 const BACK_REFERENCE: &[u8] = b"containerd.io/gc.bref.image";
-/// The same, with what is not here.
+/// The labels by which an image is kept with content, a container or a snapshot.
 const ELSEWHERE: [&[u8]; 2] =
     [b"containerd.io/gc.bref.content", b"containerd.io/gc.bref.container"];
 const ELSEWHERE_SNAPSHOT: &[u8] = b"containerd.io/gc.bref.snapshot.";
 
-/// What a label says about keeping images.
+/// The reference in a label.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning<'l> {
-    /// The image keeps the one of that name.
+    /// The image keeps the image of that name.
     Keeps(&'l str),
     /// The image is kept with that name.
     KeptWith(&'l str),
-    /// The image is kept with something that is not here.
+    /// The image is kept with an object that this process does not have.
     KeptElsewhere,
 }
 
@@ -37,7 +42,7 @@ fn meaning<'l>(key: &[u8], value: &'l [u8]) -> Option<Meaning<'l>> {
         let rest = key.strip_prefix(label);
         rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'.' | b'/')))
     };
-    // Labels are UTF-8.
+    // Labels are valid UTF-8.
     let name = || std::str::from_utf8(value).ok();
     if is(REFERENCE) {
         name().map(Meaning::Keeps)
@@ -50,7 +55,7 @@ fn meaning<'l>(key: &[u8], value: &'l [u8]) -> Option<Meaning<'l>> {
     }
 }
 
-/// The images that one with these labels keeps.
+/// The images that an image with these labels keeps.
 pub fn kept_by<'l>(
     labels: impl Iterator<Item = (&'l [u8], &'l [u8])>,
 ) -> impl Iterator<Item = &'l str> {
@@ -60,26 +65,26 @@ pub fn kept_by<'l>(
     })
 }
 
-/// The expired images of a namespace, and what keeps them.
+/// The expired images of a namespace, and the references to them.
 #[derive(Debug, Default)]
 pub struct References {
     nodes: HashMap<Box<str>, Node>,
-    /// Expired images that nothing is known to keep.
+    /// The number of expired images without a known reference.
     unkept: usize,
 }
 
-/// A name that an expired image has, or is kept with.
+/// The name of an expired image, or a name that such an image refers back to.
 #[derive(Debug, Default)]
 struct Node {
     is_expired: bool,
     is_kept: bool,
-    /// What is kept with it was kept too.
+    /// Whether the images that refer back to this name were kept too.
     is_followed: bool,
     keeps: Vec<Box<str>>,
 }
 
 impl References {
-    /// Adds an expired image. All are added before the first is kept.
+    /// Adds an expired image. The caller adds all of them before it keeps the first.
     pub fn add_expired<'l>(
         &mut self,
         name: &str,
@@ -105,7 +110,7 @@ impl References {
         self.nodes.entry(name.into()).or_default()
     }
 
-    /// Keeps a name, and all that is kept with it.
+    /// Keeps a name, and the images that refer back to it.
     pub fn keep(&mut self, name: &str) {
         let mut names: Vec<Box<str>> = vec![name.into()];
         while let Some(name) = names.pop() {
@@ -117,7 +122,7 @@ impl References {
         }
     }
 
-    /// Keeps a name, but not what is kept with it.
+    /// Keeps a name, but not the images that refer back to it.
     pub fn keep_alone(&mut self, name: &str) {
         let Some(node) = self.nodes.get_mut(name) else { return };
         let was_kept = std::mem::replace(&mut node.is_kept, true);
@@ -126,12 +131,12 @@ impl References {
         }
     }
 
-    /// Whether an image of that name has expired, kept or not.
+    /// Returns true for the name of an expired image, kept or not.
     pub fn is_expired(&self, name: &str) -> bool {
         self.nodes.get(name).is_some_and(|node| node.is_expired)
     }
 
-    /// Whether an expired image is kept; one that is not known here is.
+    /// Whether an expired image is kept. An unknown name counts as kept.
     pub fn is_kept(&self, name: &str) -> bool {
         self.nodes.get(name).is_none_or(|node| node.is_kept || !node.is_expired)
     }
@@ -201,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_keeps_others_along_chains_of_both_kinds() {
-        // x is no expired image; nobody is.
+        // x is no expired image.
         let images = ["a>b", "b>c >a", "c", "d<a", "e<d", "f>g", "g>f", "h<x", "i<nobody", "j>j"];
         let kept = |roots: &[&str]| {
             let mut references = expired(&images);

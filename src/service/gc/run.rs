@@ -1,14 +1,14 @@
 //! A run of the collector.
 //!
-//! 1. On the writing thread: from here on changes say what they keep. What is due is taken from the
-//!    schedule.
-//! 2. On a thread of its own, on a snapshot that has all that was committed before: which of it
-//!    nothing keeps. It takes time by what there is in the namespaces where something is due.
-//! 3. On the writing thread again, in jobs of [`SLICE_TIME`] at most, others' jobs between them:
-//!    each record is looked at again, and removed if it still says that it has expired and no change
-//!    has kept it since. What one job has removed stays so, whatever becomes of the run.
+//! 1. A job on the writer thread takes the due records from the schedule. From then on changes report the
+//!    names that they reference.
+//! 2. A thread of its own finds the unreferenced records, in a snapshot that includes all earlier commits.
+//!    Its time depends on the number of records in the namespaces where records are due.
+//! 3. Jobs on the writer thread, of at most [`SLICE_TIME`] and with other jobs between them, read each
+//!    record again. A job removes the record if it has still expired and no change has referenced it since.
+//!    A removal is final, even if the run fails later.
 //!
-//! What is kept, and what a run that is dropped leaves, goes back into the schedule.
+//! Records that are kept, and those that a dropped run leaves, go back into the schedule.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -32,14 +32,13 @@ use crate::service::leases;
 use crate::store::read::scan::{Expiring, RecordKey};
 use crate::store::{Kind, Records, Snapshot, Store, Transaction};
 
-/// Records that one job removes at most: with names of usual length they fit into one entry of the
-/// journal.
+/// The most records that one job removes. With names of usual length they fit into one journal entry.
 pub const MAX_SLICE: usize = 64;
 
-/// A job that has taken so long removes no further record.
+/// The time after which a job removes no further record.
 pub const SLICE_TIME: Duration = Duration::from_millis(2);
 
-/// The label of a lease that keeps what it names, and nothing that this keeps.
+/// The label of a lease that keeps only the images that it names.
 const FLAT: &str = "containerd.io/gc.flat";
 
 /// Removes what has expired and is not kept, and tells of the images that went. When this returns,
@@ -48,14 +47,14 @@ pub async fn collect(collector: &Arc<Collector>, store: &Store, events: &Exchang
     let before = collector.begun.load(Ordering::SeqCst);
     let mut finished = collector.finished.lock().await;
     if *finished > before {
-        // A run that began after the call has ended while it waited.
+        // A run that began after this call has ended meanwhile.
         return Ok(());
     }
     let number = collector.begun.fetch_add(1, Ordering::SeqCst).saturating_add(1);
     let unreadable = std::mem::take(&mut collector.state().unreadable);
     unreadable.log();
     let now = clock::now();
-    // What was answered has told the schedule before.
+    // Every answered change is in the schedule.
     if collector.state().schedule.is_due(now) {
         Running { collector, store, number, now }.run(events).await?;
     }
@@ -85,7 +84,7 @@ impl State {
     }
 
     fn begin_run(&mut self, number: u64, now: UnixTime) {
-        // One that was dropped before its first job ran.
+        // The previous run may have been dropped before its first job.
         self.end_run();
         if self.schedule.needs_load(now) {
             self.schedule.begin_load();
@@ -135,7 +134,7 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// One job.
+    /// Removes one slice, in one job.
     async fn remove(&self, slice: Vec<Expiring>, events: &Exchange) -> Result<Removed> {
         let (collector, number, events) = (Arc::clone(self.collector), self.number, events.clone());
         let work = move |change: &mut Transaction<'_>| remove(&collector, change, number, slice);
@@ -156,11 +155,11 @@ impl Running<'_> {
     }
 }
 
-/// What became of a slice.
+/// The outcome of a slice.
 #[derive(Debug, Default)]
 struct Removed {
     gone: Vec<Expiring>,
-    /// What there was no time for.
+    /// Records that the job had no time for.
     left: Vec<Expiring>,
 }
 
@@ -187,7 +186,7 @@ fn remove(
 
 fn is_kept(collector: &Collector, number: u64, record: &Expiring) -> bool {
     let mut state = collector.state();
-    // A run that was dropped removes nothing more.
+    // A dropped run removes nothing more.
     let Some(run) = state.run_of(number) else { return true };
     record.kind == Kind::Image
         && run
@@ -197,8 +196,8 @@ fn is_kept(collector: &Collector, number: u64, record: &Expiring) -> bool {
             .is_none_or(|references| references.is_kept(&record.name))
 }
 
-/// Whether a record itself says that it expires then. The list of what expires has no checksum;
-/// records have one, and nothing is removed on the word of damaged bytes.
+/// Whether the record itself expires at that time. Entries of the list of expiring records have no
+/// checksum, so a damaged entry must not remove a record.
 fn has_expired(records: &impl Records, noted: &Expiring) -> bool {
     let record = records.record(&noted.namespace, noted.kind, &noted.name);
     let labels =
@@ -228,7 +227,7 @@ fn log_removal(gone: &Expiring) {
     }
 }
 
-/// What has expired and is not kept, leases first.
+/// The expired records that are not kept, leases first.
 fn find(
     collector: &Collector,
     snapshot: &Snapshot<'_>,
@@ -280,7 +279,7 @@ fn find(
     Ok(leases)
 }
 
-/// Reads from the store what expires next.
+/// Reads the next expiring records from the store.
 fn load(snapshot: &Snapshot<'_>, now: UnixTime, is_first: bool) -> Result<Loaded> {
     let (mut loaded, mut unreadable) = (Loaded::new(now), Unreadable::default());
     for noted in snapshot.expiring_keys()? {
@@ -290,14 +289,14 @@ fn load(snapshot: &Snapshot<'_>, now: UnixTime, is_first: bool) -> Result<Loaded
             None => unreadable.add(|| format!("{key}{}", never(&when))),
         }
     }
-    // Once: a later load finds the same, or what was said when it was written.
+    // Logged once: a later load finds the same records, or those that were logged when they were written.
     if is_first {
         unreadable.log();
     }
     Ok(loaded)
 }
 
-/// The record of an entry, if it expires now; the entry may be older than the record.
+/// The record of an entry, if the record has expired. The entry may be older than the record.
 fn due_record(snapshot: &Snapshot<'_>, key: &RecordKey, now: UnixTime) -> Option<Expiring> {
     match snapshot.expiring(key) {
         Ok(found) => found.filter(|record| {
@@ -311,14 +310,14 @@ fn due_record(snapshot: &Snapshot<'_>, key: &RecordKey, now: UnixTime) -> Option
     }
 }
 
-/// An entry is of a record that is gone, or is another by now: that one has an entry of its own.
+/// Drops an entry whose record is gone or was replaced. A replacement has an entry of its own.
 fn forget(collector: &Collector, number: u64, key: &RecordKey) {
     if let Some(run) = collector.state().run_of(number) {
         run.due.remove(key);
     }
 }
 
-/// What keeps which of the expired images of a namespace.
+/// The references to the expired images of a namespace.
 fn find_references(
     snapshot: &Snapshot<'_>,
     namespace: &Namespace,
@@ -363,7 +362,7 @@ fn keep_leased(references: &mut References, stored: StoredLease, now: UnixTime) 
     }
 }
 
-/// An image that has not expired is kept, and keeps others.
+/// Keeps the images that an image which has not expired refers to.
 fn keep_by_image(references: &mut References, message: &[u8]) -> Result<()> {
     match Encoded::new(message) {
         Some(image) => {

@@ -1,38 +1,38 @@
-//! When records expire, in order of time.
+//! The next expiring records, in order of time.
 //!
-//! The store lists what expires by the keys of records. To look through that list for what is due
-//! takes as long as there are entries, so the next ones are kept here in order of time. This is in
-//! memory, not on disk: an order on disk would cost every write another entry and older stores a
-//! migration, and one walk through the list after the start gives the same.
+//! The store lists expiring records by key, so finding the due ones there is a scan of the whole list. The
+//! schedule keeps the next ones in order of time, in memory: an index on disk would cost every write
+//! another entry and older stores a migration, and one scan after the start gives the same.
 //!
 //! **Invariant.** Once loaded, every record that expires before the [horizon](Schedule::horizon)
-//! has an entry. The reverse need not be: the record of an entry may be another by now, or gone.
+//! has an entry. The reverse need not hold: the record of an entry may have been replaced or removed.
 
 use std::collections::BTreeSet;
 
 use crate::model::UnixTime;
 use crate::store::read::scan::RecordKey;
 
-/// So many entries that are not due are kept; what expires later is left to the next load.
+/// The most entries that are not yet due. Records that expire later are left to the next load.
 pub const MAX_ENTRIES: usize = 65_536;
 
 const FOREVER: UnixTime = UnixTime { seconds: i64::MAX, nanos: 0 };
 
-/// A moment, and the key of a record that expires then.
+/// A time, and the key of a record that expires then.
 pub type Entry = (UnixTime, RecordKey);
 
-/// What expires next.
+/// The next expiring records.
 #[derive(Debug, Default)]
 pub struct Schedule {
     entries: BTreeSet<Entry>,
-    /// None before the load: everything is taken in then.
+    /// Records that expire later are not in the schedule. `None` before the first load: every record is
+    /// added then.
     horizon: Option<UnixTime>,
-    /// Entries after the load, and room for as many again as may wait.
+    /// The most entries: those of the load, and [`MAX_ENTRIES`] more.
     limit: usize,
 }
 
 impl Schedule {
-    /// Notes when a record expires.
+    /// Adds a record.
     pub fn insert(&mut self, entry: Entry) {
         if self.horizon.is_some_and(|horizon| entry.0 >= horizon) {
             return;
@@ -47,12 +47,12 @@ impl Schedule {
         }
     }
 
-    /// Whether anything may have expired before `now`.
+    /// Whether a record may have expired before `now`.
     pub fn is_due(&self, now: UnixTime) -> bool {
         self.needs_load(now) || self.entries.first().is_some_and(|(time, _)| *time < now)
     }
 
-    /// Whether what is due can only be told after a load.
+    /// Whether the due records are known only after a load.
     pub fn needs_load(&self, now: UnixTime) -> bool {
         self.horizon.is_none_or(|horizon| horizon < now)
     }
@@ -62,26 +62,27 @@ impl Schedule {
         self.limit > 0
     }
 
-    /// Takes everything in from now on: what is noted while the store is read must not be missed.
+    /// Accepts every record from now on, as records that are added while the store is read must not be
+    /// missed.
     pub fn begin_load(&mut self) {
         self.horizon = None;
     }
 
-    /// Adds what was read from the store.
+    /// Adds the records that were read from the store.
     pub fn end_load(&mut self, loaded: Loaded) {
         self.entries.extend(loaded.entries);
         self.limit = self.entries.len().saturating_add(MAX_ENTRIES);
         self.horizon = Some(loaded.horizon);
     }
 
-    /// Takes out what expired before `now`.
+    /// Removes and returns the records that expired before `now`.
     pub fn take_due(&mut self, now: UnixTime) -> BTreeSet<Entry> {
         let later = self.entries.split_off(&(now, RecordKey::first()));
         std::mem::replace(&mut self.entries, later)
     }
 }
 
-/// Entries read from the store: all that are due, and the next.
+/// Entries read from the store: all due ones, and the next.
 #[derive(Debug)]
 pub struct Loaded {
     entries: BTreeSet<Entry>,
@@ -91,12 +92,12 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// None yet.
+    /// No entries.
     pub fn new(now: UnixTime) -> Self {
         Self { entries: BTreeSet::new(), due: 0, now, horizon: FOREVER }
     }
 
-    /// Adds one; beyond [`MAX_ENTRIES`] the last ones are left out.
+    /// Adds an entry. Beyond [`MAX_ENTRIES`] the latest ones are left out.
     pub fn add(&mut self, entry: Entry) {
         if entry.0 < self.now {
             self.due += 1;

@@ -1,8 +1,7 @@
 //! The operations of Images inside a transaction, with the semantics of containerd 2.3
 //! (`core/metadata/images.go`, `plugins/services/images`).
 //!
-//! Every answer is built as bytes around the stored record, which is the encoded image already:
-//! nothing is decoded to be encoded again.
+//! A stored record is the encoded image, so every reply is built as bytes around it, without decoding.
 
 use protobuf::well_known_types::timestamp::Timestamp;
 
@@ -25,24 +24,23 @@ use crate::service::codec::decode;
 use crate::service::gc;
 use crate::store::{Entry, Kind, Records, Transaction};
 
-/// What a List asks for.
+/// The filters of a List and their plan.
 #[derive(Debug)]
 pub struct Query {
     filter: Filter,
     plan: Plan,
 }
 
-/// What became of a change of an image.
+/// The outcome of a change of an image.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Made {
-    /// It was made.
+    /// The change was made.
     Written(Stored),
-    /// Nothing was changed: its reply takes so many bytes, for which a share of the budget is to be held
-    /// first.
+    /// Nothing was changed: the reply takes this number of bytes, and the caller must reserve them first.
     Needs(usize),
 }
 
-/// What a change made.
+/// The result of a change.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stored {
     /// The encoded response, with the image as it is now.
@@ -51,17 +49,17 @@ pub struct Stored {
     pub labels: Labels,
 }
 
-/// How many bytes the reply of a change may have.
+/// The bounds on the reply of a change, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplyRoom {
-    /// What the transport can carry: the change is refused beyond it.
+    /// The largest reply of the transport: the change is refused beyond it.
     pub limit: usize,
-    /// What is held of the budget for it, or needs no share.
+    /// The bytes that are reserved, or need no reservation.
     pub held: usize,
 }
 
-/// A record has so many bytes at most: what a reply of gRPC can carry with its head of five bytes. A
-/// Get over ttrpc, whose frames are smaller, refuses a large one with its size.
+/// The most bytes of a record: a gRPC reply with its prefix of five bytes carries no more. A Get over
+/// ttrpc, whose frames are smaller, refuses a larger record and names its size.
 pub const MAX_RECORD_BYTES: usize = (16 << 20) - 5;
 
 /// Builds the `GetImageResponse` for an image, if there is room for it.
@@ -78,34 +76,34 @@ pub fn get(
 }
 
 impl Query {
-    /// What a List with these filters asks for.
+    /// Parses and plans filters.
     pub fn new(filters: &[String]) -> Result<Self> {
         Self::compile(filters, &mut Cancel::never())
     }
 
-    /// The same, within the time and the memory of `patience`.
-    pub fn compile(filters: &[String], patience: &mut Cancel) -> Result<Self> {
-        // containerd says it twice: once where filters are parsed, once where images are listed.
+    /// The same, within the time and the memory of `cancel`.
+    pub fn compile(filters: &[String], cancel: &mut Cancel) -> Result<Self> {
+        // containerd repeats the sentence: where it parses filters, and where it lists images.
         let parse = |filters: &[String]| {
             Filter::parse(filters).map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))
         };
-        let filter = patience.compile(filters, parse)?;
+        let filter = cancel.compile(filters, parse)?;
         let plan = Plan::new(&filter);
         Ok(Self { filter, plan })
     }
 
-    /// How its images are found.
+    /// The plan.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// The plan as a line of the log has it.
+    /// The plan for a line of the log.
     fn shown_plan(&self) -> String {
         shorten(&self.plan.to_string()).into_owned()
     }
 
-    /// What names begin with, when that is the only look-up: its candidates are one range of records,
-    /// and need not be gathered first.
+    /// The prefix of names, if it is the only look-up: the candidates are one range of records and are not
+    /// collected first.
     fn as_name_prefix(&self) -> Option<&[u8]> {
         let Plan::LookUp(alternatives) = &self.plan else { return None };
         let [look_ups] = alternatives.as_slice() else { return None };
@@ -122,47 +120,47 @@ impl Query {
     }
 }
 
-/// Builds the `ListImagesResponse` of the images that match, if there is room and patience for it. A
-/// damaged record is left out and reported in the log.
+/// Builds the `ListImagesResponse` of the matching images, within the buffer and until `cancel` ends it. A
+/// damaged record is left out and logged.
 pub fn list(
     records: &impl Records,
     namespace: &Namespace,
     query: &Query,
     room: ReplyBuffer<'_>,
-    mut patience: Cancel,
+    mut cancel: Cancel,
 ) -> Result<BuildOutcome> {
     if let Some(beginning) = query.as_name_prefix() {
         log::debug!("list in {namespace}: {}", query.shown_plan());
         let names = records.scan_names(namespace, beginning)?;
-        return fill(records, names, namespace, query, room, patience);
+        return fill(records, names, namespace, query, room, cancel);
     }
-    match candidates(records, namespace, query, max_lookups(records)?, &mut patience)? {
-        Some(found) => fill(records, found.into_iter().map(Ok), namespace, query, room, patience),
+    match candidates(records, namespace, query, max_lookups(records)?, &mut cancel)? {
+        Some(found) => fill(records, found.into_iter().map(Ok), namespace, query, room, cancel),
         None => {
             log::debug!("list in {namespace}: all images are read; {}", query.shown_plan());
             let all = records.scan(namespace, Kind::Image)?;
-            fill(records, all, namespace, query, room, patience)
+            fill(records, all, namespace, query, room, cancel)
         }
     }
 }
 
-/// The same, if so few images may match that it is done at once.
+/// [`list`], if few enough images may match to run it inline; else `None`.
 pub fn list_if_few(
     records: &impl Records,
     namespace: &Namespace,
     query: &Query,
     room: ReplyBuffer<'_>,
-    mut patience: Cancel,
+    mut cancel: Cancel,
 ) -> Result<Option<BuildOutcome>> {
-    match candidates(records, namespace, query, INLINE_MAX, &mut patience)? {
+    match candidates(records, namespace, query, INLINE_MAX, &mut cancel)? {
         Some(found) => {
-            fill(records, found.into_iter().map(Ok), namespace, query, room, patience).map(Some)
+            fill(records, found.into_iter().map(Ok), namespace, query, room, cancel).map(Some)
         }
         None => Ok(None),
     }
 }
 
-/// How many images a List looks at.
+/// The number of images that a List reads.
 pub fn rows_examined(
     records: &impl Records,
     namespace: &Namespace,
@@ -171,38 +169,38 @@ pub fn rows_examined(
     if let Some(beginning) = query.as_name_prefix() {
         return Ok(records.scan_names(namespace, beginning)?.count());
     }
-    let mut patience = Cancel::never();
-    Ok(match candidates(records, namespace, query, max_lookups(records)?, &mut patience)? {
+    let mut cancel = Cancel::never();
+    Ok(match candidates(records, namespace, query, max_lookups(records)?, &mut cancel)? {
         Some(found) => found.len(),
         None => records.scan(namespace, Kind::Image)?.count(),
     })
 }
 
-/// So many candidates at most are looked up one by one; to read all is faster for more.
+/// The most candidates to look up one by one. With more of them a full scan is faster.
 fn max_lookups(records: &impl Records) -> Result<usize> {
     Ok(usize::try_from(records.approximate_count()? / SCAN_STEPS)
         .unwrap_or(usize::MAX)
         .max(INLINE_MAX))
 }
 
-/// So many candidates are few: trying them takes less time than handing them to another thread.
+/// The most candidates to read inline: it takes less time than the hand-over to another thread.
 const INLINE_MAX: usize = 32;
 
-/// A look-up by the index costs about as much as so many steps of a walk through all records.
+/// The cost of a look-up by the index, in steps of a full scan.
 const SCAN_STEPS: u64 = 4;
 
-/// The images among which are all that match, if they can be looked up and are at most so many. An
-/// index that cannot be read is as good as none.
+/// The candidates: all matching images and perhaps others, if the index finds them and they are at most
+/// `max_candidates`. A damaged index counts as none.
 fn candidates<'t>(
     records: &'t impl Records,
     namespace: &Namespace,
     query: &Query,
-    most: usize,
-    patience: &mut Cancel,
+    max_candidates: usize,
+    cancel: &mut Cancel,
 ) -> Result<Option<Vec<Entry<'t>>>> {
-    let mut step = || patience.check().and_then(|()| records.check_held());
-    let found = records.candidates(namespace, &query.plan, most, &mut step);
-    // What ended it then says so again.
+    let mut step = || cancel.check().and_then(|()| records.check_held());
+    let found = records.candidates(namespace, &query.plan, max_candidates, &mut step);
+    // The error that ended the look-up ends the List too.
     step()?;
     let found = found.unwrap_or_else(|e| {
         throttled_log!(Error, "looking up images in namespace {namespace}: {e}");
@@ -219,18 +217,18 @@ fn fill<'t>(
     namespace: &Namespace,
     query: &Query,
     room: ReplyBuffer<'_>,
-    mut patience: Cancel,
+    mut cancel: Cancel,
 ) -> Result<BuildOutcome> {
     let mut reply = ReplyBuilder::new(room);
-    // Also within one image: its fields may be long, and regular expressions slow on them.
-    let mut step = || patience.check().and_then(|()| records.check_held());
+    // Called within one image too: its fields may be long, and regular expressions slow on them.
+    let mut step = || cancel.check().and_then(|()| records.check_held());
     for entry in entries {
         step()?;
         let image = entry?.message();
         match image.and_then(|image| Ok((image, query.matches(image, &mut step)?))) {
             Ok((image, true)) => reply.add(image),
             Ok((_, false)) => {}
-            // The List itself is to end.
+            // These end the List itself.
             Err(e @ (Error::DeadlineExceeded(_) | Error::Unavailable(_))) => return Err(e),
             Err(e) => {
                 reply.leave_out();
@@ -241,8 +239,8 @@ fn fill<'t>(
     Ok(reply.built())
 }
 
-/// Stores a new, validated image with its time of creation. The `lease` of the call holds it, if it
-/// expires.
+/// Stores a new, validated image with its time of creation. If the image expires, it is added to the
+/// `lease` of the call.
 pub fn create(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
@@ -262,8 +260,8 @@ pub fn create(
     write(change, namespace, lease, image, room)
 }
 
-/// Changes an image to what `new` under `mask` says, with its time of change. The `lease` of the call
-/// holds it, if it expires.
+/// Applies the fields of `new` that `mask` names to an image, and sets its time of change. If the image
+/// expires, it is added to the `lease` of the call.
 pub fn update(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
@@ -284,7 +282,7 @@ pub fn update(
     write(change, namespace, lease, image, room)
 }
 
-/// Removes an image; if the request names a target's digest, only while the image has it.
+/// Removes an image. If the request names a target digest, the image must have it.
 pub fn delete(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
@@ -309,13 +307,13 @@ fn not_found(name: &str) -> Error {
     Error::not_found(format_args!("image {}", quote(name)))
 }
 
-/// The time a change is recorded with: the client's, or now.
+/// The time of a change: the client's, or now.
 fn time(epoch: Option<&Timestamp>) -> Timestamp {
     epoch.map_or_else(clock::record_time, image::normalize_timestamp)
 }
 
-/// Makes an image, or gives the one of that name another target and labels, as a Create does and an
-/// Update without a mask. Says whether it was there, and how many bytes were read and are written.
+/// Creates an image, or replaces the target and labels of the image of that name, like a Create and an
+/// Update without a mask. Returns whether the image existed, and the bytes that were read and written.
 pub fn put(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
@@ -336,7 +334,7 @@ pub fn put(
     Ok((is_there, read + record.len()))
 }
 
-/// Stores an image, if its reply fits into the room.
+/// Stores an image, if its reply fits into the reserved bytes.
 fn write(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
@@ -360,7 +358,7 @@ fn write(
     Ok(Made::Written(Stored { answer: reply.message, labels: image.labels }))
 }
 
-/// The record of an image that is to be stored.
+/// Encodes an image for the store.
 pub fn record(image: &Image) -> Result<Vec<u8>> {
     let record = codec::encode(image)?;
     check(image, &record)?;

@@ -36,7 +36,7 @@ const NETWORK: &[(u32, &str)] = &[
     (0xff53_4d42, "CIFS"),
 ];
 
-/// Somebody's program, which may keep the files anywhere.
+/// A FUSE program, which may keep the files on another machine.
 const FUSE: u32 = 0x6573_5546;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -54,8 +54,7 @@ fn fs_kind(number: u32) -> FsKind {
     }
 }
 
-/// Refuses a folder on a network file system, or on one that is read-only; one that cannot be told is
-/// said in the log.
+/// Refuses a folder on a network file system or on a read-only one. Logs a file system of unknown type.
 pub fn check(folder: &Path) -> Result<()> {
     if statvfs(folder).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY)) {
         return Err(Error::failed_precondition(format_args!(

@@ -1,9 +1,9 @@
 //! Folders and files that only their owner and root may change.
 //!
-//! Whoever can write in a folder of ours can put a link in a file's place, and whoever can write
-//! LMDB's files can stop or mislead the daemon. So a folder belongs to the user we run as or to
-//! root, others may not write in it, and in it no link is followed. After that nobody but those
-//! two can change what was looked at, and a look is as good as a lock.
+//! A user with write access to the folder can replace a file by a link, and a user with write access
+//! to LMDB's files can stop or mislead the daemon. So the folder must belong to the daemon's user or to
+//! root, other users must not have write access, and no link in it is followed. After that check only
+//! the owner and root can change the files, so there is no check-then-use race with other users.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
@@ -17,15 +17,18 @@ use crate::model::{Error, Result};
 
 const WRITE_BY_OTHERS: u32 = 0o022;
 
-/// Creates the folder with `mode` if need be, and gives its absolute path; refuses one that others
-/// than its owner may change. The path to it may lead through links: that is its owner's choice.
+/// Creates the folder with `mode` if it is missing, and returns its absolute path. The path may contain
+/// links: that is the owner's choice.
+///
+/// # Errors
+/// `FailedPrecondition` if users other than its owner and root may change the folder.
 pub fn create_private(path: &Path, mode: u32) -> Result<PathBuf> {
-    let told = |doing| {
+    let to_error = |doing| {
         move |e: io::Error| Error::Internal(format!("{doing} the folder {}: {e}", path.display()))
     };
-    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(told("creating"))?;
-    let path = fs::canonicalize(path).map_err(told("opening"))?;
-    let found = fs::metadata(&path).map_err(told("looking at"))?;
+    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(to_error("creating"))?;
+    let path = fs::canonicalize(path).map_err(to_error("opening"))?;
+    let found = fs::metadata(&path).map_err(to_error("looking at"))?;
     let at = path.display();
     if !found.is_dir() {
         return Err(Error::failed_precondition(format_args!("{at} is no folder")));
@@ -41,8 +44,10 @@ pub fn create_private(path: &Path, mode: u32) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Refuses what is in a file's place but no file, and a file of somebody else; closes one that
-/// others may read or write. A missing one is well.
+/// Sets the mode of a file to 0600 if other users may read or write it. Accepts a missing file.
+///
+/// # Errors
+/// If the path is not a regular file, or if the file belongs to another user.
 pub fn tighten(path: &Path) -> Result<()> {
     let Some(found) = stat_regular(path)? else { return Ok(()) };
     owned(path, &found)?;
@@ -58,8 +63,7 @@ pub fn tighten(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What is known of a file; nothing of a missing one. A link, or anything else than a file, is
-/// refused.
+/// The metadata of a regular file; `None` if it is missing. Refuses a link and every other kind of file.
 pub fn stat_regular(path: &Path) -> Result<Option<Metadata>> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => Ok(Some(found)),
@@ -74,8 +78,7 @@ pub fn stat_regular(path: &Path) -> Result<Option<Metadata>> {
     }
 }
 
-/// Whether there is anything at a path, be it a link that leads nowhere. A look that fails is an error
-/// and no absence.
+/// Whether a path exists, be it a dangling link. A failed check is an error and does not count as absent.
 pub fn exists(path: &Path) -> Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
@@ -108,7 +111,7 @@ pub fn chown_like(path: &Path, beside: &Metadata) -> Result<()> {
     }
 }
 
-/// The sentence for a user who is neither the owner nor root.
+/// The error for a user that is neither the owner nor root.
 pub fn permission_error(path: &Path) -> Error {
     Error::failed_precondition(format_args!(
         "{} may be read by its owner and root only; others ask the daemon on \
@@ -118,7 +121,10 @@ pub fn permission_error(path: &Path) -> Error {
 }
 
 fn owned(path: &Path, found: &Metadata) -> Result<()> {
-    let (us, owner) = (geteuid().as_raw(), found.uid());
+    check_owner(path, found.uid(), geteuid().as_raw())
+}
+
+fn check_owner(path: &Path, owner: u32, us: u32) -> Result<()> {
     if owner == us || owner == 0 {
         return Ok(());
     }
@@ -205,14 +211,22 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_somebody_else_is_refused() {
-        // Only root can give a file away.
-        if !geteuid().is_root() {
-            return;
+    fn a_folder_of_another_user_is_refused() {
+        const OTHER: u32 = 54_321;
+        let check = |owner, us| check_owner(Path::new("root"), owner, us);
+        assert!(check(0, 7).is_ok() && check(7, 7).is_ok());
+        let refusals = [check(OTHER, 7), check(OTHER, 0), check(7, 0)];
+        let told = refusals.map(|refusal| refusal.unwrap_err().message().to_owned());
+        assert!(
+            told[0].contains("root belongs to the user 54321, and this is the user 7"),
+            "{told:?}"
+        );
+        // Only root can give a folder away.
+        if geteuid().is_root() {
+            let dir = tempfile::tempdir().unwrap();
+            std::os::unix::fs::chown(dir.path(), Some(OTHER), None).unwrap();
+            let refused = create_private(dir.path(), 0o700).unwrap_err();
+            assert!(refused.message().contains("belongs to the user 54321"), "{refused}");
         }
-        let dir = tempfile::tempdir().unwrap();
-        std::os::unix::fs::chown(dir.path(), Some(54_321), None).unwrap();
-        let refused = create_private(dir.path(), 0o700).unwrap_err();
-        assert!(refused.message().contains("belongs to the user 54321"), "{refused}");
     }
 }

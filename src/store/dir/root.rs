@@ -1,7 +1,7 @@
 //! The folder of a store: created closed to others, owned by one process at a time, synced.
 //!
-//! Owning is a `flock` on `owner.lock`, which ends with the process however it ends. LMDB's own
-//! `lock.mdb` coordinates readers and is no sign of an owner.
+//! The owner holds a `flock` on `owner.lock`, which the kernel releases when the process ends. LMDB's
+//! own `lock.mdb` coordinates readers and does not show an owner.
 
 use crate::store::dir::files::{DATA_FILE, JOURNAL_FILE, LOCK_FILE, OWNER_FILE, STORE_ID_FILE};
 use std::fs::{self, File};
@@ -16,19 +16,22 @@ use crate::store::dir::lock_file::{LockError, LockFile};
 use crate::store::dir::open_files::{FileId, OpenFiles};
 use crate::store::dir::{files, filesystem, permissions, scratch, store_id};
 
-/// An owned folder. Dropping it gives it up.
+/// The folder of a store, locked by this process until the value is dropped.
 #[derive(Debug)]
 pub struct StoreDir {
     path: PathBuf,
-    /// As the caller named it, absolute: it may lead through links.
+    /// The caller's path, absolute; it may contain links.
     given: PathBuf,
-    /// Missing where nothing can be written, so that no process ever owned the folder.
+    /// `None` on a read-only file system if no process ever owned the folder.
     owner: Option<LockFile>,
 }
 
 impl StoreDir {
-    /// Creates the folder if need be (mode 0700) and becomes its owner. Refuses one that others may
-    /// change, that lies on another machine, or in which a link stands in the place of a file.
+    /// Creates the folder (mode 0700) if it is missing, and locks it.
+    ///
+    /// # Errors
+    /// If other users may change the folder, if it is on a network file system, if a link replaces one of
+    /// its files, or if another process owns it.
     pub fn lock(path: &Path) -> Result<Self> {
         let given = std::path::absolute(path)
             .map_err(|e| Error::Internal(format!("the folder {}: {e}", path.display())))?;
@@ -42,12 +45,12 @@ impl StoreDir {
         Ok(Self { path, given, owner: Some(owner) })
     }
 
-    /// Becomes the owner of a folder in order to read its files, and changes nothing in it: it may lie on
-    /// a read-only file system, and belong to any user.
+    /// Locks a folder to read its files, and changes nothing in it. The folder may be on a read-only file
+    /// system and belong to any user.
     pub fn acquire_to_read(path: &Path) -> Result<Self> {
-        let told = |e| Error::Internal(format!("opening {}: {e}", path.display()));
-        let given = std::path::absolute(path).map_err(told)?;
-        let path = fs::canonicalize(path).map_err(told)?;
+        let to_error = |e| Error::Internal(format!("opening {}: {e}", path.display()));
+        let given = std::path::absolute(path).map_err(to_error)?;
+        let path = fs::canonicalize(path).map_err(to_error)?;
         let owner = path.join(OWNER_FILE);
         let owner = match permissions::stat_regular(&owner)? {
             Some(_) => Some(LockFile::lock(&owner).map_err(|e| not_locked(&path, e))?),
@@ -56,14 +59,14 @@ impl StoreDir {
         Ok(Self { path, given, owner })
     }
 
-    /// What this process has open in the folder: the lock, and the files that are there now and that
-    /// no other process replaces while it is held. The folder is looked at by the path that was given.
+    /// The files that this process has open in the folder: the lock, and the files that no other process
+    /// replaces while the lock is held. They are looked up by the caller's path.
     pub fn open_files(&self) -> Result<OpenFiles> {
-        let told =
+        let to_error =
             |e| Error::Internal(format!("looking at the files in {}: {e}", self.given.display()));
-        let mut files = vec![(self.given.clone(), FileId::of(&self.path).map_err(told)?)];
+        let mut files = vec![(self.given.clone(), FileId::of(&self.path).map_err(to_error)?)];
         if let Some(owner) = &self.owner {
-            files.push((self.given.join(OWNER_FILE), owner.metadata().map_err(told)?.into()));
+            files.push((self.given.join(OWNER_FILE), owner.metadata().map_err(to_error)?.into()));
         }
         for name in [DATA_FILE, JOURNAL_FILE] {
             if let Some(found) = permissions::stat_regular(&self.path.join(name))? {
@@ -83,33 +86,33 @@ impl StoreDir {
         self.path.join(DATA_FILE)
     }
 
-    /// Puts the file `new` of this folder, which is on disk, in the place of the data file, at once;
-    /// what was there gets the name `keep` or goes, with a journal that has changes of it. Nobody may
-    /// have the store open through us.
+    /// Atomically replaces the data file by `new`, a synced file of this folder. The old file, and its
+    /// journal, are renamed to `keep`, or deleted if `keep` is `None`. This process must not have the store
+    /// open.
     pub fn replace(&self, new: &Path, keep: Option<&str>) -> Result<()> {
-        let told = |doing: &'static str| {
+        let to_error = |doing: &'static str| {
             move |e: std::io::Error| {
                 Error::Internal(format!("{doing} in {}: {e}", self.path.display()))
             }
         };
-        // Whoever opens the store to read meanwhile has either both old files or both new ones;
-        // who has it open already keeps the old ones.
-        let _alone = lock_files(&self.path, FlockArg::LockExclusive)?;
+        // A reader that opens the store meanwhile gets both old files or both new files; a reader that
+        // has the store open keeps the old files.
+        let _exclusive = lock_files(&self.path, FlockArg::LockExclusive)?;
         let data = self.data_file();
         if let Some(keep) = keep
             && permissions::exists(&data)?
         {
             std::fs::hard_link(&data, self.path.join(keep))
-                .map_err(told("keeping the old file"))?;
+                .map_err(to_error("keeping the old file"))?;
         }
         // The new file's own identity is written when it is opened.
         store_id::remove(&self.path)?;
-        // LMDB's lock file knows the number of the last transaction of its data file.
-        files::remove(&self.path.join(LOCK_FILE)).map_err(told("removing lock.mdb"))?;
+        // `lock.mdb` holds the id of the last transaction of the old data file.
+        files::remove(&self.path.join(LOCK_FILE)).map_err(to_error("removing lock.mdb"))?;
         self.sync()?;
-        std::fs::rename(new, &data).map_err(told("moving the new file into place"))?;
+        std::fs::rename(new, &data).map_err(to_error("moving the new file into place"))?;
         self.sync()?;
-        // The old file's journal: the new one needs none, and does not fit it.
+        // The new data file needs no journal, and the old journal does not belong to it.
         let journal = self.path.join(JOURNAL_FILE);
         let gone = match keep {
             Some(keep) if permissions::stat_regular(&journal)?.is_some() => {
@@ -117,16 +120,16 @@ impl StoreDir {
             }
             _ => files::remove(&journal),
         };
-        gone.map_err(told("removing the journal"))?;
+        gone.map_err(to_error("removing the journal"))?;
         self.sync()
     }
 
-    /// Puts the entries of the folder, and the folder itself, on disk: a commit syncs the data
-    /// file, but a file whose name is lost is lost too.
+    /// Syncs the folder and its parent: a commit syncs the data file, but not the directory entry that
+    /// names it.
     pub fn sync(&self) -> Result<()> {
         for folder in [Some(self.path.as_path()), self.path.parent()].into_iter().flatten() {
             match File::open(folder).and_then(|f| f.sync_all()) {
-                // The parent may be closed to us; then it was not us who made the folder.
+                // If this process may not open the parent, it has not created the folder there.
                 Err(e) if e.kind() != std::io::ErrorKind::PermissionDenied => {
                     return Err(Error::Internal(format!("syncing {}: {e}", folder.display())));
                 }
@@ -154,16 +157,16 @@ fn not_locked(path: &Path, error: LockError) -> Error {
     }
 }
 
-/// The process that owns the folder, if one does.
+/// The id of the process that owns the folder.
 pub fn owner(folder: &Path) -> Option<u32> {
     lock_file::holder(&folder.join(OWNER_FILE))
 }
 
-/// Keeps the files of a folder from being replaced while it is held.
+/// Locks the files of a folder against [`StoreDir::replace`] until the value is dropped.
 pub fn lock_files(path: &Path, how: FlockArg) -> Result<Flock<File>> {
-    let told = |e: std::io::Error| Error::Internal(format!("opening {}: {e}", path.display()));
-    let folder = File::open(path).map_err(told)?;
-    Flock::lock(folder, how).map_err(|(_, errno)| told(errno.into()))
+    let to_error = |e: std::io::Error| Error::Internal(format!("opening {}: {e}", path.display()));
+    let folder = File::open(path).map_err(to_error)?;
+    Flock::lock(folder, how).map_err(|(_, errno)| to_error(errno.into()))
 }
 
 #[cfg(test)]

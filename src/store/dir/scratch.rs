@@ -33,7 +33,7 @@ impl ScratchFolder {
     /// left there.
     pub fn create_in(parent: &Path) -> Result<Self> {
         remove_abandoned(parent);
-        let told = |e: io::Error| {
+        let to_error = |e: io::Error| {
             let what = format!("making a temporary folder in {}: {e}", parent.display());
             if disk_space::is_full_error(&e) {
                 return Error::ResourceExhausted(what);
@@ -42,7 +42,7 @@ impl ScratchFolder {
         };
         loop {
             let folder =
-                tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent).map_err(told)?;
+                tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent).map_err(to_error)?;
             let lock = open(folder.path())
                 .and_then(|file| lock(file, FlockArg::LockExclusive))
                 .and_then(|lock| Ok(is_at(&lock, folder.path())?.then_some(lock)));
@@ -50,7 +50,7 @@ impl ScratchFolder {
                 Ok(Some(lock)) => return Ok(Self { folder, _lock: lock }),
                 Ok(None) => {}
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) => return Err(told(e)),
+                Err(e) => return Err(to_error(e)),
             }
         }
     }
@@ -61,15 +61,15 @@ impl ScratchFolder {
     }
 }
 
-/// Removes the temporary folders in `parent` that no process holds. What cannot be removed is said
-/// in the log and left: it is in nobody's way.
+/// Removes the temporary folders in `parent` that no process has locked. Logs a folder that cannot be
+/// removed, and leaves it: it does no harm.
 pub fn remove_abandoned(parent: &Path) {
-    let told = |e: io::Error| {
+    let log_error = |e: io::Error| {
         log::warn!("looking for temporary folders in {}: {e}", parent.display());
     };
     let entries = match fs::read_dir(parent) {
         Ok(entries) => entries,
-        Err(e) => return told(e),
+        Err(e) => return log_error(e),
     };
     for entry in entries {
         match entry {
@@ -84,7 +84,7 @@ pub fn remove_abandoned(parent: &Path) {
                 }
             }
             Ok(_) => {}
-            Err(e) => return told(e),
+            Err(e) => return log_error(e),
         }
     }
 }

@@ -1,12 +1,13 @@
-//! How what a batch changed gets on disk, and then into LMDB's file.
+//! Group commit to the journal, and checkpoints into LMDB's file.
 //!
-//! On disk by the journal, as a rule; what is too large for an entry goes to LMDB's file at once.
-//! Either way it is on disk when [`Committer::commit`] answers, and only then does anybody see it.
+//! The committer appends a batch to the journal as one entry. It writes a batch that is too large
+//! for an entry to LMDB's file at once. In both cases the batch is on disk when
+//! [`Committer::commit`] returns, and readers see it only from then on.
 //!
-//! **What fails.** An entry that could not be written may be on the disk all the same. A checkpoint
-//! makes it mean nothing, and so one is made before the next entry is. A checkpoint that LMDB aborts
-//! has changed nothing: what is recent is still in the journal. One of which LMDB itself does not
-//! know whether it was made ends the use of the environment; opening it again tells.
+//! **Failures.** A failed journal write may still have reached the disk. So the committer makes a
+//! checkpoint before it writes another entry: the new checkpoint's identifier invalidates every
+//! existing entry. If LMDB aborts a checkpoint, nothing is lost, because the journal still has the
+//! writes. If LMDB cannot tell whether a checkpoint was made, the environment is reopened.
 
 use crate::store::dir::files::JOURNAL_FILE;
 use crate::store::schema::checkpoint_id;
@@ -29,33 +30,32 @@ use crate::store::schema::checkpoint_id::Expected;
 use crate::store::schema::checkpoint_id::LastCheckpoint;
 use crate::store::schema::tables::Tables;
 
-/// When so many keys are recent, a checkpoint is due: more would make it longer, and what it writes
-/// hardly less often.
+/// A checkpoint is due when the overlay holds this many keys. More keys would make a checkpoint
+/// longer, and would hardly make checkpoints fewer.
 const CHECKPOINT_KEYS: usize = 400;
 
 /// Commits for one opening of an environment, on the writing thread.
 pub(crate) struct Committer {
     journal: Journal,
-    /// An entry may be in the journal that must not count.
+    /// A failed write may have left an entry in the journal that must not be replayed.
     tail_uncertain: bool,
-    /// The last checkpoint.
     last: LastCheckpoint,
-    /// How many entries there are since.
+    /// The number of entries since the last checkpoint.
     entries: u32,
     uuid: String,
 }
 
-/// Why something was not committed.
+/// Why a commit or a checkpoint failed.
 pub(crate) enum Failure {
-    /// Nothing is left of it. A sentence about the journal, or what LMDB says.
+    /// Nothing was written: the journal could not be written.
     Aborted(Error),
-    /// The same, from LMDB.
+    /// Nothing was written: LMDB aborted the transaction.
     Lmdb(heed::Error),
-    /// What the disk has of it is not known.
+    /// The disk may or may not hold the writes.
     Unknown(String),
-    /// The same, and the environment must be opened again.
+    /// The disk may or may not hold the writes, and the environment must be reopened.
     EnvironmentLost(String),
-    /// Nothing of it was written, and the environment must be opened again.
+    /// Nothing was written, and the environment must be reopened.
     NotAttempted(String),
 }
 
@@ -72,7 +72,7 @@ impl fmt::Display for Failure {
 }
 
 impl Committer {
-    /// Replays the folder's journal on top of an environment that was opened there.
+    /// Replays the folder's journal on top of the environment that was opened there.
     pub fn open(
         root: &StoreDir,
         env: &Env<WithoutTls>,
@@ -96,31 +96,34 @@ impl Committer {
         })?;
         root.sync()?;
         if !replay.batches.is_empty() {
-            log::info!("{} commits are in the journal only", replay.batches.len());
+            log::info!(
+                "{} commits are in the journal and not yet in LMDB's file",
+                replay.batches.len()
+            );
         }
-        let shown =
+        let version =
             CurrentVersion::new(env.info().last_txn_id as u64, Overlay::replay(&replay.batches));
         let entries = replay.batches.len().try_into().unwrap_or(u32::MAX);
-        Ok((Self { journal, tail_uncertain: false, last, entries, uuid: uuid.to_owned() }, shown))
+        Ok((Self { journal, tail_uncertain: false, last, entries, uuid: uuid.to_owned() }, version))
     }
 
-    /// Commits `changes`, which lead to `recent`.
+    /// Commits `changes`, which lead to `overlay`.
     pub fn commit(
         &mut self,
         env: &Env<WithoutTls>,
         tables: &Tables,
-        shown: &CurrentVersion,
-        (recent, changes): (Overlay, WriteBatch),
+        version: &CurrentVersion,
+        (overlay, changes): (Overlay, WriteBatch),
     ) -> Result<(), Failure> {
         if self.tail_uncertain {
-            let cleared = self.checkpoint(env, tables, shown, shown.overlay());
+            let cleared = self.checkpoint(env, tables, version, version.overlay());
             cleared.map_err(|failed| match failed {
                 Failure::EnvironmentLost(why) => Failure::NotAttempted(why),
                 failed => failed,
             })?;
         }
         if self.last.journal.is_none() {
-            self.require_journal(env, tables, shown)?;
+            self.require_journal(env, tables, version)?;
         }
         self.begin_journal()?;
         let entry = Entry {
@@ -131,11 +134,11 @@ impl Committer {
             batch: changes,
         };
         let Some(entry) = entry.encode().filter(|_| self.journal.has_room()) else {
-            return self.checkpoint(env, tables, shown, recent);
+            return self.checkpoint(env, tables, version, overlay);
         };
         if let Err(e) = self.journal.append(&entry) {
             self.tail_uncertain = true;
-            return Err(match self.checkpoint(env, tables, shown, shown.overlay()) {
+            return Err(match self.checkpoint(env, tables, version, version.overlay()) {
                 Ok(()) => not_written(&e),
                 Err(Failure::EnvironmentLost(also)) => {
                     Failure::EnvironmentLost(format!("writing the journal: {e}; {also}"))
@@ -146,31 +149,31 @@ impl Committer {
             });
         }
         self.entries = self.entries.saturating_add(1);
-        shown.publish(recent);
+        version.publish(overlay);
         Ok(())
     }
 
-    /// Has LMDB's file say that it needs its journal, before the first entry: so a store that is opened and
-    /// not changed is not written. Where the disk is full, the next checkpoint says it.
+    /// Records in LMDB's file that the store needs its journal, before the first entry of the journal: a
+    /// store that is only opened is not written. If the disk is full, the next checkpoint records it.
     fn require_journal(
         &mut self,
         env: &Env<WithoutTls>,
         tables: &Tables,
-        shown: &CurrentVersion,
+        version: &CurrentVersion,
     ) -> Result<(), Failure> {
         self.begin_journal()?;
-        match self.write(env, tables, shown, shown.overlay(), self.journal.checkpoint()) {
+        match self.write(env, tables, version, version.overlay(), self.journal.checkpoint()) {
             Ok(()) => Ok(()),
             Err(Failure::EnvironmentLost(why)) => Err(Failure::NotAttempted(why)),
             Err(failed) => {
-                log::debug!("noting that the store needs its journal: {failed}");
+                log::debug!("recording that the store needs its journal: {failed}");
                 Ok(())
             }
         }
     }
 
-    /// Makes the journal's header name the last checkpoint, unless it does. Nothing may be committed
-    /// before it does.
+    /// Makes the journal's header name the last checkpoint. Nothing may be committed before the header on
+    /// disk names it.
     fn begin_journal(&mut self) -> Result<(), Failure> {
         if self.journal.checkpoint() == Some(self.last.id) {
             return Ok(());
@@ -179,52 +182,52 @@ impl Committer {
         self.journal.begin(&header).map_err(|e| not_written(&e))
     }
 
-    /// Closes the store in order: LMDB's file needs no journal from then on. If that fails, it needs it
-    /// as before.
+    /// Closes the store cleanly: LMDB's file needs no journal from then on. If closing fails, LMDB's
+    /// file needs the journal as before.
     pub fn close(
         &mut self,
         env: &Env<WithoutTls>,
         tables: &Tables,
-        shown: &CurrentVersion,
+        version: &CurrentVersion,
     ) -> Result<(), Failure> {
-        self.checkpoint(env, tables, shown, shown.overlay())?;
+        self.checkpoint(env, tables, version, version.overlay())?;
         if self.last.journal.is_none() {
             return Ok(());
         }
         self.begin_journal()?;
-        self.write(env, tables, shown, Overlay::default(), None)
+        self.write(env, tables, version, Overlay::default(), None)
     }
 
-    /// Whether there is something for a checkpoint to do.
-    pub fn has_uncheckpointed(&self, shown: &CurrentVersion) -> bool {
-        self.tail_uncertain || !shown.overlay().is_empty()
+    /// Whether a checkpoint would write anything.
+    pub fn has_uncheckpointed(&self, version: &CurrentVersion) -> bool {
+        self.tail_uncertain || !version.overlay().is_empty()
     }
 
-    /// Whether a checkpoint is due before the next change.
-    pub fn checkpoint_due(&self, shown: &CurrentVersion) -> bool {
-        self.tail_uncertain || !self.journal.has_room() || shown.overlay().len() >= CHECKPOINT_KEYS
+    /// Whether a checkpoint is due before the next batch.
+    pub fn checkpoint_due(&self, version: &CurrentVersion) -> bool {
+        self.tail_uncertain
+            || !self.journal.has_room()
+            || version.overlay().len() >= CHECKPOINT_KEYS
     }
 
-    /// Writes `recent`, which has all that is shown, to LMDB's file, and begins the journal anew.
+    /// Writes `overlay`, which includes all published writes, to LMDB's file, and restarts the journal.
     pub fn checkpoint(
         &mut self,
         env: &Env<WithoutTls>,
         tables: &Tables,
-        shown: &CurrentVersion,
-        recent: Overlay,
+        version: &CurrentVersion,
+        overlay: Overlay,
     ) -> Result<(), Failure> {
-        if recent.is_empty() && !self.tail_uncertain {
+        if overlay.is_empty() && !self.tail_uncertain {
             return Ok(());
         }
-        // The header is in doubt only while nothing is recent: nothing is appended below such a one.
+        // The header is uncertain only while the overlay is empty: no entry follows such a header.
         if self.journal.checkpoint().is_none() {
             self.begin_journal()?;
         }
-        self.write(env, tables, shown, recent, self.journal.checkpoint())?;
+        self.write(env, tables, version, overlay, self.journal.checkpoint())?;
         if let Err(failed) = self.begin_journal() {
-            log::warn!(
-                "beginning the journal anew: {failed}; it is tried again with the next change"
-            );
+            log::warn!("restarting the journal: {failed}; the next write tries again");
         }
         Ok(())
     }
@@ -234,27 +237,28 @@ impl Committer {
         &mut self,
         env: &Env<WithoutTls>,
         tables: &Tables,
-        shown: &CurrentVersion,
-        recent: Overlay,
+        version: &CurrentVersion,
+        overlay: Overlay,
         journal: Option<u64>,
     ) -> Result<(), Failure> {
         let next = LastCheckpoint { id: checkpoint_id::next_checkpoint(), journal };
-        shown.checkpoint_started(&recent);
-        let written = write_checkpoint(env, tables, &recent, next);
-        shown.checkpoint_finished(written.is_ok().then(|| env.info().last_txn_id as u64));
+        version.checkpoint_started(&overlay);
+        let written = write_checkpoint(env, tables, &overlay, next);
+        version.checkpoint_finished(written.is_ok().then(|| env.info().last_txn_id as u64));
         match written {
             Ok(()) => {
                 (self.last, self.entries, self.tail_uncertain) = (next, 0, false);
                 Ok(())
             }
-            // After a failed write of a meta page LMDB does not know, and refuses the environment.
+            // After a failed write of a meta page LMDB cannot tell whether the transaction is on disk,
+            // and refuses the environment.
             Err(e) if is_broken(env) => Err(Failure::EnvironmentLost(e.to_string())),
             Err(e) => Err(Failure::Lmdb(e)),
         }
     }
 }
 
-/// Whether LMDB refuses the environment, since the write of a meta page failed.
+/// Whether LMDB refuses the environment because a write of a meta page failed.
 fn is_broken(env: &Env<WithoutTls>) -> bool {
     matches!(env.write_txn(), Err(heed::Error::Mdb(MdbError::Panic)))
 }
@@ -267,15 +271,15 @@ fn not_written(e: &io::Error) -> Failure {
     })
 }
 
-/// Makes the changes in LMDB, in one transaction, as a checkpoint.
+/// Writes `overlay` to LMDB's file in one transaction, as the checkpoint `checkpoint`.
 pub(crate) fn write_checkpoint(
     env: &Env<WithoutTls>,
     tables: &Tables,
-    recent: &Overlay,
+    overlay: &Overlay,
     checkpoint: LastCheckpoint,
 ) -> heed::Result<()> {
     let mut txn = env.write_txn()?;
-    for (table, key, value) in recent.writes() {
+    for (table, key, value) in overlay.writes() {
         match value {
             Some(value) => tables.get(table).put(&mut txn, key, value)?,
             None => drop(tables.get(table).delete(&mut txn, key)?),

@@ -1,15 +1,15 @@
-//! The LMDB environment of a store that is owned: opened, and opened again after its disk failed.
+//! The LMDB environment of a store that this process owns. It is reopened after a disk failure.
 //!
-//! After a failed write of a meta page LMDB refuses everything until the environment is closed. So
-//! whoever meets that refusal, a read or the writer, has it opened again: new users wait, those
-//! that are inside end, the file is closed, verified, settled and mapped. While that fails, as the
-//! disk is still bad, everybody is told so, and one of the later callers tries once more.
+//! After a failed write of a meta page LMDB refuses every transaction until the environment is
+//! closed. The reader or writer thread that meets this refusal reopens the environment: new
+//! transactions wait, running ones end, and the file is closed, verified, made durable
+//! ([`meta_sync`]) and mapped. If reopening fails because the disk is still bad, all callers get an
+//! error, and a later caller tries again.
 //!
-//! A transaction that LMDB aborted needs none of this, not even when it was the sync that failed.
-//! The kernel may then have dropped what was not written, and will say so once only; but LMDB
-//! writes every page of a transaction again in the next one that uses it, and all that a
-//! committed transaction refers to was synced before its meta page was. A later success therefore
-//! never rests on the failed sync.
+//! A transaction that LMDB aborted needs no reopening, not even if its sync failed. After a failed
+//! sync the kernel may drop unwritten pages, and reports that once only. But the next transaction
+//! writes all of its pages itself, and LMDB syncs the pages that a transaction references before it
+//! writes the meta page. So a later success never depends on the failed sync.
 
 use crate::store::dir::files::DATA_FILE;
 use std::path::Path;
@@ -38,16 +38,16 @@ use crate::store::schema::databases;
 use crate::store::schema::table::OwnedOp;
 use crate::store::schema::tables::Tables;
 
-/// After a failed attempt to open again, so long nobody tries.
+/// The shortest time between two attempts to reopen the environment.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// And at least so many times as long as that attempt took: verifying a large store must not be
-/// all that a machine with a bad disk does.
+/// The time between two attempts is at least this many times the duration of the failed attempt: a
+/// machine with a bad disk must not spend all its time on verifying a large store.
 const REOPEN_BACKOFF_FACTOR: u32 = 10;
 
 /// The environment of an owned folder.
 pub(crate) struct Environment {
-    // Dropped in this order: the environment, its readers' table (see `readers`), the folder.
+    // Drop order: the environment, its reader table (see `reader_table`), the folder.
     state: RwLock<State>,
     readers: ReaderTable,
     uuid: String,
@@ -57,51 +57,51 @@ pub(crate) struct Environment {
 
 enum State {
     Open(Arc<OpenEnvironment>),
-    /// Opening it again failed.
+    /// Reopening failed.
     Closed {
         why: Error,
         next_attempt: Instant,
     },
 }
 
-/// An open environment. It is closed when the last holder lets go of it, so nobody keeps it longer
+/// An open environment. It is closed when its last `Arc` is dropped, so no holder may keep one longer
 /// than a transaction takes.
 pub(crate) struct OpenEnvironment {
     committer: Mutex<Committer>,
     pub version: CurrentVersion,
     pub env: Env<WithoutTls>,
     pub tables: Tables,
-    /// Which opening this is.
+    /// Counts how often the environment was opened.
     number: u64,
-    /// It is to be closed: what takes long must end.
+    /// Set when the environment must be closed: long reads end with an error then.
     pub closing: Arc<AtomicBool>,
 }
 
 impl OpenEnvironment {
-    /// Commits changes, which lead to `recent`.
-    pub fn commit(&self, recent: Overlay, changes: WriteBatch) -> Result<(), Failure> {
-        self.committer().commit(&self.env, &self.tables, &self.version, (recent, changes))
+    /// Commits `changes`, which lead to `overlay`.
+    pub fn commit(&self, overlay: Overlay, changes: WriteBatch) -> Result<(), Failure> {
+        self.committer().commit(&self.env, &self.tables, &self.version, (overlay, changes))
     }
 
-    /// Brings what is recent into LMDB's file.
+    /// Writes the overlay to LMDB's file.
     pub fn checkpoint(&self) -> Result<(), Failure> {
-        let recent = self.version.overlay();
-        self.committer().checkpoint(&self.env, &self.tables, &self.version, recent)
+        let overlay = self.version.overlay();
+        self.committer().checkpoint(&self.env, &self.tables, &self.version, overlay)
     }
 
-    /// Brings what is recent into LMDB's file, which needs no journal from then on.
+    /// Writes the overlay to LMDB's file, which needs no journal from then on.
     pub fn close(&self) -> Result<(), Failure> {
         self.committer().close(&self.env, &self.tables, &self.version)
     }
 
-    /// Mostly the writing thread asks for it.
+    // Uncontended: almost all calls come from the writer thread.
     fn committer(&self) -> MutexGuard<'_, Committer> {
         self.committer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Environment {
-    /// Opens the environment in a folder, creating it if need be.
+    /// Opens the environment in a folder, and creates the store if the folder never held one.
     pub fn open(root: StoreDir) -> Result<Self> {
         let opened = create_if_new(&root).and_then(|()| open(&root, 0));
         let (opened, uuid) = opened.map_err(|e| disk_space::explain(root.path(), e))?;
@@ -110,34 +110,37 @@ impl Environment {
         Ok(Self { state: RwLock::new(State::Open(Arc::new(opened))), readers, uuid, files, root })
     }
 
-    /// The folder.
+    /// The folder of the store.
     pub fn root(&self) -> &Path {
         self.root.path()
     }
 
-    /// What tells this store from all others.
+    /// The UUID of the store.
     pub fn uuid(&self) -> &str {
         &self.uuid
     }
 
-    /// An error when what is open is no longer what is in the folder: what is written then may be
-    /// lost.
+    /// Checks that the open files are still the files in the folder.
+    ///
+    /// # Errors
+    /// If a file was replaced or removed: writes to it may be lost.
     pub fn check_files(&self) -> Result<()> {
         self.files.check()
     }
 
-    /// Whether the file system is as good as full. LMDB tells of a write that found too little room
-    /// as of any other that was cut short.
+    /// Whether the file system is almost full. LMDB reports a full disk as it reports any short write,
+    /// so the caller has to ask.
     pub fn is_full(&self) -> bool {
         disk_space::is_full(self.root.path())
     }
 
-    /// LMDB's table of readers.
+    /// LMDB's reader table.
     pub fn readers(&self) -> &ReaderTable {
         &self.readers
     }
 
-    /// The open environment, for one transaction. Whoever holds one must not ask for another.
+    /// The open environment, for one transaction. A caller that holds one must not acquire another:
+    /// reopening waits until all are dropped.
     pub fn acquire(&self) -> Result<Arc<OpenEnvironment>> {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
             State::Open(opened) => return Ok(Arc::clone(opened)),
@@ -149,37 +152,37 @@ impl Environment {
         self.replace(None)
     }
 
-    /// Whether there is something for a checkpoint to do.
+    /// Whether a checkpoint would write anything.
     pub fn has_uncheckpointed(&self) -> bool {
-        self.is(|opened| opened.committer().has_uncheckpointed(&opened.version))
+        self.is_open_and(|opened| opened.committer().has_uncheckpointed(&opened.version))
     }
 
-    /// Whether a checkpoint is due before the next change.
+    /// Whether a checkpoint is due before the next batch.
     pub fn checkpoint_due(&self) -> bool {
-        self.is(|opened| opened.committer().checkpoint_due(&opened.version))
+        self.is_open_and(|opened| opened.committer().checkpoint_due(&opened.version))
     }
 
-    fn is(&self, so: impl FnOnce(&OpenEnvironment) -> bool) -> bool {
+    fn is_open_and(&self, test: impl FnOnce(&OpenEnvironment) -> bool) -> bool {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
-            State::Open(opened) => so(opened),
+            State::Open(opened) => test(opened),
             State::Closed { .. } => false,
         }
     }
 
-    /// Closes a broken environment, once all transactions in it have ended, and opens it again.
+    /// Closes a broken environment after all its transactions have ended, and opens it again.
     pub fn reopen(&self, broken: Arc<OpenEnvironment>) -> Result<Arc<OpenEnvironment>> {
         let number = broken.number;
-        // What waits for the end of all holders must not be one.
+        // `replace` waits until all holders have dropped theirs.
         drop(broken);
         self.replace(Some(number))
     }
 
     fn replace(&self, broken: Option<u64>) -> Result<Arc<OpenEnvironment>> {
-        // From here on nobody comes in.
+        // While this lock is held no new transaction starts.
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let number = match &*state {
-            // Somebody else was faster.
+            // Another thread has already reopened it.
             State::Open(opened) if broken != Some(opened.number) => return Ok(Arc::clone(opened)),
             State::Closed { why, next_attempt } if now < *next_attempt => return Err(why.clone()),
             State::Open(opened) => opened.number,
@@ -193,7 +196,7 @@ impl Environment {
             drop(opened);
             closing.wait();
         }
-        // Another store may be at the path by now; and none is made in the place of this one.
+        // Another store may be at the path now, and no new store may replace this one.
         let opened = self.files.check().and_then(|()| open(&self.root, number.wrapping_add(1)));
         match opened {
             Ok((opened, _)) => {
@@ -220,7 +223,8 @@ fn unavailable(why: &str) -> Error {
     ))
 }
 
-/// Verifies, settles and opens, the `number`th time. Gives the store's UUID too.
+/// Verifies the data file, makes its meta pages durable and opens the environment for the `number`th
+/// time. Returns the store's UUID too.
 fn open(root: &StoreDir, number: u64) -> Result<(OpenEnvironment, String)> {
     let file = root.data_file();
     verify::check_before_mmap(&file)?;
@@ -237,21 +241,21 @@ fn open(root: &StoreDir, number: u64) -> Result<(OpenEnvironment, String)> {
         old_journal(root.path(), uuid, checkpoint)
     })?;
     store_id::check(root.path(), &uuid)?;
-    let (committer, shown) = Committer::open(root, &env, &tables, &uuid)?;
+    let (committer, version) = Committer::open(root, &env, &tables, &uuid)?;
     store_id::write(root.path(), &uuid)?;
     root.sync()?;
     let (committer, closing) = (Mutex::new(committer), Arc::default());
-    Ok((OpenEnvironment { committer, version: shown, env, tables, number, closing }, uuid))
+    Ok((OpenEnvironment { committer, version, env, tables, number, closing }, uuid))
 }
 
-/// The changes that the journal of a store of schema 3 holds on top of a checkpoint.
+/// The writes that the journal of a store of schema 3 holds on top of a checkpoint.
 fn old_journal(root: &Path, uuid: &str, checkpoint: u64) -> Result<Vec<OwnedOp>> {
     let replay = replay::read_v1(root, uuid, checkpoint)?;
     let ops = replay.batches.iter().flat_map(WriteBatch::iter);
     Ok(ops.map(|(table, key, value)| (table, key.to_vec(), value.map(<[u8]>::to_vec))).collect())
 }
 
-/// Makes a store in a folder that never held one.
+/// Creates a store if the folder never held one.
 fn create_if_new(root: &StoreDir) -> Result<()> {
     if permissions::stat_regular(&root.data_file())?.is_some_and(|found| found.len() > 0) {
         return Ok(());
@@ -260,42 +264,43 @@ fn create_if_new(root: &StoreDir) -> Result<()> {
     create(root)
 }
 
-/// Makes an empty store beside its place and then moves it there, so that a power cut in between
-/// leaves no store, rather than a part of one that would have to be refused.
+/// Creates an empty store in a temporary folder and renames it into place, so that a power cut leaves
+/// no store instead of an incomplete one, which the next start would refuse.
 fn create(root: &StoreDir) -> Result<()> {
-    let told = |e| Error::Internal(format!("making a store in {}: {e}", root.path().display()));
+    let to_error = |e| Error::Internal(format!("making a store in {}: {e}", root.path().display()));
     let scratch = ScratchFolder::create_in(root.path())?;
     let env = map(scratch.path())?;
     databases::open(&env, scratch.path(), &|_, _| Ok(Vec::new()))?;
     env.prepare_for_closing().wait();
     let made = scratch.path().join(DATA_FILE);
-    std::fs::File::open(&made).and_then(|file| file.sync_all()).map_err(told)?;
-    std::fs::rename(&made, root.data_file()).map_err(told)?;
+    std::fs::File::open(&made).and_then(|file| file.sync_all()).map_err(to_error)?;
+    std::fs::rename(&made, root.data_file()).map_err(to_error)?;
     root.sync()
 }
 
-/// The last state that was committed; none of an environment that LMDB refuses.
+/// A view of the last committed state; `None` if LMDB refuses the environment.
 pub(crate) fn view(opened: &OpenEnvironment) -> Result<Option<View<'_>>> {
     let begin = || Ok(begin_to_read(&opened.env)?.map(|txn| (txn.id() as u64, txn)));
     let limit = opened.version.begin_snapshot();
-    let begun = opened.version.pin(begin)?;
-    Ok(begun.map(|(txn, recent)| {
+    let pinned = opened.version.pin(begin)?;
+    Ok(pinned.map(|(txn, overlay)| {
         let closing = Arc::clone(&opened.closing);
-        let view = View::new(Txn::Reader(txn), &opened.tables, recent);
+        let view = View::new(Txn::Reader(txn), &opened.tables, overlay);
         view.interrupted_by(closing).with_limit(limit)
     }))
 }
 
-/// The same for the writing thread, which waits until no other process writes.
+/// The view of the writer thread; `None` if LMDB refuses the environment. Waits until no other process
+/// writes.
 pub(crate) fn view_to_write(opened: &OpenEnvironment) -> Result<Option<View<'_>>> {
     let txn = match opened.env.write_txn() {
         Ok(txn) => txn,
         Err(heed::Error::Mdb(heed::MdbError::Panic)) => return Ok(None),
         Err(e) => return Err(lmdb_error("beginning to write", &e)),
     };
-    // Nobody commits while this transaction is open.
-    let recent = opened.version.pin_for_write((txn.id() as u64).saturating_sub(1));
-    Ok(Some(View::new(Txn::Writer(txn), &opened.tables, recent)))
+    // No other transaction commits while this one is open.
+    let overlay = opened.version.pin_for_write((txn.id() as u64).saturating_sub(1));
+    Ok(Some(View::new(Txn::Writer(txn), &opened.tables, overlay)))
 }
 
 #[cfg(test)]

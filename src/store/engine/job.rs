@@ -1,4 +1,4 @@
-//! A job of the writing thread: what somebody wants changed, and the way back to them.
+//! A job of the writer thread: a write of a caller, and the channel for its answer.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -7,25 +7,25 @@ use tokio::sync::oneshot;
 use crate::model::{Error, Result};
 use crate::store::engine::transaction::Transaction;
 
-/// A change that waits, with the way back to its caller.
+/// A queued write and the channel to its caller.
 pub trait Job: Send {
-    /// Runs in `change`, keeping the answer.
+    /// Runs in the transaction `change` and keeps the result.
     fn run(&mut self, change: &mut Transaction<'_>);
 
-    /// Answers: with what `run` kept, or with why it was not committed.
+    /// Answers the caller: with the result of `run`, or with the error of the commit.
     fn finish(self: Box<Self>, committed: Result<()>);
 }
 
 struct Task<T, F, G> {
-    /// Taken when it is run.
+    /// `None` after `run`.
     work: Option<F>,
     then: G,
     outcome: Result<T>,
     caller: oneshot::Sender<Result<T>>,
 }
 
-/// A job, and where its answer comes: `work` is run, and `then` called with what it gave when that is on
-/// disk, before the answer.
+/// A job and the receiver of its answer. The writer thread runs `work`, and calls `then` with its result
+/// after the commit and before the answer.
 pub fn job<T, F, G>(work: F, then: G) -> (Box<dyn Job>, oneshot::Receiver<Result<T>>)
 where
     T: Send + 'static,
@@ -45,7 +45,7 @@ where
     fn run(&mut self, change: &mut Transaction<'_>) {
         let Some(work) = self.work.take() else { return };
         let before = change.savepoint();
-        // What it changed until it panicked is forgotten.
+        // The writes before a panic are rolled back below.
         self.outcome = catch_unwind(AssertUnwindSafe(|| work(change))).unwrap_or_else(|_| {
             Err(Error::Internal("a change panicked; nothing was written".into()))
         });
@@ -58,21 +58,21 @@ where
         let Self { work, then, outcome, caller } = *self;
         let outcome = match (outcome, committed) {
             (Ok(value), Ok(())) => {
-                // The change is on disk: a fault in what follows must not take that back.
+                // The write is on disk: a panic in `then` must not turn the answer into an error.
                 let _ = catch_unwind(AssertUnwindSafe(|| then(&value)));
                 Ok(value)
             }
             (Ok(_), Err(why)) => Err(why),
-            // It was not run.
+            // The job did not run.
             (Err(_), Err(why)) if work.is_some() => Err(why),
             (refused, _) => refused,
         };
-        // A caller that is gone does not want its answer.
+        // The caller may be gone.
         let _ = caller.send(outcome);
     }
 }
 
-/// What is told when there is nobody to do it.
+/// The error when the writer thread has ended.
 pub fn stopped() -> Error {
     Error::Unavailable("the store is closed".into())
 }

@@ -1,7 +1,7 @@
-//! Changing records: what a job of the writing thread does.
+//! A transaction: a job of the writer thread reads and changes records in it.
 //!
-//! A change is made in memory, on top of the state that it reads; the writer puts it into the
-//! journal or forgets it. Nothing here touches the disk, and nothing here fails but reading.
+//! A transaction keeps its writes in memory, on top of the state that it reads. The writer thread
+//! commits the writes or drops them. A transaction never writes to the disk; only its reads can fail.
 
 use crate::store::schema::keys;
 use std::collections::BTreeSet;
@@ -18,19 +18,19 @@ use crate::store::schema::keys::Kind;
 use crate::store::schema::table::Table;
 use crate::store::schema::{index, value};
 
-/// Bytes that LMDB takes as a key.
+/// The longest key of LMDB, in bytes.
 const MAX_KEY: usize = 511;
 
-/// A state, and what is changed in it.
+/// A view of the store, and the writes on top of it.
 pub struct Transaction<'e> {
     view: View<'e>,
-    /// The same as in `view`, for the journal.
+    /// The writes that the overlay of `view` includes, for the journal.
     batch: WriteBatch,
 }
 
-/// What a change was like at some moment.
+/// The writes of a transaction at one moment.
 pub(crate) struct Savepoint {
-    recent: Overlay,
+    overlay: Overlay,
     changes: usize,
 }
 
@@ -47,23 +47,23 @@ impl<'e> Transaction<'e> {
         Self { view, batch: WriteBatch::new(journal::layout::MAX_ENTRY_BYTES) }
     }
 
-    /// A state to [roll back to](Self::rollback_to) if a later change is refused.
+    /// A savepoint to [roll back to](Self::rollback_to).
     pub(crate) fn savepoint(&self) -> Savepoint {
-        Savepoint { recent: self.view.overlay.clone(), changes: self.batch.savepoint() }
+        Savepoint { overlay: self.view.overlay.clone(), changes: self.batch.savepoint() }
     }
 
     pub(crate) fn rollback_to(&mut self, mark: Savepoint) {
-        self.view.overlay = mark.recent;
+        self.view.overlay = mark.overlay;
         self.batch.rollback_to(mark.changes);
     }
 
-    /// All that is recent after it, and what it has changed itself.
+    /// The overlay after this transaction, and the transaction's own writes.
     pub(crate) fn into_parts(self) -> (Overlay, WriteBatch) {
         (self.view.overlay, self.batch)
     }
 
-    /// Writes an encoded record under that name, in place of one that is there. `expires` is the
-    /// value of its label `containerd.io/gc.expire`, if it has one.
+    /// Writes an encoded record under `name` and replaces an existing one. `expires` is the value of the
+    /// record's label `containerd.io/gc.expire`.
     pub fn put(
         &mut self,
         namespace: &Namespace,
@@ -80,13 +80,13 @@ impl<'e> Transaction<'e> {
         }
     }
 
-    /// Removes the record of that name; says whether it was there.
+    /// Removes the record `name`; returns whether it existed.
     pub fn delete(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
         self.delete_key(&keys::key(namespace, kind, name))
     }
 
-    /// Removes the record of that name, but keeps it where a recovery finds it; says whether it
-    /// was there.
+    /// Moves the record `name` to the database of set-aside records, where a recovery finds it; returns
+    /// whether it existed.
     pub fn set_aside(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
         let key = keys::key(namespace, kind, name);
         if let Some(value) = self.view.get(Table::Records, &key)?.map(<[u8]>::to_vec) {
@@ -95,7 +95,7 @@ impl<'e> Transaction<'e> {
         self.delete_key(&key)
     }
 
-    /// Writes a record as one that was set aside, in place of one that is there.
+    /// Writes a record to the database of set-aside records and replaces an existing one.
     pub fn put_aside(
         &mut self,
         namespace: &Namespace,
@@ -107,12 +107,12 @@ impl<'e> Transaction<'e> {
         self.set(Table::SetAside, &key, &value::seal(&key, message))
     }
 
-    /// Writes the encoded `Namespace`, in place of one that is there.
+    /// Writes the encoded `Namespace` and replaces an existing one.
     pub fn put_namespace(&mut self, namespace: &Namespace, message: &[u8]) -> Result<()> {
         self.put_value(&keys::namespace_key(namespace), message)
     }
 
-    /// Removes a namespace and all its leases; says whether it was there. It must hold no images.
+    /// Removes a namespace and all its leases; returns whether it existed. It must hold no images.
     pub fn delete_namespace(&mut self, namespace: &Namespace) -> Result<bool> {
         for key in scan::collect_keys(self, keys::prefix(namespace, Kind::Lease))? {
             self.delete_key(&key)?;
@@ -120,8 +120,8 @@ impl<'e> Transaction<'e> {
         self.delete_key(&keys::namespace_key(namespace))
     }
 
-    /// Makes changes again that a journal holds, on top of records that may be others than those the
-    /// changes were made on: so the index follows from the records.
+    /// Repeats the writes of a journal on top of records that may differ from the original ones. So the
+    /// index entries are computed from the records.
     pub fn replay(&mut self, changes: &WriteBatch) -> Result<()> {
         for (table, key, value) in changes.iter() {
             match (table, value.map(|value| (value, value::unseal(key, value)))) {
@@ -146,12 +146,13 @@ impl<'e> Transaction<'e> {
         self.unset(Table::Records, key)
     }
 
-    /// Makes `new` the index's entries for the record under `key`, in place of those of the record
-    /// that is there. Call it before that one goes.
+    /// Replaces the index entries of the stored record under `key` by `new`. The caller changes the record
+    /// after this call.
     fn reindex(&mut self, key: &[u8], new: BTreeSet<Vec<u8>>) -> Result<()> {
         let old = match get(self, key) {
             Ok(old) => old.map(|message| index::entries(key, message)).unwrap_or_default(),
-            // Which those of a damaged record were cannot be told; they do no harm.
+            // The old entries of a damaged record cannot be computed and remain. They are harmless,
+            // because every candidate is checked against the filter.
             Err(Fault::Damaged) => BTreeSet::new(),
             Err(Fault::Store(error)) => return Err(error),
         };
@@ -164,9 +165,10 @@ impl<'e> Transaction<'e> {
         Ok(())
     }
 
-    /// Every change of a database is made by this and the next, so that the journal has them all.
+    /// Sets a key. All writes go through this function and [`unset`](Self::unset), so that the journal has
+    /// all of them.
     pub(crate) fn set(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<()> {
-        // A checkpoint would fail on it, that is, all would.
+        // LMDB refuses such a key, so that every later checkpoint would fail.
         if key.is_empty() || key.len() > MAX_KEY {
             return Err(Error::Internal(format!("a key of {} bytes", key.len())));
         }

@@ -1,7 +1,8 @@
-//! What readers see beside LMDB's file: what is recent, and on top of which of LMDB's transactions.
+//! The current version of the store: the id of an LMDB transaction, and the overlay of the writes that
+//! no checkpoint has written yet.
 //!
-//! A reader takes a transaction of LMDB and what is recent one after the other, while a checkpoint may
-//! move something from here to there. What it takes always fits together, and it waits for nobody.
+//! A reader pins a consistent pair without blocking, even while a checkpoint moves writes from the
+//! overlay into LMDB's file.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,7 +10,7 @@ use crate::model::{Error, Result};
 use crate::store::journal::overlay::Overlay;
 use crate::store::read::snapshot_limit::{SnapshotLimit, WrittenBytes};
 
-/// What is shown.
+/// The version that new readers see.
 #[derive(Debug)]
 pub struct CurrentVersion {
     version: Mutex<Version>,
@@ -18,82 +19,86 @@ pub struct CurrentVersion {
 
 #[derive(Debug, Clone)]
 struct Version {
-    /// The transaction of LMDB that it lies on top of.
+    /// The id of the LMDB transaction under the overlay.
     base_txn: u64,
     overlay: Overlay,
-    /// The next transaction has all of it.
+    /// If set, the next LMDB transaction includes the whole overlay.
     is_checkpoint_running: bool,
 }
 
 impl CurrentVersion {
-    /// What is recent on top of a transaction.
-    pub fn new(on: u64, recent: Overlay) -> Self {
-        let recently =
-            Mutex::new(Version { base_txn: on, overlay: recent, is_checkpoint_running: false });
-        Self { version: recently, written: WrittenBytes::default() }
+    /// The version with `overlay` on top of the transaction `base_txn`.
+    pub fn new(base_txn: u64, overlay: Overlay) -> Self {
+        let version = Version { base_txn, overlay, is_checkpoint_running: false };
+        Self { version: Mutex::new(version), written: WrittenBytes::default() }
     }
 
     fn with_version<T>(&self, change: impl FnOnce(&mut Version) -> T) -> T {
         change(&mut self.version.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A snapshot begins, as its transaction is taken next.
+    /// Starts the limit of a snapshot. The caller begins the snapshot's transaction next.
     pub fn begin_snapshot(&self) -> SnapshotLimit {
         self.written.begin_snapshot()
     }
 
-    /// What is recent on top of the transaction that `begin` gives, and what else it gives.
+    /// Pins the snapshot that `begin_snapshot` returns together with the overlay on top of it. Returns
+    /// `None` if `begin_snapshot` does.
+    ///
+    /// # Errors
+    /// `Unavailable` if another process has written to the store.
     pub fn pin<T>(
         &self,
-        mut begin: impl FnMut() -> Result<Option<(u64, T)>>,
+        mut begin_snapshot: impl FnMut() -> Result<Option<(u64, T)>>,
     ) -> Result<Option<(T, Overlay)>> {
-        // More than one turn takes a checkpoint in between.
+        // Each further attempt needs a checkpoint that ended during the attempt before.
         for _ in 0..1000 {
-            let shown = self.with_version(|shown| shown.clone());
-            let Some((at, begun)) = begin()? else { return Ok(None) };
-            if at == shown.base_txn {
-                return Ok(Some((begun, shown.overlay)));
+            let version = self.with_version(|version| version.clone());
+            let Some((txn, snapshot)) = begin_snapshot()? else { return Ok(None) };
+            if txn == version.base_txn {
+                return Ok(Some((snapshot, version.overlay)));
             }
-            if at == shown.base_txn.saturating_add(1) && shown.is_checkpoint_running {
-                return Ok(Some((begun, Overlay::default())));
+            if txn == version.base_txn.saturating_add(1) && version.is_checkpoint_running {
+                return Ok(Some((snapshot, Overlay::default())));
             }
         }
         Err(Error::Unavailable("another process has written to the store; try again".into()))
     }
 
-    /// What is recent, on top of LMDB's last transaction, which is told.
+    /// The overlay on top of LMDB's last transaction, whose id is `last`.
     pub fn pin_for_write(&self, last: u64) -> Overlay {
-        self.with_version(|shown| {
-            if shown.base_txn != last {
+        self.with_version(|version| {
+            if version.base_txn != last {
                 log::warn!("another process has written to the store, which only one daemon may");
-                shown.base_txn = last;
+                version.base_txn = last;
             }
-            shown.overlay.clone()
+            version.overlay.clone()
         })
     }
 
-    /// What is recent now.
+    /// The current overlay.
     pub fn overlay(&self) -> Overlay {
-        self.with_version(|shown| shown.overlay.clone())
+        self.with_version(|version| version.overlay.clone())
     }
 
-    /// Shows what is recent from now on, on top of the same transaction.
-    pub fn publish(&self, recent: Overlay) {
-        self.with_version(|shown| shown.overlay = recent);
+    /// Publishes a new overlay on top of the same transaction.
+    pub fn publish(&self, overlay: Overlay) {
+        self.with_version(|version| version.overlay = overlay);
     }
 
-    /// A checkpoint of `recent` begins, which has all that is shown: the next transaction has it.
-    pub fn checkpoint_started(&self, recent: &Overlay) {
-        self.written.add(recent);
-        self.with_version(|shown| shown.is_checkpoint_running = true);
+    /// Records that a checkpoint of `overlay` has started. `overlay` includes the current overlay.
+    pub fn checkpoint_started(&self, overlay: &Overlay) {
+        self.written.add(overlay);
+        self.with_version(|version| version.is_checkpoint_running = true);
     }
 
-    /// It has ended: nothing is recent on top of that transaction, or it failed and all is as before.
-    pub fn checkpoint_finished(&self, on: Option<u64>) {
-        self.with_version(|shown| {
-            shown.is_checkpoint_running = false;
-            if let Some(on) = on {
-                (shown.base_txn, shown.overlay) = (on, Overlay::default());
+    /// Records that the checkpoint has ended: with an empty overlay on top of `base_txn`, or, if that is
+    /// `None`, without effect.
+    pub fn checkpoint_finished(&self, base_txn: Option<u64>) {
+        self.with_version(|version| {
+            version.is_checkpoint_running = false;
+            if let Some(base_txn) = base_txn {
+                (version.base_txn, version.overlay) = (base_txn, Overlay::default());
             }
         });
     }

@@ -1,15 +1,15 @@
-//! The one thread that writes.
+//! The writer thread.
 //!
-//! A thread takes the jobs that have queued up, runs each on top of the one before, commits what they
-//! changed together (`commit` says how), and only then answers them: those who wait share one sync of
-//! the disk. A single job is never delayed in the hope of company.
+//! The writer thread takes all queued jobs, runs each on top of the one before, commits their writes
+//! together ([`committer`](crate::store::engine::committer)), and then answers them: the jobs of a
+//! batch share one sync of the disk. The thread never delays a job to wait for others.
 //!
-//! **Invariant.** A job whose answer is a success is on disk. A job that answers an error has
-//! changed nothing, but where the error itself says that the outcome is unknown.
+//! **Invariant.** If the answer to a job is a success, its writes are on disk. If the answer is an
+//! error, the job changed nothing, unless the error says that the outcome is unknown.
 //!
-//! What a job that refuses or panics had changed by then is forgotten, and the others in the batch do
-//! not notice. Between batches the thread sees to checkpoints: when one is due, and when there has
-//! been nothing to do for a moment.
+//! If a job fails or panics, its writes are rolled back; the other jobs of the batch are not
+//! affected. Between batches the thread makes a checkpoint when one is due, or when it has been idle
+//! for [`CHECKPOINT_IDLE`].
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -34,26 +34,26 @@ use crate::store::error::lmdb_error;
 use crate::store::journal::entry::WriteBatch;
 use crate::store::journal::overlay::Overlay;
 
-/// So many jobs may wait; further callers wait to be let in.
+/// The most jobs that wait in the queue. Callers wait while the queue is full.
 const QUEUE_LEN: usize = 1024;
 
-/// When there has been nothing to do for so long, there is a checkpoint.
+/// The writer thread makes a checkpoint after it has been idle for this long.
 const CHECKPOINT_IDLE: Duration = Duration::from_millis(100);
 
-/// When one has failed, the next is tried so long after.
+/// The time between a failed checkpoint and the next attempt.
 const CHECKPOINT_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// So many jobs share a commit. More would not make the sync cheaper, only answers later.
+/// The most jobs in a commit. More jobs would only delay the answers: the sync is already shared.
 const MAX_BATCH_JOBS: usize = 256;
 
-/// Hands changes to the writing thread. Clones share it; when the last is dropped, the accepted
-/// jobs are finished and the thread ends.
+/// Sends jobs to the writer thread. Clones share the thread. When the last clone is dropped, the
+/// thread finishes the accepted jobs and ends.
 #[derive(Clone)]
 pub struct Writer {
     queue: mpsc::Sender<Box<dyn Job>>,
     commits: Commits,
     // Only held: its drop waits for the thread, after `queue` (declared first) is dropped.
-    _thread: Arc<Joined>,
+    _thread: Arc<JoinOnDrop>,
 }
 
 impl fmt::Debug for Writer {
@@ -62,9 +62,9 @@ impl fmt::Debug for Writer {
     }
 }
 
-struct Joined(Mutex<Option<JoinHandle<()>>>);
+struct JoinOnDrop(Mutex<Option<JoinHandle<()>>>);
 
-impl Drop for Joined {
+impl Drop for JoinOnDrop {
     fn drop(&mut self) {
         let thread = self.0.get_mut().ok().and_then(Option::take);
         // A panic of the thread was reported when it happened; its callers have their errors.
@@ -76,25 +76,30 @@ impl Writer {
     pub(crate) fn start(environment: Arc<Environment>) -> Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE_LEN);
         let commits = Commits::default();
-        let counted = commits.clone();
-        let told = |e| Error::Internal(format!("starting the writing thread: {e}"));
-        let clock =
-            tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(told)?;
-        let writing = WriterThread { environment, commits: counted, clock, retry_at: None };
+        let metrics = commits.clone();
+        let to_error = |e| Error::Internal(format!("starting the writer thread: {e}"));
+        let clock = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(to_error)?;
+        let writing = WriterThread { environment, commits: metrics, clock, retry_at: None };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writing.run(jobs))
-            .map_err(told)?;
-        Ok(Self { queue, commits, _thread: Arc::new(Joined(Mutex::new(Some(thread)))) })
+            .map_err(to_error)?;
+        Ok(Self { queue, commits, _thread: Arc::new(JoinOnDrop(Mutex::new(Some(thread)))) })
     }
 
-    /// What is counted of its commits.
+    /// The metrics of commits and checkpoints.
     pub fn commits(&self) -> &Commits {
         &self.commits
     }
 
-    /// Runs `work` in a transaction and answers after its commit. Once the job is accepted it ends,
-    /// even if the returned future is dropped.
+    /// Runs `work` in a transaction and returns after the commit. An accepted job runs to its end even if
+    /// the returned future is dropped.
+    ///
+    /// # Errors
+    /// The error of `work`; or why the commit failed; or `Unavailable` if the writer thread has ended.
     pub async fn write<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -103,9 +108,9 @@ impl Writer {
         self.write_then(work, |_| {}).await
     }
 
-    /// The same, and after the commit, before the answer, `then` with what `work` gave: in the
-    /// order of commits, whether or not somebody still waits. It runs on the writing thread and
-    /// must be short.
+    /// Like [`write`](Self::write), and calls `then` with the result of `work` after the commit and before
+    /// the answer. The calls of `then` follow the order of commits, even if the caller is gone. `then`
+    /// runs on the writer thread and must be short.
     pub async fn write_then<T, F, G>(&self, work: F, then: G) -> Result<T>
     where
         T: Send + 'static,
@@ -117,7 +122,7 @@ impl Writer {
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// The same for callers outside of an async runtime.
+    /// Like [`write`](Self::write), for callers outside of an async runtime.
     pub fn write_blocking<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -129,12 +134,12 @@ impl Writer {
     }
 }
 
-/// The thread's own.
+/// The state of the writer thread.
 struct WriterThread {
     environment: Arc<Environment>,
     commits: Commits,
     clock: Runtime,
-    /// The last checkpoint failed, and is tried again then.
+    /// When to retry a failed checkpoint.
     retry_at: Option<Instant>,
 }
 
@@ -147,9 +152,9 @@ impl WriterThread {
                 job.finish(committed.clone());
             }
             if let Some(broken) = broken {
-                // If it fails, the next job is told.
+                // If reopening fails, the next job gets the error.
                 let _ = self.environment.reopen(broken);
-            } else if self.is_due() {
+            } else if self.checkpoint_due() {
                 self.checkpoint();
             }
         }
@@ -161,7 +166,7 @@ impl WriterThread {
         }
     }
 
-    /// Waits for jobs and takes what there is; 0 when there will be none any more.
+    /// Waits for jobs and takes the queued ones; returns 0 when the queue is closed.
     fn wait(
         &mut self,
         jobs: &mut mpsc::Receiver<Box<dyn Job>>,
@@ -169,10 +174,10 @@ impl WriterThread {
     ) -> usize {
         while self.environment.has_uncheckpointed() {
             let now = Instant::now();
-            let patience =
+            let pause =
                 self.retry_at.map_or(CHECKPOINT_IDLE, |at| at.saturating_duration_since(now));
-            let soon = async { timeout(patience, jobs.recv_many(batch, MAX_BATCH_JOBS)).await };
-            match self.clock.block_on(soon) {
+            let next_jobs = async { timeout(pause, jobs.recv_many(batch, MAX_BATCH_JOBS)).await };
+            match self.clock.block_on(next_jobs) {
                 Ok(count) => return count,
                 Err(_) => self.checkpoint(),
             }
@@ -180,27 +185,26 @@ impl WriterThread {
         jobs.blocking_recv_many(batch, MAX_BATCH_JOBS)
     }
 
-    fn is_due(&self) -> bool {
+    fn checkpoint_due(&self) -> bool {
         match self.retry_at {
-            // A change that found no room in the journal may have made one.
+            // A batch that was too large for the journal may have made a checkpoint.
             Some(at) => at <= Instant::now() || !self.environment.has_uncheckpointed(),
             None => self.environment.checkpoint_due(),
         }
     }
 
-    /// Runs the jobs and commits what they changed. Gives the environment too when it cannot be used
-    /// any more.
+    /// Runs the jobs and commits their writes. Returns the environment too if it must be reopened.
     fn commit(&self, jobs: &mut [Box<dyn Job>]) -> (Result<()>, Option<Arc<OpenEnvironment>>) {
-        let (opened, recent, changes) = match self.run_in_view(jobs) {
+        let (opened, overlay, changes) = match self.run_in_view(jobs) {
             Ok(done) => done,
             Err(why) => return (Err(why), None),
         };
         if changes.is_empty() {
             return (Ok(()), None);
         }
-        let begun = Instant::now();
-        let committed = opened.commit(recent, changes);
-        self.commits.seconds.observe(begun.elapsed().as_secs_f64());
+        let started = Instant::now();
+        let committed = opened.commit(overlay, changes);
+        self.commits.seconds.observe(started.elapsed().as_secs_f64());
         let Err(failed) = committed else {
             self.commits.jobs.observe(jobs.len() as f64);
             return (Ok(()), None);
@@ -237,21 +241,21 @@ impl WriterThread {
                 change.into_parts()
             });
             match changed {
-                Some((recent, changes)) => return Ok((opened, recent, changes)),
+                Some((overlay, changes)) => return Ok((opened, overlay, changes)),
                 None => opened = self.environment.reopen(opened)?,
             }
         }
     }
 
-    /// Brings what is recent into LMDB's file. While that fails, as the disk is full or bad, it stays
-    /// in the journal, and is tried again.
+    /// Writes the overlay to LMDB's file. If that fails because the disk is full or bad, the writes stay in
+    /// the journal and the thread tries again.
     fn checkpoint(&mut self) {
         let failed_before =
             self.retry_at.replace(Instant::now() + CHECKPOINT_RETRY_INTERVAL).is_some();
         let Ok(opened) = self.environment.acquire() else { return };
-        let begun = Instant::now();
+        let started = Instant::now();
         let done = opened.checkpoint();
-        self.commits.checkpoints.observe(begun.elapsed().as_secs_f64());
+        self.commits.checkpoints.observe(started.elapsed().as_secs_f64());
         let Err(failed) = done else {
             self.retry_at = None;
             if failed_before {
@@ -260,7 +264,7 @@ impl WriterThread {
             return;
         };
         self.commits.failed_checkpoints.inc();
-        // Once, not every second while a disk is full.
+        // Logged once, not at every attempt while a disk is full.
         if !failed_before {
             log::error!(
                 "a checkpoint failed: {failed}; what it was to write is safe in the journal; it is tried \

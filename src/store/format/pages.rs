@@ -102,7 +102,7 @@ impl<'s, S: ReadAt + ?Sized> Pages<'s, S> {
 
     /// Reads the value of `length` bytes in the run of pages that begins at `number`.
     pub fn long(&self, number: u64, length: u32, value: &mut Vec<u8>) -> Result<(), Damage> {
-        // Before so much memory is taken.
+        // Checked before the memory is allocated.
         self.present(number, pages_of(length, self.size))?;
         value.resize(length as usize, 0);
         self.fill(number, PAGE_HEADER as u64, value)

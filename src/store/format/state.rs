@@ -188,7 +188,8 @@ impl State {
     }
 }
 
-/// A database with so many leaves is walked on a thread of its own: that pays from here on.
+/// A database with at least this many leaves is verified on a thread of its own; for a smaller one a
+/// thread costs more than it saves.
 const LARGE: u64 = 32;
 
 /// More threads than a store of ours has large databases; a damaged file may seem to have any number.

@@ -4,7 +4,7 @@
 //! all trees (so there are no cycles, and none shares a page); the nodes of a page fill its upper
 //! part without gap or overlap; keys rise, and lie between those of the branches above; every leaf
 //! is at the depth that the tree's description gives, and its counts are right; a long value's run
-//! of pages is in the file. What a value *is* is the visitor's, who is called for every one.
+//! of pages is in the file. The visitor, which is called for every value, interprets it.
 //!
 //! No recursion follows the file, and a walk is as deep as a tree may be, 32.
 

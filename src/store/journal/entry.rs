@@ -42,12 +42,12 @@ pub struct WriteBatch {
 }
 
 impl WriteBatch {
-    /// None; up to so many bytes of them will be kept.
-    pub fn new(most: usize) -> Self {
-        Self { bytes: Vec::new(), max_bytes: most, has_overflowed: false }
+    /// An empty batch that keeps up to `max_bytes` bytes of writes.
+    pub fn new(max_bytes: usize) -> Self {
+        Self { bytes: Vec::new(), max_bytes, has_overflowed: false }
     }
 
-    /// Adds one.
+    /// Adds a write.
     pub fn push(&mut self, (table, key, value): Op<'_>) {
         let length = value.unwrap_or_default().len();
         let all = CHANGE_HEAD.saturating_add(key.len()).saturating_add(length);
@@ -77,7 +77,7 @@ impl WriteBatch {
         self.has_overflowed
     }
 
-    /// A length to [roll back to](Self::rollback_to).
+    /// A savepoint to [roll back to](Self::rollback_to).
     pub fn savepoint(&self) -> usize {
         self.bytes.len()
     }

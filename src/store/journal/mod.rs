@@ -1,28 +1,29 @@
-//! The journal: changes that are answered before they are in LMDB's file.
+//! The journal: writes that were answered before a checkpoint writes them to LMDB's file.
 //!
-//! LMDB writes every page of a change to another place and syncs twice; the changes themselves are a
-//! few hundred bytes. So the writer thread appends the changes of a batch to this file, with one
-//! sync, and answers. From then on they are [`recent`](crate::store::journal::overlay): every read looks there too.
-//! After some of them, or a moment without any, a **checkpoint** writes what is recent to LMDB's file
-//! in one transaction, and the journal begins anew.
+//! For a write of a few hundred bytes LMDB copies every page on its path and syncs twice. So the
+//! writer thread appends the writes of a batch to the journal, with one sync, and answers. From then
+//! on the writes are in the [`overlay`], which every read consults. When the overlay is large enough,
+//! or the writer thread is idle, a **checkpoint** writes the overlay to LMDB's file in one
+//! transaction, and the journal restarts.
 //!
 //! - [`layout`]: the sizes of the file and its entries
 //! - [`header`]: the first sector, which names the store and the checkpoint
 //! - [`entry`]: the bytes of an entry
-//! - here: the file, opened to be written; [`replay`]: what is read of it
+//! - [`Journal`]: the file, open for writing; [`replay`]: reading the file
+//! - [`overlay`]: the writes since the last checkpoint, in memory
 //!
-//! LMDB's file is always whole in the state of its last checkpoint. It holds the number of that
-//! checkpoint, C, and the number that the journal's header had when the checkpoint was made, J
-//! ([`LastCheckpoint`](crate::store::schema::checkpoint_id::LastCheckpoint)). So a journal is right if its header names C, and then its entries count; or
-//! J, and then LMDB's file has all of them. Any other header, a missing one, and a file that is
-//! shorter than [`LENGTH`] are damage. Where LMDB's file has no J, it needs no journal: it is new, or a
-//! copy, or was closed in order.
+//! LMDB's file always holds the complete state of its last checkpoint. It records the identifier C of
+//! that checkpoint, and the identifier J that the journal's header named when the checkpoint was made
+//! ([`LastCheckpoint`](crate::store::schema::checkpoint_id::LastCheckpoint)). If the journal's header
+//! names C, its entries are replayed. If the header names J, LMDB's file already has all entries. Any
+//! other header, a missing header and a file shorter than [`LENGTH`] are damage. If LMDB's file records
+//! no J, it needs no journal: the file is new, or a copy, or was closed cleanly.
 //!
-//! **Invariant.** LMDB commits nothing while the header on disk is in doubt, and an entry is written
-//! only below a header that names its checkpoint.
+//! **Invariant.** LMDB commits nothing while the header on disk is uncertain, and the journal has
+//! entries only behind a header that names their checkpoint.
 //!
-//! The file has its full length from the start, so that a write to it changes no table of the file
-//! system. An entry begins a sector of its own: a disk writes sectors wholly or not at all.
+//! The file has its full length from the start, so that a write changes no metadata of the file
+//! system. Each entry starts at a sector boundary: a disk writes a sector completely or not at all.
 
 pub mod entry;
 pub mod header;
@@ -43,21 +44,21 @@ use entry::HEADER_BYTES;
 use header::Header;
 use replay::Replay;
 
-/// The file, open to be written.
+/// The journal file, open for writing.
 #[derive(Debug)]
 pub struct Journal {
-    /// Every write to it is synced when it returns.
+    /// Opened with `O_DSYNC`: a write is on disk when it returns.
     file: File,
-    /// Where the next entry goes.
+    /// The offset of the next entry, in bytes.
     end: usize,
-    /// The checkpoint that the header on disk names; `None` while a write of it is in doubt.
+    /// The checkpoint that the header on disk names; `None` after a failed write of the header.
     checkpoint: Option<u64>,
 }
 
 impl Journal {
-    /// Opens the file in the folder `root`, creating it if need be, to append to what was replayed
-    /// from it. The file's content is on disk when this returns; its name is not: see
-    /// `dir::root`.
+    /// Opens the file in the folder `root`, or creates it, to append to the entries that were replayed.
+    /// The content is on disk when this function returns; the file's name is on disk after
+    /// [`StoreDir::sync`](crate::store::dir::root::StoreDir::sync).
     pub fn open(root: &Path, header: &Header, replay: &Replay) -> io::Result<Self> {
         let file = OpenOptions::new()
             .write(true)
@@ -71,20 +72,20 @@ impl Journal {
             file.write_all_at(&vec![0; LENGTH - length], length as u64)?;
         }
         let mut journal = Self { file, end: SECTOR, checkpoint: None };
-        // What was replayed may be in the kernel's memory only: its process was killed in the middle
-        // of its write, or the write failed. An entry behind it must not be lost with it.
+        // The replayed entries may be only in the page cache: the process that wrote them was killed
+        // during the write, or the write failed. If they were lost, so would be every later entry.
         journal.file.write_all_at(replay.bytes(), SECTOR as u64)?;
         journal.begin(header)?;
         journal.end = SECTOR.saturating_add(replay.bytes().len()).next_multiple_of(SECTOR);
         Ok(journal)
     }
 
-    /// The checkpoint that the header on disk names; `None` while a write of it is in doubt.
+    /// The checkpoint that the header on disk names; `None` after a failed write of the header.
     pub fn checkpoint(&self) -> Option<u64> {
         self.checkpoint
     }
 
-    /// Begins anew, without entries, after the checkpoint that the header names.
+    /// Restarts the journal: no entries, and `header` names the checkpoint that they will follow.
     pub fn begin(&mut self, header: &Header) -> io::Result<()> {
         self.checkpoint = None;
         self.end = SECTOR;
@@ -94,12 +95,12 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether any entry finds room.
+    /// Whether there is room for an entry of any length.
     pub fn has_room(&self) -> bool {
         self.end.saturating_add(HEADER_BYTES + MAX_ENTRY_BYTES) <= LENGTH
     }
 
-    /// Writes an entry, which is on disk when this returns.
+    /// Appends an entry. The entry is on disk when this function returns.
     pub fn append(&mut self, entry: &[u8]) -> io::Result<()> {
         self.file.write_all_at(entry, self.end as u64)?;
         self.end = self.end.saturating_add(entry.len()).next_multiple_of(SECTOR);

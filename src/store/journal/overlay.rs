@@ -1,8 +1,8 @@
-//! What was changed since the last checkpoint: it is in the journal, but not yet in LMDB's file.
+//! The overlay: the writes since the last checkpoint, which are in the journal and not yet in LMDB's
+//! file.
 //!
-//! A persistent map for each database: a copy costs nothing and keeps its state, so that each
-//! snapshot has one of its own while the writing thread goes on. A key has its value, or nothing
-//! where it was removed.
+//! The overlay has a persistent map for each database. A clone costs a few pointers and never
+//! changes, so each snapshot has its own while the writer thread goes on. A removed key has no value.
 
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::store::schema::table::{Op, Table};
 
 type Map = RedBlackTreeMapSync<Arc<[u8]>, Option<Arc<[u8]>>>;
 
-/// Keys in order, with their values; with nothing where they were removed.
+/// Keys in order with their values; a removed key has `None`.
 pub type OverlayRange<'r> = Box<dyn Iterator<Item = (&'r [u8], Option<&'r [u8]>)> + 'r>;
 
-/// The keys from one on.
+/// The range of all keys from this key on.
 struct FromKey(Box<[u8]>);
 
 impl RangeBounds<[u8]> for FromKey {
@@ -29,7 +29,7 @@ impl RangeBounds<[u8]> for FromKey {
     }
 }
 
-/// What is recent, of all databases.
+/// The writes since the last checkpoint, for all databases.
 #[derive(Debug, Clone, Default)]
 pub struct Overlay {
     records: Map,
@@ -39,16 +39,16 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// What changes made in order, from nothing on.
+    /// The overlay after applying the batches in order.
     pub fn replay<'c>(all: impl IntoIterator<Item = &'c WriteBatch>) -> Self {
-        let mut recent = Self::default();
+        let mut overlay = Self::default();
         for op in all.into_iter().flat_map(WriteBatch::iter) {
-            recent.apply(op);
+            overlay.apply(op);
         }
-        recent
+        overlay
     }
 
-    /// Makes a change.
+    /// Applies a write.
     pub fn apply(&mut self, (table, key, value): Op<'_>) {
         let map = match table {
             Table::Records => &mut self.records,
@@ -59,13 +59,13 @@ impl Overlay {
         map.insert_mut(key.into(), value.map(Into::into));
     }
 
-    /// What is known of a key: nothing, that it was removed, or its value.
+    /// The write of a key: `None` if there is none, `Some(None)` if the key was removed, or its value.
     pub fn get(&self, table: Table, key: &[u8]) -> Option<Option<&[u8]>> {
         let map = self.map(table);
         if map.is_empty() { None } else { map.get(key).map(Option::as_deref) }
     }
 
-    /// All that is known of keys from one on, in order; `None` when that is nothing at all.
+    /// The writes of all keys from `key` on, in order; `None` if the database has no writes.
     pub fn range_from(&self, table: Table, key: &[u8]) -> Option<OverlayRange<'_>> {
         let map = self.map(table);
         let known =
@@ -73,24 +73,24 @@ impl Overlay {
         (!map.is_empty()).then(|| Box::new(known()) as OverlayRange<'_>)
     }
 
-    /// Everything, to be done again.
+    /// All writes, database by database.
     pub fn writes(&self) -> impl Iterator<Item = Op<'_>> {
         Table::ALL.into_iter().flat_map(|table| {
             self.map(table).iter().map(move |(key, value)| (table, &**key, value.as_deref()))
         })
     }
 
-    /// Of how many keys it knows.
+    /// The number of written keys of a database.
     pub fn count(&self, table: Table) -> usize {
         self.map(table).size()
     }
 
-    /// Of how many keys of all databases it knows.
+    /// The number of written keys of all databases.
     pub fn len(&self) -> usize {
         Table::ALL.into_iter().map(|table| self.count(table)).sum()
     }
 
-    /// Whether nothing is recent.
+    /// Whether there are no writes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

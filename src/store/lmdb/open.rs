@@ -16,12 +16,12 @@ pub(crate) fn map(root: &Path) -> Result<Env<WithoutTls>> {
     let mut size = MAP_SIZE;
     loop {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
-        options.map_size(size).max_readers(MAX_READERS).max_dbs(databases::DATABASES);
-        // SAFETY: the file was verified (`verify::before_mapping`), or it is new, and belongs to us
-        // while `Root` is held: nobody else changes it but through LMDB.
+        options.map_size(size).max_readers(MAX_READERS).max_dbs(databases::MAX_DATABASES);
+        // SAFETY: the file is new or was verified (`verify::check_before_mmap`), and this process owns
+        // it while it holds the `StoreDir`: other processes change it through LMDB only.
         let opened = unsafe { options.open(root) };
         match opened {
-            // An address-space limit (RLIMIT_AS, a small machine): take what there is.
+            // The address space is limited (RLIMIT_AS, a small machine): try a smaller map.
             Err(heed::Error::Io(e))
                 if e.kind() == std::io::ErrorKind::OutOfMemory && size / 2 >= MIN_MAP_SIZE =>
             {
@@ -41,21 +41,21 @@ pub(crate) fn map(root: &Path) -> Result<Env<WithoutTls>> {
     }
 }
 
-/// Takes a snapshot; none of an environment that LMDB refuses since a write failed. When all places
-/// for readers are taken, some may be of processes that are gone.
+/// Begins a read transaction; `None` if LMDB refuses the environment after a failed write. If all
+/// reader slots are taken, frees those of processes that have ended and tries again.
 pub(crate) fn begin_to_read(env: &Env<WithoutTls>) -> Result<Option<RoTxn<'_, WithoutTls>>> {
     use heed::MdbError::{Panic, ReadersFull};
-    let begun = match env.read_txn() {
+    let txn = match env.read_txn() {
         Err(heed::Error::Mdb(ReadersFull)) if free_dead_readers(env)? > 0 => env.read_txn(),
-        begun => begun,
+        txn => txn,
     };
-    match begun {
+    match txn {
         Err(heed::Error::Mdb(Panic)) => Ok(None),
-        begun => begun.map(Some).map_err(|e| lmdb_error("beginning to read", &e)),
+        txn => txn.map(Some).map_err(|e| lmdb_error("beginning to read", &e)),
     }
 }
 
-/// Takes back the slots of readers whose process is gone; says how many.
+/// Frees the reader slots of processes that have ended; returns the number of freed slots.
 pub(crate) fn free_dead_readers(env: &Env<WithoutTls>) -> Result<usize> {
     env.clear_stale_readers().map_err(|e| lmdb_error("looking for readers that are gone", &e))
 }

@@ -1,13 +1,14 @@
-//! Who reads: LMDB's table of readers, and which of them forgot to let go.
+//! LMDB's reader table: which process holds which snapshot.
 //!
-//! LMDB uses no page again that an open snapshot may still see, so a snapshot held for long makes the
-//! file grow, whoever holds it. The table says which process holds which snapshot. heed shows no more
-//! than its length, so it is read here, from `lock.mdb`, by `pread`: the file is memory shared by all
-//! processes, and a read gets what they wrote last.
+//! LMDB reuses no page that an open snapshot may see, so a snapshot that a process holds for long
+//! makes the file grow. heed exposes only the length of the reader table, so this module reads the
+//! table from `lock.mdb` with `pread`: all processes map that file, and a read returns the latest
+//! content.
 //!
-//! **The handle stays open.** LMDB notes that a process lives by a POSIX lock on `lock.mdb`, and such a
-//! lock ends when its process closes *any* handle of the file. So nothing else in a process that has an
-//! environment open may open that file, and the handle here must outlive the environment.
+//! **The handle stays open.** A process marks itself as alive with a POSIX lock on `lock.mdb`. The
+//! kernel releases that lock when the process closes *any* handle of the file. So no other code of a
+//! process with an open environment may open the file, and the handle here must outlive the
+//! environment.
 
 use crate::store::dir::files::LOCK_FILE;
 use std::fs::{File, OpenOptions};
@@ -23,24 +24,23 @@ use crate::model::{Error, Result};
 use crate::store::bounds::MAX_READERS;
 use crate::store::dir::{disk_space, permissions};
 
-/// A snapshot that somebody holds.
+/// A snapshot that a process holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldSnapshot {
-    /// The process, by its number.
+    /// The process id.
     pub process: u32,
-    /// The thread that took it, as the process calls it.
+    /// The id of the thread that took the snapshot, as LMDB records it.
     pub thread: u64,
-    /// The last commit that it sees, by number.
+    /// The id of the last transaction that the snapshot sees.
     pub snapshot: u64,
-    /// Whether the process is still there. LMDB does not free the slot of one that was killed by
-    /// itself.
+    /// Whether the process is alive. LMDB does not free the slot of a killed process on its own.
     pub alive: bool,
 }
 
-/// LMDB's table of readers.
+/// LMDB's reader table.
 #[derive(Debug)]
 pub struct ReaderTable {
-    /// There is none on a file system that is only read.
+    /// `None` on a read-only file system, which has no table.
     file: Option<File>,
 }
 
@@ -51,11 +51,11 @@ const LOCK_VERSION_BITS: u32 = 0xfff;
 const LAST_TRANSACTION: u64 = 8;
 const READERS: usize = 16;
 const SLOT: usize = 64;
-/// A slot that is taken, but sees nothing yet.
+/// The transaction of a slot that is taken but has no snapshot.
 const NO_SNAPSHOT: u64 = u64::MAX;
 
-/// Where the slots begin: behind a header with one mutex and a second mutex, each of these two on lines
-/// of the cache of its own.
+/// The offset of the slots, in bytes: behind a header with one mutex and a second mutex, each on its own
+/// cache lines.
 const fn first_slot() -> usize {
     let mutex = size_of::<libc::pthread_mutex_t>();
     (READERS + 8 + mutex).next_multiple_of(SLOT) + mutex.next_multiple_of(SLOT)
@@ -120,11 +120,13 @@ impl ReaderTable {
     /// The snapshots that are held, the oldest first.
     pub fn held(&self) -> Result<Vec<HeldSnapshot>> {
         let Some(file) = &self.file else { return Ok(Vec::new()) };
-        let told = |e: std::io::Error| Error::Internal(format!("reading the readers' table: {e}"));
-        let length = usize::try_from(file.metadata().map_err(told)?.len()).unwrap_or(usize::MAX);
+        let to_error =
+            |e: std::io::Error| Error::Internal(format!("reading the readers' table: {e}"));
+        let length =
+            usize::try_from(file.metadata().map_err(to_error)?.len()).unwrap_or(usize::MAX);
         // As many as a table of a million slots would have; ours has 512.
         let mut table = vec![0; length.min(64 << 20)];
-        file.read_exact_at(&mut table, 0).map_err(told)?;
+        file.read_exact_at(&mut table, 0).map_err(to_error)?;
         let (head, slots) = table.split_at_checked(first_slot()).unwrap_or_default();
         if word32(head, 0) != MAGIC || word32(head, 4) & LOCK_VERSION_BITS != LOCK_VERSION {
             return Err(Error::failed_precondition("lock.mdb is not of this program's LMDB"));

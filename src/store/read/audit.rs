@@ -9,22 +9,22 @@ use crate::store::schema::value;
 use crate::store::schema::value::Damaged;
 use crate::store::{Kind, Snapshot};
 
-/// One record, as it lies there.
+/// A stored record.
 #[derive(Debug, Clone, Copy)]
 pub struct Stored<'t> {
-    /// It was set aside.
+    /// Whether the record was set aside.
     pub aside: bool,
-    /// Its key.
+    /// The key of the record.
     pub key: &'t [u8],
-    /// Its message, if the checksum is right.
+    /// The message, if its checksum is correct.
     pub message: Result<&'t [u8], Damaged>,
-    /// How many entries it should have in the index, and how many of them are there.
+    /// The number of index entries that the record needs, and how many of them exist.
     pub indexed: (u64, u64),
-    /// What is noted of when it may be collected.
+    /// The stored expiry time.
     pub expires: Option<&'t [u8]>,
 }
 
-/// How many entries there are.
+/// The number of entries of each database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     /// Records, of namespaces too.

@@ -2,7 +2,7 @@
 //! index.
 //!
 //! What comes out are candidates, in byte order of names and each once: every image that matches the
-//! plan's filter, and maybe others. Whoever asks tries the filter on each.
+//! plan's filter, and maybe others. The caller applies the filter to each.
 
 use crate::model::image::plan::{Lookup, Plan};
 use crate::model::{Namespace, Result};

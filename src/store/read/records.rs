@@ -1,9 +1,8 @@
-//! Looking records up, in one state of the store.
+//! Reading records of one state of the store.
 //!
-//! [`Snapshot`] reads a committed state; a [`Transaction`](crate::store::engine::transaction::Transaction)
-//! reads its own writes too. Both are used through [`Records`]. Records are handed out as the bytes of their
-//! message, already checked against their checksum; decoding is the caller's. `walk` goes through
-//! them in order.
+//! A [`Snapshot`] reads a committed state; a [`Transaction`](crate::store::engine::transaction::Transaction)
+//! reads its own writes too. [`Records`] has the reads of both. A read returns the encoded message of a
+//! record after checking its checksum; the caller decodes it. [`scan`] iterates over records in order.
 
 use crate::store::schema::keys;
 use std::collections::BTreeMap;
@@ -20,7 +19,7 @@ use crate::store::read::view::View;
 use crate::store::schema::keys::Kind;
 use crate::store::schema::table::Table;
 
-/// One state, to be read.
+/// A snapshot of the store.
 pub struct Snapshot<'e> {
     pub(crate) view: View<'e>,
 }
@@ -33,15 +32,18 @@ impl ReadState for Snapshot<'_> {
 
 impl Records for Snapshot<'_> {}
 
-/// What can be read of a state.
+/// The reads of a state.
 pub trait Records: ReadState {
-    /// An error once this state was held for too long: too much is written behind it. Walks ask by
-    /// themselves; what takes long over one record asks meanwhile.
+    /// Returns an error if checkpoints have written too much since the snapshot began. Scans call this
+    /// themselves; a caller that works long on one record calls it meanwhile.
     fn check_held(&self) -> Result<()> {
         self.view().check_held()
     }
 
-    /// The encoded record of that name; an error when it is damaged.
+    /// The encoded record `name`.
+    ///
+    /// # Errors
+    /// `DataLoss` if the record is damaged.
     fn record(&self, namespace: &Namespace, kind: Kind, name: &str) -> Result<Option<&[u8]>> {
         get(self, &keys::key(namespace, kind, name)).map_err(|fault| {
             fault.into_error(|| format!("{} {} in namespace {namespace}", kind.noun(), quote(name)))
@@ -64,8 +66,8 @@ pub trait Records: ReadState {
         Scan::new(self, namespace, kind, b"")
     }
 
-    /// The images in a namespace whose names begin so, in byte order of names; when the beginning is
-    /// very long, others too.
+    /// The images in a namespace whose names have that prefix, in byte order of names. A prefix that is
+    /// longer than the head of a long name may return other images too.
     fn scan_names(&self, namespace: &Namespace, beginning: &[u8]) -> Result<Scan<'_>> {
         Scan::new(self, namespace, Kind::Image, beginning)
     }
@@ -82,8 +84,8 @@ pub trait Records: ReadState {
         lookup::candidates(self, namespace, plan, most, step)
     }
 
-    /// How many records there are, of all kinds in all namespaces; about, as those that were removed
-    /// or made a moment ago may be counted wrong.
+    /// The approximate number of records of all kinds in all namespaces: writes in the overlay may be
+    /// counted wrong.
     fn approximate_count(&self) -> Result<u64> {
         self.view().approximate_len(Table::Records)
     }
@@ -93,28 +95,27 @@ pub trait Records: ReadState {
         scan::namespaces(self).collect()
     }
 
-    /// The same, one after the other.
+    /// An iterator over the names of all namespaces.
     fn walk_namespaces(&self) -> impl Iterator<Item = Result<Namespace>> {
         scan::namespaces(self)
     }
 
-    /// How many images are set aside.
+    /// The number of set-aside images.
     fn count_set_aside(&self) -> Result<u64> {
         self.view().len(Table::SetAside)
     }
 
-    /// How many images are set aside, by namespace.
+    /// The number of set-aside images by namespace.
     fn aside_by_namespace(&self) -> Result<BTreeMap<String, u64>> {
         scan::aside_by_namespace(self)
     }
 
-    /// The keys of all records that have a time from which on they may be collected, whether it
-    /// has come or not, with the values of their labels.
+    /// The keys of all records with an expiry time, past or future, with the values of their labels.
     fn expiring_keys(&self) -> Result<impl Iterator<Item = Result<(RecordKey, String)>>> {
         scan::expiring_keys(self)
     }
 
-    /// The record under a key, if it is there and has such a time.
+    /// The record under a key, if it exists and has an expiry time.
     fn expiring(&self, key: &RecordKey) -> Result<Option<Expiring>> {
         scan::expiring(self, key)
     }

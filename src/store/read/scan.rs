@@ -1,4 +1,4 @@
-//! Walking records in order of their names.
+//! Scanning records in order of their names.
 //!
 //! LMDB's order of keys is the order of names, but for long ones: those with one head lie side by
 //! side in the order of their hashes, and are sorted here, run by run (`schema` says why that is
@@ -19,17 +19,17 @@ use crate::store::schema::keys::{Kind, LONG_MARKER, NAME_HEAD};
 use crate::store::schema::table::Table;
 use crate::store::schema::value;
 
-/// The key of a record: what the list of those with a time to go has.
+/// The key of a record in the list of expiring records.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordKey(pub(crate) Box<[u8]>);
 
 impl RecordKey {
-    /// The key of the record of that name.
+    /// The key of the record `name`.
     pub fn new(namespace: &Namespace, kind: Kind, name: &str) -> Self {
         Self(keys::key(namespace, kind, name).into())
     }
 
-    /// What is before all keys.
+    /// The position before all keys.
     pub fn first() -> Self {
         Self(Box::default())
     }
@@ -41,25 +41,25 @@ impl std::fmt::Display for RecordKey {
     }
 }
 
-/// A record that may be collected from a time on.
+/// A record with an expiry time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expiring {
-    /// Where it is.
+    /// The namespace of the record.
     pub namespace: Namespace,
-    /// What it is.
+    /// The kind of the record.
     pub kind: Kind,
-    /// Its name, or its id.
+    /// The name of an image, or the id of a lease.
     pub name: String,
-    /// The value of its label.
+    /// The value of the label `containerd.io/gc.expire`.
     pub when: String,
 }
 
-/// One record of a walk.
+/// A record of a scan.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'t> {
     pub(crate) key: &'t [u8],
     pub(crate) value: &'t [u8],
-    /// Bytes of the key before the name.
+    /// The offset of the name in the key, in bytes.
     pub(crate) prefix: usize,
     pub(crate) kind: Kind,
 }
@@ -144,19 +144,22 @@ impl<'t> Iterator for Scan<'t> {
 }
 
 impl<'t> Entry<'t> {
-    /// The encoded record; an error when it is damaged.
+    /// The encoded record.
+    ///
+    /// # Errors
+    /// `DataLoss` if the record is damaged.
     pub fn message(&self) -> Result<&'t [u8]> {
         value::unseal(self.key, self.value)
             .map_err(|_| damaged(&format!("{} {}", self.kind.noun(), quote(self.head()))))
     }
 
-    /// What is known of the name when the record is damaged, for sentences.
+    /// The name for error sentences, which may be shortened if the record is damaged.
     pub fn display_name(&self) -> String {
         lossy(self.head()).into_owned()
     }
 
-    /// The name: in the key, or, of a long one, in the record; what of it is known, if that is
-    /// damaged.
+    /// The full name: from the key, or from the record for long names. Falls back to the key's head of
+    /// the name if the record is damaged.
     pub(crate) fn name(&self) -> &'t [u8] {
         let head = self.head();
         if !self.is_long() {
@@ -220,7 +223,7 @@ fn next_namespace(
     Ok(None)
 }
 
-/// The keys of the records that have a time to go, with the values of their labels.
+/// The keys of the records with an expiry time, with the values of their labels.
 pub fn expiring_keys(
     state: &(impl ReadState + ?Sized),
 ) -> Result<impl Iterator<Item = Result<(RecordKey, String)>>> {
@@ -228,7 +231,7 @@ pub fn expiring_keys(
     Ok(all.map(|noted| noted.map(|(key, when)| (RecordKey(key.into()), lossy(when).into_owned()))))
 }
 
-/// The record under a key, if it has a time to go.
+/// The record under a key, if it has an expiry time.
 pub fn expiring(state: &(impl ReadState + ?Sized), key: &RecordKey) -> Result<Option<Expiring>> {
     let key = &*key.0;
     let (when, value) =
@@ -242,7 +245,7 @@ pub fn expiring(state: &(impl ReadState + ?Sized), key: &RecordKey) -> Result<Op
     Ok(Some(Expiring { namespace, kind, name, when: lossy(when).into_owned() }))
 }
 
-/// How many images are set aside, by namespace.
+/// The number of set-aside images by namespace.
 pub fn aside_by_namespace(state: &(impl ReadState + ?Sized)) -> Result<BTreeMap<String, u64>> {
     let mut found = BTreeMap::new();
     for noted in state.view().range_from(Table::SetAside, b"")? {

@@ -1,8 +1,7 @@
-//! How long a snapshot may be held: until checkpoints have written so much behind it.
+//! The limit of a snapshot: the bytes that checkpoints may write while it is open.
 //!
-//! LMDB uses no page again that a snapshot may still see. So while one is held the file grows by what
-//! checkpoints write. A time would be no bound: nothing grows while nothing is written, and much in
-//! little time when large records are.
+//! LMDB reuses no page that a snapshot may see, so the file grows by all that checkpoints write while a
+//! snapshot is open. A timeout would be no bound: the growth depends on the written bytes only.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::model::{Error, Result};
 use crate::store::journal::overlay::Overlay;
 
-/// How much checkpoints may write behind a snapshot before it is given up, in bytes.
+/// The bytes that checkpoints may write while a snapshot is open, before the snapshot must be dropped.
 pub const MAX_WRITTEN: u64 = 24 << 20;
 
 /// A page of LMDB's file, and how many of them a changed key costs beside its value: its leaf, and a share
@@ -24,16 +23,16 @@ const PAGES_PER_KEY: u64 = 2;
 pub struct WrittenBytes(Arc<AtomicU64>);
 
 impl WrittenBytes {
-    /// A checkpoint of all that is recent begins.
-    pub fn add(&self, recent: &Overlay) {
+    /// Adds the bytes of a checkpoint of `overlay`.
+    pub fn add(&self, overlay: &Overlay) {
         let pages = |bytes: usize| (bytes as u64).div_ceil(PAGE);
-        let keys = recent
+        let keys = overlay
             .writes()
             .map(|(_, _, value)| PAGES_PER_KEY + value.map_or(0, |v| pages(v.len())));
         self.0.fetch_add(keys.sum::<u64>() * PAGE, Ordering::Relaxed);
     }
 
-    /// A snapshot begins.
+    /// Starts the limit of a snapshot.
     pub fn begin_snapshot(&self) -> SnapshotLimit {
         SnapshotLimit { written: self.clone(), since: self.0.load(Ordering::Relaxed) }
     }

@@ -53,7 +53,7 @@ impl Usage {
     pub(crate) fn measure(root: &Path, env: &Env<WithoutTls>, view: &View<'_>) -> Result<Self> {
         let (txn, tables) = view.base();
         const META_PAGES: u64 = 2;
-        let told = |e: heed::Error| lmdb_error("measuring the store", &e);
+        let to_error = |e: heed::Error| lmdb_error("measuring the store", &e);
         let (info, main) = (env.info(), env.unnamed_database_stat());
         let path = root.join(DATA_FILE);
         let file = std::fs::metadata(&path)
@@ -63,7 +63,7 @@ impl Usage {
         };
         let mut databases = Vec::new();
         for (name, database) in tables.all() {
-            let stat = database.stat(txn).map_err(told)?;
+            let stat = database.stat(txn).map_err(to_error)?;
             let entries = match Table::ALL.into_iter().find(|table| table.name() == name) {
                 Some(table) => view.len(table)?,
                 None => stat.entries as u64,

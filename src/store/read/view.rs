@@ -1,6 +1,6 @@
-//! One state of the databases: what LMDB has, under what is recent.
+//! The merged view of the databases: LMDB's state with the overlay on top of it.
 //!
-//! All reading goes through here, so that nobody else needs to know that there are two places.
+//! All reads go through a view, so no other module has to know both places.
 
 use std::iter::Peekable;
 use std::ops::Bound;
@@ -17,50 +17,50 @@ use crate::store::read::snapshot_limit::SnapshotLimit;
 use crate::store::schema::table::Table;
 use crate::store::schema::tables::Tables;
 
-/// A key and its value, as they lie in the store.
+/// A stored key and its value.
 pub type Pair<'v> = (&'v [u8], &'v [u8]);
 
 /// A transaction that sees LMDB's last state.
 pub enum Txn<'e> {
-    /// One of those who read.
+    /// The transaction of a reader.
     Reader(RoTxn<'e, WithoutTls>),
-    /// The writing thread's: it has a place even when all those for readers are taken, and nobody
-    /// else writes meanwhile.
+    /// The transaction of the writer thread. It needs no reader slot, and no other transaction writes while
+    /// it is open.
     Writer(RwTxn<'e>),
 }
 
-/// One state.
+/// A consistent view of the store.
 pub struct View<'e> {
     txn: Txn<'e>,
     tables: &'e Tables,
     pub(crate) overlay: Overlay,
-    /// Set when the environment is to be closed: closing waits for the end of this view.
+    /// Set when the environment must be closed. Closing waits until this view is dropped.
     closing: Option<Arc<AtomicBool>>,
-    /// Of a snapshot beside which there are checkpoints.
+    /// The limit of a snapshot that checkpoints may run beside.
     limit: Option<SnapshotLimit>,
 }
 
 impl<'e> View<'e> {
-    pub(crate) fn new(txn: Txn<'e>, tables: &'e Tables, recent: Overlay) -> Self {
-        Self { txn, tables, overlay: recent, closing: None, limit: None }
+    pub(crate) fn new(txn: Txn<'e>, tables: &'e Tables, overlay: Overlay) -> Self {
+        Self { txn, tables, overlay, closing: None, limit: None }
     }
 
-    /// Reads that go on from key to key end with an error once `closing` is set.
+    /// Makes iterators return an error after `closing` is set.
     pub(crate) fn interrupted_by(self, closing: Arc<AtomicBool>) -> Self {
         Self { closing: Some(closing), ..self }
     }
 
-    /// It may be held no longer than that says.
+    /// Sets the limit after which the view must be dropped.
     pub(crate) fn with_limit(self, limit: SnapshotLimit) -> Self {
         Self { limit: Some(limit), ..self }
     }
 
-    /// An error once it is to be given up.
+    /// Returns an error if the view must be dropped.
     pub(crate) fn check_held(&self) -> Result<()> {
         self.limit().map_or(Ok(()), SnapshotLimit::check)
     }
 
-    /// What says when it is to be given up, if something does.
+    /// The limit of the view, if it has one.
     pub(crate) fn limit(&self) -> Option<&SnapshotLimit> {
         self.limit.as_ref()
     }
@@ -71,41 +71,41 @@ impl<'e> View<'e> {
             Some(value) => Ok(value),
             // LMDB has no empty keys, and takes none.
             None if key.is_empty() => Ok(None),
-            None => self.tables.get(table).get(self.txn(), key).map_err(told),
+            None => self.tables.get(table).get(self.txn(), key).map_err(read_error),
         }
     }
 
-    /// The first key that is not before one, with its value.
+    /// The first key that is not less than `key`, with its value.
     pub fn seek(&self, table: Table, key: &[u8]) -> Result<Option<Pair<'_>>> {
         if key.is_empty() || self.overlay.count(table) > 0 {
             return self.range_from(table, key)?.next().transpose();
         }
-        self.tables.get(table).get_greater_than_or_equal_to(self.txn(), key).map_err(told)
+        self.tables.get(table).get_greater_than_or_equal_to(self.txn(), key).map_err(read_error)
     }
 
-    /// All keys from one on, in order.
+    /// All keys from `key` on, in order.
     pub fn range_from(&self, table: Table, key: &[u8]) -> Result<Range<'_>> {
         let from = if key.is_empty() { Bound::Unbounded } else { Bound::Included(key) };
         let bounds = (from, Bound::Unbounded);
         Ok(Range {
-            base: self.tables.get(table).range(self.txn(), &bounds).map_err(told)?,
+            base: self.tables.get(table).range(self.txn(), &bounds).map_err(read_error)?,
             peeked_base: None,
-            recent: self.overlay.range_from(table, key).map(Iterator::peekable),
+            overlay: self.overlay.range_from(table, key).map(Iterator::peekable),
             closing: self.closing.as_deref(),
         })
     }
 
-    /// All keys that begin so, in order.
+    /// All keys with that prefix, in order.
     pub fn prefix<'v>(&'v self, table: Table, prefix: Vec<u8>) -> Result<Prefixed<'v>> {
         Ok(Prefixed { range: self.range_from(table, &prefix)?, prefix })
     }
 
-    /// How many keys there are.
+    /// The number of keys.
     pub fn len(&self, table: Table) -> Result<u64> {
         let stored = self.tables.get(table);
-        let mut count = stored.len(self.txn()).map_err(told)?;
+        let mut count = stored.len(self.txn()).map_err(read_error)?;
         for (key, value) in self.overlay.range_from(table, b"").into_iter().flatten() {
-            match (stored.get(self.txn(), key).map_err(told)?, value) {
+            match (stored.get(self.txn(), key).map_err(read_error)?, value) {
                 (None, Some(_)) => count = count.saturating_add(1),
                 (Some(_), None) => count = count.saturating_sub(1),
                 _ => {}
@@ -114,13 +114,13 @@ impl<'e> View<'e> {
         Ok(count)
     }
 
-    /// The same, without a look at what was changed recently.
+    /// An upper bound of the number of keys: counts every write in the overlay as a new key.
     pub fn approximate_len(&self, table: Table) -> Result<u64> {
-        let stored = self.tables.get(table).len(self.txn()).map_err(told)?;
+        let stored = self.tables.get(table).len(self.txn()).map_err(read_error)?;
         Ok(stored.saturating_add(self.overlay.count(table) as u64))
     }
 
-    /// What LMDB has of it.
+    /// The LMDB transaction under the overlay, and its databases.
     pub fn base(&self) -> (&RoTxn<'_>, &'e Tables) {
         (self.txn(), self.tables)
     }
@@ -133,11 +133,11 @@ impl<'e> View<'e> {
     }
 }
 
-fn told(e: heed::Error) -> Error {
+fn read_error(e: heed::Error) -> Error {
     lmdb_error("reading the store", &e)
 }
 
-/// What a long read is told when the store is opened again beneath it.
+/// The error of a long read when the environment must be reopened.
 fn interrupted() -> Error {
     Error::Unavailable(
         "a write to the disk failed and the store is opened again, which ends reads under way; try \
@@ -149,10 +149,10 @@ fn interrupted() -> Error {
 /// Keys in order, with their values.
 pub struct Range<'v> {
     base: RoRange<'v, Bytes, Bytes>,
-    /// Of those that LMDB has, the next, when what is recent comes before it.
+    /// LMDB's next pair, if the overlay's next key comes before it.
     peeked_base: Option<Pair<'v>>,
-    /// `None` when nothing is.
-    recent: Option<Peekable<OverlayRange<'v>>>,
+    /// `None` when the overlay has no further key.
+    overlay: Option<Peekable<OverlayRange<'v>>>,
     closing: Option<&'v AtomicBool>,
 }
 
@@ -160,25 +160,25 @@ impl<'v> Range<'v> {
     fn next_base(&mut self) -> Result<Option<Pair<'v>>> {
         match self.peeked_base.take() {
             Some(pair) => Ok(Some(pair)),
-            None => self.base.next().transpose().map_err(told),
+            None => self.base.next().transpose().map_err(read_error),
         }
     }
 
     fn merged(&mut self) -> Result<Option<Pair<'v>>> {
         loop {
             let stored = self.next_base()?;
-            let Some(recent) = &mut self.recent else { return Ok(stored) };
-            let Some(&(key, value)) = recent.peek() else {
-                self.recent = None;
+            let Some(overlay) = &mut self.overlay else { return Ok(stored) };
+            let Some(&(key, value)) = overlay.peek() else {
+                self.overlay = None;
                 return Ok(stored);
             };
             match stored {
                 Some(pair) if pair.0 < key => return Ok(Some(pair)),
-                // What was stored under the key counts no more.
+                // The overlay replaces the stored pair.
                 Some(pair) if pair.0 == key => {}
                 other => self.peeked_base = other,
             }
-            recent.next();
+            overlay.next();
             if let Some(value) = value {
                 return Ok(Some((key, value)));
             }
@@ -193,8 +193,8 @@ impl<'v> Iterator for Range<'v> {
         if self.closing.is_some_and(|closing| closing.load(Ordering::Relaxed)) {
             return Some(Err(interrupted()));
         }
-        if self.recent.is_none() && self.peeked_base.is_none() {
-            return self.base.next().map(|pair| pair.map_err(told));
+        if self.overlay.is_none() && self.peeked_base.is_none() {
+            return self.base.next().map(|pair| pair.map_err(read_error));
         }
         self.merged().transpose()
     }
@@ -259,25 +259,25 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let store = Store::open(dir.path()).unwrap();
             let opened = store.environment.acquire().unwrap();
-            let (table, mut recent, mut expected) = (Table::Index, Overlay::default(), BTreeMap::new());
+            let (table, mut overlay, mut expected) = (Table::Index, Overlay::default(), BTreeMap::new());
             for (number, step) in steps.into_iter().enumerate() {
                 match step {
                     Step::Put(key, value) => {
-                        recent.apply((table, &key, Some(&[value])));
+                        overlay.apply((table, &key, Some(&[value])));
                         expected.insert(key, vec![value]);
                     }
                     Step::Remove(key) => {
-                        recent.apply((table, &key, None));
+                        overlay.apply((table, &key, None));
                         expected.remove(&key);
                     }
                     Step::Checkpoint => {
-                        let written = std::mem::take(&mut recent);
+                        let written = std::mem::take(&mut overlay);
                         crate::store::engine::committer::write_checkpoint(&opened.env, &opened.tables, &written, LastCheckpoint { id: number as u64, journal: None })
                             .unwrap();
                     }
                 }
             }
-            let view = View::new(Txn::Reader(opened.env.read_txn().unwrap()), &opened.tables, recent);
+            let view = View::new(Txn::Reader(opened.env.read_txn().unwrap()), &opened.tables, overlay);
             let owned = |(key, value): Pair<'_>| (key.to_vec(), value.to_vec());
             let all: Vec<_> = expected.clone().into_iter().collect();
             let range = |key: &[u8]| -> Vec<_> {

@@ -1,13 +1,13 @@
-//! Makes the disk hold what a data file reads as.
+//! Makes the meta pages of a data file durable before the first write.
 //!
-//! A write that failed, or that a killed process did not sync, may have reached the disk or not; a
-//! read does not tell, as it shows what the kernel has in memory. For pages this does not matter:
-//! nothing refers to them before they are synced. A meta page is what refers. If the disk held a
-//! newer one than we read, the next transaction would overwrite pages that it refers to, and a
-//! power cut then would leave a store in ruins: LMDB starts with the newest meta page.
+//! A write that failed, or that a killed process did not sync, may or may not have reached the disk. A
+//! read does not show which, because it returns the content of the page cache. Data pages are safe:
+//! no page references them before they are synced. A meta page is not safe. If the disk holds a newer
+//! one than the page cache, the next transaction could overwrite pages that it references, and after a
+//! power cut LMDB would start from that newer meta page with a corrupt tree.
 //!
-//! So before the first write, both are written again as they read, and synced. Each is within
-//! one sector of 512 bytes, which a disk writes wholly or not at all.
+//! So both meta pages are written again as they read, and synced. Each is within one sector of 512
+//! bytes, which a disk writes completely or not at all.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -22,8 +22,8 @@ const META_END: usize = 152;
 const PAGE_SIZE_AT: usize = 40;
 const TRANSACTION_AT: usize = 144;
 
-/// Settles a file that `verify` has passed, and that nobody else writes. Gives its newest
-/// transaction.
+/// Rewrites and syncs the meta pages of a verified file that no other process writes. Returns the id of
+/// its newest transaction.
 pub fn make_meta_durable(path: &Path) -> Result<u64> {
     rewrite_meta(path).map_err(|e| {
         Error::Unavailable(format!("writing the meta pages of {} again: {e}", path.display()))

@@ -13,7 +13,7 @@
 //!    takes the newest of each name, as far as records say.
 //!
 //! A page counts in 2 and 4 only if it is a leaf with the number of its place, and the inside of long
-//! values is skipped where it is known: nobody's label must be read as a page.
+//! values is skipped where it is known: no client's label must be read as a page.
 
 use std::fs::File;
 
@@ -90,7 +90,7 @@ impl Range {
     }
 }
 
-/// So many sentences about damage are kept.
+/// The most sentences about damage in [`Findings`].
 const MAX_SENTENCES: usize = 100;
 
 struct Salvage<'s, 'v> {

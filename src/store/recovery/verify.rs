@@ -17,27 +17,29 @@ use crate::store::dir::{disk_space, permissions};
 use crate::store::format::pages::Damage;
 use crate::store::format::state::{Metas, State};
 
-/// Refuses a file that LMDB must not map, with a sentence. A missing or an empty file is a new
-/// store. One that ends before its last page, where only free pages are that LMDB never wrote, is
-/// extended, so that a read there is one of zeros instead of a SIGBUS. Nobody else may be writing
-/// it.
+/// Verifies a file before LMDB maps it. Accepts a missing or an empty file: that is a new store. A file
+/// may end before its last page if LMDB has never written the free pages there; it is extended, so that
+/// a read returns zeros instead of a SIGBUS. No other process may write the file meanwhile.
+///
+/// # Errors
+/// `DataLoss` if LMDB must not map the file.
 pub fn check_before_mmap(path: &Path) -> Result<()> {
     let Some(file) = permissions::open_regular(path, true)? else { return Ok(()) };
-    let told = |e| Error::Internal(format!("extending {}: {e}", path.display()));
-    let length = file.metadata().map_err(told)?.len();
+    let to_error = |e| Error::Internal(format!("extending {}: {e}", path.display()));
+    let length = file.metadata().map_err(to_error)?.len();
     if length == 0 {
         return Ok(());
     }
     let state = state(&file).map_err(|damage| damage_error(path, &file, &damage))?;
     if length < state.length {
-        disk_space::allocate(&file, state.length).map_err(told)?;
+        disk_space::allocate(&file, state.length).map_err(to_error)?;
     }
     Ok(())
 }
 
-/// Verifies the state that a file is in now. Somebody may be writing it through LMDB, if the caller
-/// has a transaction open that reads: then the pages of its state, and of all later ones, are
-/// not used again, so that what is read here stays whole, whatever is committed meanwhile.
+/// Verifies the newest state of a file. Another process may write the file through LMDB if the caller has
+/// a read transaction open: LMDB then reuses no page of that state or of a later one, so the verified
+/// pages do not change.
 pub fn state(file: &File) -> Result<State, Damage> {
     let metas = Metas::read(file)?;
     State::read(file, metas.live()?)
@@ -49,7 +51,7 @@ pub fn metas(path: &Path, file: &File) -> Result<()> {
     checked.map_err(|damage| damage_error(path, file, &damage))
 }
 
-/// The sentence about a damaged file.
+/// The error about a damaged file.
 pub fn damage_error(path: &Path, file: &File, damage: &Damage) -> Error {
     let before =
         if older_is_whole(file) { "; its state before the last change is whole" } else { "" };

@@ -1,4 +1,4 @@
-//! What LMDB's file says about the last checkpoint, and about the journal that belongs to it.
+//! The identifier of the last checkpoint in LMDB's file, and of the journal that belongs to it.
 
 use heed::{RoTxn, RwTxn};
 
@@ -10,26 +10,26 @@ pub(crate) const UUID: &str = "uuid";
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 const JOURNAL: &str = "journal";
 
-/// What LMDB's file says about the last checkpoint.
+/// The record of the last checkpoint in LMDB's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastCheckpoint {
-    /// Its number.
+    /// The identifier of the checkpoint.
     pub id: u64,
     /// The checkpoint that the journal's header named when this one was made; `None` if the file needs
     /// no journal.
     pub journal: Option<u64>,
 }
 
-/// What LMDB's file says about its journal.
+/// The journal that LMDB's file expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
-    /// The store.
+    /// The UUID of the store.
     pub uuid: String,
-    /// Its last checkpoint.
+    /// The last checkpoint of the store.
     pub last: LastCheckpoint,
 }
 
-/// What a state says about the last checkpoint.
+/// Reads the last checkpoint of a state.
 pub fn last_checkpoint(txn: &RoTxn<'_>, tables: &Tables) -> Result<LastCheckpoint> {
     let told = |e: heed::Error| lmdb_error("reading the store", &e);
     let id = number(tables.meta.get(txn, CHECKPOINT).map_err(told)?).unwrap_or_default();
@@ -37,18 +37,18 @@ pub fn last_checkpoint(txn: &RoTxn<'_>, tables: &Tables) -> Result<LastCheckpoin
     Ok(LastCheckpoint { id, journal })
 }
 
-/// The number that `meta` holds, if it is one.
+/// Decodes a number of `meta`.
 pub(crate) fn number(stored: Option<&[u8]>) -> Option<u64> {
     stored.and_then(|stored| stored.try_into().ok()).map(u64::from_le_bytes)
 }
 
-/// A number for the next checkpoint. Nobody can guess it, so that a client's label which looks like an
-/// entry of the journal never passes for one.
+/// A random identifier for the next checkpoint. A client cannot guess it, so a label that looks like an
+/// entry of the journal is never replayed.
 pub fn next_checkpoint() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0
 }
 
-/// Writes what a transaction says about the checkpoint that it makes.
+/// Records the checkpoint that a transaction makes.
 pub fn put_checkpoint(
     txn: &mut RwTxn<'_>,
     tables: &Tables,
@@ -61,19 +61,19 @@ pub fn put_checkpoint(
     }
 }
 
-/// What the database `meta` of a damaged file says, as far as it was found: its entries by name.
+/// The entries of the database `meta` that were found in a damaged file.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// The store's UUID.
     pub uuid: Option<String>,
-    /// The number of the last checkpoint.
+    /// The identifier of the last checkpoint.
     pub checkpoint: Option<u64>,
     /// The checkpoint that the journal's header named then.
     pub journal: Option<u64>,
 }
 
 impl Facts {
-    /// Takes an entry of the database.
+    /// Adds an entry of the database.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
         if name == UUID.as_bytes() {
             self.uuid = std::str::from_utf8(value).ok().map(str::to_owned);
@@ -84,7 +84,7 @@ impl Facts {
         }
     }
 
-    /// What the file says about its journal, if that is known.
+    /// The journal that the file expects, if its entries were found.
     pub fn expected(&self) -> Option<Expected> {
         let last = LastCheckpoint { id: self.checkpoint?, journal: self.journal };
         Some(Expected { uuid: self.uuid.clone()?, last })
@@ -98,7 +98,7 @@ mod tests {
     use crate::store::Kind;
 
     #[test]
-    fn nobody_can_guess_the_number_of_a_checkpoint() {
+    fn the_identifier_of_a_checkpoint_is_random() {
         let mut seen = std::collections::BTreeSet::from([0]);
         for _ in 0..2 {
             let dir = tempfile::tempdir().unwrap();

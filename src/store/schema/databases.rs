@@ -1,4 +1,5 @@
-//! Opening the databases, and the version of their schema.
+//! Opening the databases of an environment: creating them, checking the version of their schema and
+//! migrating an older one.
 
 use std::path::Path;
 
@@ -16,22 +17,24 @@ use crate::store::error::lmdb_error;
 /// The version this program writes and reads.
 pub const VERSION: u32 = 4;
 
-/// How many databases the environment may hold; more than there are, for versions to come.
-pub const DATABASES: u32 = 8;
+/// The most databases of the environment: more than this version has, for later versions.
+pub const MAX_DATABASES: u32 = 8;
 
 const SCHEMA: &str = "schema";
 
-/// Opens the databases, creating them in an empty environment and bringing an older schema to this
-/// one; a newer schema is refused. `old_journal` reads the changes that the journal of an older schema
-/// holds on top of a checkpoint, by the store's UUID and the number of that checkpoint. Gives the store's
-/// UUID too.
+/// Opens the databases. Creates them in an empty environment, and migrates an older schema. `old_journal`
+/// reads the writes that the journal of an older schema holds on top of a checkpoint, by the store's UUID
+/// and the identifier of that checkpoint. Returns the store's UUID too.
+///
+/// # Errors
+/// `FailedPrecondition` if the schema is newer.
 pub fn open(
     env: &Env<WithoutTls>,
     root: &Path,
     old_journal: &dyn Fn(&str, u64) -> Result<Vec<OwnedOp>>,
 ) -> Result<(Tables, String)> {
-    let told = |e: heed::Error| lmdb_error("opening the databases", &e);
-    let txn = env.write_txn().map_err(told)?;
+    let to_error = |e: heed::Error| lmdb_error("opening the databases", &e);
+    let txn = env.write_txn().map_err(to_error)?;
     let mut uuid = uuid::Uuid::new_v4().to_string();
     let mut refused = None;
     let opened = env
@@ -69,7 +72,7 @@ pub fn open(
             }
             Ok(CommitOrAbort::Commit((meta, records, index, expiring, aside)))
         })
-        .map_err(told)?;
+        .map_err(to_error)?;
     match opened {
         CommitOrAbort::Commit((meta, records, index, expiring, aside)) => {
             Ok((Tables { meta, records, index, expiring, aside }, uuid))
@@ -81,8 +84,8 @@ pub fn open(
 /// Opens the databases of an environment that is only read, which must have this schema. Gives the
 /// store's UUID too.
 pub fn open_to_read(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
-    let told = |e: heed::Error| lmdb_error("opening the databases", &e);
-    let txn = env.read_txn().map_err(told)?;
+    let to_error = |e: heed::Error| lmdb_error("opening the databases", &e);
+    let txn = env.read_txn().map_err(to_error)?;
     let mut uuid = String::new();
     let opened = env
         .open_databases_and_commit(txn, |opener, txn| {
@@ -106,7 +109,7 @@ pub fn open_to_read(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, Strin
                 _ => CommitOrAbort::Abort(found),
             })
         })
-        .map_err(told)?;
+        .map_err(to_error)?;
     match opened {
         CommitOrAbort::Commit((meta, records, index, expiring, aside)) => {
             Ok((Tables { meta, records, index, expiring, aside }, uuid))
@@ -115,7 +118,7 @@ pub fn open_to_read(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, Strin
     }
 }
 
-/// A number that cannot be read is one of a version to come.
+/// Decodes a version. An undecodable version counts as newer.
 fn version(stored: &[u8]) -> u32 {
     <[u8; 4]>::try_from(stored).map_or(u32::MAX, u32::from_le_bytes)
 }

@@ -1,15 +1,15 @@
 //! The index: which images have a digest, or a label with its value.
 //!
-//! It is what filters ask for besides names, which need none: records lie in the order of their
-//! names. What it costs a write and spares a List stands in `docs/architecture.md`.
+//! Filters select by name, digest or label. Names need no index, because records are in the order of
+//! their names. `docs/architecture.md` has the cost of the index for a write and its gain for a List.
 //!
-//! One database holds all entries; one of its own for each field would cost a write its own path
-//! of pages. An entry is a key alone; its value is empty:
+//! One database holds all entries, because every database costs a write a path of pages of its own. An
+//! entry is a key with an empty value:
 //!
 //! ```text
 //! d <namespace> <digest> <name>       the digest of the target is this
 //! l <namespace, key, value> <name>    the label is there with this value
-//! o <namespace> <name>                odd: to be looked at whatever is asked
+//! o <namespace> <name>                unindexed: always a candidate
 //! ```
 //!
 //! - `<name>` is the end of the record's key, behind `/images/`: a long name is cut and hashed there
@@ -17,16 +17,15 @@
 //! - `<namespace>` and `<namespace, key, value>` are eight bytes of a SHA-256: keys in LMDB have 511
 //!   bytes at most.
 //! - `<digest>` is the first [`DIGEST_HEAD`] bytes of the digest as text, zeros behind a shorter one: in
-//!   the order of digests, for those who know only how one begins.
+//!   the order of digests, so that a prefix of a digest can be looked up.
 //!
-//! So an entry may stand for an image that has another digest or label: **an entry says where to
-//! look, the record decides.** The other way round nothing is missing: every image that is stored
-//! has all of [`entries`]. (Where a damaged record is overwritten or removed, its old entries cannot
-//! be told and stay behind; they lead to a record that is not what they say, or to none.)
+//! So an entry may belong to an image with another digest or label: **an entry says where to look, the
+//! record decides.** But no entry is missing: every stored image has all of its [`entries`]. When a
+//! damaged record is overwritten or removed, its old entries cannot be computed and remain; they are
+//! harmless, because every candidate is checked against the filter.
 //!
-//! An image is *odd* if it has more than [`MAX_INDEXED_LABELS`] labels, which are then not entered, so that
-//! one small request cannot make the index grow without bound; or if its message is not one that
-//! this program writes.
+//! An image is *unindexed* if it has more than [`MAX_INDEXED_LABELS`] labels, so that one small request
+//! cannot make the index grow without bound; or if its message is not one that this program writes.
 
 use crate::store::schema::keys;
 use std::collections::BTreeSet;
@@ -35,18 +34,18 @@ use sha2::{Digest, Sha256};
 
 use crate::model::image::encoded::Encoded;
 
-/// So many bytes of a digest stand in an entry: `sha256:`, and 68 bits.
+/// The number of bytes of a digest in an entry: `sha256:`, and 68 bits.
 pub const DIGEST_HEAD: usize = 24;
 
-/// Images with more labels than this are odd.
+/// Images with more labels than this are unindexed.
 pub const MAX_INDEXED_LABELS: usize = 64;
 
 const DIGEST: u8 = b'd';
 const LABEL: u8 = b'l';
 const UNINDEXED: u8 = b'o';
 
-/// All keys in the index for the record `message` under `key`; none for what is no image. It
-/// depends on nothing else: what is in the index can be compared with it.
+/// All index keys of the record `message` under `key`; none if the record is no image. The result depends
+/// on nothing else, so an audit can compare it with the index.
 pub fn entries(key: &[u8], message: &[u8]) -> BTreeSet<Vec<u8>> {
     let mut entries = BTreeSet::new();
     let Some((namespace, name)) = keys::image_key(key) else { return entries };
@@ -92,7 +91,7 @@ pub fn label(namespace: &[u8], key: &[u8], value: &[u8]) -> Vec<u8> {
     entry_prefix(LABEL, &[namespace, key, value], b"")
 }
 
-/// What the entries of odd images begin with.
+/// The prefix of the entries of unindexed images.
 pub fn unindexed(namespace: &[u8]) -> Vec<u8> {
     entry_prefix(UNINDEXED, &[namespace], b"")
 }

@@ -4,11 +4,11 @@ use sha2::{Digest, Sha256};
 
 use crate::model::Namespace;
 
-/// So many bytes of a long name stand in its key. With the longest namespace, the marker and the
-/// hash, a key has 504 of LMDB's 511 bytes.
+/// The bytes of a long name that its key holds. With the longest namespace, the marker and the hash, a key
+/// has 504 of LMDB's 511 bytes.
 pub const NAME_HEAD: usize = 384;
 
-/// Between the head of a long name and its hash.
+/// The byte between the head of a long name and its hash.
 pub const LONG_MARKER: u8 = 0xff;
 
 /// The kinds of records that a namespace holds.
@@ -21,7 +21,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// How its records are called in keys.
+    /// The segment of keys.
     pub fn path_segment(self) -> &'static str {
         match self {
             Self::Image => "images",
@@ -29,7 +29,7 @@ impl Kind {
         }
     }
 
-    /// How one of them is called in sentences.
+    /// The noun in errors.
     pub fn noun(self) -> &'static str {
         match self {
             Self::Image => "image",
@@ -43,10 +43,10 @@ pub fn namespace_key(namespace: &Namespace) -> Vec<u8> {
     format!("v1/{namespace}").into_bytes()
 }
 
-/// What all keys of namespaces, and of what they hold, begin with.
+/// The prefix of all keys of namespaces and their records.
 pub const ROOT_PREFIX: &[u8] = b"v1/";
 
-/// What the keys of all records of a kind in a namespace begin with.
+/// The prefix of the keys of all records of a kind in a namespace.
 pub fn prefix(namespace: &Namespace, kind: Kind) -> Vec<u8> {
     format!("v1/{namespace}/{}/", kind.path_segment()).into_bytes()
 }
@@ -65,8 +65,8 @@ pub fn key(namespace: &Namespace, kind: Kind, name: &str) -> Vec<u8> {
     key
 }
 
-/// What the key of a record says: its namespace, and its kind if it is not the namespace itself.
-/// `None` for what is no key of ours.
+/// The namespace in the key of a record, and its kind unless it is the namespace itself. `None` for any
+/// other key.
 pub fn parse_key(key: &[u8]) -> Option<(Namespace, Option<Kind>)> {
     let path = key.strip_prefix(ROOT_PREFIX)?;
     let (namespace, rest) = match path.iter().position(|b| *b == b'/') {
@@ -85,12 +85,12 @@ pub fn parse_key(key: &[u8]) -> Option<(Namespace, Option<Kind>)> {
     Some((namespace, Some(kind)))
 }
 
-/// What of the beginning of a name stands in the keys of all names that begin so.
+/// The part of a prefix of names that all their keys have.
 pub fn name_prefix(beginning: &[u8]) -> &[u8] {
     beginning.get(..NAME_HEAD).unwrap_or(beginning)
 }
 
-/// The namespace in the key of an image, and what stands for its name; `None` for other keys.
+/// The namespace and the name part of the key of an image; `None` for any other key.
 pub fn image_key(key: &[u8]) -> Option<(&[u8], &[u8])> {
     let path = key.strip_prefix(ROOT_PREFIX)?;
     let (namespace, rest) = path.split_at_checked(path.iter().position(|b| *b == b'/')?)?;

@@ -1,7 +1,7 @@
-//! Bringing a store of an older schema to this one (`schema` has what each brought).
+//! Migrating a store from an older schema (the [parent module](super) lists the versions).
 //!
-//! All in the transaction that writes the new version: whatever ends it, the store is either as it
-//! was or done. Each step takes a store one version further.
+//! One transaction runs all steps and writes the new version, so a migration is complete or without
+//! effect. Each step migrates a store by one version.
 
 use std::ops::Bound;
 
@@ -13,14 +13,14 @@ use crate::store::schema::keys::ROOT_PREFIX;
 use crate::store::schema::table::{OwnedOp, Table};
 use crate::store::schema::value;
 
-/// So many bytes of entries are collected before they are written, in order.
-const BATCH: usize = 8 << 20;
+/// Index entries are sorted and written in batches of about this many bytes.
+const BATCH_BYTES: usize = 8 << 20;
 
-/// A database in a transaction that may have made it.
+/// A database of a transaction that may have created it.
 type Stored<'e> = Database<'e, Bytes, Bytes>;
 
-/// Brings a store of version `from`, and the changes in its journal, to version `to`. The databases
-/// are records, index, expiring and aside.
+/// Migrates a store of version `from`, with the writes in its journal, to version `to`. The databases are
+/// records, index, expiring and aside.
 pub(crate) fn from<'e>(
     (from, to): (u32, u32),
     txn: &mut RwTxn<'_>,
@@ -31,7 +31,7 @@ pub(crate) fn from<'e>(
     if from < 2 {
         build_index(txn, records, index)?;
     }
-    // Version 4: another format of the journal. What the old one holds goes to LMDB's file.
+    // Version 4 has another format of the journal, so the old journal's writes go to LMDB's file.
     for (table, key, value) in journal {
         let stored = match table {
             Table::Records => records,
@@ -47,7 +47,7 @@ pub(crate) fn from<'e>(
     Ok(())
 }
 
-/// Version 2: the index, from the records. A damaged record has no entries: it is never given out.
+/// Version 2: builds the index from the records. A damaged record gets no entries: no call returns it.
 fn build_index(txn: &mut RwTxn<'_>, records: Stored<'_>, index: Stored<'_>) -> heed::Result<()> {
     index.clear(txn)?;
     let mut from = ROOT_PREFIX.to_vec();
@@ -62,7 +62,7 @@ fn build_index(txn: &mut RwTxn<'_>, records: Stored<'_>, index: Stored<'_>) -> h
                 batch.extend(entries);
             }
             last = Some(key);
-            if size > BATCH {
+            if size > BATCH_BYTES {
                 break;
             }
         }

@@ -1,4 +1,4 @@
-//! The schema: which key holds what.
+//! The schema: which database and key holds what.
 //!
 //! ```text
 //! data.mdb
@@ -41,11 +41,51 @@
 //! | 3 | checkpoint: the journal may have changes that are not here |
 //! | 4 | journal: a journal that is missing or of another store is noticed |
 //!
-//! - [`keys`]: the keys; [`value`]: the header and checksum around a record
-//! - [`tables`], [`table`]: the databases; [`databases`]: opening them
-//! - [`checkpoint_id`]: what `meta` says about the last checkpoint
+//! - [`keys`]: the keys of records; [`value`]: the header and checksum of a record
+//! - [`tables`], [`table`]: the databases; [`databases`]: opening them; [`migrate`]: bringing a store of an
+//!   older version to this one
+//! - [`checkpoint_id`]: the identifier of the last checkpoint
 //! - [`index`]: which images have a digest or a label
-//! - [`migrate`]: bringing a store of an older version to this one
+//!
+//! ```text
+//! data.mdb
+//! ├── meta                              facts about the environment
+//! │   ├── schema                        → version of this schema, u32 little-endian
+//! │   ├── checkpoint                    → identifier of the last checkpoint, u64 little-endian
+//! │   ├── journal                       → the checkpoint that the journal's header named then, u64
+//! │   │                                   little-endian; absent if no journal is needed
+//! │   └── uuid                          → UUID of the store, as text
+//! ├── records                           containerd's bolt path, flattened; values as in `value`
+//! │   ├── v1/<namespace>                → Namespace: its labels; exists for every namespace
+//! │   ├── v1/<namespace>/images/<name>  → Image, with containerd's fields only
+//! │   └── v1/<namespace>/leases/<id>    → StoredLease: a lease and its resources
+//! ├── index                             the images that have a digest or a label: see `index`
+//! │   └── <what, and name>              → nothing
+//! ├── expiring                          records with the label containerd.io/gc.expire
+//! │   └── <key of the record>           → the value of the label
+//! └── aside                             images that a containerd no longer had after a gap
+//!     └── <key of the record>           → the last record that was set aside under this key
+//! ```
+//!
+//! Keys are bytes in LMDB's order. A namespace has no slash in its name, so a record of one is
+//! never inside another.
+//!
+//! **Long names.** LMDB takes keys of 511 bytes, containerd names of any length. A name of more
+//! than [`NAME_HEAD`](keys::NAME_HEAD) bytes is keyed by its first `NAME_HEAD` bytes, the byte `0xff` and the
+//! SHA-256 of the whole name; the name itself is in the record. `0xff` is in no UTF-8 text, so the
+//! two forms never collide, and all long names with one head are adjacent, behind the short name
+//! that is the head itself: sorting each such run by name gives the byte order of all names
+//! (the iterators of `read` do).
+//!
+//! **Versions.** Every change of the layout gets a new version. [`migrate`] migrates an older store, in
+//! the transaction that writes the new version. A newer store is refused.
+//!
+//! | version | added |
+//! |---|---|
+//! | 1 | records, expiring, aside |
+//! | 2 | index |
+//! | 3 | checkpoint: the journal may have changes that are not here |
+//! | 4 | journal: a journal that is missing or of another store is noticed |
 
 pub mod checkpoint_id;
 pub mod databases;

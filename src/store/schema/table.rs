@@ -1,6 +1,6 @@
-//! The databases that a change may be in.
+//! The databases that a write may change.
 
-/// One of them. Its number is how an entry of the journal calls it, and does not change.
+/// A database that a write may change. Entries of the journal hold its number, which never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Table {
@@ -15,7 +15,7 @@ pub enum Table {
 }
 
 impl Table {
-    /// All of them.
+    /// All tables.
     pub const ALL: [Self; 4] = [Self::Records, Self::Index, Self::Expiring, Self::SetAside];
 
     /// The name of the database.
@@ -28,14 +28,14 @@ impl Table {
         }
     }
 
-    /// The one with that number.
+    /// The table with that number.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|table| *table as u8 == number)
     }
 }
 
-/// What happens to a key in a database: it gets that value, or goes.
+/// A write: a table, a key, and its new value; `None` removes the key.
 pub type Op<'c> = (Table, &'c [u8], Option<&'c [u8]>);
 
-/// The same, owned.
+/// An owned [`Op`].
 pub type OwnedOp = (Table, Vec<u8>, Option<Vec<u8>>);

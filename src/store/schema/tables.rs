@@ -12,11 +12,11 @@ pub struct Tables {
     pub(crate) meta: Database<'static, Str, Bytes>,
     /// Everything containerd's bolt file would hold, by flattened path.
     pub(crate) records: Database<'static, Bytes, Bytes>,
-    /// Which images have a digest or a label.
+    /// The images that have a digest or a label.
     pub(crate) index: Database<'static, Bytes, Bytes>,
-    /// When records may be collected, by the key of the record.
+    /// The time at which a record may be collected, by the key of the record.
     pub(crate) expiring: Database<'static, Bytes, Bytes>,
-    /// What was set aside instead of being deleted.
+    /// Records that were set aside instead of deleted.
     pub(crate) aside: Database<'static, Bytes, Bytes>,
 }
 
@@ -32,7 +32,7 @@ impl Tables {
         ]
     }
 
-    /// One of those that hold records, or what is kept beside them.
+    /// The database of a table.
     pub(crate) fn get(&self, table: Table) -> Database<'static, Bytes, Bytes> {
         match table {
             Table::Records => self.records,

@@ -2,7 +2,7 @@
 
 use jiff::{Span, Timestamp};
 
-use super::super::common::Protocol;
+use super::super::client::Protocol;
 use super::super::load::{Load, Parameters, Plan};
 use super::super::requests::{Request, delete_image, expiring_image, expiring_lease};
 use super::{Attack, calls};

@@ -1,6 +1,6 @@
 //! Events: what waits for subscribers, and what their filters take.
 
-use super::super::common::Protocol;
+use super::super::client::Protocol;
 use super::super::load::{Load, Parameters, Plan};
 use super::super::requests::{forward, publish, restless, subscribe};
 use super::{Attack, calls};

@@ -1,6 +1,6 @@
 //! Filters that take long to read, to compile or to match, and the snapshots that are held meanwhile.
 
-use super::super::common::Protocol;
+use super::super::client::Protocol;
 use super::super::load::{Load, Parameters, Plan};
 use super::super::requests::{
     Request, create_image, create_lease, image, list_images, list_leases, plugins, restless,

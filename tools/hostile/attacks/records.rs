@@ -1,6 +1,6 @@
 //! Records as large as they may be, and lists of many of them.
 
-use super::super::common::Protocol;
+use super::super::client::Protocol;
 use super::super::load::{Load, Parameters, Plan};
 use super::super::requests::{
     Request, add_resource, create_image, create_lease, create_namespace, get_image, image,

@@ -1,6 +1,6 @@
 //! All that is bounded, filled at once: what it takes together is to stay within the stated sum.
 
-use super::super::common::Protocol;
+use super::super::client::Protocol;
 use super::super::load::{Load, Parameters, Plan};
 use super::super::requests::{
     Request, create_image, get_image, image, list_images, publish, restless, subscribe,

@@ -1,6 +1,6 @@
 //! Transfers: one request writes a record for each of its names.
 
-use super::super::common::Protocol;
+use super::super::client::Protocol;
 use super::super::load::{Load, Parameters, Plan};
 use super::super::requests::{create_image, image, tags};
 use super::{Attack, calls};

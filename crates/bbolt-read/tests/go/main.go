@@ -1,7 +1,7 @@
 // Writes bbolt files with bbolt itself, for tests/bbolt.rs.
 //
 //	writer build FILE PAGE_SIZE          makes the changes that stand on standard input
-//	writer churn FILE PAGE_SIZE COMMITS  changes the same keys in each of so many transactions, without a
+//	writer churn FILE PAGE_SIZE COMMITS  changes the same keys in each of COMMITS transactions, without a
 //	                                     sync, and prints the number of each one when it has committed
 //
 // A line of "build" is: begin | commit | rollback | bucket PATH | drop PATH | put PATH KEY VALUE |

@@ -8,7 +8,7 @@ use super::property;
 use crate::model::go::charset::{CharSet, fold, ranges};
 
 /// Folding a class takes time even if few ranges come of it. A class that is
-/// folded counts as so many more.
+/// folded counts as this many more.
 const FOLD_COST: usize = 64;
 
 const DIGIT: &[(char, char)] = &[('0', '9')];

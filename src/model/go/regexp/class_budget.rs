@@ -19,7 +19,7 @@ pub(super) struct Classes {
     /// Whether `:]` is known not to come any more. Looking for it again and again
     /// would take a time that grows with the square of the pattern.
     pub(super) no_more_names: bool,
-    /// Properties are costly to look up, and a pattern may do so many times.
+    /// The look-up of a property is expensive, and a pattern may have many.
     properties: HashMap<(Property, bool), CharSet>,
 }
 

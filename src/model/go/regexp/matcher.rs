@@ -19,7 +19,7 @@ use regex_automata::util::prefilter::Prefilter;
 use regex_automata::{Input, MatchKind};
 use regex_syntax::hir::Hir;
 
-/// The memory of the automaton's cache: so many times that of the pattern, within these bounds, in
+/// The memory of the automaton's cache, as a multiple of the pattern's, within these bounds, in
 /// bytes, and no more than the pattern may take, unless the least it needs is more.
 const CACHE_FACTOR: usize = 16;
 const MIN_CACHE: usize = 32 << 10;

@@ -1,0 +1,249 @@
+//! Power cuts: what a daemon under load writes to its data file and its journal and syncs is recorded, and every
+//! state that the disk may be left in is built, between any two of those calls: all that was
+//! synced, and any part of what was not, torn at 4 KiB and at 512 bytes. Each is verified and
+//! opened; every answered write is there, any other is there whole or not at all, and `check`
+//! finds index and records in agreement.
+//!
+//! The recorder is a small C library that is preloaded into the daemon (`record.c`); `disk` says what
+//! a disk may hold; `load` are the clients. Part of the load runs while a sync, or the write of a
+//! meta page or of an entry of the journal, fails, and over a SIGKILL.
+//!
+//! `LMDB_IMAGES_POWER_STATES` says how many states are looked at between two calls, if there are
+//! more (default 3, for each way to tear), `LMDB_IMAGES_POWER_WRITES` how many changes are made in
+//! each part of the load (default 6), `LMDB_IMAGES_SEED` repeats a run's choices (not its timing).
+
+mod disk;
+mod load;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use fastrand::Rng;
+use lmdb_images::api::images::Image;
+use lmdb_images::model::Namespace;
+use lmdb_images::store::{Kind, Records, Store};
+use protobuf::Message;
+
+use self::disk::{Disks, Entry, PAGE, SECTOR, State};
+use self::load::{Change, Writer, allowed};
+use crate::support::Client;
+use crate::support::daemon_process::DaemonProcess;
+use crate::support::workload::{NAMESPACE, content, seed, setting, whole};
+
+const CLIENTS: u64 = 4;
+const NAMES: u64 = 6;
+
+/// A daemon that is recorded.
+struct Recorded {
+    dir: PathBuf,
+    log: PathBuf,
+    fail: PathBuf,
+    environment: Vec<(&'static str, OsString)>,
+}
+
+impl Recorded {
+    fn new(dir: &Path) -> Self {
+        let library = dir.join("record.so");
+        let source =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/durability/power_cut/record.c");
+        let built = Command::new("cc")
+            .args(["-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", "-o"])
+            .args([&library, &source])
+            .arg("-ldl")
+            .status()
+            .unwrap();
+        assert!(built.success());
+        // As the daemon knows them.
+        let dir = dir.canonicalize().unwrap();
+        let (log, fail) = (dir.join("record"), dir.join("fail"));
+        let environment = vec![
+            ("LD_PRELOAD", library.into_os_string()),
+            ("RECORD_FILE", dir.join("root/data.mdb").into_os_string()),
+            ("RECORD_LOG", log.clone().into_os_string()),
+            ("RECORD_FAIL", fail.clone().into_os_string()),
+        ];
+        Self { dir, log, fail, environment }
+    }
+
+    fn start(&self) -> DaemonProcess {
+        DaemonProcess::start_in(&self.dir, &self.environment)
+    }
+
+    /// The next call of that kind fails: "sync", "meta" or "journal".
+    fn fail(&self, what: &str) {
+        std::fs::write(self.dir.join("armed"), what).unwrap();
+        std::fs::rename(self.dir.join("armed"), &self.fail).unwrap();
+    }
+
+    /// Goes on until that call has been made: by a change, by the checkpoint that follows when
+    /// there is none for a moment, or when a client's request has the store opened again.
+    async fn met(&self, client: &Client, writer: &mut Writer) {
+        let met = async {
+            while self.fail.exists() {
+                writer.write(client, 1, true).await;
+                tokio::time::sleep(Duration::from_millis(150)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), met).await.unwrap();
+    }
+
+    /// All clients at once, half of them on each protocol.
+    async fn all_write(&self, writers: &mut Vec<Writer>, changes: usize, faulty: bool) {
+        let mut running = tokio::task::JoinSet::new();
+        for mut writer in writers.drain(..) {
+            let client = match writer.id % 2 {
+                0 => Client::grpc(&self.dir.join("state/images.sock")).await,
+                _ => Client::ttrpc(&self.dir.join("state/images.sock.ttrpc")).await,
+            };
+            running.spawn(async move {
+                writer.write(&client, changes, faulty).await;
+                writer
+            });
+        }
+        writers.extend(running.join_all().await);
+        writers.sort_by_key(|w| w.id);
+    }
+
+    /// The load: gives the log, and all that was asked and answered.
+    async fn run(&self, seed: u64, changes: usize) -> (Vec<(u64, usize, Entry)>, Vec<Change>) {
+        let mut writers: Vec<_> = (0..CLIENTS)
+            .map(|id| Writer {
+                id,
+                names: NAMES,
+                random: Rng::with_seed(seed ^ (id + 1)),
+                next: 0,
+                log: self.log.clone(),
+                changes: Vec::new(),
+                stored: BTreeMap::new(),
+            })
+            .collect();
+        let daemon = self.start();
+        let client = Client::grpc(&self.dir.join("state/images.sock")).await;
+        // Alone, an answer comes before anything else is written.
+        writers[0].write(&client, changes, false).await;
+        self.all_write(&mut writers, changes, false).await;
+        for what in ["journal", "sync", "meta", "journal", "meta", "sync"] {
+            self.fail(what);
+            writers[0].write(&client, changes, true).await;
+            self.met(&client, &mut writers[0]).await;
+            self.fail(what);
+            self.all_write(&mut writers, changes / 2, true).await;
+            self.met(&client, &mut writers[0]).await;
+        }
+        daemon.stop();
+        self.nothing_escaped();
+
+        let daemon = self.start();
+        let killed = async {
+            // Somewhere under the load.
+            let until = self.log.metadata().unwrap().len() + 300_000;
+            while self.log.metadata().unwrap().len() < until {
+                tokio::task::yield_now().await;
+            }
+            daemon.kill();
+        };
+        tokio::join!(self.all_write(&mut writers, usize::MAX, false), killed);
+        // An entry that the killed process had not finished stands for a call it had not made.
+        let whole = Entry::all(&std::fs::read(&self.log).unwrap()).last().unwrap().0;
+        std::fs::File::options().write(true).open(&self.log).unwrap().set_len(whole).unwrap();
+        let daemon = self.start();
+        let client = Client::grpc(&self.dir.join("state/images.sock")).await;
+        for writer in &mut writers {
+            writer.look(&client).await;
+        }
+        self.all_write(&mut writers, changes, false).await;
+        daemon.stop();
+        let log = Entry::all(&std::fs::read(&self.log).unwrap());
+        (log, writers.into_iter().flat_map(|w| w.changes).collect())
+    }
+
+    /// The log leads to the file that is there.
+    fn nothing_escaped(&self) {
+        let mut disks = Disks::default();
+        for (_, file, entry) in Entry::all(&std::fs::read(&self.log).unwrap()) {
+            disks.apply(file, &entry);
+        }
+        for (disk, file) in [(disks.data, "data.mdb"), (disks.journal, "journal")] {
+            assert!(disk.memory() == std::fs::read(self.dir.join("root").join(file)).unwrap());
+        }
+    }
+}
+
+/// Opens a state and says what is in it.
+fn contents(root: &Path, data: Option<&[u8]>, journal: Option<&[u8]>) -> BTreeMap<String, u64> {
+    // The state before may have been that of another store.
+    for (file, state) in [("store-id", None), ("data.mdb", data), ("journal", journal)] {
+        match state {
+            Some(state) => std::fs::write(root.join(file), state).unwrap(),
+            None => drop(std::fs::remove_file(root.join(file))),
+        }
+    }
+    // Of the state looked at before. LMDB makes it after the data file has its name on the disk.
+    let _ = std::fs::remove_file(root.join("lock.mdb"));
+    let store = Store::open(root).unwrap();
+    let namespace = Namespace::parse(NAMESPACE).unwrap();
+    let read = store.read(|snapshot| {
+        snapshot
+            .scan(&namespace, Kind::Image)?
+            .map(|entry| {
+                let image = Image::parse_from_bytes(entry?.message()?).unwrap();
+                Ok((image.name.clone(), content(&image)))
+            })
+            .collect()
+    });
+    drop(store);
+    whole(root);
+    read.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answered_write_survives_a_power_cut() {
+    let most = setting("LMDB_IMAGES_POWER_STATES").unwrap_or(3) as usize;
+    let changes = setting("LMDB_IMAGES_POWER_WRITES").unwrap_or(6) as usize;
+    let seed = seed();
+    let dir = tempfile::tempdir().unwrap();
+    let (log, changes) = Recorded::new(dir.path()).run(seed, changes).await;
+
+    // A file system in memory, if there is one: thousands of stores are opened, and synced.
+    let shm = Path::new("/dev/shm");
+    let place = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
+    let root = tempfile::tempdir_in(place).unwrap();
+    let mut random = Rng::with_seed(seed);
+    let mut disks = Disks::default();
+    let (mut states, mut syncs) = (0_u64, 0);
+    let mut lost = Vec::new();
+    for (at, file, entry) in &log {
+        disks.apply(*file, entry);
+        syncs += u64::from(!matches!(entry, Entry::Write { outcome: disk::Write::Plain, .. }));
+        let may: BTreeMap<_, _> = (0..CLIENTS)
+            .flat_map(|id| (0..NAMES).map(move |n| format!("{id}/{n}")))
+            .map(|name| (allowed(changes.iter().filter(|c| c.name == name), *at), name))
+            .map(|(may, name)| (name, may))
+            .collect();
+        let mut look = |data: State<'_>, journal: State<'_>| {
+            states += 1;
+            let found = contents(root.path(), data, journal);
+            assert!(found.keys().all(|name| may.contains_key(name)), "{found:?}");
+            for (name, may) in &may {
+                let found = found.get(name).copied();
+                if !may.contains(&found) {
+                    lost.push(format!("{name}: found {found:?}, may be {may:?}, log at {at}"));
+                }
+            }
+        };
+        let mut pick = |below: usize| random.u64(..below as u64) as usize;
+        for unit in [PAGE, SECTOR] {
+            disks.states(unit, most, &mut pick, &mut look);
+        }
+    }
+    println!(
+        "{} changes asked, {} calls recorded, {syncs} of them syncs: {states} states, {} lost",
+        changes.len(),
+        log.len(),
+        lost.len(),
+    );
+    assert!(lost.is_empty(), "{:#?}", &lost[..lost.len().min(10)]);
+}

@@ -1,0 +1,107 @@
+//! ttrpc connections pass through `containerd.sock.ttrpc` byte by byte, to the socket beside containerd's.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lmdb_images::daemon::Daemon;
+use lmdb_images::transport::Limits;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::support::config;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("it hangs")
+}
+
+/// Where the containerd of that folder serves ttrpc.
+fn ttrpc(dir: &Path) -> PathBuf {
+    dir.join("c.sock.ttrpc")
+}
+
+async fn in_front(dir: &TempDir) -> Daemon {
+    let mut config = config(dir.path(), Limits::default());
+    config.containerd = Some(dir.path().join("c.sock"));
+    Daemon::start(&config).await.unwrap()
+}
+
+async fn connect(daemon: &Daemon) -> UnixStream {
+    UnixStream::connect(daemon.containerd_ttrpc().unwrap()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_pass_both_ways_and_so_does_the_end_of_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let containerd = UnixListener::bind(ttrpc(dir.path())).unwrap();
+    std::fs::set_permissions(ttrpc(dir.path()), std::fs::Permissions::from_mode(0o640)).unwrap();
+    let daemon = in_front(&dir).await;
+    let socket = daemon.containerd_ttrpc().unwrap();
+    assert_eq!(socket.file_name().unwrap(), "containerd.sock.ttrpc");
+    assert_eq!(std::fs::metadata(socket).unwrap().mode() & 0o777, 0o640, "as containerd's");
+
+    let mut client = connect(&daemon).await;
+    let (mut server, _) = soon(containerd.accept()).await.unwrap();
+    let sent: Vec<u8> = (0..3_000_000u32).map(|n| n.to_le_bytes()[n as usize % 2]).collect();
+    let there = async {
+        client.write_all(&sent).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut back = Vec::new();
+        client.read_to_end(&mut back).await.unwrap();
+        back
+    };
+    let back = async {
+        let mut got = Vec::new();
+        server.read_to_end(&mut got).await.unwrap();
+        // The client has said its last word; the answer passes all the same.
+        server.write_all(&got).await.unwrap();
+        drop(server);
+        got
+    };
+    let (answer, got) = soon(async { tokio::join!(there, back) }).await;
+    assert!(got == sent && answer == sent, "{} and {} bytes", got.len(), answer.len());
+    soon(daemon.stop()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_side_that_does_not_read_holds_the_other_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let containerd = UnixListener::bind(ttrpc(dir.path())).unwrap();
+    let daemon = in_front(&dir).await;
+    let client = connect(&daemon).await;
+    let (_server, _) = soon(containerd.accept()).await.unwrap();
+    let mut sent = 0;
+    // Until nothing more is taken for a while: the kernel's buffers are full, and ours.
+    while let Ok(writable) =
+        tokio::time::timeout(Duration::from_millis(300), client.writable()).await
+    {
+        writable.unwrap();
+        sent += client.try_write(&[7; 64 << 10]).unwrap_or(0);
+        assert!(sent < 8 << 20, "{sent} bytes lie unread somewhere");
+    }
+    soon(daemon.stop()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_containerds_socket_a_client_is_disconnected_until_it_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = in_front(&dir).await;
+    let socket = daemon.containerd_ttrpc().unwrap();
+    assert_eq!(std::fs::metadata(socket).unwrap().mode() & 0o777, 0o600);
+    for _ in 0..2 {
+        let mut client = connect(&daemon).await;
+        assert_eq!(soon(client.read(&mut [0; 1])).await.unwrap_or(0), 0);
+    }
+    let containerd = UnixListener::bind(ttrpc(dir.path())).unwrap();
+    let mut client = connect(&daemon).await;
+    let (mut server, _) = soon(containerd.accept()).await.unwrap();
+    server.write_all(b"x").await.unwrap();
+    assert_eq!(soon(client.read_u8()).await.unwrap(), b'x');
+    // A client that stays holds up no end of the daemon, and is disconnected.
+    let stopped = tokio::time::timeout(Duration::from_secs(6), daemon.stop()).await;
+    assert!(stopped.is_ok(), "it waits for a client that stays");
+    assert_eq!(soon(client.read(&mut [0; 1])).await.unwrap(), 0);
+}

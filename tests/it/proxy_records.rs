@@ -1,0 +1,210 @@
+//! In front of a containerd, no single record or name keeps the others from being current, and every
+//! error of containerd's arrives.
+
+use std::time::Duration;
+
+use lmdb_images::api::images::{
+    CreateImageResponse, DeleteImageRequest, GetImageRequest, GetImageResponse, Image,
+    ListImagesRequest, ListImagesResponse, UpdateImageRequest,
+};
+use lmdb_images::api::namespace::{ListNamespacesResponse, Namespace};
+use lmdb_images::daemon::Daemon;
+use lmdb_images::transport::Limits;
+use protobuf::Message;
+use protobuf::well_known_types::empty::Empty;
+use tempfile::TempDir;
+use tonic::Code;
+
+use crate::support::fake_containerd::{FakeContainerd, Scripted};
+use crate::support::{
+    BOTH, Client, DIGEST, Failed, Protocol, channel, config, create, grpc, image,
+};
+
+const GET: &str = "/containerd.services.images.v1.Images/Get";
+const LIST: &str = "/containerd.services.images.v1.Images/List";
+const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
+
+fn message(message: &impl Message) -> Scripted {
+    Scripted::Message(message.write_to_bytes().unwrap())
+}
+
+fn listed(names: &[&str]) -> Scripted {
+    let images = names.iter().map(|name| image(name)).collect();
+    message(&ListImagesResponse { images, ..Default::default() })
+}
+
+fn not_found(name: &str) -> Scripted {
+    // As grpc-go writes a header; a name without what needs escaping.
+    Scripted::Refusal(Code::NotFound as i32, format!("image%20\"{name}\":%20not%20found"))
+}
+
+/// A daemon in front of a containerd whose events are followed, with the namespace `n`.
+struct Chain {
+    upstream: FakeContainerd,
+    daemon: Daemon,
+    _dir: TempDir,
+}
+
+impl Chain {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let upstream = FakeContainerd::start(&dir.path().join("c.sock"));
+        let namespaces = vec![Namespace { name: "n".into(), ..Default::default() }];
+        for (path, answer) in [
+            ("/containerd.services.events.v1.Events/Subscribe", Scripted::Stream),
+            ("/containerd.services.events.v1.Events/Publish", message(&Empty::new())),
+            ("/containerd.services.transfer.v1.Transfer/Transfer", message(&Empty::new())),
+            (
+                "/containerd.services.namespaces.v1.Namespaces/List",
+                message(&ListNamespacesResponse { namespaces, ..Default::default() }),
+            ),
+            (LIST, listed(&[])),
+        ] {
+            upstream.script(path, answer);
+        }
+        let mut config = config(dir.path(), Limits::default());
+        config.containerd = Some(upstream.socket().into());
+        let daemon = Daemon::start(&config).await.unwrap();
+        Self { upstream, daemon, _dir: dir }
+    }
+
+    async fn client(&self, protocol: Protocol) -> Client {
+        match protocol {
+            Protocol::Grpc => Client::grpc(self.daemon.grpc()).await,
+            Protocol::Ttrpc => Client::ttrpc(self.daemon.ttrpc()).await,
+        }
+    }
+
+    /// Has the namespace read again: a Transfer does, before it is answered.
+    async fn resync(&self) {
+        let channel = channel(self.daemon.containerd_socket().unwrap()).await.unwrap();
+        grpc(&channel, TRANSFER, "Transfer", Some("n"), Vec::new()).await.unwrap();
+    }
+
+    async fn names(&self) -> Vec<String> {
+        let client = self.client(Protocol::Grpc).await;
+        let request = ListImagesRequest::new();
+        let found: ListImagesResponse = client.call("List", "n", &request).await.unwrap();
+        found.images.into_iter().map(|image| image.name).collect()
+    }
+
+    /// Waits until the namespace is read from LMDB: the containerd lists what no resync can get.
+    async fn wait_until_current(&self, names: &[&str]) {
+        self.upstream.script(LIST, listed(&["asked/of/containerd"]));
+        let current = async {
+            while self.names().await != names {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), current).await.expect("it is not current");
+    }
+
+    async fn create(&self, names: &[&str]) {
+        let client = self.client(Protocol::Grpc).await;
+        for &name in names {
+            let reply =
+                CreateImageResponse { image: Some(image(name)).into(), ..Default::default() };
+            self.upstream.script("/containerd.services.images.v1.Images/Create", message(&reply));
+            let created: CreateImageResponse =
+                client.call("Create", "n", &create(image(name))).await.unwrap();
+            assert_eq!(created.image.name, name);
+        }
+    }
+
+    async fn follow(&self) {
+        let client = self.client(Protocol::Grpc).await;
+        let request = GetImageRequest { name: "met".into(), ..Default::default() };
+        let followed = async {
+            // A Transfer has the namespace read once more after its answer. If the list is replaced
+            // before that, the records are gone: each attempt makes them again, and waits longer.
+            for attempt in 1.. {
+                self.create(&["broken", "sound"]).await;
+                let _: Result<GetImageResponse, _> = client.call("Get", "n", &request).await;
+                self.resync().await;
+                tokio::time::sleep(Duration::from_millis(20 * attempt)).await;
+                self.upstream.script(LIST, listed(&["asked/of/containerd"]));
+                let names = self.names().await;
+                self.upstream.script(LIST, listed(&["broken", "sound"]));
+                if names == ["broken", "sound"] {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), followed).await.expect("it is not followed");
+    }
+}
+
+fn found(name: &str) -> Scripted {
+    message(&GetImageResponse { image: Some(image(name)).into(), ..Default::default() })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_containerd_refuses_does_not_stop_a_resync() {
+    let chain = Chain::start().await;
+    chain.upstream.script(LIST, listed(&["broken", "sound"]));
+    chain.upstream.script(GET, found("sound"));
+    chain.follow().await;
+    // containerd no longer lists one of them, and does not say either that it is gone.
+    chain.upstream.script(LIST, listed(&["sound"]));
+    chain.upstream.script(GET, Scripted::Refusal(Code::DataLoss as i32, "damaged".into()));
+    chain.resync().await;
+    chain.wait_until_current(&["sound"]).await;
+    chain.daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_with_a_long_name_arrives() {
+    let chain = Chain::start().await;
+    for protocol in BOTH {
+        let client = chain.client(protocol).await;
+        for length in [1000, 16_000, 60_000] {
+            let name = "x".repeat(length);
+            for (method, path) in [
+                ("Delete", "/containerd.services.images.v1.Images/Delete"),
+                ("Update", "/containerd.services.images.v1.Images/Update"),
+                ("Get", GET),
+            ] {
+                chain.upstream.script(path, not_found(&name));
+                let refused = ask(&client, method, &name).await.unwrap_err();
+                assert!(refused.is(Code::NotFound), "{protocol:?} {method} {length}: {refused:?}");
+                let message = &refused.message;
+                assert!(message.starts_with("image \"xxx") && message.ends_with("x\": not found"));
+                assert_eq!(length == 1000, *message == format!("image \"{name}\": not found"));
+            }
+        }
+    }
+    chain.daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_a_name_whose_errors_would_not_arrive_is_refused_before_it_is_made() {
+    let chain = Chain::start().await;
+    let name = "x".repeat((64 << 10) + 1);
+    for protocol in BOTH {
+        let client = chain.client(protocol).await;
+        for method in ["Create", "Update", "Delete"] {
+            // UNIMPLEMENTED, if the call came to the containerd.
+            let refused = ask(&client, method, &name).await.unwrap_err();
+            assert!(refused.is(Code::InvalidArgument), "{method}: {refused:?}");
+            assert!(refused.message.contains("has 65537 bytes"), "{refused:?}");
+        }
+    }
+    chain.daemon.stop().await;
+}
+
+async fn ask(client: &Client, method: &str, name: &str) -> Result<Vec<u8>, Failed> {
+    let image = || {
+        let mut image = Image { name: name.into(), ..image(name) };
+        image.target.mut_or_insert_default().digest = DIGEST.into();
+        Some(image).into()
+    };
+    let name = name.to_owned();
+    let request: Vec<u8> = match method {
+        "Get" => GetImageRequest { name, ..Default::default() }.write_to_bytes(),
+        "Delete" => DeleteImageRequest { name, ..Default::default() }.write_to_bytes(),
+        "Update" => UpdateImageRequest { image: image(), ..Default::default() }.write_to_bytes(),
+        _ => create(image().unwrap()).write_to_bytes(),
+    }
+    .unwrap();
+    client.raw(method, Some("n"), request).await
+}

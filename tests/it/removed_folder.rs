@@ -1,0 +1,121 @@
+//! A store's folder that is removed or replaced beneath a running daemon, and a folder of sockets that
+//! two daemons want.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use lmdb_images::api::health::{HealthCheckRequest, HealthCheckResponse};
+use lmdb_images::api::images::{CreateImageResponse, GetImageRequest, GetImageResponse};
+use protobuf::Message;
+use tonic::Code;
+
+use crate::support;
+use crate::support::daemon_process::DaemonProcess;
+use crate::support::{Client, create, image};
+
+const SERVING: i32 = 1;
+const NOT_SERVING: i32 = 2;
+
+/// Far more than the daemon's interval between two looks.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn watch_health(socket: &Path) -> tonic::Streaming<Vec<u8>> {
+    let mut grpc = tonic::client::Grpc::new(support::channel(socket).await.unwrap());
+    grpc.ready().await.unwrap();
+    let request = HealthCheckRequest::default().write_to_bytes().unwrap();
+    let path = http::uri::PathAndQuery::from_static("/grpc.health.v1.Health/Watch");
+    let reply = grpc.server_streaming(tonic::Request::new(request), path, support::Raw);
+    reply.await.unwrap().into_inner()
+}
+
+async fn next_status(health: &mut tonic::Streaming<Vec<u8>>) -> i32 {
+    let message =
+        tokio::time::timeout(PATIENCE, health.message()).await.expect("no change of health");
+    HealthCheckResponse::parse_from_bytes(&message.unwrap().unwrap()).unwrap().status.value()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_whose_folder_is_removed_or_replaced_says_so_and_takes_no_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (root, away) = (dir.path().join("root"), dir.path().join("away"));
+    let daemon = DaemonProcess::start(dir.path());
+    let socket = dir.path().join("state/images.sock");
+    let client = Client::grpc(&socket).await;
+    let make = async |name: &str| {
+        client.call::<CreateImageResponse>("Create", "n", &create(image(name))).await
+    };
+    make("before").await.unwrap();
+    for (number, replaced) in [false, true].into_iter().enumerate() {
+        fs::rename(&root, &away).unwrap();
+        if replaced {
+            fs::create_dir(&root).unwrap();
+        }
+        // Nothing is asked of the daemon until then.
+        let logged = daemon.error();
+        assert!(logged.contains("the store's files are no longer those in"), "{logged}");
+        let mut health = watch_health(&socket).await;
+        assert_eq!(next_status(&mut health).await, NOT_SERVING);
+        let refused = make(&format!("during{number}")).await.unwrap_err();
+        assert!(refused.is(Code::Unavailable), "{refused:?}");
+        let why = if replaced { "root was replaced" } else { "root was removed" };
+        assert!(refused.message.contains(why), "{refused:?}");
+        let get = GetImageRequest { name: "before".into(), ..Default::default() };
+        client.call::<GetImageResponse>("Get", "n", &get).await.unwrap();
+        fs::rename(&away, &root).unwrap();
+        assert_eq!(next_status(&mut health).await, SERVING);
+        make(&format!("after{number}")).await.unwrap();
+    }
+    assert_eq!(daemon.more_errors(), 0, "the log repeats itself");
+    daemon.stop();
+}
+
+/// Killed when it is dropped, however the test ends.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Of daemons that start at once with one folder of sockets, one serves; the others name it.
+#[test]
+fn a_folder_of_sockets_has_one_daemon_of_many_that_start_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    for round in 0..5 {
+        let serve = |number: u32| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_lmdb-images"));
+            let root = dir.path().join(format!("{round}-{number}"));
+            command.args([
+                Path::new("serve"),
+                Path::new("--root"),
+                &root,
+                Path::new("--state"),
+                &state,
+            ]);
+            Daemon(command.stderr(Stdio::piped()).spawn().unwrap())
+        };
+        let mut daemons: Vec<_> = (0..3).map(serve).collect();
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while daemons.len() > 1 {
+            assert!(std::time::Instant::now() < deadline, "{} daemons live", daemons.len());
+            let ended =
+                daemons.iter_mut().position(|daemon| daemon.0.try_wait().unwrap().is_some());
+            let Some(ended) = ended else {
+                std::thread::yield_now();
+                continue;
+            };
+            let mut said = String::new();
+            daemons.remove(ended).0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+            assert!(said.contains("is in use by another daemon ("), "{said}");
+            let name = state.display().to_string();
+            assert!(said.contains(&name), "{said}");
+        }
+        // The last one is killed here: the next round finds what it leaves.
+    }
+}
