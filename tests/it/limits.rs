@@ -326,6 +326,33 @@ async fn large_requests_of_one_connection_do_not_take_each_others_window() {
     tokio::time::timeout(PATIENCE, calls.join_all()).await.expect("they end");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grpc_client_that_sends_crumbs_is_disconnected() {
+    let served = Served::start().await;
+    let crumbs = |count| {
+        let frame = |byte: &u8| Bytes::copy_from_slice(&[*byte]);
+        [&[0, 0, 0, 1, 0][..], &vec![0; count]].concat().iter().map(frame).collect::<Vec<_>>()
+    };
+    let stream = TokioIo::new(UnixStream::connect(served.daemon.grpc()).await.unwrap());
+    let http = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (mut sender, connection) = http.handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let sent = crumbs(200).into_iter().map(|f| Ok::<_, std::io::Error>(Frame::data(f)));
+    let body = StreamBody::new(futures_util::StreamExt::chain(
+        futures_util::stream::iter(sent),
+        futures_util::stream::pending(),
+    ));
+    let request = http::Request::post(format!("http://localhost/{}/List", support::IMAGES))
+        .header("content-type", "application/grpc")
+        .header("containerd-namespace", "n")
+        .body(body.boxed_unsync())
+        .unwrap();
+    let response = tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap();
+    assert!(response.is_err(), "{response:?}");
+    let _ = tokio::time::timeout(PATIENCE, connection).await.unwrap();
+    is_served(&served).await;
+}
+
 /// A daemon with one budget for one large request, and half a minute for a message.
 async fn frugal() -> (Served, Limits) {
     let request_memory = MemoryBudget::new(16 << 20).with_contended_timeout(SOON);

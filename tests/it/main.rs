@@ -18,6 +18,7 @@ mod forward;
 mod gc;
 mod images;
 mod limits;
+mod limits_page;
 mod memory;
 mod metrics;
 mod open_files;

@@ -1,11 +1,13 @@
 //! gRPC, on hyper.
 //!
 //! - [`server`]: HTTP/2 connections and their calls; [`message`]: the messages of one unary call
-//! - [`throttle`]: limits the rate of reading to the rate at which calls begin
+//! - [`throttle`]: limits the rate of reading to the rate at which calls begin; [`frames`]: finds the
+//!   frames that are limited
 //! - [`metered_body`]: records the status of each call for the metrics
 //! - [`routes`]: a router per socket; [`forward`]: forwards calls to containerd
 
 pub mod forward;
+mod frames;
 pub mod message;
 mod metered_body;
 pub mod routes;

@@ -76,6 +76,11 @@ pub trait Router: Clone + Send + Sync + 'static {
     /// The most bytes of a stream that wait to be sent.
     const SEND_BUFFER_BYTES: usize = SEND_BUFFER_BYTES;
 
+    /// Whether a client may send any number of small DATA frames on one stream.
+    fn allows_small_frames(&self) -> bool {
+        false
+    }
+
     /// A router for the calls of one connection.
     fn for_connection(&self) -> Self {
         self.clone()
@@ -116,7 +121,8 @@ impl<R: Router> GrpcServer<R> {
         let client = state::client(&stream);
         let connection = ConnectionState::new(self.limits.calls, &self.limits.admission, client);
         let stream = CoalescingStream::new(stream, PREFACE);
-        let stream = ThrottledStream::new(stream, Arc::clone(&connection), PREFACE.len());
+        let stream = ThrottledStream::new(stream, Arc::clone(&connection), PREFACE.len())
+            .allow_small_frames(self.router.allows_small_frames());
         let _open = self.limits.metrics.connection("grpc");
         let stopping = stop.clone();
         let state = Arc::clone(&connection);
