@@ -98,7 +98,7 @@ fn run(program: &Path, time: Duration, seed: u64) {
     );
     outcomes.iter().take(PRINTED).for_each(|outcome| println!("{}", outcome.line()));
     println!("\nThe most memory:\n\n{HEADER}");
-    outcomes.sort_by(|a, b| b.seen.memory.cmp(&a.seen.memory));
+    outcomes.sort_by_key(|outcome| std::cmp::Reverse(outcome.seen.memory));
     outcomes.iter().take(PRINTED).for_each(|outcome| println!("{}", outcome.line()));
 }
 

@@ -190,15 +190,30 @@ pub async fn with_deadline<T>(
 pub fn reply(message: Vec<u8>, sending: ReplyGuard) -> Response<Body> {
     let mut frames = VecDeque::with_capacity(3);
     let prefix = prefix(message.len());
-    if message.len() <= SMALL {
+    let message = if message.len() <= SMALL {
         // One frame costs less than the copy.
-        frames.push_back(Frame::data(Bytes::from([&prefix[..], &message].concat())));
+        [&prefix[..], &message].concat()
     } else {
         frames.push_back(Frame::data(Bytes::copy_from_slice(&prefix)));
-        frames.push_back(Frame::data(Bytes::from(message)));
-    }
+        message
+    };
+    let message = UnsentMessage { message, _sending: sending };
+    frames.push_back(Frame::data(Bytes::from_owner(message)));
     frames.push_back(Frame::trailers(ok_trailers()));
-    response(infallible_body(UnaryBody { frames, _sending: sending }))
+    response(infallible_body(UnaryBody { frames }))
+}
+
+/// A message that the HTTP/2 library has not sent whole. The library takes all frames of a body before
+/// it sends the first, so that the end of the body says nothing: the guard lives as long as the bytes.
+struct UnsentMessage {
+    message: Vec<u8>,
+    _sending: ReplyGuard,
+}
+
+impl AsRef<[u8]> for UnsentMessage {
+    fn as_ref(&self) -> &[u8] {
+        &self.message
+    }
 }
 
 /// A body that cannot fail.
@@ -249,10 +264,9 @@ fn prefix(length: usize) -> [u8; PREFIX_BYTES] {
     [0, a, b, c, d]
 }
 
-/// The frames of a reply. The guard lives until hyper has taken the last frame.
+/// The frames of a reply.
 struct UnaryBody {
     frames: VecDeque<Frame<Bytes>>,
-    _sending: ReplyGuard,
 }
 
 impl HttpBody for UnaryBody {
@@ -274,6 +288,25 @@ impl HttpBody for UnaryBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::conn::admission::Admission;
+    use crate::transport::conn::state::ConnectionState;
+
+    #[tokio::test]
+    async fn a_reply_is_unsent_until_its_bytes_are_gone_though_its_body_has_ended() {
+        let connection = ConnectionState::new(1, &Admission::default(), Client::Own);
+        for size in [SMALL, SMALL + 1] {
+            let mut body = reply(vec![7; size], connection.track_reply(None, None)).into_body();
+            let mut unsent = Vec::new();
+            while let Some(frame) = body.frame().await {
+                unsent.extend(frame.unwrap().into_data());
+            }
+            drop(body);
+            assert_eq!(unsent.iter().map(Bytes::len).sum::<usize>(), PREFIX_BYTES + size);
+            assert!(connection.has_stalled_reply(Duration::ZERO), "{size} bytes are not sent");
+            drop(unsent);
+            assert!(!connection.has_stalled_reply(Duration::ZERO));
+        }
+    }
 
     #[test]
     fn deadlines_have_a_unit() {
