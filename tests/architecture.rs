@@ -35,7 +35,7 @@ const LAYERS: &[(&str, Rows)] = &[
             &["format"],
             &["error"],
             &["schema"],
-            &["lmdb"],
+            &["changelog", "lmdb"],
             &["journal"],
             &["read", "recovery"],
             &["engine"],

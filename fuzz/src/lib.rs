@@ -12,12 +12,14 @@
 //! `scripts/soak/fuzz` runs them under libFuzzer; `tests/differential/fuzz_corpus.rs` replays what is in `seeds/`, where
 //! every input lies that once found something.
 
+#[path = "../../crates/bbolt-read/fuzz/bbolt_live.rs"]
 pub mod bbolt_live;
 pub mod bolt;
 pub mod filter;
 pub mod frames;
 pub mod journal;
 pub mod record;
+#[path = "../../crates/go-compat/fuzz/regexp.rs"]
 pub mod regexp;
 pub mod requests;
 pub mod service;

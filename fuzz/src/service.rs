@@ -95,6 +95,7 @@ pub fn call(namespace: Option<&str>) -> CallContext {
     CallContext {
         namespace: namespace.map(str::to_owned),
         client: lmdb_images::limits::client::Client::Own,
+        actor: lmdb_images::store::Actor::default(),
         reply_limit: GRPC_MESSAGE,
         headers: http::HeaderMap::new(),
     }

@@ -2,7 +2,8 @@
 //!
 //! The verifier checks the page structure of the data file. Then the command reads every record in
 //! one snapshot: the checksum must be right, the message must decode and carry the name of its key,
-//! and index and expiry entries must agree with the record. The daemon may keep running: the
+//! and index and expiry entries must agree with the record. The log of changes must be one
+//! without a gap, and its last state of each image that of the record. The daemon may keep running: the
 //! snapshot blocks no other reader and no writer.
 
 use std::path::Path;
@@ -28,6 +29,8 @@ pub struct Report {
     pub leases: u64,
     /// Entries per LMDB database; `None` if the store could not be opened.
     pub counts: Option<Counts>,
+    /// Numbers of the oldest and of the newest entry of the log; `None` if the log is off.
+    pub log: Option<(u64, u64)>,
     /// Id of the last transaction, and the numbers of pages that are used, free and leaked.
     pub file: Option<(u64, [u64; 3])>,
     /// One sentence for each damage, at most 1,000.
@@ -70,7 +73,11 @@ pub fn run(root: &Path) -> Result<Report> {
             expiring += u64::from(stored.expires.is_some());
             report.check_record(&stored);
             Ok(())
-        })
+        })?;
+        let log = snapshot.audit_log(&mut || progress.inc(1))?;
+        report.log = log.ends;
+        log.damage.into_iter().for_each(|damage| report.add_damage(damage));
+        Ok(())
     })?;
     progress.finish_and_clear();
     if let Some(counts) = report.counts {
@@ -141,6 +148,7 @@ impl Report {
             "leases": self.leases,
             "aside": self.counts.map(|c| c.aside),
             "index": self.counts.map(|c| c.index),
+            "log": self.log.map(|(first, last)| json!({ "first": first, "last": last })),
             "damaged": self.damaged,
             "damage": self.damage,
             "notes": self.notes,
@@ -158,6 +166,13 @@ impl std::fmt::Display for Report {
                 "{} namespaces, {} images, {} leases; {} set aside, {} entries in the index",
                 self.namespaces, self.images, self.leases, counts.aside, counts.index
             )?;
+        }
+        match self.log {
+            Some((first, last)) if first <= last => {
+                writeln!(f, "entries {first} to {last} in the log")?
+            }
+            Some(_) => writeln!(f, "no entries in the log")?,
+            None => {}
         }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;

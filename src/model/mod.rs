@@ -5,7 +5,6 @@
 pub mod digest;
 pub mod error;
 pub mod filter;
-pub mod go;
 pub mod image;
 pub mod label;
 pub mod namespace;
@@ -13,5 +12,6 @@ pub mod printable;
 pub mod unix_time;
 
 pub use error::{Error, Result};
+pub use go_compat as go;
 pub use namespace::Namespace;
 pub use unix_time::UnixTime;

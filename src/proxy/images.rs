@@ -33,7 +33,7 @@ use crate::proxy::sync_state::SyncState;
 use crate::service::codec::encode;
 use crate::service::local::{self, LocalImages};
 use crate::service::{CallContext, Images, Reply, gc, images, namespaces};
-use crate::store::{Kind, Records, Transaction};
+use crate::store::{Cause, Kind, Origin, Records, Transaction};
 
 /// Images in proxy mode. Clones share their state.
 #[derive(Debug, Clone)]
@@ -133,13 +133,25 @@ impl ProxyImages {
     /// # Errors
     /// [`Error::Unavailable`] when containerd does not answer; [`Error::Upstream`] when it refuses.
     pub async fn refresh(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<Found> {
+        self.refresh_as(Origin::ORIGIN_BEHIND, namespace, name, aside).await
+    }
+
+    /// The same. The log of changes says what led to it.
+    pub(crate) async fn refresh_as(
+        &self,
+        origin: Origin,
+        namespace: &Namespace,
+        name: &str,
+        aside: bool,
+    ) -> Result<Found> {
+        let cause = Cause::own(origin);
         let _lock = self.shared.locks.lock(namespace, name).await;
         if name.len() > MAX_NAME {
             return match self.shared.containerd.find_image(namespace, name).await? {
                 Some(found) => {
-                    self.store_record(namespace, Some(found)).await.map(|()| Found::Kept)
+                    self.store_record(cause, namespace, Some(found)).await.map(|()| Found::Kept)
                 }
-                None => self.remove(namespace, name, aside).await,
+                None => self.remove(cause, namespace, name, aside).await,
             };
         }
         let request = GetImageRequest { name: name.to_owned(), ..Default::default() };
@@ -150,12 +162,13 @@ impl ProxyImages {
             .await
         {
             UpstreamOutcome::Answer(found) => {
-                self.store_record(namespace, found.image.into_option()).await.map(|()| Found::Kept)
+                let found = found.image.into_option();
+                self.store_record(cause, namespace, found).await.map(|()| Found::Kept)
             }
             UpstreamOutcome::Refused(Error::Upstream(code, _))
                 if code == tonic::Code::NotFound as i32 =>
             {
-                self.remove(namespace, name, aside).await
+                self.remove(cause, namespace, name, aside).await
             }
             UpstreamOutcome::Refused(e) => Err(e),
             UpstreamOutcome::NotSent(why) | UpstreamOutcome::Indeterminate(why) => {
@@ -164,17 +177,29 @@ impl ProxyImages {
         }
     }
 
-    async fn remove(&self, namespace: &Namespace, name: &str, aside: bool) -> Result<Found> {
-        let was_there = self.remove_record(namespace, name, aside).await?;
+    async fn remove(
+        &self,
+        cause: Cause,
+        namespace: &Namespace,
+        name: &str,
+        aside: bool,
+    ) -> Result<Found> {
+        let was_there = self.remove_record(cause, namespace, name, aside).await?;
         Ok(if was_there { Found::Removed } else { Found::Absent })
     }
 
     /// Stores a record of containerd, and its namespace.
-    async fn store_record(&self, namespace: &Namespace, found: Option<Image>) -> Result<()> {
+    async fn store_record(
+        &self,
+        cause: Cause,
+        namespace: &Namespace,
+        found: Option<Image>,
+    ) -> Result<()> {
         let Some(found) = found else { return Ok(()) };
         let found = image::normalize_record(found);
         let (record, ns) = (encode(&found)?, namespace.clone());
         let work = move |change: &mut Transaction<'_>| {
+            change.set_cause(cause);
             if change.record(&ns, Kind::Image, &found.name).is_ok_and(|r| r == Some(&record)) {
                 return Ok(());
             }
@@ -188,12 +213,14 @@ impl ProxyImages {
     /// Deletes a record from LMDB, or sets it aside. Returns whether the record existed.
     pub(crate) async fn remove_record(
         &self,
+        cause: Cause,
         namespace: &Namespace,
         name: &str,
         aside: bool,
     ) -> Result<bool> {
         let (ns, name) = (namespace.clone(), name.to_owned());
         let work = move |change: &mut Transaction<'_>| {
+            change.set_cause(cause);
             if aside {
                 change.set_aside(&ns, Kind::Image, &name)
             } else {
@@ -222,7 +249,7 @@ impl ProxyImages {
         R: Message,
     {
         let (proxy, namespace, headers) = (self.clone(), call.namespace()?, call.headers.clone());
-        let limit = call.reply_limit;
+        let (limit, cause) = (call.reply_limit, call.cause());
         if name.len() > MAX_NAME {
             return Err(Error::InvalidArgument(format!(
                 "the image name has {} bytes; in front of a containerd at most {MAX_NAME} are accepted: \
@@ -245,7 +272,7 @@ impl ProxyImages {
             let time = WRITE_TIMEOUT.saturating_sub(begun.elapsed()).max(READ_TIMEOUT);
             match proxy.ask::<Q, R>(path, &namespace, &headers, request, time).await {
                 UpstreamOutcome::Answer(answer) => {
-                    proxy.apply_result(&namespace, &name, made(&answer)).await;
+                    proxy.apply_result(cause, &namespace, &name, made(&answer)).await;
                     let message = encode(&answer)?;
                     if let Some(hold) = &mut hold {
                         hold.shrink(message.len());
@@ -275,13 +302,19 @@ impl ProxyImages {
 
     /// Stores the result of a write. containerd has made the change already, so the write succeeds
     /// even if LMDB cannot store the result. In that case the namespace is no longer synced.
-    async fn apply_result(&self, namespace: &Namespace, name: &str, made: Option<Image>) {
+    async fn apply_result(
+        &self,
+        cause: Cause,
+        namespace: &Namespace,
+        name: &str,
+        made: Option<Image>,
+    ) {
         let stored = match made {
             Some(image) => {
                 self.observe(namespace);
-                self.store_record(namespace, Some(image)).await
+                self.store_record(cause, namespace, Some(image)).await
             }
-            None => self.remove_record(namespace, name, false).await.map(drop),
+            None => self.remove_record(cause, namespace, name, false).await.map(drop),
         };
         if let Err(e) = stored {
             throttled_log!(Error, "image {} in namespace {namespace}: {e}", quote(name));

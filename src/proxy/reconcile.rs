@@ -24,7 +24,7 @@ use crate::model::{Error, Namespace, Result, image};
 use crate::proxy::images::{Found, ProxyImages};
 use crate::proxy::reconcile_queue::DueWork;
 use crate::service::codec::{decode, encode};
-use crate::store::{Kind, Records, Transaction};
+use crate::store::{Cause, Kind, Origin, Records, Transaction};
 
 /// The pause after a failed list of namespaces.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
@@ -254,7 +254,7 @@ struct OneByOne<'f> {
 impl OneByOne<'_> {
     async fn refresh(&mut self, name: &str, aside: bool) -> Result<Option<Found>> {
         const TOO_LARGE: i32 = Code::ResourceExhausted as i32;
-        match self.proxy.refresh(self.namespace, name, aside).await {
+        match self.proxy.refresh_as(Origin::ORIGIN_RESYNC, self.namespace, name, aside).await {
             Ok(found) => return Ok(Some(found)),
             // containerd does not answer, so the other records would fail as well.
             Err(e @ Error::Unavailable(_)) => return Err(e),
@@ -266,7 +266,8 @@ impl OneByOne<'_> {
                     Warn,
                     "reconciling namespace {namespace}: containerd refuses an image: {why}"
                 );
-                self.proxy.remove_record(namespace, name, true).await?;
+                let cause = Cause::own(Origin::ORIGIN_RESYNC);
+                self.proxy.remove_record(cause, namespace, name, true).await?;
             }
             Err(e) => {
                 let why = || Error::Internal(format!("image {}: {e}", quote(name)));

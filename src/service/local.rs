@@ -143,7 +143,7 @@ impl LocalImages {
         F: Fn(&mut Transaction<'_>, &Namespace, ReplyRoom) -> Result<Made> + Send + Sync + 'static,
         G: Fn(&Stored) -> OwnEvent + Send + Sync + 'static,
     {
-        let (namespace, limit) = (call.namespace()?, call.reply_limit);
+        let (namespace, limit, cause) = (call.namespace()?, call.reply_limit, call.cause());
         let (work, happened) = (Arc::new(work), Arc::new(happened));
         let mut size = expected.min(limit);
         loop {
@@ -157,7 +157,9 @@ impl LocalImages {
                 }
             };
             let (ns, collector) = (namespace.clone(), Arc::clone(&self.collector));
+            let cause = cause.clone();
             let work = move |change: &mut Transaction<'_>| {
+                change.set_cause(cause);
                 let made = work(change, &ns, room)?;
                 if let Made::Written(written) = &made {
                     collector.observe(&ns, &observed(written));
@@ -345,8 +347,9 @@ impl Images for LocalImages {
         let namespace = call.namespace()?;
         let (ns, name, sync) = (namespace.clone(), request.name.clone(), request.sync);
         let bytes = decoded_size::decoded(&request, 0);
-        let lease = call.lease();
+        let (lease, cause) = (call.lease(), call.cause());
         let work = move |change: &mut Transaction<'_>| {
+            change.set_cause(cause);
             leases::release_image(change, &ns, lease.as_deref(), &request.name)?;
             images::delete(change, &ns, &request)
         };

@@ -35,6 +35,7 @@ use crate::api::images::{
 use crate::limits::client::Client;
 use crate::limits::memory::Reservation;
 use crate::model::{Namespace, Result};
+use crate::store::{Actor, Cause};
 
 /// The header that carries the lease.
 const LEASE: &str = "containerd-lease";
@@ -46,6 +47,8 @@ pub struct CallContext {
     pub namespace: Option<String>,
     /// Where it comes from.
     pub client: Client,
+    /// The process at the other end, for the log of changes.
+    pub actor: Actor,
     /// The largest message, in bytes, that the transport can carry back.
     pub reply_limit: usize,
     /// What else the client sent along: a lease, say. Whoever passes the call on passes this on.
@@ -58,6 +61,11 @@ impl CallContext {
         let id = self.headers.get(LEASE)?;
         // An id that is no text is of no lease.
         Some(String::from_utf8_lossy(id.as_bytes()).into_owned())
+    }
+
+    /// Why a change is made that the call asks for.
+    pub fn cause(&self) -> Cause {
+        Cause::client(self.actor.clone())
     }
 
     /// The namespace the call runs in; without a valid one it must not run.

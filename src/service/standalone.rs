@@ -217,12 +217,13 @@ impl Standalone {
         let tag = Arc::new(transfer::tag(&request)?);
         drop(request);
         let (ns, events, bytes) = (namespace.clone(), Arc::clone(&tag), tag.bytes());
-        let lease = call.lease();
+        let (lease, cause) = (call.lease(), call.cause());
         let collector = Arc::clone(self.local.collector());
         // The place is the change's, which is made though its client leaves.
         let place = self.transfers.acquire(call.client, 1).await;
         let work = move |change: &mut Transaction<'_>| {
             let _place = place;
+            change.set_cause(cause);
             let tagged = tag.apply(change, &ns, lease.as_deref())?;
             for happened in tag.events(tagged.clone()) {
                 collector.observe(&ns, &happened);

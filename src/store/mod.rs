@@ -8,6 +8,7 @@
 //! - [`mod@format`]: LMDB's file format, read and verified page by page in safe Rust
 //! - [`schema`]: which key holds what, drawn as a tree; [`lmdb`]: opening the environment, its reader
 //!   table
+//! - [`changelog`]: every change of an image: the bytes of its entries, and which of them are kept
 //! - [`journal`]: the file to which a write goes first, and the overlay of its writes
 //! - [`read`]: reads records from LMDB's file and the overlay
 //! - [`recovery`]: verifies a file before LMDB maps it, and saves records from a damaged file
@@ -18,6 +19,7 @@
 //! requests. No other module uses heed or `unsafe`.
 
 pub mod bounds;
+pub mod changelog;
 pub mod dir;
 pub mod engine;
 mod error;
@@ -31,9 +33,13 @@ pub mod schema;
 #[allow(clippy::module_inception)]
 mod store;
 
+pub use changelog::LogHead;
+pub use changelog::cause::{Actor, Cause, Origin};
 pub use engine::transaction::Transaction;
+pub use read::changelog::{LogEntry, LogPage};
 pub use read::records::{Records, Snapshot};
 pub use read::scan::Entry;
 pub use read_only::ReadOnlyStore;
 pub use schema::keys::Kind;
+pub use schema::log_meta::Retention;
 pub use store::Store;

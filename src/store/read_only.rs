@@ -10,6 +10,7 @@ use heed::{CompactionOption, Env, EnvFlags, EnvOpenOptions, WithoutTls};
 use nix::fcntl::FlockArg;
 
 use super::bounds::{MAP_SIZE, MAX_READERS};
+use super::changelog::keep::LogStep;
 use super::dir::{permissions, root, store_id};
 use super::engine::committer;
 use super::error::{environment_lost_error, lmdb_error};
@@ -119,7 +120,8 @@ impl ReadOnlyStore {
         // LMDB's copy may be of a later checkpoint, which includes the whole overlay.
         let overlay = if copied.id == since.id { view.overlay.clone() } else { Overlay::default() };
         let own = LastCheckpoint { id: checkpoint_id::next_checkpoint(), journal: None };
-        committer::write_checkpoint(&env, &tables, &overlay, own).map_err(to_error)?;
+        committer::write_checkpoint(&env, &tables, &overlay, own, LogStep::None)
+            .map_err(to_error)?;
         env.prepare_for_closing().wait();
         Ok(())
     }

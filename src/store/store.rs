@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
+use super::changelog::LogHead;
 use super::dir::disk_space;
 use super::dir::root::StoreDir;
 use super::engine::committer;
@@ -11,8 +14,10 @@ use super::engine::writer::Writer;
 use super::error::{environment_lost_error, lmdb_error};
 use super::lmdb::open::free_dead_readers;
 use super::lmdb::reader_table::HeldSnapshot;
+use super::read::changelog::LogPage;
 use super::read::records::{Records, Snapshot};
 use super::read::usage::Usage;
+use super::schema::log_meta::Retention;
 use crate::model::{Error, Result};
 
 /// An open store. Clones share it. Dropping the last clone finishes the accepted writes and closes the
@@ -31,12 +36,18 @@ impl std::fmt::Debug for Environment {
 }
 
 impl Store {
-    /// Opens the store in the folder `root`, or creates it, and becomes its owner.
+    /// Opens the store in the folder `root`, or creates it, and becomes its owner. It keeps as much of the
+    /// log as the last daemon did.
     ///
     /// # Errors
     /// `FailedPrecondition` if another process, or another [`Store`] of this one, owns the folder.
     pub fn open(root: &Path) -> Result<Self> {
-        let environment = Arc::new(Environment::open(StoreDir::lock(root)?)?);
+        Self::open_and_keep(root, None)
+    }
+
+    /// As [`open`](Self::open), and keeps that much of the log from now on.
+    pub fn open_and_keep(root: &Path, keep: Option<Retention>) -> Result<Self> {
+        let environment = Arc::new(Environment::open(StoreDir::lock(root)?, keep)?);
         let writer = Writer::start(Arc::clone(&environment))?;
         Ok(Self { writer, environment })
     }
@@ -61,6 +72,29 @@ impl Store {
             }
             opened = self.environment.reopen(opened)?;
         }
+    }
+
+    /// The ends of the log; `None` while it is off. What it shows can be read.
+    pub fn log_head(&self) -> Option<LogHead> {
+        *self.environment.log().borrow()
+    }
+
+    /// As [`log_head`](Self::log_head), with a wake-up for each change of it.
+    pub fn watch_log(&self) -> watch::Receiver<Option<LogHead>> {
+        self.environment.log().subscribe()
+    }
+
+    /// Copies entries of the log, from the number `from` on: at least one, if there is one, and then as many
+    /// as have `max_bytes` together. It never splits the entries of one batch. It holds no snapshot when it
+    /// returns. A reader whose `from` is no longer kept sees that in the head that comes with the entries.
+    pub fn read_log(&self, from: u64, max_bytes: usize) -> Result<LogPage> {
+        self.read(|snapshot| snapshot.log_page(from, max_bytes))
+    }
+
+    /// Starts a new epoch of the log, so that its readers read all images again. Its entries stay.
+    pub fn renew_log_epoch(&self) -> Result<()> {
+        let renewed = self.environment.acquire()?.renew_epoch();
+        renewed.map_err(|failed| Error::Internal(format!("starting a new epoch: {failed}")))
     }
 
     /// The snapshots that all processes hold, oldest first.

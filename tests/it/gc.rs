@@ -53,7 +53,8 @@ impl Services {
         let lease = lease.map(|id| (http::HeaderName::from_static("containerd-lease"), id));
         let headers = lease.into_iter().map(|(name, id)| (name, id.parse().unwrap())).collect();
         let client = lmdb_images::limits::client::Client::Own;
-        CallContext { namespace: Some("n".into()), client, reply_limit: 1 << 24, headers }
+        let (namespace, actor) = (Some("n".into()), lmdb_images::store::Actor::default());
+        CallContext { namespace, client, actor, reply_limit: 1 << 24, headers }
     }
 
     async fn create(&self, name: &str, labels: Labels<'_>, lease: Option<&str>) -> Result<()> {

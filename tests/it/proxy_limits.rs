@@ -224,6 +224,7 @@ fn call(namespace: &str) -> CallContext {
     CallContext {
         namespace: Some(namespace.into()),
         client: lmdb_images::limits::client::Client::Own,
+        actor: lmdb_images::store::Actor::default(),
         reply_limit: 16 << 20,
         headers: HeaderMap::new(),
     }

@@ -16,7 +16,7 @@ use crate::model::{Error, Namespace, Result};
 use crate::service::codec::encode;
 use crate::service::gc;
 use crate::service::images;
-use crate::store::{Kind, Records, Store, Transaction};
+use crate::store::{Cause, Kind, Origin, Records, Store, Transaction};
 
 /// Number of records that one transaction writes.
 const MAX_BATCH_RECORDS: usize = 256;
@@ -105,6 +105,7 @@ fn put_images(
         })
         .collect::<Result<_>>()?;
     Ok(move |transaction: &mut Transaction<'_>| {
+        transaction.set_cause(Cause::own(Origin::ORIGIN_IMPORT));
         let mut counts = Counts::default();
         for (message, name, expires) in &messages {
             match transaction.record(&namespace, Kind::Image, name) {

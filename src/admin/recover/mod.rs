@@ -195,6 +195,8 @@ impl Fill<'_> {
     fn flush(&mut self) -> Result<()> {
         let batch = std::mem::take(&mut self.batch);
         self.store.writer().write_blocking(move |change| {
+            // The fresh store's log begins with these records.
+            change.skip_log();
             batch
                 .iter()
                 .try_for_each(|(record, aside, message)| put(change, record, *aside, message))

@@ -14,6 +14,8 @@ use crate::model::filter::Fields;
 #[derive(Debug, Clone, Copy)]
 pub struct Encoded<'m> {
     name: &'m [u8],
+    /// The fields behind it.
+    behind_name: &'m [u8],
     /// Encoded entries of the map: tag, length, entry.
     labels: &'m [u8],
     media_type: &'m [u8],
@@ -44,6 +46,7 @@ impl<'m> Encoded<'m> {
     pub fn new(message: &'m [u8]) -> Option<Self> {
         let mut rest = message;
         let name = field(&mut rest, tag::NAME)?;
+        let behind_name = rest;
         let labels = entries(&mut rest, tag::LABELS)?;
         let mut target = field(&mut rest, tag::TARGET)?;
         field(&mut rest, tag::CREATED_AT)?;
@@ -56,7 +59,12 @@ impl<'m> Encoded<'m> {
         }
         let annotations = entries(&mut target, tag::ANNOTATIONS)?;
         let all = rest.is_empty() && target.is_empty();
-        all.then_some(Self { name, labels, media_type, digest, annotations })
+        all.then_some(Self { name, behind_name, labels, media_type, digest, annotations })
+    }
+
+    /// All of the message but the name.
+    pub fn without_name(&self) -> &'m [u8] {
+        self.behind_name
     }
 
     /// Name of the image.

@@ -21,7 +21,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::model::go::quote::quote;
-use crate::model::go::rfc3339;
 use crate::model::go::text::lossy;
 use crate::model::{Namespace, UnixTime};
 use crate::service::events::{Labels, OwnEvent};
@@ -166,7 +165,7 @@ impl Collector {
 
     fn expires(&self, namespace: &Namespace, kind: Kind, name: &str, labels: &Labels) {
         let Some(when) = expires(labels) else { return };
-        let time = rfc3339::parse(when);
+        let time = UnixTime::parse(when);
         let mut state = self.state();
         match time {
             Some(time) => state.schedule.insert((time, RecordKey::new(namespace, kind, name))),

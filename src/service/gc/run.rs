@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 use crate::api::images::Image;
 use crate::api::leases::StoredLease;
 use crate::clock;
-use crate::model::go::rfc3339;
 use crate::model::image::encoded::Encoded;
 use crate::model::{Error, Namespace, Result, UnixTime};
 use crate::service::codec::decode;
@@ -30,7 +29,7 @@ use crate::service::gc::{
 };
 use crate::service::leases;
 use crate::store::read::scan::{Expiring, RecordKey};
-use crate::store::{Kind, Records, Snapshot, Store, Transaction};
+use crate::store::{Cause, Kind, Origin, Records, Snapshot, Store, Transaction};
 
 /// The most records that one job removes. With names of usual length they fit into one journal entry.
 pub const MAX_SLICE: usize = 64;
@@ -169,6 +168,7 @@ fn remove(
     number: u64,
     slice: Vec<Expiring>,
 ) -> Result<Removed> {
+    change.set_cause(Cause::own(Origin::ORIGIN_EXPIRED));
     let begun = Instant::now();
     let mut removed = Removed::default();
     for record in slice {
@@ -284,7 +284,7 @@ fn load(snapshot: &Snapshot<'_>, now: UnixTime, is_first: bool) -> Result<Loaded
     let (mut loaded, mut unreadable) = (Loaded::new(now), Unreadable::default());
     for noted in snapshot.expiring_keys()? {
         let (key, when) = noted?;
-        match rfc3339::parse(&when) {
+        match UnixTime::parse(&when) {
             Some(time) => loaded.add((time, key)),
             None => unreadable.add(|| format!("{key}{}", never(&when))),
         }
@@ -300,7 +300,7 @@ fn load(snapshot: &Snapshot<'_>, now: UnixTime, is_first: bool) -> Result<Loaded
 fn due_record(snapshot: &Snapshot<'_>, key: &RecordKey, now: UnixTime) -> Option<Expiring> {
     match snapshot.expiring(key) {
         Ok(found) => found.filter(|record| {
-            rfc3339::parse(&record.when).is_some_and(|time| time < now)
+            UnixTime::parse(&record.when).is_some_and(|time| time < now)
                 && has_expired(snapshot, record)
         }),
         Err(e) => {
@@ -349,7 +349,7 @@ fn find_references(
 
 fn keep_leased(references: &mut References, stored: StoredLease, now: UnixTime) {
     let labels = stored.lease.unwrap_or_default().labels;
-    if expires(&labels).and_then(rfc3339::parse).is_some_and(|time| time < now) {
+    if expires(&labels).and_then(UnixTime::parse).is_some_and(|time| time < now) {
         return;
     }
     let is_flat = labels.contains_key(FLAT);

@@ -17,17 +17,25 @@ use std::io;
 use heed::{Env, MdbError, WithoutTls};
 
 use crate::model::{Error, Result};
+use crate::store::changelog::LogHead;
+use crate::store::changelog::keep::{self, LogStep};
 use crate::store::dir::disk_space;
 use crate::store::dir::root::StoreDir;
-use crate::store::engine::version::CurrentVersion;
+use crate::store::engine::log_start::{LogStart, decide};
+use crate::store::engine::transaction::BatchChanges;
+use crate::store::engine::version::{CurrentVersion, ShownLog};
 use crate::store::error::lmdb_error;
 use crate::store::journal::Journal;
-use crate::store::journal::entry::{Entry, WriteBatch};
+use crate::store::journal::entry::Entry;
 use crate::store::journal::header::Header;
 use crate::store::journal::overlay::Overlay;
 use crate::store::journal::replay;
+use crate::store::read::changelog;
+use crate::store::read::view::{Txn, View};
 use crate::store::schema::checkpoint_id::Expected;
 use crate::store::schema::checkpoint_id::LastCheckpoint;
+use crate::store::schema::log_meta::{LogMeta, Retention};
+use crate::store::schema::table::Table;
 use crate::store::schema::tables::Tables;
 
 /// A checkpoint is due when the overlay holds this many keys. More keys would make a checkpoint
@@ -43,6 +51,9 @@ pub(crate) struct Committer {
     /// The number of entries since the last checkpoint.
     entries: u32,
     uuid: String,
+    /// The ends of the log; `None` while it is off.
+    log: Option<LogHead>,
+    keep: Retention,
 }
 
 /// Why a commit or a checkpoint failed.
@@ -72,16 +83,17 @@ impl fmt::Display for Failure {
 }
 
 impl Committer {
-    /// Replays the folder's journal on top of the environment that was opened there.
+    /// Replays the folder's journal on top of the environment that was opened there. `keep` is how much of
+    /// the log is kept: as much as before if `None`. `shown` shows the ends of the log.
     pub fn open(
         root: &StoreDir,
         env: &Env<WithoutTls>,
         tables: &Tables,
         uuid: &str,
+        (keep, shown): (Option<Retention>, ShownLog),
     ) -> Result<(Self, CurrentVersion)> {
         let txn = env.read_txn().map_err(|e| lmdb_error("reading the store", &e))?;
         let last = checkpoint_id::last_checkpoint(&txn, tables)?;
-        drop(txn);
         let expected = Expected { uuid: uuid.to_owned(), last };
         let replay = replay::read(root.path(), &expected)?.map_err(|why| why.error(root.path()))?;
         let path = root.path().join(JOURNAL_FILE);
@@ -101,19 +113,62 @@ impl Committer {
                 replay.batches.len()
             );
         }
-        let version =
-            CurrentVersion::new(env.info().last_txn_id as u64, Overlay::replay(&replay.batches));
+        let overlay = Overlay::replay(&replay.batches);
+        let meta = LogMeta::read(&txn, tables).map_err(|e| lmdb_error("reading the log", &e))?;
+        let head = changelog::checked_head(&View::new(Txn::Reader(txn), tables, overlay.clone()));
+        let version = CurrentVersion::new(env.info().last_txn_id as u64, overlay, shown);
         let entries = replay.batches.len().try_into().unwrap_or(u32::MAX);
-        Ok((Self { journal, tail_uncertain: false, last, entries, uuid: uuid.to_owned() }, version))
+        let keep = keep.or(meta.keep).unwrap_or_default();
+        let uuid = uuid.to_owned();
+        let mut committer =
+            Self { journal, tail_uncertain: false, last, entries, uuid, log: None, keep };
+        match decide(meta, head, keep) {
+            LogStart::Continue(head) => committer.log = head,
+            LogStart::Restart(step) => committer
+                .restart_log(env, tables, &version, step)
+                .map_err(|failed| Error::Internal(format!("restarting the log: {failed}")))?,
+        }
+        version.show_log(committer.log);
+        Ok((committer, version))
     }
 
-    /// Commits `changes`, which lead to `overlay`.
+    /// Starts a new epoch of the log. Its entries stay.
+    pub fn renew_epoch(
+        &mut self,
+        env: &Env<WithoutTls>,
+        tables: &Tables,
+        version: &CurrentVersion,
+    ) -> Result<(), Failure> {
+        let Some(head) = self.log else { return Ok(()) };
+        let meta = LogMeta { first: head.first, keep: Some(self.keep), ..LogMeta::new() };
+        self.restart_log(env, tables, version, LogStep::Restart { meta, clears: false })
+    }
+
+    fn restart_log(
+        &mut self,
+        env: &Env<WithoutTls>,
+        tables: &Tables,
+        version: &CurrentVersion,
+        step: LogStep,
+    ) -> Result<(), Failure> {
+        let LogStep::Restart { meta, clears } = step else { return Ok(()) };
+        let (mut overlay, before) = (version.overlay(), self.log);
+        if clears {
+            overlay.forget_log();
+        }
+        let (last, chain) =
+            before.filter(|_| !clears).map_or((0, 0), |head| (head.last, head.chain));
+        self.log = meta.epoch.map(|epoch| LogHead { epoch, first: meta.first, last, chain });
+        self.write_all(env, tables, version, overlay, step).inspect_err(|_| self.log = before)
+    }
+
+    /// Commits the writes of a batch.
     pub fn commit(
         &mut self,
         env: &Env<WithoutTls>,
         tables: &Tables,
         version: &CurrentVersion,
-        (overlay, changes): (Overlay, WriteBatch),
+        BatchChanges { overlay, writes, log }: BatchChanges,
     ) -> Result<(), Failure> {
         if self.tail_uncertain {
             let cleared = self.checkpoint(env, tables, version, version.overlay());
@@ -131,10 +186,13 @@ impl Committer {
             base: Some(env.info().last_txn_id as u64),
             number: self.entries,
             uuid: self.uuid.clone(),
-            batch: changes,
+            batch: writes,
         };
         let Some(entry) = entry.encode().filter(|_| self.journal.has_room()) else {
-            return self.checkpoint(env, tables, version, overlay);
+            let before = self.log;
+            self.advance_log(log);
+            let written = self.checkpoint(env, tables, version, overlay);
+            return written.inspect_err(|_| self.log = before);
         };
         if let Err(e) = self.journal.append(&entry) {
             self.tail_uncertain = true;
@@ -150,7 +208,16 @@ impl Committer {
         }
         self.entries = self.entries.saturating_add(1);
         version.publish(overlay);
+        self.advance_log(log);
+        version.show_log(self.log);
         Ok(())
+    }
+
+    /// Moves the end of the log to that of `to`.
+    fn advance_log(&mut self, to: Option<LogHead>) {
+        if let (Some(log), Some(to)) = (&mut self.log, to) {
+            (log.last, log.chain) = (to.last, to.chain);
+        }
     }
 
     /// Records in LMDB's file that the store needs its journal, before the first entry of the journal: a
@@ -162,7 +229,8 @@ impl Committer {
         version: &CurrentVersion,
     ) -> Result<(), Failure> {
         self.begin_journal()?;
-        match self.write(env, tables, version, version.overlay(), self.journal.checkpoint()) {
+        let step = (self.journal.checkpoint(), LogStep::Prune(self.keep));
+        match self.write(env, tables, version, version.overlay(), step) {
             Ok(()) => Ok(()),
             Err(Failure::EnvironmentLost(why)) => Err(Failure::NotAttempted(why)),
             Err(failed) => {
@@ -195,7 +263,7 @@ impl Committer {
             return Ok(());
         }
         self.begin_journal()?;
-        self.write(env, tables, version, Overlay::default(), None)
+        self.write(env, tables, version, Overlay::default(), (None, LogStep::None))
     }
 
     /// Whether a checkpoint would write anything.
@@ -221,11 +289,23 @@ impl Committer {
         if overlay.is_empty() && !self.tail_uncertain {
             return Ok(());
         }
+        self.write_all(env, tables, version, overlay, LogStep::Prune(self.keep))
+    }
+
+    /// The same, even if `overlay` is empty.
+    fn write_all(
+        &mut self,
+        env: &Env<WithoutTls>,
+        tables: &Tables,
+        version: &CurrentVersion,
+        overlay: Overlay,
+        log: LogStep,
+    ) -> Result<(), Failure> {
         // The header is uncertain only while the overlay is empty: no entry follows such a header.
         if self.journal.checkpoint().is_none() {
             self.begin_journal()?;
         }
-        self.write(env, tables, version, overlay, self.journal.checkpoint())?;
+        self.write(env, tables, version, overlay, (self.journal.checkpoint(), log))?;
         if let Err(failed) = self.begin_journal() {
             log::warn!("restarting the journal: {failed}; the next write tries again");
         }
@@ -239,15 +319,19 @@ impl Committer {
         tables: &Tables,
         version: &CurrentVersion,
         overlay: Overlay,
-        journal: Option<u64>,
+        (journal, log): (Option<u64>, LogStep),
     ) -> Result<(), Failure> {
         let next = LastCheckpoint { id: checkpoint_id::next_checkpoint(), journal };
         version.checkpoint_started(&overlay);
-        let written = write_checkpoint(env, tables, &overlay, next);
+        let written = write_checkpoint(env, tables, &overlay, next, log);
         version.checkpoint_finished(written.is_ok().then(|| env.info().last_txn_id as u64));
         match written {
-            Ok(()) => {
+            Ok(meta) => {
                 (self.last, self.entries, self.tail_uncertain) = (next, 0, false);
+                if let Some(log) = &mut self.log {
+                    log.first = meta.first;
+                }
+                version.show_log(self.log);
                 Ok(())
             }
             // After a failed write of a meta page LMDB cannot tell whether the transaction is on disk,
@@ -271,22 +355,28 @@ fn not_written(e: &io::Error) -> Failure {
     })
 }
 
-/// Writes `overlay` to LMDB's file in one transaction, as the checkpoint `checkpoint`.
+/// Writes `overlay` to LMDB's file in one transaction, as the checkpoint `checkpoint`. Returns what
+/// `meta` says of the log then.
 pub(crate) fn write_checkpoint(
     env: &Env<WithoutTls>,
     tables: &Tables,
     overlay: &Overlay,
     checkpoint: LastCheckpoint,
-) -> heed::Result<()> {
+    log: LogStep,
+) -> heed::Result<LogMeta> {
     let mut txn = env.write_txn()?;
-    for (table, key, value) in overlay.writes() {
+    for (table, key, value) in overlay.writes().filter(|(table, _, _)| *table != Table::Log) {
         match value {
             Some(value) => tables.get(table).put(&mut txn, key, value)?,
             None => drop(tables.get(table).delete(&mut txn, key)?),
         }
     }
+    let entries = overlay.range_from(Table::Log, b"").into_iter().flatten();
+    let entries = entries.filter_map(|(key, value)| Some((key, value?)));
+    let added = keep::append(&mut txn, tables, entries)?;
+    let meta = keep::apply(&mut txn, tables, log, added)?;
     checkpoint_id::put_checkpoint(&mut txn, tables, checkpoint)?;
-    txn.commit()
+    txn.commit().map(|()| meta)
 }
 
 #[cfg(test)]

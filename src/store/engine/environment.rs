@@ -25,16 +25,17 @@ use crate::store::dir::root::StoreDir;
 use crate::store::dir::scratch::ScratchFolder;
 use crate::store::dir::{disk_space, permissions, store_id};
 use crate::store::engine::committer::{Committer, Failure};
-use crate::store::engine::version::CurrentVersion;
+use crate::store::engine::transaction::BatchChanges;
+use crate::store::engine::version::{CurrentVersion, ShownLog};
 use crate::store::error::lmdb_error;
 use crate::store::journal::entry::WriteBatch;
-use crate::store::journal::overlay::Overlay;
 use crate::store::journal::replay;
 use crate::store::lmdb::open::{begin_to_read, map};
 use crate::store::lmdb::reader_table::ReaderTable;
 use crate::store::read::view::{Txn, View};
 use crate::store::recovery::{meta_sync, verify};
 use crate::store::schema::databases;
+use crate::store::schema::log_meta::Retention;
 use crate::store::schema::table::OwnedOp;
 use crate::store::schema::tables::Tables;
 
@@ -52,6 +53,9 @@ pub(crate) struct Environment {
     readers: ReaderTable,
     uuid: String,
     files: OpenFiles,
+    /// The ends of the log, and how much of it is kept.
+    log: ShownLog,
+    keep: Option<Retention>,
     root: StoreDir,
 }
 
@@ -78,9 +82,14 @@ pub(crate) struct OpenEnvironment {
 }
 
 impl OpenEnvironment {
-    /// Commits `changes`, which lead to `overlay`.
-    pub fn commit(&self, overlay: Overlay, changes: WriteBatch) -> Result<(), Failure> {
-        self.committer().commit(&self.env, &self.tables, &self.version, (overlay, changes))
+    /// Commits the writes of a batch.
+    pub fn commit(&self, changes: BatchChanges) -> Result<(), Failure> {
+        self.committer().commit(&self.env, &self.tables, &self.version, changes)
+    }
+
+    /// Starts a new epoch of the log.
+    pub fn renew_epoch(&self) -> Result<(), Failure> {
+        self.committer().renew_epoch(&self.env, &self.tables, &self.version)
     }
 
     /// Writes the overlay to LMDB's file.
@@ -101,13 +110,16 @@ impl OpenEnvironment {
 }
 
 impl Environment {
-    /// Opens the environment in a folder, and creates the store if the folder never held one.
-    pub fn open(root: StoreDir) -> Result<Self> {
-        let opened = create_if_new(&root).and_then(|()| open(&root, 0));
+    /// Opens the environment in a folder, and creates the store if the folder never held one. `keep` is
+    /// how much of the log is kept: as much as before if `None`.
+    pub fn open(root: StoreDir, keep: Option<Retention>) -> Result<Self> {
+        let log = ShownLog::default();
+        let opened = create_if_new(&root).and_then(|()| open(&root, 0, (keep, log.clone())));
         let (opened, uuid) = opened.map_err(|e| disk_space::explain(root.path(), e))?;
         let readers = ReaderTable::open(root.path())?;
         let files = root.open_files()?;
-        Ok(Self { state: RwLock::new(State::Open(Arc::new(opened))), readers, uuid, files, root })
+        let state = RwLock::new(State::Open(Arc::new(opened)));
+        Ok(Self { state, readers, uuid, files, log, keep, root })
     }
 
     /// The folder of the store.
@@ -132,6 +144,11 @@ impl Environment {
     /// so the caller has to ask.
     pub fn is_full(&self) -> bool {
         disk_space::is_full(self.root.path())
+    }
+
+    /// The ends of the log.
+    pub fn log(&self) -> &ShownLog {
+        &self.log
     }
 
     /// LMDB's reader table.
@@ -197,7 +214,9 @@ impl Environment {
             closing.wait();
         }
         // Another store may be at the path now, and no new store may replace this one.
-        let opened = self.files.check().and_then(|()| open(&self.root, number.wrapping_add(1)));
+        let log = (self.keep, self.log.clone());
+        let opened =
+            self.files.check().and_then(|()| open(&self.root, number.wrapping_add(1), log));
         match opened {
             Ok((opened, _)) => {
                 log::info!("the store is open again");
@@ -225,7 +244,11 @@ fn unavailable(why: &str) -> Error {
 
 /// Verifies the data file, makes its meta pages durable and opens the environment for the `number`th
 /// time. Returns the store's UUID too.
-fn open(root: &StoreDir, number: u64) -> Result<(OpenEnvironment, String)> {
+fn open(
+    root: &StoreDir,
+    number: u64,
+    log: (Option<Retention>, ShownLog),
+) -> Result<(OpenEnvironment, String)> {
     let file = root.data_file();
     verify::check_before_mmap(&file)?;
     let newest = meta_sync::make_meta_durable(&file)?;
@@ -241,7 +264,7 @@ fn open(root: &StoreDir, number: u64) -> Result<(OpenEnvironment, String)> {
         old_journal(root.path(), uuid, checkpoint)
     })?;
     store_id::check(root.path(), &uuid)?;
-    let (committer, version) = Committer::open(root, &env, &tables, &uuid)?;
+    let (committer, version) = Committer::open(root, &env, &tables, &uuid, log)?;
     store_id::write(root.path(), &uuid)?;
     root.sync()?;
     let (committer, closing) = (Mutex::new(committer), Arc::default());

@@ -44,9 +44,10 @@ where
 {
     fn run(&mut self, change: &mut Transaction<'_>) {
         let Some(work) = self.work.take() else { return };
-        let before = change.savepoint();
+        let before = change.begin_job();
         // The writes before a panic are rolled back below.
-        self.outcome = catch_unwind(AssertUnwindSafe(|| work(change))).unwrap_or_else(|_| {
+        let all = || work(change).and_then(|value| change.end_job().map(|()| value));
+        self.outcome = catch_unwind(AssertUnwindSafe(all)).unwrap_or_else(|_| {
             Err(Error::Internal("a change panicked; nothing was written".into()))
         });
         if self.outcome.is_err() {

@@ -4,9 +4,12 @@
 //! commits the writes or drops them. A transaction never writes to the disk; only its reads can fail.
 
 use crate::store::schema::keys;
-use std::collections::BTreeSet;
 
 use crate::model::{Error, Namespace, Result};
+use crate::store::changelog::LogHead;
+use crate::store::changelog::cause::Cause;
+use crate::store::changelog::entry::{Changed, Old};
+use crate::store::engine::log_buffer::{LogBuffer, LogMark};
 use crate::store::journal;
 use crate::store::journal::entry::WriteBatch;
 use crate::store::journal::overlay::Overlay;
@@ -26,12 +29,24 @@ pub struct Transaction<'e> {
     view: View<'e>,
     /// The writes that the overlay of `view` includes, for the journal.
     batch: WriteBatch,
+    log: LogBuffer,
+}
+
+/// The writes of a batch of jobs.
+pub(crate) struct BatchChanges {
+    /// The overlay after them.
+    pub overlay: Overlay,
+    /// The writes themselves.
+    pub writes: WriteBatch,
+    /// The end of the log after them; `None` if no change of an image was made.
+    pub log: Option<LogHead>,
 }
 
 /// The writes of a transaction at one moment.
 pub(crate) struct Savepoint {
     overlay: Overlay,
     changes: usize,
+    log: LogMark,
 }
 
 impl ReadState for Transaction<'_> {
@@ -44,22 +59,54 @@ impl Records for Transaction<'_> {}
 
 impl<'e> Transaction<'e> {
     pub(crate) fn new(view: View<'e>) -> Self {
-        Self { view, batch: WriteBatch::new(journal::layout::MAX_ENTRY_BYTES) }
+        let batch = WriteBatch::new(journal::layout::MAX_ENTRY_BYTES);
+        Self { view, batch, log: LogBuffer::default() }
     }
 
     /// A savepoint to [roll back to](Self::rollback_to).
     pub(crate) fn savepoint(&self) -> Savepoint {
-        Savepoint { overlay: self.view.overlay.clone(), changes: self.batch.savepoint() }
+        Savepoint {
+            overlay: self.view.overlay.clone(),
+            changes: self.batch.savepoint(),
+            log: self.log.savepoint(),
+        }
     }
 
     pub(crate) fn rollback_to(&mut self, mark: Savepoint) {
         self.view.overlay = mark.overlay;
         self.batch.rollback_to(mark.changes);
+        self.log.rollback_to(mark.log);
     }
 
-    /// The overlay after this transaction, and the transaction's own writes.
-    pub(crate) fn into_parts(self) -> (Overlay, WriteBatch) {
-        (self.view.overlay, self.batch)
+    /// Begins a job. Returns a savepoint to roll back to if the job fails.
+    pub(crate) fn begin_job(&mut self) -> Savepoint {
+        self.log.begin_job();
+        self.savepoint()
+    }
+
+    /// Ends a job: its changes of images become entries of the log.
+    pub(crate) fn end_job(&mut self) -> Result<()> {
+        for (key, value) in self.log.end_job()? {
+            self.set(Table::Log, &key, &value)?;
+        }
+        Ok(())
+    }
+
+    /// Sets why the job makes its changes, and for whom. The entries in the log say so.
+    pub fn set_cause(&mut self, cause: Cause) {
+        self.log.set_cause(cause);
+    }
+
+    /// Keeps the changes of this job out of the log. For records that are put into a store before its log
+    /// begins.
+    pub fn skip_log(&mut self) {
+        self.log.skip();
+    }
+
+    /// The writes of the jobs.
+    pub(crate) fn into_changes(self) -> BatchChanges {
+        let log = self.log.head();
+        BatchChanges { overlay: self.view.overlay, writes: self.batch, log }
     }
 
     /// Writes an encoded record under `name` and replaces an existing one. `expires` is the value of the
@@ -73,7 +120,8 @@ impl<'e> Transaction<'e> {
         expires: Option<&str>,
     ) -> Result<()> {
         let key = keys::key(namespace, kind, name);
-        self.put_value(&key, message)?;
+        let image = (kind == Kind::Image).then_some((namespace, name));
+        self.replace(&key, Some(message), image)?;
         match expires {
             Some(when) => self.set(Table::Expiring, &key, when.as_bytes()),
             None => self.unset(Table::Expiring, &key).map(drop),
@@ -82,7 +130,8 @@ impl<'e> Transaction<'e> {
 
     /// Removes the record `name`; returns whether it existed.
     pub fn delete(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
-        self.delete_key(&keys::key(namespace, kind, name))
+        let image = (kind == Kind::Image).then_some((namespace, name));
+        self.delete_key(&keys::key(namespace, kind, name), image)
     }
 
     /// Moves the record `name` to the database of set-aside records, where a recovery finds it; returns
@@ -92,7 +141,8 @@ impl<'e> Transaction<'e> {
         if let Some(value) = self.view.get(Table::Records, &key)?.map(<[u8]>::to_vec) {
             self.set(Table::SetAside, &key, &value)?;
         }
-        self.delete_key(&key)
+        let image = (kind == Kind::Image).then_some((namespace, name));
+        self.delete_key(&key, image)
     }
 
     /// Writes a record to the database of set-aside records and replaces an existing one.
@@ -109,25 +159,27 @@ impl<'e> Transaction<'e> {
 
     /// Writes the encoded `Namespace` and replaces an existing one.
     pub fn put_namespace(&mut self, namespace: &Namespace, message: &[u8]) -> Result<()> {
-        self.put_value(&keys::namespace_key(namespace), message)
+        self.replace(&keys::namespace_key(namespace), Some(message), None).map(drop)
     }
 
     /// Removes a namespace and all its leases; returns whether it existed. It must hold no images.
     pub fn delete_namespace(&mut self, namespace: &Namespace) -> Result<bool> {
         for key in scan::collect_keys(self, keys::prefix(namespace, Kind::Lease))? {
-            self.delete_key(&key)?;
+            self.delete_key(&key, None)?;
         }
-        self.delete_key(&keys::namespace_key(namespace))
+        self.delete_key(&keys::namespace_key(namespace), None)
     }
 
     /// Repeats the writes of a journal on top of records that may differ from the original ones. So the
-    /// index entries are computed from the records.
+    /// index entries are computed from the records. The log gets no entries.
     pub fn replay(&mut self, changes: &WriteBatch) -> Result<()> {
         for (table, key, value) in changes.iter() {
             match (table, value.map(|value| (value, value::unseal(key, value)))) {
-                (Table::Index, _) => {}
-                (Table::Records, Some((_, Ok(message)))) => self.put_value(key, message)?,
-                (Table::Records, None) => drop(self.delete_key(key)?),
+                (Table::Index | Table::Log, _) => {}
+                (Table::Records, Some((_, Ok(message)))) => {
+                    _ = self.replace(key, Some(message), None)?;
+                }
+                (Table::Records, None) => _ = self.delete_key(key, None)?,
                 (_, Some((value, _))) => self.set(table, key, value)?,
                 (_, None) => drop(self.unset(table, key)?),
             }
@@ -135,34 +187,48 @@ impl<'e> Transaction<'e> {
         Ok(())
     }
 
-    fn put_value(&mut self, key: &[u8], message: &[u8]) -> Result<()> {
-        self.reindex(key, index::entries(key, message))?;
-        self.set(Table::Records, key, &value::seal(key, message))
-    }
-
-    fn delete_key(&mut self, key: &[u8]) -> Result<bool> {
-        self.reindex(key, BTreeSet::new())?;
+    /// Removes a record; returns whether it existed.
+    fn delete_key(&mut self, key: &[u8], image: Option<(&Namespace, &str)>) -> Result<bool> {
         self.unset(Table::Expiring, key)?;
-        self.unset(Table::Records, key)
+        self.replace(key, None, image)
     }
 
-    /// Replaces the index entries of the stored record under `key` by `new`. The caller changes the record
-    /// after this call.
-    fn reindex(&mut self, key: &[u8], new: BTreeSet<Vec<u8>>) -> Result<()> {
-        let old = match get(self, key) {
-            Ok(old) => old.map(|message| index::entries(key, message)).unwrap_or_default(),
-            // The old entries of a damaged record cannot be computed and remain. They are harmless,
-            // because every candidate is checked against the filter.
-            Err(Fault::Damaged) => BTreeSet::new(),
+    /// Replaces the stored record under `key` by `new`, and its index entries too. The change of an `image`
+    /// is logged. Returns whether there was a record.
+    fn replace(
+        &mut self,
+        key: &[u8],
+        new: Option<&[u8]>,
+        image: Option<(&Namespace, &str)>,
+    ) -> Result<bool> {
+        let old = match get(&self.view, key) {
+            Ok(Some(message)) => Old::Known(message),
+            Ok(None) => Old::Missing,
+            Err(Fault::Damaged) => Old::Damaged,
             Err(Fault::Store(error)) => return Err(error),
         };
-        for gone in old.difference(&new) {
+        let existed = !matches!(old, Old::Missing);
+        if let Some((namespace, name)) = image
+            && (existed || new.is_some())
+        {
+            self.log.add(&self.view, &Changed { namespace, name, old, new })?;
+        }
+        let entries = |message| index::entries(key, message);
+        // The old entries of a damaged record cannot be computed and remain. They are harmless, because
+        // every candidate is checked against the filter.
+        let old = old.message().map(entries).unwrap_or_default();
+        let entries = new.map(entries).unwrap_or_default();
+        for gone in old.difference(&entries) {
             self.unset(Table::Index, gone)?;
         }
-        for entry in new.difference(&old) {
+        for entry in entries.difference(&old) {
             self.set(Table::Index, entry, b"")?;
         }
-        Ok(())
+        match new {
+            Some(message) => self.set(Table::Records, key, &value::seal(key, message))?,
+            None => _ = self.unset(Table::Records, key)?,
+        }
+        Ok(existed)
     }
 
     /// Sets a key. All writes go through this function and [`unset`](Self::unset), so that the journal has

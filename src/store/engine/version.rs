@@ -4,17 +4,24 @@
 //! A reader pins a consistent pair without blocking, even while a checkpoint moves writes from the
 //! overlay into LMDB's file.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
 
 use crate::model::{Error, Result};
+use crate::store::changelog::LogHead;
 use crate::store::journal::overlay::Overlay;
 use crate::store::read::snapshot_limit::{SnapshotLimit, WrittenBytes};
+
+/// Shows the ends of the log. It outlives the opening of an environment.
+pub type ShownLog = Arc<watch::Sender<Option<LogHead>>>;
 
 /// The version that new readers see.
 #[derive(Debug)]
 pub struct CurrentVersion {
     version: Mutex<Version>,
     written: WrittenBytes,
+    log: ShownLog,
 }
 
 #[derive(Debug, Clone)]
@@ -28,9 +35,9 @@ struct Version {
 
 impl CurrentVersion {
     /// The version with `overlay` on top of the transaction `base_txn`.
-    pub fn new(base_txn: u64, overlay: Overlay) -> Self {
+    pub fn new(base_txn: u64, overlay: Overlay, log: ShownLog) -> Self {
         let version = Version { base_txn, overlay, is_checkpoint_running: false };
-        Self { version: Mutex::new(version), written: WrittenBytes::default() }
+        Self { version: Mutex::new(version), written: WrittenBytes::default(), log }
     }
 
     fn with_version<T>(&self, change: impl FnOnce(&mut Version) -> T) -> T {
@@ -84,6 +91,11 @@ impl CurrentVersion {
     /// Publishes a new overlay on top of the same transaction.
     pub fn publish(&self, overlay: Overlay) {
         self.with_version(|version| version.overlay = overlay);
+    }
+
+    /// Shows the ends of the log. Readers can read its entries already.
+    pub fn show_log(&self, head: Option<LogHead>) {
+        self.log.send_if_modified(|shown| std::mem::replace(shown, head) != head);
     }
 
     /// Records that a checkpoint of `overlay` has started. `overlay` includes the current overlay.

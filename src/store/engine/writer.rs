@@ -29,10 +29,8 @@ use crate::store::engine::committer::Failure;
 use crate::store::engine::environment::view_to_write;
 use crate::store::engine::environment::{Environment, OpenEnvironment};
 use crate::store::engine::job::{Job, job, stopped};
-use crate::store::engine::transaction::Transaction;
+use crate::store::engine::transaction::{BatchChanges, Transaction};
 use crate::store::error::lmdb_error;
-use crate::store::journal::entry::WriteBatch;
-use crate::store::journal::overlay::Overlay;
 
 /// The most jobs that wait in the queue. Callers wait while the queue is full.
 const QUEUE_LEN: usize = 1024;
@@ -195,15 +193,15 @@ impl WriterThread {
 
     /// Runs the jobs and commits their writes. Returns the environment too if it must be reopened.
     fn commit(&self, jobs: &mut [Box<dyn Job>]) -> (Result<()>, Option<Arc<OpenEnvironment>>) {
-        let (opened, overlay, changes) = match self.run_in_view(jobs) {
+        let (opened, changes) = match self.run_in_view(jobs) {
             Ok(done) => done,
             Err(why) => return (Err(why), None),
         };
-        if changes.is_empty() {
+        if changes.writes.is_empty() {
             return (Ok(()), None);
         }
         let started = Instant::now();
-        let committed = opened.commit(overlay, changes);
+        let committed = opened.commit(changes);
         self.commits.seconds.observe(started.elapsed().as_secs_f64());
         let Err(failed) = committed else {
             self.commits.jobs.observe(jobs.len() as f64);
@@ -231,17 +229,17 @@ impl WriterThread {
     fn run_in_view(
         &self,
         jobs: &mut [Box<dyn Job>],
-    ) -> Result<(Arc<OpenEnvironment>, Overlay, WriteBatch)> {
+    ) -> Result<(Arc<OpenEnvironment>, BatchChanges)> {
         self.environment.check_files()?;
         let mut opened = self.environment.acquire()?;
         loop {
             let changed = view_to_write(&opened)?.map(|view| {
                 let mut change = Transaction::new(view);
                 jobs.iter_mut().for_each(|job| job.run(&mut change));
-                change.into_parts()
+                change.into_changes()
             });
             match changed {
-                Some((overlay, changes)) => return Ok((opened, overlay, changes)),
+                Some(changes) => return Ok((opened, changes)),
                 None => opened = self.environment.reopen(opened)?,
             }
         }

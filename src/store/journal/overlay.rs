@@ -36,6 +36,7 @@ pub struct Overlay {
     index: Map,
     expiring: Map,
     aside: Map,
+    log: Map,
 }
 
 impl Overlay {
@@ -55,6 +56,7 @@ impl Overlay {
             Table::Index => &mut self.index,
             Table::Expiring => &mut self.expiring,
             Table::SetAside => &mut self.aside,
+            Table::Log => &mut self.log,
         };
         map.insert_mut(key.into(), value.map(Into::into));
     }
@@ -80,6 +82,17 @@ impl Overlay {
         })
     }
 
+    /// The newest entry of the log.
+    pub fn last_log_entry(&self) -> Option<(&[u8], &[u8])> {
+        let mut entries = self.log.iter().rev();
+        entries.find_map(|(key, value)| Some((&**key, value.as_deref()?)))
+    }
+
+    /// Drops the entries of the log.
+    pub fn forget_log(&mut self) {
+        self.log = Map::default();
+    }
+
     /// The number of written keys of a database.
     pub fn count(&self, table: Table) -> usize {
         self.map(table).size()
@@ -101,6 +114,7 @@ impl Overlay {
             Table::Index => &self.index,
             Table::Expiring => &self.expiring,
             Table::SetAside => &self.aside,
+            Table::Log => &self.log,
         }
     }
 }

@@ -4,9 +4,12 @@
 //! - [`state`]: what lookups and scans read of it
 //! - [`records`]: looking records up; [`scan`]: walking through them in order
 //! - [`lookup`]: the candidates of a filter's plan, by the index
-//! - [`audit`]: every record, for `check`; [`usage`]: how large the store is
+//! - [`changelog`]: the changes of images, in order
+//! - [`audit`]: every record, for `check`; [`log_audit`]: the log, for `check`; [`usage`]: how large the store is
 
 pub mod audit;
+pub mod changelog;
+pub mod log_audit;
 pub mod lookup;
 pub mod records;
 pub mod scan;

@@ -11,6 +11,12 @@ pub trait ReadState {
     fn view(&self) -> &View<'_>;
 }
 
+impl ReadState for View<'_> {
+    fn view(&self) -> &View<'_> {
+        self
+    }
+}
+
 /// Why a record cannot be had.
 pub(crate) enum Fault {
     Damaged,

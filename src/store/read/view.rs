@@ -272,7 +272,7 @@ mod tests {
                     }
                     Step::Checkpoint => {
                         let written = std::mem::take(&mut overlay);
-                        crate::store::engine::committer::write_checkpoint(&opened.env, &opened.tables, &written, LastCheckpoint { id: number as u64, journal: None })
+                        crate::store::engine::committer::write_checkpoint(&opened.env, &opened.tables, &written, LastCheckpoint { id: number as u64, journal: None }, crate::store::changelog::keep::LogStep::None)
                             .unwrap();
                     }
                 }

@@ -194,6 +194,12 @@ impl Salvage<'_, '_> {
         let known = |name: &[u8]| databases.iter().find(|(n, _)| n == name).map(|(_, db)| *db);
         let (records, set_aside) = (known(b"records"), known(b"aside"));
         if origin == Origin::Live {
+            if let Some(log) = known(b"log") {
+                self.leaves(&log, origin, None, &mut |salvage, page, _, _| {
+                    salvage.log(page);
+                    Ok(())
+                })?;
+            }
             self.found.expected =
                 records.zip(set_aside).map(|(r, a)| r.entries.saturating_add(a.entries));
             if let Some(meta) = known(b"meta") {
@@ -222,6 +228,19 @@ impl Salvage<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// Looks whether the entries of the log on a leaf are whole. A recovery begins a new log: none is saved.
+    fn log(&mut self, page: Page<'_>) {
+        let (mut buffer, mut damaged) = (Vec::new(), 0);
+        for node in nodes(page) {
+            let stored = self.value(&node, &mut buffer);
+            let is_whole = stored.is_some_and(|stored| value::unseal(node.key, stored).is_ok());
+            damaged += u64::from(!is_whole);
+        }
+        if damaged > 0 {
+            self.note(format_args!("{damaged} entries of the log have a wrong checksum"));
+        }
     }
 
     /// Calls `visit` with each leaf that can be reached, the keys that may be in it, and where its

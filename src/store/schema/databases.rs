@@ -7,6 +7,7 @@ use heed::types::{Bytes, Str};
 use heed::{CommitOrAbort, Env, WithoutTls};
 
 use super::checkpoint_id::{CHECKPOINT, UUID, next_checkpoint, number};
+use super::log_meta::LogMeta;
 use super::migrate;
 use super::table::OwnedOp;
 use super::tables::Tables;
@@ -15,7 +16,7 @@ use crate::model::{Error, Result};
 use crate::store::error::lmdb_error;
 
 /// The version this program writes and reads.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The most databases of the environment: more than this version has, for later versions.
 pub const MAX_DATABASES: u32 = 8;
@@ -43,7 +44,7 @@ pub fn open(
             let mut open = |name| opener.create_database::<Bytes, Bytes>(txn, Some(name));
             let records = open("records")?;
             let index = open("index")?;
-            let (expiring, aside) = (open("expiring")?, open("aside")?);
+            let (expiring, aside, log) = (open("expiring")?, open("aside")?, open("log")?);
             let found = meta.get(txn, SCHEMA)?.map(version);
             if found.is_some_and(|found| found > VERSION) {
                 return heed::Result::Ok(CommitOrAbort::Abort(found));
@@ -53,13 +54,13 @@ pub fn open(
                 None => meta.put(txn, UUID, uuid.as_bytes())?,
             }
             if found != Some(VERSION) {
-                if let Some(found) = found {
+                if let Some(found) = found.filter(|found| *found < migrate::JOURNAL_AS_NOW) {
                     let last = number(meta.get(txn, CHECKPOINT)?).unwrap_or_default();
                     // The journal's changes follow the checkpoint that this transaction replaces.
                     match old_journal(&uuid, last) {
                         Ok(changes) => {
                             let tables = [records, index, expiring, aside];
-                            migrate::from((found, VERSION), txn, tables, &changes)?;
+                            migrate::from(found, txn, tables, &changes)?;
                         }
                         Err(why) => {
                             refused = Some(why);
@@ -67,16 +68,22 @@ pub fn open(
                         }
                     }
                 }
+                // The journal of a later version follows the checkpoint that is there.
+                if found.is_none_or(|found| found < migrate::JOURNAL_AS_NOW) {
+                    meta.put(txn, CHECKPOINT, &next_checkpoint().to_le_bytes())?;
+                }
+                // Version 5: the log, which begins here.
+                LogMeta::new().write(txn, meta)?;
                 meta.put(txn, SCHEMA, &VERSION.to_le_bytes())?;
-                meta.put(txn, CHECKPOINT, &next_checkpoint().to_le_bytes())?;
+                if let Some(found) = found {
+                    log::info!("bringing the store from schema version {found} to {VERSION}");
+                }
             }
-            Ok(CommitOrAbort::Commit((meta, records, index, expiring, aside)))
+            Ok(CommitOrAbort::Commit((meta, records, index, expiring, aside, log)))
         })
         .map_err(to_error)?;
     match opened {
-        CommitOrAbort::Commit((meta, records, index, expiring, aside)) => {
-            Ok((Tables { meta, records, index, expiring, aside }, uuid))
-        }
+        CommitOrAbort::Commit(all) => Ok((all.into(), uuid)),
         CommitOrAbort::Abort(found) => Err(refused.unwrap_or_else(|| other_version(root, found))),
     }
 }
@@ -98,22 +105,21 @@ pub fn open_to_read(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, Strin
             if let Some(known) = meta.as_ref().map(|meta| meta.get(txn, UUID)).transpose()? {
                 uuid = lossy(known.unwrap_or_default()).into_owned();
             }
-            let databases =
-                (meta, open("records")?, open("index")?, open("expiring")?, open("aside")?);
-            heed::Result::Ok(match databases {
-                (Some(meta), Some(records), Some(index), Some(expiring), Some(aside))
-                    if found == Some(VERSION) =>
-                {
-                    CommitOrAbort::Commit((meta, records, index, expiring, aside))
+            let records = (meta, open("records")?, open("index")?);
+            let others = (open("expiring")?, open("aside")?, open("log")?);
+            heed::Result::Ok(match (records, others) {
+                (
+                    (Some(meta), Some(records), Some(index)),
+                    (Some(expiring), Some(aside), Some(log)),
+                ) if found == Some(VERSION) => {
+                    CommitOrAbort::Commit((meta, records, index, expiring, aside, log))
                 }
                 _ => CommitOrAbort::Abort(found),
             })
         })
         .map_err(to_error)?;
     match opened {
-        CommitOrAbort::Commit((meta, records, index, expiring, aside)) => {
-            Ok((Tables { meta, records, index, expiring, aside }, uuid))
-        }
+        CommitOrAbort::Commit(all) => Ok((all.into(), uuid)),
         CommitOrAbort::Abort(found) => Err(other_version(root, found)),
     }
 }

@@ -12,11 +12,14 @@ pub enum Table {
     Expiring = 3,
     /// `aside`
     SetAside = 4,
+    /// `log`
+    Log = 5,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 4] = [Self::Records, Self::Index, Self::Expiring, Self::SetAside];
+    pub const ALL: [Self; 5] =
+        [Self::Records, Self::Index, Self::Expiring, Self::SetAside, Self::Log];
 
     /// The name of the database.
     pub fn name(self) -> &'static str {
@@ -25,6 +28,7 @@ impl Table {
             Self::Index => "index",
             Self::Expiring => "expiring",
             Self::SetAside => "aside",
+            Self::Log => "log",
         }
     }
 

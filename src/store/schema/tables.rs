@@ -18,17 +18,29 @@ pub struct Tables {
     pub(crate) expiring: Database<'static, Bytes, Bytes>,
     /// Records that were set aside instead of deleted.
     pub(crate) aside: Database<'static, Bytes, Bytes>,
+    /// The changes of images, by their number.
+    pub(crate) log: Database<'static, Bytes, Bytes>,
+}
+
+type Bare = Database<'static, Bytes, Bytes>;
+
+impl From<(Database<'static, Str, Bytes>, Bare, Bare, Bare, Bare, Bare)> for Tables {
+    fn from(all: (Database<'static, Str, Bytes>, Bare, Bare, Bare, Bare, Bare)) -> Self {
+        let (meta, records, index, expiring, aside, log) = all;
+        Self { meta, records, index, expiring, aside, log }
+    }
 }
 
 impl Tables {
     /// All databases, by name.
-    pub(crate) fn all(&self) -> [(&'static str, Database<'static, Bytes, Bytes>); 5] {
+    pub(crate) fn all(&self) -> [(&'static str, Database<'static, Bytes, Bytes>); 6] {
         [
             ("meta", self.meta.remap_types()),
             ("records", self.records),
             ("index", self.index),
             ("expiring", self.expiring),
             ("aside", self.aside),
+            ("log", self.log),
         ]
     }
 
@@ -39,6 +51,7 @@ impl Tables {
             Table::Index => self.index,
             Table::Expiring => self.expiring,
             Table::SetAside => self.aside,
+            Table::Log => self.log,
         }
     }
 }

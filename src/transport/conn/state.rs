@@ -12,12 +12,35 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::limits::client::Client;
 use crate::limits::memory::Reservation;
+use crate::store::Actor;
 use crate::transport::conn::admission;
 use crate::transport::conn::admission::{Admission, ConnectionAdmission};
 
+/// The process at the other end of a connection.
+#[derive(Debug, Clone, Default)]
+pub struct Peer {
+    /// Whose share of the daemon the connection uses.
+    pub client: Client,
+    /// The process as the log of changes names it.
+    pub actor: Actor,
+}
+
+impl Peer {
+    /// The process at the other end of `stream`.
+    pub fn of(stream: &UnixStream) -> Self {
+        let credentials = stream.peer_cred().ok();
+        let pid = credentials.and_then(|peer| peer.pid()).unwrap_or_default();
+        // The process may have ended, and then has no name.
+        let comm = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let comm = String::from_utf8_lossy(comm.trim_ascii_end()).into_owned();
+        let actor = Actor::new(credentials.map(|peer| peer.uid()), pid, &comm);
+        Self { client: client(stream), actor }
+    }
+}
+
 /// The client at the other end. The kernel reports the pid 0 for every process in a pid namespace
 /// that the daemon cannot see, so each connection with that pid counts as a client of its own.
-pub fn client(stream: &UnixStream) -> Client {
+fn client(stream: &UnixStream) -> Client {
     static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
     match stream.peer_cred().ok().and_then(|peer| peer.pid()) {
         Some(process) if process > 0 => Client::Process(process),
@@ -28,7 +51,7 @@ pub fn client(stream: &UnixStream) -> Client {
 /// Shared between a connection's task and its calls.
 #[derive(Debug)]
 pub struct ConnectionState {
-    client: Client,
+    peer: Peer,
     admission: ConnectionAdmission,
     calls: Arc<Semaphore>,
     /// gRPC: the reader, while admission control pauses it.
@@ -42,9 +65,9 @@ pub struct ConnectionState {
 
 impl ConnectionState {
     /// A connection that may run `calls` calls at a time, and takes part in `admission`.
-    pub fn new(calls: usize, admission: &Admission, client: Client) -> Arc<Self> {
+    pub fn new(calls: usize, admission: &Admission, peer: Peer) -> Arc<Self> {
         Arc::new(Self {
-            client,
+            peer,
             admission: admission.connection(),
             calls: Arc::new(Semaphore::new(calls)),
             paused: Mutex::default(),
@@ -55,7 +78,12 @@ impl ConnectionState {
 
     /// The client at the other end.
     pub fn client(&self) -> Client {
-        self.client
+        self.peer.client
+    }
+
+    /// The process at the other end, as the log of changes names it.
+    pub fn actor(&self) -> Actor {
+        self.peer.actor.clone()
     }
 
     /// The connection's calls in flight.
@@ -229,7 +257,7 @@ mod tests {
 
     #[test]
     fn one_unsent_reply_stalls_the_connection_though_others_are_sent() {
-        let connection = ConnectionState::new(1, &Admission::default(), Client::Own);
+        let connection = ConnectionState::new(1, &Admission::default(), Peer::default());
         assert!(!connection.has_stalled_reply(Duration::ZERO));
         let waits = connection.track_reply(None, None);
         let since = Instant::now();
@@ -245,7 +273,7 @@ mod tests {
     #[test]
     fn an_unread_reply_stalls_the_connection_once_others_wait_for_its_memory() {
         let budget = MemoryBudget::new(100_000).with_contended_timeout(Duration::ZERO);
-        let connection = ConnectionState::new(1, &Admission::default(), Client::Own);
+        let connection = ConnectionState::new(1, &Admission::default(), Peer::default());
         let share = |client| budget.reserve(client, 60_000).now_or_never();
         let request = share(Client::Own).unwrap();
         assert!(connection.open(1));
@@ -277,7 +305,7 @@ mod tests {
     #[test]
     fn a_stream_has_one_call_whose_reservations_end_with_it() {
         let budget = MemoryBudget::new(100_000);
-        let connection = ConnectionState::new(1, &Admission::default(), Client::Own);
+        let connection = ConnectionState::new(1, &Admission::default(), Peer::default());
         let share = || budget.reserve(Client::Own, 60_000).now_or_never();
         assert!(connection.open(1) && connection.open(3) && !connection.open(1));
         connection.attach_request(1, share().unwrap());

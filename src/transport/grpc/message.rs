@@ -289,11 +289,11 @@ impl HttpBody for UnaryBody {
 mod tests {
     use super::*;
     use crate::transport::conn::admission::Admission;
-    use crate::transport::conn::state::ConnectionState;
+    use crate::transport::conn::state::{ConnectionState, Peer};
 
     #[tokio::test]
     async fn a_reply_is_unsent_until_its_bytes_are_gone_though_its_body_has_ended() {
-        let connection = ConnectionState::new(1, &Admission::default(), Client::Own);
+        let connection = ConnectionState::new(1, &Admission::default(), Peer::default());
         for size in [SMALL, SMALL + 1] {
             let mut body = reply(vec![7; size], connection.track_reply(None, None)).into_body();
             let mut unsent = Vec::new();

@@ -22,8 +22,7 @@ use crate::model::{Error, Result};
 use crate::service::{CallContext, Reply};
 use crate::transport::conn::coalesce::CoalescingStream;
 use crate::transport::conn::listener::{Shutdown, wait};
-use crate::transport::conn::state;
-use crate::transport::conn::state::{CallGuard, ConnectionState};
+use crate::transport::conn::state::{CallGuard, ConnectionState, Peer};
 use crate::transport::conn::workers;
 use crate::transport::grpc::message;
 use crate::transport::grpc::message::Body;
@@ -118,8 +117,8 @@ impl<R: Router> GrpcServer<R> {
             _ => return log::debug!("a client that does not speak HTTP/2 is disconnected"),
         }
         let unread_time = self.limits.unread_time;
-        let client = state::client(&stream);
-        let connection = ConnectionState::new(self.limits.calls, &self.limits.admission, client);
+        let peer = Peer::of(&stream);
+        let connection = ConnectionState::new(self.limits.calls, &self.limits.admission, peer);
         let stream = CoalescingStream::new(stream, PREFACE);
         let stream = ThrottledStream::new(stream, Arc::clone(&connection), PREFACE.len())
             .allow_small_frames(self.router.allows_small_frames());
@@ -261,6 +260,7 @@ impl IncomingCall {
         let call = CallContext {
             namespace: namespace(&self.request)?,
             client: self.connection.client(),
+            actor: self.connection.actor(),
             reply_limit: GRPC_MESSAGE,
             headers: metadata(self.request.headers()),
         };

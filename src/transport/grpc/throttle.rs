@@ -173,9 +173,9 @@ impl AsyncWrite for ThrottledStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::client::Client;
     use crate::transport::conn::admission::Admission;
     use crate::transport::conn::fair::QUANTUM;
+    use crate::transport::conn::state::Peer;
     use crate::transport::grpc::frames::{FRAME_DATA, FRAME_HEADERS};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -187,7 +187,7 @@ mod tests {
     #[tokio::test]
     async fn everything_comes_through_and_heads_a_few_at_a_time() {
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-        let connection = ConnectionState::new(1, &Admission::default(), Client::Own);
+        let connection = ConnectionState::new(1, &Admission::default(), Peer::default());
         let mut stream =
             ThrottledStream::new(CoalescingStream::new(ours, &[]), Arc::clone(&connection), 0);
         let sent = [frame(FRAME_HEADERS, 20).repeat(2000), frame(FRAME_DATA, 16 << 10).repeat(10)]
@@ -236,7 +236,7 @@ mod tests {
     #[tokio::test]
     async fn who_does_not_read_is_not_read() {
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-        let connection = ConnectionState::new(1, &Admission::default(), Client::Own);
+        let connection = ConnectionState::new(1, &Admission::default(), Peer::default());
         let mut stream = ThrottledStream::new(CoalescingStream::new(ours, &[]), connection, 0);
         // Until neither the socket nor what is gathered has room.
         let mut more = true;
@@ -267,8 +267,8 @@ mod tests {
     async fn who_has_more_than_its_share_is_not_read_until_a_call_ends() {
         let all = Admission::new(2);
         let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-        let connection = ConnectionState::new(1, &all, Client::Own);
-        let _other = ConnectionState::new(1, &all, Client::Own);
+        let connection = ConnectionState::new(1, &all, Peer::default());
+        let _other = ConnectionState::new(1, &all, Peer::default());
         let mut stream =
             ThrottledStream::new(CoalescingStream::new(ours, &[]), Arc::clone(&connection), 0);
         theirs.write_all(&frame(FRAME_HEADERS, 1)).await.unwrap();

@@ -23,8 +23,7 @@ use crate::service::codec::required;
 use crate::service::events::Exchange;
 use crate::service::{CallContext, Images, Reply};
 use crate::transport::conn::listener::{Shutdown, wait};
-use crate::transport::conn::state;
-use crate::transport::conn::state::ConnectionState;
+use crate::transport::conn::state::{ConnectionState, Peer};
 use crate::transport::conn::workers;
 use crate::transport::limits::OFFLOAD_THRESHOLD;
 use crate::transport::ttrpc::guard::GuardedStream;
@@ -60,8 +59,8 @@ impl TtrpcServer {
 
     /// Serves one connection until it ends. After `stop` the connection ends with its last call.
     pub async fn connection(self, stream: UnixStream, mut stop: Shutdown) {
-        let client = state::client(&stream);
-        let connection = ConnectionState::new(self.limits.calls, &self.limits.admission, client);
+        let peer = Peer::of(&stream);
+        let connection = ConnectionState::new(self.limits.calls, &self.limits.admission, peer);
         let _open = self.limits.metrics.connection("ttrpc");
         let (end, mut ended) = oneshot::channel();
         let socket = GuardedStream::new(stream, Arc::clone(&connection), &self.limits, end);
@@ -126,7 +125,8 @@ impl MethodHandlerImpl {
     async fn answer(&self, context: &TtrpcContext, payload: Vec<u8>) -> Result<Vec<u8>> {
         let namespace = context.metadata.get(NAMESPACE).and_then(|values| values.first()).cloned();
         let (client, headers) = (self.connection.client(), http::HeaderMap::new());
-        let call = CallContext { namespace, client, reply_limit: MAX_REPLY, headers };
+        let actor = self.connection.actor();
+        let call = CallContext { namespace, client, actor, reply_limit: MAX_REPLY, headers };
         let stream = context.mh.stream_id;
         if payload.len() <= OFFLOAD_THRESHOLD {
             return self.run(call, stream, &payload).await;

@@ -6,7 +6,7 @@ use regex_syntax::hir::{Class, Hir};
 
 use super::RegexpError;
 use super::property::Property;
-use crate::model::go::charset::{CharSet, fold, ranges};
+use crate::charset::{CharSet, fold, ranges};
 
 /// How many ranges all classes of a pattern may have together. Go allows 128
 /// times as many, which would take gigabytes to compile here.

@@ -4,13 +4,15 @@
 //! those are below. A line is a pattern and why it is an error, or `ok`, a text
 //! and whether the pattern matches it. Patterns and texts are Go literals.
 
-use lmdb_images::model::go::quote::unquote_delimited;
-use lmdb_images::model::go::regexp::{SIZE_LIMIT, compile};
-use lmdb_images::model::go::text::lossy;
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use go_compat::quote::unquote_delimited;
+use go_compat::regexp::{SIZE_LIMIT, compile};
+use go_compat::text::lossy;
 
 #[test]
 fn patterns_mean_what_they_mean_to_go() {
-    let table = include_str!("../data/go_regexp.tsv");
+    let table = include_str!("data/go_regexp.tsv");
     let bytes = |literal: &str| unquote_delimited(literal.as_bytes()).expect("a literal");
     let (mut accepted, mut refused) = (0, 0);
     for line in table.lines() {

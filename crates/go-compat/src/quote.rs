@@ -1,5 +1,5 @@
-//! Go string literals: writing them as `%q` does, and reading those of the
-//! filter language.
+//! Go string literals: writing them as `%q` does, and reading literals with other delimiters, as
+//! containerd's filters have them.
 
 use std::fmt::{self, Write as _};
 
@@ -51,8 +51,7 @@ fn write_rune(literal: &mut String, rune: char) -> fmt::Result {
     }
 }
 
-/// A literal that does not unquote. The filter scanner refuses most of these
-/// before; what is left are numbers too big.
+/// The error about a malformed literal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuoteError;
 
@@ -64,9 +63,8 @@ impl fmt::Display for QuoteError {
 
 impl std::error::Error for QuoteError {}
 
-/// The bytes that a literal of the filter language spells. It has the escapes of
-/// a Go string, and is delimited by `"`, `/` or `|` on both sides, which must be
-/// escaped inside.
+/// The bytes that a literal of containerd's filter language spells. It has the escapes of a Go string, and
+/// is delimited by `"`, `/` or `|` on both sides, which must be escaped inside.
 ///
 /// # Errors
 /// Anything else is not a literal.

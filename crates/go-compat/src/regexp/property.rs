@@ -1,6 +1,6 @@
 //! The names that `\p{…}` knows, in Go 1.26.
 
-use crate::model::go::charset::{CharSet, category, ranges, script};
+use crate::charset::{CharSet, category, ranges, script};
 
 /// A set of runes with a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

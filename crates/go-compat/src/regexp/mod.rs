@@ -7,7 +7,7 @@
 //! operations; [`matcher`] says why the automata are used and not `regex` itself.
 //!
 //! Only *whether* a pattern matches is kept. Which part matches, and so capture
-//! groups and greediness, makes no difference to a filter and is dropped.
+//! groups and greediness, is dropped.
 //!
 //! # What Go does, and other dialects do not
 //! - `\d`, `\s` (no `\v`), `\w`, `\b` and `[[:alpha:]]` are ASCII. `(?i)` is not:

@@ -5,7 +5,7 @@ use regex_syntax::hir::{Class, Hir};
 use super::RegexpError;
 use super::parse::Parser;
 use super::property;
-use crate::model::go::charset::{CharSet, fold, ranges};
+use crate::charset::{CharSet, fold, ranges};
 
 /// Folding a class takes time even if few ranges come of it. A class that is
 /// folded counts as this many more.

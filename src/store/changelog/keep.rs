@@ -1,0 +1,116 @@
+//! What a checkpoint does with the log: it adds what is recent, and old entries go.
+//!
+//! They go here and not by operations of changes, so that no change pays for them, and some hundred at a
+//! time, so that no checkpoint takes long. Readers copy what they read, and keep no entry.
+
+use std::time::Duration;
+
+use heed::{PutFlags, RoTxn, RwTxn};
+
+use crate::clock;
+use crate::store::changelog::entry;
+use crate::store::schema::log_meta::{LogMeta, Retention};
+use crate::store::schema::tables::Tables;
+use crate::store::schema::value;
+
+/// So many entries go at most in one checkpoint that adds few; twice as many as it adds in any other.
+const MAX_PRUNED: usize = 512;
+
+/// What a checkpoint does with the log beside adding entries.
+#[derive(Debug, Clone, Copy)]
+pub enum LogStep {
+    /// Nothing.
+    None,
+    /// Old entries go.
+    Prune(Retention),
+    /// The log begins anew, or another epoch does.
+    Restart {
+        /// What `meta` says from then on.
+        meta: LogMeta,
+        /// Whether the entries go.
+        clears: bool,
+    },
+}
+
+/// Adds entries, in order.
+pub(crate) fn append<'o>(
+    txn: &mut RwTxn<'_>,
+    tables: &Tables,
+    entries: impl Iterator<Item = (&'o [u8], &'o [u8])>,
+) -> heed::Result<usize> {
+    let last = tables.log.last(txn)?.map(|(key, _)| key.to_vec());
+    let mut count = 0;
+    for (key, value) in entries {
+        // LMDB fills pages that are appended to, and splits others.
+        let flags = if last.as_deref().is_none_or(|last| last < key) {
+            PutFlags::APPEND
+        } else {
+            PutFlags::empty()
+        };
+        tables.log.put_with_flags(txn, flags, key, value)?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Takes the step, in a checkpoint that has added so many entries. Gives what `meta` says from then on.
+pub(crate) fn apply(
+    txn: &mut RwTxn<'_>,
+    tables: &Tables,
+    step: LogStep,
+    added: usize,
+) -> heed::Result<LogMeta> {
+    let mut meta = LogMeta::read(txn, tables)?;
+    match step {
+        LogStep::None => return Ok(meta),
+        LogStep::Restart { meta: new, clears } => {
+            if clears {
+                tables.log.clear(txn)?;
+            }
+            meta = new;
+        }
+        LogStep::Prune(keep) if meta.epoch.is_some() => {
+            for _ in 0..MAX_PRUNED.max(added.saturating_mul(2)) {
+                let Some(oldest) = excess(txn, tables, keep)? else { break };
+                tables.log.delete(txn, &oldest)?;
+            }
+            meta.keep = Some(keep);
+            if let Some(first) = tables.log.first(txn)?.and_then(|(key, _)| seq(key)) {
+                meta.first = first;
+            }
+        }
+        LogStep::Prune(_) => {}
+    }
+    meta.write(txn, tables.meta)?;
+    Ok(meta)
+}
+
+/// The oldest entry's key, if it is to go.
+fn excess(txn: &RoTxn<'_>, tables: &Tables, keep: Retention) -> heed::Result<Option<Vec<u8>>> {
+    let stat = tables.log.stat(txn)?;
+    // The newest says where the log ends.
+    if stat.entries < 2 {
+        return Ok(None);
+    }
+    let Some((key, value)) = tables.log.first(txn)? else { return Ok(None) };
+    let is_old = |age| value::unseal(key, value).is_ok_and(|entry| entry_age(entry) > age);
+    Ok((bytes(&stat) > keep.bytes || keep.age.is_some_and(is_old)).then(|| key.to_vec()))
+}
+
+/// How much of the data file a database takes.
+pub(crate) fn bytes(stat: &heed::DatabaseStat) -> u64 {
+    let pages = stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
+    pages as u64 * u64::from(stat.page_size)
+}
+
+/// How old an entry is; not at all if its time is to come.
+pub fn entry_age(entry: &[u8]) -> Duration {
+    let made = entry::decode(entry).map_or(i64::MAX, |change| change.time.seconds);
+    let seconds = clock::now().seconds.saturating_sub(made);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
+}
+
+/// The number of an entry, by its key.
+pub fn seq(key: &[u8]) -> Option<u64> {
+    key.try_into().ok().map(u64::from_be_bytes)
+}

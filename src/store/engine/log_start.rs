@@ -1,0 +1,34 @@
+//! What becomes of the log when a store is opened.
+
+use crate::model::Result;
+use crate::store::changelog::LogHead;
+use crate::store::changelog::keep::LogStep;
+use crate::store::schema::log_meta::{LogMeta, Retention};
+
+/// What becomes of the log.
+pub(crate) enum LogStart {
+    /// It continues, or stays off.
+    Continue(Option<LogHead>),
+    /// It restarts.
+    Restart(LogStep),
+}
+
+/// Decides about a log of which `meta` and `head` were found and of which `keep` is to be kept.
+pub(crate) fn decide(meta: LogMeta, head: Result<Option<LogHead>>, keep: Retention) -> LogStart {
+    let keep_noted = Some(keep);
+    if !keep.is_on() {
+        if meta.epoch.is_none() {
+            return LogStart::Continue(None);
+        }
+        log::info!("the log of changes is turned off, and its entries are removed");
+        let meta = LogMeta { epoch: None, first: 1, keep: keep_noted };
+        return LogStart::Restart(LogStep::Restart { meta, clears: true });
+    }
+    match head {
+        Ok(Some(head)) => return LogStart::Continue(Some(head)),
+        Ok(None) => log::info!("the log of changes is turned on"),
+        Err(why) => log::error!("the log of changes restarts, in a new epoch: {why}"),
+    }
+    let meta = LogMeta { keep: keep_noted, ..LogMeta::new() };
+    LogStart::Restart(LogStep::Restart { meta, clears: true })
+}

@@ -1,0 +1,145 @@
+//! Reading the log.
+
+use crate::model::{Error, Result};
+use crate::store::Snapshot;
+use crate::store::changelog::{LogHead, entry, keep};
+use crate::store::error::lmdb_error;
+use crate::store::read::state::damaged;
+use crate::store::read::view::{Pair, View};
+use crate::store::schema::log_meta::LogMeta;
+use crate::store::schema::table::Table;
+use crate::store::schema::value;
+
+/// An entry, copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Its number.
+    pub seq: u64,
+    /// The last entry of the change of which it is one.
+    pub commit_last: u64,
+    /// The encoded `Change`.
+    pub bytes: Vec<u8>,
+}
+
+/// Entries that follow one another, and where the log began and ended when they were read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPage {
+    /// Where the log began and ended; none while it is off.
+    pub head: Option<LogHead>,
+    /// The entries.
+    pub entries: Vec<LogEntry>,
+}
+
+impl Snapshot<'_> {
+    /// Where the log begins and ends in this state; none while it is off.
+    pub fn log_head(&self) -> Result<Option<LogHead>> {
+        head(&self.view)
+    }
+
+    /// Calls `visit` with the entries from the number `from` on, each with its number, until it says
+    /// `false`.
+    pub fn for_each_entry(
+        &self,
+        from: u64,
+        visit: &mut dyn FnMut(u64, &[u8]) -> Result<bool>,
+    ) -> Result<()> {
+        for pair in self.view.range_from(Table::Log, &from.to_be_bytes())? {
+            let (seq, entry) = unsealed(pair?)?;
+            if !visit(seq, entry)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries from the number `from` on: at least one, if there is one, and then as many as have
+    /// `most` bytes together. What became visible at once is never split, however much it is.
+    pub fn log_page(&self, from: u64, most: usize) -> Result<LogPage> {
+        let head = self.log_head()?;
+        let (mut entries, mut bytes) = (Vec::new(), 0_usize);
+        let mut visit = |seq, entry: &[u8]| {
+            let place = entry::place(entry).ok_or_else(|| no_entry(seq))?;
+            bytes = bytes.saturating_add(entry.len());
+            let is_whole = place.commit_last <= seq;
+            entries.push(LogEntry { seq, commit_last: place.commit_last, bytes: entry.to_vec() });
+            Ok(bytes < most || !is_whole)
+        };
+        if head.is_some() {
+            self.for_each_entry(from, &mut visit)?;
+        }
+        Ok(LogPage { head, entries })
+    }
+
+    /// How many bytes of the data file the log takes, and how old its oldest entry is.
+    pub fn log_size(&self) -> Result<(u64, Option<std::time::Duration>)> {
+        let (txn, tables) = self.view.base();
+        let stat = tables.log.stat(txn).map_err(told)?;
+        let oldest = self.view.range_from(Table::Log, b"")?.next().transpose()?;
+        let age = oldest.map(unsealed).transpose()?.map(|(_, entry)| keep::entry_age(entry));
+        Ok((keep::bytes(&stat), age))
+    }
+}
+
+/// Where the log begins and ends in a state; none while it is off.
+pub(crate) fn head(view: &View<'_>) -> Result<Option<LogHead>> {
+    let (txn, tables) = view.base();
+    let meta = LogMeta::read(txn, tables).map_err(told)?;
+    let Some(epoch) = meta.epoch else { return Ok(None) };
+    let (last, chain) = match last(view)? {
+        Some(pair) => {
+            let (seq, entry) = unsealed(pair)?;
+            (seq, entry::place(entry).ok_or_else(|| no_entry(seq))?.chain)
+        }
+        // Entries that went were never the last.
+        None => (meta.first.saturating_sub(1), 0),
+    };
+    Ok(Some(LogHead { epoch, first: meta.first, last, chain }))
+}
+
+/// The same, if what is recent continues what LMDB has, and its newest entry is whole: an error says why
+/// not.
+pub(crate) fn checked_head(view: &View<'_>) -> Result<Option<LogHead>> {
+    let Some(found) = head(view)? else { return Ok(None) };
+    let (txn, tables) = view.base();
+    let stored = tables.log.last(txn).map_err(told)?.map(unsealed).transpose()?;
+    let mut before = match stored {
+        Some((seq, entry)) => Some((seq, entry::place(entry).ok_or_else(|| no_entry(seq))?.chain)),
+        None => (found.first == 1).then_some((0, 0)),
+    };
+    for (key, value) in view.overlay.range_from(Table::Log, b"").into_iter().flatten() {
+        let (seq, entry) = unsealed((key, value.unwrap_or_default()))?;
+        let fits = before.is_some_and(|(last, chain)| {
+            seq == last.saturating_add(1) && entry::follows(entry, chain)
+        });
+        if !fits {
+            return Err(Error::DataLoss(format!(
+                "entry {seq} of the log does not follow the one before"
+            )));
+        }
+        before = entry::place(entry).map(|place| (seq, place.chain));
+    }
+    Ok(Some(found))
+}
+
+fn last<'v>(view: &'v View<'_>) -> Result<Option<Pair<'v>>> {
+    let (txn, tables) = view.base();
+    match view.overlay.last_log_entry() {
+        Some(recent) => Ok(Some(recent)),
+        None => tables.log.last(txn).map_err(told),
+    }
+}
+
+fn unsealed<'v>((key, value): Pair<'v>) -> Result<(u64, &'v [u8])> {
+    let seq = keep::seq(key).ok_or_else(|| damaged("a key of the log"))?;
+    let entry =
+        value::unseal(key, value).map_err(|_| damaged(&format!("entry {seq} of the log")))?;
+    Ok((seq, entry))
+}
+
+fn no_entry(seq: u64) -> Error {
+    Error::DataLoss(format!("entry {seq} of the log is none"))
+}
+
+fn told(e: heed::Error) -> Error {
+    lmdb_error("reading the log", &e)
+}

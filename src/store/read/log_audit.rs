@@ -1,0 +1,168 @@
+//! The log, as `check` looks at it: whole or not, and whether it agrees with the records.
+
+use std::collections::HashMap;
+
+use sha2::{Digest, Sha256};
+
+use crate::api::catalog::Change;
+use crate::model::image::encoded::Encoded;
+use crate::model::{Namespace, Result};
+use crate::store::Snapshot;
+use crate::store::changelog::{entry, keep};
+use crate::store::error::lmdb_error;
+use crate::store::schema::keys::{Kind, key};
+use crate::store::schema::log_meta::LogMeta;
+use crate::store::schema::table::Table;
+use crate::store::schema::value;
+
+/// What was found of the log.
+#[derive(Debug, Default)]
+pub struct LogAudit {
+    /// The numbers of the oldest entry and the newest; `None` while the log is off.
+    pub ends: Option<(u64, u64)>,
+    /// How many entries there are.
+    pub entries: u64,
+    /// One sentence for each damage.
+    pub damage: Vec<String>,
+}
+
+/// The state of an image that the log knows, as far as it is needed to compare it: a hash of the whole
+/// state, or nothing where the log has only its digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Missing,
+    Image([u8; 16]),
+    Unknown,
+}
+
+impl Known {
+    fn of(state: Option<&[u8]>, is_truncated: bool) -> Self {
+        match state {
+            None => Self::Missing,
+            Some(_) if is_truncated => Self::Unknown,
+            Some(state) => {
+                let hash = Sha256::digest(state);
+                Self::Image(hash.first_chunk().copied().unwrap_or_default())
+            }
+        }
+    }
+
+    /// Whether the two can be one state.
+    fn may_be(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Missing, other) | (other, Self::Missing) => other == Self::Missing,
+            (Self::Unknown, _) | (_, Self::Unknown) => true,
+            (one, other) => one == other,
+        }
+    }
+}
+
+struct Audit {
+    found: LogAudit,
+    /// The entry before, if it was whole: its number, and its chain.
+    before: Option<(u64, u64)>,
+    /// Of each image in the log the key of its record, its name, its last entry, and its state then.
+    images: HashMap<Vec<u8>, (String, u64, Known)>,
+}
+
+impl Snapshot<'_> {
+    /// Reads all of the log. Each entry must be whole and follow the one before, its state before must be
+    /// the one that the log had last of the image, and the last one that of the record.
+    pub fn audit_log(&self, progress: &mut dyn FnMut()) -> Result<LogAudit> {
+        let (txn, tables) = self.view.base();
+        let meta = LogMeta::read(txn, tables).map_err(|e| lmdb_error("reading the log", &e))?;
+        let mut audit = Audit { found: LogAudit::default(), before: None, images: HashMap::new() };
+        let mut next = meta.first;
+        for pair in self.view.range_from(Table::Log, b"")? {
+            let (key, stored) = pair?;
+            progress();
+            audit.found.entries += 1;
+            let Some(seq) = keep::seq(key) else {
+                audit.damage("a key of the log has another length than a number".into());
+                continue;
+            };
+            if seq != next {
+                audit.damage(format!("entry {seq} of the log comes where {next} is expected"));
+                audit.before = None;
+            }
+            next = seq.saturating_add(1);
+            audit.entry(seq, value::unseal(key, stored).ok());
+        }
+        if meta.epoch.is_some() {
+            audit.found.ends = Some((meta.first, next.saturating_sub(1)));
+        } else if audit.found.entries > 0 {
+            audit.damage("the log is off, and has entries".into());
+        }
+        self.compare(&mut audit)?;
+        Ok(audit.found)
+    }
+
+    /// Holds the last state of each image in the log to its record. A damaged record is told elsewhere.
+    fn compare(&self, audit: &mut Audit) -> Result<()> {
+        for (key, (name, seq, known)) in std::mem::take(&mut audit.images) {
+            let stored = self.view.get(Table::Records, &key)?;
+            let state = match stored.map(|stored| value::unseal(&key, stored)) {
+                None => None,
+                Some(Ok(record)) => match Encoded::new(record) {
+                    Some(image) => Some(image.without_name()),
+                    None => continue,
+                },
+                Some(Err(_)) => continue,
+            };
+            if !known.may_be(Known::of(state, false)) {
+                audit.damage(format!(
+                    "entry {seq} of the log is the last of image {name}, and has not the state of its record"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Audit {
+    fn damage(&mut self, what: String) {
+        self.found.damage.push(what);
+    }
+
+    fn entry(&mut self, seq: u64, entry: Option<&[u8]>) {
+        let Some(entry) = entry else {
+            self.before = None;
+            return self.damage(format!("entry {seq} of the log: the checksum is wrong"));
+        };
+        let read = entry::place(entry).filter(|place| place.seq == seq).zip(entry::decode(entry));
+        let Some((place, change)) = read else {
+            self.before = None;
+            return self.damage(format!("entry {seq} of the log is not one that can be read"));
+        };
+        let follows = match self.before {
+            Some((_, chain)) => entry::follows(entry, chain),
+            // What the oldest one follows is gone.
+            None => seq != 1 || entry::follows(entry, 0),
+        };
+        if !follows {
+            self.damage(format!("entry {seq} of the log does not follow the one before"));
+        }
+        self.before = Some((seq, place.chain));
+        self.image(seq, entry, &change);
+    }
+
+    fn image(&mut self, seq: u64, entry: &[u8], change: &Change) {
+        let Ok(namespace) = Namespace::parse(&change.namespace) else {
+            return self.damage(format!("entry {seq} of the log names no namespace"));
+        };
+        let [before, after] = entry::states(entry);
+        let (before, after) =
+            (Known::of(before, change.truncated), Known::of(after, change.truncated));
+        let key = key(&namespace, Kind::Image, &change.name);
+        let name =
+            format!("{} in namespace {namespace}", crate::model::go::quote::quote(&change.name));
+        let earlier = self.images.insert(key, (name, seq, after));
+        if let Some((name, earlier, known)) = earlier
+            && !known.may_be(before)
+        {
+            self.damage(format!(
+                "entry {seq} of the log replaces another state of image {name} than entry {earlier} left"
+            ));
+        }
+    }
+}
