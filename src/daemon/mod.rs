@@ -178,7 +178,7 @@ impl Daemon {
             daemon.serve_grpc(grpc.open(access(config.gid))?, images_only, limits, &stopping);
             let before = ProxyRouter::forwards_all(proxy_images.clone(), health.clone(), connect());
             // Calls on the other sockets take no admission slots from containerd's clients.
-            let own_admission = Limits { admission: Admission::default(), ..limits.clone() };
+            let own_admission = Limits { admission: Admission::forwarded(), ..limits.clone() };
             daemon.serve_grpc(
                 containerd.open(upstream_socket.access)?,
                 before,

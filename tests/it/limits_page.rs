@@ -70,6 +70,7 @@ fn every_test_that_the_page_names_exists() {
 fn every_constant_that_the_page_names_exists() {
     let (page, mut code) = (page(), String::new());
     sources(&repository().join("src"), &mut code);
+    sources(&repository().join("crates"), &mut code);
     let name = Regex::new("^[A-Z][A-Z_]+$").unwrap();
     let is_there = |word: &str| code.contains(&format!("const {word}:"));
     let words = quoted(&page).filter(|word| name.is_match(word) && word.contains('_'));
@@ -99,7 +100,7 @@ fn every_row_names_a_test() {
 fn every_method_has_a_row() {
     let page = page();
     let (service, method) =
-        (Regex::new(r"service (\w+)").unwrap(), Regex::new(r"\brpc (\w+)").unwrap());
+        (Regex::new(r"(?m)^service (\w+)").unwrap(), Regex::new(r"\brpc (\w+)").unwrap());
     let mut missing = Vec::new();
     for file in INTERFACES {
         let text = fs::read_to_string(repository().join("protos").join(file)).unwrap();

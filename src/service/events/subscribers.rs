@@ -15,8 +15,8 @@ const MAX_CLIENT_SUBSCRIPTIONS: usize = 128;
 /// The memory that the filters of one subscription may take, and those of all together, in bytes. Equal
 /// filters are one. Filters up to `SMALL_FILTER` may take what larger ones must leave.
 const MAX_FILTER: usize = 2 << 20;
-const MAX_LARGE_FILTERS: usize = 8 << 20;
-const MAX_FILTERS: usize = 16 << 20;
+const MAX_LARGE_FILTERS: usize = 6 << 20;
+const MAX_FILTERS: usize = 12 << 20;
 const SMALL_FILTER: usize = 128 << 10;
 
 /// All subscribers. Clones are the same.

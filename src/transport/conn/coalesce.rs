@@ -29,7 +29,7 @@ const SMALL_READ: usize = 4 << 10;
 
 /// The large buffers of all connections together. A connection that gets none reads and writes through
 /// a small one, which takes more system calls.
-const MAX_LARGE_BUFFERS: usize = 128;
+const MAX_LARGE_BUFFERS: usize = 64;
 
 static LARGE_BUFFERS: Semaphore = Semaphore::const_new(MAX_LARGE_BUFFERS);
 

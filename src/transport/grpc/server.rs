@@ -46,7 +46,7 @@ pub const MAX_HEADER_LIST: u32 = 64 << 10;
 
 /// The flow-control window of a stream. It is small, because the memory budget does not count its
 /// bytes: a large request waits for the budget after its first bytes.
-const STREAM_WINDOW_BYTES: u32 = 8 << 10;
+const STREAM_WINDOW_BYTES: u32 = 16 << 10;
 
 /// The flow-control window of a connection. It has room for each stream. Otherwise requests that wait
 /// for the budget would take the room of those that have their reservation, and none would end.
