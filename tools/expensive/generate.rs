@@ -8,7 +8,6 @@ use super::requests::*;
 
 /// A trial.
 pub struct Trial {
-    pub seed: u64,
     pub plan: Plan,
     described: Vec<String>,
 }
@@ -140,7 +139,7 @@ pub fn trial(seed: u64) -> Trial {
         ));
         loads.push(load);
     }
-    Trial { seed, plan: Plan { before: before(&mut rng), loads }, described }
+    Trial { plan: Plan { before: before(&mut rng), loads }, described }
 }
 
 /// A number up to two to that power; all magnitudes are as likely.

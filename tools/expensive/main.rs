@@ -76,35 +76,38 @@ fn main() {
     }
 }
 
-/// Trial after trial, and the worst of them.
+/// Trial after trial, and the worst of them. Of a trial only its figures are kept, and only those of the
+/// worst: its requests may take a hundred MiB.
 fn run(program: &Path, time: Duration, seed: u64) {
     let other = Daemon::start(program);
-    let (begun, mut outcomes) = (Instant::now(), Vec::new());
-    for number in 0.. {
-        if begun.elapsed() > time {
-            break;
+    let begun = Instant::now();
+    let (mut worst, mut largest) = (Vec::new(), Vec::new());
+    let (mut trials, mut beyond) = (0, 0);
+    while begun.elapsed() < time {
+        let outcome = try_one(program, &other, seed.wrapping_add(trials));
+        trials += 1;
+        let (score, memory, line) = (outcome.score(), outcome.seen.memory, outcome.line());
+        if score > 1.0 {
+            beyond += 1;
+            eprintln!("beyond what is asked: {line}");
         }
-        let outcome = try_one(program, &other, seed.wrapping_add(number));
-        if outcome.score() > 1.0 {
-            eprintln!("beyond what is asked: {}", outcome.line());
-        }
-        outcomes.push(outcome);
+        worst.push((score, line.clone()));
+        worst.sort_by(|a, b| b.0.total_cmp(&a.0));
+        worst.truncate(PRINTED);
+        largest.push((memory, line));
+        largest.sort_by_key(|(memory, _)| std::cmp::Reverse(*memory));
+        largest.truncate(PRINTED);
     }
-    outcomes.sort_by(|a, b| b.score().total_cmp(&a.score()));
-    let beyond = outcomes.iter().filter(|outcome| outcome.score() > 1.0).count();
-    println!(
-        "{} trials, {beyond} of them beyond what is asked. The worst:\n\n{HEADER}",
-        outcomes.len()
-    );
-    outcomes.iter().take(PRINTED).for_each(|outcome| println!("{}", outcome.line()));
+    println!("{trials} trials, {beyond} of them beyond what is asked. The worst:\n\n{HEADER}");
+    worst.iter().for_each(|(_, line)| println!("{line}"));
     println!("\nThe most memory:\n\n{HEADER}");
-    outcomes.sort_by_key(|outcome| std::cmp::Reverse(outcome.seen.memory));
-    outcomes.iter().take(PRINTED).for_each(|outcome| println!("{}", outcome.line()));
+    largest.iter().for_each(|(_, line)| println!("{line}"));
 }
 
 /// What came of a trial.
 struct Outcome {
-    trial: Trial,
+    seed: u64,
+    clients: String,
     answered: String,
     seen: Seen,
     serves: bool,
@@ -147,7 +150,7 @@ impl Outcome {
         };
         format!(
             "| {} | {:.2} | {} | {} | {} | {} | {:.1} | {:.1} | {:.1} | {} | {} |",
-            self.trial.seed,
+            self.seed,
             self.score(),
             ms(&seen.get),
             ms(&seen.create),
@@ -157,7 +160,7 @@ impl Outcome {
             mib(seen.data_growth),
             seen.log_growth as f64 / 1024.0,
             self.answered,
-            self.trial.described(),
+            self.clients,
         )
     }
 }
@@ -196,7 +199,8 @@ fn try_one(program: &Path, other: &Daemon, seed: u64) -> Outcome {
         attackers.wait().unwrap();
         (seen, answered.trim().to_owned())
     });
-    Outcome { trial: trial(seed), answered, serves: watched.serves(), seen }
+    let clients = trial(seed).described();
+    Outcome { seed, clients, answered, serves: watched.serves(), seen }
 }
 
 /// What the process of the attackers does: the trial, until its parent closes its input.
