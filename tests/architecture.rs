@@ -48,9 +48,9 @@ const LAYERS: &[(&str, Rows)] = &[
 /// Where a library's name may stand.
 const HOMES: &[(&str, &[&str])] = &[
     ("heed", &["store"]),
-    ("bbolt_read", &["admin"]),
+    ("bbolt_read", &["admin", "containerd"]),
     ("rpds", &["store"]),
-    ("rustix", &["transport"]),
+    ("rustix", &["containerd", "transport"]),
     ("ttrpc", &["transport"]),
     ("hyper", &["transport"]),
     ("h2", &["transport"]),

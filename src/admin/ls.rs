@@ -1,4 +1,5 @@
-//! `lmdb-images ls` and `inspect`: read image records from the files of the store.
+//! `lmdb-images ls` and `inspect`: read image records from the files of the store, or `ls` from a
+//! containerd's bolt file.
 //!
 //! The listing is the service's own List, so filters mean the same as for a client and use the
 //! indexes. The result is kept as encoded bytes and the snapshot is released before printing: a
@@ -9,12 +10,15 @@ use std::path::Path;
 use protobuf::CodedInputStream;
 
 use crate::admin::image_json::ImageJson;
-use crate::api::images::Image;
+use crate::admin::import::bolt::{self, BoltFile};
+use crate::admin::import::containerd_schema::{self, Found};
+use crate::api::images::{Image, ListImagesResponse};
 use crate::limits::memory::ReplyBuffer;
+use crate::model::filter::Filter;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result};
 use crate::service::cancel::Cancel;
-use crate::service::codec::decode;
+use crate::service::codec::{decode, encode};
 use crate::service::images::{self, Query};
 use crate::store::{Kind, ReadOnlyStore, Records};
 
@@ -109,6 +113,57 @@ pub fn list(root: &Path, namespace: Option<&Namespace>, filters: Vec<String>) ->
         namespaces.into_iter().map(list).collect::<Result<_>>()
     })?;
     Ok(Listing { found, left_out })
+}
+
+/// Lists images of a containerd's bolt file in the same way. containerd may run.
+///
+/// # Errors
+/// The file cannot be read, or a record in it.
+pub fn list_bolt(
+    file: &Path,
+    namespace: Option<&Namespace>,
+    filters: &[String],
+) -> Result<Listing> {
+    let filter = Filter::parse_all(filters)
+        .map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))?;
+    let mut found: Vec<(Namespace, ListImagesResponse)> = Vec::new();
+    let mut add = |of: &Namespace, image: Image| {
+        if namespace.is_some_and(|wanted| wanted != of) || !filter.matches(&image) {
+            return;
+        }
+        match found.last_mut() {
+            Some((last, list)) if last == of => list.images.push(image),
+            _ => found.push((
+                of.clone(),
+                ListImagesResponse { images: vec![image], ..Default::default() },
+            )),
+        }
+    };
+    let mut left_out = 0;
+    match bolt::open_file(file)? {
+        BoltFile::Live(database) => {
+            for record in database.namespaces()? {
+                let of = Namespace::parse(&record.name)?;
+                bolt::each_image(&database, &of, |image| {
+                    add(&of, image);
+                    Ok(())
+                })?;
+            }
+        }
+        BoltFile::AtRest(locked) => {
+            let source: &std::fs::File = &locked;
+            containerd_schema::read(source, |each| {
+                match each {
+                    Found::Image(of, image) => add(&of, image),
+                    Found::Lost(_) => left_out += 1,
+                    Found::Namespace(..) => {}
+                }
+                Ok(())
+            })?;
+        }
+    }
+    let encoded = found.into_iter().map(|(of, list)| Ok((of, encode(&list)?)));
+    Ok(Listing { found: encoded.collect::<Result<_>>()?, left_out })
 }
 
 /// Reads the record of one image.

@@ -23,8 +23,8 @@ pub struct Import {
     #[command(flatten)]
     containerd: ContainerdArgs,
 
-    /// Read this bolt file instead, while no containerd runs: containerd's own, which is meta.db in
-    /// /var/lib/containerd/io.containerd.metadata.v1.bolt, or a backup of it
+    /// Read this bolt file instead: containerd's own, which is meta.db in
+    /// /var/lib/containerd/io.containerd.metadata.v1.bolt, or a backup of it. containerd may run
     #[arg(long, value_name = "FILE")]
     bolt: Option<PathBuf>,
 

@@ -1,6 +1,7 @@
 //! `lmdb-images ls`.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -43,6 +44,11 @@ pub struct Ls {
     #[arg(long = "label", value_name = "LABEL")]
     labels: Vec<String>,
 
+    /// Read this bolt file instead of the store: containerd's own, which is meta.db in
+    /// /var/lib/containerd/io.containerd.metadata.v1.bolt, or a backup of it. containerd may run
+    #[arg(long, value_name = "FILE")]
+    bolt: Option<PathBuf>,
+
     /// Do not shorten long texts in the table
     #[arg(long)]
     no_trunc: bool,
@@ -66,10 +72,20 @@ impl Ls {
         let namespace = (!self.all_namespaces).then_some(&one);
         let selection = Selection { digest: self.digest.clone(), labels: self.labels.clone() };
         let filters = selection.filters(self.filters.clone())?;
-        let found = ls::list(&self.root.folder()?, namespace, filters)?;
+        let found = match &self.bolt {
+            Some(file) => ls::list_bolt(file, namespace, &filters)?,
+            None => ls::list(&self.root.folder()?, namespace, filters)?,
+        };
         print(|out| {
             if self.json || self.quiet { self.lines(out, &found) } else { self.table(out, &found) }
         })?;
+        if found.left_out > 0 && self.bolt.is_some() {
+            report_error(format_args!(
+                "{} places of the file cannot be read: `lmdb-images import --bolt` names them",
+                found.left_out
+            ));
+            return Ok(ExitCode::FAILURE);
+        }
         if found.left_out > 0 {
             report_error(format_args!(
                 "{} damaged records are left out: `lmdb-images check` names them, and `lmdb-images recover` \

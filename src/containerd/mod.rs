@@ -1,11 +1,18 @@
-//! The client of a containerd.
+//! The client of a containerd, and the reader of its files.
 //!
 //! - [`client`]: the calls over containerd's gRPC socket
 //! - [`codec`]: this crate's messages on tonic's client
 //! - [`paging`]: lists more images than one reply may carry
 //! - [`mod@write`]: stores records in a containerd, for `export`
+//! - [`plugins`]: where containerd keeps its files
+//! - [`database`]: its `meta.db`, read while it runs; [`schema`]: the records in it
+//! - [`blobs`]: the files of its content
 
+pub mod blobs;
 pub mod client;
 pub mod codec;
+pub mod database;
 pub mod paging;
+pub mod plugins;
+pub mod schema;
 pub mod write;

@@ -81,6 +81,7 @@ pub struct Daemon {
     containerd_ttrpc: Option<PathBuf>,
     readonly: Option<PathBuf>,
     metrics: Option<Address>,
+    proxy: Option<ProxyImages>,
     status: String,
     tasks: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
@@ -146,6 +147,7 @@ impl Daemon {
             containerd_ttrpc: path(&containerd_ttrpc),
             readonly: path(&readonly),
             metrics: None,
+            proxy: None,
             status: format!("serving {}", config.root.display()),
             tasks: Vec::new(),
             stop,
@@ -171,6 +173,7 @@ impl Daemon {
             ));
             let proxy_images = ProxyImages::new(GrpcClient::lazy(&upstream_socket.socket), local);
             upstream = Some(proxy_images.upstream().clone());
+            daemon.proxy = Some(proxy_images.clone());
             let health = Health::new(daemon.store.clone(), Some(proxy_images.clone()));
             let connect = || Upstream::new(Arc::from(upstream_socket.socket.as_path()));
             let images_only =
@@ -310,6 +313,11 @@ impl Daemon {
     /// Address at which metrics are served, if configured.
     pub fn metrics(&self) -> Option<&Address> {
         self.metrics.as_ref()
+    }
+
+    /// The images of the containerd behind, in proxy mode.
+    pub fn proxy(&self) -> Option<&ProxyImages> {
+        self.proxy.as_ref()
     }
 
     /// Status of a healthy daemon, for systemd: what it serves.

@@ -1,8 +1,10 @@
-//! Images in proxy mode: writes go through containerd, reads come from LMDB.
+//! Images in proxy mode: writes go through containerd, reads come from its database or from LMDB.
+//!
+//! A read is answered by [`live_reads`](crate::proxy::live_reads), or else by containerd, so it is never
+//! older than an answer of containerd's. Only if containerd cannot be reached either, LMDB answers alone.
 //!
 //! **Invariant.** The LMDB copy of a record equalled containerd's record at some moment while the
-//! record's lock was held. In a synced namespace, that moment is the last change of the record, apart
-//! from the delay of an event.
+//! record's lock was held.
 //!
 //! Under the record's lock, a write forwards the client's request to containerd and stores
 //! containerd's answer. It runs in a detached task: a client that disconnects cannot stop it halfway.
@@ -23,9 +25,10 @@ use crate::containerd::client::{GrpcClient, MAX_NAME};
 use crate::limits::decoded_size;
 use crate::limits::memory::SMALL;
 use crate::log_throttle::throttled_log;
-use crate::metrics::Upstream;
+use crate::metrics::{Source, Upstream};
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
+use crate::proxy::live::{LiveFiles, LiveReads};
 use crate::proxy::outcome::{READ_TIMEOUT, UpstreamOutcome, WRITE_TIMEOUT};
 use crate::proxy::reconcile_queue::ReconcileQueue;
 use crate::proxy::record_locks::RecordLocks;
@@ -45,6 +48,7 @@ pub struct ProxyImages {
 pub(crate) struct Shared {
     pub(crate) containerd: GrpcClient,
     pub(crate) local: LocalImages,
+    live: LiveReads,
     sync_state: SyncState,
     locks: RecordLocks,
     wanted: ReconcileQueue,
@@ -74,6 +78,7 @@ impl ProxyImages {
         let shared = Shared {
             containerd,
             local,
+            live: LiveReads::default(),
             sync_state: SyncState::default(),
             locks: RecordLocks::default(),
             wanted: ReconcileQueue::default(),
@@ -93,6 +98,16 @@ impl ProxyImages {
     pub(crate) async fn reconcile_permit(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed.
         self.shared.resyncs.acquire().await.ok()
+    }
+
+    /// The files of containerd, if they can be read now.
+    pub fn live(&self) -> Option<Arc<LiveFiles>> {
+        self.shared.live.get()
+    }
+
+    /// Finds the files of containerd.
+    pub(crate) async fn find_files(&self) {
+        self.shared.live.find(&self.shared.containerd).await;
     }
 
     /// The state of synchronization of each namespace.
@@ -146,6 +161,17 @@ impl ProxyImages {
     ) -> Result<Found> {
         let cause = Cause::own(origin);
         let _lock = self.shared.locks.lock(namespace, name).await;
+        match self.live().map(|files| files.database.image(namespace, name)) {
+            Some(Ok(Some(found))) => {
+                return self
+                    .store_record(cause, namespace, Some(found))
+                    .await
+                    .map(|()| Found::Kept);
+            }
+            Some(Ok(None)) => return self.remove(cause, namespace, name, aside).await,
+            // containerd must say what it has.
+            Some(Err(_)) | None => {}
+        }
         if name.len() > MAX_NAME {
             return match self.shared.containerd.find_image(namespace, name).await? {
                 Some(found) => {
@@ -284,7 +310,6 @@ impl ProxyImages {
                     "{why}; nothing was changed: try again when it is back"
                 ))),
                 UpstreamOutcome::Indeterminate(why) => {
-                    proxy.shared.sync_state.invalidate(&namespace);
                     proxy.schedule_reconcile(&namespace);
                     Err(Error::Unavailable(format!(
                         "{why}; it is unknown whether the change was made: try again or look"
@@ -300,8 +325,32 @@ impl ProxyImages {
         Ok(reply)
     }
 
+    /// Asks containerd for the answer to a read. `None` if it cannot be reached: then only the copy in
+    /// LMDB can answer.
+    async fn read_upstream<Q: Message>(
+        &self,
+        call: &CallContext,
+        path: &'static str,
+        namespace: &Namespace,
+        request: Q,
+        small: usize,
+    ) -> Option<Result<Reply>> {
+        if self.upstream_responsive() {
+            match self.ask_for_reply(call, path, namespace, request, small).await {
+                UpstreamOutcome::Answer(found) => {
+                    self.upstream().read(Source::Containerd);
+                    return Some(Ok(found));
+                }
+                UpstreamOutcome::Refused(e) => return Some(Err(e)),
+                UpstreamOutcome::NotSent(_) | UpstreamOutcome::Indeterminate(_) => {}
+            }
+        }
+        self.upstream().read(Source::Copy);
+        None
+    }
+
     /// Stores the result of a write. containerd has made the change already, so the write succeeds
-    /// even if LMDB cannot store the result. In that case the namespace is no longer synced.
+    /// even if LMDB cannot store the result.
     async fn apply_result(
         &self,
         cause: Cause,
@@ -318,7 +367,6 @@ impl ProxyImages {
         };
         if let Err(e) = stored {
             throttled_log!(Error, "image {} in namespace {namespace}: {e}", quote(name));
-            self.shared.sync_state.invalidate(namespace);
             self.schedule_reconcile(namespace);
         }
     }
@@ -354,50 +402,25 @@ impl ProxyImages {
 impl Images for ProxyImages {
     async fn get(&self, call: &CallContext, request: GetImageRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let is_synced = self.shared.sync_state.is_synced(&namespace);
-        if is_synced && let Ok(found) = self.shared.local.get(call, request.clone()).await {
-            return Ok(found);
-        }
-        if !self.upstream_responsive() {
-            return self.shared.local.get(call, request).await;
+        if let Some(answer) = self.get_live(call, &namespace, &request.name).await {
+            return answer;
         }
         let path = "/containerd.services.images.v1.Images/Get";
-        let name = request.name.clone();
-        match self.ask_for_reply(call, path, &namespace, request.clone(), SMALL).await {
-            UpstreamOutcome::Answer(found) => {
-                if is_synced {
-                    // Another client of containerd made the image, and its event is still to come.
-                    let (proxy, namespace) = (self.clone(), namespace.clone());
-                    tokio::spawn(async move { proxy.refresh(&namespace, &name, false).await });
-                } else {
-                    self.observe(&namespace);
-                }
-                Ok(found)
-            }
-            UpstreamOutcome::Refused(e) => Err(e),
-            UpstreamOutcome::NotSent(_) | UpstreamOutcome::Indeterminate(_) => {
-                self.shared.local.get(call, request).await
-            }
+        match self.read_upstream(call, path, &namespace, request.clone(), SMALL).await {
+            Some(answer) => answer,
+            None => self.shared.local.get(call, request).await,
         }
     }
 
     async fn list(&self, call: &CallContext, request: ListImagesRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        if self.shared.sync_state.is_synced(&namespace) || !self.upstream_responsive() {
-            return self.shared.local.list(call, request).await;
+        if let Some(answer) = self.list_live(call, &namespace, &request).await {
+            return answer;
         }
         let path = "/containerd.services.images.v1.Images/List";
-        match self.ask_for_reply(call, path, &namespace, request.clone(), 0).await {
-            UpstreamOutcome::Answer(found) => {
-                if !found.message.is_empty() {
-                    self.observe(&namespace);
-                }
-                Ok(found)
-            }
-            UpstreamOutcome::Refused(e) => Err(e),
-            UpstreamOutcome::NotSent(_) | UpstreamOutcome::Indeterminate(_) => {
-                self.shared.local.list(call, request).await
-            }
+        match self.read_upstream(call, path, &namespace, request.clone(), 0).await {
+            Some(answer) => answer,
+            None => self.shared.local.list(call, request).await,
         }
     }
 

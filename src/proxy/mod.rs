@@ -1,9 +1,11 @@
 //! Proxy mode: Images in front of a running containerd.
 //!
-//! - [`images`]: writes go to containerd, reads come from LMDB
+//! - [`images`]: writes go to containerd, reads come from its files or from LMDB
+//! - [`live`]: the files of containerd, while they can be used; [`live_reads`]: the reads from them
+//! - [`compare`]: the copy in LMDB beside containerd's database
 //! - [`ask`]: one call to containerd, with a timeout; [`outcome`]: what can become of it
 //! - [`record_locks`]: one writer per record
-//! - [`sync_state`]: the namespaces that are synced
+//! - [`sync_state`]: the namespaces of which no event was missed
 //! - [`watch`]: the events of containerd
 //! - [`reconcile`]: makes a namespace equal to containerd's; [`reconcile_queue`]: the scheduled work
 //!
@@ -11,7 +13,10 @@
 //! probe events of [`watch`].
 
 mod ask;
+pub mod compare;
 pub mod images;
+pub mod live;
+pub mod live_reads;
 mod outcome;
 pub mod reconcile;
 pub mod reconcile_queue;

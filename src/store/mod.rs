@@ -39,6 +39,7 @@ pub use engine::transaction::Transaction;
 pub use read::changelog::{LogEntry, LogPage};
 pub use read::records::{Records, Snapshot};
 pub use read::scan::Entry;
+pub use read::view::Revision;
 pub use read_only::ReadOnlyStore;
 pub use schema::keys::Kind;
 pub use schema::log_meta::Retention;

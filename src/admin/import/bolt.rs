@@ -1,8 +1,9 @@
-//! Import from containerd's bolt file (`meta.db`) while containerd is stopped: after a failed upgrade,
-//! or from a backup.
+//! Import from containerd's bolt file (`meta.db`): after a failed upgrade, from a backup, or while
+//! containerd runs.
 //!
-//! The command reads the whole file once before it writes. If a part of the file cannot be read, it
-//! imports nothing, unless `salvage` asks for the readable records.
+//! The command reads the whole file of a stopped containerd once before it writes. If a part of the file
+//! cannot be read, it imports nothing, unless `salvage` asks for the readable records. The file of a
+//! running one is read with [`Database`], a few images at a time, each few in one state.
 
 use std::fs::File;
 use std::path::Path;
@@ -15,6 +16,7 @@ use super::containerd_schema::{self, Found, Unread};
 use super::{MAX_BATCH_RECORDS, Summary, open, put_images, put_namespace};
 use crate::admin::{file, progress};
 use crate::api::images::Image;
+use crate::containerd::database::Database;
 use crate::model::{Error, Namespace, Result};
 use crate::store::Store;
 
@@ -30,14 +32,32 @@ pub struct Outcome {
     pub lost: Vec<Unread>,
 }
 
+/// A bolt file.
+#[derive(Debug)]
+pub enum BoltFile {
+    /// No process has it open. The lock keeps it so.
+    AtRest(Flock<File>),
+    /// A running containerd has it open.
+    Live(Database),
+}
+
 /// Copies the records of a bolt file into the store in `root`. With `salvage` it skips records that
 /// cannot be read.
 ///
 /// # Errors
-/// `FailedPrecondition` while containerd has the file open, `DataLoss` if the file is damaged and
-/// `salvage` is not set.
+/// `DataLoss` if the file is damaged and `salvage` is not set.
 pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
-    let locked = lock(file)?;
+    let locked = match open_file(file)? {
+        BoltFile::AtRest(locked) => locked,
+        BoltFile::Live(_) if salvage => {
+            return Err(Error::FailedPrecondition(format!(
+                "{} is in use by a running containerd, which --salvage cannot read around: stop \
+                 containerd first, or leave --salvage out",
+                file.display()
+            )));
+        }
+        BoltFile::Live(database) => return run_live(root, &database),
+    };
     let source: &File = &locked;
     check_length(file, source, salvage)?;
     let found = containerd_schema::survey(source).map_err(|e| in_file(file, e))?;
@@ -52,7 +72,7 @@ pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
     }
     let store = open(root)?;
     let progress = progress::counting("images");
-    let mut copy = Copy { store: &store, images: Vec::new(), summary: Summary::default() };
+    let mut copy = Copy::into(&store);
     let read = containerd_schema::read(source, |found| {
         match found {
             Found::Namespace(namespace, record) => {
@@ -75,6 +95,45 @@ pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
     Ok(Outcome { summary: copy.summary, lost: found.lost })
 }
 
+fn run_live(root: &Path, database: &Database) -> Result<Outcome> {
+    // Before opening the store, which creates it.
+    let namespaces = database.namespaces()?;
+    let store = open(root)?;
+    let progress = progress::counting("images");
+    let mut copy = Copy::into(&store);
+    for record in namespaces {
+        let namespace = Namespace::parse(&record.name)?;
+        progress.set_message(format!("namespace {namespace}"));
+        copy.summary.namespaces += 1;
+        store.writer().write_blocking(put_namespace(&namespace, record)?)?;
+        each_image(database, &namespace, |image| {
+            progress.inc(1);
+            copy.image(namespace.clone(), image)
+        })?;
+        copy.flush()?;
+    }
+    progress.finish_and_clear();
+    Ok(Outcome { summary: copy.summary, lost: Vec::new() })
+}
+
+/// Calls `each` for the images of a namespace in order of their names.
+///
+/// # Errors
+/// The database cannot be read, or `each` fails.
+pub fn each_image(
+    database: &Database,
+    namespace: &Namespace,
+    mut each: impl FnMut(Image) -> Result<()>,
+) -> Result<()> {
+    let mut from = Some(Vec::new());
+    while let Some(start) = from {
+        let step = database.images_from(namespace, &start)?;
+        step.images.into_iter().try_for_each(&mut each)?;
+        from = step.next;
+    }
+    Ok(())
+}
+
 /// Collects images of one namespace and writes them in batches.
 struct Copy<'s> {
     store: &'s Store,
@@ -82,7 +141,11 @@ struct Copy<'s> {
     summary: Summary,
 }
 
-impl Copy<'_> {
+impl<'s> Copy<'s> {
+    fn into(store: &'s Store) -> Self {
+        Self { store, images: Vec::new(), summary: Summary::default() }
+    }
+
     fn image(&mut self, namespace: Namespace, image: Image) -> Result<()> {
         self.images.push((namespace, image));
         if self.images.len() < MAX_BATCH_RECORDS { Ok(()) } else { self.flush() }
@@ -98,8 +161,12 @@ impl Copy<'_> {
     }
 }
 
-/// Opens the file with a shared lock that bolt respects: no containerd can write to it meanwhile.
-fn lock(path: &Path) -> Result<Flock<File>> {
+/// Opens the file with a shared lock that bolt respects, so that no containerd can write to it
+/// meanwhile; or if a containerd has it open, to be read while it is written.
+///
+/// # Errors
+/// The file cannot be opened, or cannot be read while it is written.
+pub fn open_file(path: &Path) -> Result<BoltFile> {
     let file = match path.is_dir() {
         true => {
             return Err(Error::InvalidArgument(format!(
@@ -109,14 +176,20 @@ fn lock(path: &Path) -> Result<Flock<File>> {
         }
         false => file::open_to_read(path)?,
     };
-    Flock::lock(file, FlockArg::LockSharedNonblock).map_err(|(_, e)| match e {
-        Errno::EWOULDBLOCK => Error::FailedPrecondition(format!(
-            "{} is in use by a running containerd: copy its records with --containerd SOCKET while it \
-             runs, or stop it first. A copy of the file made while it runs may be torn",
-            path.display()
-        )),
-        e => Error::Unavailable(format!("cannot lock {}: {e}", path.display())),
-    })
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(locked) => Ok(BoltFile::AtRest(locked)),
+        Err((_, Errno::EWOULDBLOCK)) => {
+            // Only the file itself is opened, not a link to it.
+            let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+            Database::open(&path).map(BoltFile::Live).map_err(|why| {
+                Error::FailedPrecondition(format!(
+                    "the file is in use by a running containerd: {why}; copy its records with \
+                     --containerd SOCKET, or stop containerd first"
+                ))
+            })
+        }
+        Err((_, e)) => Err(Error::Unavailable(format!("cannot lock {}: {e}", path.display()))),
+    }
 }
 
 /// Refuses an empty file, and a file that ends before its last page unless `salvage` is set.

@@ -303,7 +303,8 @@ pub fn delete(
     if change.delete(namespace, Kind::Image, name)? { Ok(()) } else { Err(not_found(name)) }
 }
 
-fn not_found(name: &str) -> Error {
+/// The error for an image that is not there.
+pub fn not_found(name: &str) -> Error {
     Error::not_found(format_args!("image {}", quote(name)))
 }
 

@@ -15,7 +15,7 @@ use crate::store::read::scan;
 use crate::store::read::scan::{Entry, Scan};
 use crate::store::read::scan::{Expiring, RecordKey};
 use crate::store::read::state::{ReadState, get};
-use crate::store::read::view::View;
+use crate::store::read::view::{Revision, View};
 use crate::store::schema::keys::Kind;
 use crate::store::schema::table::Table;
 
@@ -34,6 +34,11 @@ impl Records for Snapshot<'_> {}
 
 /// The reads of a state.
 pub trait Records: ReadState {
+    /// The state that this is.
+    fn revision(&self) -> Revision {
+        self.view().revision()
+    }
+
     /// Returns an error if checkpoints have written too much since the snapshot began. Scans call this
     /// themselves; a caller that works long on one record calls it meanwhile.
     fn check_held(&self) -> Result<()> {

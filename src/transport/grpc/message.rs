@@ -76,10 +76,9 @@ impl RawRequest {
 /// message is too large, [`Error::DeadlineExceeded`] when it does not arrive in time.
 pub async fn read(body: Incoming, limits: &Limits, client: Client) -> Result<RawRequest> {
     let time = limits.message_time;
-    let (bytes, reservation) =
-        tokio::time::timeout(time, collect(body, limits, client)).await.map_err(|_| {
-            Error::DeadlineExceeded(format!("the request did not arrive whole within {time:?}"))
-        })??;
+    let (bytes, reservation) = tokio::time::timeout(time, collect(body, limits, client))
+        .await
+        .map_err(|_| late(time))??;
     Ok(RawRequest { bytes, reservation })
 }
 
@@ -141,6 +140,42 @@ async fn next_frame(
             "the request stopped on its way while others waited for its memory".into(),
         )),
     }
+}
+
+/// Reads a body to its end, if that comes within [`SMALL`] bytes. Returns what was read, and what
+/// remains.
+///
+/// # Errors
+/// [`Error::DeadlineExceeded`] when it does not arrive in time, [`Error::Unavailable`] when the client
+/// breaks it off.
+pub async fn peek(mut body: Incoming, limits: &Limits) -> Result<(Bytes, Incoming)> {
+    let collect = async {
+        let mut read = Bytes::new();
+        while read.len() < SMALL && !body.is_end_stream() {
+            let Some(frame) = body.frame().await else { break };
+            let frame =
+                frame.map_err(|e| Error::Unavailable(format!("reading the request: {e}")))?;
+            let Ok(data) = frame.into_data() else { break };
+            // A small message comes in one piece.
+            read = if read.is_empty() { data } else { Bytes::from([read, data].concat()) };
+        }
+        Ok(read)
+    };
+    let time = limits.message_time;
+    let read = tokio::time::timeout(time, collect).await.map_err(|_| late(time))??;
+    Ok((read, body))
+}
+
+/// The message of a body that is one uncompressed message.
+pub fn whole(body: &[u8]) -> Option<&[u8]> {
+    let ([0, length @ ..], message) = body.split_first_chunk::<PREFIX_BYTES>()? else {
+        return None;
+    };
+    (u32::from_be_bytes(*length) as usize == message.len()).then_some(message)
+}
+
+fn late(time: Duration) -> Error {
+    Error::DeadlineExceeded(format!("the request did not arrive whole within {time:?}"))
 }
 
 fn check_prefix(compressed: u8, length: usize) -> Result<()> {
@@ -258,7 +293,8 @@ pub fn ok_trailers() -> HeaderMap {
     )])
 }
 
-fn prefix(length: usize) -> [u8; PREFIX_BYTES] {
+/// The prefix of a message.
+pub fn prefix(length: usize) -> [u8; PREFIX_BYTES] {
     // A reply has at most 16 MiB.
     let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
     [0, a, b, c, d]

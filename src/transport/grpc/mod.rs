@@ -4,8 +4,10 @@
 //! - [`throttle`]: limits the rate of reading to the rate at which calls begin; [`frames`]: finds the
 //!   frames that are limited
 //! - [`metered_body`]: records the status of each call for the metrics
+//! - [`blob_body`]: the bytes of a blob of containerd's
 //! - [`routes`]: a router per socket; [`forward`]: forwards calls to containerd
 
+mod blob_body;
 pub mod forward;
 mod frames;
 pub mod message;

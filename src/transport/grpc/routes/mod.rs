@@ -1,7 +1,8 @@
 //! A router per kind of socket: [`standalone`], [`proxy`] and [`readonly`]. All of them answer
-//! [`health`].
+//! [`health`]. [`local_reads`] are the calls that proxy mode answers from containerd's files.
 
 pub mod health;
+mod local_reads;
 pub mod proxy;
 pub mod readonly;
 pub mod standalone;
