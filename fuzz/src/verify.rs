@@ -54,7 +54,7 @@ fn opened(file: &[u8]) {
                 }
             }
         }
-        for noted in s.expiring_keys()? {
+        for noted in s.expiring_keys(&lmdb_images::store::read::scan::RecordKey::first())? {
             told(&s.expiring(&noted?.0));
         }
         Ok(())

@@ -9,6 +9,8 @@ use std::fmt;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::process::ExitCode;
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tabwriter::TabWriter;
 
 use crate::model::go::quote::quote;
@@ -96,7 +98,8 @@ pub struct Output {
 impl Output {
     /// Opens standard output. Styles are removed if it is not a terminal or if NO_COLOR is set.
     pub fn new() -> Self {
-        Self { lines: EscapingWriter::new(Box::new(anstream::stdout())), failed: None }
+        let lines = EscapingWriter::new(Box::new(anstream::stdout()) as Box<dyn Write>);
+        Self { lines, failed: check_writable().err() }
     }
 
     /// Prints and flushes a line.
@@ -115,10 +118,21 @@ impl Output {
     }
 }
 
+/// Refuses a standard output that is open for reading only: the standard library drops what is written
+/// to it without an error.
+fn check_writable() -> io::Result<()> {
+    let flags = fcntl(io::stdout(), FcntlArg::F_GETFL)?;
+    match OFlag::from_bits_truncate(flags) & OFlag::O_ACCMODE {
+        OFlag::O_RDONLY => Err(Errno::EBADF.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Prints the output of `write` to standard output, for commands that change nothing.
 pub fn print(
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> std::result::Result<(), Failure> {
+    check_writable()?;
     let mut out = EscapingWriter::new(BufWriter::new(anstream::stdout().lock()));
     let written = write(&mut out).and_then(|()| out.flush());
     if written.is_err() {
@@ -150,6 +164,7 @@ pub fn print_rendered(text: &clap::builder::StyledStr, to_stderr: bool) -> io::R
     if to_stderr {
         return anstream::stderr().lock().write_all(text.as_bytes());
     }
+    check_writable()?;
     let mut out = anstream::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }

@@ -200,6 +200,10 @@ fn path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error>
             "the path {} has a zero byte in it, which no path can have: take it out",
             quote(text)
         ))),
+        Some(text) if text.contains("://") => Err(D::Error::custom(format!(
+            "{} is an address with a scheme: give the path alone",
+            quote(text)
+        ))),
         _ => Ok(text.map(PathBuf::from)),
     }
 }

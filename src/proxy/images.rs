@@ -36,6 +36,7 @@ use crate::proxy::sync_state::SyncState;
 use crate::service::codec::encode;
 use crate::service::local::{self, LocalImages};
 use crate::service::{CallContext, Images, Reply, gc, images, namespaces};
+use crate::store::engine::transaction::MAX_SET_ASIDE;
 use crate::store::{Cause, Kind, Origin, Records, Transaction};
 
 /// Images in proxy mode. Clones share their state.
@@ -247,11 +248,20 @@ impl ProxyImages {
         let (ns, name) = (namespace.clone(), name.to_owned());
         let work = move |change: &mut Transaction<'_>| {
             change.set_cause(cause);
-            if aside {
-                change.set_aside(&ns, Kind::Image, &name)
-            } else {
-                change.delete(&ns, Kind::Image, &name)
+            if !aside {
+                return change.delete(&ns, Kind::Image, &name);
             }
+            if change.can_set_aside(&ns, Kind::Image, &name)? {
+                return change.set_aside(&ns, Kind::Image, &name);
+            }
+            throttled_log!(
+                Warn,
+                "image {} in namespace {ns}, which containerd no longer has, is removed and not set \
+                 aside: {MAX_SET_ASIDE} images are set aside, and no more are kept; to drop those, \
+                 start the daemon with a new root folder: it reads all names from containerd",
+                quote(&name)
+            );
+            change.delete(&ns, Kind::Image, &name)
         };
         self.shared.local.store().writer().write(work).await
     }

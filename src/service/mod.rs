@@ -18,6 +18,7 @@ pub mod containers;
 pub mod events;
 pub mod gc;
 pub mod images;
+pub mod import;
 pub mod introspection;
 pub mod leases;
 pub mod local;

@@ -90,6 +90,8 @@ fn arguments_paths_and_variables_are_escaped_in_every_error() {
         for args in [
             vec![HOSTILE],
             vec!["--", HOSTILE],
+            // clap repeats it in a tip.
+            vec!["--\nforged line"],
             vec!["--root", &hostile],
             vec!["--root", &hostile, "x"],
             vec!["--config", &hostile],

@@ -11,6 +11,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod clock;
 mod containerd_ttrpc;
 mod deviations;
 mod expensive_filters;
@@ -21,6 +22,7 @@ mod limits;
 mod limits_page;
 mod memory;
 mod metrics;
+mod name_sizes;
 mod open_files;
 mod proxy_limits;
 mod proxy_records;

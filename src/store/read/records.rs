@@ -115,9 +115,26 @@ pub trait Records: ReadState {
         scan::aside_by_namespace(self)
     }
 
-    /// The keys of all records with an expiry time, past or future, with the values of their labels.
-    fn expiring_keys(&self) -> Result<impl Iterator<Item = Result<(RecordKey, String)>>> {
-        scan::expiring_keys(self)
+    /// The keys from `from` on of the records that have a time from which on they may be collected,
+    /// whether it has come or not, with the values of their labels.
+    fn expiring_keys(
+        &self,
+        from: &RecordKey,
+    ) -> Result<impl Iterator<Item = Result<(RecordKey, String)>>> {
+        scan::expiring_keys(self, from)
+    }
+
+    /// The same, of the images in a namespace.
+    fn expiring_images(
+        &self,
+        namespace: &Namespace,
+    ) -> Result<impl Iterator<Item = Result<(RecordKey, String)>>> {
+        scan::expiring_images(self, namespace)
+    }
+
+    /// The encoded record under a key; an error when it is damaged.
+    fn record_at(&self, key: &RecordKey) -> Result<Option<&[u8]>> {
+        get(self, &key.0).map_err(|fault| fault.into_error(|| format!("key {key}")))
     }
 
     /// The record under a key, if it exists and has an expiry time.
@@ -265,7 +282,7 @@ mod tests {
         }
         let expiring = || {
             let all = |s: &Snapshot<'_>| {
-                let keys = s.expiring_keys()?.collect::<Result<Vec<_>>>()?;
+                let keys = s.expiring_keys(&RecordKey::first())?.collect::<Result<Vec<_>>>()?;
                 keys.iter()
                     .map(|(key, _)| Ok(s.expiring(key)?.unwrap()))
                     .collect::<Result<Vec<_>>>()
@@ -300,7 +317,9 @@ mod tests {
             store.writer().write_blocking(work).unwrap();
         }
         store.writer().write_blocking(move |c| c.delete_namespace(&ns)).unwrap();
-        let left = store.read(|s| Ok((s.namespaces()?, s.expiring_keys()?.count()))).unwrap();
+        let left = store
+            .read(|s| Ok((s.namespaces()?, s.expiring_keys(&RecordKey::first())?.count())))
+            .unwrap();
         assert_eq!(left, (vec![other], 1));
     }
 }

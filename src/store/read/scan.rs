@@ -223,12 +223,26 @@ fn next_namespace(
     Ok(None)
 }
 
-/// The keys of the records with an expiry time, with the values of their labels.
-pub fn expiring_keys(
+/// The keys from `from` on of the records that have a time to go, with the values of their labels.
+pub fn expiring_keys<'s, S: ReadState + ?Sized>(
+    state: &'s S,
+    from: &RecordKey,
+) -> Result<impl Iterator<Item = Result<(RecordKey, String)>> + use<'s, S>> {
+    let all = state.view().range_from(Table::Expiring, &from.0)?;
+    Ok(all.map(|noted| noted.map(expiring_key)))
+}
+
+/// The same, of the images in a namespace.
+pub fn expiring_images(
     state: &(impl ReadState + ?Sized),
+    namespace: &Namespace,
 ) -> Result<impl Iterator<Item = Result<(RecordKey, String)>>> {
-    let all = state.view().range_from(Table::Expiring, b"")?;
-    Ok(all.map(|noted| noted.map(|(key, when)| (RecordKey(key.into()), lossy(when).into_owned()))))
+    let all = state.view().prefix(Table::Expiring, keys::prefix(namespace, Kind::Image))?;
+    Ok(all.map(|noted| noted.map(expiring_key)))
+}
+
+fn expiring_key((key, when): (&[u8], &[u8])) -> (RecordKey, String) {
+    (RecordKey(key.into()), lossy(when).into_owned())
 }
 
 /// The record under a key, if it has an expiry time.

@@ -15,23 +15,23 @@
 mod disk;
 mod load;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use fastrand::Rng;
-use lmdb_images::api::images::Image;
+use lmdb_images::api::images::{CreateImageResponse, Image};
 use lmdb_images::model::Namespace;
 use lmdb_images::store::{Kind, Records, Store};
 use protobuf::Message;
 
 use self::disk::{Disks, Entry, PAGE, SECTOR, State};
 use self::load::{Change, Writer, allowed};
-use crate::support::Client;
 use crate::support::daemon_process::DaemonProcess;
 use crate::support::workload::{NAMESPACE, content, seed, setting, whole};
+use crate::support::{self, Client};
 
 const CLIENTS: u64 = 4;
 const NAMES: u64 = 6;
@@ -246,4 +246,41 @@ async fn every_answered_write_survives_a_power_cut() {
         lost.len(),
     );
     assert!(lost.is_empty(), "{:#?}", &lost[..lost.len().min(10)]);
+}
+
+/// A command that reads beside the daemon shows what is on disk: an entry of the journal may be written
+/// and not synced yet, and a power cut would take back what was shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_syncs_what_it_read_before_it_shows_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorded = Recorded::new(dir.path());
+    let daemon = DaemonProcess::start(&recorded.dir);
+    let client = Client::grpc(&recorded.dir.join("state/images.sock")).await;
+    let made = support::create(support::image("shown"));
+    client.call::<CreateImageResponse>("Create", NAMESPACE, &made).await.unwrap();
+    let ls = || {
+        Command::new(env!("CARGO_BIN_EXE_lmdb-images"))
+            .args(["ls", "-n", NAMESPACE, "--root"])
+            .arg(recorded.dir.join("root"))
+            .envs(recorded.environment.iter().cloned())
+            .output()
+            .unwrap()
+    };
+    let done = ls();
+    assert!(String::from_utf8_lossy(&done.stdout).contains("shown"), "{done:?}");
+    let synced: BTreeSet<usize> = std::fs::read(&recorded.log)
+        .map(|log| Entry::all(&log).into_iter().map(|(_, file, _)| file).collect())
+        .unwrap();
+    assert_eq!(synced, [0, 1].into(), "data file and journal");
+    for what in ["sync", "reader"] {
+        recorded.fail(what);
+        let done = ls();
+        let told = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(
+            !done.status.success() && told.contains("may not be on the disk"),
+            "{what}: {told}"
+        );
+        assert!(!String::from_utf8_lossy(&done.stdout).contains("shown"), "{what}");
+    }
+    daemon.stop();
 }
