@@ -76,6 +76,7 @@
 //! use lmdb_images::containerd::client::GrpcClient;
 //! use lmdb_images::daemon::{Config, Daemon};
 //! use lmdb_images::model::Namespace;
+//! use lmdb_images::store::Retention;
 //! use lmdb_images::transport::Limits;
 //!
 //! # #[tokio::main]
@@ -91,6 +92,7 @@
 //!     metrics: None,
 //!     limits: Limits::default(),
 //!     reply_budget: 64 << 20,
+//!     log_keep: Retention::default(),
 //! })
 //! .await?;
 //!

@@ -3,7 +3,7 @@
 //! - [`bbolt_live`]: containerd's own file, as the live reader reads it
 //! - [`bolt`]: containerd's own file, as `import --bolt` reads it
 //! - [`filter`]: filters are parsed, printed, parsed again, and matched; [`regexp`]: Go's patterns
-//! - [`journal`]: entries of the store's journal
+//! - [`journal`]: entries of the store's journal; [`log_entry`]: entries of its log of changes
 //! - [`record`]: what may lie in a stored value
 //! - [`requests`]: sequences of requests through the whole service, against a model of what is there
 //! - [`frames`]: a ttrpc connection's bytes through a real socket
@@ -18,6 +18,7 @@ pub mod bolt;
 pub mod filter;
 pub mod frames;
 pub mod journal;
+pub mod log_entry;
 pub mod record;
 #[path = "../../crates/go-compat/fuzz/regexp.rs"]
 pub mod regexp;
@@ -35,6 +36,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("filter", filter::run),
     ("frames", frames::run),
     ("journal", journal::run),
+    ("log_entry", log_entry::run),
     ("record", record::run),
     ("regexp", regexp::run),
     ("requests", requests::run),

@@ -52,8 +52,12 @@ pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
     let copy = scratch.path().join(DATA_FILE);
     copy_file(&mut (&backup).take(used), &copy)?;
     let records = verify(&file::open_to_read(&copy)?, &format!("{}", file.display()))?;
-    // Opening migrates an older schema and refuses a newer one; dropping waits until all is on disk.
-    drop(Store::open(scratch.path())?);
+    // Opening migrates an older schema and refuses a newer one; dropping waits until all is on disk. The
+    // log continues behind the backup's last entry, with numbers that the replaced store may have used.
+    let store = Store::open(scratch.path())?;
+    store.renew_log_epoch()?;
+    store.detach_journal()?;
+    drop(store);
     let kept = replaces.then(|| backup_name("replaced"));
     root.replace(&copy, kept.as_deref())?;
     Ok(Summary { records, kept })

@@ -25,6 +25,7 @@ use crate::limits::memory::MemoryBudget;
 use crate::model::go::quote::quote;
 use crate::model::printable::escaped;
 use crate::model::{Error, Result};
+use crate::store::Retention;
 use crate::transport::Limits;
 use crate::transport::limits::DEFAULT_MEMORY_BUDGET;
 
@@ -123,6 +124,15 @@ pub struct Settings {
     /// Memory for large replies in flight, of all connections together, in MiB
     #[arg(long, env = "LMDB_IMAGES_REPLY_BUDGET", value_name = "MIB")]
     pub reply_budget: Option<Bounded<16, 4_095>>,
+
+    /// How much of the data file the log of changes may take, in MiB; the oldest entries go. 0 turns the
+    /// log off and removes it
+    #[arg(long, env = "LMDB_IMAGES_LOG_KEEP", value_name = "MIB")]
+    pub log_keep: Option<Bounded<0, 65_536>>,
+
+    /// Age at which entries of the log of changes go, in seconds; without it only --log-keep counts
+    #[arg(long, env = "LMDB_IMAGES_LOG_KEEP_FOR", value_name = "SECONDS")]
+    pub log_keep_for: Option<Bounded<1, 3_153_600_000>>,
 }
 
 /// The settings file.
@@ -280,6 +290,8 @@ impl Settings {
             drain_time: Some(Bounded::clamped(limits.drain_time.as_secs())),
             request_budget: Some(Bounded::clamped(u64::from(DEFAULT_MEMORY_BUDGET >> 20))),
             reply_budget: Some(Bounded::clamped(u64::from(DEFAULT_MEMORY_BUDGET >> 20))),
+            log_keep: Some(Bounded::clamped(Retention::default().bytes >> 20)),
+            log_keep_for: None,
         }
     }
 
@@ -333,6 +345,12 @@ impl Settings {
                 metrics: limits.metrics,
             },
             reply_budget: self.reply_budget.map_or(DEFAULT_MEMORY_BUDGET, |n| bytes(n.get())),
+            log_keep: Retention {
+                bytes: self
+                    .log_keep
+                    .map_or(Retention::default().bytes, |n| u64::from(n.get()) << 20),
+                age: self.log_keep_for.map(|n| seconds(n.get())),
+            },
         }
     }
 }

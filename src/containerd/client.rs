@@ -17,6 +17,7 @@ use crate::api::images::{
     GetImageRequest, GetImageResponse, Image, ListImagesRequest, ListImagesResponse,
 };
 use crate::api::namespace::{ListNamespacesRequest, ListNamespacesResponse, Namespace as Record};
+use crate::containerd::DIRECT_HEADER;
 use crate::containerd::codec::{BytesCodec, MessageCodec};
 use crate::containerd::paging::{Page, Split};
 use crate::model::go::quote::quote;
@@ -251,6 +252,7 @@ fn request<Q>(
 ) -> std::result::Result<Request<Q>, Status> {
     let mut request = Request::new(message);
     *request.metadata_mut() = MetadataMap::from_headers(headers.clone());
+    request.metadata_mut().insert(DIRECT_HEADER, MetadataValue::from_static("1"));
     if let Some(namespace) = namespace {
         let value = MetadataValue::try_from(namespace.as_str())
             .map_err(|e| Status::internal(format!("namespace {namespace} in a header: {e}")))?;

@@ -75,7 +75,12 @@ impl Database {
 
     /// Whether the path still leads to this file.
     pub fn is_current(&self) -> bool {
-        fs::symlink_metadata(self.file.path())
+        self.is_at(self.file.path())
+    }
+
+    /// Whether `path` leads to this file.
+    pub fn is_at(&self, path: &Path) -> bool {
+        fs::symlink_metadata(path)
             .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode))
     }
 

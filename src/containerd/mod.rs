@@ -16,3 +16,8 @@ pub mod paging;
 pub mod plugins;
 pub mod schema;
 pub mod write;
+
+/// The header on each call to containerd, made or forwarded. A containerd with the plugin of
+/// `containerd-plugin/` asks this daemon for images. It answers a call with this header itself, so that
+/// the two never wait for each other.
+pub const DIRECT_HEADER: &str = "lmdb-images-direct";

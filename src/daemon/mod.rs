@@ -32,7 +32,7 @@ use crate::service::Images;
 use crate::service::events::Exchange;
 use crate::service::local::LocalImages;
 use crate::service::standalone::Standalone;
-use crate::store::Store;
+use crate::store::{Retention, Store};
 use crate::transport::Limits;
 use crate::transport::conn::admission::Admission;
 use crate::transport::conn::listener;
@@ -70,6 +70,8 @@ pub struct Config {
     pub limits: Limits,
     /// Memory in bytes for large replies in flight.
     pub reply_budget: u32,
+    /// How much of the log of changes is kept.
+    pub log_keep: Retention,
 }
 
 /// A running daemon.
@@ -133,8 +135,8 @@ impl Daemon {
             upstream_socket.is_some().then(|| reserve(CONTAINERD_TTRPC)).transpose()?;
         let readonly = is_readonly.then(|| reserve(READONLY_SOCK)).transpose()?;
         passed.reject_unclaimed()?;
-        let root = config.root.clone();
-        let store = tokio::task::spawn_blocking(move || Store::open(&root))
+        let (root, keep) = (config.root.clone(), Some(config.log_keep));
+        let store = tokio::task::spawn_blocking(move || Store::open_and_keep(&root, keep))
             .await
             .map_err(|e| Error::Internal(format!("opening the store: {e}")))??;
         let local = LocalImages::new(store.clone(), MemoryBudget::new(config.reply_budget));

@@ -9,6 +9,7 @@
 //! Under the record's lock, a write forwards the client's request to containerd and stores
 //! containerd's answer. It runs in a detached task: a client that disconnects cannot stop it halfway.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -410,6 +411,10 @@ impl ProxyImages {
 
 #[async_trait]
 impl Images for ProxyImages {
+    fn are_of_database(&self, path: &Path) -> bool {
+        self.live().is_some_and(|files| files.database.is_at(path))
+    }
+
     async fn get(&self, call: &CallContext, request: GetImageRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
         if let Some(answer) = self.get_live(call, &namespace, &request.name).await {

@@ -28,6 +28,8 @@ pub mod reply;
 pub mod standalone;
 pub mod transfer;
 
+use std::path::Path;
+
 use async_trait::async_trait;
 
 use crate::api::images::{
@@ -88,6 +90,10 @@ pub struct Reply {
 /// containerd is another. Transports know only this.
 #[async_trait]
 pub trait Images: Send + Sync + 'static {
+    /// Whether these are the images of the containerd whose database lies at `path`.
+    fn are_of_database(&self, _path: &Path) -> bool {
+        false
+    }
     /// The image of a name. Answers a `GetImageResponse`.
     async fn get(&self, call: &CallContext, request: GetImageRequest) -> Result<Reply>;
     /// The images that match any of the filters, in byte order of names. Answers a

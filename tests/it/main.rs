@@ -11,6 +11,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod changelog;
 mod clock;
 mod containerd_ttrpc;
 mod deviations;

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // No program uses all of it.
 
+pub mod changelog;
 pub mod client;
 pub mod containerd;
 pub mod daemon_process;
@@ -54,6 +55,7 @@ pub fn config(dir: &Path, limits: Limits) -> Config {
         metrics: None,
         limits,
         reply_budget: lmdb_images::transport::limits::DEFAULT_MEMORY_BUDGET,
+        log_keep: lmdb_images::store::Retention::default(),
     }
 }
 

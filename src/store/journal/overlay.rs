@@ -96,11 +96,6 @@ impl Overlay {
         entries.find_map(|(key, value)| Some((&**key, value.as_deref()?)))
     }
 
-    /// Drops the entries of the log.
-    pub fn forget_log(&mut self) {
-        self.log = Map::default();
-    }
-
     /// The number of written keys of a database.
     pub fn count(&self, table: Table) -> usize {
         self.map(table).size()

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -18,6 +19,7 @@ use ttrpc::r#async::{MethodHandler, Server, Service, TtrpcContext};
 use crate::api::events::ForwardRequest;
 use crate::limits::decoded_size;
 use crate::log_throttle::throttled_log;
+use crate::model::go::quote::quote;
 use crate::model::{Error, Result};
 use crate::service::codec::required;
 use crate::service::events::Exchange;
@@ -31,6 +33,9 @@ use crate::transport::{Limits, status};
 
 /// The metadata key that carries the namespace.
 const NAMESPACE: &str = "containerd-namespace-ttrpc";
+
+/// The metadata key by which the plugin in `containerd-plugin/` names its containerd's database.
+const DATABASE: &str = "containerd-database";
 
 /// containerd's service for the events of shims.
 const EVENTS: &str = "containerd.services.events.ttrpc.v1.Events";
@@ -123,7 +128,11 @@ struct MethodHandlerImpl {
 
 impl MethodHandlerImpl {
     async fn answer(&self, context: &TtrpcContext, payload: Vec<u8>) -> Result<Vec<u8>> {
-        let namespace = context.metadata.get(NAMESPACE).and_then(|values| values.first()).cloned();
+        let metadata = |key| context.metadata.get(key).and_then(|values| values.first()).cloned();
+        if let Some(database) = metadata(DATABASE) {
+            self.check_database(&database)?;
+        }
+        let namespace = metadata(NAMESPACE);
         let (client, headers) = (self.connection.client(), http::HeaderMap::new());
         let actor = self.connection.actor();
         let call = CallContext { namespace, client, actor, reply_limit: MAX_REPLY, headers };
@@ -133,6 +142,18 @@ impl MethodHandlerImpl {
         }
         let handler = self.clone();
         workers::offload(async move { handler.run(call, stream, &payload).await }).await
+    }
+
+    /// Refuses a call of another containerd's plugin: these images are not the ones that it asks for.
+    fn check_database(&self, path: &str) -> Result<()> {
+        if self.server.images.are_of_database(Path::new(path)) {
+            return Ok(());
+        }
+        Err(Error::FailedPrecondition(format!(
+            "this daemon does not read containerd's database {}: start it with --containerd and the \
+             socket of that containerd, as a user that can read the database",
+            quote(path)
+        )))
     }
 
     async fn run(&self, call: CallContext, stream: u32, payload: &[u8]) -> Result<Vec<u8>> {

@@ -21,12 +21,13 @@ use h2::Reason;
 use h2::client::SendRequest;
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
+use crate::containerd::DIRECT_HEADER;
 use crate::containerd::client::MAX_HEADER_LIST;
 use crate::model::{Error, Result};
 use crate::transport::conn::coalesce::{CoalescingStream, ConnectionAborter};
@@ -98,6 +99,7 @@ impl Upstream {
     ) -> Result<Response<Body>> {
         head.uri = uri(head.uri.path_and_query().cloned())?;
         head.version = http::Version::HTTP_2;
+        head.headers.insert(DIRECT_HEADER, HeaderValue::from_static("1"));
         let is_complete = read.is_empty() && body.is_end_stream();
         let LiveConnection { mut sender, aborter } = self.connection(stop).await?;
         let into_status = |e: h2::Error| self.reset_status(&e, &aborter);
