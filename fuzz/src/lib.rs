@@ -1,5 +1,6 @@
 //! What is fuzzed. A target is a function of any bytes that panics when something is not as it must be:
 //!
+//! - [`apply`]: sequences of requests to the catalogue; [`page_token`]: its page tokens
 //! - [`bbolt_live`]: containerd's own file, as the live reader reads it
 //! - [`bolt`]: containerd's own file, as `import --bolt` reads it
 //! - [`filter`]: filters are parsed, printed, parsed again, and matched; [`regexp`]: Go's patterns
@@ -12,6 +13,7 @@
 //! `scripts/soak/fuzz` runs them under libFuzzer; `tests/differential/fuzz_corpus.rs` replays what is in `seeds/`, where
 //! every input lies that once found something.
 
+pub mod apply;
 #[path = "../../crates/bbolt-read/fuzz/bbolt_live.rs"]
 pub mod bbolt_live;
 pub mod bolt;
@@ -19,6 +21,7 @@ pub mod filter;
 pub mod frames;
 pub mod journal;
 pub mod log_entry;
+pub mod page_token;
 pub mod record;
 #[path = "../../crates/go-compat/fuzz/regexp.rs"]
 pub mod regexp;
@@ -31,12 +34,14 @@ pub type Target = fn(&[u8]);
 
 /// All targets by name.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("apply", apply::run),
     ("bbolt_live", bbolt_live::run),
     ("bolt", bolt::run),
     ("filter", filter::run),
     ("frames", frames::run),
     ("journal", journal::run),
     ("log_entry", log_entry::run),
+    ("page_token", page_token::run),
     ("record", record::run),
     ("regexp", regexp::run),
     ("requests", requests::run),

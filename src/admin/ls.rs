@@ -18,9 +18,11 @@ use crate::model::filter::Filter;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result};
 use crate::service::cancel::Cancel;
+use crate::service::catalog::select::Selection;
 use crate::service::codec::{decode, encode};
 use crate::service::images::{self, Query};
-use crate::store::{Kind, ReadOnlyStore, Records};
+use crate::service::reply::{BuildOutcome, ReplyBuilder};
+use crate::store::{Kind, ReadOnlyStore, Records, Snapshot, place_of};
 
 /// Images found by a listing, ordered by namespace and name.
 #[derive(Debug)]
@@ -29,18 +31,31 @@ pub struct Listing {
     found: Vec<(Namespace, Vec<u8>)>,
     /// Number of damaged records, which the listing leaves out.
     pub left_out: u64,
+    /// Name of the last image, if the limit left out others behind it.
+    next_after: Option<String>,
+}
+
+/// Which part of a listing is wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Bounds {
+    /// Filters of images that are left out.
+    pub without: Vec<String>,
+    /// Only images behind this name.
+    pub after: Option<String>,
+    /// At most this number of images.
+    pub limit: Option<usize>,
 }
 
 /// Conditions that an image must meet in addition to matching a filter.
 #[derive(Debug, Clone, Default)]
-pub struct Selection {
+pub struct Conditions {
     /// The digest or its beginning: `sha256:ab12`.
     pub digest: Option<String>,
     /// Labels of the image, each with a value (`k=v`) or with any value (`k`).
     pub labels: Vec<String>,
 }
 
-impl Selection {
+impl Conditions {
     /// Combines the selection with `filters`, of which any must match, into equivalent filters.
     ///
     /// # Errors
@@ -95,10 +110,17 @@ fn digest_filter(digest: &str) -> Result<String> {
 
 /// Lists the images that match any of the filters, or all images if there is no filter; in one
 /// namespace, or in all if `namespace` is `None`.
-pub fn list(root: &Path, namespace: Option<&Namespace>, filters: Vec<String>) -> Result<Listing> {
+pub fn list(
+    root: &Path,
+    namespace: Option<&Namespace>,
+    filters: Vec<String>,
+    bounds: &Bounds,
+) -> Result<Listing> {
     let query = Query::new(&filters)?;
+    let selection = Selection::compile(&filters, &bounds.without, &mut Cancel::never())?;
+    let is_bounded = bounds.after.is_some() || bounds.limit.is_some() || !bounds.without.is_empty();
     let store = ReadOnlyStore::open(root)?;
-    let mut left_out = 0;
+    let (mut left_out, mut next_after) = (0, None);
     let found = store.read(|snapshot| {
         let namespaces = match namespace {
             Some(one) => vec![one.clone()],
@@ -106,13 +128,51 @@ pub fn list(root: &Path, namespace: Option<&Namespace>, filters: Vec<String>) ->
         };
         let list = |namespace: Namespace| {
             let room = ReplyBuffer::fixed(usize::MAX, None);
-            let built = images::list(snapshot, &namespace, &query, room, Cancel::never())?;
+            let built = if is_bounded {
+                let (built, last) = part(snapshot, &namespace, &selection, bounds, room)?;
+                next_after = last;
+                built
+            } else {
+                images::list(snapshot, &namespace, &query, room, Cancel::never())?
+            };
             left_out += built.left_out;
             Ok((namespace, built.reply.unwrap_or_default().message))
         };
         namespaces.into_iter().map(list).collect::<Result<_>>()
     })?;
-    Ok(Listing { found, left_out })
+    Ok(Listing { found, left_out, next_after })
+}
+
+/// The images of a namespace within bounds, and the name of the last one if there are more.
+fn part(
+    snapshot: &Snapshot<'_>,
+    namespace: &Namespace,
+    selection: &Selection,
+    bounds: &Bounds,
+    room: ReplyBuffer<'_>,
+) -> Result<(BuildOutcome, Option<String>)> {
+    let place = bounds.after.as_deref().map(place_of).unwrap_or_default();
+    let mut reply = ReplyBuilder::new(room);
+    let (mut count, mut last) = (0, None);
+    for entry in snapshot.images_after(namespace, selection.name_prefix(), &place)? {
+        let found = entry?
+            .message()
+            .and_then(|record| Ok(selection.matches(record, &mut || Ok(()))?.then_some(record)));
+        match found {
+            Ok(None) => {}
+            Ok(Some(_)) if bounds.limit == Some(count) => {
+                let last = last.map(decode::<Image>).transpose()?;
+                return Ok((reply.built(), last.map(|image| image.name)));
+            }
+            Ok(Some(record)) => {
+                reply.add(record);
+                (count, last) = (count + 1, Some(record));
+            }
+            Err(Error::DataLoss(_)) => reply.leave_out(),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((reply.built(), None))
 }
 
 /// Lists images of a containerd's bolt file in the same way. containerd may run.
@@ -163,7 +223,7 @@ pub fn list_bolt(
         }
     }
     let encoded = found.into_iter().map(|(of, list)| Ok((of, encode(&list)?)));
-    Ok(Listing { found: encoded.collect::<Result<_>>()?, left_out })
+    Ok(Listing { found: encoded.collect::<Result<_>>()?, left_out, next_after: None })
 }
 
 /// Reads the record of one image.
@@ -188,6 +248,11 @@ pub fn get(root: &Path, namespace: &Namespace, name: &str) -> Result<ImageJson> 
 }
 
 impl Listing {
+    /// The name behind which the listing goes on, if the limit ended it.
+    pub fn next_after(&self) -> Option<&str> {
+        self.next_after.as_deref()
+    }
+
     /// Hands on each record, until one is refused.
     pub fn for_each<E: From<Error>>(
         &self,
@@ -211,7 +276,7 @@ mod tests {
 
     fn filters(digest: Option<&str>, labels: &[&str], filters: &[&str]) -> Result<Vec<String>> {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-        let selection = Selection { digest: digest.map(str::to_owned), labels: owned(labels) };
+        let selection = Conditions { digest: digest.map(str::to_owned), labels: owned(labels) };
         selection.filters(owned(filters))
     }
 

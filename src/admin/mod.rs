@@ -1,14 +1,19 @@
 //! The admin commands, one file each. [`image_json`] is the JSON form of an image record.
 
 pub mod backup;
+pub mod batch;
+pub mod catalog;
+pub mod change_json;
 pub mod check;
 pub mod compact;
 mod containerd;
+pub mod count;
 pub mod diff;
 pub mod explain;
 pub mod export;
 pub mod file;
 pub mod health;
+pub mod history;
 pub mod image_json;
 pub mod import;
 pub mod ls;
@@ -17,3 +22,4 @@ mod record;
 pub mod recover;
 pub mod restore;
 pub mod stat;
+pub mod watch;

@@ -2,6 +2,7 @@
 //!
 //! - [`client`]: the calls over containerd's gRPC socket
 //! - [`codec`]: this crate's messages on tonic's client
+//! - [`leases`]: leases that keep content
 //! - [`paging`]: lists more images than one reply may carry
 //! - [`mod@write`]: stores records in a containerd, for `export`
 //! - [`plugins`]: where containerd keeps its files
@@ -12,6 +13,7 @@ pub mod blobs;
 pub mod client;
 pub mod codec;
 pub mod database;
+pub mod leases;
 pub mod paging;
 pub mod plugins;
 pub mod schema;

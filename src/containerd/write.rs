@@ -89,7 +89,7 @@ impl GrpcClient {
         self.put::<_, UpdateNamespaceResponse>(path, namespace, request).await.map(drop)
     }
 
-    async fn put<Q: Message, R: Message>(
+    pub(crate) async fn put<Q: Message, R: Message>(
         &self,
         path: &'static str,
         namespace: &Namespace,

@@ -29,6 +29,7 @@ use crate::model::{Error, Result};
 use crate::proxy::images::ProxyImages;
 use crate::proxy::{self, reconcile};
 use crate::service::Images;
+use crate::service::catalog::Catalog;
 use crate::service::events::Exchange;
 use crate::service::local::LocalImages;
 use crate::service::standalone::Standalone;
@@ -166,52 +167,72 @@ impl Daemon {
         let limits = &config.limits;
         let mut upstream = None;
         let access = |gid| Access { mode: 0o660, uid: None, gid };
-        let (images, health): (Arc<dyn Images>, _) = if let Some((upstream_socket, containerd)) =
-            upstream_socket.zip(containerd)
-        {
-            daemon.status.push_str(&format!(
-                ", in front of containerd at {}",
-                upstream_socket.socket.display()
-            ));
-            let proxy_images = ProxyImages::new(GrpcClient::lazy(&upstream_socket.socket), local);
-            upstream = Some(proxy_images.upstream().clone());
-            daemon.proxy = Some(proxy_images.clone());
-            let health = Health::new(daemon.store.clone(), Some(proxy_images.clone()));
-            let connect = || Upstream::new(Arc::from(upstream_socket.socket.as_path()));
-            let images_only =
-                ProxyRouter::images_only(proxy_images.clone(), health.clone(), connect());
-            daemon.serve_grpc(grpc.open(access(config.gid))?, images_only, limits, &stopping);
-            let before = ProxyRouter::forwards_all(proxy_images.clone(), health.clone(), connect());
-            // Calls on the other sockets take no admission slots from containerd's clients.
-            let own_admission = Limits { admission: Admission::forwarded(), ..limits.clone() };
-            daemon.serve_grpc(
-                containerd.open(upstream_socket.access)?,
-                before,
-                &own_admission,
-                &stopping,
-            );
-            let images = Arc::new(proxy_images.clone());
-            let ttrpc = ttrpc.open(access(config.gid))?;
-            daemon.serve_ttrpc(ttrpc, images.clone(), None, limits, &stopping);
-            if let Some(socket) = containerd_ttrpc {
-                let ours = upstream_socket.ttrpc(&config.state)?;
-                daemon.forward_ttrpc(socket, &ours, limits, &stopping)?;
-            }
-            daemon.tasks.push(tokio::spawn(proxy::watch::run(proxy_images.clone())));
-            daemon.tasks.push(tokio::spawn(reconcile::run(proxy_images)));
-            (images, health)
-        } else {
-            let health = Health::new(daemon.store.clone(), None);
-            let table = StandaloneRouter::new(Standalone::new(local.clone()), health.clone());
-            daemon.serve_grpc(grpc.open(access(config.gid))?, table, limits, &stopping);
-            let (images, events) = (Arc::new(local.clone()), Some(local.events().clone()));
-            let ttrpc = ttrpc.open(access(config.gid))?;
-            daemon.serve_ttrpc(ttrpc, images.clone(), events, limits, &stopping);
-            daemon.servers.push(tokio::spawn(collect(local, stopping.clone())));
-            (images, health)
-        };
+        let (images, catalog, health): (Arc<dyn Images>, _, _) =
+            if let Some((upstream_socket, containerd)) = upstream_socket.zip(containerd) {
+                daemon.status.push_str(&format!(
+                    ", in front of containerd at {}",
+                    upstream_socket.socket.display()
+                ));
+                let proxy_images =
+                    ProxyImages::new(GrpcClient::lazy(&upstream_socket.socket), local);
+                upstream = Some(proxy_images.upstream().clone());
+                daemon.proxy = Some(proxy_images.clone());
+                let health = Health::new(daemon.store.clone(), Some(proxy_images.clone()));
+                let catalog =
+                    Catalog::new(proxy_images.local().clone(), Arc::new(proxy_images.clone()));
+                let connect = || Upstream::new(Arc::from(upstream_socket.socket.as_path()));
+                let images_only = ProxyRouter::images_only(
+                    proxy_images.clone(),
+                    catalog.clone(),
+                    health.clone(),
+                    connect(),
+                );
+                daemon.serve_grpc(grpc.open(access(config.gid))?, images_only, limits, &stopping);
+                let before = ProxyRouter::forwards_all(
+                    proxy_images.clone(),
+                    catalog.clone(),
+                    health.clone(),
+                    connect(),
+                );
+                // Calls on the other sockets take no admission slots from containerd's clients.
+                let own_admission = Limits { admission: Admission::forwarded(), ..limits.clone() };
+                daemon.serve_grpc(
+                    containerd.open(upstream_socket.access)?,
+                    before,
+                    &own_admission,
+                    &stopping,
+                );
+                let images = Arc::new(proxy_images.clone());
+                let ttrpc = ttrpc.open(access(config.gid))?;
+                daemon.serve_ttrpc(ttrpc, images.clone(), catalog.clone(), None, limits, &stopping);
+                if let Some(socket) = containerd_ttrpc {
+                    let ours = upstream_socket.ttrpc(&config.state)?;
+                    daemon.forward_ttrpc(socket, &ours, limits, &stopping)?;
+                }
+                daemon.tasks.push(tokio::spawn(proxy::watch::run(proxy_images.clone())));
+                daemon.tasks.push(tokio::spawn(reconcile::run(proxy_images)));
+                (images, catalog, health)
+            } else {
+                let health = Health::new(daemon.store.clone(), None);
+                let catalog = Catalog::new(local.clone(), Arc::new(local.clone()));
+                let standalone = Standalone::new(local.clone());
+                let table = StandaloneRouter::new(standalone, catalog.clone(), health.clone());
+                daemon.serve_grpc(grpc.open(access(config.gid))?, table, limits, &stopping);
+                let (images, events) = (Arc::new(local.clone()), Some(local.events().clone()));
+                let ttrpc = ttrpc.open(access(config.gid))?;
+                daemon.serve_ttrpc(
+                    ttrpc,
+                    images.clone(),
+                    catalog.clone(),
+                    events,
+                    limits,
+                    &stopping,
+                );
+                daemon.servers.push(tokio::spawn(collect(local, stopping.clone())));
+                (images, catalog, health)
+            };
         if let Some(readonly) = readonly {
-            let table = ReadOnlyRouter::new(images, health.clone(), daemon.store.uuid());
+            let table = ReadOnlyRouter::new(images, catalog, health.clone(), daemon.store.uuid());
             let access = access(config.readonly_gid);
             daemon.serve_grpc(readonly.open(access)?, table, limits, &stopping);
         }
@@ -246,11 +267,12 @@ impl Daemon {
         &mut self,
         socket: sockets::ListeningSocket,
         images: Arc<dyn Images>,
+        catalog: Catalog,
         events: Option<Exchange>,
         limits: &Limits,
         stop: &listener::Shutdown,
     ) {
-        let served = TtrpcServer::new(images, events, limits.clone());
+        let served = TtrpcServer::new(images, catalog, events, limits.clone());
         self.serve(socket, limits, stop.clone(), move |s, stop| served.clone().connection(s, stop));
     }
 

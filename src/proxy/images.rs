@@ -51,8 +51,8 @@ pub(crate) struct Shared {
     pub(crate) containerd: GrpcClient,
     pub(crate) local: LocalImages,
     live: LiveReads,
-    sync_state: SyncState,
-    locks: RecordLocks,
+    pub(crate) sync_state: SyncState,
+    pub(crate) locks: RecordLocks,
     wanted: ReconcileQueue,
     resyncs: Semaphore,
     /// The time of the last call that containerd left unanswered.
@@ -165,10 +165,7 @@ impl ProxyImages {
         let _lock = self.shared.locks.lock(namespace, name).await;
         match self.live().map(|files| files.database.image(namespace, name)) {
             Some(Ok(Some(found))) => {
-                return self
-                    .store_record(cause, namespace, Some(found))
-                    .await
-                    .map(|()| Found::Kept);
+                return self.store_record(cause, namespace, Some(found)).await.map(|_| Found::Kept);
             }
             Some(Ok(None)) => return self.remove(cause, namespace, name, aside).await,
             // containerd must say what it has.
@@ -177,7 +174,7 @@ impl ProxyImages {
         if name.len() > MAX_NAME {
             return match self.shared.containerd.find_image(namespace, name).await? {
                 Some(found) => {
-                    self.store_record(cause, namespace, Some(found)).await.map(|()| Found::Kept)
+                    self.store_record(cause, namespace, Some(found)).await.map(|_| Found::Kept)
                 }
                 None => self.remove(cause, namespace, name, aside).await,
             };
@@ -191,7 +188,7 @@ impl ProxyImages {
         {
             UpstreamOutcome::Answer(found) => {
                 let found = found.image.into_option();
-                self.store_record(cause, namespace, found).await.map(|()| Found::Kept)
+                self.store_record(cause, namespace, found).await.map(|_| Found::Kept)
             }
             UpstreamOutcome::Refused(Error::Upstream(code, _))
                 if code == tonic::Code::NotFound as i32 =>
@@ -212,57 +209,60 @@ impl ProxyImages {
         name: &str,
         aside: bool,
     ) -> Result<Found> {
-        let was_there = self.remove_record(cause, namespace, name, aside).await?;
+        let was_there = self.remove_record(cause, namespace, name, aside).await?.is_some();
         Ok(if was_there { Found::Removed } else { Found::Absent })
     }
 
-    /// Stores a record of containerd, and its namespace.
-    async fn store_record(
+    /// Stores a record of containerd, and its namespace. Gives the number of the change in the log, or 0.
+    pub(super) async fn store_record(
         &self,
         cause: Cause,
         namespace: &Namespace,
         found: Option<Image>,
-    ) -> Result<()> {
-        let Some(found) = found else { return Ok(()) };
+    ) -> Result<u64> {
+        let Some(found) = found else { return Ok(0) };
         let found = image::normalize_record(found);
         let (record, ns) = (encode(&found)?, namespace.clone());
         let work = move |change: &mut Transaction<'_>| {
             change.set_cause(cause);
             if change.record(&ns, Kind::Image, &found.name).is_ok_and(|r| r == Some(&record)) {
-                return Ok(());
+                return Ok(0);
             }
             namespaces::ensure(change, &ns)?;
             let expires = gc::expires(&found.labels);
-            change.put(&ns, Kind::Image, &found.name, &record, expires)
+            change.put(&ns, Kind::Image, &found.name, &record, expires)?;
+            Ok(change.last_seq())
         };
         self.shared.local.store().writer().write(work).await
     }
 
-    /// Deletes a record from LMDB, or sets it aside. Returns whether the record existed.
+    /// Deletes a record from LMDB, or sets it aside. Gives the number of the change in the log if the record
+    /// existed.
     pub(crate) async fn remove_record(
         &self,
         cause: Cause,
         namespace: &Namespace,
         name: &str,
         aside: bool,
-    ) -> Result<bool> {
+    ) -> Result<Option<u64>> {
         let (ns, name) = (namespace.clone(), name.to_owned());
         let work = move |change: &mut Transaction<'_>| {
             change.set_cause(cause);
-            if !aside {
-                return change.delete(&ns, Kind::Image, &name);
-            }
-            if change.can_set_aside(&ns, Kind::Image, &name)? {
-                return change.set_aside(&ns, Kind::Image, &name);
-            }
-            throttled_log!(
-                Warn,
-                "image {} in namespace {ns}, which containerd no longer has, is removed and not set \
-                 aside: {MAX_SET_ASIDE} images are set aside, and no more are kept; to drop those, \
-                 start the daemon with a new root folder: it reads all names from containerd",
-                quote(&name)
-            );
-            change.delete(&ns, Kind::Image, &name)
+            let was_there = if !aside {
+                change.delete(&ns, Kind::Image, &name)?
+            } else if change.can_set_aside(&ns, Kind::Image, &name)? {
+                change.set_aside(&ns, Kind::Image, &name)?
+            } else {
+                throttled_log!(
+                    Warn,
+                    "image {} in namespace {ns}, which containerd no longer has, is removed and not set \
+                     aside: {MAX_SET_ASIDE} images are set aside, and no more are kept; to drop those, \
+                     start the daemon with a new root folder: it reads all names from containerd",
+                    quote(&name)
+                );
+                change.delete(&ns, Kind::Image, &name)?
+            };
+            Ok(was_there.then(|| change.last_seq()))
         };
         self.shared.local.store().writer().write(work).await
     }
@@ -360,26 +360,30 @@ impl ProxyImages {
         None
     }
 
-    /// Stores the result of a write. containerd has made the change already, so the write succeeds
-    /// even if LMDB cannot store the result.
-    async fn apply_result(
+    /// Stores the result of a write, and gives the number of the change in the log. containerd has made the
+    /// change already, so the write succeeds even if LMDB cannot store the result.
+    pub(super) async fn apply_result(
         &self,
         cause: Cause,
         namespace: &Namespace,
         name: &str,
         made: Option<Image>,
-    ) {
+    ) -> u64 {
         let stored = match made {
             Some(image) => {
                 self.observe(namespace);
                 self.store_record(cause, namespace, Some(image)).await
             }
-            None => self.remove_record(cause, namespace, name, false).await.map(drop),
+            None => {
+                let removed = self.remove_record(cause, namespace, name, false).await;
+                removed.map(Option::unwrap_or_default)
+            }
         };
-        if let Err(e) = stored {
+        stored.unwrap_or_else(|e| {
             throttled_log!(Error, "image {} in namespace {namespace}: {e}", quote(name));
             self.schedule_reconcile(namespace);
-        }
+            0
+        })
     }
 
     /// Checks the target of a Delete, because containerd 1.x ignores it and deletes the image anyway.

@@ -278,7 +278,8 @@ impl LocalImages {
         }
     }
 
-    fn room(&self, call: &CallContext) -> ReplyBuffer<'_> {
+    /// Room for a reply of the call.
+    pub fn room(&self, call: &CallContext) -> ReplyBuffer<'_> {
         ReplyBuffer::elastic(&self.replies, call.client, call.reply_limit)
     }
 
@@ -300,11 +301,11 @@ impl LocalImages {
 }
 
 /// How long a List may take on the thread that has the request.
-const INLINE_TIMEOUT: Duration = Duration::from_millis(5);
+pub const INLINE_TIMEOUT: Duration = Duration::from_millis(5);
 
 /// Whether filters are read at once, where they are: short, and without regular expressions, whose
 /// compilation may take as long as a walk.
-fn is_simple(filters: &[String]) -> bool {
+pub fn is_simple(filters: &[String]) -> bool {
     const SHORT: usize = 1024;
     filters.iter().map(String::len).sum::<usize>() <= SHORT
         && !filters.iter().any(|filter| filter.contains('~'))

@@ -1,6 +1,7 @@
 //! What the requests mean: the operations of containerd's services on the local store.
 //!
 //! - [`images`], [`namespaces`], [`leases`]: the operations inside a transaction
+//! - [`catalog`]: pages, counts and batches of images, and the changes of the past
 //! - [`events`]: what happened, to all who subscribe
 //! - [`gc`]: removing what has expired
 //! - [`transfer`], [`introspection`]: what is offered of these services
@@ -13,6 +14,7 @@
 //! encoded bytes of its message.
 
 pub mod cancel;
+pub mod catalog;
 pub mod codec;
 pub mod containers;
 pub mod events;

@@ -35,12 +35,13 @@ mod store;
 
 pub use changelog::LogHead;
 pub use changelog::cause::{Actor, Cause, Origin};
+pub use changelog::entry::whole_state;
 pub use engine::transaction::Transaction;
 pub use read::changelog::{LogEntry, LogPage};
 pub use read::records::{Records, Snapshot};
 pub use read::scan::Entry;
 pub use read::view::Revision;
 pub use read_only::ReadOnlyStore;
-pub use schema::keys::Kind;
+pub use schema::keys::{Kind, place_of};
 pub use schema::log_meta::Retention;
 pub use store::Store;

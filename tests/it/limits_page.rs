@@ -16,6 +16,7 @@ const INTERFACES: &[&str] = &[
     "containerd/services/introspection/v1/introspection.proto",
     "containerd/services/version/v1/version.proto",
     "grpc/health/v1/health.proto",
+    "lmdbimages/v1/catalog.proto",
 ];
 
 /// The headings of the sections whose rows need no test: they say what has no bound, or add up.

@@ -11,6 +11,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod catalog;
+mod catalog_watch;
 mod changelog;
 mod clock;
 mod containerd_ttrpc;

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // No program uses all of it.
 
+pub mod catalog;
 pub mod changelog;
 pub mod client;
 pub mod containerd;

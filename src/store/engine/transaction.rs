@@ -113,6 +113,12 @@ impl<'e> Transaction<'e> {
         BatchChanges { overlay: self.view.overlay, writes: self.batch, log }
     }
 
+    /// The number in the log that the last change of an image gets which this job has made; 0 if it has made
+    /// none, or the log is off.
+    pub fn last_seq(&self) -> u64 {
+        self.log.last_seq()
+    }
+
     /// Writes an encoded record under `name` and replaces an existing one. `expires` is the value of the
     /// record's label `containerd.io/gc.expire`.
     pub fn put(

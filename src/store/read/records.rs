@@ -77,6 +77,17 @@ pub trait Records: ReadState {
         Scan::new(self, namespace, Kind::Image, beginning)
     }
 
+    /// The images in a namespace whose names begin with `beginning`, behind the one at `place`
+    /// ([`Entry::place`]), in the order of their places: that of their names, but for long ones.
+    fn images_after(
+        &self,
+        namespace: &Namespace,
+        beginning: &[u8],
+        place: &[u8],
+    ) -> Result<impl Iterator<Item = Result<Entry<'_>>>> {
+        scan::images_after(self, namespace, beginning, place)
+    }
+
     /// Images among which are all that match the filter of `plan`, in byte order of names, if that
     /// takes no more than `most` look-ups. `step` is called now and then; its error ends the search.
     fn candidates(

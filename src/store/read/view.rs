@@ -107,6 +107,16 @@ impl<'e> View<'e> {
         Ok(Prefixed { range: self.range_from(table, &prefix)?, prefix })
     }
 
+    /// The keys that begin with `prefix`, in order, from `from` on.
+    pub fn prefix_from<'v>(
+        &'v self,
+        table: Table,
+        prefix: Vec<u8>,
+        from: &[u8],
+    ) -> Result<Prefixed<'v>> {
+        Ok(Prefixed { range: self.range_from(table, prefix.as_slice().max(from))?, prefix })
+    }
+
     /// The number of keys.
     pub fn len(&self, table: Table) -> Result<u64> {
         let stored = self.tables.get(table);

@@ -17,6 +17,7 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as HttpBody, Frame, Incoming};
 use protobuf::MessageFull;
+use tokio::sync::oneshot;
 
 use crate::limits::client::Client;
 use crate::limits::decoded_size;
@@ -275,6 +276,27 @@ pub fn error_response(error: &Error) -> Response<Body> {
 /// One message with its prefix.
 pub fn frame(message: &[u8]) -> Bytes {
     Bytes::from([&prefix(message.len())[..], message].concat())
+}
+
+/// One message with its prefix. `keep` is dropped when the bytes are written to the connection, and the
+/// receiver ends.
+pub fn tracked_frame<T: Send + 'static>(message: &[u8], keep: T) -> (Bytes, oneshot::Receiver<()>) {
+    let (sent, receiver) = oneshot::channel();
+    let bytes = [&prefix(message.len())[..], message].concat();
+    (Bytes::from_owner(TrackedBytes { bytes, _keep: keep, _sent: sent }), receiver)
+}
+
+struct TrackedBytes<T> {
+    bytes: Vec<u8>,
+    _keep: T,
+    /// Its drop ends the receiver.
+    _sent: oneshot::Sender<()>,
+}
+
+impl<T> AsRef<[u8]> for TrackedBytes<T> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// A piece of a message. The first piece carries the prefix of the whole message.

@@ -234,7 +234,11 @@ impl IncomingCall {
         Ok(PeekedCall { head, read, body, context, connection: self.connection })
     }
 
-    fn context(&self) -> Result<CallContext> {
+    /// What the call brings along beside its message.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the namespace header is not UTF-8.
+    pub fn context(&self) -> Result<CallContext> {
         Ok(CallContext {
             namespace: namespace(&self.request)?,
             client: self.connection.client(),
@@ -255,6 +259,11 @@ impl IncomingCall {
     /// The client of the call.
     pub fn client(&self) -> Client {
         self.connection.client()
+    }
+
+    /// The connection of the call.
+    pub fn connection(&self) -> Arc<ConnectionState> {
+        Arc::clone(&self.connection)
     }
 
     /// Reads the message of a call that is not unary.

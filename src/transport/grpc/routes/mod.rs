@@ -1,6 +1,8 @@
 //! A router per kind of socket: [`standalone`], [`proxy`] and [`readonly`]. All of them answer
-//! [`health`]. [`local_reads`] are the calls that proxy mode answers from containerd's files.
+//! [`health`] and [`catalog`]. [`local_reads`] are the calls that proxy mode answers from containerd's
+//! files.
 
+pub mod catalog;
 pub mod health;
 mod local_reads;
 pub mod proxy;

@@ -14,17 +14,19 @@ use crate::health::Health;
 use crate::model::{Error, Namespace, Result};
 use crate::proxy::images::ProxyImages;
 use crate::service::Images;
+use crate::service::catalog::Catalog;
 use crate::transport::conn::listener::Shutdown;
 use crate::transport::grpc::forward::upstream;
 use crate::transport::grpc::forward::upstream::Upstream;
 use crate::transport::grpc::message::Body;
+use crate::transport::grpc::routes::catalog;
 use crate::transport::grpc::routes::health;
 use crate::transport::grpc::routes::health::HEALTH;
 use crate::transport::grpc::routes::local_reads;
 use crate::transport::grpc::routes::standalone::{self, CONTAINERS};
 use crate::transport::grpc::routes::unimplemented;
 use crate::transport::grpc::server::{IncomingCall, Router};
-use crate::transport::limits::IMAGES;
+use crate::transport::limits::{CATALOG, IMAGES};
 
 const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
 const CONTENT: &str = "containerd.services.content.v1.Content";
@@ -50,6 +52,7 @@ const FORWARDED_ON_IMAGES_SOCK: [&str; 6] = [
 pub struct ProxyRouter {
     proxy: ProxyImages,
     images: Arc<dyn Images>,
+    catalog: Catalog,
     health: Health,
     upstream: Arc<Upstream>,
     forwards_all: bool,
@@ -57,18 +60,34 @@ pub struct ProxyRouter {
 
 impl ProxyRouter {
     /// The router of `containerd.sock`: it forwards every service.
-    pub fn forwards_all(proxy: ProxyImages, health: Health, upstream: Upstream) -> Self {
-        Self::new(proxy, health, upstream, true)
+    pub fn forwards_all(
+        proxy: ProxyImages,
+        catalog: Catalog,
+        health: Health,
+        upstream: Upstream,
+    ) -> Self {
+        Self::new(proxy, catalog, health, upstream, true)
     }
 
     /// The router of `images.sock`: it forwards the services around image names.
-    pub fn images_only(proxy: ProxyImages, health: Health, upstream: Upstream) -> Self {
-        Self::new(proxy, health, upstream, false)
+    pub fn images_only(
+        proxy: ProxyImages,
+        catalog: Catalog,
+        health: Health,
+        upstream: Upstream,
+    ) -> Self {
+        Self::new(proxy, catalog, health, upstream, false)
     }
 
-    fn new(proxy: ProxyImages, health: Health, upstream: Upstream, forwards_all: bool) -> Self {
+    fn new(
+        proxy: ProxyImages,
+        catalog: Catalog,
+        health: Health,
+        upstream: Upstream,
+        forwards_all: bool,
+    ) -> Self {
         let images = Arc::new(proxy.clone());
-        Self { proxy, images, health, upstream: Arc::new(upstream), forwards_all }
+        Self { proxy, images, catalog, health, upstream: Arc::new(upstream), forwards_all }
     }
 
     async fn introspection(&self, call: IncomingCall, stop: &Shutdown) -> Result<Response<Body>> {
@@ -138,6 +157,7 @@ impl Router for ProxyRouter {
         match service {
             IMAGES => standalone::call_images(Arc::clone(&self.images), call, method).await,
             TRANSFER => self.transfer(call, &stop).await,
+            CATALOG => catalog::answer(&self.catalog, call, method, stop).await,
             HEALTH => health::answer(&self.health, call, method, stop).await,
             INTROSPECTION => self.introspection(call, &stop).await,
             CONTENT if self.forwards_all && matches!(method, "Info" | "Read") => {
