@@ -114,12 +114,16 @@ pub mod cli;
 pub mod clock;
 pub mod containerd;
 pub mod daemon;
-pub mod health;
+pub(crate) mod health;
 pub mod limits;
-pub mod log_throttle;
+pub(crate) mod log_throttle;
 pub mod metrics;
 pub mod model;
 pub mod proxy;
 pub mod service;
 pub mod store;
 pub mod transport;
+
+pub use daemon::{Config, Daemon};
+pub use model::{Error, Namespace, Result};
+pub use store::{ReadOnlyStore, Store};

@@ -32,7 +32,6 @@ const LAYERS: &[(&str, Rows)] = &[
         "store",
         &[
             &["bounds", "dir"],
-            &["format"],
             &["error"],
             &["schema"],
             &["changelog", "lmdb"],
@@ -49,6 +48,8 @@ const LAYERS: &[(&str, Rows)] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("heed", &["store"]),
     ("bbolt_read", &["admin", "containerd"]),
+    ("go_compat", &["model"]),
+    ("lmdb_verify", &["admin", "store"]),
     ("rpds", &["store"]),
     ("rustix", &["containerd", "transport"]),
     ("ttrpc", &["transport"]),

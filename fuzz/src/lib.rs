@@ -20,6 +20,8 @@ pub mod bolt;
 pub mod filter;
 pub mod frames;
 pub mod journal;
+#[path = "../../crates/lmdb-verify/fuzz/verify.rs"]
+pub mod lmdb_verify;
 pub mod log_entry;
 pub mod page_token;
 pub mod record;

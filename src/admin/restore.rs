@@ -17,9 +17,9 @@ use crate::model::{Error, Result};
 use crate::store::dir::root::StoreDir;
 use crate::store::dir::scratch::ScratchFolder;
 use crate::store::dir::{permissions, store_id};
-use crate::store::format::layout::Meta;
-use crate::store::format::state::Metas;
 use crate::store::{ReadOnlyStore, Store};
+use lmdb_verify::layout::Meta;
+use lmdb_verify::state::Metas;
 
 /// Result of a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]

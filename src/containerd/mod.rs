@@ -9,15 +9,15 @@
 //! - [`database`]: its `meta.db`, read while it runs; [`schema`]: the records in it
 //! - [`blobs`]: the files of its content
 
-pub mod blobs;
+pub(crate) mod blobs;
 pub mod client;
 pub mod codec;
-pub mod database;
+pub(crate) mod database;
 pub mod leases;
-pub mod paging;
-pub mod plugins;
+pub(crate) mod paging;
+pub(crate) mod plugins;
 pub mod schema;
-pub mod write;
+pub(crate) mod write;
 
 /// The header on each call to containerd, made or forwarded. A containerd with the plugin of
 /// `containerd-plugin/` asks this daemon for images. It answers a call with this header itself, so that

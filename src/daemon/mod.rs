@@ -9,10 +9,10 @@
 
 pub mod check;
 pub mod metrics;
-pub mod process;
+pub(crate) mod process;
 mod reader_monitor;
 pub mod sockets;
-pub mod systemd;
+pub(crate) mod systemd;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

@@ -98,7 +98,8 @@ impl FairSemaphore {
         self.lock().next_client().is_some()
     }
 
-    /// The permits that nobody holds.
+    /// The permits that no client holds.
+    #[cfg(test)]
     pub fn free(&self) -> usize {
         self.lock().free
     }

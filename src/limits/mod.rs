@@ -2,6 +2,6 @@
 //! takes, [`fair_semaphore`] shares permits between [`client`]s.
 
 pub mod client;
-pub mod decoded_size;
-pub mod fair_semaphore;
+pub(crate) mod decoded_size;
+pub(crate) mod fair_semaphore;
 pub mod memory;

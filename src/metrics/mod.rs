@@ -7,8 +7,8 @@
 //! all of them. A client cannot choose a label's value: unknown names become `other`. `docs/metrics.md`
 //! lists the metrics.
 
-pub mod calls;
-pub mod names;
+pub(crate) mod calls;
+pub(crate) mod names;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;

@@ -84,19 +84,24 @@ pub fn compare(
 ) -> Result<Comparison> {
     let mut found = Comparison::default();
     let mut common = 0;
-    let mut same_names = Vec::new();
+    let mut theirs = Vec::new();
     let whole = walk(database, namespace, cancel, |image| {
         let record = encode(&image)?;
-        match snapshot.record(namespace, Kind::Image, &image.name) {
-            Ok(Some(ours)) if ours == record => common += 1,
-            Ok(None) => found.differing.push(image.name),
-            // A damaged record differs, too.
-            Ok(Some(_)) | Err(Error::DataLoss(_)) => {
+        let is_equal = match snapshot.record(namespace, Kind::Image, &image.name) {
+            Ok(ours) => {
+                common += usize::from(ours.is_some());
+                ours == Some(&record)
+            }
+            Err(Error::DataLoss(_)) => {
                 common += 1;
-                found.differing.push(image.name);
+                false
             }
             Err(e) => return Err(e),
+        };
+        if !is_equal {
+            found.differing.push(image.name.clone());
         }
+        theirs.push(image.name);
         Ok(found.differing.len() < MAX_NAMES)
     })?;
     let Some(transaction) = whole else { return Ok(found) };
@@ -105,25 +110,25 @@ pub fn compare(
         entry?;
         found.ours += 1;
     }
-    if found.ours > common {
-        found.transaction = None;
-        walk(database, namespace, cancel, |image| {
-            same_names.push(image.name);
-            Ok(true)
-        })?;
-        for entry in snapshot.scan(namespace, Kind::Image)? {
-            cancel.check()?;
-            // A damaged record is found by its name above, or by `check`.
-            let Ok(message) = entry?.message() else { continue };
-            let Some(name) = Encoded::new(message)
-                .and_then(|image| String::from_utf8(image.name().to_vec()).ok())
-            else {
-                continue;
-            };
-            if same_names.binary_search(&name).is_err() && found.differing.len() < MAX_NAMES {
-                found.differing.push(name);
-            }
+    if found.ours == common {
+        return Ok(found);
+    }
+    // The names of this walk count, not those of another: an image may have come back meanwhile, with
+    // another record than the one that the snapshot has.
+    for entry in snapshot.scan(namespace, Kind::Image)? {
+        cancel.check()?;
+        // The name of a damaged record is not known. `check` finds it.
+        let Ok(message) = entry?.message() else { continue };
+        let name = Encoded::new(message).map(|image| image.name());
+        let Some(name) = name.and_then(|name| std::str::from_utf8(name).ok()) else { continue };
+        let is_theirs = theirs.binary_search_by(|other| other.as_str().cmp(name)).is_ok();
+        if !is_theirs && found.differing.len() < MAX_NAMES {
+            found.differing.push(name.to_owned());
         }
+    }
+    if found.differing.is_empty() {
+        // Only damaged records are left, which a List leaves out.
+        found.transaction = None;
     }
     Ok(found)
 }

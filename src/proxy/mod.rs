@@ -15,13 +15,13 @@
 
 mod ask;
 mod catalog;
-pub mod compare;
+pub(crate) mod compare;
 pub mod images;
-pub mod live;
-pub mod live_reads;
+pub(crate) mod live;
+pub(crate) mod live_reads;
 mod outcome;
 pub mod reconcile;
-pub mod reconcile_queue;
-pub mod record_locks;
-pub mod sync_state;
+pub(crate) mod reconcile_queue;
+pub(crate) mod record_locks;
+pub(crate) mod sync_state;
 pub mod watch;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use heed::{CompactionOption, Env, EnvFlags, EnvOpenOptions, WithoutTls};
+use lmdb_verify::State;
 use nix::fcntl::FlockArg;
 
 use super::bounds::{MAP_SIZE, MAX_READERS};
@@ -14,7 +15,6 @@ use super::changelog::keep::LogStep;
 use super::dir::{permissions, root, store_id};
 use super::engine::committer;
 use super::error::{environment_lost_error, lmdb_error};
-use super::format::state::State;
 use super::journal::overlay::Overlay;
 use super::journal::replay::{self, Fault};
 use super::lmdb::open::{begin_to_read, free_dead_readers};

@@ -1,21 +1,20 @@
-//! Removing what has expired, as containerd's garbage collector does from 2.0 on: leases and images
-//! whose label `containerd.io/gc.expire` lies in the past, but for images that something keeps
-//! ([`references`] says what does).
+//! Garbage collection, as in containerd from 2.0 on: removes leases and images whose label
+//! `containerd.io/gc.expire` lies in the past, except images that are still referenced ([`references`]).
 //!
-//! It runs when containerd's does by default: shortly after the start, after every hundred changes,
-//! and when a Delete asks to wait for it (`sync`). Between those an expired image is still there.
+//! It runs when containerd's collector runs by default: shortly after the start, after every hundred
+//! changes, and when a Delete waits for it (`sync`). Until the next run an expired image is served.
 //!
-//! A run ([`run`]) goes in batches, each in two steps: it looks at a snapshot for what nothing keeps
-//! ([`find`]), beside the writer thread, and removes it in short jobs. Clients go on changing records
-//! meanwhile. **Invariant:** what a change makes kept after a batch began is not removed by it. For
-//! that each change tells the collector, in its own job on the writer thread, which names it keeps
-//! ([`Collector::image_written`], [`Collector::image_leased`]); what a change lets go of is removed by
-//! the next run.
+//! A run ([`run`]) goes in batches of two steps: it finds unreferenced records in a snapshot ([`find`]),
+//! beside the writer thread, and removes them in short jobs. Clients go on changing records meanwhile.
+//! **Invariant:** a batch does not remove an image that a change references after the batch began. Each
+//! change therefore reports the names that it references to the collector, in its own job on the writer
+//! thread ([`Collector::image_written`], [`Collector::image_leased`]). References that a change drops count
+//! from the next run on.
 
-pub mod find;
-pub mod references;
+pub(crate) mod find;
+pub(crate) mod references;
 pub mod run;
-pub mod schedule;
+pub(crate) mod schedule;
 #[cfg(test)]
 mod tests;
 

@@ -8,10 +8,10 @@
 //! - [`routes`]: a router per socket; [`forward`]: forwards calls to containerd
 
 mod blob_body;
-pub mod forward;
+pub(crate) mod forward;
 mod frames;
 pub mod message;
 mod metered_body;
-pub mod routes;
+pub(crate) mod routes;
 pub mod server;
 mod throttle;

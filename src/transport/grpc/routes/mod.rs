@@ -6,6 +6,6 @@ pub mod catalog;
 pub mod health;
 mod local_reads;
 pub mod proxy;
-pub mod readonly;
+pub(crate) mod readonly;
 pub mod standalone;
-pub mod unimplemented;
+pub(crate) mod unimplemented;

@@ -161,6 +161,8 @@ struct One<'c> {
 enum Told {
     Reply(Vec<u8>),
     Code(i32),
+    /// An error that promises that nothing was changed.
+    Refused,
     Nothing,
 }
 
@@ -187,6 +189,7 @@ impl One<'_> {
             Ok(reply) => Told::Reply(reply),
             Err(Failed { code, .. }) if code == Code::NotFound as i32 => Told::Code(code),
             Err(Failed { code, .. }) if code == Code::AlreadyExists as i32 => Told::Code(code),
+            Err(failed) if failed.message.contains("nothing was changed") => Told::Refused,
             Err(_) => Told::Nothing,
         }
     }
@@ -214,7 +217,7 @@ impl One<'_> {
                 value_of(&GetImageResponse::parse_from_bytes(&bytes).unwrap().image)
             }
             Told::Code(_) => ABSENT,
-            Told::Nothing => return false,
+            Told::Refused | Told::Nothing => return false,
         };
         self.record(self.register(), begin, end, Effect::Read(value), false);
         true
@@ -258,6 +261,7 @@ impl One<'_> {
                 (end, Effect::Present, false)
             }
             Told::Code(_) => (end, Effect::Read(ABSENT), false),
+            Told::Refused => return true,
             // Until the end of the round, when containerd has started again.
             Told::Nothing => (u64::MAX, effect, true),
         };
@@ -308,9 +312,10 @@ impl One<'_> {
         let told = self.ask(service, "Transfer", &request).await;
         // It creates, or else updates: an image that comes or goes in between is an error that says little.
         let in_doubt = !matches!(told, Told::Reply(_));
-        let end = if in_doubt { u64::MAX } else { self.recorder.tick() };
+        let is_over = !matches!(told, Told::Nothing);
+        let end = if is_over { self.recorder.tick() } else { u64::MAX };
         self.record(self.register(), begin, end, Effect::Put(SOURCE.1), in_doubt);
-        !matches!(told, Told::Nothing)
+        is_over
     }
 
     /// Takes a namespace away, which containerd refuses while it has images.

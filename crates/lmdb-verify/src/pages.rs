@@ -1,21 +1,23 @@
-//! Pages of a file or of bytes in memory, read one at a time, and which of them were seen.
+//! Pages of a file or of bytes in memory, read one at a time, and sets of page numbers.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::store::format::layout::{PAGE_HEADER, Page};
+use crate::layout::{PAGE_HEADER, Page};
 
-/// What is wrong with a file, as part of a sentence: `page 7 …`.
+/// Damage of a file, as part of a sentence: `page 7 …`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage(pub String);
 
 impl Damage {
-    /// Something about one page.
+    /// Damage of one page.
     pub fn page(number: u64, what: impl std::fmt::Display) -> Self {
         Self(format!("page {number} {what}"))
     }
 }
+
+impl std::error::Error for Damage {}
 
 impl std::fmt::Display for Damage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -23,12 +25,12 @@ impl std::fmt::Display for Damage {
     }
 }
 
-/// Bytes that can be read at any place: a file, or memory.
+/// A source of bytes: a file, or memory.
 pub trait ReadAt: Sync {
-    /// How many there are.
+    /// The number of bytes.
     fn length(&self) -> io::Result<u64>;
 
-    /// Fills `buffer` with those at `at`.
+    /// Fills `buffer` from the offset `at`.
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()>;
 }
 
@@ -61,7 +63,7 @@ pub struct Pages<'s, S: ReadAt + ?Sized> {
     source: &'s S,
     /// Bytes of a page.
     pub size: usize,
-    /// Whole pages that the source has.
+    /// The number of whole pages in the source.
     pub present: u64,
 }
 
@@ -72,7 +74,7 @@ impl<'s, S: ReadAt + ?Sized> Pages<'s, S> {
         Ok(Self { source, size, present: length / size.max(1) as u64 })
     }
 
-    /// Reads a page. Its number is not compared.
+    /// Reads a page without comparing its number.
     pub fn raw<'b>(&self, number: u64, buffer: &'b mut Vec<u8>) -> Result<Page<'b>, Damage> {
         self.present(number, 1)?;
         buffer.resize(self.size, 0);
@@ -80,14 +82,14 @@ impl<'s, S: ReadAt + ?Sized> Pages<'s, S> {
         Ok(Page(buffer))
     }
 
-    /// Reads a page, which must be what its place says.
+    /// Reads a page, whose header must have its number.
     pub fn read<'b>(&self, number: u64, buffer: &'b mut Vec<u8>) -> Result<Page<'b>, Damage> {
         let page = self.raw(number, buffer)?;
         in_its_place(page, number)?;
         Ok(page)
     }
 
-    /// Reads the header of a page only.
+    /// Reads only the header of a page.
     pub fn header<'b>(
         &self,
         number: u64,
@@ -133,7 +135,7 @@ fn in_its_place(page: Page<'_>, number: u64) -> Result<(), Damage> {
     }
 }
 
-/// Pages that a value of `length` bytes needs.
+/// The number of pages of a value of `length` bytes.
 pub fn pages_of(length: u32, page_size: usize) -> u64 {
     (PAGE_HEADER as u64 + u64::from(length)).div_ceil(page_size as u64)
 }
@@ -143,7 +145,7 @@ pub fn pages_of(length: u32, page_size: usize) -> u64 {
 pub struct PageSet {
     words: Vec<u64>,
     bound: u64,
-    /// How many are in it.
+    /// The number of its members.
     pub count: u64,
 }
 
@@ -153,7 +155,7 @@ impl PageSet {
         Self { words: vec![0; bound.div_ceil(64) as usize], bound, count: 0 }
     }
 
-    /// Adds a number; false when it was in the set, or is not below the bound.
+    /// Adds a number. Returns false if it is in the set already, or not below the bound.
     pub fn add(&mut self, number: u64) -> bool {
         let bit = 1u64 << (number % 64);
         let word = match self.words.get_mut((number / 64) as usize) {
@@ -165,7 +167,10 @@ impl PageSet {
         true
     }
 
-    /// Adds all of another set of the same bound; if one of them is in both, that one.
+    /// Adds all members of another set of the same bound.
+    ///
+    /// # Errors
+    /// A number that is in both sets.
     pub fn merge(&mut self, other: &PageSet) -> Result<(), u64> {
         for (index, (word, more)) in self.words.iter_mut().zip(&other.words).enumerate() {
             if *word & more != 0 {
@@ -177,7 +182,7 @@ impl PageSet {
         Ok(())
     }
 
-    /// Whether a number is in it.
+    /// Whether the set has a number.
     pub fn has(&self, number: u64) -> bool {
         self.words.get((number / 64) as usize).is_some_and(|word| word >> (number % 64) & 1 == 1)
     }

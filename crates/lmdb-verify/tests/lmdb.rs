@@ -1,33 +1,19 @@
 //! The verifier against files that LMDB itself wrote: no false alarm, and no damage overlooked that
 //! could harm.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
+use fastrand::Rng;
 use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, WithoutTls};
-
-use crate::model::Error;
-use crate::store::Store;
-use crate::store::format::pages::{PageSet, ReadAt};
-use crate::store::format::state::{Metas, State};
-use crate::store::recovery::verify::*;
-
-/// SplitMix64: enough for choices that can be repeated.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % end
-    }
-}
+use lmdb_verify::pages::{PageSet, ReadAt};
+use lmdb_verify::{Damage, Metas, State};
 
 fn environment(root: &Path) -> Env<WithoutTls> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
@@ -37,7 +23,7 @@ fn environment(root: &Path) -> Env<WithoutTls> {
 }
 
 fn verified(file: &Path) -> State {
-    state(&File::open(file).unwrap()).unwrap()
+    State::read_live(&File::open(file).unwrap()).unwrap()
 }
 
 /// Changes at random, of all kinds of values, while readers come and go; after each commit the
@@ -45,9 +31,9 @@ fn verified(file: &Path) -> State {
 #[test]
 fn whatever_lmdb_writes_is_found_whole() {
     let setting = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
-    let rounds = setting("LMDB_IMAGES_CHURN_ROUNDS").unwrap_or(400);
-    let seed = setting("LMDB_IMAGES_SEED").unwrap_or(7);
-    let mut random = Random(seed);
+    let rounds = setting("LMDB_VERIFY_COMMITS").unwrap_or(400);
+    let seed = setting("LMDB_VERIFY_SEED").unwrap_or(7);
+    let mut random = Rng::with_seed(seed);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("data.mdb");
     let env = environment(dir.path());
@@ -63,18 +49,18 @@ fn whatever_lmdb_writes_is_found_whole() {
     for round in 0..rounds {
         let mut txn = env.write_txn().unwrap();
         let shrink = round / 40 % 3 == 2;
-        for _ in 0..random.below(60) {
+        for _ in 0..random.u64(..60) {
             let key =
-                format!("{:0width$}", random.below(3000), width = 1 + random.below(400) as usize);
+                format!("{:0width$}", random.u64(..3000), width = 1 + random.u64(..400) as usize);
             let key = &key.as_bytes()[..key.len().min(511)];
-            let db = &plain[random.below(2) as usize];
-            let length = match random.below(20) {
-                0 => random.below(40_000),
-                1..4 => random.below(3000),
-                _ => random.below(400),
+            let db = &plain[random.u64(..2) as usize];
+            let length = match random.u64(..20) {
+                0 => random.u64(..40_000),
+                1..4 => random.u64(..3000),
+                _ => random.u64(..400),
             };
             let value = vec![round as u8; length as usize];
-            match random.below(10) {
+            match random.u64(..10) {
                 0..6 if !shrink => db.put(&mut txn, key, &value).unwrap(),
                 _ => {
                     let found = db.get_greater_than_or_equal_to(&txn, key).unwrap();
@@ -84,18 +70,18 @@ fn whatever_lmdb_writes_is_found_whole() {
                 }
             }
         }
-        if random.below(150) == 0 {
+        if random.u64(..150) == 0 {
             plain[0].clear(&mut txn).unwrap();
         }
-        if random.below(10) == 0 {
+        if random.u64(..10) == 0 {
             txn.abort();
         } else {
             txn.commit().unwrap();
         }
-        if random.below(8) == 0 {
+        if random.u64(..8) == 0 {
             held.push(env.read_txn().unwrap());
         }
-        if random.below(20) == 0 {
+        if random.u64(..20) == 0 {
             held.clear();
         }
         let found = verified(&file);
@@ -118,49 +104,83 @@ fn whatever_lmdb_writes_is_found_whole() {
     }
 }
 
-fn store() -> (tempfile::TempDir, std::path::PathBuf) {
+/// A file with two databases, long values and free pages.
+fn sample() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
-    drop(Store::open(dir.path()).unwrap());
-    let file = dir.path().join("data.mdb");
-    (dir, file)
+    let env = environment(dir.path());
+    let txn = env.write_txn().unwrap();
+    let made = env.create_databases_and_commit(txn, |opener, txn| {
+        let database: Database<Bytes, Bytes> = opener.create_database(txn, Some("a"))?;
+        heed::Result::Ok(CommitOrAbort::<_, ()>::Commit(database))
+    });
+    let CommitOrAbort::Commit(database) = made.unwrap() else { unreachable!() };
+    for round in 0..3_u8 {
+        let mut txn = env.write_txn().unwrap();
+        for key in 0..150_u8 {
+            let length = if key % 50 == 0 { 9_000 } else { 40 };
+            database.put(&mut txn, &[b'k', key], &vec![round; length]).unwrap();
+        }
+        txn.commit().unwrap();
+    }
+    env.prepare_for_closing().wait();
+    std::fs::read(dir.path().join("data.mdb")).unwrap()
 }
 
 #[test]
-fn a_foreign_or_cut_file_is_refused_unchanged() {
-    let (dir, file) = store();
-    check_before_mmap(&file).unwrap();
-    let good = std::fs::read(&file).unwrap();
-    let with = |change: &dyn Fn(&mut Vec<u8>)| {
+fn damage_is_named() {
+    let good = sample();
+    let page_count = good.len() / 4096;
+    State::read_live(good.as_slice()).unwrap();
+    let damage = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut bad = good.clone();
         change(&mut bad);
-        bad
+        State::read_live(bad.as_slice()).unwrap_err().to_string()
     };
     let both = |at: usize, value: u64| {
-        with(&|bad| {
+        damage(&|bad| {
             for meta in [0, 4096] {
                 bad[meta + 16 + at..][..8].copy_from_slice(&value.to_ne_bytes());
             }
         })
     };
-    for bad in [
-        b"not a database".to_vec(),
-        good[..4096].to_vec(),
-        good[..good.len() - 4096].to_vec(),
-        with(&|bad| bad[16] ^= 1),
-        with(&|bad| bad[20] = 9),
-        both(112, 1 << 40),
-        both(120, 1 << 60),
-        both(128, 9),
-        both(104, 77),
+    for (damage, expected) in [
+        (damage(&|bad| *bad = b"not a database".to_vec()), "meta page 0 is missing"),
+        (damage(&|bad| bad.truncate(4096)), "meta page 1 is missing"),
+        (damage(&|bad| bad.truncate(4096 * (page_count - 1))), "page"),
+        (damage(&|bad| bad[16] ^= 1), "meta page 0 is not one of LMDB"),
+        (damage(&|bad| bad[20] = 9), "meta page 0 has LMDB data version 9"),
+        (both(112, 1 << 40), "the tree of databases begins behind the last page"),
+        (both(120, 1 << 60), "its last page would be number 1152921504606846976"),
+        (both(128, 9), "meta page 0 has transaction 9"),
     ] {
-        std::fs::write(&file, &bad).unwrap();
-        let error = Store::open(dir.path()).unwrap_err();
-        assert!(
-            matches!(&error, Error::DataLoss(m) if m.contains("lmdb-images recover --root")),
-            "{error}"
-        );
-        assert_eq!(std::fs::read(&file).unwrap(), bad);
+        assert!(damage.contains(expected), "{damage:?} has no {expected:?}");
     }
+}
+
+/// The number of a page, its flags and bounds.
+#[test]
+fn a_changed_byte_in_the_header_of_a_page_in_use_is_damage() {
+    let good = sample();
+    let state = State::read_live(good.as_slice()).unwrap();
+    assert!(state.used > 4 && state.free > 0, "{state:?}");
+    let free =
+        State::free_pages(good.as_slice(), Metas::read(good.as_slice()).unwrap().live().unwrap())
+            .unwrap();
+    let leaves = (2..good.len() / 4096)
+        .filter(|page| !free.has(*page as u64))
+        // Not the inside of a long value.
+        .filter(|page| good[page * 4096..][..8] == (*page as u64).to_ne_bytes());
+    let mut changed = 0;
+    for page in leaves {
+        for byte in (0..8).chain(10..16) {
+            let mut bad = good.clone();
+            bad[page * 4096 + byte] ^= 0x40;
+            let verdict: Result<State, Damage> = State::read_live(bad.as_slice());
+            assert!(verdict.is_err(), "byte {byte} of page {page}");
+            changed += 1;
+        }
+    }
+    assert!(changed > 40, "{changed}");
 }
 
 #[test]
@@ -204,9 +224,7 @@ impl ReadAt for Committing {
 
 #[test]
 fn commits_between_reads_of_the_meta_pages_are_not_taken_for_damage() {
-    let dir = tempfile::tempdir().unwrap();
-    drop(Store::open(dir.path()).unwrap());
-    let bytes = std::fs::read(dir.path().join("data.mdb")).unwrap();
+    let bytes = sample();
     let last = Metas::read(bytes.as_slice()).unwrap().live().unwrap().transaction;
     for times in [0, 1, 2, 10] {
         let file = Committing { bytes: Mutex::new(bytes.clone()), times: AtomicUsize::new(times) };

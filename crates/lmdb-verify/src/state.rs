@@ -1,41 +1,41 @@
-//! One whole state of a file, from its meta page on: all trees, all free pages.
-//!
-//! [`State::read`] is the verifier's entry for any bytes: a file or memory.
+//! A whole state of a file, from its meta page on: all trees, all free pages.
 
-use crate::store::bounds::MAP_SIZE;
-use crate::store::format::layout::{Db, INTEGER_KEYS, METAS, Meta, NO_PAGE, u64_at};
-use crate::store::format::pages::{Damage, PageSet, Pages, ReadAt};
-use crate::store::format::tree::{Kind, TreeVerifier, Value};
+use crate::layout::{Db, INTEGER_KEYS, METAS, Meta, NO_PAGE, u64_at};
+use crate::pages::{Damage, PageSet, Pages, ReadAt};
+use crate::tree::{Kind, TreeVerifier, Value};
 
-/// Reads of a meta page beside a writer that changes it each time.
+/// The largest map that is not refused, in bytes. It bounds the memory of the verifier, a bit per page.
+pub const MAX_MAP_SIZE: u64 = 1 << 40;
+
+/// The most reads of a meta page beside a writer that changes it each time.
 const MAX_READS: usize = 100;
 
-/// Both meta pages, each whole or with what is wrong with it.
+/// Both meta pages, each decoded or with what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metas(pub [Result<Meta, String>; 2]);
 
-/// What was found in a state in which nothing is wrong.
+/// The summary of a state without damage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// Its transaction.
+    /// The transaction that wrote it.
     pub transaction: u64,
     /// Bytes of a page.
     pub page_size: usize,
-    /// Bytes that the file should have. It may be shorter by free pages that were never written.
+    /// The full length of the file, in bytes. The file may lack free pages at its end that LMDB never wrote.
     pub length: u64,
     /// Pages in use.
     pub used: u64,
-    /// Pages that may be used again.
+    /// Free pages.
     pub free: u64,
-    /// Pages that are neither: no harm, but space that only a copy gives back.
+    /// Pages that are neither used nor free: harmless, but only a copy gives their space back.
     pub leaked: u64,
     /// The databases by name, in order.
     pub databases: Vec<(String, Db)>,
 }
 
 impl Metas {
-    /// Reads both. Beside a writer there may be commits between the two: they are read again until they
-    /// follow one another, or until they are the same as before.
+    /// Reads both. A writer may commit between the two reads, so they are repeated until the transactions
+    /// follow one another, or until nothing changes.
     pub fn read<S: ReadAt + ?Sized>(source: &S) -> Result<Self, Damage> {
         let mut metas = Self::read_once(source)?;
         for _ in 0..MAX_READS {
@@ -59,8 +59,7 @@ impl Metas {
     fn read_once<S: ReadAt + ?Sized>(source: &S) -> Result<Self, Damage> {
         let length = source.length().map_err(|e| Damage(format!("its length is unknown: {e}")))?;
         let read = |number, at: u64| {
-            let mut bytes =
-                [0; crate::store::format::layout::PAGE_HEADER + crate::store::format::layout::META];
+            let mut bytes = [0; crate::layout::PAGE_HEADER + crate::layout::META];
             if length < at.saturating_add(bytes.len() as u64) {
                 return Err(format!("is missing: the file has {length} bytes"));
             }
@@ -76,12 +75,15 @@ impl Metas {
             Err("changes all the time".into())
         };
         let first = read(0, 0);
-        // Where the second lies is said by the first; if that is damaged, where it always lies here.
+        // The first page has the page size. If it is damaged, 4 KiB is the usual one.
         let second = read(1, first.as_ref().map_or(4096, |meta| meta.page_size as u64));
         Ok(Self([first, second]))
     }
 
-    /// The one that LMDB will use, or why it must not use any.
+    /// The meta page that LMDB will use.
+    ///
+    /// # Errors
+    /// Damage because of which LMDB must use neither.
     pub fn live(&self) -> Result<&Meta, Damage> {
         let mut whole = Vec::new();
         for (number, meta) in self.0.iter().enumerate() {
@@ -119,8 +121,7 @@ impl Metas {
 }
 
 impl State {
-    /// The last transaction that freed pages in a state, if the list of free pages is whole: its own,
-    /// as a rule.
+    /// The last transaction that freed pages, if the list of free pages is whole: usually that of the state.
     pub fn last_freed<S: ReadAt + ?Sized>(source: &S, meta: &Meta) -> Option<u64> {
         length(meta).ok()?;
         let mut last = None;
@@ -132,7 +133,7 @@ impl State {
         walked.ok().and(last)
     }
 
-    /// The pages that the list of free pages in a state names, if it is whole.
+    /// The free pages of a state, if their list is whole.
     pub fn free_pages<S: ReadAt + ?Sized>(source: &S, meta: &Meta) -> Result<PageSet, Damage> {
         length(meta)?;
         let tree = &mut TreeVerifier::new(Pages::new(source, meta.page_size)?, meta.last_page);
@@ -143,7 +144,18 @@ impl State {
         Ok(walk.used)
     }
 
-    /// Verifies all that `meta` leads to. Values are not looked at: they have checksums.
+    /// Verifies the state of the live meta page.
+    ///
+    /// # Errors
+    /// The damage because of which LMDB must not map the file.
+    pub fn read_live<S: ReadAt + ?Sized>(source: &S) -> Result<Self, Damage> {
+        Self::read(source, Metas::read(source)?.live()?)
+    }
+
+    /// Verifies the state of `meta`.
+    ///
+    /// # Errors
+    /// The damage of this state.
     pub fn read<S: ReadAt + ?Sized>(source: &S, meta: &Meta) -> Result<Self, Damage> {
         let length = length(meta)?;
         let pages = Pages::new(source, meta.page_size)?;
@@ -167,7 +179,7 @@ impl State {
             Ok(TreeVerifier::new(Pages::new(source, meta.page_size)?, meta.last_page))
         })?;
         let free = free_pages(&mut walk, meta)?;
-        // Pages behind the end of the file were never written: free ones only.
+        // Pages after the end of the file were never written, so they must be free.
         let unwritten = (meta.last_page + 1).saturating_sub(walk.pages.present);
         if free.beyond != unwritten {
             return Err(Damage(format!(
@@ -192,11 +204,11 @@ impl State {
 /// thread costs more than it saves.
 const LARGE: u64 = 32;
 
-/// More threads than a store of ours has large databases; a damaged file may seem to have any number.
+/// The most threads: a damaged file may seem to have any number of databases.
 const THREADS: usize = 4;
 
-/// Walks all databases, the large ones at once, each in a `fresh` walk: they share no page, which is
-/// seen when what they use is put together.
+/// Walks all databases, the large ones in parallel, each in a `fresh` walk. Merging the sets of their pages
+/// finds pages that two of them share.
 fn walk_databases<'s, S: ReadAt + ?Sized>(
     walk: &mut TreeVerifier<'s, S>,
     databases: &[(String, Db)],
@@ -204,7 +216,7 @@ fn walk_databases<'s, S: ReadAt + ?Sized>(
 ) -> Result<(), Damage> {
     let one = |walk: &mut TreeVerifier<'s, S>, name: &str, db: &Db| {
         if (db.flags, db.pad) != (0, 0) {
-            return Err(Damage(format!("database {name:?} is of another kind than ours")));
+            return Err(Damage(format!("database {name:?} has flags that are not supported")));
         }
         walk.tree(db, Kind::Values, &mut |_, _| Ok(()))
             .map_err(|damage| Damage(format!("{damage} (in {name:?})")))
@@ -235,16 +247,16 @@ fn walk_databases<'s, S: ReadAt + ?Sized>(
     })
 }
 
-/// The bytes that the file of a state should have.
+/// The full length of the file of a state, in bytes.
 fn length(meta: &Meta) -> Result<u64, Damage> {
     let bytes = meta
         .last_page
         .checked_add(1)
         .and_then(|pages| pages.checked_mul(meta.page_size as u64))
-        .filter(|bytes| *bytes <= MAP_SIZE as u64 && meta.last_page + 1 >= METAS);
+        .filter(|bytes| *bytes <= MAX_MAP_SIZE && meta.last_page + 1 >= METAS);
     let bytes =
         bytes.ok_or_else(|| Damage(format!("its last page would be number {}", meta.last_page)))?;
-    if meta.map_size > MAP_SIZE as u64 || meta.map_size < bytes {
+    if meta.map_size > MAX_MAP_SIZE || meta.map_size < bytes {
         return Err(Damage(format!("its map would have {} bytes", meta.map_size)));
     }
     Ok(bytes)
@@ -252,12 +264,12 @@ fn length(meta: &Meta) -> Result<u64, Damage> {
 
 struct Free {
     count: u64,
-    /// Of them, those behind the end of the file.
+    /// Free pages after the end of the file.
     beyond: u64,
 }
 
-/// Walks LMDB's list of free pages: lists, by the transaction that freed them, each a count and so
-/// many numbers, which fall. No page in them is in use, and none is there twice.
+/// Walks LMDB's lists of free pages. A list has, under the transaction that freed the pages, a count and that
+/// many falling numbers. A page in a list must not be in use, nor be listed twice.
 fn free_pages<S: ReadAt + ?Sized>(
     walk: &mut TreeVerifier<'_, S>,
     meta: &Meta,
@@ -266,7 +278,7 @@ fn free_pages<S: ReadAt + ?Sized>(
     walk_lists(walk, lists)
 }
 
-/// A list, or where it is.
+/// A list, or the first page and length of its run.
 type List = Result<Vec<u8>, (u64, u32)>;
 
 fn free_lists<S: ReadAt + ?Sized>(

@@ -1,9 +1,9 @@
-//! LMDB's file format, as much of it as our stores use: LMDB 0.9, data version 1, 64-bit.
+//! LMDB's file format: LMDB 0.9, data version 1, 64-bit.
 //!
-//! Views of bytes whose every access is checked; what lies outside of them is `None`, never a
-//! panic. Numbers are in the machine's byte order, as LMDB writes them. What a value *means* is
-//! `tree`'s and `state`'s. Not here, because we write none: databases with many values to a key, with
-//! keys compared backwards, and those keyed by integers but for LMDB's own list of free pages.
+//! Views of bytes that check every access: an access out of bounds returns `None`. Numbers are in the
+//! machine's byte order, as LMDB writes them. [`tree`](crate::tree) and [`state`](crate::state) interpret
+//! the values. Not supported are databases with several values a key, with keys compared backwards, and with
+//! integer keys, except LMDB's own list of free pages.
 //!
 //! ```text
 //! page   0 number u64 │ 8 pad u16 │ 10 flags u16 │ 12 lower u16 │ 14 upper u16 │ 16 offsets u16 …
@@ -26,7 +26,7 @@ pub const DATABASE: usize = 48;
 pub const NODE_HEADER: usize = 8;
 /// LMDB's longest key.
 pub const MAX_KEY: usize = 511;
-/// LMDB's cursors go so deep.
+/// The depth that LMDB's cursors support.
 pub const MAX_DEPTH: u16 = 32;
 /// Pages before all others.
 pub const METAS: u64 = 2;
@@ -79,12 +79,12 @@ pub fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     chunk(bytes, at).map(u64::from_ne_bytes)
 }
 
-/// What LMDB knows of a tree.
+/// The description of a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Db {
     /// In the list of free pages the size of a page, elsewhere 0.
     pub pad: u32,
-    /// What LMDB was told of its keys and values.
+    /// Flags about keys and values.
     pub flags: u16,
     /// Levels of pages; 0 when it is empty.
     pub depth: u16,
@@ -101,7 +101,7 @@ pub struct Db {
 }
 
 impl Db {
-    /// Reads exactly the bytes of one.
+    /// Decodes a description of exactly [`DATABASE`] bytes.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         (bytes.len() == DATABASE).then_some(())?;
         Some(Self {
@@ -117,12 +117,12 @@ impl Db {
     }
 }
 
-/// What a meta page says: where one state of everything begins.
+/// A meta page: the roots of one state of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meta {
     /// Bytes of a page.
     pub page_size: usize,
-    /// Bytes of address space that were reserved when it was written.
+    /// The size of the map when the page was written, in bytes.
     pub map_size: u64,
     /// The tree of free pages.
     pub free: Db,
@@ -135,7 +135,10 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Reads the beginning of meta page `number`, 0 or 1, or says what is wrong with it.
+    /// Decodes the beginning of meta page `number`, 0 or 1.
+    ///
+    /// # Errors
+    /// A predicate that says what is wrong with the page.
     pub fn read(bytes: &[u8], number: u64) -> Result<Self, String> {
         let record = bytes.get(PAGE_HEADER..PAGE_HEADER + META).ok_or("is cut off")?;
         let cut = || "is cut off".to_owned();
@@ -171,7 +174,7 @@ impl Meta {
 pub struct Page<'p>(pub &'p [u8]);
 
 impl<'p> Page<'p> {
-    /// The number it was written for.
+    /// The number in its header.
     pub fn number(self) -> Option<u64> {
         u64_at(self.0, 0)
     }
@@ -181,22 +184,22 @@ impl<'p> Page<'p> {
         u16_at(self.0, 10)
     }
 
-    /// The pages of the run that it begins.
+    /// The length of the run that it begins, in pages.
     pub fn run(self) -> Option<u64> {
         u32_at(self.0, 12).map(u64::from)
     }
 
-    /// Where its offsets end.
+    /// The end of its offsets.
     pub fn lower(self) -> Option<usize> {
         u16_at(self.0, 12).map(usize::from)
     }
 
-    /// Where its nodes begin.
+    /// The start of its nodes.
     pub fn upper(self) -> Option<usize> {
         u16_at(self.0, 14).map(usize::from)
     }
 
-    /// How many nodes it has, when its bounds are those of a page of nodes.
+    /// The number of nodes, if its bounds are those of a page of nodes.
     pub fn count(self) -> Option<usize> {
         let (lower, upper) = (self.lower()?, self.upper()?);
         let sound = lower >= PAGE_HEADER
@@ -207,7 +210,7 @@ impl<'p> Page<'p> {
         sound.then_some((lower.saturating_sub(PAGE_HEADER)) / 2)
     }
 
-    /// A node of it, when it lies wholly in the part for nodes.
+    /// A node, if it lies wholly in the part for nodes.
     pub fn node(self, index: usize, leaf: bool) -> Option<Node<'p>> {
         let at = usize::from(u16_at(self.0, PAGE_HEADER + 2 * index)?);
         (at % 2 == 0 && at >= self.upper()?).then_some(())?;
@@ -232,27 +235,27 @@ impl<'p> Page<'p> {
 /// One node of a page.
 #[derive(Debug, Clone, Copy)]
 pub struct Node<'p> {
-    /// Where it begins in its page.
+    /// The offset in its page.
     pub at: usize,
-    /// Bytes that it takes there.
+    /// The bytes that it takes in its page.
     pub length: usize,
     /// See [`node`]; in a branch, part of the number.
     pub flags: u16,
-    /// Bytes of the value, wherever it is.
+    /// The length of the value, in bytes, in the page or in a run of its own.
     pub size: u32,
     /// Its key.
     pub key: &'p [u8],
-    /// What of the value is in the page.
+    /// The value, or the reference to its run.
     pub value: &'p [u8],
 }
 
 impl Node<'_> {
-    /// In a branch: the page below.
+    /// The child page of a node in a branch.
     pub fn child(&self) -> u64 {
         u64::from(self.size) | (u64::from(self.flags) << 32)
     }
 
-    /// Of a long value: where its run of pages begins.
+    /// The first page of the run of a long value.
     pub fn run(&self) -> Option<u64> {
         u64_at(self.value, 0)
     }

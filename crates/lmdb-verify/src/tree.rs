@@ -1,20 +1,21 @@
-//! Walks a tree of pages and takes nothing for granted.
+//! Walks a tree of pages and verifies it:
 //!
-//! What is held to: each page says its own number and kind, is in the file, and is seen once over
-//! all trees (so there are no cycles, and none shares a page); the nodes of a page fill its upper
-//! part without gap or overlap; keys rise, and lie between those of the branches above; every leaf
-//! is at the depth that the tree's description gives, and its counts are right; a long value's run
-//! of pages is in the file. The visitor, which is called for every value, interprets it.
+//! - each page has its own number and kind, is in the file, and is visited once over all trees, so there is
+//!   no cycle and no shared page
+//! - the nodes of a page fill its upper part without gap or overlap
+//! - keys rise, and lie between those of the branches above
+//! - every leaf is at the depth of the tree's description, and the counts are right
+//! - the run of a long value is in the file
 //!
-//! No recursion follows the file, and a walk is as deep as a tree may be, 32.
+//! A visitor gets every value and interprets it. The walk does not recurse, and its depth is at most 32.
 
 use std::cmp::Ordering;
 
-use crate::store::format::layout;
-use crate::store::format::layout::{Db, MAX_DEPTH, MAX_KEY, NO_PAGE, Node, PAGE_HEADER, Page};
-use crate::store::format::pages::{Damage, PageSet, Pages, ReadAt, pages_of};
+use crate::layout;
+use crate::layout::{Db, MAX_DEPTH, MAX_KEY, NO_PAGE, Node, PAGE_HEADER, Page};
+use crate::pages::{Damage, PageSet, Pages, ReadAt, pages_of};
 
-/// What a tree's leaves hold, and how its keys are compared.
+/// The content of a tree's leaves, and the order of its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// LMDB's free pages by transaction: integers.
@@ -25,28 +26,28 @@ pub enum Kind {
     Values,
 }
 
-/// A value, as a visitor gets it.
+/// A value for a visitor.
 #[derive(Debug, Clone, Copy)]
 pub enum Value<'v> {
     /// The bytes.
     Here(&'v [u8]),
-    /// They are in the run of pages that begins there; how many.
+    /// The first page of the run that holds the value, and its length in bytes.
     Long(u64, u32),
     /// A database.
     Tree(Db),
 }
 
-/// What a visitor is called with: key and value.
+/// A visitor, called with key and value.
 pub type Visit<'v> = dyn FnMut(&[u8], Value<'_>) -> Result<(), Damage> + 'v;
 
 /// A walk over the trees of one state.
 #[derive(Debug)]
 pub struct TreeVerifier<'s, S: ReadAt + ?Sized> {
-    /// Where pages come from.
+    /// The source of pages.
     pub pages: Pages<'s, S>,
-    /// All pages that belong to a tree, so far.
+    /// The pages of the trees that were walked.
     pub used: PageSet,
-    /// Of the nodes of a page: where each begins, and in the lower half its length.
+    /// The nodes of a page: the upper half has the offset, the lower half the length.
     extents: Vec<u32>,
 }
 
