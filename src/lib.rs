@@ -114,6 +114,7 @@ pub mod cli;
 pub mod clock;
 pub mod containerd;
 pub mod daemon;
+pub(crate) mod fleet;
 pub(crate) mod health;
 pub mod limits;
 pub(crate) mod log_throttle;

@@ -24,7 +24,7 @@ const LAYERS: &[(&str, Rows)] = &[
             &["proxy"],
             &["health"],
             &["transport"],
-            &["admin", "daemon"],
+            &["admin", "daemon", "fleet"],
             &["cli"],
         ],
     ),
@@ -55,7 +55,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("ttrpc", &["transport"]),
     ("hyper", &["transport"]),
     ("h2", &["transport"]),
-    ("tonic", &["transport", "containerd", "proxy"]),
+    ("tonic", &["transport", "containerd", "proxy", "fleet"]),
+    ("tokio_postgres", &["fleet"]),
+    ("rustls", &["fleet"]),
     (
         "tokio",
         &[
@@ -68,6 +70,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "transport",
             "admin",
             "daemon",
+            "fleet",
             "cli",
         ],
     ),

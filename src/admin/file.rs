@@ -121,9 +121,13 @@ pub fn put(new: NamedTempFile, path: &Path, replace: bool) -> Result<()> {
             _ => failed(e.error),
         })?;
     }
-    File::open(folder_of(path))
-        .and_then(|folder| folder.sync_all())
+    sync_folder(&folder_of(path))
         .map_err(|e| Error::Internal(format!("syncing the folder of {}: {e}", path.display())))
+}
+
+/// Waits until the names in a folder are on the disk.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all())
 }
 
 /// Exchanges the names of two files atomically. If the file system cannot exchange names, `new`

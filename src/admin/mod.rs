@@ -20,6 +20,7 @@ pub mod ls;
 mod progress;
 mod record;
 pub mod recover;
+pub mod rescue;
 pub mod restore;
 pub mod stat;
 pub mod watch;

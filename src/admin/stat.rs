@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::model::{Namespace, Result};
+use crate::model::{Error, Namespace, Result};
 use crate::store::dir::{filesystem, root};
 use crate::store::lmdb::reader_table;
 use crate::store::schema::databases;
@@ -126,7 +126,8 @@ pub fn run(root: &Path) -> Result<Stat> {
     let store = ReadOnlyStore::open(root)?;
     let usage = store.usage()?;
     let namespaces = store.read(|snapshot| {
-        let count = |name: &Namespace, kind| Ok(snapshot.scan(name, kind)?.count() as u64);
+        let count =
+            |name: &Namespace, kind| Ok::<_, Error>(snapshot.scan(name, kind)?.count() as u64);
         let mut aside = snapshot.aside_by_namespace()?;
         let mut namespaces = Vec::new();
         for name in snapshot.namespaces()? {

@@ -13,6 +13,7 @@ mod daemon_args;
 mod diff;
 mod explain;
 mod export;
+mod fleet;
 mod health;
 mod history;
 mod import;
@@ -23,9 +24,11 @@ mod moment;
 mod output;
 mod paths;
 mod recover;
+mod rescue;
 mod restore;
 mod serve;
 mod settings;
+mod ship;
 mod stat;
 mod tag;
 mod undo;
@@ -69,8 +72,11 @@ enum Command {
     Restore(restore::Restore),
     Compact(compact::Compact),
     Recover(recover::Recover),
+    Rescue(rescue::Rescue),
     Config(config::Config),
     Health(health::Health),
+    Ship(ship::Ship),
+    Fleet(fleet::Fleet),
 }
 
 /// Argument for the folder of the store.
@@ -177,7 +183,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode, Failure> {
-    if !matches!(command, Command::Serve(_)) {
+    if !matches!(command, Command::Serve(_) | Command::Ship(_)) {
         logging::start_for_command()?;
     }
     let done = |()| ExitCode::SUCCESS;
@@ -201,8 +207,11 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Command::Restore(command) => command.run().map(done),
         Command::Compact(command) => command.run().map(done),
         Command::Recover(command) => command.run(),
+        Command::Rescue(command) => command.run(),
         Command::Health(command) => command.run(),
         Command::Config(command) => command.run(matches).map(done),
+        Command::Ship(command) => Ok(command.run().map(done)?),
+        Command::Fleet(command) => command.run(),
     }
 }
 

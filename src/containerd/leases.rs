@@ -3,7 +3,8 @@
 use protobuf::well_known_types::empty::Empty;
 
 use crate::api::leases::{
-    AddResourceRequest, CreateRequest, CreateResponse, DeleteRequest, Resource,
+    AddResourceRequest, CreateRequest, CreateResponse, DeleteRequest, ListRequest, ListResponse,
+    Resource,
 };
 use crate::containerd::client::GrpcClient;
 use crate::model::{Error, Namespace, Result, UnixTime};
@@ -44,6 +45,14 @@ impl GrpcClient {
         };
         let path = "/containerd.services.leases.v1.Leases/AddResource";
         self.put::<_, Empty>(path, namespace, request).await.map(drop)
+    }
+
+    /// The ids of the leases whose ids begin so.
+    pub async fn leases(&self, namespace: &Namespace, beginning: &str) -> Result<Vec<String>> {
+        let path = "/containerd.services.leases.v1.Leases/List";
+        let found: ListResponse = self.put(path, namespace, ListRequest::new()).await?;
+        let ids = found.leases.into_iter().map(|lease| lease.id);
+        Ok(ids.filter(|id| id.starts_with(beginning)).collect())
     }
 
     /// Removes a lease.

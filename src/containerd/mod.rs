@@ -1,6 +1,8 @@
 //! The client of a containerd, and the reader of its files.
 //!
 //! - [`client`]: the calls over containerd's gRPC socket
+//! - [`content`]: takes up blobs that lie on containerd's disk, and labels them; [`layout`]: which
+//!   content folder and snapshotters it has
 //! - [`codec`]: this crate's messages on tonic's client
 //! - [`leases`]: leases that keep content
 //! - [`paging`]: lists more images than one reply may carry
@@ -12,7 +14,9 @@
 pub(crate) mod blobs;
 pub mod client;
 pub mod codec;
+pub(crate) mod content;
 pub(crate) mod database;
+pub(crate) mod layout;
 pub mod leases;
 pub(crate) mod paging;
 pub(crate) mod plugins;

@@ -2,6 +2,7 @@
 //!
 //! - [`calls`]: calls and connections of clients
 //! - [`names`]: the services and methods that may be values of labels
+//! - [`ship`]: what a shipper reported
 //!
 //! Each part of the program owns its metrics and knows no registry; [`crate::daemon::metrics`] registers
 //! all of them. A client cannot choose a label's value: unknown names become `other`. `docs/metrics.md`
@@ -9,6 +10,7 @@
 
 pub(crate) mod calls;
 pub(crate) mod names;
+pub(crate) mod ship;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;

@@ -230,6 +230,8 @@ impl ProxyImages {
             }
             namespaces::ensure(change, &ns)?;
             let expires = gc::expires(&found.labels);
+            // containerd has the image again, so its copy of before has done its work.
+            change.forget_aside(&ns, Kind::Image, &found.name)?;
             change.put(&ns, Kind::Image, &found.name, &record, expires)?;
             Ok(change.last_seq())
         };

@@ -154,7 +154,8 @@ fn is_stored(proxy: &ProxyImages, namespace: &Namespace) -> bool {
 }
 
 /// Makes the namespaces and labels in LMDB equal to containerd's. A namespace that containerd lacks is
-/// deleted from LMDB, unless it still has images, which only [`reconcile`] may remove. Returns all
+/// deleted from LMDB, unless it still has images, which only [`reconcile`] may remove, or images that are
+/// set aside, which come back into it with its labels. Returns all
 /// names, and the invalid names of containerd, which it skips.
 async fn namespaces(proxy: &ProxyImages) -> Result<(Vec<Namespace>, BTreeSet<String>)> {
     let theirs = proxy.containerd().namespaces().await?;
@@ -176,10 +177,11 @@ async fn namespaces(proxy: &ProxyImages) -> Result<(Vec<Namespace>, BTreeSet<Str
                 change.put_namespace(namespace, record)?;
             }
         }
-        let ours = change.namespaces()?;
+        let (ours, aside) = (change.namespaces()?, change.aside_by_namespace()?);
         let (mut left, mut gone) = (Vec::new(), Vec::new());
         for namespace in ours.into_iter().filter(|ours| !records.contains_key(ours)) {
-            if change.scan(&namespace, Kind::Image)?.next().is_none() {
+            let is_empty = change.scan(&namespace, Kind::Image)?.next().is_none();
+            if is_empty && !aside.contains_key(namespace.as_str()) {
                 change.delete_namespace(&namespace)?;
                 gone.push(namespace);
             } else {

@@ -369,7 +369,7 @@ async fn a_wrong_batch_is_refused_with_the_item_that_is_wrong() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_all_who_compare_and_set_one_name_exactly_one_wins_each_round() {
     const CLIENTS: usize = 32;
-    const ROUNDS: usize = 10;
+    let rounds = std::env::var("LMDB_IMAGES_SET_ROUNDS").map_or(10, |n| n.parse().unwrap());
     let served = Served::start().await;
     let catalog = Catalog::of(&served, Protocol::Grpc).await;
     make(&catalog, moved("latest", &format!("sha256:{:064x}", 0))).await;
@@ -378,7 +378,7 @@ async fn of_all_who_compare_and_set_one_name_exactly_one_wins_each_round() {
         clients.push(Catalog::of(&served, BOTH[number % 2]).await);
     }
     let mut digest = format!("sha256:{:064x}", 0);
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let tries: Vec<_> = clients
             .iter()
             .enumerate()

@@ -10,6 +10,9 @@ use lmdb_images::api::catalog::{
     UndoResponse, WatchRequest, history_request, undo_request,
 };
 use lmdb_images::api::images::{CreateImageResponse, DeleteImageRequest, Image};
+use lmdb_images::daemon::Daemon;
+use lmdb_images::store::Retention;
+use lmdb_images::transport::Limits;
 use protobuf::well_known_types::empty::Empty;
 use tonic::Code;
 
@@ -17,7 +20,7 @@ use super::catalog::{batch, put};
 use crate::support::catalog::{Catalog, Refused};
 use crate::support::daemon_process::DaemonProcess;
 use crate::support::random::Rng;
-use crate::support::{BOTH, DIGEST, Protocol, Served, create, image};
+use crate::support::{BOTH, Client, DIGEST, Protocol, Served, config, create, image};
 
 const OTHER: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
@@ -247,16 +250,20 @@ async fn changes_waits_for_a_change_that_matches() {
 /// A watcher is killed at random moments, and resumes behind the last change that it has handled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_that_is_killed_and_resumes_sees_each_change_once() {
-    const KILLS: usize = 60;
-    let served = Served::start().await;
-    let catalog = Catalog::of(&served, Protocol::Grpc).await;
+    let kills = long("LMDB_IMAGES_WATCH_KILLS", 60);
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path(), Limits::default());
+    // A watcher that is killed all the time may be slow.
+    config.log_keep = Retention { bytes: 1 << 30, age: None };
+    let daemon = Daemon::start(&config).await.unwrap();
+    let catalog = Catalog::grpc(daemon.grpc()).await;
     let epoch = head(&catalog).await.epoch;
     let writer = {
         let catalog = catalog.clone();
         tokio::spawn(async move {
             let mut random = Rng::with_seed(7);
             let mut made = 0;
-            for round in 0..400 {
+            for round in 0..kills * 7 {
                 let items = (0..=random.usize(..7)).map(|n| {
                     made += 1;
                     put(image(&format!("{round}-{n}")), None)
@@ -269,8 +276,8 @@ async fn a_watcher_that_is_killed_and_resumes_sees_each_change_once() {
     };
     let mut random = Rng::with_seed(11);
     let (mut seen, mut next): (Vec<Change>, u64) = (Vec::new(), 1);
-    for _ in 0..KILLS {
-        let client = Catalog::of(&served, Protocol::Grpc).await;
+    for _ in 0..kills {
+        let client = Catalog::grpc(daemon.grpc()).await;
         let mut watch = client.watch(from(&epoch, next)).await.unwrap();
         for _ in 0..1 + random.usize(..5) {
             let Ok(message) = tokio::time::timeout(Duration::from_secs(1), watch.is()).await else {
@@ -513,4 +520,174 @@ async fn one_client_does_not_take_all_watches() {
         tokio::task::yield_now().await;
     }
     panic!("no place became free");
+}
+
+/// A daemon that keeps few changes.
+async fn forgetful() -> (tempfile::TempDir, Daemon, Catalog) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path(), Limits::default());
+    config.log_keep = Retention { bytes: 64 << 10, age: None };
+    let daemon = Daemon::start(&config).await.unwrap();
+    let catalog = Catalog::grpc(daemon.grpc()).await;
+    (dir, daemon, catalog)
+}
+
+/// Changes an image until old changes go; gives the first that is kept then.
+async fn until_compacted(catalog: &Catalog) -> u64 {
+    let before = head(catalog).await.first;
+    loop {
+        let items = (0..50).map(|n| put(image(&format!("i{n}")), None)).collect();
+        catalog.call::<ApplyResponse>("Apply", batch(items)).await.unwrap();
+        let first = head(catalog).await.first;
+        if first > before {
+            return first;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_watch_of_another_namespace_that_is_idle_over_compactions_resumes() {
+    let (_dir, _daemon, catalog) = forgetful().await;
+    let epoch = head(&catalog).await.epoch;
+    let (mut next, mut compactions) = (1, 0);
+    while compactions < 10 {
+        let request = WatchRequest { namespaces: vec!["other".into()], ..from(&epoch, next) };
+        let mut watch = catalog.watch(request).await.unwrap();
+        assert!(matches!(watch.is().await, Is::Started(_)));
+        let first = until_compacted(&catalog).await;
+        compactions += 1;
+        while next < first {
+            match watch.is().await {
+                Is::Progress(progress) => next = progress.seq + 1,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    make(&catalog, "other", image("mine")).await;
+    let request = WatchRequest { namespaces: vec!["other".into()], ..from(&epoch, next) };
+    let mut watch = catalog.watch(request).await.unwrap();
+    assert_eq!(watch.changes(1).await[0].name, "mine");
+}
+
+#[tokio::test]
+async fn what_is_no_longer_kept_is_refused_with_where_to_begin() {
+    let (_dir, daemon, catalog) = forgetful().await;
+    let epoch = head(&catalog).await.epoch;
+    set(&catalog, "a", DIGEST).await;
+    let first = until_compacted(&catalog).await;
+    let refused = catalog.watch(from(&epoch, 1)).await.map(drop).take_err();
+    assert!(refused.is(Code::OutOfRange, "COMPACTED"), "{refused:?}");
+    assert!(refused.metadata["first"].parse::<u64>().unwrap() >= first);
+    assert_eq!(refused.metadata["epoch"], epoch);
+    let ttrpc = Catalog(Client::ttrpc(daemon.ttrpc()).await);
+    let polled = ChangesRequest { epoch: epoch.clone(), from: 1, ..ChangesRequest::default() };
+    let refused = ttrpc.call::<ChangesResponse>("Changes", polled).await.unwrap_err();
+    assert!(refused.is(Code::OutOfRange, "COMPACTED"), "{refused:?}");
+    let refused = undo(&catalog, undo_of(undo_request::What::Seq(1))).await.unwrap_err();
+    assert!(refused.is(Code::OutOfRange, "COMPACTED"), "{refused:?}");
+    // A running watch whose client is too slow ends the same way.
+    let client = Catalog::grpc(daemon.grpc()).await;
+    let mut slow = client.watch(from(&epoch, head(&catalog).await.first)).await.unwrap();
+    assert!(matches!(slow.is().await, Is::Started(_)));
+    for _ in 0..40 {
+        until_compacted(&catalog).await;
+    }
+    let ended = loop {
+        match slow.next().await.unwrap() {
+            Ok(_) => {}
+            Err(refused) => break refused,
+        }
+    };
+    assert!(ended.is(Code::OutOfRange, "COMPACTED"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn without_a_log_there_are_pages_and_no_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path(), Limits::default());
+    config.log_keep = Retention { bytes: 0, age: None };
+    let daemon = Daemon::start(&config).await.unwrap();
+    let catalog = Catalog::grpc(daemon.grpc()).await;
+    let made = set(&catalog, "a", DIGEST).await;
+    assert_eq!(made, 0);
+    let now = head(&catalog).await;
+    assert_eq!((now.epoch.as_str(), now.first, now.last), ("", 0, 0));
+    let page: ListResponse = catalog.call("List", ListRequest::new()).await.unwrap();
+    assert_eq!((page.images.len(), page.seq), (1, 0));
+    let refused = catalog.watch(WatchRequest::new()).await.map(drop).take_err();
+    assert!(refused.is(Code::FailedPrecondition, "LOG_OFF"), "{refused:?}");
+    let refused = undo(&catalog, undo_of(undo_request::What::Seq(1))).await.unwrap_err();
+    assert!(refused.is(Code::FailedPrecondition, "LOG_OFF"), "{refused:?}");
+}
+
+/// How often, or how many, in a long run (`scripts/soak/catalogue`), or `short`.
+fn long(variable: &str, short: usize) -> usize {
+    std::env::var(variable).map_or(short, |count| count.parse().unwrap())
+}
+
+/// Pages are read while images change; watching from the first page's seq leads to the truth.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_during_writes_and_a_watch_from_the_first_page_are_the_truth() {
+    let images = long("LMDB_IMAGES_PAGED_IMAGES", 3000);
+    let served = Served::start().await;
+    let catalog = Catalog::of(&served, Protocol::Grpc).await;
+    for first in (0..images).step_by(1000) {
+        let items =
+            (first..images.min(first + 1000)).map(|n| put(image(&format!("n{n:07}")), None));
+        catalog.call::<ApplyResponse>("Apply", batch(items.collect())).await.unwrap();
+    }
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let writer = {
+        let catalog = catalog.clone();
+        tokio::spawn(async move {
+            let mut random = Rng::with_seed(3);
+            let mut made = 0;
+            while made < 200
+                || stopped.try_recv() == Err(tokio::sync::oneshot::error::TryRecvError::Empty)
+            {
+                let name = format!("n{:07}", random.usize(..images + images / 10));
+                match random.usize(..3) {
+                    0 => {
+                        let request = DeleteImageRequest { name, ..Default::default() };
+                        let _ = catalog.0.call::<Empty>("Delete", "n", &request).await;
+                    }
+                    _ => drop(set(&catalog, &name, OTHER).await),
+                }
+                made += 1;
+            }
+        })
+    };
+    let mut state = BTreeMap::new();
+    let mut request = ListRequest { page_size: 100, ..ListRequest::default() };
+    let (epoch, seq) = loop {
+        let page: ListResponse = catalog.call("List", request.clone()).await.unwrap();
+        for listed in page.images {
+            state.insert(listed.image.name.clone(), listed.image.target.digest.clone());
+        }
+        if page.next_page_token.is_empty() {
+            break (page.epoch, page.seq);
+        }
+        request.page_token = page.next_page_token;
+    };
+    drop(stop);
+    writer.await.unwrap();
+    let last = head(&catalog).await.last;
+    let mut watch = catalog.watch(from(&epoch, seq + 1)).await.unwrap();
+    for change in watch.changes((last - seq) as usize).await {
+        match change.after.as_ref() {
+            Some(after) => state.insert(change.name.clone(), after.target.digest.clone()),
+            None => state.remove(&change.name),
+        };
+    }
+    let mut truth = BTreeMap::new();
+    let mut stream = catalog
+        .stream::<ListResponse>("StreamList", ListRequest { page_size: 1000, ..Default::default() })
+        .await
+        .unwrap();
+    while let Some(page) = stream.next().await {
+        for listed in page.unwrap().images {
+            truth.insert(listed.image.name.clone(), listed.image.target.digest.clone());
+        }
+    }
+    assert_eq!(state, truth);
 }

@@ -2,9 +2,12 @@
 //! containerd runs.
 //!
 //! The command reads the whole file of a stopped containerd once before it writes. If a part of the file
-//! cannot be read, it imports nothing, unless `salvage` asks for the readable records. The file of a
-//! running one is read with [`Database`], a few images at a time, each few in one state.
+//! cannot be read, it imports nothing, unless `salvage` asks for the readable records. If the list of
+//! buckets or both meta pages are lost, `salvage` also looks for images at every page
+//! ([`containerd_scan`]). The file of a running containerd is read with [`Database`], a few images at a
+//! time, each few in one state.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
@@ -12,13 +15,15 @@ use bbolt_read::FileAtRest;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use super::containerd_scan::{self, Guess, Scanned};
 use super::containerd_schema::{self, Found, Unread};
 use super::{MAX_BATCH_RECORDS, Summary, open, put_images, put_namespace};
 use crate::admin::{file, progress};
 use crate::api::images::Image;
+use crate::api::namespace::Namespace as Record;
 use crate::containerd::database::Database;
 use crate::model::{Error, Namespace, Result};
-use crate::store::Store;
+use crate::store::{Kind, Records, Store};
 
 /// Number of unreadable places that an error names.
 const MAX_NAMED_PLACES: usize = 10;
@@ -30,6 +35,8 @@ pub struct Outcome {
     pub summary: Summary,
     /// Records that could not be read.
     pub lost: Vec<Unread>,
+    /// Images that a look at every page found, of which it is not sure that they are containerd's last.
+    pub guesses: Vec<Guess>,
 }
 
 /// A bolt file.
@@ -60,7 +67,10 @@ pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
     };
     let source: &File = &locked;
     check_length(file, source, salvage)?;
-    let found = containerd_schema::survey(source).map_err(|e| in_file(file, e))?;
+    let found = match containerd_schema::survey(source) {
+        Err(Error::DataLoss(_) | Error::NotFound(_)) if salvage => return scan(root, file, source),
+        found => found.map_err(|e| in_file(file, e))?,
+    };
     if !found.lost.is_empty() && !salvage {
         return Err(damaged(file, &found));
     }
@@ -92,7 +102,27 @@ pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
     read.map_err(|e| in_file(file, e))?;
     copy.flush()?;
     progress.finish_and_clear();
-    Ok(Outcome { summary: copy.summary, lost: found.lost })
+    let mut guesses = Vec::new();
+    if found.notes.list_lost {
+        let scanned = containerd_scan::scan(source).map_err(|e| in_file(file, e))?;
+        guesses = copy.guesses(scanned)?;
+    }
+    Ok(Outcome { summary: copy.summary, lost: found.lost, guesses })
+}
+
+/// Copies what a look at every page of the file finds.
+fn scan(root: &Path, file: &Path, source: &File) -> Result<Outcome> {
+    let scanned = containerd_scan::scan(source).map_err(|e| in_file(file, e))?;
+    if scanned.images.is_empty() {
+        return Err(Error::DataLoss(format!(
+            "{} cannot be read, and none of its pages holds an image; nothing was imported",
+            file.display()
+        )));
+    }
+    let store = open(root)?;
+    let mut copy = Copy { store: &store, images: Vec::new(), summary: Summary::default() };
+    let guesses = copy.guesses(scanned)?;
+    Ok(Outcome { summary: copy.summary, lost: Vec::new(), guesses })
 }
 
 fn run_live(root: &Path, database: &Database) -> Result<Outcome> {
@@ -113,7 +143,7 @@ fn run_live(root: &Path, database: &Database) -> Result<Outcome> {
         copy.flush()?;
     }
     progress.finish_and_clear();
-    Ok(Outcome { summary: copy.summary, lost: Vec::new() })
+    Ok(Outcome { summary: copy.summary, ..Outcome::default() })
 }
 
 /// Calls `each` for the images of a namespace in order of their names.
@@ -149,6 +179,47 @@ impl<'s> Copy<'s> {
     fn image(&mut self, namespace: Namespace, image: Image) -> Result<()> {
         self.images.push((namespace, image));
         if self.images.len() < MAX_BATCH_RECORDS { Ok(()) } else { self.flush() }
+    }
+
+    /// Writes the images that the store does not have, and returns them.
+    fn guesses(&mut self, scanned: Scanned) -> Result<Vec<Guess>> {
+        let missing = self.store.read(|snapshot| {
+            let mut missing = Vec::new();
+            for guess in scanned.images {
+                let known = snapshot.record(&guess.namespace, Kind::Image, &guess.image.name);
+                if matches!(known, Ok(None)) {
+                    missing.push(guess);
+                }
+            }
+            Ok(missing)
+        })?;
+        let mut last = None;
+        for guess in &missing {
+            let namespace = &guess.namespace;
+            if last != Some(namespace) {
+                self.flush()?;
+                self.namespace(namespace, scanned.namespaces.get(namespace))?;
+                last = Some(namespace);
+            }
+            self.image(namespace.clone(), guess.image.clone())?;
+        }
+        self.flush()?;
+        Ok(missing)
+    }
+
+    /// Makes a namespace, unless the store has it.
+    fn namespace(
+        &mut self,
+        namespace: &Namespace,
+        labels: Option<&BTreeMap<String, String>>,
+    ) -> Result<()> {
+        if self.store.read(|snapshot| Ok(snapshot.namespace(namespace)?.is_some()))? {
+            return Ok(());
+        }
+        self.summary.namespaces += 1;
+        let labels = labels.cloned().unwrap_or_default();
+        let record = Record { name: namespace.to_string(), labels, ..Record::default() };
+        self.store.writer().write_blocking(put_namespace(namespace, record)?)
     }
 
     fn flush(&mut self) -> Result<()> {

@@ -57,6 +57,9 @@ pub struct Notes {
     /// Unknown keys, with the bucket that they belong to: keys of a later containerd, or damaged ones.
     /// Their values are not read.
     pub unknown: BTreeSet<String>,
+    /// Whether a part of the list of buckets or namespaces is lost, and with it the way to all images
+    /// below.
+    pub list_lost: bool,
 }
 
 /// The one key beside the buckets of the namespaces.
@@ -89,15 +92,21 @@ pub fn read<S: ReadAt + ?Sized>(
     each: impl FnMut(Found) -> Result<()>,
 ) -> Result<Notes> {
     let file = FileAtRest::open(source).map_err(|damage| Error::DataLoss(damage.to_string()))?;
-    let mut reading = Reading { snapshot: file.snapshot(), each, unknown: RefCell::default() };
+    let mut reading =
+        Reading { snapshot: file.snapshot(), each, unknown: RefCell::default(), list_lost: false };
     reading.file()?;
-    Ok(Notes { other_meta: file.other_meta().cloned(), unknown: reading.unknown.into_inner() })
+    Ok(Notes {
+        other_meta: file.other_meta().cloned(),
+        unknown: reading.unknown.into_inner(),
+        list_lost: reading.list_lost,
+    })
 }
 
 struct Reading<'b, 's, S: ?Sized, F> {
     snapshot: &'b Snapshot<'s, S>,
     each: F,
     unknown: RefCell<BTreeSet<String>>,
+    list_lost: bool,
 }
 
 impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
@@ -126,7 +135,7 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
                 }
                 Ok(_) => {}
                 Err(lost) => {
-                    known = true;
+                    (known, self.list_lost) = (true, true);
                     self.lost("the list of buckets", lost)?;
                 }
             }
@@ -156,7 +165,10 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
                 Ok(Entry { key, page, .. }) => {
                     self.one_lost("namespace", &key, &Damage::new(page, "it is no bucket"))?;
                 }
-                Err(lost) => self.lost("namespaces", lost)?,
+                Err(lost) => {
+                    self.list_lost = true;
+                    self.lost("namespaces", lost)?;
+                }
             }
         }
         Ok(())
@@ -180,7 +192,10 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
                     other => self.unknown("in a namespace:", other),
                 },
                 Ok(Entry { key, .. }) => self.unknown("in a namespace:", &key),
-                Err(lost) => self.lost(format_args!("buckets of namespace {namespace}"), lost)?,
+                Err(lost) => {
+                    self.list_lost = true;
+                    self.lost(format_args!("buckets of namespace {namespace}"), lost)?;
+                }
             }
         }
         let record = Record { name: namespace.to_string(), labels, ..Record::default() };

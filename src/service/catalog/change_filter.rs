@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::entry::Fields;
+use crate::model::filter::Filter;
 use crate::model::image::Image;
 use crate::model::{Error, Namespace, Result};
 use crate::service::cancel::Cancel;
@@ -37,6 +38,8 @@ impl ChangeFilter {
         for namespace in &namespaces {
             Namespace::parse(namespace)?;
         }
+        // Compiling may take long, and is done where that may be.
+        Filter::parse(&filters).map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))?;
         Ok(Self { namespaces: namespaces.into_iter().collect(), filters })
     }
 

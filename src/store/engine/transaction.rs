@@ -155,6 +155,11 @@ impl<'e> Transaction<'e> {
         self.delete_key(&key, image)
     }
 
+    /// Removes the copy of a record that was set aside; returns whether it existed.
+    pub fn forget_aside(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
+        self.unset(Table::SetAside, &keys::key(namespace, kind, name))
+    }
+
     /// Whether the record `name` may be set aside: the database keeps at most [`MAX_SET_ASIDE`].
     pub fn can_set_aside(&self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
         let is_aside = || self.view.get(Table::SetAside, &keys::key(namespace, kind, name));
