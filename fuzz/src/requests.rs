@@ -131,9 +131,9 @@ async fn beside(
     match method {
         7 => ask!(async |request| alone.get_namespace(call, request).await),
         8 => ask!(async |request| alone.list_namespaces(call, request).await),
-        9 => ask!(async |request| alone.create_namespace(request).await),
-        10 => ask!(async |request| alone.update_namespace(request).await),
-        11 => ask!(async |request| alone.delete_namespace(request).await),
+        9 => ask!(async |request| alone.create_namespace(call, request).await),
+        10 => ask!(async |request| alone.update_namespace(call, request).await),
+        11 => ask!(async |request| alone.delete_namespace(call, request).await),
         12 => ask!(async |request| alone.create_lease(call, request).await),
         13 => ask!(async |request| alone.delete_lease(call, request).await),
         14 => ask!(async |request| alone.list_leases(call, request).await),

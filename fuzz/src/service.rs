@@ -58,6 +58,7 @@ impl Service {
     /// Removes all there is, so that no input depends on the one before. What calls began that were
     /// left may still be written meanwhile.
     pub fn clear(&self) {
+        let anywhere = call(None);
         let left = (0..1000).find(|_| {
             let store = self.local.store();
             for namespace in store.read(|s| s.namespaces()).expect("namespaces") {
@@ -68,11 +69,11 @@ impl Service {
                 }
                 let name = namespace.to_string();
                 let request = DeleteNamespaceRequest { name, ..Default::default() };
-                is_told(&self.run(self.alone.delete_namespace(request)));
+                is_told(&self.run(self.alone.delete_namespace(&anywhere, request)));
             }
             self.run(tokio::task::yield_now());
-            let call = call(None);
-            let left = self.run(self.alone.list_namespaces(&call, ListNamespacesRequest::new()));
+            let all = ListNamespacesRequest::new();
+            let left = self.run(self.alone.list_namespaces(&anywhere, all));
             left.expect("a list").message.is_empty()
         });
         assert!(left.is_some(), "something stays");
@@ -93,7 +94,7 @@ impl Service {
 pub fn call(namespace: Option<&str>) -> CallContext {
     CallContext {
         namespace: namespace.map(str::to_owned),
-        client: lmdb_images::service::client::Client::Own,
+        client: lmdb_images::limits::client::Client::Own,
         actor: lmdb_images::store::Actor::default(),
         reply_limit: GRPC_MESSAGE,
         headers: http::HeaderMap::new(),

@@ -117,7 +117,7 @@ pub fn list(
     bounds: &Bounds,
 ) -> Result<Listing> {
     let query = Query::new(&filters)?;
-    let selection = Selection::compile(&filters, &bounds.without, &mut || Ok(()))?;
+    let selection = Selection::compile(&filters, &bounds.without, &mut Cancel::never())?;
     let is_bounded = bounds.after.is_some() || bounds.limit.is_some() || !bounds.without.is_empty();
     let store = ReadOnlyStore::open(root)?;
     let (mut left_out, mut next_after) = (0, None);

@@ -195,7 +195,7 @@ impl Daemon {
                     connect(),
                 );
                 // Calls on the other sockets take no admission slots from containerd's clients.
-                let own_admission = Limits { admission: Admission::default(), ..limits.clone() };
+                let own_admission = Limits { admission: Admission::forwarded(), ..limits.clone() };
                 daemon.serve_grpc(
                     containerd.open(upstream_socket.access)?,
                     before,

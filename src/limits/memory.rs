@@ -2,65 +2,100 @@
 //!
 //! Small messages are free: their number is bounded by the calls a connection may have open. A
 //! large one waits until its size fits beside the others, and holds its share until it is sent.
+//! Clients take turns, and one client has three quarters of the budget at most, so that what it does
+//! not send or read leaves something to the others.
 
-use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use super::client::Client;
+use super::fair_semaphore::{FairSemaphore, Permit};
 
 /// Messages up to this many bytes need no share.
 pub const SMALL: usize = 4 << 10;
 
+/// How long a reservation may stay with a client that does not send its request, or does not read its
+/// reply, while other clients wait for the memory.
+const CONTENDED_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the owner of a reservation looks whether it is overdue.
+pub const OVERDUE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
 /// A number of bytes to be shared. Clones share the same bytes.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget {
-    free: Arc<Semaphore>,
+    free: FairSemaphore,
     bytes: u32,
+    contended_timeout: Duration,
 }
 
 /// A share of a [`MemoryBudget`], given back when dropped.
 #[derive(Debug)]
 pub struct Reservation {
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
+    since: Instant,
+    contended_timeout: Duration,
 }
 
 impl Reservation {
     /// How many bytes it stands for.
     pub fn bytes(&self) -> usize {
-        self.permit.num_permits()
+        self.permit.count()
     }
 
     /// Gives back all but `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
-        drop(self.permit.split(self.bytes().saturating_sub(bytes)));
+        self.permit.shrink(bytes);
+    }
+
+    /// Starts its time anew: now the client has to act.
+    pub fn restart(&mut self) {
+        self.since = Instant::now();
+    }
+
+    /// Whether its client has had it for some seconds, and another client waits for the memory.
+    pub fn is_overdue(&self) -> bool {
+        self.since.elapsed() > self.contended_timeout && self.permit.is_wanted()
+    }
+
+    /// Returns when it [is overdue](Self::is_overdue).
+    pub async fn overdue(&self) {
+        while !self.is_overdue() {
+            tokio::time::sleep(OVERDUE_CHECK_INTERVAL).await;
+        }
     }
 }
 
 impl MemoryBudget {
     /// A budget of so many bytes.
     pub fn new(bytes: u32) -> Self {
-        Self { free: Arc::new(Semaphore::new(bytes as usize)), bytes }
+        let count = bytes as usize;
+        let free = FairSemaphore::new(count, count / 4 * 3);
+        Self { free, bytes, contended_timeout: CONTENDED_TIMEOUT }
+    }
+
+    /// The same budget, whose reservations are overdue after `timeout`.
+    #[must_use]
+    pub fn with_contended_timeout(self, timeout: Duration) -> Self {
+        Self { contended_timeout: timeout, ..self }
     }
 
     /// Waits for a share of `size` bytes. What is larger than the whole budget gets all of it.
     /// Nothing is held for a small message.
-    pub async fn reserve(&self, size: usize) -> Option<Reservation> {
+    pub async fn reserve(&self, client: Client, size: usize) -> Option<Reservation> {
         if size <= SMALL {
             return None;
         }
-        let bytes = u32::try_from(size).map_or(self.bytes, |size| size.min(self.bytes));
-        // The semaphore is never closed.
-        Arc::clone(&self.free)
-            .acquire_many_owned(bytes)
-            .await
-            .ok()
-            .map(|permit| Reservation { permit })
+        let bytes = size.min(self.bytes as usize);
+        Some(self.reservation(self.free.acquire(client, bytes).await))
     }
 
-    /// A share of `size` bytes, if nobody need wait for it.
-    fn try_reserve(&self, size: usize) -> Option<Reservation> {
-        let bytes = u32::try_from(size).ok()?;
-        let permit = Arc::clone(&self.free).try_acquire_many_owned(bytes).ok()?;
-        Some(Reservation { permit })
+    /// A share of `size` bytes, if there is no need to wait for it.
+    fn try_reserve(&self, client: Client, size: usize) -> Option<Reservation> {
+        self.free.try_acquire(client, size).map(|permit| self.reservation(permit))
+    }
+
+    fn reservation(&self, permit: Permit) -> Reservation {
+        Reservation { permit, since: Instant::now(), contended_timeout: self.contended_timeout }
     }
 }
 
@@ -68,8 +103,8 @@ impl MemoryBudget {
 /// waiting: whoever fills it may hold a transaction.
 #[derive(Debug)]
 pub struct ReplyBuffer<'b> {
-    /// Where more comes from.
-    budget: Option<&'b MemoryBudget>,
+    /// Where more comes from, and for whom.
+    budget: Option<(&'b MemoryBudget, Client)>,
     hold: Option<Reservation>,
     size: usize,
     limit: usize,
@@ -77,8 +112,8 @@ pub struct ReplyBuffer<'b> {
 
 impl<'b> ReplyBuffer<'b> {
     /// Room that grows up to `limit` bytes.
-    pub fn elastic(budget: &'b MemoryBudget, limit: usize) -> Self {
-        Self { budget: Some(budget), hold: None, size: SMALL.min(limit), limit }
+    pub fn elastic(budget: &'b MemoryBudget, client: Client, limit: usize) -> Self {
+        Self { budget: Some((budget, client)), hold: None, size: SMALL.min(limit), limit }
     }
 
     /// Room for `size` bytes, of which the share of the budget, if one is due, is held already.
@@ -95,14 +130,14 @@ impl<'b> ReplyBuffer<'b> {
     }
 
     fn grow(&mut self, size: usize) -> bool {
-        let Some(budget) = self.budget else { return false };
+        let Some((budget, client)) = self.budget else { return false };
         if size > self.limit {
             return false;
         }
         let held = self.hold.as_ref().map_or(0, Reservation::bytes);
         // Twice as much, so that it seldom asks; or just enough.
         for wanted in [size.saturating_mul(2).min(self.limit), size] {
-            if let Some(more) = budget.try_reserve(wanted - held) {
+            if let Some(more) = budget.try_reserve(client, wanted - held) {
                 match &mut self.hold {
                     Some(hold) => hold.permit.merge(more.permit),
                     None => self.hold = Some(more),
@@ -124,45 +159,70 @@ impl<'b> ReplyBuffer<'b> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use futures_util::FutureExt;
+
+    use super::*;
+
+    const ONE: Client = Client::Process(1);
+    const TWO: Client = Client::Process(2);
 
     #[test]
     fn large_messages_wait_for_each_other_and_small_ones_do_not() {
         let budget = MemoryBudget::new(100_000);
-        let mut first = budget.reserve(80_000).now_or_never().unwrap().unwrap();
-        assert!(budget.reserve(SMALL).now_or_never().unwrap().is_none());
-        assert!(budget.reserve(30_000).now_or_never().is_none());
+        let mut first = budget.reserve(ONE, 80_000).now_or_never().unwrap().unwrap();
+        assert!(budget.reserve(TWO, SMALL).now_or_never().unwrap().is_none());
+        assert!(budget.reserve(TWO, 30_000).now_or_never().is_none());
         first.shrink(50_000);
-        let second = budget.reserve(30_000).now_or_never().unwrap();
-        assert!(budget.reserve(1 << 40).now_or_never().is_none());
+        let second = budget.reserve(TWO, 30_000).now_or_never().unwrap();
+        assert!(budget.reserve(ONE, 1 << 40).now_or_never().is_none());
         drop((first, second));
-        assert_eq!(budget.reserve(1 << 40).now_or_never().unwrap().unwrap().bytes(), 100_000);
+        assert_eq!(budget.reserve(TWO, 1 << 40).now_or_never().unwrap().unwrap().bytes(), 100_000);
+    }
+
+    #[test]
+    fn a_reservation_is_overdue_once_another_client_waits() {
+        let budget = MemoryBudget::new(100_000).with_contended_timeout(Duration::ZERO);
+        let held = budget.reserve(ONE, 100_000).now_or_never().unwrap().unwrap();
+        let mut own = Box::pin(budget.reserve(ONE, 5_000));
+        assert!((&mut own).now_or_never().is_none());
+        assert!(!held.is_overdue(), "its client waits for itself");
+        let mut other = Box::pin(budget.reserve(TWO, 5_000));
+        assert!((&mut other).now_or_never().is_none());
+        assert!(held.is_overdue());
+        drop(other);
+        assert!(!held.is_overdue());
+        drop(own);
+        let patient = budget.clone().with_contended_timeout(Duration::MAX);
+        drop(held);
+        let held = patient.reserve(TWO, 90_000).now_or_never().unwrap().unwrap();
+        let mut other = Box::pin(patient.reserve(Client::Own, 20_000));
+        assert!((&mut other).now_or_never().is_none());
+        assert!(!held.is_overdue(), "it is too early");
     }
 
     #[test]
     fn room_grows_while_there_is_some_to_spare_and_then_holds_nothing() {
-        let budget = MemoryBudget::new(200_000);
-        let free = || budget.free.available_permits();
-        let mut room = ReplyBuffer::elastic(&budget, 150_000);
+        let budget = MemoryBudget::new(250_000);
+        let free = || budget.free.free();
+        let mut room = ReplyBuffer::elastic(&budget, ONE, 120_000);
         assert!(room.try_grow(SMALL));
-        assert_eq!(free(), 200_000);
+        assert_eq!(free(), 250_000);
         assert!(room.try_grow(50_000));
-        assert_eq!(free(), 100_000);
+        assert_eq!(free(), 150_000);
         assert!(room.try_grow(110_000));
-        assert_eq!(free(), 50_000);
-        let mut other = ReplyBuffer::elastic(&budget, 150_000);
+        assert_eq!(free(), 130_000);
+        let mut other = ReplyBuffer::elastic(&budget, TWO, 150_000);
         assert!(other.try_grow(40_000));
-        assert!(!other.try_grow(60_000));
+        assert!(!other.try_grow(140_000));
         assert!(!other.try_grow(1));
-        assert_eq!(free(), 50_000);
+        assert_eq!(free(), 130_000);
         let hold = room.finish(110_000);
-        assert_eq!(free(), 90_000);
+        assert_eq!(free(), 140_000);
         drop(hold);
-        let mut room = ReplyBuffer::elastic(&budget, 150_000);
-        assert!(room.try_grow(150_000) && !room.try_grow(150_001));
-        assert_eq!(free(), 200_000);
-        assert!(ReplyBuffer::elastic(&budget, 10).finish(10).is_none());
+        let mut room = ReplyBuffer::elastic(&budget, ONE, 120_000);
+        assert!(room.try_grow(120_000) && !room.try_grow(120_001));
+        assert_eq!(free(), 250_000);
+        assert!(ReplyBuffer::elastic(&budget, ONE, 10).finish(10).is_none());
         let mut room = ReplyBuffer::fixed(SMALL + 1, None);
         assert!(room.try_grow(SMALL + 1) && !room.try_grow(SMALL + 2));
     }

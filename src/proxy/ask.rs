@@ -88,7 +88,7 @@ impl ProxyImages {
                 UpstreamOutcome::Indeterminate(why) => return UpstreamOutcome::Indeterminate(why),
             }
         }
-        let mut hold = self.shared.local.share(MAX_REPLY_BYTES).await;
+        let mut hold = self.shared.local.share(call.client, MAX_REPLY_BYTES).await;
         let reply =
             containerd.call_for_bytes(path, namespace, &call.headers, request, MAX_REPLY_BYTES);
         match self.within(READ_TIMEOUT, reply).await {

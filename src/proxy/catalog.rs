@@ -66,7 +66,7 @@ impl CatalogWriter for ProxyImages {
             ))
             .with_reason("PARTIAL_ONLY", Vec::new()));
         }
-        let _hold = self.shared.local.share(batch.memory()).await;
+        let _hold = self.shared.local.share(call.client, batch.memory()).await;
         let mut results = Vec::with_capacity(batch.items.len());
         for (number, item) in (1..).zip(batch.items) {
             let name = item.name.clone();
@@ -84,7 +84,7 @@ impl CatalogWriter for ProxyImages {
     async fn restore(&self, call: &CallContext, restore: Restore) -> Result<Restored> {
         let cause = Cause { origin: Origin::ORIGIN_UNDO, undoes: restore.undoes, ..call.cause() };
         let (namespace, name) = (restore.namespace.clone(), restore.name.clone());
-        let _hold = self.shared.local.share(restore.memory()).await;
+        let _hold = self.shared.local.share(call.client, restore.memory()).await;
         let writing = self.writing(call, cause, namespace, name)?;
         writing.detach(async move |writing| writing.restore(restore).await).await
     }

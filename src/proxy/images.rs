@@ -296,7 +296,7 @@ impl ProxyImages {
                 name.len()
             )));
         }
-        let mut hold = self.shared.local.share(bytes).await;
+        let mut hold = self.shared.local.share(call.client, bytes).await;
         let detached = tokio::spawn(async move {
             // The timeout includes the wait for an earlier write to the same record.
             let begun = tokio::time::Instant::now();

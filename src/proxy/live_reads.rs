@@ -64,7 +64,7 @@ impl ProxyImages {
         };
         match read() {
             Err(Error::NotFound(_)) if name.len() > MAX_NAME_IN_ERROR => None,
-            found => self.live_reply(call.reply_limit, found, read).await,
+            found => self.live_reply(call, found, read).await,
         }
     }
 
@@ -129,7 +129,7 @@ impl ProxyImages {
             Ok(None) => Err(no_content(digest)),
             Err(e) => Err(e),
         };
-        self.live_reply(call.reply_limit, read(), read).await
+        self.live_reply(call, read(), read).await
     }
 
     /// Finds the bytes that a Content/Read asks for.
@@ -170,7 +170,7 @@ impl ProxyImages {
             let record = Record { name: name.to_owned(), labels, ..Record::default() };
             encode(&GetNamespaceResponse { namespace: Some(record).into(), ..Default::default() })
         };
-        self.live_reply(call.reply_limit, read(), read).await
+        self.live_reply(call, read(), read).await
     }
 
     /// Counts a read that found nothing.
@@ -182,7 +182,7 @@ impl ProxyImages {
     /// The reply to a read: `found`, or if that is large, what `read` finds once its size is reserved.
     async fn live_reply(
         &self,
-        limit: usize,
+        call: &CallContext,
         found: Result<Vec<u8>>,
         read: impl Fn() -> Result<Vec<u8>>,
     ) -> Option<Result<Reply>> {
@@ -199,10 +199,10 @@ impl ProxyImages {
                 return None;
             }
         };
-        if size > limit {
-            return Some(Err(Error::message_too_large(size, limit)));
+        if size > call.reply_limit {
+            return Some(Err(Error::message_too_large(size, call.reply_limit)));
         }
-        let hold = self.local().share(size).await;
+        let hold = self.local().share(call.client, size).await;
         match read() {
             Ok(message) if message.len() <= size => {
                 self.upstream().read(Source::Files);

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Code;
 
 use crate::api::namespace::Namespace as Record;
+use crate::limits::client::Client;
 use crate::log_throttle::throttled_log;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
@@ -27,7 +28,6 @@ use crate::proxy::images::{Found, ProxyImages};
 use crate::proxy::live::LiveFiles;
 use crate::proxy::reconcile_queue::DueWork;
 use crate::service::cancel::Cancel;
-use crate::service::client::Client;
 use crate::service::codec::{decode, encode};
 use crate::store::{Cause, Kind, Origin, Records, Transaction};
 

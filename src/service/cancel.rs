@@ -1,9 +1,11 @@
-//! Cancellation of long reads: a read ends at its deadline, or when its caller is gone.
+//! Cancellation of long reads: a read ends at its deadline, when its filters take too much memory, or
+//! when its caller is gone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::model::filter::Filter;
 use crate::model::{Error, Result};
 
 /// The number of steps between two checks of the clock.
@@ -16,12 +18,14 @@ pub struct Cancel {
     time: Duration,
     until: Option<Instant>,
     steps: u32,
+    filter_memory: usize,
 }
 
 #[derive(Debug, Default)]
 struct State {
     gone: AtomicBool,
     over: AtomicBool,
+    lacks_memory: AtomicBool,
 }
 
 /// The caller that waits for the work. Dropping the value cancels the work.
@@ -33,6 +37,11 @@ impl CancelOnDrop {
     pub fn is_over(&self) -> bool {
         self.0.over.load(Ordering::Relaxed)
     }
+
+    /// Whether the filters of the work need more memory than they may take.
+    pub fn lacks_memory(&self) -> bool {
+        self.0.lacks_memory.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for CancelOnDrop {
@@ -42,16 +51,46 @@ impl Drop for CancelOnDrop {
 }
 
 impl Cancel {
-    /// Allows work for `time` from now on, while the returned [`CancelOnDrop`] lives.
-    pub fn new(time: Duration) -> (CancelOnDrop, Self) {
+    /// Allows work for `time` from now on, while the returned [`CancelOnDrop`] lives. Its filters may
+    /// take `filter_memory` bytes.
+    pub fn new(time: Duration, filter_memory: usize) -> (CancelOnDrop, Self) {
         let state = Arc::<State>::default();
         let until = Instant::now().checked_add(time);
-        (CancelOnDrop(Arc::clone(&state)), Self { state, time, until, steps: 0 })
+        (CancelOnDrop(Arc::clone(&state)), Self { state, time, until, steps: 0, filter_memory })
     }
 
     /// Allows work without a deadline, for a command at a terminal.
     pub fn never() -> Self {
-        Self { state: Arc::default(), time: Duration::MAX, until: None, steps: 0 }
+        Self {
+            state: Arc::default(),
+            time: Duration::MAX,
+            until: None,
+            steps: 0,
+            filter_memory: usize::MAX,
+        }
+    }
+
+    /// Parses filters with `parse` and compiles their regular expressions.
+    ///
+    /// # Errors
+    /// Those of `parse` and of [`check`](Self::check); [`Error::ResourceExhausted`] when the filters
+    /// take more memory than they may.
+    pub fn compile(
+        &mut self,
+        filters: &[String],
+        parse: impl FnOnce(&[String]) -> Result<Filter>,
+    ) -> Result<Filter> {
+        let memory = self.filter_memory;
+        if Filter::parsed_size(filters) <= memory {
+            let mut filter = parse(filters)?;
+            if filter.compile(memory, &mut || self.check())? {
+                return Ok(filter);
+            }
+        }
+        self.state.lacks_memory.store(true, Ordering::Relaxed);
+        Err(Error::ResourceExhausted(format!(
+            "the filters of the request take more than {memory} bytes: ask with fewer or simpler ones"
+        )))
     }
 
     /// Counts one more step of the work.
@@ -84,17 +123,37 @@ mod tests {
 
     #[test]
     fn it_ends_when_nobody_waits_or_the_time_is_over() {
-        let (waiting, mut patience) = Cancel::new(Duration::from_secs(30));
-        assert!((0..STEPS_PER_CLOCK_CHECK * 2).all(|_| patience.check().is_ok()));
+        let (waiting, mut cancel) = Cancel::new(Duration::from_secs(30), 0);
+        assert!((0..STEPS_PER_CLOCK_CHECK * 2).all(|_| cancel.check().is_ok()));
         drop(waiting);
-        assert!(matches!(patience.check(), Err(Error::Unavailable(_))));
+        assert!(matches!(cancel.check(), Err(Error::Unavailable(_))));
 
-        let (waiting, mut patience) = Cancel::new(Duration::ZERO);
-        assert!((1..STEPS_PER_CLOCK_CHECK).all(|_| patience.check().is_ok()));
+        let (waiting, mut cancel) = Cancel::new(Duration::ZERO, 0);
+        assert!((1..STEPS_PER_CLOCK_CHECK).all(|_| cancel.check().is_ok()));
         for _ in 0..2 {
             // Once it is over it stays over.
-            assert!(matches!(patience.check(), Err(Error::DeadlineExceeded(_))));
+            assert!(matches!(cancel.check(), Err(Error::DeadlineExceeded(_))));
             assert!(waiting.is_over());
+        }
+    }
+
+    #[test]
+    fn filters_that_take_too_much_memory_are_told_from_those_that_are_wrong() {
+        let compile = |memory, filter: &str| {
+            let (waiting, mut cancel) = Cancel::new(Duration::from_secs(30), memory);
+            let parse = |texts: &[String]| Filter::parse(texts).map_err(Error::invalid_argument);
+            let compiled = cancel.compile(&[filter.to_owned()], parse).map(drop);
+            (compiled, waiting.lacks_memory())
+        };
+        let large = r#"name~="\\pL{30}""#;
+        let many = vec!["name==a"; 1000].join(",");
+        for filter in [large, &many] {
+            let (compiled, lacks_memory) = compile(100_000, filter);
+            assert!(matches!(compiled, Err(Error::ResourceExhausted(_))) && lacks_memory);
+            assert_eq!(compile(usize::MAX, filter), (Ok(()), false));
+        }
+        for wrong in ["name~=", "name~=\"(\""] {
+            assert!(!compile(100_000, wrong).1, "{wrong}");
         }
     }
 }

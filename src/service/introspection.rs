@@ -34,11 +34,12 @@ pub fn server(uuid: &str) -> ServerResponse {
 /// The plugins that match any of the filters.
 pub fn plugins(filters: &[String], root: &str, mut cancel: Cancel) -> Result<Vec<Plugin>> {
     // containerd repeats the sentence.
-    let mut filter = Filter::parse(filters).map_err(|e| {
-        Error::InvalidArgument(format!("invalid argument: {}", Error::invalid_argument(e)))
+    let filter = cancel.compile(filters, |filters| {
+        Filter::parse(filters).map_err(|e| {
+            Error::InvalidArgument(format!("invalid argument: {}", Error::invalid_argument(e)))
+        })
     })?;
     let mut step = || cancel.check();
-    filter.compile(&mut step)?;
     let plugin = |id: &str| {
         let mut plugin =
             Plugin { type_: "io.containerd.grpc.v1".into(), id: id.into(), ..Plugin::default() };

@@ -67,10 +67,9 @@ pub fn delete(change: &mut Transaction<'_>, namespace: &Namespace, id: &str) -> 
 
 /// The filter of a List, compiled.
 pub fn filter(filters: &[String], cancel: &mut Cancel) -> Result<Filter> {
-    let mut filter =
-        Filter::parse(filters).map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))?;
-    filter.compile(&mut || cancel.check())?;
-    Ok(filter)
+    cancel.compile(filters, |filters| {
+        Filter::parse(filters).map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))
+    })
 }
 
 /// Builds the `ListResponse` of the leases that match the filter, in byte order of ids, within the buffer

@@ -13,12 +13,13 @@ use async_trait::async_trait;
 
 use super::events::{Exchange, OwnEvent};
 use super::images::{self, Made, Query, ReplyRoom, Stored};
-use super::pool::{Pool, Speed};
+use super::pool::{Attempt, Lane, Pool};
 use super::reply::BuildOutcome;
 use super::{CallContext, Images, Reply, leases};
 use crate::api::images::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, ListImagesRequest, UpdateImageRequest,
 };
+use crate::limits::client::Client;
 use crate::limits::decoded_size;
 use crate::limits::memory::{MemoryBudget, ReplyBuffer, Reservation, SMALL};
 use crate::model::image::{self, Image};
@@ -70,11 +71,12 @@ impl LocalImages {
         gc::run::collect(&self.collector, &self.store, &self.events).await
     }
 
-    /// Makes a change in a namespace; after its commit, tells what `happened` by what it gave. `bytes` is
+    /// Makes a change in a namespace for `client`; after its commit, tells what `happened` by what it gave. `bytes` is
     /// what the change takes in memory until it is made: it holds as much of the budget, as it is made
     /// though its client leaves.
     pub async fn change<T, F, G>(
         &self,
+        client: Client,
         namespace: Namespace,
         bytes: usize,
         work: F,
@@ -100,13 +102,14 @@ impl LocalImages {
                 events.emit(&namespace, happened);
             }
         };
-        self.change_then(bytes, work, told).await.map(|((made, _), _)| made)
+        self.change_then(client, bytes, work, told).await.map(|((made, _), _)| made)
     }
 
     /// Makes a change that holds `bytes` of the budget; after its commit, `then` with what it gave. Gives
     /// that, and the hold.
     pub async fn change_then<T, F, G>(
         &self,
+        client: Client,
         bytes: usize,
         work: F,
         then: G,
@@ -116,7 +119,7 @@ impl LocalImages {
         F: FnOnce(&mut Transaction<'_>) -> Result<T> + Send + 'static,
         G: FnOnce(&T) + Send + 'static,
     {
-        let hold = self.replies.reserve(bytes).await;
+        let hold = self.replies.reserve(client, bytes).await;
         let collector = Arc::clone(&self.collector);
         let work = move |change: &mut Transaction<'_>| work(change).map(|made| (made, hold));
         let then = move |(made, _): &(T, Option<Reservation>)| {
@@ -165,7 +168,7 @@ impl LocalImages {
                 Ok(made)
             };
             // Nothing is held while waiting, as in `answer`.
-            match self.change_then(bytes.saturating_add(size), work, told).await? {
+            match self.change_then(call.client, bytes.saturating_add(size), work, told).await? {
                 (Made::Written(Stored { answer: message, .. }), mut hold) => {
                     if let Some(hold) = &mut hold {
                         hold.shrink(message.len());
@@ -198,27 +201,27 @@ impl LocalImages {
         B: Fn(&Store, ReplyBuffer<'_>, Cancel) -> Result<BuildOutcome> + Send + Sync + 'static,
     {
         let (build, limit) = (Arc::new(build), call.reply_limit);
-        let mut speed = Speed::Quick;
+        let mut lane = Lane::Quick;
         loop {
             // Nothing is held while waiting: two who wait while holding might wait for each other.
             let hold = match measured {
                 Some(size) if size > limit => return Err(Error::message_too_large(size, limit)),
-                Some(size) => self.replies.reserve(size).await,
+                Some(size) => self.replies.reserve(call.client, size).await,
                 None => None,
             };
-            let (store, budget, build) =
-                (self.store.clone(), self.replies.clone(), Arc::clone(&build));
-            let work = move |patience| {
+            let (store, budget, client, build) =
+                (self.store.clone(), self.replies.clone(), call.client, Arc::clone(&build));
+            let work = move |cancel| {
                 let room = match measured {
                     Some(size) => ReplyBuffer::fixed(size, hold),
-                    None => ReplyBuffer::elastic(&budget, limit),
+                    None => ReplyBuffer::elastic(&budget, client, limit),
                 };
-                build(&store, room, patience)
+                build(&store, room, cancel)
             };
-            match self.pool.run_at(speed, call.client, work).await? {
-                None => speed = Speed::Slow,
-                Some(BuildOutcome { reply: Some(reply), .. }) => return Ok(reply),
-                Some(built) => measured = Some(built.size),
+            match self.pool.run_in(lane, call.client, work).await? {
+                Attempt::Again(next) => lane = next,
+                Attempt::Done(BuildOutcome { reply: Some(reply), .. }) => return Ok(reply),
+                Attempt::Done(built) => measured = Some(built.size),
             }
         }
     }
@@ -242,7 +245,7 @@ impl LocalImages {
         if is_simple(&request.filters) {
             let (query, room) = (Query::new(&request.filters)?, self.room(call));
             // Few images and no regular expression, but maybe many labels of each.
-            let (waiting, patience) = Cancel::new(INLINE_TIMEOUT);
+            let (waiting, patience) = Cancel::new(INLINE_TIMEOUT, 0);
             let list = |s: &Snapshot<'_>| match accepts(s, None)? {
                 true => images::list_if_few(s, &namespace, &query, room, patience),
                 false => Ok(None),
@@ -260,7 +263,7 @@ impl LocalImages {
         // Read anew each time: what filters take, compiled, must not wait for room with them. And before
         // there is a snapshot, as compiling may take long.
         let build = move |store: &Store, room: ReplyBuffer<'_>, mut patience: Cancel| {
-            let query = Query::compile(&request.filters, &mut || patience.check())?;
+            let query = Query::compile(&request.filters, &mut patience)?;
             store.read(|s| {
                 if !accepts(s, Some(&mut patience))? {
                     refused.store(true, Ordering::Relaxed);
@@ -277,7 +280,7 @@ impl LocalImages {
 
     /// Room for a reply of the call.
     pub fn room(&self, call: &CallContext) -> ReplyBuffer<'_> {
-        ReplyBuffer::elastic(&self.replies, call.reply_limit)
+        ReplyBuffer::elastic(&self.replies, call.client, call.reply_limit)
     }
 
     /// Where what may take long runs.
@@ -286,13 +289,13 @@ impl LocalImages {
     }
 
     /// Waits for a share of what large replies, and changes under way, take together.
-    pub async fn share(&self, bytes: usize) -> Option<Reservation> {
-        self.replies.reserve(bytes).await
+    pub async fn share(&self, client: Client, bytes: usize) -> Option<Reservation> {
+        self.replies.reserve(client, bytes).await
     }
 
     /// A message that exists already, with its share of the budget.
-    pub async fn reserve_reply(&self, message: Vec<u8>) -> Result<Reply> {
-        let hold = self.replies.reserve(message.len()).await;
+    pub async fn reserve_reply(&self, client: Client, message: Vec<u8>) -> Result<Reply> {
+        let hold = self.replies.reserve(client, message.len()).await;
         Ok(Reply { message, hold })
     }
 }
@@ -385,7 +388,10 @@ impl Images for LocalImages {
             leases::release_image(change, &ns, lease.as_deref(), &request.name)?;
             images::delete(change, &ns, &request)
         };
-        self.change(namespace, bytes, work, |()| Some(OwnEvent::ImageDeleted { name })).await?;
+        self.change(call.client, namespace, bytes, work, |()| {
+            Some(OwnEvent::ImageDeleted { name })
+        })
+        .await?;
         if sync {
             self.collect().await?;
         }

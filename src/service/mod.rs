@@ -7,7 +7,7 @@
 //! - [`transfer`], [`introspection`]: what is offered of these services
 //! - [`local`]: Images as an async service; where async code meets the synchronous store
 //! - [`standalone`]: the services beside it, when no containerd stands behind
-//! - [`pool`]: the threads on which long work runs, [`client`] by client; [`cancel`]: for how long
+//! - [`pool`]: the threads on which long work runs, client by client; [`cancel`]: for how long
 //! - [`reply`]: a reply that is built within its reservation; [`codec`]: messages to bytes
 //!
 //! No transport and no network: a request comes in as its message, an answer leaves as the
@@ -15,7 +15,6 @@
 
 pub mod cancel;
 pub mod catalog;
-pub mod client;
 pub mod codec;
 pub mod containers;
 pub mod events;
@@ -38,10 +37,10 @@ use async_trait::async_trait;
 use crate::api::images::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, ListImagesRequest, UpdateImageRequest,
 };
+use crate::limits::client::Client;
 use crate::limits::memory::Reservation;
 use crate::model::{Namespace, Result};
 use crate::store::{Actor, Cause};
-use client::Client;
 
 /// The header that carries the lease.
 const LEASE: &str = "containerd-lease";

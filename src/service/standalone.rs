@@ -20,11 +20,12 @@ use crate::api::namespace::{
     ListNamespacesRequest, UpdateNamespaceRequest, UpdateNamespaceResponse,
 };
 use crate::api::transfer::TransferRequest;
+use crate::limits::client::Client;
 use crate::limits::decoded_size;
+use crate::limits::fair_semaphore::FairSemaphore;
 use crate::limits::memory::ReplyBuffer;
 use crate::model::{Error, Namespace, Result};
 use crate::service::cancel::Cancel;
-use crate::service::client::Client;
 use crate::service::codec::required;
 use crate::service::containers;
 use crate::service::events::OwnEvent;
@@ -38,13 +39,18 @@ use crate::store::{Store, Transaction};
 #[derive(Debug, Clone)]
 pub struct Standalone {
     local: LocalImages,
+    transfers: FairSemaphore,
 }
+
+/// The Transfers that are with the writer thread at a time. Each may take it as long as a thousand other
+/// changes, and those of other clients wait behind all that are there.
+const MAX_TRANSFERS: usize = 1;
 
 #[allow(missing_docs)]
 impl Standalone {
     /// Beside the Images of `local`, on its store.
     pub fn new(local: LocalImages) -> Self {
-        Self { local }
+        Self { local, transfers: FairSemaphore::new(MAX_TRANSFERS, MAX_TRANSFERS) }
     }
 
     /// Its Images.
@@ -70,14 +76,15 @@ impl Standalone {
         call: &CallContext,
         _: ListNamespacesRequest,
     ) -> Result<Reply> {
-        let build = |store: &Store, room: ReplyBuffer<'_>, patience: Cancel| {
-            store.read(|s| namespaces::list(s, room, patience))
+        let build = |store: &Store, room: ReplyBuffer<'_>, cancel: Cancel| {
+            store.read(|s| namespaces::list(s, room, cancel))
         };
         self.local.build_reply(call, None, build).await
     }
 
     pub async fn create_namespace(
         &self,
+        call: &CallContext,
         request: CreateNamespaceRequest,
     ) -> Result<CreateNamespaceResponse> {
         let record = required(request.namespace, "CreateNamespaceRequest.namespace")?;
@@ -88,12 +95,13 @@ impl Standalone {
         let work =
             move |change: &mut Transaction<'_>| namespaces::create(change, &record).map(drop);
         let created = |_: &()| Some(OwnEvent::NamespaceCreated { name, labels });
-        self.local.change(namespace, bytes, work, created).await?;
+        self.local.change(call.client, namespace, bytes, work, created).await?;
         Ok(CreateNamespaceResponse { namespace: Some(answer).into(), ..Default::default() })
     }
 
     pub async fn update_namespace(
         &self,
+        call: &CallContext,
         request: UpdateNamespaceRequest,
     ) -> Result<UpdateNamespaceResponse> {
         let update = namespaces::Update::new(&request)?;
@@ -102,11 +110,15 @@ impl Standalone {
         let labels = request.namespace.into_option().unwrap_or_default().labels;
         let work = move |change: &mut Transaction<'_>| namespaces::update(change, &update);
         let updated = |_: &()| Some(OwnEvent::NamespaceUpdated { name, labels });
-        self.local.change(namespace, bytes, work, updated).await?;
+        self.local.change(call.client, namespace, bytes, work, updated).await?;
         Ok(UpdateNamespaceResponse::new())
     }
 
-    pub async fn delete_namespace(&self, request: DeleteNamespaceRequest) -> Result<Empty> {
+    pub async fn delete_namespace(
+        &self,
+        call: &CallContext,
+        request: DeleteNamespaceRequest,
+    ) -> Result<Empty> {
         let name = request.name.clone();
         let missing = |_| {
             Error::not_found(format_args!("namespace {}", crate::model::go::quote::quote(&name)))
@@ -115,7 +127,7 @@ impl Standalone {
         let work =
             move |change: &mut Transaction<'_>| namespaces::delete(change, &request.name).map(drop);
         let deleted = |_: &()| Some(OwnEvent::NamespaceDeleted { name });
-        self.local.change(namespace, 0, work, deleted).await?;
+        self.local.change(call.client, namespace, 0, work, deleted).await?;
         Ok(Empty::new())
     }
 
@@ -147,9 +159,9 @@ impl Standalone {
     /// Answers a `ListResponse`.
     pub async fn list_leases(&self, call: &CallContext, request: ListRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let build = move |store: &Store, room: ReplyBuffer<'_>, mut patience: Cancel| {
-            let filter = leases::filter(&request.filters, &mut patience)?;
-            store.read(|s| leases::list(s, &namespace, &filter, room, patience))
+        let build = move |store: &Store, room: ReplyBuffer<'_>, mut cancel: Cancel| {
+            let filter = leases::filter(&request.filters, &mut cancel)?;
+            store.read(|s| leases::list(s, &namespace, &filter, room, cancel))
         };
         self.local.build_reply(call, None, build).await
     }
@@ -207,7 +219,10 @@ impl Standalone {
         let (ns, events, bytes) = (namespace.clone(), Arc::clone(&tag), tag.bytes());
         let (lease, cause) = (call.lease(), call.cause());
         let collector = Arc::clone(self.local.collector());
+        // The place is the change's, which is made though its client leaves.
+        let place = self.transfers.acquire(call.client, 1).await;
         let work = move |change: &mut Transaction<'_>| {
+            let _place = place;
             change.set_cause(cause);
             let tagged = tag.apply(change, &ns, lease.as_deref())?;
             for happened in tag.events(tagged.clone()) {
@@ -221,7 +236,7 @@ impl Standalone {
                 tell.emit(&namespace, happened);
             }
         };
-        self.local.change_then(bytes, work, told).await?;
+        self.local.change_then(call.client, bytes, work, told).await?;
         Ok(Empty::new())
     }
 
@@ -255,7 +270,7 @@ impl Standalone {
         request: PluginsRequest,
     ) -> Result<PluginsResponse> {
         let root = self.local.store().root().display().to_string();
-        let found = move |patience| introspection::plugins(&request.filters, &root, patience);
+        let found = move |cancel| introspection::plugins(&request.filters, &root, cancel);
         let plugins = self.local.pool().run(call.client, found).await?;
         Ok(PluginsResponse { plugins, ..Default::default() })
     }
@@ -279,7 +294,7 @@ impl Standalone {
         let namespace = call.namespace()?;
         let ns = namespace.clone();
         let work = move |change: &mut Transaction<'_>| work(change, &ns);
-        self.local.change(namespace, bytes, work, |_| None).await
+        self.local.change(call.client, namespace, bytes, work, |_| None).await
     }
 }
 

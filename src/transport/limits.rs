@@ -31,9 +31,10 @@ pub const GRPC_MESSAGE: usize = 16 << 20;
 /// ([`offload`](crate::transport::conn::workers::offload)).
 pub const OFFLOAD_THRESHOLD: usize = 64 << 10;
 
-/// The default memory budget in bytes, of all connections together: requests have one of this size,
-/// and replies have another.
-pub const DEFAULT_MEMORY_BUDGET: u32 = 64 << 20;
+/// The default memory budget in bytes for large requests, of all connections together, and that for
+/// large replies and changes under way. Either has room for the largest of its kind: a request has
+/// 24 MiB once it is decoded, a change 40 MiB with its reply.
+pub const DEFAULT_MEMORY_BUDGET: u32 = 40 << 20;
 
 /// The limits on clients. The timeouts are generous: they end only what hangs.
 #[derive(Debug, Clone)]

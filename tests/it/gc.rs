@@ -52,7 +52,7 @@ impl Services {
     fn call(lease: Option<&str>) -> CallContext {
         let lease = lease.map(|id| (http::HeaderName::from_static("containerd-lease"), id));
         let headers = lease.into_iter().map(|(name, id)| (name, id.parse().unwrap())).collect();
-        let client = lmdb_images::service::client::Client::Own;
+        let client = lmdb_images::limits::client::Client::Own;
         let (namespace, actor) = (Some("n".into()), lmdb_images::store::Actor::default());
         CallContext { namespace, client, actor, reply_limit: 1 << 24, headers }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -14,7 +15,8 @@ use lmdb_images::api::images::{
     ListImagesRequest, ListImagesResponse, UpdateImageRequest,
 };
 use lmdb_images::daemon::sockets::{Access, Socket};
-use lmdb_images::limits::memory::MemoryBudget;
+use lmdb_images::limits::client::Client as Sender;
+use lmdb_images::limits::memory::{MemoryBudget, SMALL};
 use lmdb_images::model::Result;
 use lmdb_images::service::catalog::Catalog;
 use lmdb_images::service::local::LocalImages;
@@ -310,6 +312,90 @@ async fn who_begins_more_than_its_share_of_all_calls_is_not_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn large_requests_of_one_connection_do_not_take_each_others_window() {
+    let served = Served::start().await;
+    let client = served.client(Protocol::Grpc).await;
+    // Few of them have a share of the budget at a time. The bytes of the others that have arrived lie
+    // unread meanwhile, and must leave room for the rest of those.
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..100 {
+        let client = client.clone();
+        let mut large = image(&number.to_string());
+        large.target.as_mut().unwrap().annotations.insert("filler".into(), "x".repeat(200_000));
+        calls.spawn(async move {
+            client.call::<CreateImageResponse>("Create", "n", &create(large)).await.unwrap();
+        });
+    }
+    tokio::time::timeout(PATIENCE, calls.join_all()).await.expect("they end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grpc_client_that_sends_crumbs_is_disconnected() {
+    let served = Served::start().await;
+    let crumbs = |count| {
+        let frame = |byte: &u8| Bytes::copy_from_slice(&[*byte]);
+        [&[0, 0, 0, 1, 0][..], &vec![0; count]].concat().iter().map(frame).collect::<Vec<_>>()
+    };
+    let stream = TokioIo::new(UnixStream::connect(served.daemon.grpc()).await.unwrap());
+    let http = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (mut sender, connection) = http.handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let sent = crumbs(200).into_iter().map(|f| Ok::<_, std::io::Error>(Frame::data(f)));
+    let body = StreamBody::new(futures_util::StreamExt::chain(
+        futures_util::stream::iter(sent),
+        futures_util::stream::pending(),
+    ));
+    let request = http::Request::post(format!("http://localhost/{}/List", support::IMAGES))
+        .header("content-type", "application/grpc")
+        .header("containerd-namespace", "n")
+        .body(body.boxed_unsync())
+        .unwrap();
+    let response = tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap();
+    assert!(response.is_err(), "{response:?}");
+    let _ = tokio::time::timeout(PATIENCE, connection).await.unwrap();
+    is_served(&served).await;
+}
+
+/// A daemon with one budget for one large request, and half a minute for a message.
+async fn frugal() -> (Served, Limits) {
+    let request_memory = MemoryBudget::new(16 << 20).with_contended_timeout(SOON);
+    let limits = Limits { request_memory, ..Limits::default() };
+    (Served::with(limits.clone()).await, limits)
+}
+
+/// Waits until a client has all memory, and then for the same memory as another client.
+async fn memory_comes_back(limits: &Limits) {
+    let part = (16 << 20) - SMALL;
+    while limits.request_memory.reserve(Sender::Process(1), part).now_or_never().is_some() {
+        tokio::task::yield_now().await;
+    }
+    let waiting = limits.request_memory.reserve(Sender::Process(1), part);
+    tokio::time::timeout(PATIENCE, waiting).await.expect("it comes back before the message's time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_grpc_request_that_stops_gives_its_memory_to_those_that_wait() {
+    let (served, limits) = frugal().await;
+    let announced = vec![Bytes::from_static(&[0, 1, 0, 0, 0, 7, 7])];
+    let call = hyper_call(served.daemon.grpc(), 65_535, announced, true, "60S");
+    let ((answer, _), ()) = tokio::join!(call, memory_comes_back(&limits));
+    assert_eq!(answer.headers()["grpc-status"], (Code::DeadlineExceeded as i32).to_string());
+    let why = answer.headers()["grpc-message"].to_str().unwrap().replace("%20", " ");
+    assert!(why.contains("stopped on its way while others waited"), "{why}");
+    is_served(&served).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_ttrpc_request_that_stops_gives_its_memory_to_those_that_wait() {
+    let (served, limits) = frugal().await;
+    let mut stream = UnixStream::connect(served.daemon.ttrpc()).await.unwrap();
+    stream.write_all(&[0, 0x30, 0, 0, 0, 0, 0, 1, 1, 0, 7]).await.unwrap();
+    memory_comes_back(&limits).await;
+    assert!(is_ended(&mut stream).await);
+    is_served(&served).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_of_too_many_fields_is_told_so() {
     let served = Served::start().await;
     for protocol in BOTH {
@@ -355,7 +441,7 @@ async fn a_ttrpc_stream_has_one_call_at_a_time() {
     let limits = Limits::default();
     let served = Served::with(limits.clone()).await;
     // Every decoded message that needs a share of the budget waits.
-    let all = limits.request_memory.reserve(usize::MAX).await;
+    let all = limits.request_memory.reserve(Sender::Process(1), usize::MAX).await;
     for other in [frame(1, b""), list_frame(1, 1), vec![0, 0, 0, 0, 0, 0, 0, 1, 9, 0]] {
         let mut stream = UnixStream::connect(served.daemon.ttrpc()).await.unwrap();
         stream.write_all(&list_frame(1, 100)).await.unwrap();

@@ -22,6 +22,7 @@ mod forward;
 mod gc;
 mod images;
 mod limits;
+mod limits_page;
 mod memory;
 mod metrics;
 mod name_sizes;

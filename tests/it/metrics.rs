@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use lmdb_images::api::images::CreateImageResponse;
+use lmdb_images::api::images::{CreateImageResponse, GetImageRequest, GetImageResponse};
 use lmdb_images::daemon::Daemon;
 use lmdb_images::daemon::metrics::Address;
 use lmdb_images::transport::Limits;
@@ -112,6 +112,10 @@ async fn every_metric_is_documented_and_set() {
     tokio::time::timeout(PATIENCE, followed).await.unwrap();
 
     create_image(&Client::Grpc(other.clone()), "c").await;
+    let get = GetImageRequest { name: "c".into(), ..Default::default() };
+    let through: Result<GetImageResponse, _> =
+        Client::grpc(front.grpc()).await.call("Get", "n", &get).await;
+    through.unwrap();
     let told = async {
         while value(&scrape(&front).await, "lmdb_images_upstream_event_lag_seconds") == 0.0 {
             tokio::task::yield_now().await;

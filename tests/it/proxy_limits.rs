@@ -223,7 +223,7 @@ fn front(socket: &Path, root: &Path) -> ProxyImages {
 fn call(namespace: &str) -> CallContext {
     CallContext {
         namespace: Some(namespace.into()),
-        client: lmdb_images::service::client::Client::Own,
+        client: lmdb_images::limits::client::Client::Own,
         actor: lmdb_images::store::Actor::default(),
         reply_limit: 16 << 20,
         headers: HeaderMap::new(),
@@ -343,7 +343,8 @@ async fn a_large_reply_of_containerd_is_not_read_before_there_is_room_for_it() {
     };
     assert_eq!(get("small").await.unwrap(), ("small".into(), false));
     assert_eq!(get("large").await.unwrap(), ("large".into(), true));
-    let all = front.local().share(usize::MAX).await;
+    let all =
+        front.local().share(lmdb_images::limits::client::Client::Process(1), usize::MAX).await;
     assert_eq!(get("small").await.unwrap(), ("small".into(), false));
     let list = || async { front.list(&call("n"), ListImagesRequest::new()).await };
     let mut waiting = (Box::pin(get("large")), Box::pin(list()));

@@ -86,7 +86,7 @@ impl Chain {
     async fn names(&self) -> Vec<String> {
         let call = CallContext {
             namespace: Some("n".into()),
-            client: lmdb_images::service::client::Client::Own,
+            client: lmdb_images::limits::client::Client::Own,
             actor: Default::default(),
             reply_limit: 16 << 20,
             headers: http::HeaderMap::new(),

@@ -12,7 +12,7 @@ use lmdb_images::api::images::{
     CreateImageResponse, DeleteImageRequest, GetImageRequest, GetImageResponse, ListImagesRequest,
     ListImagesResponse,
 };
-use lmdb_images::api::imagestore::ImageStore;
+use lmdb_images::api::imagestore::{ImageReference, ImageStore};
 use lmdb_images::api::introspection::{PluginsRequest, PluginsResponse, ServerResponse};
 use lmdb_images::api::leases::{
     AddResourceRequest, CreateRequest, CreateResponse, DeleteRequest, ListRequest, ListResponse,
@@ -382,4 +382,39 @@ async fn the_server_keeps_its_uuid() {
     served.daemon.stop().await;
     let again = Served { daemon: Daemon::start(&config).await.unwrap(), dir };
     assert_eq!(server(&again).await.uuid, first.uuid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_waits_for_one_transfer_at_most() {
+    let served = Served::start().await;
+    let client = served.client(Protocol::Grpc).await;
+    client.call::<CreateImageResponse>("Create", "n", &create(image("a"))).await.unwrap();
+    let reference = |n| ImageReference { name: format!("r{n}"), ..Default::default() };
+    let names =
+        ImageStore { extra_references: (0..1000).map(reference).collect(), ..Default::default() };
+    let destination = MessageField::some(Any {
+        type_url: "containerd.types.transfer.ImageStore".into(),
+        value: names.write_to_bytes().unwrap(),
+        ..Default::default()
+    });
+    let request = TransferRequest { source: store("a"), destination, ..Default::default() };
+    let request = request.write_to_bytes().unwrap();
+    let mut transfers = tokio::task::JoinSet::new();
+    let channel = channel(served.daemon.grpc()).await.unwrap();
+    for _ in 0..50 {
+        let (channel, request) = (channel.clone(), request.clone());
+        transfers.spawn(async move {
+            grpc(&channel, TRANSFER, "Transfer", Some("n"), request).await.unwrap();
+        });
+    }
+    // By the end of the first, all the others have come.
+    transfers.join_next().await.unwrap().unwrap();
+    let other = served.client(Protocol::Ttrpc).await;
+    other.call::<CreateImageResponse>("Create", "n", &create(image("b"))).await.unwrap();
+    let mut ended = 1;
+    while transfers.try_join_next().is_some() {
+        ended += 1;
+    }
+    assert!(ended < 20, "{ended} transfers ended before the change");
+    transfers.join_all().await;
 }

@@ -61,13 +61,17 @@ pub fn ttrpc_list(stream: u32) -> Vec<u8> {
 }
 
 pub fn ttrpc_call(stream: u32, method: &str, message: &[u8]) -> Vec<u8> {
+    ttrpc_call_in("n", stream, method, message)
+}
+
+pub fn ttrpc_call_in(namespace: &str, stream: u32, method: &str, message: &[u8]) -> Vec<u8> {
     let mut request = ttrpc::Request::new();
     request.service = IMAGES.into();
     request.method = method.into();
     request.payload = message.to_vec();
     request.metadata.push(ttrpc::proto::KeyValue {
         key: "containerd-namespace-ttrpc".into(),
-        value: "n".into(),
+        value: namespace.into(),
         ..Default::default()
     });
     let payload = request.write_to_bytes().unwrap();
@@ -138,11 +142,25 @@ pub fn grpc_begun(stream: u32, headers: usize) -> Vec<u8> {
     h2(1, 4, stream, &[head("Get"), fillers.collect()].concat())
 }
 
-/// Calls with the first bytes of a message of 16 MiB each, as many as the window lets.
+/// The head of a gRPC message of 16 MiB.
+const ANNOUNCED: &[u8] = &[0, 0, 0xff, 0xff, 0xff];
+
+/// Calls with the first bytes of a message of 16 MiB each, as many as the window of a stream lets.
 pub fn grpc_waiting() -> Vec<u8> {
-    let first = [&[0, 0, 0xff, 0xff, 0xff][..], &[0; 16_000]].concat();
+    let first = [ANNOUNCED, &[0; 8_000]].concat();
     let call = |stream| [h2(1, 4, stream, &head("Create")), h2(0, 0, stream, &first)].concat();
-    [opening(0), [1, 3, 5, 7].map(call).concat()].concat()
+    [opening(0), (0..32).flat_map(|n| call(2 * n + 1)).collect()].concat()
+}
+
+/// A call with a message of 16 MiB, of which some bytes come, each in a frame of its own.
+pub fn grpc_crumbs(stream: u32) -> Vec<u8> {
+    let crumbs = h2(0, 0, stream, &[0]).repeat(2_000);
+    [h2(1, 4, stream, &head("Create")), h2(0, 0, stream, ANNOUNCED), crumbs].concat()
+}
+
+/// The head of a ttrpc frame of 4 MiB, and its first bytes.
+pub fn ttrpc_waiting() -> Vec<u8> {
+    [Vec::from(ttrpc::proto::MessageHeader::new_request(1, 4 << 20)), vec![0; 100]].concat()
 }
 
 /// A call that a daemon in front of a containerd passes on.

@@ -43,11 +43,15 @@ pub use parser::ParseError;
 pub use selector::{Operator, Pattern, Selector};
 
 use crate::model::go::regexp;
+use crate::model::go::regexp::RegexpError;
 
 /// Memory in bytes for all compiled regular expressions of one request.
 const MAX_REGEXPS_BYTES: usize = 16 << 20;
 /// Memory in bytes for one compiled regular expression.
 const MAX_REGEXP_BYTES: usize = regexp::SIZE_LIMIT;
+
+/// Memory in bytes for one selector, or for one name in its path, beside their text.
+const MAX_PARSED_PART_BYTES: usize = 192;
 
 /// Number of regular expressions in all filters of a request together.
 const MAX_PATTERNS: usize = 1000;
@@ -67,8 +71,8 @@ impl Filter {
     /// The first filter that does not parse fails them all.
     pub fn parse_all<S: AsRef<[u8]>>(filters: &[S]) -> Result<Filter, ParseError> {
         let mut filter = Self::parse(filters)?;
-        match filter.compile(&mut || Ok::<_, Infallible>(())) {
-            Ok(()) => Ok(filter),
+        match filter.compile(usize::MAX, &mut || Ok::<_, Infallible>(())) {
+            Ok(_) => Ok(filter),
             Err(never) => match never {},
         }
     }
@@ -104,18 +108,38 @@ impl Filter {
     }
 
     /// Compiles every regular expression within the memory for all of them. Calls `step` before each.
+    /// Returns false if they take more than `memory` bytes. That says nothing about the expressions:
+    /// with more memory they may compile.
     ///
     /// # Errors
     /// Those of `step`.
-    pub fn compile<E>(&mut self, step: &mut impl FnMut() -> Result<(), E>) -> Result<(), E> {
+    pub fn compile<E>(
+        &mut self,
+        memory: usize,
+        step: &mut impl FnMut() -> Result<(), E>,
+    ) -> Result<bool, E> {
         let share = (MAX_REGEXPS_BYTES / self.patterns().count().max(1)).min(MAX_REGEXP_BYTES);
+        let mut left = memory;
         for selector in self.alternatives.iter_mut().flatten() {
             if let Operator::Matches(pattern) = &mut selector.operator {
                 step()?;
-                pattern.compile(share);
+                let is_last_word = left >= share;
+                match pattern.compile(share.min(left)) {
+                    Ok(()) => left = left.saturating_sub(pattern.memory()),
+                    Err(RegexpError::TooLarge) if !is_last_word => return Ok(false),
+                    Err(error) => pattern.log(&error),
+                }
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Upper bound of the memory in bytes of a filter that is parsed from these texts, and not compiled.
+    pub fn parsed_size<S: AsRef<[u8]>>(filters: &[S]) -> usize {
+        // A comma begins a selector, and a dot a name in a path.
+        let parts = |text: &[u8]| text.iter().filter(|byte| matches!(byte, b',' | b'.')).count();
+        let size = |text: &[u8]| text.len() + (1 + parts(text)) * MAX_PARSED_PART_BYTES;
+        filters.iter().map(|filter| size(filter.as_ref())).sum()
     }
 
     /// Returns true if the filter matches `object`.

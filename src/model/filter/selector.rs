@@ -7,7 +7,7 @@ use super::scanner;
 use crate::log_throttle::throttled_log;
 use crate::model::go::charset::is_print;
 use crate::model::go::quote::quote;
-use crate::model::go::regexp::{self, Compiled};
+use crate::model::go::regexp::{self, Compiled, RegexpError};
 use crate::model::go::text::{first_rune, lossy};
 
 /// A test of one field.
@@ -105,14 +105,15 @@ impl Pattern {
         Pattern { source, compiled: None }
     }
 
-    pub(super) fn compile(&mut self, size_limit: usize) {
-        match regexp::compile(&self.source, size_limit) {
-            Ok(compiled) => self.compiled = Some(compiled),
-            Err(error) => {
-                let source = quote(&self.source);
-                throttled_log!(Warn, "error compiling regexp {source}: {error}");
-            }
-        }
+    pub(super) fn compile(&mut self, size_limit: usize) -> Result<(), RegexpError> {
+        self.compiled = Some(regexp::compile(&self.source, size_limit)?);
+        Ok(())
+    }
+
+    /// Logs that the expression does not compile.
+    pub(super) fn log(&self, error: &RegexpError) {
+        let source = quote(&self.source);
+        throttled_log!(Warn, "error compiling regexp {source}: {error}");
     }
 
     /// Source of the expression, unquoted.
@@ -132,7 +133,7 @@ impl Pattern {
         }
     }
 
-    fn memory(&self) -> usize {
+    pub(super) fn memory(&self) -> usize {
         let compiled = self.compiled.as_ref().map_or(0, |compiled| compiled.matcher.memory());
         self.source.len() + compiled
     }

@@ -76,7 +76,7 @@ impl CatalogWriter for LocalImages {
                 events.emit(&namespace, made.event.clone());
             }
         };
-        let (results, _) = self.change_then(memory, work, told).await?;
+        let (results, _) = self.change_then(call.client, memory, work, told).await?;
         Ok(results.into_iter().map(|made| made.map(|made| made.applied)).collect())
     }
 
@@ -108,7 +108,7 @@ impl CatalogWriter for LocalImages {
                 events.emit(&namespace, made.event.clone());
             }
         };
-        let (made, _) = self.change_then(memory, work, told).await?;
+        let (made, _) = self.change_then(call.client, memory, work, told).await?;
         Ok(made.map_or(Restored::Unchanged, |made| Restored::Changed(made.applied.seq)))
     }
 }

@@ -57,7 +57,7 @@ impl ChangeFilter {
     pub fn compile(&self, patience: &mut Cancel) -> Result<Option<Query>> {
         match self.filters.as_slice() {
             [] => Ok(None),
-            filters => Query::compile(filters, &mut || patience.check()).map(Some),
+            filters => Query::compile(filters, patience).map(Some),
         }
     }
 

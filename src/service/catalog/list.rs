@@ -85,7 +85,7 @@ impl PageQuery {
 
     /// The selection of its filters.
     pub fn selection(&self, patience: &mut Cancel) -> Result<Selection> {
-        Selection::compile(&self.filters, &self.without, &mut || patience.check())
+        Selection::compile(&self.filters, &self.without, patience)
     }
 
     /// Builds the page. `limit` is what the transport can carry.
@@ -239,8 +239,7 @@ pub fn count(
     request: &CountRequest,
     mut patience: Cancel,
 ) -> Result<CountResponse> {
-    let compiled =
-        Selection::compile(&request.filters, &request.without, &mut || patience.check())?;
+    let compiled = Selection::compile(&request.filters, &request.without, &mut patience)?;
     let now = Start::of(snapshot)?;
     let mut response =
         CountResponse { epoch: now.epoch_text(), seq: now.seq, ..Default::default() };

@@ -89,7 +89,7 @@ impl Catalog {
     /// Begins a watch.
     pub fn watch(
         &self,
-        client: crate::service::client::Client,
+        client: crate::limits::client::Client,
         request: WatchRequest,
     ) -> Result<Watch> {
         Watch::begin(&self.local, &self.watches, client, request)
@@ -214,7 +214,7 @@ impl Catalog {
         let (store, limit) = (self.local.store(), call.reply_limit);
         let mut measured = None;
         if query.is_simple() {
-            let (waiting, mut patience) = Cancel::new(INLINE_TIMEOUT);
+            let (waiting, mut patience) = Cancel::new(INLINE_TIMEOUT, 0);
             let selection = query.selection(&mut patience)?;
             let room = self.local.room(call);
             let read =
@@ -269,7 +269,7 @@ impl Catalog {
         if message.len() > call.reply_limit {
             return Err(Error::message_too_large(message.len(), call.reply_limit));
         }
-        self.local.reserve_reply(message).await
+        self.local.reserve_reply(call.client, message).await
     }
 }
 

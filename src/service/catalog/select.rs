@@ -2,6 +2,7 @@
 
 use crate::model::Result;
 use crate::model::image::plan::Plan;
+use crate::service::cancel::Cancel;
 use crate::service::images::Query;
 
 /// The images that match a filter, without those that match another.
@@ -13,16 +14,12 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Reads the filters. `step` is called now and then; its error ends it.
-    pub fn compile(
-        filters: &[String],
-        without: &[String],
-        step: &mut impl FnMut() -> Result<()>,
-    ) -> Result<Self> {
-        let wanted = Query::compile(filters, step)?;
+    /// Reads the filters, within the time and the memory of `cancel`.
+    pub fn compile(filters: &[String], without: &[String], cancel: &mut Cancel) -> Result<Self> {
+        let wanted = Query::compile(filters, cancel)?;
         let unwanted = match without {
             [] => None,
-            without => Some(Query::compile(without, step).map_err(|e| e.at("without"))?),
+            without => Some(Query::compile(without, cancel).map_err(|e| e.at("without"))?),
         };
         let is_all = filters.is_empty() && unwanted.is_none();
         Ok(Self { wanted, unwanted, is_all })

@@ -14,11 +14,11 @@ use super::errors::{check_epoch, check_position, compacted, epoch_changed, log_o
 use super::initial::InitialState;
 use crate::api::catalog::watch_response::Is;
 use crate::api::catalog::{InitialEnd, Progress, Started, WatchRequest, WatchResponse};
+use crate::limits::client::Client;
 use crate::limits::memory::{MemoryBudget, Reservation};
 use crate::model::{Error, Result};
 use crate::service::Reply;
 use crate::service::cancel::Cancel;
-use crate::service::client::Client;
 use crate::service::codec::{encode, push_field};
 use crate::service::local::LocalImages;
 use crate::store::{LogHead, LogPage, Store};
@@ -38,8 +38,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 const PROGRESS_CHANGES: u64 = 1000;
 
 /// How many watches there may be, and how many one client may have.
-const MAX_WATCHES: usize = 2048;
-const MAX_CLIENT_WATCHES: usize = 1024;
+const MAX_WATCHES: usize = 1024;
+const MAX_CLIENT_WATCHES: usize = 1000;
 
 /// Changes that were read at once.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ const LARGE_MESSAGE_BYTES: usize = 32 << 10;
 
 /// The bytes that the large messages of all watches have together. It is a budget of their own: a watcher
 /// that does not read holds its share for a while, and writers must not wait for it.
-const LARGE_MESSAGES_BYTES: u32 = 32 << 20;
+const LARGE_MESSAGES_BYTES: u32 = 8 << 20;
 
 /// The watches that there are. Clones are the same.
 #[derive(Debug, Clone)]
@@ -240,7 +240,7 @@ impl Watch {
                 if size > LARGE_MESSAGE_BYTES && self.hold.is_none() {
                     // Nothing is held while waiting; then it is read again.
                     drop(batch);
-                    self.hold = self.place.watches.large.reserve(size).await;
+                    self.hold = self.place.watches.large.reserve(self.client, size).await;
                     continue;
                 }
                 self.next = batch.next;

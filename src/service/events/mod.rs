@@ -23,12 +23,12 @@ use queue::Queue;
 use subscribers::Subscribers;
 use subscription::Subscription;
 
-use super::client::Client;
 use super::pool::Pool;
 use crate::api::event::Envelope;
 use crate::api::image_events::{ImageCreate, ImageDelete, ImageUpdate};
 use crate::api::namespace_events::{NamespaceCreate, NamespaceDelete, NamespaceUpdate};
 use crate::clock;
+use crate::limits::client::Client;
 use crate::log_throttle::throttled_log;
 use crate::model::filter::Filter;
 use crate::model::go::quote::quote;
@@ -173,7 +173,7 @@ impl Exchange {
             Some(known) => known,
             None => {
                 let texts = filters.clone();
-                let filter = pool.run(client, move |patience| filter(&texts, patience)).await?;
+                let filter = pool.run(client, move |cancel| filter(&texts, cancel)).await?;
                 self.subscribers.share(filters, filter)?
             }
         };
@@ -182,16 +182,16 @@ impl Exchange {
     }
 }
 
-fn filter(texts: &[String], mut patience: Cancel) -> Result<Filter> {
-    let mut filter = Filter::parse(texts).map_err(|e| {
-        // Of a stream's errors containerd tells no code.
-        Error::Unknown(format!(
-            "subscription error: failed parsing subscription filters: {}",
-            Error::invalid_argument(e)
-        ))
-    })?;
-    filter.compile(&mut || patience.check())?;
-    Ok(filter)
+fn filter(texts: &[String], mut cancel: Cancel) -> Result<Filter> {
+    cancel.compile(texts, |texts| {
+        Filter::parse(texts).map_err(|e| {
+            // Of a stream's errors containerd tells no code.
+            Error::Unknown(format!(
+                "subscription error: failed parsing subscription filters: {}",
+                Error::invalid_argument(e)
+            ))
+        })
+    })
 }
 
 /// A topic is a path of identifiers: `/images/create`.

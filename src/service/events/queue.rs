@@ -13,10 +13,10 @@ use super::event::Event;
 
 /// The most events that wait, and the most memory of them together, in bytes.
 pub const MAX_EVENTS: usize = 1024;
-pub const MAX_BYTES: usize = 64 << 20;
+pub const MAX_BYTES: usize = 8 << 20;
 
 /// The most memory of the events that subscribers hold while they read them, in bytes.
-const MAX_HELD_BYTES: usize = 16 << 20;
+const MAX_HELD_BYTES: usize = 4 << 20;
 
 /// The queue. Clones share it.
 #[derive(Clone, Debug)]

@@ -3,20 +3,20 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use crate::limits::client::Client;
 use crate::model::filter::Filter;
 use crate::model::{Error, Result};
-use crate::service::client::Client;
 
 /// How many subscriptions there may be, and how many one client may have. Each takes some 20 KiB for
 /// what is on its way to the client.
-const MAX_SUBSCRIPTIONS: usize = 2048;
+const MAX_SUBSCRIPTIONS: usize = 1024;
 const MAX_CLIENT_SUBSCRIPTIONS: usize = 128;
 
 /// The memory that the filters of one subscription may take, and those of all together, in bytes. Equal
 /// filters are one. Filters up to `SMALL_FILTER` may take what larger ones must leave.
 const MAX_FILTER: usize = 2 << 20;
-const MAX_LARGE_FILTERS: usize = 32 << 20;
-const MAX_FILTERS: usize = 64 << 20;
+const MAX_LARGE_FILTERS: usize = 6 << 20;
+const MAX_FILTERS: usize = 12 << 20;
 const SMALL_FILTER: usize = 128 << 10;
 
 /// All subscribers. Clones are the same.

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use super::queue::{Cursor, HeldEvent, Missed, Queue};
 use super::subscribers::{Admission, SharedFilter};
+use crate::limits::client::Client;
 use crate::model::{Error, Result};
 use crate::service::cancel::Cancel;
-use crate::service::client::Client;
-use crate::service::pool::{Pool, QUICK_TIMEOUT, Speed};
+use crate::service::pool::{Attempt, Lane, Pool, QUICK_TIMEOUT};
 
 /// The most bytes of a piece.
 pub const MAX_PIECE: usize = 8 << 10;
@@ -95,14 +95,14 @@ impl Subscription {
             };
         }
         let filter = Arc::clone(&self.filter);
-        let work = move |patience| find(&queue, from, &filter, patience);
-        let found = self.pool.run_at(Speed::Quick, self.client, work).await?;
-        found.ok_or_else(|| {
-            Error::ResourceExhausted(format!(
+        let work = move |cancel| find(&queue, from, &filter, cancel);
+        match self.pool.run_in(Lane::Quick, self.client, work).await? {
+            Attempt::Done(found) => Ok(found),
+            Attempt::Again(_) => Err(Error::ResourceExhausted(format!(
                 "the filters of the subscription took more than {QUICK_TIMEOUT:?} for one event: \
                  subscribe again with fewer or simpler ones"
-            ))
-        })
+            ))),
+        }
     }
 }
 
@@ -110,12 +110,12 @@ fn find(
     queue: &Queue,
     from: u64,
     filter: &SharedFilter,
-    mut patience: Cancel,
+    mut cancel: Cancel,
 ) -> Result<(u64, bool)> {
     let (begun, mut position) = (Instant::now(), from);
     while begun.elapsed() < TURN {
         let Some(event) = queue.get(position).map_err(missed)? else { break };
-        let mut step = || patience.check();
+        let mut step = || cancel.check();
         match filter.filter().try_matches(&*event, &mut step) {
             Ok(true) => return Ok((position, true)),
             Ok(false) => position += 1,

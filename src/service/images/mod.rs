@@ -78,15 +78,16 @@ pub fn get(
 impl Query {
     /// Parses and plans filters.
     pub fn new(filters: &[String]) -> Result<Self> {
-        Self::compile(filters, &mut || Ok(()))
+        Self::compile(filters, &mut Cancel::never())
     }
 
-    /// Parses and plans filters that may take long. Calls `step` now and then and ends with its error.
-    pub fn compile(filters: &[String], step: &mut impl FnMut() -> Result<()>) -> Result<Self> {
+    /// The same, within the time and the memory of `cancel`.
+    pub fn compile(filters: &[String], cancel: &mut Cancel) -> Result<Self> {
         // containerd repeats the sentence: where it parses filters, and where it lists images.
-        let mut filter = Filter::parse(filters)
-            .map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))?;
-        filter.compile(step)?;
+        let parse = |filters: &[String]| {
+            Filter::parse(filters).map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))
+        };
+        let filter = cancel.compile(filters, parse)?;
         let plan = Plan::new(&filter);
         Ok(Self { filter, plan })
     }

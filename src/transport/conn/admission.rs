@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The limit on calls in flight. The task of one call takes some 7 KiB until the call ends.
-const MAX_IN_FLIGHT: usize = 4096;
+const MAX_IN_FLIGHT: usize = 2048;
+
+/// The same for calls that containerd answers.
+const MAX_FORWARDED_IN_FLIGHT: usize = 4096;
 
 /// Headers of this size weigh as much as one call.
 pub const HEADER_BYTES_PER_SLOT: usize = 4 << 10;
@@ -34,6 +37,11 @@ impl Default for Admission {
 }
 
 impl Admission {
+    /// The calls of `containerd.sock`, which may be many streams that stay open.
+    pub fn forwarded() -> Self {
+        Self::new(MAX_FORWARDED_IN_FLIGHT)
+    }
+
     /// All connections together may have `limit` calls in flight.
     pub fn new(limit: usize) -> Self {
         let shared = Shared { calls: 0.into(), connections: 0.into(), limit };

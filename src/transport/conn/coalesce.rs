@@ -18,13 +18,23 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::io::poll_read_buf;
 
 /// The most bytes that wait to be sent, and the most bytes of one bulk read.
 const BUFFER_SIZE: usize = 128 << 10;
 
-/// A read below this many bytes does not start bulk reads.
+/// A read below this many bytes does not start bulk reads, and a buffer of this size is free.
 const SMALL_READ: usize = 4 << 10;
+
+/// The large buffers of all connections together. A connection that gets none reads and writes through
+/// a small one, which takes more system calls.
+const MAX_LARGE_BUFFERS: usize = 64;
+
+static LARGE_BUFFERS: Semaphore = Semaphore::const_new(MAX_LARGE_BUFFERS);
+
+/// The right to one large buffer.
+type LargeBuffer = SemaphorePermit<'static>;
 
 /// The stream of a connection. When it is dropped, the sender task sends what the socket takes
 /// without waiting, and closes the socket.
@@ -41,11 +51,15 @@ struct Shared {
     taken: usize,
     /// The last read was large, so the next one is likely to be.
     bulk_reads: bool,
+    /// Held while `read` has memory.
+    large_read: Option<LargeBuffer>,
     /// Bytes to send. The sender task has sent those before `sent`.
     write: Vec<u8>,
     sent: usize,
     /// The last buffer was large, so the next one gets its full size at once: growing it copies.
     bulk_writes: bool,
+    /// Held while `write` may be large.
+    large_write: Option<LargeBuffer>,
     /// Why sending failed.
     failed: Option<ErrorKind>,
     /// The sender task, while it has nothing to send.
@@ -64,9 +78,11 @@ impl CoalescingStream {
             read: first.to_vec(),
             taken: 0,
             bulk_reads: false,
+            large_read: None,
             write: Vec::new(),
             sent: 0,
             bulk_writes: false,
+            large_write: None,
             failed: None,
             sender: None,
             writer: None,
@@ -80,7 +96,7 @@ impl CoalescingStream {
     /// is sent.
     pub fn is_full(&self, cx: &Context<'_>) -> bool {
         let shared = &mut *lock(&self.shared);
-        let is_full = shared.write.len() >= BUFFER_SIZE && shared.failed.is_none();
+        let is_full = shared.write.len() >= shared.write_capacity(1) && shared.failed.is_none();
         if is_full {
             shared.writer = Some(cx.waker().clone());
         }
@@ -180,8 +196,23 @@ impl Shared {
             self.bulk_writes = self.sent >= BUFFER_SIZE / 4;
         }
         self.write = Vec::new();
+        self.large_write = None;
         self.sent = 0;
         Poll::Ready(Ok(()))
+    }
+
+    /// The most bytes that may wait to be sent. Takes a large buffer when a small one has no room for
+    /// `more` bytes.
+    fn write_capacity(&mut self, more: usize) -> usize {
+        if self.large_write.is_none() && self.write.len().saturating_add(more) > SMALL_READ {
+            self.large_write = LARGE_BUFFERS.try_acquire().ok();
+        }
+        if self.large_write.is_some() { BUFFER_SIZE } else { SMALL_READ }
+    }
+
+    fn release_read_buffer(&mut self) {
+        self.read = Vec::new();
+        self.large_read = None;
     }
 
     fn drain_read_buffer(&mut self, buf: &mut ReadBuf<'_>) {
@@ -193,7 +224,7 @@ impl Shared {
             self.taken = 0;
             self.read.clear();
             if !self.bulk_reads {
-                self.read = Vec::new();
+                self.release_read_buffer();
             }
         }
     }
@@ -210,14 +241,21 @@ impl AsyncRead for CoalescingStream {
             shared.drain_read_buffer(buf);
             return Poll::Ready(Ok(()));
         }
-        if !shared.bulk_reads {
+        if shared.bulk_reads && shared.large_read.is_none() {
+            shared.large_read = LARGE_BUFFERS.try_acquire().ok();
+        }
+        if shared.large_read.is_none() {
             let before = buf.filled().len();
             ready!(Pin::new(&mut shared.stream).poll_read(cx, buf))?;
             shared.bulk_reads = buf.remaining() == 0 && buf.filled().len() - before >= SMALL_READ;
             return Poll::Ready(Ok(()));
         }
         shared.read.reserve(BUFFER_SIZE);
-        let count = ready!(poll_read_buf(Pin::new(&mut shared.stream), cx, &mut shared.read))?;
+        let polled = poll_read_buf(Pin::new(&mut shared.stream), cx, &mut shared.read);
+        if polled.is_pending() {
+            shared.release_read_buffer();
+        }
+        let count = ready!(polled)?;
         shared.bulk_reads = count >= SMALL_READ;
         shared.drain_read_buffer(buf);
         Poll::Ready(Ok(()))
@@ -242,12 +280,13 @@ impl AsyncWrite for CoalescingStream {
         if let Some(kind) = shared.failed {
             return Poll::Ready(Err(kind.into()));
         }
-        let Some(free) = BUFFER_SIZE.checked_sub(shared.write.len()).filter(|free| *free > 0)
-        else {
+        let more = bufs.iter().map(|buf| buf.len()).sum();
+        let capacity = shared.write_capacity(more);
+        let Some(free) = capacity.checked_sub(shared.write.len()).filter(|free| *free > 0) else {
             shared.writer = Some(cx.waker().clone());
             return Poll::Pending;
         };
-        if shared.bulk_writes {
+        if shared.bulk_writes && shared.large_write.is_some() {
             shared.write.reserve_exact(free);
         }
         let mut room = free;
@@ -355,6 +394,46 @@ mod tests {
         theirs.read_exact(&mut got).await.unwrap();
         writing.await.unwrap();
         assert_eq!(theirs.read(&mut got).await.unwrap(), 0, "dropped, it is closed");
+    }
+
+    #[tokio::test]
+    async fn many_connections_share_the_large_buffers() {
+        let mut open = Vec::new();
+        for _ in 0..2 * MAX_LARGE_BUFFERS {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let mut stream = CoalescingStream::new(ours, &[]);
+            // Until neither the socket nor the buffer has room.
+            let mut is_open = true;
+            while std::mem::replace(&mut is_open, false) {
+                std::future::poll_fn(|cx| {
+                    while Pin::new(&mut stream).poll_write(cx, &[0; SMALL_READ])?.is_ready() {
+                        is_open = true;
+                    }
+                    Poll::Ready(io::Result::Ok(()))
+                })
+                .await
+                .unwrap();
+                tokio::task::yield_now().await;
+                tokio::task::yield_now().await;
+            }
+            open.push((stream, theirs));
+        }
+        let bytes = |stream: &CoalescingStream| lock(&stream.shared).write.capacity();
+        let together: usize = open.iter().map(|(stream, _)| bytes(stream)).sum();
+        let small = 2 * MAX_LARGE_BUFFERS * SMALL_READ;
+        assert!(together <= MAX_LARGE_BUFFERS * BUFFER_SIZE + small, "{together} bytes");
+        // A connection with a small buffer sends everything, too.
+        let (mut stream, mut theirs) = open.pop().unwrap();
+        let read = async {
+            let mut all = Vec::new();
+            theirs.read_to_end(&mut all).await.unwrap();
+        };
+        let write = async {
+            stream.write_all(&[7; 3 * SMALL_READ]).await.unwrap();
+            stream.shutdown().await.unwrap();
+            drop(stream);
+        };
+        tokio::join!(read, write);
     }
 
     #[tokio::test]

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::limits::client::Client;
 use crate::limits::memory::Reservation;
-use crate::service::client::Client;
 use crate::store::Actor;
 use crate::transport::conn::admission;
 use crate::transport::conn::admission::{Admission, ConnectionAdmission};
@@ -56,11 +56,11 @@ pub struct ConnectionState {
     calls: Arc<Semaphore>,
     /// gRPC: the reader, while admission control pauses it.
     paused: Mutex<Option<Waker>>,
-    /// gRPC: the replies that the protocol has not sent yet, each with the time of its handover.
-    unsent: Mutex<BTreeMap<u64, Instant>>,
+    /// gRPC: the replies that the protocol has not sent yet.
+    unsent: Mutex<BTreeMap<u64, UnsentReply>>,
     /// ttrpc: the streams with an unanswered call, each with the memory reserved for the call. A
     /// stream has one call at a time: the server refuses a second one.
-    reservations: Mutex<HashMap<u32, Vec<Reservation>>>,
+    reservations: Mutex<HashMap<u32, Reservations>>,
 }
 
 impl ConnectionState {
@@ -120,18 +120,23 @@ impl ConnectionState {
     pub fn track_reply(
         self: &Arc<Self>,
         slot: Option<OwnedSemaphorePermit>,
-        reservation: Option<Reservation>,
+        mut reservation: Option<Reservation>,
     ) -> ReplyGuard {
+        if let Some(reservation) = &mut reservation {
+            reservation.restart();
+        }
         let mut unsent = lock(&self.unsent);
         let number = unsent.last_key_value().map_or(0, |(last, _)| last.wrapping_add(1));
-        unsent.insert(number, Instant::now());
-        ReplyGuard { connection: Arc::clone(self), number, _slot: slot, _reservation: reservation }
+        unsent.insert(number, UnsentReply { since: Instant::now(), reservation });
+        ReplyGuard { connection: Arc::clone(self), number, _slot: slot }
     }
 
-    /// Whether a reply has waited for longer than `time` to be sent.
+    /// Whether a reply has waited for longer than `time` to be sent, or for too long while other
+    /// clients wait for its memory.
     pub fn has_stalled_reply(&self, time: Duration) -> bool {
         let unsent = lock(&self.unsent);
-        unsent.first_key_value().is_some_and(|(_, since)| since.elapsed() > time)
+        unsent.first_key_value().is_some_and(|(_, reply)| reply.since.elapsed() > time)
+            || unsent.values().filter_map(|r| r.reservation.as_ref()).any(Reservation::is_overdue)
     }
 
     /// Begins a ttrpc call on `stream`. Returns false when the stream has an unanswered call.
@@ -139,18 +144,26 @@ impl ConnectionState {
         let mut reservations = lock(&self.reservations);
         let is_new = !reservations.contains_key(&stream);
         if is_new {
-            reservations.insert(stream, Vec::new());
+            reservations.insert(stream, Reservations::default());
         }
         is_new
     }
 
-    /// Keeps `reservation` until [`detach`](Self::detach) of `stream`. A call that has been answered
-    /// already, because its deadline passed, keeps nothing.
-    pub fn attach(&self, stream: u32, reservation: Option<Reservation>) {
-        if let (Some(reservation), Some(attached)) =
-            (reservation, lock(&self.reservations).get_mut(&stream))
-        {
-            attached.push(reservation);
+    /// Keeps the memory of the request on `stream` until [`detach`](Self::detach). A call that has
+    /// been answered already, because its deadline passed, keeps nothing.
+    pub fn attach_request(&self, stream: u32, reservation: Option<Reservation>) {
+        if let Some(attached) = lock(&self.reservations).get_mut(&stream) {
+            attached.request = reservation;
+        }
+    }
+
+    /// Keeps the memory of the reply on `stream` in the same way.
+    pub fn attach_reply(&self, stream: u32, mut reservation: Option<Reservation>) {
+        if let Some(reservation) = &mut reservation {
+            reservation.restart();
+        }
+        if let Some(attached) = lock(&self.reservations).get_mut(&stream) {
+            attached.reply = reservation;
         }
     }
 
@@ -158,14 +171,36 @@ impl ConnectionState {
     /// has one.
     pub fn shrink(&self, stream: u32, bytes: usize) -> bool {
         let mut reservations = lock(&self.reservations);
-        let first = reservations.get_mut(&stream).and_then(|attached| attached.first_mut());
-        first.map(|reservation| reservation.shrink(bytes)).is_some()
+        let request = reservations.get_mut(&stream).and_then(|attached| attached.request.as_mut());
+        request.map(|reservation| reservation.shrink(bytes)).is_some()
+    }
+
+    /// Whether the memory of the request on `stream`, which has not arrived whole, is
+    /// [overdue](Reservation::is_overdue).
+    pub fn is_request_overdue(&self, stream: u32) -> bool {
+        let reservations = lock(&self.reservations);
+        let request = reservations.get(&stream).and_then(|attached| attached.request.as_ref());
+        request.is_some_and(Reservation::is_overdue)
+    }
+
+    /// Whether the memory of a reply is [overdue](Reservation::is_overdue).
+    pub fn is_reply_overdue(&self) -> bool {
+        let reservations = lock(&self.reservations);
+        let mut replies = reservations.values().filter_map(|attached| attached.reply.as_ref());
+        replies.any(Reservation::is_overdue)
     }
 
     /// Releases the reservations of the call on `stream`.
     pub fn detach(&self, stream: u32) {
         lock(&self.reservations).remove(&stream);
     }
+}
+
+/// The memory of an unanswered ttrpc call.
+#[derive(Debug, Default)]
+struct Reservations {
+    request: Option<Reservation>,
+    reply: Option<Reservation>,
 }
 
 /// A call in flight.
@@ -190,12 +225,21 @@ pub struct ReplyGuard {
     connection: Arc<ConnectionState>,
     number: u64,
     _slot: Option<OwnedSemaphorePermit>,
-    _reservation: Option<Reservation>,
+}
+
+/// What is known of a reply that the protocol has not sent yet.
+#[derive(Debug)]
+struct UnsentReply {
+    /// When the protocol got it.
+    since: Instant,
+    reservation: Option<Reservation>,
 }
 
 impl Drop for ReplyGuard {
     fn drop(&mut self) {
-        lock(&self.connection.unsent).remove(&self.number);
+        let reply = lock(&self.connection.unsent).remove(&self.number);
+        // The end of its reservation, which other clients wait for, needs no lock.
+        drop(reply);
     }
 }
 
@@ -206,7 +250,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
+    use crate::limits::memory::MemoryBudget;
 
     #[test]
     fn one_unsent_reply_stalls_the_connection_though_others_are_sent() {
@@ -224,19 +271,48 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_has_one_call_whose_reservations_end_with_it() {
-        use crate::limits::memory::MemoryBudget;
-        use futures_util::FutureExt;
+    fn an_unread_reply_stalls_the_connection_once_others_wait_for_its_memory() {
+        let budget = MemoryBudget::new(100_000).with_contended_timeout(Duration::ZERO);
+        let connection = ConnectionState::new(1, &Admission::default(), Peer::default());
+        let share = |client| budget.reserve(client, 60_000).now_or_never();
+        let request = share(Client::Own).unwrap();
+        assert!(connection.open(1));
+        connection.attach_request(1, request);
+        let mut other = Box::pin(budget.reserve(Client::Process(1), 60_000));
+        assert!((&mut other).now_or_never().is_none());
+        assert!(connection.is_request_overdue(1) && !connection.is_reply_overdue());
+        drop(other);
+        assert!(!connection.is_request_overdue(1));
+        connection.detach(1);
 
+        assert!(connection.open(1));
+        connection.attach_reply(1, share(Client::Own).unwrap());
+        let mut other = Box::pin(budget.reserve(Client::Process(1), 60_000));
+        assert!((&mut other).now_or_never().is_none());
+        assert!(connection.is_reply_overdue() && !connection.is_request_overdue(1));
+        drop(other);
+        connection.detach(1);
+
+        let unread = connection.track_reply(None, share(Client::Own).unwrap());
+        let mut other = Box::pin(budget.reserve(Client::Process(1), 60_000));
+        assert!((&mut other).now_or_never().is_none());
+        assert!(connection.has_stalled_reply(Duration::MAX));
+        drop(unread);
+        assert!((&mut other).now_or_never().is_some());
+        assert!(!connection.has_stalled_reply(Duration::MAX));
+    }
+
+    #[test]
+    fn a_stream_has_one_call_whose_reservations_end_with_it() {
         let budget = MemoryBudget::new(100_000);
         let connection = ConnectionState::new(1, &Admission::default(), Peer::default());
-        let share = || budget.reserve(60_000).now_or_never();
+        let share = || budget.reserve(Client::Own, 60_000).now_or_never();
         assert!(connection.open(1) && connection.open(3) && !connection.open(1));
-        connection.attach(1, share().unwrap());
+        connection.attach_request(1, share().unwrap());
         connection.detach(3);
         assert!(share().is_none(), "another stream's end gives nothing back");
         connection.detach(1);
-        connection.attach(1, share().unwrap());
+        connection.attach_request(1, share().unwrap());
         assert!(share().is_some(), "an answered call keeps nothing");
         assert!(connection.open(1), "a stream may be used again");
     }

@@ -19,6 +19,7 @@ use hyper::body::{Body as HttpBody, Frame, Incoming};
 use protobuf::MessageFull;
 use tokio::sync::oneshot;
 
+use crate::limits::client::Client;
 use crate::limits::decoded_size;
 use crate::limits::memory::{MemoryBudget, Reservation, SMALL};
 use crate::model::{Error, Result};
@@ -52,6 +53,7 @@ impl RawRequest {
     pub async fn decode<M: MessageFull>(
         self,
         requests: &MemoryBudget,
+        client: Client,
     ) -> Result<(M, Option<Reservation>)> {
         let Self { bytes, reservation } = self;
         let size = decoded_size::decoded_size::<M>(&bytes)?;
@@ -60,7 +62,7 @@ impl RawRequest {
                 reservation.shrink(size);
                 Some(reservation)
             }
-            None => requests.reserve(size).await,
+            None => requests.reserve(client, size).await,
         };
         let message = M::parse_from_bytes(&bytes)
             .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))?;
@@ -73,18 +75,23 @@ impl RawRequest {
 /// # Errors
 /// [`Error::InvalidArgument`] when the body is not one message, [`Error::ResourceExhausted`] when the
 /// message is too large, [`Error::DeadlineExceeded`] when it does not arrive in time.
-pub async fn read(body: Incoming, limits: &Limits) -> Result<RawRequest> {
+pub async fn read(body: Incoming, limits: &Limits, client: Client) -> Result<RawRequest> {
     let time = limits.message_time;
-    let (bytes, reservation) =
-        tokio::time::timeout(time, collect(body, limits)).await.map_err(|_| late(time))??;
+    let (bytes, reservation) = tokio::time::timeout(time, collect(body, limits, client))
+        .await
+        .map_err(|_| late(time))??;
     Ok(RawRequest { bytes, reservation })
 }
 
-async fn collect(mut body: Incoming, limits: &Limits) -> Result<(Vec<u8>, Option<Reservation>)> {
+async fn collect(
+    mut body: Incoming,
+    limits: &Limits,
+    client: Client,
+) -> Result<(Vec<u8>, Option<Reservation>)> {
     let mut prefix = Vec::with_capacity(PREFIX_BYTES);
     let mut message: Option<(Vec<u8>, usize)> = None;
     let mut reservation = None;
-    while let Some(frame) = body.frame().await {
+    while let Some(frame) = next_frame(&mut body, reservation.as_ref()).await? {
         let frame = frame.map_err(|e| Error::Unavailable(format!("reading the request: {e}")))?;
         let Ok(mut data) = frame.into_data() else { continue };
         if message.is_none() {
@@ -97,8 +104,8 @@ async fn collect(mut body: Incoming, limits: &Limits) -> Result<(Vec<u8>, Option
                 check_prefix(*compressed, length)?;
                 // Flow control keeps the rest at the client until the budget has room for it.
                 if length > SMALL {
-                    reservation =
-                        limits.request_memory.reserve(decoded_size::max_decoded_size(length)).await;
+                    let most = decoded_size::max_decoded_size(length);
+                    reservation = limits.request_memory.reserve(client, most).await;
                 }
                 message = Some((Vec::with_capacity(length.min(SMALL)), length));
             }
@@ -119,6 +126,20 @@ async fn collect(mut body: Incoming, limits: &Limits) -> Result<(Vec<u8>, Option
             bytes.len()
         ))),
         None => Err(Error::InvalidArgument("the request carries no message".into())),
+    }
+}
+
+/// The next frame of a request that has this memory.
+async fn next_frame(
+    body: &mut Incoming,
+    reservation: Option<&Reservation>,
+) -> Result<Option<std::result::Result<Frame<Bytes>, hyper::Error>>> {
+    let Some(reservation) = reservation else { return Ok(body.frame().await) };
+    tokio::select! {
+        frame = body.frame() => Ok(frame),
+        () = reservation.overdue() => Err(Error::DeadlineExceeded(
+            "the request stopped on its way while others waited for its memory".into(),
+        )),
     }
 }
 
@@ -205,15 +226,30 @@ pub async fn with_deadline<T>(
 pub fn reply(message: Vec<u8>, sending: ReplyGuard) -> Response<Body> {
     let mut frames = VecDeque::with_capacity(3);
     let prefix = prefix(message.len());
-    if message.len() <= SMALL {
+    let message = if message.len() <= SMALL {
         // One frame costs less than the copy.
-        frames.push_back(Frame::data(Bytes::from([&prefix[..], &message].concat())));
+        [&prefix[..], &message].concat()
     } else {
         frames.push_back(Frame::data(Bytes::copy_from_slice(&prefix)));
-        frames.push_back(Frame::data(Bytes::from(message)));
-    }
+        message
+    };
+    let message = UnsentMessage { message, _sending: sending };
+    frames.push_back(Frame::data(Bytes::from_owner(message)));
     frames.push_back(Frame::trailers(ok_trailers()));
-    response(infallible_body(UnaryBody { frames, _sending: sending }))
+    response(infallible_body(UnaryBody { frames }))
+}
+
+/// A message that the HTTP/2 library has not sent whole. The library takes all frames of a body before
+/// it sends the first, so that the end of the body says nothing: the guard lives as long as the bytes.
+struct UnsentMessage {
+    message: Vec<u8>,
+    _sending: ReplyGuard,
+}
+
+impl AsRef<[u8]> for UnsentMessage {
+    fn as_ref(&self) -> &[u8] {
+        &self.message
+    }
 }
 
 /// A body that cannot fail.
@@ -286,10 +322,9 @@ pub fn prefix(length: usize) -> [u8; PREFIX_BYTES] {
     [0, a, b, c, d]
 }
 
-/// The frames of a reply. The guard lives until hyper has taken the last frame.
+/// The frames of a reply.
 struct UnaryBody {
     frames: VecDeque<Frame<Bytes>>,
-    _sending: ReplyGuard,
 }
 
 impl HttpBody for UnaryBody {
@@ -311,6 +346,25 @@ impl HttpBody for UnaryBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::conn::admission::Admission;
+    use crate::transport::conn::state::{ConnectionState, Peer};
+
+    #[tokio::test]
+    async fn a_reply_is_unsent_until_its_bytes_are_gone_though_its_body_has_ended() {
+        let connection = ConnectionState::new(1, &Admission::default(), Peer::default());
+        for size in [SMALL, SMALL + 1] {
+            let mut body = reply(vec![7; size], connection.track_reply(None, None)).into_body();
+            let mut unsent = Vec::new();
+            while let Some(frame) = body.frame().await {
+                unsent.extend(frame.unwrap().into_data());
+            }
+            drop(body);
+            assert_eq!(unsent.iter().map(Bytes::len).sum::<usize>(), PREFIX_BYTES + size);
+            assert!(connection.has_stalled_reply(Duration::ZERO), "{size} bytes are not sent");
+            drop(unsent);
+            assert!(!connection.has_stalled_reply(Duration::ZERO));
+        }
+    }
 
     #[test]
     fn deadlines_have_a_unit() {

@@ -17,9 +17,9 @@ use protobuf::MessageFull;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
+use crate::limits::client::Client;
 use crate::log_throttle::throttled_log;
 use crate::model::{Error, Result};
-use crate::service::client::Client;
 use crate::service::{CallContext, Reply};
 use crate::transport::conn::coalesce::CoalescingStream;
 use crate::transport::conn::listener::{Shutdown, wait};
@@ -46,8 +46,9 @@ pub const MAX_HEADER_LIST: u32 = 64 << 10;
 /// bytes: a large request waits for the budget after its first bytes.
 const STREAM_WINDOW_BYTES: u32 = 16 << 10;
 
-/// The flow-control window of a connection. It is small for the same reason.
-const CONNECTION_WINDOW_BYTES: u32 = 64 << 10;
+/// The flow-control window of a connection. It has room for each stream. Otherwise requests that wait
+/// for the budget would take the room of those that have their reservation, and none would end.
+const CONNECTION_WINDOW_BYTES: u32 = MAX_STREAMS * STREAM_WINDOW_BYTES;
 
 /// The most bytes of a stream that wait to be sent.
 const SEND_BUFFER_BYTES: usize = 400 << 10;
@@ -57,6 +58,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// How long a client may take to answer a PING.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How often the server looks for replies that a client leaves unread.
+const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(2500);
 
 /// Dispatches the calls of one socket.
 pub trait Router: Clone + Send + Sync + 'static {
@@ -68,6 +72,11 @@ pub trait Router: Clone + Send + Sync + 'static {
 
     /// The most bytes of a stream that wait to be sent.
     const SEND_BUFFER_BYTES: usize = SEND_BUFFER_BYTES;
+
+    /// Whether a client may send any number of small DATA frames on one stream.
+    fn allows_small_frames(&self) -> bool {
+        false
+    }
 
     /// A router for the calls of one connection.
     fn for_connection(&self) -> Self {
@@ -109,7 +118,8 @@ impl<R: Router> GrpcServer<R> {
         let peer = Peer::of(&stream);
         let connection = ConnectionState::new(self.limits.calls, &self.limits.admission, peer);
         let stream = CoalescingStream::new(stream, PREFACE);
-        let stream = ThrottledStream::new(stream, Arc::clone(&connection), PREFACE.len());
+        let stream = ThrottledStream::new(stream, Arc::clone(&connection), PREFACE.len())
+            .allow_small_frames(self.router.allows_small_frames());
         let _open = self.limits.metrics.connection("grpc");
         let stopping = stop.clone();
         let state = Arc::clone(&connection);
@@ -136,7 +146,7 @@ impl<R: Router> GrpcServer<R> {
             .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(http);
         // Each tick checks the connection for replies that the client does not read.
-        let mut stall_check = tokio::time::interval(unread_time / 4);
+        let mut stall_check = tokio::time::interval((unread_time / 4).min(STALL_CHECK_INTERVAL));
         let mut stopping = false;
         loop {
             tokio::select! {
@@ -258,9 +268,10 @@ impl IncomingCall {
 
     /// Reads the message of a call that is not unary.
     pub async fn message<M: MessageFull>(self) -> Result<M> {
-        let raw = message::read(self.request.into_body(), &self.limits).await?;
+        let client = self.client();
+        let raw = message::read(self.request.into_body(), &self.limits, client).await?;
         let (is_large, requests) = (raw.is_large(), self.limits.request_memory);
-        let decode = async move { raw.decode(&requests).await };
+        let decode = async move { raw.decode(&requests, client).await };
         let (message, _) = if is_large { workers::offload(decode).await } else { decode.await }?;
         Ok(message)
     }
@@ -277,12 +288,13 @@ impl IncomingCall {
         let call = self.context()?;
         message::with_deadline(message::deadline(&self.request), async {
             let slot = self.connection.acquire_call_slot().await;
-            let raw = message::read(self.request.into_body(), &self.limits).await?;
+            let client = self.connection.client();
+            let raw = message::read(self.request.into_body(), &self.limits, client).await?;
             let (is_large, requests) = (raw.is_large(), self.limits.request_memory);
             // The box keeps the future of a waiting call small: a call that waits for a slot or for
             // its message has not allocated this part.
             let answer = Box::pin(async move {
-                let (request, _reservation) = raw.decode(&requests).await?;
+                let (request, _reservation) = raw.decode(&requests, client).await?;
                 handle(call, request).await
             });
             let Reply { message, hold } =

@@ -8,10 +8,6 @@
 //! saturated, the stream does not read a connection above its fair share. It does not read a client
 //! that leaves replies unread either: a refusal is no call in flight once it is written, so admission
 //! control cannot bound refusals.
-//!
-//! ```text
-//! frame   0..3 length of the payload   3 type   4 flags   5..9 stream   9.. payload
-//! ```
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -23,9 +19,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use crate::log_throttle::throttled_log;
 use crate::transport::conn::coalesce::CoalescingStream;
 use crate::transport::conn::fair::{CALL_COST, FairShare};
 use crate::transport::conn::state::ConnectionState;
+use crate::transport::grpc::frames::H2FrameScanner;
 
 /// The cost of a byte outside DATA frames, in units. The shortest frame has nine bytes, and each
 /// frame may need an answer.
@@ -44,12 +42,6 @@ const READ_CHUNK_SATURATED_BYTES: usize = 128;
 /// How often a stream that does not read checks whether its client has disconnected.
 const HANGUP_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The frame that begins a call.
-const FRAME_HEADERS: u8 = 1;
-
-/// The frame that carries data.
-const FRAME_DATA: u8 = 0;
-
 /// A stream with a limited rate of reading.
 pub struct ThrottledStream {
     stream: CoalescingStream,
@@ -65,7 +57,7 @@ pub struct ThrottledStream {
 impl ThrottledStream {
     /// Throttles `stream`, whose first `preface` bytes are no frames.
     pub fn new(stream: CoalescingStream, connection: Arc<ConnectionState>, preface: usize) -> Self {
-        let frames = H2FrameScanner { left: preface, ..H2FrameScanner::default() };
+        let frames = H2FrameScanner::after(preface);
         Self {
             stream,
             connection,
@@ -74,6 +66,13 @@ impl ThrottledStream {
             bulk: false,
             hangup_timer: None,
         }
+    }
+
+    /// Whether a stream may have any number of small DATA frames.
+    #[must_use]
+    pub fn allow_small_frames(mut self, are_allowed: bool) -> Self {
+        self.frames.allow_small_frames(are_allowed);
+        self
     }
 
     /// Pending while the client is connected, then the end of the stream.
@@ -126,6 +125,11 @@ impl AsyncRead for ThrottledStream {
         ready!(polled)?;
         let read = buf.filled().get(before..).unwrap_or_default();
         let (heads, data) = this.frames.scan(read);
+        if this.frames.has_too_many_small_frames() {
+            let why = "a gRPC client is disconnected: it sends a message in too many small frames";
+            throttled_log!(Warn, "{why}");
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
+        }
         this.share.charge(
             heads * CALL_COST
                 + (read.len() - data) * CONTROL_BYTE_COST
@@ -166,78 +170,18 @@ impl AsyncWrite for ThrottledStream {
     }
 }
 
-/// Finds the frames in a stream of bytes.
-#[derive(Default)]
-struct H2FrameScanner {
-    head: [u8; 9],
-    /// The number of bytes in `head` that have been read.
-    known: usize,
-    /// The number of bytes to skip.
-    left: usize,
-}
-
-impl H2FrameScanner {
-    /// Returns the number of HEADERS frames in the next bytes, and the number of data bytes.
-    fn scan(&mut self, mut bytes: &[u8]) -> (usize, usize) {
-        let (mut heads, mut data) = (0, 0);
-        loop {
-            let skipped = self.left.min(bytes.len());
-            self.left -= skipped;
-            bytes = bytes.get(skipped..).unwrap_or_default();
-            if self.known == self.head.len() && self.kind() == FRAME_DATA {
-                data += skipped;
-            }
-            if self.left > 0 {
-                return (heads, data);
-            }
-            self.known %= self.head.len();
-            while let Some(to) = self.head.get_mut(self.known) {
-                let Some((byte, rest)) = bytes.split_first() else { return (heads, data) };
-                *to = *byte;
-                self.known += 1;
-                bytes = rest;
-            }
-            let [high, middle, low, ..] = self.head;
-            self.left = u32::from_be_bytes([0, high, middle, low]) as usize;
-            heads += usize::from(self.kind() == FRAME_HEADERS);
-        }
-    }
-
-    fn kind(&self) -> u8 {
-        let [_, _, _, kind, ..] = self.head;
-        kind
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::transport::conn::admission::Admission;
     use crate::transport::conn::fair::QUANTUM;
     use crate::transport::conn::state::Peer;
+    use crate::transport::grpc::frames::{FRAME_DATA, FRAME_HEADERS};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     fn frame(kind: u8, length: usize) -> Vec<u8> {
         let [_, head @ ..] = (length as u32).to_be_bytes();
         [&head[..], &[kind, 0, 0, 0, 0, 1], &vec![0xff; length]].concat()
-    }
-
-    #[test]
-    fn heads_are_counted_however_the_bytes_are_cut() {
-        let parts = [
-            vec![7; 24],
-            frame(FRAME_HEADERS, 30),
-            frame(FRAME_DATA, 100),
-            frame(4, 0),
-            frame(FRAME_HEADERS, 0),
-        ];
-        let bytes = [parts.concat(), frame(9, 5), frame(FRAME_HEADERS, 1)].concat();
-        for cut in 0..bytes.len() {
-            let (first, second) = bytes.split_at(cut);
-            let mut frames = H2FrameScanner { left: 24, ..H2FrameScanner::default() };
-            let (one, other) = (frames.scan(first), frames.scan(second));
-            assert_eq!((one.0 + other.0, one.1 + other.1), (3, 100), "cut at {cut}");
-        }
     }
 
     #[tokio::test]

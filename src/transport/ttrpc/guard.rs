@@ -19,14 +19,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 use ttrpc::proto::{
     MESSAGE_HEADER_LENGTH, MESSAGE_LENGTH_MAX, MESSAGE_TYPE_DATA, MESSAGE_TYPE_REQUEST,
     MessageHeader,
 };
 
 use crate::limits::decoded_size;
-use crate::limits::memory::{MemoryBudget, Reservation, SMALL};
+use crate::limits::memory::{MemoryBudget, OVERDUE_CHECK_INTERVAL, Reservation, SMALL};
 use crate::log_throttle::throttled_log;
 use crate::transport::Limits;
 use crate::transport::conn::fair::{CALL_COST, FairShare, QUANTUM};
@@ -59,6 +59,10 @@ pub struct GuardedStream {
     request_timer: Timer,
     /// Runs while the socket takes no reply.
     reply_timer: Timer,
+    /// When to look whether other clients wait for the memory of an incomplete request.
+    request_check: Interval,
+    /// The same for replies that the socket does not take.
+    reply_check: Interval,
     /// Dropped with the stream.
     _end: oneshot::Sender<()>,
 }
@@ -85,6 +89,8 @@ impl GuardedStream {
             share: None,
             request_timer: Timer::new(limits.message_time),
             reply_timer: Timer::new(limits.unread_time),
+            request_check: overdue_check(),
+            reply_check: overdue_check(),
             _end: end,
         }
     }
@@ -116,9 +122,9 @@ impl GuardedStream {
         self.envelope = FieldCounter::default();
         let skipped = head.length as usize > MESSAGE_LENGTH_MAX;
         if !skipped && head.length as usize > SMALL {
-            let (budget, most) =
-                (self.requests.clone(), decoded_size::max_decoded_size(head.length as usize));
-            self.share = Some(Box::pin(async move { budget.reserve(most).await }));
+            let (budget, client) = (self.requests.clone(), self.connection.client());
+            let most = decoded_size::max_decoded_size(head.length as usize);
+            self.share = Some(Box::pin(async move { budget.reserve(client, most).await }));
         }
         Ok(())
     }
@@ -164,7 +170,7 @@ impl AsyncRead for GuardedStream {
         if let Some(share) = &mut this.share {
             let hold = ready!(share.as_mut().poll(cx));
             this.share = None;
-            this.connection.attach(this.incoming.head.stream_id, hold);
+            this.connection.attach_request(this.incoming.head.stream_id, hold);
         }
         let before = buf.filled().len();
         let piece = buf.remaining().min(QUANTUM);
@@ -176,6 +182,14 @@ impl AsyncRead for GuardedStream {
                 this.turns.refill();
                 if this.incoming.is_between() {
                     return Poll::Pending;
+                }
+                let stream = this.incoming.head.stream_id;
+                while this.request_check.poll_tick(cx).is_ready() {
+                    if this.connection.is_request_overdue(stream) {
+                        return Poll::Ready(Err(disconnected(
+                            "a request stopped on its way while others waited for its memory",
+                        )));
+                    }
                 }
                 return this.request_timer.poll(cx, "a request did not arrive whole in time");
             }
@@ -208,6 +222,13 @@ impl AsyncWrite for GuardedStream {
         let count = match Pin::new(&mut this.stream).poll_write(cx, buf) {
             Poll::Ready(count) => count?,
             Poll::Pending => {
+                while this.reply_check.poll_tick(cx).is_ready() {
+                    if this.connection.is_reply_overdue() {
+                        return Poll::Ready(Err(disconnected(
+                            "replies were left unread while others waited for their memory",
+                        )));
+                    }
+                }
                 return this
                     .reply_timer
                     .poll(cx, "replies were left unread too long")
@@ -309,9 +330,20 @@ impl Timer {
     fn poll(&mut self, cx: &mut Context<'_>, why: &str) -> Poll<io::Result<()>> {
         let end = || Box::pin(tokio::time::sleep_until(Instant::now() + self.time));
         ready!(self.running.get_or_insert_with(end).as_mut().poll(cx));
-        throttled_log!(Warn, "a ttrpc client is disconnected: {why}");
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
+        Poll::Ready(Err(disconnected(why)))
     }
+}
+
+/// The error that ends a connection whose client is too slow.
+fn disconnected(why: &str) -> io::Error {
+    throttled_log!(Warn, "a ttrpc client is disconnected: {why}");
+    io::Error::new(io::ErrorKind::TimedOut, why)
+}
+
+fn overdue_check() -> Interval {
+    let mut interval = tokio::time::interval(OVERDUE_CHECK_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 #[cfg(test)]

@@ -227,7 +227,7 @@ impl MethodHandlerImpl {
                 events.map_or(Ok(()), |e| e.forward(envelope)).map(|()| Reply::default())
             }
         }?;
-        self.connection.attach(stream, hold);
+        self.connection.attach_reply(stream, hold);
         Ok(message)
     }
 
@@ -236,8 +236,9 @@ impl MethodHandlerImpl {
         let size = decoded_size::decoded_size::<M>(payload)?;
         // A large request has its reservation since the stream read its head.
         if !self.connection.shrink(stream, payload.len() + size) {
-            let hold = self.server.limits.request_memory.reserve(size).await;
-            self.connection.attach(stream, hold);
+            let client = self.connection.client();
+            let hold = self.server.limits.request_memory.reserve(client, size).await;
+            self.connection.attach_request(stream, hold);
         }
         M::parse_from_bytes(payload)
             .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))

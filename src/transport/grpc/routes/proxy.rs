@@ -142,6 +142,11 @@ impl Router for ProxyRouter {
 
     const CONNECTION_WINDOW_BYTES: u32 = upstream::CONNECTION_WINDOW_BYTES;
 
+    fn allows_small_frames(&self) -> bool {
+        // Streams of containerd's services, of which a client may send many small messages.
+        self.forwards_all
+    }
+
     fn for_connection(&self) -> Self {
         Self { upstream: Arc::new(self.upstream.fresh()), ..self.clone() }
     }

@@ -145,16 +145,22 @@ async fn namespaces(
             .await
         }
         "Create" => {
-            message(standalone, call, async |standalone, _, m| standalone.create_namespace(m).await)
-                .await
+            message(standalone, call, async |standalone, call, m| {
+                standalone.create_namespace(&call, m).await
+            })
+            .await
         }
         "Update" => {
-            message(standalone, call, async |standalone, _, m| standalone.update_namespace(m).await)
-                .await
+            message(standalone, call, async |standalone, call, m| {
+                standalone.update_namespace(&call, m).await
+            })
+            .await
         }
         "Delete" => {
-            message(standalone, call, async |standalone, _, m| standalone.delete_namespace(m).await)
-                .await
+            message(standalone, call, async |standalone, call, m| {
+                standalone.delete_namespace(&call, m).await
+            })
+            .await
         }
         _ => Err(unimplemented("containerd.services.namespaces.v1.Namespaces", method)),
     }
@@ -233,12 +239,12 @@ where
 {
     let standalone = Arc::clone(standalone);
     let reply = async move |call: CallContext, request| -> Result<Reply> {
-        let limit = call.reply_limit;
+        let (client, limit) = (call.client, call.reply_limit);
         let message = encode(&handle(Arc::clone(&standalone), call, request).await?)?;
         if message.len() > limit {
             return Err(Error::message_too_large(message.len(), limit));
         }
-        standalone.local().reserve_reply(message).await
+        standalone.local().reserve_reply(client, message).await
     };
     call.unary(reply).await
 }

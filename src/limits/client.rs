@@ -1,4 +1,5 @@
-//! Which client a call comes from, as far as that can be known: shares are by client.
+//! The client that a call comes from, as far as it can be known. What clients share, they share by
+//! client.
 
 /// A client: a process, or a connection whose process is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

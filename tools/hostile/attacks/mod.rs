@@ -1,109 +1,109 @@
-//! The attacks: what each attacker does on its connection, again and again.
+//! The attacks: what each attacker does on its connection, again and again. One file a subject.
+
+mod collector;
+mod events;
+mod filters;
+mod metrics;
+mod protocol;
+mod records;
+mod together;
+mod transfer;
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::frames::*;
+use super::load::{self, Answered, Plan, READY, Sockets};
+
+/// One attack.
+pub struct Attack {
+    pub name: &'static str,
+    /// Whether it asks only, so that the store's file must not grow by much beside it.
+    pub reads: bool,
+    how: How,
+}
+
+enum How {
+    /// This many connections do this again and again.
+    Bytes(usize, fn(&Siege) -> io::Result<()>),
+    /// Clients that speak the protocols well.
+    Calls(fn() -> Plan),
+}
+
+const fn bytes(
+    name: &'static str,
+    connections: usize,
+    blow: fn(&Siege) -> io::Result<()>,
+) -> Attack {
+    Attack { name, reads: false, how: How::Bytes(connections, blow) }
+}
+
+const fn calls(name: &'static str, plan: fn() -> Plan) -> Attack {
+    Attack { name, reads: false, how: How::Calls(plan) }
+}
+
+/// The same, of Lists with writers beside.
+const fn reads(name: &'static str, plan: fn() -> Plan) -> Attack {
+    Attack { name, reads: true, how: How::Calls(plan) }
+}
+
+/// All of them. The part of a name before the colon says on which sockets: `grpc` on all of gRPC, `ttrpc`
+/// on that of ttrpc, `alone` where changes are not a containerd's, `metrics` on that of metrics.
+pub fn all() -> impl Iterator<Item = &'static Attack> {
+    [
+        protocol::ATTACKS,
+        transfer::ATTACKS,
+        events::ATTACKS,
+        records::ATTACKS,
+        filters::ATTACKS,
+        collector::ATTACKS,
+        metrics::ATTACKS,
+        together::ATTACKS,
+    ]
+    .into_iter()
+    .flatten()
+}
 
 /// The sockets under siege, and how far it is.
 pub struct Siege {
     pub grpc: PathBuf,
     pub ttrpc: PathBuf,
+    pub metrics: PathBuf,
     over: AtomicBool,
     /// What was done to the daemon: connections, frames.
     blows: AtomicU64,
 }
 
-pub type Attack = fn(&Siege) -> io::Result<()>;
-
-/// Name, connections at a time, what each does again and again.
-pub const ATTACKS: &[(&str, usize, Attack)] = &[
-    ("ttrpc: garbage", 16, |s| s.say(&s.ttrpc, &noise(4096))),
-    ("grpc: garbage", 16, |s| s.say(&s.grpc, &noise(4096))),
-    ("grpc: garbage behind the preface", 16, |s| s.say(&s.grpc, &[PREFACE, &noise(4096)].concat())),
-    ("ttrpc: HTTP", 16, |s| s.say(&s.ttrpc, PREFACE)),
-    ("ttrpc: frames of 0xffffffff", 16, |s| s.say(&s.ttrpc, &[0xff; 64])),
-    ("grpc: frames of 0xffffff", 16, |s| s.say(&s.grpc, &[PREFACE, &[0xff; 64]].concat())),
-    ("ttrpc: half a frame, then silence", 900, |s| s.hold(&s.ttrpc, &[0, 0, 1, 0, 0, 0])),
-    ("grpc: half a frame, then silence", 900, |s| {
-        s.hold(&s.grpc, &[PREFACE, &[0, 1, 0, 1, 4, 0]].concat())
-    }),
-    ("ttrpc: 10,000 connections", 64, |s| s.crowd(&s.ttrpc)),
-    ("grpc: 10,000 connections", 64, |s| s.crowd(&s.grpc)),
-    ("ttrpc: lists, replies never read", 100, |s| s.pour(&s.ttrpc, &[], ttrpc_list)),
-    ("grpc: lists, replies never read", 100, |s| s.pour(&s.grpc, &opening(0), grpc_list)),
-    ("ttrpc: 1,000 calls at once", 16, |s| s.burst(&s.ttrpc, &[], ttrpc_get)),
-    ("grpc: 1,000 calls at once", 16, |s| s.burst(&s.grpc, &opening(1 << 30), grpc_get)),
-    ("grpc: calls begun and reset", 8, |s| {
-        s.pour(&s.grpc, &opening(1 << 20), |stream| {
-            [grpc_get(stream), h2(3, 0, stream, &8u32.to_be_bytes())].concat()
-        })
-    }),
-    ("grpc: lists begun and reset", 8, |s| {
-        s.pour(&s.grpc, &opening(1 << 20), |stream| {
-            [grpc_list(stream), h2(3, 0, stream, &8u32.to_be_bytes())].concat()
-        })
-    }),
-    ("ttrpc: calls, then gone", 16, |s| {
-        s.say(&s.ttrpc, &(0..200).flat_map(|i| ttrpc_list(2 * i + 1)).collect::<Vec<u8>>())
-    }),
-    ("ttrpc: requests of 4 MiB", 32, |s| {
-        s.ask(&s.ttrpc, &ttrpc_call(1, "Create", &large((4 << 20) - 4096)))
-    }),
-    ("grpc: requests of 16 MiB, without regard for the window", 32, |s| {
-        s.ask(&s.grpc, &grpc_large(&large((16 << 20) - 4096)))
-    }),
-    ("ttrpc: a list of 2 million empty filters", 16, |s| {
-        s.ask(&s.ttrpc, &ttrpc_call(1, "List", &[0x0a, 0].repeat((2 << 20) - 2048)))
-    }),
-    ("grpc: endless headers (CONTINUATION)", 16, |s| s.headers()),
-    ("grpc: pings", 8, |s| s.pour(&s.grpc, &opening(0), |_| h2(6, 0, 0, &[0; 8]))),
-    ("grpc: settings", 8, |s| s.pour(&s.grpc, &opening(0), |_| h2(4, 0, 0, &[]))),
-    ("ttrpc: slow regular expressions", 64, |s| {
-        let filter = "labels.filler~=\"([a-q][^u-z]{13}){40}x{500}\"".to_owned();
-        s.ask(&s.ttrpc, &ttrpc_call(1, "List", &filters(vec![filter; 20])))
-    }),
-    ("ttrpc: regular expressions by the thousand", 16, |s| {
-        s.ask(
-            &s.ttrpc,
-            &ttrpc_call(1, "List", &filters(vec!["name~=\"[a-c]{3}x.*y\"".into(); 1000])),
-        )
-    }),
-    ("ttrpc: selectors by the million", 16, |s| {
-        s.ask(&s.ttrpc, &ttrpc_call(1, "List", &filters(vec![vec!["a"; 2_000_000].join(",")])))
-    }),
-    ("grpc: calls begun, messages never sent", 100, |s| {
-        s.pour(&s.grpc, &opening(0), |stream| grpc_begun(stream, 0))
-    }),
-    ("grpc: calls begun, with 12 KiB of headers", 100, |s| {
-        s.pour(&s.grpc, &opening(0), |stream| grpc_begun(stream, 12 << 10))
-    }),
-    ("grpc: requests of 16 MiB that stop in the beginning", 900, |s| {
-        s.hold(&s.grpc, &grpc_waiting())
-    }),
-    ("grpc: Version, replies never read", 100, |s| s.pour(&s.grpc, &opening(0), grpc_version)),
-    ("grpc: images with 60,000 labels", 32, |s| s.ask(&s.grpc, &grpc_large(&labels(60_000)))),
-    ("ttrpc: images with 60,000 labels", 32, |s| {
-        s.ask(&s.ttrpc, &ttrpc_call(1, "Create", &labels(60_000)))
-    }),
-    ("ttrpc: a million entries of metadata", 32, |s| s.ask(&s.ttrpc, &ttrpc_metadata(1_000_000))),
-];
-
 impl Siege {
-    pub fn new(grpc: PathBuf, ttrpc: PathBuf) -> Self {
-        Self { grpc, ttrpc, over: AtomicBool::new(false), blows: AtomicU64::new(0) }
+    pub fn new(sockets: &Sockets) -> Self {
+        let Sockets { grpc, ttrpc, metrics } = sockets.clone();
+        Self { grpc, ttrpc, metrics, over: AtomicBool::new(false), blows: AtomicU64::new(0) }
     }
 
-    /// Runs `attack` on a number of connections until `wait` returns; returns the number of blows.
-    pub fn lay(&self, count: usize, attack: Attack, wait: impl FnOnce()) -> u64 {
+    /// Runs the attack until `wait` returns; gives how many blows there were.
+    pub fn lay(&self, attack: &Attack, wait: impl FnOnce()) -> String {
+        match attack.how {
+            How::Bytes(connections, blow) => self.blows(connections, blow, wait),
+            How::Calls(plan) => self.calls(plan(), wait),
+        }
+    }
+
+    fn blows(
+        &self,
+        connections: usize,
+        blow: fn(&Self) -> io::Result<()>,
+        wait: impl FnOnce(),
+    ) -> String {
+        println!("{READY}");
         std::thread::scope(|scope| {
-            for _ in 0..count {
+            for _ in 0..connections {
                 scope.spawn(|| {
                     while self.is_on() {
-                        if attack(self).is_err() {
+                        if blow(self).is_err() {
                             // The daemon has closed the connection: no reason to spin.
                             std::thread::sleep(Duration::from_millis(5));
                         }
@@ -113,7 +113,23 @@ impl Siege {
             wait();
             self.over.store(true, Ordering::Relaxed);
         });
-        self.blows.load(Ordering::Relaxed)
+        self.blows.load(Ordering::Relaxed).to_string()
+    }
+
+    fn calls(&self, plan: Plan, wait: impl FnOnce()) -> String {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let sockets = Sockets {
+            grpc: self.grpc.clone(),
+            ttrpc: self.ttrpc.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let answered = Arc::new(Answered::default());
+        let counted = Arc::clone(&answered);
+        runtime.spawn(async move { load::run(&sockets, plan, counted).await });
+        wait();
+        runtime.shutdown_background();
+        let all = answered.all.load(Ordering::Relaxed);
+        format!("{all}, {} refused", answered.errors.load(Ordering::Relaxed))
     }
 
     fn connect(&self, path: &Path) -> io::Result<UnixStream> {
