@@ -76,6 +76,7 @@
 //! use lmdb_images::containerd::client::GrpcClient;
 //! use lmdb_images::daemon::{Config, Daemon};
 //! use lmdb_images::model::Namespace;
+//! use lmdb_images::store::Retention;
 //! use lmdb_images::transport::Limits;
 //!
 //! # #[tokio::main]
@@ -91,6 +92,7 @@
 //!     metrics: None,
 //!     limits: Limits::default(),
 //!     reply_budget: 64 << 20,
+//!     log_keep: Retention::default(),
 //! })
 //! .await?;
 //!
@@ -112,12 +114,17 @@ pub mod cli;
 pub mod clock;
 pub mod containerd;
 pub mod daemon;
-pub mod health;
+pub(crate) mod fleet;
+pub(crate) mod health;
 pub mod limits;
-pub mod log_throttle;
+pub(crate) mod log_throttle;
 pub mod metrics;
 pub mod model;
 pub mod proxy;
 pub mod service;
 pub mod store;
 pub mod transport;
+
+pub use daemon::{Config, Daemon};
+pub use model::{Error, Namespace, Result};
+pub use store::{ReadOnlyStore, Store};

@@ -24,7 +24,7 @@ const LAYERS: &[(&str, Rows)] = &[
             &["proxy"],
             &["health"],
             &["transport"],
-            &["admin", "daemon"],
+            &["admin", "daemon", "fleet"],
             &["cli"],
         ],
     ),
@@ -32,7 +32,6 @@ const LAYERS: &[(&str, Rows)] = &[
         "store",
         &[
             &["bounds", "dir"],
-            &["format"],
             &["error"],
             &["schema"],
             &["changelog", "lmdb"],
@@ -48,13 +47,17 @@ const LAYERS: &[(&str, Rows)] = &[
 /// Where a library's name may stand.
 const HOMES: &[(&str, &[&str])] = &[
     ("heed", &["store"]),
-    ("bbolt_read", &["admin"]),
+    ("bbolt_read", &["admin", "containerd"]),
+    ("go_compat", &["model"]),
+    ("lmdb_verify", &["admin", "store"]),
     ("rpds", &["store"]),
-    ("rustix", &["transport"]),
+    ("rustix", &["containerd", "transport"]),
     ("ttrpc", &["transport"]),
     ("hyper", &["transport"]),
     ("h2", &["transport"]),
-    ("tonic", &["transport", "containerd", "proxy"]),
+    ("tonic", &["transport", "containerd", "proxy", "fleet"]),
+    ("tokio_postgres", &["fleet"]),
+    ("rustls", &["fleet"]),
     (
         "tokio",
         &[
@@ -67,6 +70,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "transport",
             "admin",
             "daemon",
+            "fleet",
             "cli",
         ],
     ),

@@ -2,7 +2,7 @@
 //! requests and the same client, on one disk.
 //!
 //! ```text
-//! scripts/bench [compare|growth|beside|limits|all] [--images N] [--containerd BINARY|VERSION] …
+//! scripts/bench [compare|growth|beside|catalogue|limits|all] [--images N] [--containerd BINARY|VERSION] …
 //! cargo bench -- compare --images 1000
 //! ```
 //!
@@ -12,6 +12,7 @@
 
 mod beside;
 mod burst;
+mod catalogue;
 mod client;
 mod compare;
 mod growth;
@@ -46,7 +47,7 @@ struct Arguments {
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
     images: u32,
 
-    /// The largest store of "growth"
+    /// The largest store of "growth" and "catalogue"
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1000..=1_000_000))]
     most: u32,
 
@@ -86,6 +87,8 @@ enum Part {
     Beside,
     /// How far Create, Get and a scan are from what the machine can do
     Limits,
+    /// The catalogue: watchers, history, pages, counts; pages of a store of --most images
+    Catalogue,
     /// All of these
     All,
 }
@@ -109,6 +112,9 @@ impl Arguments {
         }
         if wants(Part::Beside) {
             missed.extend(beside::run(self, &report).await?);
+        }
+        if wants(Part::Catalogue) {
+            missed.extend(catalogue::run(self, &report).await?);
         }
         if wants(Part::Limits) {
             limits::run(self, &report).await?;

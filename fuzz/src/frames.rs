@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lmdb_images::service::catalog::Catalog;
 use lmdb_images::transport::Limits;
 use lmdb_images::transport::ttrpc::server::TtrpcServer;
 use protobuf::Message;
@@ -27,7 +28,9 @@ pub fn run(data: &[u8]) {
         let (client, server) = UnixStream::pair().expect("a pair of sockets");
         let (_stop, stopping) = tokio::sync::watch::channel(false);
         let events = Some(service.local.events().clone());
-        let ttrpc = TtrpcServer::new(Arc::new(service.local.clone()), events, Limits::default());
+        let images = Arc::new(service.local.clone());
+        let catalog = Catalog::new(service.local.clone(), images.clone());
+        let ttrpc = TtrpcServer::new(images, catalog, events, Limits::default());
         let served = tokio::spawn(ttrpc.connection(server, stopping));
         let (mut read, mut write) = client.into_split();
         let said = data.to_vec();

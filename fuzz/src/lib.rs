@@ -1,9 +1,10 @@
 //! What is fuzzed. A target is a function of any bytes that panics when something is not as it must be:
 //!
+//! - [`apply`]: sequences of requests to the catalogue; [`page_token`]: its page tokens
 //! - [`bbolt_live`]: containerd's own file, as the live reader reads it
 //! - [`bolt`]: containerd's own file, as `import --bolt` reads it
 //! - [`filter`]: filters are parsed, printed, parsed again, and matched; [`regexp`]: Go's patterns
-//! - [`journal`]: entries of the store's journal
+//! - [`journal`]: entries of the store's journal; [`log_entry`]: entries of its log of changes
 //! - [`record`]: what may lie in a stored value
 //! - [`requests`]: sequences of requests through the whole service, against a model of what is there
 //! - [`frames`]: a ttrpc connection's bytes through a real socket
@@ -12,12 +13,19 @@
 //! `scripts/soak/fuzz` runs them under libFuzzer; `tests/differential/fuzz_corpus.rs` replays what is in `seeds/`, where
 //! every input lies that once found something.
 
+pub mod apply;
+#[path = "../../crates/bbolt-read/fuzz/bbolt_live.rs"]
 pub mod bbolt_live;
 pub mod bolt;
 pub mod filter;
 pub mod frames;
 pub mod journal;
+#[path = "../../crates/lmdb-verify/fuzz/verify.rs"]
+pub mod lmdb_verify;
+pub mod log_entry;
+pub mod page_token;
 pub mod record;
+#[path = "../../crates/go-compat/fuzz/regexp.rs"]
 pub mod regexp;
 pub mod requests;
 pub mod service;
@@ -28,11 +36,14 @@ pub type Target = fn(&[u8]);
 
 /// All targets by name.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("apply", apply::run),
     ("bbolt_live", bbolt_live::run),
     ("bolt", bolt::run),
     ("filter", filter::run),
     ("frames", frames::run),
     ("journal", journal::run),
+    ("log_entry", log_entry::run),
+    ("page_token", page_token::run),
     ("record", record::run),
     ("regexp", regexp::run),
     ("requests", requests::run),

@@ -44,6 +44,9 @@ pub fn run(data: &[u8]) {
     let entries = index::entries(key, message);
     assert!(entries.iter().all(|entry| entry.len() <= key.len() + 64));
     let decoded = Image::parse_from_bytes(message).ok();
+    if let Some(encoded) = Encoded::new(message) {
+        assert_eq!(encoded.is_decodable(), decoded.is_some());
+    }
     if let (Some(encoded), Some(image)) = (Encoded::new(message), &decoded) {
         is_same(&encoded, image);
     }

@@ -13,7 +13,6 @@ use lmdb_images::api::descriptor::Descriptor;
 use lmdb_images::api::images::Image;
 use lmdb_images::model::{Error, Namespace, Result};
 use lmdb_images::service::codec::{decode, encode};
-use lmdb_images::store::format::state::{Metas, State};
 use lmdb_images::store::{Kind, Records, Store};
 use protobuf::MessageField;
 
@@ -25,12 +24,8 @@ pub fn run(data: &[u8]) {
         Some((255, bytes)) => bytes.to_vec(),
         _ => patched(files(), Input(data)),
     };
-    let verdict = Metas::read(file.as_slice())
-        .and_then(|metas| metas.live().cloned())
-        .and_then(|meta| State::read(file.as_slice(), &meta));
-    match verdict {
-        Ok(_) => opened(&file),
-        Err(damage) => assert!(!damage.to_string().is_empty()),
+    if super::lmdb_verify::verify(&file) {
+        opened(&file);
     }
 }
 
@@ -54,7 +49,7 @@ fn opened(file: &[u8]) {
                 }
             }
         }
-        for noted in s.expiring_keys()? {
+        for noted in s.expiring_keys(&lmdb_images::store::RecordKey::first())? {
             told(&s.expiring(&noted?.0));
         }
         Ok(())

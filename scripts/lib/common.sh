@@ -64,6 +64,17 @@ require_number() {
     [[ $2 =~ ^[0-9]+$ ]] || die "$1 must be a number, not \"$2\""
 }
 
+# containerd_in VERSION|DIR: prints the folder with that containerd: Debian's of that
+# version, or DIR, a path with a "/" in it.
+containerd_in() {
+    if [[ $1 != */* ]]; then
+        "$SCRIPTS/lib/get-containerd" "$1"
+        return
+    fi
+    [[ -x $1/containerd ]] || die "no containerd in $1"
+    (cd "$1" && pwd -P)
+}
+
 # ---------------------------------------------------------------- waiting
 
 # await SECONDS DESCRIPTION COMMAND...: runs COMMAND until it succeeds; on the

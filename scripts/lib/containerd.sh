@@ -26,11 +26,11 @@ start_containerd() {
     mkdir -p "$CONTAINERD_DIR"
 
     # CRI and NRI would look into /etc/cni, /opt and /run/nri; a plugin that a
-    # version does not know is no error in this list.
+    # version does not know is no error in this list. With CONTAINERD_CRI=1 CRI runs.
     disabled=
-    for plugin in io.containerd.grpc.v1.cri io.containerd.cri.v1.images \
-        io.containerd.cri.v1.runtime io.containerd.nri.v1.nri \
-        io.containerd.podsandbox.controller.v1.podsandbox "$@"; do
+    [[ -n ${CONTAINERD_CRI:-} ]] || set -- io.containerd.grpc.v1.cri io.containerd.cri.v1.images \
+        io.containerd.cri.v1.runtime io.containerd.podsandbox.controller.v1.podsandbox "$@"
+    for plugin in io.containerd.nri.v1.nri "$@"; do
         disabled+="\"$plugin\", "
     done
     # Version 2 is read by 1.3 and all later ones; 2.x translates it.

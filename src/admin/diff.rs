@@ -186,7 +186,7 @@ async fn compare_image(
 }
 
 /// Returns the names of the fields in which two records differ.
-fn differing_fields(ours: &Image, theirs: &Image) -> Vec<String> {
+pub(super) fn differing_fields(ours: &Image, theirs: &Image) -> Vec<String> {
     let (a, b) = (&ours.target, &theirs.target);
     let mut fields = Vec::new();
     for (field, differs) in [

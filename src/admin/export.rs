@@ -212,7 +212,7 @@ impl<F: FnMut(Outcome)> Export<F> {
                 Ok(None) => {}
                 Ok(Some(result)) => self.report(namespace, None, result),
                 Err(e) => {
-                    let result = self.failure(e).await?;
+                    let result = failure(&self.containerd, e).await?;
                     self.report(namespace, None, result);
                 }
             },
@@ -281,9 +281,10 @@ impl<F: FnMut(Outcome)> Export<F> {
             }
             Err(e) => return Err(e),
         };
-        match self.put_image(namespace, &record).await {
-            Ok(None) => self.summary.unchanged += 1,
-            Ok(Some(result)) => {
+        match put_image(&self.containerd, namespace, &record, self.options).await {
+            Ok(Put { result: None, .. }) => self.summary.unchanged += 1,
+            Ok(Put { result: Some(result), new_times }) => {
+                self.summary.new_times += u64::from(new_times);
                 match result {
                     RecordResult::Created => self.summary.created += 1,
                     RecordResult::Overwritten => self.summary.overwritten += 1,
@@ -292,70 +293,84 @@ impl<F: FnMut(Outcome)> Export<F> {
                 self.report(namespace, Some(name), result);
             }
             Err(e) => {
-                let result = self.failure(e).await?;
+                let result = failure(&self.containerd, e).await?;
                 self.report(namespace, Some(name), result);
             }
         }
         Ok(())
     }
+}
 
-    /// Turns a failed call into the result of its record, so that one record does not stop the export.
-    /// Returns the error if containerd no longer answers.
-    async fn failure(&self, error: Error) -> Result<RecordResult> {
-        match error {
-            Error::Upstream(_, why) => Ok(RecordResult::Refused(why)),
-            error if still_answers(&self.containerd).await => {
-                Ok(RecordResult::Failed(error.message().into()))
-            }
-            error => Err(error),
+/// Turns a failed call into the result of its record, so that one record does not stop the command.
+/// Returns the error if containerd no longer answers.
+pub(super) async fn failure(containerd: &GrpcClient, error: Error) -> Result<RecordResult> {
+    match error {
+        Error::Upstream(_, why) => Ok(RecordResult::Refused(why)),
+        error if still_answers(containerd).await => {
+            Ok(RecordResult::Failed(error.message().into()))
         }
-    }
-
-    /// Exports an image; `None` if containerd already has it.
-    async fn put_image(
-        &mut self,
-        namespace: &Namespace,
-        ours: &Image,
-    ) -> Result<Option<RecordResult>> {
-        let theirs = await_reply(&self.containerd, self.containerd.image(namespace, &ours.name))
-            .await?
-            .map(image::normalize_record);
-        if theirs.as_ref().is_some_and(|theirs| without_times(theirs) == without_times(ours)) {
-            return Ok(None);
-        }
-        if theirs.is_some() && !self.options.overwrite {
-            return Ok(Some(RecordResult::Different));
-        }
-        let digest = &ours.target.digest;
-        if !self.containerd.has_content(namespace, digest).await? {
-            return Ok(Some(RecordResult::NoContent(digest.clone())));
-        }
-        let result =
-            if theirs.is_some() { RecordResult::Overwritten } else { RecordResult::Created };
-        if self.options.dry_run {
-            return Ok(Some(result));
-        }
-        let made = if theirs.is_some() {
-            self.containerd.update_image(namespace, ours).await?
-        } else {
-            match self.containerd.create_image(namespace, ours).await? {
-                Some(made) => made,
-                // Another client of containerd created it after the check above.
-                None => return Ok(Some(RecordResult::Different)),
-            }
-        };
-        let mut made = image::normalize_record(made);
-        // A containerd that takes times sets the time of the last change only in an update.
-        if made.created_at == ours.created_at && made.updated_at != ours.updated_at {
-            let updated = self.containerd.update_image(namespace, ours).await?;
-            made = image::normalize_record(updated);
-        }
-        self.summary.new_times += u64::from(made != *ours);
-        Ok(Some(result))
+        error => Err(error),
     }
 }
 
+/// Result of [`put_image`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Put {
+    /// `None` if containerd already has the record.
+    pub result: Option<RecordResult>,
+    /// True if the record in containerd has other times.
+    pub new_times: bool,
+}
+
+impl From<Option<RecordResult>> for Put {
+    fn from(result: Option<RecordResult>) -> Self {
+        Self { result, new_times: false }
+    }
+}
+
+/// Exports an image.
+pub(super) async fn put_image(
+    containerd: &GrpcClient,
+    namespace: &Namespace,
+    ours: &Image,
+    options: Options,
+) -> Result<Put> {
+    let theirs = await_reply(containerd, containerd.image(namespace, &ours.name))
+        .await?
+        .map(image::normalize_record);
+    if theirs.as_ref().is_some_and(|theirs| without_times(theirs) == without_times(ours)) {
+        return Ok(None.into());
+    }
+    if theirs.is_some() && !options.overwrite {
+        return Ok(Some(RecordResult::Different).into());
+    }
+    let digest = &ours.target.digest;
+    if !containerd.has_content(namespace, digest).await? {
+        return Ok(Some(RecordResult::NoContent(digest.clone())).into());
+    }
+    let result = if theirs.is_some() { RecordResult::Overwritten } else { RecordResult::Created };
+    if options.dry_run {
+        return Ok(Some(result).into());
+    }
+    let made = if theirs.is_some() {
+        containerd.update_image(namespace, ours).await?
+    } else {
+        match containerd.create_image(namespace, ours).await? {
+            Some(made) => made,
+            // Another client of containerd created it after the check above.
+            None => return Ok(Some(RecordResult::Different).into()),
+        }
+    };
+    let mut made = image::normalize_record(made);
+    // A containerd that takes times sets the time of the last change only in an update.
+    if made.created_at == ours.created_at && made.updated_at != ours.updated_at {
+        let updated = containerd.update_image(namespace, ours).await?;
+        made = image::normalize_record(updated);
+    }
+    Ok(Put { result: Some(result), new_times: made != *ours })
+}
+
 /// Returns the record without its times.
-fn without_times(image: &Image) -> Image {
+pub(super) fn without_times(image: &Image) -> Image {
     Image { created_at: MessageField::none(), updated_at: MessageField::none(), ..image.clone() }
 }

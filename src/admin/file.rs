@@ -15,6 +15,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 use tempfile::NamedTempFile;
 
 use crate::model::{Error, Result};
+use crate::store::dir::files::{DATA_FILE, JOURNAL_FILE, LOCK_FILE, OWNER_FILE, STORE_ID_FILE};
 use crate::store::dir::scratch::ScratchFolder;
 
 /// Opens a regular file for reading. Follows symbolic links.
@@ -69,6 +70,12 @@ pub fn create_new(path: &Path) -> io::Result<File> {
 
 /// Refuses a path that [`put`] would refuse, so that a command can fail before it works.
 pub fn check_target(path: &Path, replace: bool) -> Result<()> {
+    if is_of_store(path) {
+        return Err(Error::InvalidArgument(format!(
+            "{} is a file of the store in that folder: give another name",
+            path.display()
+        )));
+    }
     match path.symlink_metadata() {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         Err(e) => Err(Error::Internal(format!("looking at {}: {e}", path.display()))),
@@ -77,6 +84,14 @@ pub fn check_target(path: &Path, replace: bool) -> Result<()> {
             if replace { Ok(()) } else { Err(already_exists(path)) }
         }
     }
+}
+
+/// Returns true if the path is that of a file which a store has, in a folder that holds a store.
+fn is_of_store(path: &Path) -> bool {
+    let names = [DATA_FILE, LOCK_FILE, OWNER_FILE, JOURNAL_FILE, STORE_ID_FILE];
+    let folder = folder_of(path);
+    path.file_name().is_some_and(|name| names.iter().any(|of_store| name == *of_store))
+        && [OWNER_FILE, STORE_ID_FILE].iter().any(|file| folder.join(file).exists())
 }
 
 /// Creates a temporary folder beside `path`, for a new file that [`put`] then moves to `path`.
@@ -106,9 +121,13 @@ pub fn put(new: NamedTempFile, path: &Path, replace: bool) -> Result<()> {
             _ => failed(e.error),
         })?;
     }
-    File::open(folder_of(path))
-        .and_then(|folder| folder.sync_all())
+    sync_folder(&folder_of(path))
         .map_err(|e| Error::Internal(format!("syncing the folder of {}: {e}", path.display())))
+}
+
+/// Waits until the names in a folder are on the disk.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all())
 }
 
 /// Exchanges the names of two files atomically. If the file system cannot exchange names, `new`
@@ -240,6 +259,22 @@ mod tests {
         put(new(), &file, true).unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), count + 1);
+    }
+
+    #[test]
+    fn no_file_of_a_store_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = [DATA_FILE, LOCK_FILE, OWNER_FILE, JOURNAL_FILE, STORE_ID_FILE];
+        // A backup may have any name in other folders.
+        for file in files {
+            check_target(&dir.path().join(file), false).unwrap();
+        }
+        fs::write(dir.path().join(STORE_ID_FILE), "").unwrap();
+        for file in files {
+            let error = check_target(&dir.path().join(file), true).unwrap_err();
+            assert!(error.message().contains("is a file of the store"), "{error}");
+        }
+        check_target(&dir.path().join("backup.mdb"), true).unwrap();
     }
 
     #[test]

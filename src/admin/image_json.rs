@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::api::descriptor::Descriptor;
 use crate::api::images::Image;
 use crate::model::Namespace;
 
@@ -44,7 +45,6 @@ pub struct Target {
 impl ImageJson {
     /// Converts the record of an image in `namespace`.
     pub fn new(namespace: &Namespace, image: Image) -> Self {
-        let target = image.target.into_option().unwrap_or_default();
         let time =
             |time: protobuf::MessageField<protobuf::well_known_types::timestamp::Timestamp>| {
                 let time = time.into_option()?;
@@ -53,12 +53,7 @@ impl ImageJson {
         Self {
             namespace: namespace.to_string(),
             name: image.name,
-            target: Target {
-                media_type: target.media_type,
-                digest: target.digest,
-                size: target.size,
-                annotations: target.annotations,
-            },
+            target: Target::new(image.target.into_option().unwrap_or_default()),
             labels: image.labels,
             created_at: time(image.created_at),
             updated_at: time(image.updated_at),
@@ -66,10 +61,21 @@ impl ImageJson {
     }
 }
 
+impl Target {
+    /// Converts a descriptor.
+    pub fn new(target: Descriptor) -> Self {
+        Self {
+            media_type: target.media_type,
+            digest: target.digest,
+            size: target.size,
+            annotations: target.annotations,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::descriptor::Descriptor;
 
     #[test]
     fn the_json_is_as_documented() {

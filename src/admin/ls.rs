@@ -1,4 +1,5 @@
-//! `lmdb-images ls` and `inspect`: read image records from the files of the store.
+//! `lmdb-images ls` and `inspect`: read image records from the files of the store, or `ls` from a
+//! containerd's bolt file.
 //!
 //! The listing is the service's own List, so filters mean the same as for a client and use the
 //! indexes. The result is kept as encoded bytes and the snapshot is released before printing: a
@@ -9,14 +10,19 @@ use std::path::Path;
 use protobuf::CodedInputStream;
 
 use crate::admin::image_json::ImageJson;
-use crate::api::images::Image;
+use crate::admin::import::bolt::{self, BoltFile};
+use crate::admin::import::containerd_schema::{self, Found};
+use crate::api::images::{Image, ListImagesResponse};
 use crate::limits::memory::ReplyBuffer;
+use crate::model::filter::Filter;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result};
 use crate::service::cancel::Cancel;
-use crate::service::codec::decode;
+use crate::service::catalog::select::Selection;
+use crate::service::codec::{decode, encode};
 use crate::service::images::{self, Query};
-use crate::store::{Kind, ReadOnlyStore, Records};
+use crate::service::reply::{BuildOutcome, ReplyBuilder};
+use crate::store::{Kind, ReadOnlyStore, Records, Snapshot, place_of};
 
 /// Images found by a listing, ordered by namespace and name.
 #[derive(Debug)]
@@ -25,18 +31,31 @@ pub struct Listing {
     found: Vec<(Namespace, Vec<u8>)>,
     /// Number of damaged records, which the listing leaves out.
     pub left_out: u64,
+    /// Name of the last image, if the limit left out others behind it.
+    next_after: Option<String>,
+}
+
+/// Which part of a listing is wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Bounds {
+    /// Filters of images that are left out.
+    pub without: Vec<String>,
+    /// Only images behind this name.
+    pub after: Option<String>,
+    /// At most this number of images.
+    pub limit: Option<usize>,
 }
 
 /// Conditions that an image must meet in addition to matching a filter.
 #[derive(Debug, Clone, Default)]
-pub struct Selection {
+pub struct Conditions {
     /// The digest or its beginning: `sha256:ab12`.
     pub digest: Option<String>,
     /// Labels of the image, each with a value (`k=v`) or with any value (`k`).
     pub labels: Vec<String>,
 }
 
-impl Selection {
+impl Conditions {
     /// Combines the selection with `filters`, of which any must match, into equivalent filters.
     ///
     /// # Errors
@@ -91,10 +110,17 @@ fn digest_filter(digest: &str) -> Result<String> {
 
 /// Lists the images that match any of the filters, or all images if there is no filter; in one
 /// namespace, or in all if `namespace` is `None`.
-pub fn list(root: &Path, namespace: Option<&Namespace>, filters: Vec<String>) -> Result<Listing> {
+pub fn list(
+    root: &Path,
+    namespace: Option<&Namespace>,
+    filters: Vec<String>,
+    bounds: &Bounds,
+) -> Result<Listing> {
     let query = Query::new(&filters)?;
+    let selection = Selection::compile(&filters, &bounds.without, &mut || Ok(()))?;
+    let is_bounded = bounds.after.is_some() || bounds.limit.is_some() || !bounds.without.is_empty();
     let store = ReadOnlyStore::open(root)?;
-    let mut left_out = 0;
+    let (mut left_out, mut next_after) = (0, None);
     let found = store.read(|snapshot| {
         let namespaces = match namespace {
             Some(one) => vec![one.clone()],
@@ -102,13 +128,102 @@ pub fn list(root: &Path, namespace: Option<&Namespace>, filters: Vec<String>) ->
         };
         let list = |namespace: Namespace| {
             let room = ReplyBuffer::fixed(usize::MAX, None);
-            let built = images::list(snapshot, &namespace, &query, room, Cancel::never())?;
+            let built = if is_bounded {
+                let (built, last) = part(snapshot, &namespace, &selection, bounds, room)?;
+                next_after = last;
+                built
+            } else {
+                images::list(snapshot, &namespace, &query, room, Cancel::never())?
+            };
             left_out += built.left_out;
             Ok((namespace, built.reply.unwrap_or_default().message))
         };
         namespaces.into_iter().map(list).collect::<Result<_>>()
     })?;
-    Ok(Listing { found, left_out })
+    Ok(Listing { found, left_out, next_after })
+}
+
+/// The images of a namespace within bounds, and the name of the last one if there are more.
+fn part(
+    snapshot: &Snapshot<'_>,
+    namespace: &Namespace,
+    selection: &Selection,
+    bounds: &Bounds,
+    room: ReplyBuffer<'_>,
+) -> Result<(BuildOutcome, Option<String>)> {
+    let place = bounds.after.as_deref().map(place_of).unwrap_or_default();
+    let mut reply = ReplyBuilder::new(room);
+    let (mut count, mut last) = (0, None);
+    for entry in snapshot.images_after(namespace, selection.name_prefix(), &place)? {
+        let found = entry?
+            .message()
+            .and_then(|record| Ok(selection.matches(record, &mut || Ok(()))?.then_some(record)));
+        match found {
+            Ok(None) => {}
+            Ok(Some(_)) if bounds.limit == Some(count) => {
+                let last = last.map(decode::<Image>).transpose()?;
+                return Ok((reply.built(), last.map(|image| image.name)));
+            }
+            Ok(Some(record)) => {
+                reply.add(record);
+                (count, last) = (count + 1, Some(record));
+            }
+            Err(Error::DataLoss(_)) => reply.leave_out(),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((reply.built(), None))
+}
+
+/// Lists images of a containerd's bolt file in the same way. containerd may run.
+///
+/// # Errors
+/// The file cannot be read, or a record in it.
+pub fn list_bolt(
+    file: &Path,
+    namespace: Option<&Namespace>,
+    filters: &[String],
+) -> Result<Listing> {
+    let filter = Filter::parse_all(filters)
+        .map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))?;
+    let mut found: Vec<(Namespace, ListImagesResponse)> = Vec::new();
+    let mut add = |of: &Namespace, image: Image| {
+        if namespace.is_some_and(|wanted| wanted != of) || !filter.matches(&image) {
+            return;
+        }
+        match found.last_mut() {
+            Some((last, list)) if last == of => list.images.push(image),
+            _ => found.push((
+                of.clone(),
+                ListImagesResponse { images: vec![image], ..Default::default() },
+            )),
+        }
+    };
+    let mut left_out = 0;
+    match bolt::open_file(file)? {
+        BoltFile::Live(database) => {
+            for record in database.namespaces()? {
+                let of = Namespace::parse(&record.name)?;
+                bolt::each_image(&database, &of, |image| {
+                    add(&of, image);
+                    Ok(())
+                })?;
+            }
+        }
+        BoltFile::AtRest(locked) => {
+            let source: &std::fs::File = &locked;
+            containerd_schema::read(source, |each| {
+                match each {
+                    Found::Image(of, image) => add(&of, image),
+                    Found::Lost(_) => left_out += 1,
+                    Found::Namespace(..) => {}
+                }
+                Ok(())
+            })?;
+        }
+    }
+    let encoded = found.into_iter().map(|(of, list)| Ok((of, encode(&list)?)));
+    Ok(Listing { found: encoded.collect::<Result<_>>()?, left_out, next_after: None })
 }
 
 /// Reads the record of one image.
@@ -133,6 +248,11 @@ pub fn get(root: &Path, namespace: &Namespace, name: &str) -> Result<ImageJson> 
 }
 
 impl Listing {
+    /// The name behind which the listing goes on, if the limit ended it.
+    pub fn next_after(&self) -> Option<&str> {
+        self.next_after.as_deref()
+    }
+
     /// Hands on each record, until one is refused.
     pub fn for_each<E: From<Error>>(
         &self,
@@ -156,7 +276,7 @@ mod tests {
 
     fn filters(digest: Option<&str>, labels: &[&str], filters: &[&str]) -> Result<Vec<String>> {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-        let selection = Selection { digest: digest.map(str::to_owned), labels: owned(labels) };
+        let selection = Conditions { digest: digest.map(str::to_owned), labels: owned(labels) };
         selection.filters(owned(filters))
     }
 

@@ -16,6 +16,22 @@ pub fn lasting(what: &str) -> ProgressBar {
     progress
 }
 
+/// Shows how many of `total` are done.
+pub fn of(what: &str, total: u64) -> ProgressBar {
+    let progress =
+        line(&format!("{{spinner}} {{pos}} of {{len}} {what}, {{per_sec}}, {{eta}} left  {{msg}}"));
+    progress.set_length(total);
+    progress
+}
+
+/// Shows how many of `total` bytes are done.
+pub fn bytes(what: &str, total: u64) -> ProgressBar {
+    let template = "{spinner} {bytes} of {total_bytes} ";
+    let progress = line(&format!("{template}{what}, {{bytes_per_sec}}, {{eta}} left"));
+    progress.set_length(total);
+    progress
+}
+
 fn line(template: &str) -> ProgressBar {
     let progress = ProgressBar::no_length();
     if let Ok(style) = ProgressStyle::with_template(template) {

@@ -6,7 +6,7 @@
 
 use crate::store::dir::files::DATA_FILE;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::ops::Not;
 use std::path::Path;
 
@@ -18,6 +18,8 @@ use crate::store::dir::root::StoreDir;
 use crate::store::dir::scratch::ScratchFolder;
 use crate::store::dir::{permissions, store_id};
 use crate::store::{ReadOnlyStore, Store};
+use lmdb_verify::layout::Meta;
+use lmdb_verify::state::Metas;
 
 /// Result of a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub struct Summary {
 /// `AlreadyExists` without `force`, `FailedPrecondition` while a process has the store open, `DataLoss`
 /// if the backup is damaged. The store is unchanged after an error.
 pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
-    let mut backup = file::open_to_read(file)?;
+    let backup = file::open_to_read(file)?;
     let root =
         StoreDir::lock(root).map_err(|e| stop_daemon_hint(e, "restore, and start it again"))?;
     let replaces = has_content(&root)?;
@@ -44,18 +46,42 @@ pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
             root.path().display()
         )));
     }
+    // Before it is copied: the file may have any length, and anything in it.
+    let used = used_bytes(&backup, file)?;
     let scratch = ScratchFolder::create_in(root.path())?;
     let copy = scratch.path().join(DATA_FILE);
-    copy_file(&mut backup, &copy)?;
+    copy_file(&mut (&backup).take(used), &copy)?;
     let records = verify(&file::open_to_read(&copy)?, &format!("{}", file.display()))?;
-    // Opening migrates an older schema and refuses a newer one; dropping waits until all is on disk.
-    drop(Store::open(scratch.path())?);
+    // Opening migrates an older schema and refuses a newer one; dropping waits until all is on disk. The
+    // log continues behind the backup's last entry, with numbers that the replaced store may have used.
+    let store = Store::open(scratch.path())?;
+    store.renew_log_epoch()?;
+    store.detach_journal()?;
+    drop(store);
     let kept = replaces.then(|| backup_name("replaced"));
     root.replace(&copy, kept.as_deref())?;
     Ok(Summary { records, kept })
 }
 
-fn copy_file(from: &mut File, to: &Path) -> Result<()> {
+/// Bytes of a data file that its meta pages say are in use.
+///
+/// # Errors
+/// `DataLoss` if they say that it is no data file of LMDB.
+fn used_bytes(backup: &File, file: &Path) -> Result<u64> {
+    let metas = Metas::read(backup).and_then(|metas| metas.live().map(drop).map(|()| metas));
+    let metas = metas.map_err(|damage| {
+        Error::DataLoss(format!(
+            "{} is damaged: {damage}; nothing was changed. `lmdb-images check` lists the damage, \
+             `lmdb-images recover` saves what is readable",
+            file.display()
+        ))
+    })?;
+    let used =
+        |meta: &Meta| (meta.last_page.saturating_add(1)).saturating_mul(meta.page_size as u64);
+    Ok(metas.0.iter().flatten().map(used).max().unwrap_or_default())
+}
+
+fn copy_file(from: &mut impl Read, to: &Path) -> Result<()> {
     let progress = progress::lasting("copying");
     let copied = file::create_new(to).and_then(|mut copy| {
         io::copy(from, &mut copy)?;

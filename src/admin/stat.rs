@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::model::{Namespace, Result};
+use crate::model::{Error, Namespace, Result};
 use crate::store::dir::{filesystem, root};
 use crate::store::lmdb::reader_table;
 use crate::store::schema::databases;
@@ -28,6 +28,8 @@ pub struct Stat {
     pub commits: u64,
     /// Sizes.
     pub size: Size,
+    /// The log of changes; `None` if it is off.
+    pub log: Option<Log>,
     /// Contents of each namespace, ordered by name.
     pub namespaces: Vec<NamespaceUsage>,
     /// Size of each LMDB database.
@@ -56,6 +58,22 @@ pub struct Size {
     pub free_pages: u64,
     /// Bytes that `compact` would free.
     pub reclaimable: u64,
+}
+
+/// The log of changes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Log {
+    /// Epoch: sequence numbers of different epochs cannot be compared.
+    pub epoch: String,
+    /// Number of the oldest entry.
+    pub first: u64,
+    /// Number of the newest entry; 0 if there was none in this epoch.
+    pub last: u64,
+    /// Bytes: pages of the data file that the entries occupy.
+    pub bytes: u64,
+    /// Age of the oldest entry in seconds; `None` if there is none.
+    pub oldest_seconds: Option<u64>,
 }
 
 /// Contents of a namespace.
@@ -108,7 +126,8 @@ pub fn run(root: &Path) -> Result<Stat> {
     let store = ReadOnlyStore::open(root)?;
     let usage = store.usage()?;
     let namespaces = store.read(|snapshot| {
-        let count = |name: &Namespace, kind| Ok(snapshot.scan(name, kind)?.count() as u64);
+        let count =
+            |name: &Namespace, kind| Ok::<_, Error>(snapshot.scan(name, kind)?.count() as u64);
         let mut aside = snapshot.aside_by_namespace()?;
         let mut namespaces = Vec::new();
         for name in snapshot.namespaces()? {
@@ -129,6 +148,13 @@ pub fn run(root: &Path) -> Result<Stat> {
         namespaces.sort_by(|a, b| a.namespace.cmp(&b.namespace));
         Ok(namespaces)
     })?;
+    let log = store.read(|snapshot| {
+        let Some(head) = snapshot.log_head()? else { return Ok(None) };
+        let (bytes, age) = snapshot.log_size()?;
+        let oldest_seconds = age.map(|age| age.as_secs());
+        let (epoch, first, last) = (head.epoch.to_string(), head.first, head.last);
+        Ok(Some(Log { epoch, first, last, bytes, oldest_seconds }))
+    })?;
     Ok(Stat {
         root: root.display().to_string(),
         filesystem: filesystem::mount_type(root),
@@ -146,6 +172,7 @@ pub fn run(root: &Path) -> Result<Stat> {
             free_pages: usage.free_pages(),
             reclaimable: usage.free_pages() * usage.page_size,
         },
+        log,
         namespaces,
         readers: list_readers(&store)?,
         databases: usage

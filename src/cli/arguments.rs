@@ -3,15 +3,16 @@
 //! clap's errors repeat their input, which is external text, so this module escapes it. They also name
 //! the argument when the value came from an environment variable, so this module names the variable.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, FromArgMatches};
 
-use super::output::{Failure, print_rendered};
+use super::output::{Failure, print_rendered, report_error};
 use super::{Cli, command};
+use crate::model::go::quote::quote;
 use crate::model::printable::one_line;
 
 /// Exit status for a wrong command line.
@@ -25,10 +26,32 @@ pub fn parse(arguments: Vec<OsString>) -> Result<(Cli, ArgMatches), Failure> {
     let parsed = command().try_get_matches_from(&arguments);
     let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     parsed.map_err(|mut error| {
+        if let Some(reason) = invalid_utf8(&error, &arguments) {
+            report_error(reason);
+            return Failure::Status(ExitCode::from(EXIT_USAGE));
+        }
         if is_from_environment(&error, &arguments) {
             name_variable(&mut error, &arguments);
         }
         print_and_exit(error)
+    })
+}
+
+/// Describes the variable or the argument that is not UTF-8, if that is the error: clap does not name it.
+fn invalid_utf8(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
+    if error.kind() != ErrorKind::InvalidUtf8 {
+        return None;
+    }
+    let shown = |text: &OsStr| quote(text.as_encoded_bytes());
+    if let Some(argument) = arguments.iter().find(|argument| argument.to_str().is_none()) {
+        return Some(format!("the argument {} is not UTF-8: write it again", shown(argument)));
+    }
+    let commands = command();
+    let variables = commands.get_subcommands().chain([&commands]).flat_map(|c| c.get_arguments());
+    variables.filter_map(|argument| argument.get_env()).find_map(|name| {
+        let value = std::env::var_os(name).filter(|value| value.to_str().is_none())?;
+        let name = name.to_string_lossy();
+        Some(format!("environment variable {name}: {} is not UTF-8: set it again", shown(&value)))
     })
 }
 
@@ -53,6 +76,11 @@ fn escape(error: &mut clap::Error) {
             ContextValue::String(text) => ContextValue::String(one_line(&text)),
             ContextValue::Strings(texts) => {
                 ContextValue::Strings(texts.iter().map(|text| one_line(text)).collect())
+            }
+            // A tip, which repeats the input with its line ends.
+            ContextValue::StyledStrs(texts) => {
+                let tips = texts.into_iter().map(|text| one_line(&text.to_string()).into());
+                ContextValue::StyledStrs(tips.collect())
             }
             other => other,
         };

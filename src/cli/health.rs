@@ -1,6 +1,5 @@
 //! `lmdb-images health`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,10 +7,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::block_on;
+use super::daemon_args::DaemonArgs;
 use super::output::{Failure, print, report_error};
-use super::paths::default_state;
-use super::settings::File;
 use crate::admin::health;
+use crate::model::Error;
 
 /// Ask a running daemon for its health
 ///
@@ -21,15 +20,7 @@ use crate::admin::health;
 #[derive(Args)]
 pub struct Health {
     #[command(flatten)]
-    file: File,
-
-    /// gRPC socket of the daemon [default: images.sock in its folder of sockets]
-    #[arg(long, short, env = "LMDB_IMAGES_ADDRESS", value_name = "SOCKET")]
-    address: Option<PathBuf>,
-
-    /// Folder of the sockets [default: the daemon's, by its file of settings]
-    #[arg(long, env = "LMDB_IMAGES_STATE", value_name = "DIR")]
-    state: Option<PathBuf>,
+    daemon: DaemonArgs,
 
     /// Repeat the call until the daemon is serving, for at most this time
     #[arg(long, value_name = "SECONDS", default_value_t = 0, hide_default_value = true)]
@@ -47,15 +38,9 @@ pub struct Health {
 impl Health {
     /// Calls the daemon, and prints its status.
     pub fn run(self) -> Result<ExitCode, Failure> {
-        let address = match (self.address, self.state) {
-            (Some(address), _) => address,
-            (None, Some(state)) => state.join("images.sock"),
-            (None, None) => {
-                self.file.read()?.state.unwrap_or_else(default_state).join("images.sock")
-            }
-        };
-        let serving =
-            block_on(async { Ok(health::wait(&address, Duration::from_secs(self.wait)).await) })?;
+        let address = self.daemon.socket()?;
+        let wait = Duration::from_secs(self.wait);
+        let serving = block_on(async { Ok::<_, Error>(health::wait(&address, wait).await) })?;
         let (status, code) = match serving {
             Ok(true) => ("SERVING", ExitCode::SUCCESS),
             Ok(false) if self.alive => ("NOT_SERVING", ExitCode::SUCCESS),

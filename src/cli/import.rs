@@ -7,14 +7,16 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 
-use super::output::{Failure, Output, note};
+use super::output::{Failure, Output, note, visible};
 use super::{ContainerdArgs, StoreArgs, arguments, block_on, command};
 use crate::admin::import;
+use crate::admin::import::containerd_scan::Guess;
 
 /// Copy the image records and namespaces of a containerd into the store
 ///
 /// Keeps the times of the records. Keeps records that only the store has. A second run changes nothing.
-/// The daemon must be stopped. Exits with 1 when --salvage left something out.
+/// The daemon must be stopped. Exits with 1 when --salvage left something out or
+/// found something that it is not sure of.
 #[derive(Args)]
 pub struct Import {
     #[command(flatten)]
@@ -23,12 +25,13 @@ pub struct Import {
     #[command(flatten)]
     containerd: ContainerdArgs,
 
-    /// Read this bolt file instead, while no containerd runs: containerd's own, which is meta.db in
-    /// /var/lib/containerd/io.containerd.metadata.v1.bolt, or a backup of it
+    /// Read this bolt file instead: containerd's own, which is meta.db in
+    /// /var/lib/containerd/io.containerd.metadata.v1.bolt, or a backup of it. containerd may run
     #[arg(long, value_name = "FILE")]
     bolt: Option<PathBuf>,
 
-    /// Import the readable records of a damaged bolt file, and name the others
+    /// Import the readable records of a damaged bolt file, and name the others. If the list of buckets or
+    /// both meta pages are lost, look for images at every page, and say of each how sure it is
     #[arg(long, requires = "bolt")]
     salvage: bool,
 }
@@ -49,8 +52,19 @@ impl Import {
         for lost in &done.lost {
             note(format_args!("not imported: {lost}"));
         }
+        for Guess { namespace, image, certainty } in &done.guesses {
+            note(format_args!(
+                "found at a page by itself: namespace {namespace}: image {} {}: {certainty}",
+                visible(&image.name),
+                image.target.digest
+            ));
+        }
         print_summary(&done.summary)?;
-        Ok(if done.lost.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if done.guesses.is_empty() && done.lost.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 }
 

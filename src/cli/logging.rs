@@ -27,6 +27,25 @@ const MAX_MESSAGE_CHARS: usize = 4000;
 /// Prefix of this program's log targets.
 const OWN_TARGET: &str = "lmdb_images";
 
+/// Parts of this program that a filter may name.
+const PARTS: [&str; 15] = [
+    "admin",
+    "api",
+    "cli",
+    "clock",
+    "containerd",
+    "daemon",
+    "health",
+    "limits",
+    "log_throttle",
+    "metrics",
+    "model",
+    "proxy",
+    "service",
+    "store",
+    "transport",
+];
+
 /// Filter of log lines in the syntax of `RUST_LOG`: a level, and other levels for parts of the program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -58,7 +77,11 @@ fn check_words(text: &str) -> Result<(), String> {
     const HELP: &str = "begin with a level, which is error, warn, info, debug, trace or off, such as \
                         info,lmdb_images::proxy=debug";
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
-    let is_ours = |word: &str| word == OWN_TARGET || word.starts_with(&format!("{OWN_TARGET}::"));
+    let is_ours =
+        |word: &str| match word.strip_prefix(OWN_TARGET).map(|rest| rest.strip_prefix("::")) {
+            Some(Some(path)) => PARTS.contains(&path.split("::").next().unwrap_or_default()),
+            _ => word == OWN_TARGET,
+        };
     let words = text.split('/').next().unwrap_or_default();
     let words = words.split(',').map(str::trim).filter(|word| !word.is_empty());
     let mut sets_ours = false;
@@ -66,7 +89,8 @@ fn check_words(text: &str) -> Result<(), String> {
         let (part, has_level) =
             word.split_once('=').map_or((word, false), |(part, _)| (part, true));
         let is_global = !has_level && is_level(part);
-        if !is_global && !is_ours(part) && !has_level {
+        let is_misspelt = part.starts_with(&format!("{OWN_TARGET}::")) && !is_ours(part);
+        if is_misspelt || !is_global && !is_ours(part) && !has_level {
             return Err(format!(
                 "{} is neither a level nor a part of this program: {HELP}",
                 quote(part)
@@ -183,6 +207,17 @@ mod tests {
     }
 
     #[test]
+    fn the_parts_are_those_of_the_library() {
+        let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/lib.rs"));
+        let source = source.unwrap();
+        let modules = source.lines().filter_map(|line| {
+            let name = line.strip_prefix("pub mod ").or_else(|| line.strip_prefix("mod "))?;
+            name.strip_suffix(';')
+        });
+        assert!(modules.eq(PARTS));
+    }
+
+    #[test]
     fn a_filter_that_is_none_is_refused() {
         assert_eq!("".parse::<Filter>().unwrap(), Filter::default());
         "info,lmdb_images::proxy=debug".parse::<Filter>().unwrap();
@@ -193,6 +228,8 @@ mod tests {
         }
         for (none, expected) in [
             ("info=loud", "loud"),
+            ("lmdb_images::nope=debug", "\"lmdb_images::nope\" is neither a level"),
+            ("info,lmdb_images::nope", "\"lmdb_images::nope\" is neither a level"),
             ("loud", "\"loud\" is neither a level"),
             ("info,loud", "\"loud\" is neither a level"),
             ("inof", "\"inof\" is neither a level"),

@@ -1,18 +1,20 @@
 //! `lmdb-images ls`.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use indicatif::BinaryBytes;
 use jiff::Timestamp;
 
-use super::output::{Failure, MAX_CELL_CHARS, cell, print, report_error, table, visible};
+use super::output::{Failure, MAX_CELL_CHARS, cell, note, print, report_error, table, visible};
 use super::{NamespaceArg, StoreArgs};
 use crate::admin::image_json::ImageJson;
-use crate::admin::ls::{self, Listing, Selection};
+use crate::admin::ls::{self, Bounds, Conditions, Listing};
 use crate::clock;
 use crate::model::Error;
+use crate::model::go::quote::quote;
 
 /// List images from the files of the store
 ///
@@ -20,6 +22,8 @@ use crate::model::Error;
 /// when any of them matches, for example name~=alpine or
 /// labels.stage==production,target.digest~=^sha256:aa. Invisible characters are escaped, and a name with
 /// one is put in quotes. The table shortens long texts in the middle.
+///
+/// Example: lmdb-images ls --limit 100 --after docker.io/library/b --without labels.team
 ///
 /// Exits with 1 when damaged records are left out.
 #[derive(Args)]
@@ -43,6 +47,23 @@ pub struct Ls {
     #[arg(long = "label", value_name = "LABEL")]
     labels: Vec<String>,
 
+    /// Leave out images that match this filter; may be repeated, then those that match any
+    #[arg(long, value_name = "FILTER")]
+    without: Vec<String>,
+
+    /// At most this number of images; a note says how to go on
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "all_namespaces")]
+    limit: Option<u32>,
+
+    /// Only images whose names come after this one; it need not exist
+    #[arg(long, value_name = "NAME", conflicts_with = "all_namespaces")]
+    after: Option<String>,
+
+    /// Read this bolt file instead of the store: containerd's own, which is meta.db in
+    /// /var/lib/containerd/io.containerd.metadata.v1.bolt, or a backup of it. containerd may run
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["without", "limit", "after"])]
+    bolt: Option<PathBuf>,
+
     /// Do not shorten long texts in the table
     #[arg(long)]
     no_trunc: bool,
@@ -64,12 +85,30 @@ impl Ls {
     pub fn run(self) -> Result<ExitCode, Failure> {
         let one = self.namespace.parse()?;
         let namespace = (!self.all_namespaces).then_some(&one);
-        let selection = Selection { digest: self.digest.clone(), labels: self.labels.clone() };
+        let selection = Conditions { digest: self.digest.clone(), labels: self.labels.clone() };
         let filters = selection.filters(self.filters.clone())?;
-        let found = ls::list(&self.root.folder()?, namespace, filters)?;
+        let bounds = Bounds {
+            without: self.without.clone(),
+            after: self.after.clone(),
+            limit: self.limit.map(|limit| limit as usize),
+        };
+        let found = match &self.bolt {
+            Some(file) => ls::list_bolt(file, namespace, &filters)?,
+            None => ls::list(&self.root.folder()?, namespace, filters, &bounds)?,
+        };
         print(|out| {
             if self.json || self.quiet { self.lines(out, &found) } else { self.table(out, &found) }
         })?;
+        if let Some(last) = found.next_after() {
+            note(format_args!("lmdb-images: there are more; --after {} shows them", quote(last)));
+        }
+        if found.left_out > 0 && self.bolt.is_some() {
+            report_error(format_args!(
+                "{} places of the file cannot be read: `lmdb-images import --bolt` names them",
+                found.left_out
+            ));
+            return Ok(ExitCode::FAILURE);
+        }
         if found.left_out > 0 {
             report_error(format_args!(
                 "{} damaged records are left out: `lmdb-images check` names them, and `lmdb-images recover` \

@@ -1,26 +1,38 @@
 //! The command line: parses, starts logging, calls one function.
 
+mod apply;
 mod arguments;
 mod backup;
 mod bounded;
+mod change;
 mod check;
 mod compact;
 mod config;
+mod count;
+mod daemon_args;
 mod diff;
 mod explain;
 mod export;
+mod fleet;
 mod health;
+mod history;
 mod import;
 mod inspect;
 mod logging;
 mod ls;
+mod moment;
 mod output;
 mod paths;
 mod recover;
+mod rescue;
 mod restore;
 mod serve;
 mod settings;
+mod ship;
 mod stat;
+mod tag;
+mod undo;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +58,12 @@ enum Command {
     Export(export::Export),
     Diff(diff::Diff),
     Ls(ls::Ls),
+    Count(count::Count),
+    Watch(watch::Watch),
+    History(history::History),
+    Undo(undo::Undo),
+    Tag(tag::Tag),
+    Apply(apply::Apply),
     Explain(explain::Explain),
     Inspect(inspect::Inspect),
     Stat(stat::Stat),
@@ -54,8 +72,11 @@ enum Command {
     Restore(restore::Restore),
     Compact(compact::Compact),
     Recover(recover::Recover),
+    Rescue(rescue::Rescue),
     Config(config::Config),
     Health(health::Health),
+    Ship(ship::Ship),
+    Fleet(fleet::Fleet),
 }
 
 /// Argument for the folder of the store.
@@ -122,7 +143,9 @@ impl NamespaceArg {
 }
 
 /// Runs an async admin command on a runtime of its own.
-fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
+fn block_on<T, E: From<Error>>(
+    command: impl Future<Output = std::result::Result<T, E>>,
+) -> std::result::Result<T, E> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -147,8 +170,8 @@ fn without_values(command: clap::Command) -> clap::Command {
 /// Runs the program and returns its exit status:
 ///
 /// - 0: done
-/// - 1: the command failed with an error on stderr; or `diff` found a difference, a command left records
-///   out, or the daemon is not serving (`health`)
+/// - 1: the command failed with an error on stderr; or `diff` found a difference, `history` found nothing,
+///   a command left records out, `apply` did not make every change, or the daemon is not serving (`health`)
 /// - 2: the command line is wrong, or `check` failed
 /// - 3: the daemon does not answer (`health`)
 /// - 4: standard output could not be written
@@ -160,7 +183,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode, Failure> {
-    if !matches!(command, Command::Serve(_)) {
+    if !matches!(command, Command::Serve(_) | Command::Ship(_)) {
         logging::start_for_command()?;
     }
     let done = |()| ExitCode::SUCCESS;
@@ -170,6 +193,12 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Command::Export(command) => command.run(),
         Command::Diff(command) => command.run(),
         Command::Ls(command) => command.run(),
+        Command::Count(command) => command.run(),
+        Command::Watch(command) => command.run().map(done),
+        Command::History(command) => command.run(),
+        Command::Undo(command) => command.run().map(done),
+        Command::Tag(command) => command.run().map(done),
+        Command::Apply(command) => command.run(),
         Command::Explain(command) => command.run().map(done),
         Command::Inspect(command) => command.run().map(done),
         Command::Stat(command) => command.run().map(done),
@@ -178,8 +207,11 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Command::Restore(command) => command.run().map(done),
         Command::Compact(command) => command.run().map(done),
         Command::Recover(command) => command.run(),
+        Command::Rescue(command) => command.run(),
         Command::Health(command) => command.run(),
         Command::Config(command) => command.run(matches).map(done),
+        Command::Ship(command) => Ok(command.run().map(done)?),
+        Command::Fleet(command) => command.run(),
     }
 }
 

@@ -9,6 +9,9 @@ use std::fmt;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::process::ExitCode;
 
+use anstyle::Style;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tabwriter::TabWriter;
 
 use crate::model::go::quote::quote;
@@ -96,7 +99,8 @@ pub struct Output {
 impl Output {
     /// Opens standard output. Styles are removed if it is not a terminal or if NO_COLOR is set.
     pub fn new() -> Self {
-        Self { lines: EscapingWriter::new(Box::new(anstream::stdout())), failed: None }
+        let lines = EscapingWriter::new(Box::new(anstream::stdout()) as Box<dyn Write>);
+        Self { lines, failed: check_writable().err() }
     }
 
     /// Prints and flushes a line.
@@ -115,10 +119,74 @@ impl Output {
     }
 }
 
+/// Standard output whose cells have styles. Each cell is escaped before it gets its style.
+pub struct StyledOutput {
+    out: Box<dyn Write>,
+    /// The widths of the columns so far.
+    widths: Vec<usize>,
+}
+
+impl StyledOutput {
+    /// Opens standard output. Styles are removed if it is not a terminal or if NO_COLOR is set.
+    pub fn new() -> Self {
+        Self { out: Box::new(anstream::stdout()), widths: Vec::new() }
+    }
+
+    /// Prints and flushes a line that has no styles.
+    pub fn text(&mut self, line: &str) -> io::Result<()> {
+        check_writable()?;
+        writeln!(self.out, "{}", escaped(line))?;
+        self.out.flush()
+    }
+
+    /// Prints and flushes a line of cells. Columns grow with their cells, and never shrink.
+    pub fn line(&mut self, cells: &[(Style, String)]) -> io::Result<()> {
+        check_writable()?;
+        self.widths.resize(self.widths.len().max(cells.len()), 0);
+        let mut line = String::new();
+        let mut gap = 0;
+        for ((style, text), width) in cells.iter().zip(&mut self.widths) {
+            let text = escaped(text);
+            let length = text.chars().count();
+            *width = (*width).max(length);
+            line.extend(std::iter::repeat_n(' ', gap));
+            line.push_str(&format!("{style}{text}{style:#}"));
+            gap = *width - length + 2;
+        }
+        writeln!(self.out, "{line}")?;
+        self.out.flush()
+    }
+
+    /// Prints a table with a head.
+    pub fn table(&mut self, heads: &[&str], rows: &[Vec<(Style, String)>]) -> io::Result<()> {
+        let bold = Style::new().bold();
+        let head: Vec<_> = heads.iter().map(|head| (bold, (*head).to_owned())).collect();
+        for row in rows.iter().chain([&head]) {
+            let lengths = row.iter().map(|(_, text)| escaped(text).chars().count());
+            self.widths.resize(self.widths.len().max(row.len()), 0);
+            for (width, length) in self.widths.iter_mut().zip(lengths) {
+                *width = (*width).max(length);
+            }
+        }
+        [&head].into_iter().chain(rows).try_for_each(|row| self.line(row))
+    }
+}
+
+/// Refuses a standard output that is open for reading only: the standard library drops what is written
+/// to it without an error.
+fn check_writable() -> io::Result<()> {
+    let flags = fcntl(io::stdout(), FcntlArg::F_GETFL)?;
+    match OFlag::from_bits_truncate(flags) & OFlag::O_ACCMODE {
+        OFlag::O_RDONLY => Err(Errno::EBADF.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Prints the output of `write` to standard output, for commands that change nothing.
 pub fn print(
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> std::result::Result<(), Failure> {
+    check_writable()?;
     let mut out = EscapingWriter::new(BufWriter::new(anstream::stdout().lock()));
     let written = write(&mut out).and_then(|()| out.flush());
     if written.is_err() {
@@ -150,6 +218,7 @@ pub fn print_rendered(text: &clap::builder::StyledStr, to_stderr: bool) -> io::R
     if to_stderr {
         return anstream::stderr().lock().write_all(text.as_bytes());
     }
+    check_writable()?;
     let mut out = anstream::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
@@ -275,6 +344,31 @@ mod tests {
         table(&mut out, "NAME\tN", |t| writeln!(t, "a\t1\nlonger\t2")).unwrap();
         let text = anstream::adapter::strip_bytes(&out).into_vec();
         assert_eq!(String::from_utf8(text).unwrap(), "NAME    N\na       1\nlonger  2\n");
+    }
+
+    #[test]
+    fn a_styled_line_escapes_its_cells_and_keeps_its_columns() {
+        let shared = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        struct Shared(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+        impl Write for Shared {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let out = Box::new(Shared(std::sync::Arc::clone(&shared)));
+        let mut styled = StyledOutput { out, widths: Vec::new() };
+        let bold = Style::new().bold();
+        let row = |a: &str, b: &str| vec![(bold, a.to_owned()), (Style::new(), b.to_owned())];
+        styled.table(&["A", "B"], &[row("x\u{1b}[31m", "1"), row("yy", "2\n3")]).unwrap();
+        let text = String::from_utf8(shared.lock().unwrap().clone()).unwrap();
+        let expected = format!(
+            "{0}A{1}            {0}B{1}\n{0}x\\u001b[31m{1}  1\n{0}yy{1}           2\\n3\n",
+            BOLD[0], BOLD[1]
+        );
+        assert_eq!(text, expected);
     }
 
     #[test]

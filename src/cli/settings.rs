@@ -25,6 +25,7 @@ use crate::limits::memory::MemoryBudget;
 use crate::model::go::quote::quote;
 use crate::model::printable::escaped;
 use crate::model::{Error, Result};
+use crate::store::Retention;
 use crate::transport::Limits;
 use crate::transport::limits::DEFAULT_MEMORY_BUDGET;
 
@@ -124,6 +125,15 @@ pub struct Settings {
     /// Memory for large replies in flight, of all connections together, in MiB
     #[arg(long, env = "LMDB_IMAGES_REPLY_BUDGET", value_name = "MIB")]
     pub reply_budget: Option<Bounded<16, 4_095>>,
+
+    /// How much of the data file the log of changes may take, in MiB; the oldest entries go. 0 turns the
+    /// log off and removes it
+    #[arg(long, env = "LMDB_IMAGES_LOG_KEEP", value_name = "MIB")]
+    pub log_keep: Option<Bounded<0, 65_536>>,
+
+    /// Age at which entries of the log of changes go, in seconds; without it only --log-keep counts
+    #[arg(long, env = "LMDB_IMAGES_LOG_KEEP_FOR", value_name = "SECONDS")]
+    pub log_keep_for: Option<Bounded<1, 3_153_600_000>>,
 }
 
 /// The settings file.
@@ -199,6 +209,10 @@ fn path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error>
         Some("") => Err(D::Error::custom("the path is empty: give one, or leave the key out")),
         Some(text) if text.contains('\0') => Err(D::Error::custom(format!(
             "the path {} has a zero byte in it, which no path can have: take it out",
+            quote(text)
+        ))),
+        Some(text) if text.contains("://") => Err(D::Error::custom(format!(
+            "{} is an address with a scheme: give the path alone",
             quote(text)
         ))),
         _ => Ok(text.map(PathBuf::from)),
@@ -277,6 +291,8 @@ impl Settings {
             drain_time: Some(Bounded::clamped(limits.drain_time.as_secs())),
             request_budget: Some(Bounded::clamped(u64::from(DEFAULT_MEMORY_BUDGET >> 20))),
             reply_budget: Some(Bounded::clamped(u64::from(DEFAULT_MEMORY_BUDGET >> 20))),
+            log_keep: Some(Bounded::clamped(Retention::default().bytes >> 20)),
+            log_keep_for: None,
         }
     }
 
@@ -330,6 +346,12 @@ impl Settings {
                 metrics: limits.metrics,
             },
             reply_budget: self.reply_budget.map_or(DEFAULT_MEMORY_BUDGET, |n| bytes(n.get())),
+            log_keep: Retention {
+                bytes: self
+                    .log_keep
+                    .map_or(Retention::default().bytes, |n| u64::from(n.get()) << 20),
+                age: self.log_keep_for.map(|n| seconds(n.get())),
+            },
         }
     }
 }

@@ -1,9 +1,10 @@
 //! `lmdb-images stat`.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use clap::Args;
-use indicatif::{BinaryBytes, HumanCount};
+use indicatif::{BinaryBytes, HumanCount, HumanDuration};
 
 use super::StoreArgs;
 use super::output::{Failure, MAX_CELL_CHARS, cell, pretty, print, table, visible};
@@ -66,7 +67,19 @@ fn facts(out: &mut dyn Write, found: &Found) -> io::Result<()> {
         HumanCount(size.used_pages),
         HumanCount(size.free_pages),
         BinaryBytes(size.reclaimable)
-    )
+    )?;
+    match &found.log {
+        None => writeln!(out, "Log:       off"),
+        Some(log) if log.last < log.first => writeln!(out, "Log:       no changes yet"),
+        Some(log) => writeln!(
+            out,
+            "Log:       changes {} to {}, {}; the oldest {} ago",
+            log.first,
+            log.last,
+            BinaryBytes(log.bytes),
+            HumanDuration(Duration::from_secs(log.oldest_seconds.unwrap_or_default()))
+        ),
+    }
 }
 
 fn namespaces(out: &mut dyn Write, found: &Found) -> io::Result<()> {

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::Stream;
 use http::HeaderMap;
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use protobuf::Message;
 use tokio::net::UnixStream;
-use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
@@ -17,6 +18,7 @@ use crate::api::images::{
     GetImageRequest, GetImageResponse, Image, ListImagesRequest, ListImagesResponse,
 };
 use crate::api::namespace::{ListNamespacesRequest, ListNamespacesResponse, Namespace as Record};
+use crate::containerd::DIRECT_HEADER;
 use crate::containerd::codec::{BytesCodec, MessageCodec};
 use crate::containerd::paging::{Page, Split};
 use crate::model::go::quote::quote;
@@ -38,6 +40,8 @@ pub const MAX_NAME: usize = 64 << 10;
 pub struct GrpcClient {
     grpc: tonic::client::Grpc<Channel>,
     socket: PathBuf,
+    /// The lease that its calls carry.
+    lease: Option<MetadataValue<Ascii>>,
 }
 
 impl GrpcClient {
@@ -65,7 +69,15 @@ impl GrpcClient {
             .connect_with_connector_lazy(connector);
         // What containerd sends it has measured against its own limit.
         let grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);
-        Self { grpc, socket: socket.to_owned() }
+        Self { grpc, socket: socket.to_owned(), lease: None }
+    }
+
+    /// The same connection; each call carries the lease, so that containerd's collector keeps what the
+    /// call makes until the lease ends.
+    pub fn with_lease(&self, id: &str) -> Result<Self> {
+        let lease = MetadataValue::try_from(id)
+            .map_err(|e| Error::Internal(format!("lease {} in a header: {e}", quote(id))))?;
+        Ok(Self { lease: Some(lease), ..self.clone() })
     }
 
     /// Its socket.
@@ -128,7 +140,7 @@ impl GrpcClient {
         message: Q,
     ) -> std::result::Result<R, Status> {
         let mut grpc = self.ready().await?;
-        let request = request(namespace, headers, message)?;
+        let request = self.under_lease(request(namespace, headers, message)?);
         let path = PathAndQuery::from_static(path);
         let reply = grpc.unary(request, path, MessageCodec::<Q, R>::default()).await;
         reply.map(tonic::Response::into_inner)
@@ -172,6 +184,27 @@ impl GrpcClient {
         let path = PathAndQuery::from_static(path);
         let reply = grpc.server_streaming(request, path, MessageCodec::<Q, R>::default()).await;
         reply.map(tonic::Response::into_inner)
+    }
+
+    /// One call whose requests and replies are streams.
+    pub(super) async fn exchange<Q: Message, R: Message>(
+        &self,
+        path: &'static str,
+        namespace: &Namespace,
+        requests: impl Stream<Item = Q> + Send + 'static,
+    ) -> std::result::Result<Streaming<R>, Status> {
+        let mut grpc = self.ready().await?;
+        let request = self.under_lease(request(Some(namespace), &HeaderMap::new(), requests)?);
+        let path = PathAndQuery::from_static(path);
+        let replies = grpc.streaming(request, path, MessageCodec::<Q, R>::default()).await;
+        replies.map(tonic::Response::into_inner)
+    }
+
+    fn under_lease<Q>(&self, mut request: Request<Q>) -> Request<Q> {
+        if let Some(lease) = &self.lease {
+            request.metadata_mut().insert("containerd-lease", lease.clone());
+        }
+        request
     }
 
     async fn ready(&self) -> std::result::Result<tonic::client::Grpc<Channel>, Status> {
@@ -251,6 +284,7 @@ fn request<Q>(
 ) -> std::result::Result<Request<Q>, Status> {
     let mut request = Request::new(message);
     *request.metadata_mut() = MetadataMap::from_headers(headers.clone());
+    request.metadata_mut().insert(DIRECT_HEADER, MetadataValue::from_static("1"));
     if let Some(namespace) = namespace {
         let value = MetadataValue::try_from(namespace.as_str())
             .map_err(|e| Status::internal(format!("namespace {namespace} in a header: {e}")))?;

@@ -21,7 +21,7 @@ use crate::containerd::client::GrpcClient;
 use crate::model::{Error, Namespace, Result};
 
 /// How long containerd may take for one record.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl GrpcClient {
     /// Whether it has that content in the namespace.
@@ -89,7 +89,7 @@ impl GrpcClient {
         self.put::<_, UpdateNamespaceResponse>(path, namespace, request).await.map(drop)
     }
 
-    async fn put<Q: Message, R: Message>(
+    pub(crate) async fn put<Q: Message, R: Message>(
         &self,
         path: &'static str,
         namespace: &Namespace,
@@ -112,7 +112,7 @@ impl GrpcClient {
         }
     }
 
-    fn refused(&self, status: &Status) -> Error {
+    pub(super) fn refused(&self, status: &Status) -> Error {
         match status.code() {
             Code::Unavailable | Code::Cancelled => self.failed("a call", status),
             code => Error::Upstream(code as i32, status.message().to_owned()),

@@ -233,12 +233,14 @@ impl Collector for StoreCollector {
             let usage = self.store.usage()?;
             let images = self.images(usage.last_commit)?;
             let aside = self.store.read(|snapshot| snapshot.count_set_aside())?;
+            let log =
+                self.store.read(|snapshot| Ok((snapshot.log_head()?, snapshot.log_size()?)))?;
             let snapshots = self.store.readers()?;
             let mut monitor = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
             let age = monitor.observe_and_log(&snapshots, usage.last_commit);
-            Ok((usage, images, aside, snapshots.len() as u64, age))
+            Ok((usage, images, aside, snapshots.len() as u64, age, log))
         };
-        let (usage, images, aside, readers, age) = match collect() {
+        let (usage, images, aside, readers, age, (head, (bytes, oldest_entry))) = match collect() {
             Ok(collected) => collected,
             // The scrape still gets all counters: they help to find the fault.
             Err(e) => {
@@ -246,10 +248,20 @@ impl Collector for StoreCollector {
                 return Ok(());
             }
         };
-        for (name, help, value) in sizes(&usage, aside, readers) {
+        let (first, last) = head.map_or((0, 0), |head| (head.first, head.last));
+        let log = [
+            ("log_first", "Number of the oldest entry of the log of changes", first),
+            ("log_last", "Number of the newest entry of the log of changes", last),
+            ("log_bytes", "What the log of changes takes of the data file", bytes),
+        ];
+        for (name, help, value) in sizes(&usage, aside, readers).into_iter().chain(log) {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
+        let name = "log_oldest_entry_seconds";
+        let gauge = ConstGauge::new(oldest_entry.unwrap_or_default().as_secs_f64());
+        let help = "Age of the oldest entry of the log of changes";
+        gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         let oldest =
             ("store_oldest_reader_seconds", "Since when the oldest snapshot was seen behind");
         let gauge = ConstGauge::new(age.as_secs_f64());

@@ -9,10 +9,10 @@
 
 pub mod check;
 pub mod metrics;
-pub mod process;
+pub(crate) mod process;
 mod reader_monitor;
 pub mod sockets;
-pub mod systemd;
+pub(crate) mod systemd;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -29,10 +29,11 @@ use crate::model::{Error, Result};
 use crate::proxy::images::ProxyImages;
 use crate::proxy::{self, reconcile};
 use crate::service::Images;
+use crate::service::catalog::Catalog;
 use crate::service::events::Exchange;
 use crate::service::local::LocalImages;
 use crate::service::standalone::Standalone;
-use crate::store::Store;
+use crate::store::{Retention, Store};
 use crate::transport::Limits;
 use crate::transport::conn::admission::Admission;
 use crate::transport::conn::listener;
@@ -70,6 +71,8 @@ pub struct Config {
     pub limits: Limits,
     /// Memory in bytes for large replies in flight.
     pub reply_budget: u32,
+    /// How much of the log of changes is kept.
+    pub log_keep: Retention,
 }
 
 /// A running daemon.
@@ -81,6 +84,7 @@ pub struct Daemon {
     containerd_ttrpc: Option<PathBuf>,
     readonly: Option<PathBuf>,
     metrics: Option<Address>,
+    proxy: Option<ProxyImages>,
     status: String,
     tasks: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
@@ -132,8 +136,8 @@ impl Daemon {
             upstream_socket.is_some().then(|| reserve(CONTAINERD_TTRPC)).transpose()?;
         let readonly = is_readonly.then(|| reserve(READONLY_SOCK)).transpose()?;
         passed.reject_unclaimed()?;
-        let root = config.root.clone();
-        let store = tokio::task::spawn_blocking(move || Store::open(&root))
+        let (root, keep) = (config.root.clone(), Some(config.log_keep));
+        let store = tokio::task::spawn_blocking(move || Store::open_and_keep(&root, keep))
             .await
             .map_err(|e| Error::Internal(format!("opening the store: {e}")))??;
         let local = LocalImages::new(store.clone(), MemoryBudget::new(config.reply_budget));
@@ -146,6 +150,7 @@ impl Daemon {
             containerd_ttrpc: path(&containerd_ttrpc),
             readonly: path(&readonly),
             metrics: None,
+            proxy: None,
             status: format!("serving {}", config.root.display()),
             tasks: Vec::new(),
             stop,
@@ -162,51 +167,72 @@ impl Daemon {
         let limits = &config.limits;
         let mut upstream = None;
         let access = |gid| Access { mode: 0o660, uid: None, gid };
-        let (images, health): (Arc<dyn Images>, _) = if let Some((upstream_socket, containerd)) =
-            upstream_socket.zip(containerd)
-        {
-            daemon.status.push_str(&format!(
-                ", in front of containerd at {}",
-                upstream_socket.socket.display()
-            ));
-            let proxy_images = ProxyImages::new(GrpcClient::lazy(&upstream_socket.socket), local);
-            upstream = Some(proxy_images.upstream().clone());
-            let health = Health::new(daemon.store.clone(), Some(proxy_images.clone()));
-            let connect = || Upstream::new(Arc::from(upstream_socket.socket.as_path()));
-            let images_only =
-                ProxyRouter::images_only(proxy_images.clone(), health.clone(), connect());
-            daemon.serve_grpc(grpc.open(access(config.gid))?, images_only, limits, &stopping);
-            let before = ProxyRouter::forwards_all(proxy_images.clone(), health.clone(), connect());
-            // Calls on the other sockets take no admission slots from containerd's clients.
-            let own_admission = Limits { admission: Admission::default(), ..limits.clone() };
-            daemon.serve_grpc(
-                containerd.open(upstream_socket.access)?,
-                before,
-                &own_admission,
-                &stopping,
-            );
-            let images = Arc::new(proxy_images.clone());
-            let ttrpc = ttrpc.open(access(config.gid))?;
-            daemon.serve_ttrpc(ttrpc, images.clone(), None, limits, &stopping);
-            if let Some(socket) = containerd_ttrpc {
-                let ours = upstream_socket.ttrpc(&config.state)?;
-                daemon.forward_ttrpc(socket, &ours, limits, &stopping)?;
-            }
-            daemon.tasks.push(tokio::spawn(proxy::watch::run(proxy_images.clone())));
-            daemon.tasks.push(tokio::spawn(reconcile::run(proxy_images)));
-            (images, health)
-        } else {
-            let health = Health::new(daemon.store.clone(), None);
-            let table = StandaloneRouter::new(Standalone::new(local.clone()), health.clone());
-            daemon.serve_grpc(grpc.open(access(config.gid))?, table, limits, &stopping);
-            let (images, events) = (Arc::new(local.clone()), Some(local.events().clone()));
-            let ttrpc = ttrpc.open(access(config.gid))?;
-            daemon.serve_ttrpc(ttrpc, images.clone(), events, limits, &stopping);
-            daemon.servers.push(tokio::spawn(collect(local, stopping.clone())));
-            (images, health)
-        };
+        let (images, catalog, health): (Arc<dyn Images>, _, _) =
+            if let Some((upstream_socket, containerd)) = upstream_socket.zip(containerd) {
+                daemon.status.push_str(&format!(
+                    ", in front of containerd at {}",
+                    upstream_socket.socket.display()
+                ));
+                let proxy_images =
+                    ProxyImages::new(GrpcClient::lazy(&upstream_socket.socket), local);
+                upstream = Some(proxy_images.upstream().clone());
+                daemon.proxy = Some(proxy_images.clone());
+                let health = Health::new(daemon.store.clone(), Some(proxy_images.clone()));
+                let catalog =
+                    Catalog::new(proxy_images.local().clone(), Arc::new(proxy_images.clone()));
+                let connect = || Upstream::new(Arc::from(upstream_socket.socket.as_path()));
+                let images_only = ProxyRouter::images_only(
+                    proxy_images.clone(),
+                    catalog.clone(),
+                    health.clone(),
+                    connect(),
+                );
+                daemon.serve_grpc(grpc.open(access(config.gid))?, images_only, limits, &stopping);
+                let before = ProxyRouter::forwards_all(
+                    proxy_images.clone(),
+                    catalog.clone(),
+                    health.clone(),
+                    connect(),
+                );
+                // Calls on the other sockets take no admission slots from containerd's clients.
+                let own_admission = Limits { admission: Admission::default(), ..limits.clone() };
+                daemon.serve_grpc(
+                    containerd.open(upstream_socket.access)?,
+                    before,
+                    &own_admission,
+                    &stopping,
+                );
+                let images = Arc::new(proxy_images.clone());
+                let ttrpc = ttrpc.open(access(config.gid))?;
+                daemon.serve_ttrpc(ttrpc, images.clone(), catalog.clone(), None, limits, &stopping);
+                if let Some(socket) = containerd_ttrpc {
+                    let ours = upstream_socket.ttrpc(&config.state)?;
+                    daemon.forward_ttrpc(socket, &ours, limits, &stopping)?;
+                }
+                daemon.tasks.push(tokio::spawn(proxy::watch::run(proxy_images.clone())));
+                daemon.tasks.push(tokio::spawn(reconcile::run(proxy_images)));
+                (images, catalog, health)
+            } else {
+                let health = Health::new(daemon.store.clone(), None);
+                let catalog = Catalog::new(local.clone(), Arc::new(local.clone()));
+                let standalone = Standalone::new(local.clone());
+                let table = StandaloneRouter::new(standalone, catalog.clone(), health.clone());
+                daemon.serve_grpc(grpc.open(access(config.gid))?, table, limits, &stopping);
+                let (images, events) = (Arc::new(local.clone()), Some(local.events().clone()));
+                let ttrpc = ttrpc.open(access(config.gid))?;
+                daemon.serve_ttrpc(
+                    ttrpc,
+                    images.clone(),
+                    catalog.clone(),
+                    events,
+                    limits,
+                    &stopping,
+                );
+                daemon.servers.push(tokio::spawn(collect(local, stopping.clone())));
+                (images, catalog, health)
+            };
         if let Some(readonly) = readonly {
-            let table = ReadOnlyRouter::new(images, health.clone(), daemon.store.uuid());
+            let table = ReadOnlyRouter::new(images, catalog, health.clone(), daemon.store.uuid());
             let access = access(config.readonly_gid);
             daemon.serve_grpc(readonly.open(access)?, table, limits, &stopping);
         }
@@ -241,11 +267,12 @@ impl Daemon {
         &mut self,
         socket: sockets::ListeningSocket,
         images: Arc<dyn Images>,
+        catalog: Catalog,
         events: Option<Exchange>,
         limits: &Limits,
         stop: &listener::Shutdown,
     ) {
-        let served = TtrpcServer::new(images, events, limits.clone());
+        let served = TtrpcServer::new(images, catalog, events, limits.clone());
         self.serve(socket, limits, stop.clone(), move |s, stop| served.clone().connection(s, stop));
     }
 
@@ -310,6 +337,11 @@ impl Daemon {
     /// Address at which metrics are served, if configured.
     pub fn metrics(&self) -> Option<&Address> {
         self.metrics.as_ref()
+    }
+
+    /// The images of the containerd behind, in proxy mode.
+    pub fn proxy(&self) -> Option<&ProxyImages> {
+        self.proxy.as_ref()
     }
 
     /// Status of a healthy daemon, for systemd: what it serves.

@@ -69,6 +69,12 @@ impl UpstreamSocket {
             )));
         }
         let access = match fs::metadata(socket) {
+            Ok(found) if !found.file_type().is_socket() => {
+                return Err(Error::InvalidArgument(format!(
+                    "{} is not a socket: name containerd's socket",
+                    socket.display()
+                )));
+            }
             Ok(found) => Access {
                 mode: found.mode() & 0o777,
                 uid: Some(found.uid()),

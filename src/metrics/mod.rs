@@ -2,13 +2,15 @@
 //!
 //! - [`calls`]: calls and connections of clients
 //! - [`names`]: the services and methods that may be values of labels
+//! - [`ship`]: what a shipper reported
 //!
 //! Each part of the program owns its metrics and knows no registry; [`crate::daemon::metrics`] registers
 //! all of them. A client cannot choose a label's value: unknown names become `other`. `docs/metrics.md`
 //! lists the metrics.
 
-pub mod calls;
-pub mod names;
+pub(crate) mod calls;
+pub(crate) mod names;
+pub(crate) mod ship;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -84,6 +86,34 @@ struct ResyncLabels {
     result: &'static str,
 }
 
+/// Where the answer to a read came from, in front of a containerd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// containerd's files.
+    Files,
+    /// containerd itself.
+    Containerd,
+    /// The copy in the store, as containerd could not be reached.
+    Copy,
+}
+
+/// Labels of a read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReadLabels {
+    source: &'static str,
+}
+
+impl From<Source> for ReadLabels {
+    fn from(source: Source) -> Self {
+        let source = match source {
+            Source::Files => "files",
+            Source::Containerd => "containerd",
+            Source::Copy => "copy",
+        };
+        Self { source }
+    }
+}
+
 /// State of the upstream containerd. Clones share the same values.
 #[derive(Debug, Clone)]
 pub struct Upstream {
@@ -92,17 +122,33 @@ pub struct Upstream {
     /// Age of an event on arrival, in seconds.
     pub lag: Histogram,
     resyncs: Family<ResyncLabels, Counter>,
+    reads: Family<ReadLabels, Counter>,
 }
 
 impl Default for Upstream {
     fn default() -> Self {
-        Self { following: Gauge::default(), lag: seconds(), resyncs: Family::default() }
+        Self {
+            following: Gauge::default(),
+            lag: seconds(),
+            resyncs: Family::default(),
+            reads: Family::default(),
+        }
     }
 }
 
 impl Upstream {
-    /// Counts a resync of a namespace: `Ok(true)` if the namespace is current, `Ok(false)` if it was
-    /// invalidated during the resync.
+    /// Counts a read.
+    pub fn read(&self, source: Source) {
+        self.reads.get_or_create(&source.into()).inc();
+    }
+
+    /// The number of reads so far.
+    pub fn reads(&self, source: Source) -> u64 {
+        self.reads.get_or_create(&source.into()).get()
+    }
+
+    /// Counts a resync of a namespace: `Ok(true)` if the namespace is current, `Ok(false)` if an event
+    /// may have been missed during the resync.
     pub fn resynced<E>(&self, ended: &Result<bool, E>) {
         let result = match ended {
             Ok(true) => "current",
@@ -128,6 +174,11 @@ impl Upstream {
             "upstream_resyncs",
             "Namespaces that were read again from the containerd behind",
             self.resyncs.clone(),
+        );
+        registry.register(
+            "upstream_reads",
+            "Reads of images, content and namespaces, by where the answer came from",
+            self.reads.clone(),
         );
     }
 }

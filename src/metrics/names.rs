@@ -3,7 +3,7 @@
 /// Label value for all unknown names.
 pub const OTHER: &str = "other";
 
-/// The services of containerd 2.3 with their methods. The methods of the kubelet's runtime service all
+/// The services of containerd 2.3 and of this program with their methods. The methods of the kubelet's runtime service all
 /// count as `other`.
 const SERVICES: &[(&str, &[&str])] = &[
     ("containerd.services.images.v1.Images", &["Get", "List", "Create", "Update", "Delete"]),
@@ -22,6 +22,10 @@ const SERVICES: &[(&str, &[&str])] = &[
     ("containerd.services.introspection.v1.Introspection", &["Plugins", "Server", "PluginInfo"]),
     ("containerd.services.version.v1.Version", &["Version"]),
     ("grpc.health.v1.Health", &["Check", "Watch"]),
+    (
+        "lmdbimages.v1.Catalog",
+        &["Head", "Watch", "Changes", "History", "Undo", "List", "StreamList", "Count", "Apply"],
+    ),
     (
         "containerd.services.content.v1.Content",
         &["Info", "Update", "List", "Delete", "Read", "Status", "ListStatuses", "Write", "Abort"],

@@ -28,6 +28,8 @@ pub enum Error {
     DataLoss(String),
     /// The client may not do this on this socket.
     PermissionDenied(String),
+    /// The request asks for what lies before or behind all there is.
+    OutOfRange(String),
     /// The daemon does not offer this.
     Unimplemented(String),
     /// The client's deadline or a timeout of the daemon passed.
@@ -38,6 +40,17 @@ pub enum Error {
     Upstream(i32, String),
     /// An error for which containerd answers Unknown. Clients may depend on that code.
     Unknown(String),
+    /// An error with a cause that programs can recognize.
+    Detailed(Box<Self>, Detail),
+}
+
+/// The cause of an error in a form for programs. Both protocols carry it as a `google.rpc.ErrorInfo`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Detail {
+    /// The kind of the cause: `COMPACTED`.
+    pub reason: &'static str,
+    /// Values that a program needs to go on, by their names.
+    pub metadata: Vec<(&'static str, String)>,
 }
 
 impl Error {
@@ -69,9 +82,41 @@ impl Error {
         ))
     }
 
+    /// The same error with a cause that programs can recognize.
+    pub fn with_reason(self, reason: &'static str, metadata: Vec<(&'static str, String)>) -> Self {
+        Self::Detailed(Box::new(self), Detail { reason, metadata })
+    }
+
     /// The daemon ends a call because it is stopping.
     pub fn shutting_down() -> Self {
         Self::Unavailable("lmdb-images is shutting down".into())
+    }
+
+    /// The same error with a sentence that begins with `place: `.
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        let message = self.message_mut();
+        *message = format!("{place}: {message}");
+        self
+    }
+
+    fn message_mut(&mut self) -> &mut String {
+        match self {
+            Self::InvalidArgument(m)
+            | Self::NotFound(m)
+            | Self::AlreadyExists(m)
+            | Self::FailedPrecondition(m)
+            | Self::ResourceExhausted(m)
+            | Self::Unavailable(m)
+            | Self::DataLoss(m)
+            | Self::PermissionDenied(m)
+            | Self::OutOfRange(m)
+            | Self::Unimplemented(m)
+            | Self::DeadlineExceeded(m)
+            | Self::Internal(m)
+            | Self::Upstream(_, m)
+            | Self::Unknown(m) => m,
+            Self::Detailed(error, _) => error.message_mut(),
+        }
     }
 
     /// The sentence.
@@ -85,11 +130,13 @@ impl Error {
             | Self::Unavailable(m)
             | Self::DataLoss(m)
             | Self::PermissionDenied(m)
+            | Self::OutOfRange(m)
             | Self::Unimplemented(m)
             | Self::DeadlineExceeded(m)
             | Self::Internal(m)
             | Self::Upstream(_, m)
             | Self::Unknown(m) => m,
+            Self::Detailed(error, _) => error.message(),
         }
     }
 }

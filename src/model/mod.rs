@@ -2,16 +2,16 @@
 //!
 //! Pure functions and values: no I/O, no clock, no store.
 
-pub mod digest;
-pub mod error;
+pub(crate) mod digest;
+pub(crate) mod error;
 pub mod filter;
-pub mod go;
 pub mod image;
 pub mod label;
 pub mod namespace;
 pub mod printable;
-pub mod unix_time;
+pub(crate) mod unix_time;
 
 pub use error::{Error, Result};
+pub use go_compat as go;
 pub use namespace::Namespace;
 pub use unix_time::UnixTime;

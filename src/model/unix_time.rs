@@ -19,6 +19,12 @@ impl UnixTime {
     /// The last moment of year 9999.
     const MAX_RECORD: Self = Self { seconds: 253_402_300_799, nanos: 999_999_999 };
 
+    /// Parses RFC 3339 as Go's `time.Parse` does; `None` where Go returns an error.
+    pub fn parse(text: &str) -> Option<Self> {
+        let go_compat::rfc3339::Time { seconds, nanos } = go_compat::rfc3339::parse(text)?;
+        Some(Self { seconds, nanos })
+    }
+
     /// Converts to protobuf's timestamp, clamped to its range: the years 1 to 9999.
     pub fn to_record(self) -> Timestamp {
         let Self { seconds, nanos } = self.clamp(Self::MIN_RECORD, Self::MAX_RECORD);

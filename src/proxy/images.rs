@@ -1,12 +1,15 @@
-//! Images in proxy mode: writes go through containerd, reads come from LMDB.
+//! Images in proxy mode: writes go through containerd, reads come from its database or from LMDB.
+//!
+//! A read is answered by [`live_reads`](crate::proxy::live_reads), or else by containerd, so it is never
+//! older than an answer of containerd's. Only if containerd cannot be reached either, LMDB answers alone.
 //!
 //! **Invariant.** The LMDB copy of a record equalled containerd's record at some moment while the
-//! record's lock was held. In a synced namespace, that moment is the last change of the record, apart
-//! from the delay of an event.
+//! record's lock was held.
 //!
 //! Under the record's lock, a write forwards the client's request to containerd and stores
 //! containerd's answer. It runs in a detached task: a client that disconnects cannot stop it halfway.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -23,9 +26,10 @@ use crate::containerd::client::{GrpcClient, MAX_NAME};
 use crate::limits::decoded_size;
 use crate::limits::memory::SMALL;
 use crate::log_throttle::throttled_log;
-use crate::metrics::Upstream;
+use crate::metrics::{Source, Upstream};
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
+use crate::proxy::live::{LiveFiles, LiveReads};
 use crate::proxy::outcome::{READ_TIMEOUT, UpstreamOutcome, WRITE_TIMEOUT};
 use crate::proxy::reconcile_queue::ReconcileQueue;
 use crate::proxy::record_locks::RecordLocks;
@@ -33,6 +37,7 @@ use crate::proxy::sync_state::SyncState;
 use crate::service::codec::encode;
 use crate::service::local::{self, LocalImages};
 use crate::service::{CallContext, Images, Reply, gc, images, namespaces};
+use crate::store::engine::transaction::MAX_SET_ASIDE;
 use crate::store::{Cause, Kind, Origin, Records, Transaction};
 
 /// Images in proxy mode. Clones share their state.
@@ -45,8 +50,9 @@ pub struct ProxyImages {
 pub(crate) struct Shared {
     pub(crate) containerd: GrpcClient,
     pub(crate) local: LocalImages,
-    sync_state: SyncState,
-    locks: RecordLocks,
+    live: LiveReads,
+    pub(crate) sync_state: SyncState,
+    pub(crate) locks: RecordLocks,
     wanted: ReconcileQueue,
     resyncs: Semaphore,
     /// The time of the last call that containerd left unanswered.
@@ -74,6 +80,7 @@ impl ProxyImages {
         let shared = Shared {
             containerd,
             local,
+            live: LiveReads::default(),
             sync_state: SyncState::default(),
             locks: RecordLocks::default(),
             wanted: ReconcileQueue::default(),
@@ -93,6 +100,16 @@ impl ProxyImages {
     pub(crate) async fn reconcile_permit(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed.
         self.shared.resyncs.acquire().await.ok()
+    }
+
+    /// The files of containerd, if they can be read now.
+    pub fn live(&self) -> Option<Arc<LiveFiles>> {
+        self.shared.live.get()
+    }
+
+    /// Finds the files of containerd.
+    pub(crate) async fn find_files(&self) {
+        self.shared.live.find(&self.shared.containerd).await;
     }
 
     /// The state of synchronization of each namespace.
@@ -146,10 +163,18 @@ impl ProxyImages {
     ) -> Result<Found> {
         let cause = Cause::own(origin);
         let _lock = self.shared.locks.lock(namespace, name).await;
+        match self.live().map(|files| files.database.image(namespace, name)) {
+            Some(Ok(Some(found))) => {
+                return self.store_record(cause, namespace, Some(found)).await.map(|_| Found::Kept);
+            }
+            Some(Ok(None)) => return self.remove(cause, namespace, name, aside).await,
+            // containerd must say what it has.
+            Some(Err(_)) | None => {}
+        }
         if name.len() > MAX_NAME {
             return match self.shared.containerd.find_image(namespace, name).await? {
                 Some(found) => {
-                    self.store_record(cause, namespace, Some(found)).await.map(|()| Found::Kept)
+                    self.store_record(cause, namespace, Some(found)).await.map(|_| Found::Kept)
                 }
                 None => self.remove(cause, namespace, name, aside).await,
             };
@@ -163,7 +188,7 @@ impl ProxyImages {
         {
             UpstreamOutcome::Answer(found) => {
                 let found = found.image.into_option();
-                self.store_record(cause, namespace, found).await.map(|()| Found::Kept)
+                self.store_record(cause, namespace, found).await.map(|_| Found::Kept)
             }
             UpstreamOutcome::Refused(Error::Upstream(code, _))
                 if code == tonic::Code::NotFound as i32 =>
@@ -184,48 +209,62 @@ impl ProxyImages {
         name: &str,
         aside: bool,
     ) -> Result<Found> {
-        let was_there = self.remove_record(cause, namespace, name, aside).await?;
+        let was_there = self.remove_record(cause, namespace, name, aside).await?.is_some();
         Ok(if was_there { Found::Removed } else { Found::Absent })
     }
 
-    /// Stores a record of containerd, and its namespace.
-    async fn store_record(
+    /// Stores a record of containerd, and its namespace. Gives the number of the change in the log, or 0.
+    pub(super) async fn store_record(
         &self,
         cause: Cause,
         namespace: &Namespace,
         found: Option<Image>,
-    ) -> Result<()> {
-        let Some(found) = found else { return Ok(()) };
+    ) -> Result<u64> {
+        let Some(found) = found else { return Ok(0) };
         let found = image::normalize_record(found);
         let (record, ns) = (encode(&found)?, namespace.clone());
         let work = move |change: &mut Transaction<'_>| {
             change.set_cause(cause);
             if change.record(&ns, Kind::Image, &found.name).is_ok_and(|r| r == Some(&record)) {
-                return Ok(());
+                return Ok(0);
             }
             namespaces::ensure(change, &ns)?;
             let expires = gc::expires(&found.labels);
-            change.put(&ns, Kind::Image, &found.name, &record, expires)
+            // containerd has the image again, so its copy of before has done its work.
+            change.forget_aside(&ns, Kind::Image, &found.name)?;
+            change.put(&ns, Kind::Image, &found.name, &record, expires)?;
+            Ok(change.last_seq())
         };
         self.shared.local.store().writer().write(work).await
     }
 
-    /// Deletes a record from LMDB, or sets it aside. Returns whether the record existed.
+    /// Deletes a record from LMDB, or sets it aside. Gives the number of the change in the log if the record
+    /// existed.
     pub(crate) async fn remove_record(
         &self,
         cause: Cause,
         namespace: &Namespace,
         name: &str,
         aside: bool,
-    ) -> Result<bool> {
+    ) -> Result<Option<u64>> {
         let (ns, name) = (namespace.clone(), name.to_owned());
         let work = move |change: &mut Transaction<'_>| {
             change.set_cause(cause);
-            if aside {
-                change.set_aside(&ns, Kind::Image, &name)
+            let was_there = if !aside {
+                change.delete(&ns, Kind::Image, &name)?
+            } else if change.can_set_aside(&ns, Kind::Image, &name)? {
+                change.set_aside(&ns, Kind::Image, &name)?
             } else {
-                change.delete(&ns, Kind::Image, &name)
-            }
+                throttled_log!(
+                    Warn,
+                    "image {} in namespace {ns}, which containerd no longer has, is removed and not set \
+                     aside: {MAX_SET_ASIDE} images are set aside, and no more are kept; to drop those, \
+                     start the daemon with a new root folder: it reads all names from containerd",
+                    quote(&name)
+                );
+                change.delete(&ns, Kind::Image, &name)?
+            };
+            Ok(was_there.then(|| change.last_seq()))
         };
         self.shared.local.store().writer().write(work).await
     }
@@ -284,7 +323,6 @@ impl ProxyImages {
                     "{why}; nothing was changed: try again when it is back"
                 ))),
                 UpstreamOutcome::Indeterminate(why) => {
-                    proxy.shared.sync_state.invalidate(&namespace);
                     proxy.schedule_reconcile(&namespace);
                     Err(Error::Unavailable(format!(
                         "{why}; it is unknown whether the change was made: try again or look"
@@ -300,27 +338,54 @@ impl ProxyImages {
         Ok(reply)
     }
 
-    /// Stores the result of a write. containerd has made the change already, so the write succeeds
-    /// even if LMDB cannot store the result. In that case the namespace is no longer synced.
-    async fn apply_result(
+    /// Asks containerd for the answer to a read. `None` if it cannot be reached: then only the copy in
+    /// LMDB can answer.
+    async fn read_upstream<Q: Message>(
+        &self,
+        call: &CallContext,
+        path: &'static str,
+        namespace: &Namespace,
+        request: Q,
+        small: usize,
+    ) -> Option<Result<Reply>> {
+        if self.upstream_responsive() {
+            match self.ask_for_reply(call, path, namespace, request, small).await {
+                UpstreamOutcome::Answer(found) => {
+                    self.upstream().read(Source::Containerd);
+                    return Some(Ok(found));
+                }
+                UpstreamOutcome::Refused(e) => return Some(Err(e)),
+                UpstreamOutcome::NotSent(_) | UpstreamOutcome::Indeterminate(_) => {}
+            }
+        }
+        self.upstream().read(Source::Copy);
+        None
+    }
+
+    /// Stores the result of a write, and gives the number of the change in the log. containerd has made the
+    /// change already, so the write succeeds even if LMDB cannot store the result.
+    pub(super) async fn apply_result(
         &self,
         cause: Cause,
         namespace: &Namespace,
         name: &str,
         made: Option<Image>,
-    ) {
+    ) -> u64 {
         let stored = match made {
             Some(image) => {
                 self.observe(namespace);
                 self.store_record(cause, namespace, Some(image)).await
             }
-            None => self.remove_record(cause, namespace, name, false).await.map(drop),
+            None => {
+                let removed = self.remove_record(cause, namespace, name, false).await;
+                removed.map(Option::unwrap_or_default)
+            }
         };
-        if let Err(e) = stored {
+        stored.unwrap_or_else(|e| {
             throttled_log!(Error, "image {} in namespace {namespace}: {e}", quote(name));
-            self.shared.sync_state.invalidate(namespace);
             self.schedule_reconcile(namespace);
-        }
+            0
+        })
     }
 
     /// Checks the target of a Delete, because containerd 1.x ignores it and deletes the image anyway.
@@ -352,52 +417,31 @@ impl ProxyImages {
 
 #[async_trait]
 impl Images for ProxyImages {
+    fn are_of_database(&self, path: &Path) -> bool {
+        self.live().is_some_and(|files| files.database.is_at(path))
+    }
+
     async fn get(&self, call: &CallContext, request: GetImageRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let is_synced = self.shared.sync_state.is_synced(&namespace);
-        if is_synced && let Ok(found) = self.shared.local.get(call, request.clone()).await {
-            return Ok(found);
-        }
-        if !self.upstream_responsive() {
-            return self.shared.local.get(call, request).await;
+        if let Some(answer) = self.get_live(call, &namespace, &request.name).await {
+            return answer;
         }
         let path = "/containerd.services.images.v1.Images/Get";
-        let name = request.name.clone();
-        match self.ask_for_reply(call, path, &namespace, request.clone(), SMALL).await {
-            UpstreamOutcome::Answer(found) => {
-                if is_synced {
-                    // Another client of containerd made the image, and its event is still to come.
-                    let (proxy, namespace) = (self.clone(), namespace.clone());
-                    tokio::spawn(async move { proxy.refresh(&namespace, &name, false).await });
-                } else {
-                    self.observe(&namespace);
-                }
-                Ok(found)
-            }
-            UpstreamOutcome::Refused(e) => Err(e),
-            UpstreamOutcome::NotSent(_) | UpstreamOutcome::Indeterminate(_) => {
-                self.shared.local.get(call, request).await
-            }
+        match self.read_upstream(call, path, &namespace, request.clone(), SMALL).await {
+            Some(answer) => answer,
+            None => self.shared.local.get(call, request).await,
         }
     }
 
     async fn list(&self, call: &CallContext, request: ListImagesRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        if self.shared.sync_state.is_synced(&namespace) || !self.upstream_responsive() {
-            return self.shared.local.list(call, request).await;
+        if let Some(answer) = self.list_live(call, &namespace, &request).await {
+            return answer;
         }
         let path = "/containerd.services.images.v1.Images/List";
-        match self.ask_for_reply(call, path, &namespace, request.clone(), 0).await {
-            UpstreamOutcome::Answer(found) => {
-                if !found.message.is_empty() {
-                    self.observe(&namespace);
-                }
-                Ok(found)
-            }
-            UpstreamOutcome::Refused(e) => Err(e),
-            UpstreamOutcome::NotSent(_) | UpstreamOutcome::Indeterminate(_) => {
-                self.shared.local.list(call, request).await
-            }
+        match self.read_upstream(call, path, &namespace, request.clone(), 0).await {
+            Some(answer) => answer,
+            None => self.shared.local.list(call, request).await,
         }
     }
 

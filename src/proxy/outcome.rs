@@ -21,3 +21,15 @@ pub(crate) enum UpstreamOutcome<R> {
     /// No answer arrived: containerd may have executed the call or not.
     Indeterminate(String),
 }
+
+impl<R> UpstreamOutcome<R> {
+    /// The same with another form of the answer.
+    pub(crate) fn map<S>(self, to: impl FnOnce(R) -> S) -> UpstreamOutcome<S> {
+        match self {
+            Self::Answer(answer) => UpstreamOutcome::Answer(to(answer)),
+            Self::Refused(error) => UpstreamOutcome::Refused(error),
+            Self::NotSent(why) => UpstreamOutcome::NotSent(why),
+            Self::Indeterminate(why) => UpstreamOutcome::Indeterminate(why),
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Reconciliation: makes a namespace in LMDB equal to containerd's.
 //!
-//! A list from containerd is only a hint: a record may change before the comparison. So the reconciler
+//! What differs is found in containerd's database, or if that cannot be read, in a list from containerd.
+//! Either is only a hint: a record may change before the comparison. So the reconciler
 //! reads each differing record again under its lock, and applies the result. If containerd lacks an
 //! image after a gap in its events, LMDB sets the image aside instead of deleting it: a containerd
 //! with a lost or replaced database must not destroy the last copy. Without a gap, it is the same
@@ -11,6 +12,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -20,14 +22,21 @@ use crate::api::namespace::Namespace as Record;
 use crate::log_throttle::throttled_log;
 use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
+use crate::proxy::compare::compare;
 use crate::proxy::images::{Found, ProxyImages};
+use crate::proxy::live::LiveFiles;
 use crate::proxy::reconcile_queue::DueWork;
+use crate::service::cancel::Cancel;
 use crate::service::client::Client;
 use crate::service::codec::{decode, encode};
 use crate::store::{Cause, Kind, Origin, Records, Transaction};
 
 /// The pause after a failed list of namespaces.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The most comparisons of one reconciliation. A namespace that changes all the time is compared again
+/// by the next event or List.
+const MAX_ROUNDS: usize = 1000;
 
 /// The most names in a log line.
 const MAX_LOGGED_NAMES: usize = 5;
@@ -145,7 +154,8 @@ fn is_stored(proxy: &ProxyImages, namespace: &Namespace) -> bool {
 }
 
 /// Makes the namespaces and labels in LMDB equal to containerd's. A namespace that containerd lacks is
-/// deleted from LMDB, unless it still has images, which only [`reconcile`] may remove. Returns all
+/// deleted from LMDB, unless it still has images, which only [`reconcile`] may remove, or images that are
+/// set aside, which come back into it with its labels. Returns all
 /// names, and the invalid names of containerd, which it skips.
 async fn namespaces(proxy: &ProxyImages) -> Result<(Vec<Namespace>, BTreeSet<String>)> {
     let theirs = proxy.containerd().namespaces().await?;
@@ -167,10 +177,11 @@ async fn namespaces(proxy: &ProxyImages) -> Result<(Vec<Namespace>, BTreeSet<Str
                 change.put_namespace(namespace, record)?;
             }
         }
-        let ours = change.namespaces()?;
+        let (ours, aside) = (change.namespaces()?, change.aside_by_namespace()?);
         let (mut left, mut gone) = (Vec::new(), Vec::new());
         for namespace in ours.into_iter().filter(|ours| !records.contains_key(ours)) {
-            if change.scan(&namespace, Kind::Image)?.next().is_none() {
+            let is_empty = change.scan(&namespace, Kind::Image)?.next().is_none();
+            if is_empty && !aside.contains_key(namespace.as_str()) {
                 change.delete_namespace(&namespace)?;
                 gone.push(namespace);
             } else {
@@ -185,7 +196,7 @@ async fn namespaces(proxy: &ProxyImages) -> Result<(Vec<Namespace>, BTreeSet<Str
     Ok((all, left_out))
 }
 
-/// Makes a namespace in LMDB equal to containerd's. Returns whether the namespace is synced.
+/// Makes a namespace in LMDB equal to containerd's. Returns whether no event was missed.
 ///
 /// # Errors
 /// The first error of containerd or of the store; the other records are reconciled all the same.
@@ -193,10 +204,10 @@ pub async fn reconcile(proxy: &ProxyImages, namespace: &Namespace) -> Result<boo
     // A reconciliation takes memory for the names of all images, and any client may start one by a
     // Transfer.
     let _permit = proxy.reconcile_permit().await;
-    let generation = proxy.sync_state().begin_sync();
+    let gaps = proxy.sync_state().begin_sync();
     let read = read_again(proxy, namespace).await;
     let ended = if is_stored(proxy, namespace) {
-        read.map(|()| proxy.sync_state().finish_sync(namespace, generation))
+        read.map(|()| proxy.sync_state().finish_sync(namespace, gaps))
     } else {
         proxy.sync_state().forget(namespace);
         read.map(|()| false)
@@ -206,6 +217,54 @@ pub async fn reconcile(proxy: &ProxyImages, namespace: &Namespace) -> Result<boo
 }
 
 async fn read_again(proxy: &ProxyImages, namespace: &Namespace) -> Result<()> {
+    match proxy.live() {
+        Some(files) => match read_database(proxy, namespace, files).await {
+            Err(Error::Unavailable(_)) => read_list(proxy, namespace).await,
+            read => read,
+        },
+        None => read_list(proxy, namespace).await,
+    }
+}
+
+/// Finds what differs in containerd's database.
+async fn read_database(
+    proxy: &ProxyImages,
+    namespace: &Namespace,
+    files: Arc<LiveFiles>,
+) -> Result<()> {
+    let mut set_aside = 0;
+    // Each round finds a bounded number of names, and what changed in the round before.
+    for _ in 0..MAX_ROUNDS {
+        let (store, ns) = (proxy.local().store().clone(), namespace.clone());
+        let files = Arc::clone(&files);
+        let work = move |mut cancel: Cancel| {
+            store.read(|snapshot| {
+                let found = compare(&files.database, &ns, snapshot, &mut cancel)?;
+                files.compared.remember(&ns, snapshot, &found);
+                Ok((found.ours, found.differing))
+            })
+        };
+        let (ours, differing) = proxy.local().pool().run(Client::Own, work).await?;
+        if differing.is_empty() {
+            break;
+        }
+        let round = proxy.refresh_all(Origin::ORIGIN_RESYNC, namespace, differing).await?;
+        set_aside += round;
+        if round > 0 {
+            log_set_aside(namespace, set_aside, ours);
+        }
+    }
+    Ok(())
+}
+
+fn log_set_aside(namespace: &Namespace, gone: usize, ours: usize) {
+    throttled_log!(
+        Warn,
+        "namespace {namespace}: containerd no longer has {gone} of {ours} images; they are set aside"
+    );
+}
+
+async fn read_list(proxy: &ProxyImages, namespace: &Namespace) -> Result<()> {
     let hasher = RandomState::new();
     let mut theirs = HashMap::new();
     let mut left_out = BTreeSet::new();
@@ -227,11 +286,7 @@ async fn read_again(proxy: &ProxyImages, namespace: &Namespace) -> Result<()> {
         gone += usize::from(found == Some(Found::Removed) && aside);
     }
     if gone > 0 {
-        throttled_log!(
-            Warn,
-            "namespace {namespace}: containerd no longer has {gone} of {} images; they are set aside",
-            ours.len()
-        );
+        log_set_aside(namespace, gone, ours.len());
     }
     for (name, hash) in &theirs {
         if ours.get(name) != Some(hash) {

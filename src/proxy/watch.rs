@@ -1,8 +1,9 @@
 //! Watches containerd's events, which report the changes of containerd's other clients.
 //!
 //! An event is only a hint that a record changed: the watcher reads the record again under its lock,
-//! so an event of the proxy's own write has no effect. While events arrive without a gap, namespaces
-//! can be synced. A gap invalidates all namespaces, and its end schedules a reconciliation of all.
+//! so an event of the proxy's own write has no effect. No read depends on events: they keep the copy in
+//! LMDB fresh for the time when containerd is gone. The end of a gap schedules a reconciliation of all
+//! namespaces.
 //!
 //! containerd does not report when a subscription takes effect. So the watcher publishes a probe event
 //! (topic `/lmdb-images/following`) until the subscription delivers it. The probe is the only thing
@@ -35,6 +36,9 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 /// How often the watcher schedules all namespaces, in case an event was lost unnoticed.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(600);
 
+/// How often the watcher looks for containerd's files while they cannot be used.
+const FIND_FILES_INTERVAL: Duration = Duration::from_secs(10);
+
 /// The longest name of an image, in bytes: a key of containerd's bolt file has no more.
 const MAX_NAME_BYTES: usize = 32 << 10;
 
@@ -51,13 +55,16 @@ pub async fn run(proxy: ProxyImages) {
         match subscribe(&proxy).await {
             Ok(events) => {
                 (wait, is_logged) = (MIN_RETRY_INTERVAL, false);
+                proxy.find_files().await;
                 proxy.sync_state().set_watching(true);
                 proxy.upstream().following.set(1);
                 log::info!("following containerd at {}", proxy.containerd().socket().display());
                 let ended = watch(&proxy, events).await;
                 proxy.sync_state().set_watching(false);
                 proxy.upstream().following.set(0);
-                log::warn!("containerd's events ended ({ended}): reads ask it again or use LMDB");
+                log::warn!(
+                    "containerd's events ended ({ended}): changes of its other clients are seen when they are read"
+                );
             }
             Err(status) if !std::mem::replace(&mut is_logged, true) => {
                 log::warn!(
@@ -110,11 +117,18 @@ async fn publish_probe(proxy: &ProxyImages) -> Result<(), Status> {
 async fn watch(proxy: &ProxyImages, mut events: Streaming<Envelope>) -> String {
     let room = std::sync::Arc::new(Semaphore::new(MAX_CONCURRENT));
     let mut again = tokio::time::interval(RECONCILE_INTERVAL);
+    let mut retry = tokio::time::interval(FIND_FILES_INTERVAL);
     loop {
         let event = tokio::select! {
             event = events.message() => event,
             _ = again.tick() => {
                 proxy.wanted().all();
+                continue;
+            }
+            _ = retry.tick() => {
+                if proxy.live().is_none() {
+                    proxy.find_files().await;
+                }
                 continue;
             }
         };
@@ -141,7 +155,6 @@ async fn watch(proxy: &ProxyImages, mut events: Streaming<Envelope>) -> String {
                 Ok(Found::Removed | Found::Absent) => {}
                 Err(e) => {
                     log::debug!("following an event of namespace {namespace}: {e}");
-                    proxy.sync_state().invalidate(&namespace);
                     proxy.schedule_reconcile(&namespace);
                 }
             }

@@ -10,6 +10,18 @@ pub fn encode(message: &impl Message) -> Result<Vec<u8>> {
     message.write_to_bytes().map_err(|e| Error::Internal(format!("encoding a message: {e}")))
 }
 
+/// Appends a length-delimited field to an encoded message.
+pub fn push_field(message: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+    message.push(number << 3 | 2);
+    let mut length = bytes.len();
+    while length >= 0x80 {
+        message.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    message.push(length as u8);
+    message.extend_from_slice(bytes);
+}
+
 /// Decodes the message of a stored record, whose checksum was verified.
 pub fn decode<M: Message>(record: &[u8]) -> Result<M> {
     M::parse_from_bytes(record).map_err(|e| {

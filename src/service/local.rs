@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -222,7 +223,60 @@ impl LocalImages {
         }
     }
 
-    fn room(&self, call: &CallContext) -> ReplyBuffer<'_> {
+    /// As `list`, from a snapshot that `accepts` accepts; nothing if it does not. `accepts` gets no
+    /// [`Cancel`] where it must answer at once. There it may say no, and is asked again where it has one.
+    ///
+    /// # Errors
+    /// Those of a List, and of `accepts`.
+    pub async fn list_if<F>(
+        &self,
+        call: &CallContext,
+        request: ListImagesRequest,
+        accepts: F,
+    ) -> Result<Option<Reply>>
+    where
+        F: Fn(&Snapshot<'_>, Option<&mut Cancel>) -> Result<bool> + Send + Sync + 'static,
+    {
+        let namespace = call.namespace()?;
+        let mut measured = None;
+        if is_simple(&request.filters) {
+            let (query, room) = (Query::new(&request.filters)?, self.room(call));
+            // Few images and no regular expression, but maybe many labels of each.
+            let (waiting, patience) = Cancel::new(INLINE_TIMEOUT);
+            let list = |s: &Snapshot<'_>| match accepts(s, None)? {
+                true => images::list_if_few(s, &namespace, &query, room, patience),
+                false => Ok(None),
+            };
+            match self.store.read(list) {
+                Ok(Some(BuildOutcome { reply: Some(reply), .. })) => return Ok(Some(reply)),
+                Ok(Some(built)) => measured = Some(built.size),
+                Ok(None) => {}
+                Err(_) if waiting.is_over() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let is_refused = Arc::new(AtomicBool::new(false));
+        let refused = Arc::clone(&is_refused);
+        // Read anew each time: what filters take, compiled, must not wait for room with them. And before
+        // there is a snapshot, as compiling may take long.
+        let build = move |store: &Store, room: ReplyBuffer<'_>, mut patience: Cancel| {
+            let query = Query::compile(&request.filters, &mut || patience.check())?;
+            store.read(|s| {
+                if !accepts(s, Some(&mut patience))? {
+                    refused.store(true, Ordering::Relaxed);
+                    return Err(Error::Unavailable("the snapshot is refused".into()));
+                }
+                images::list(s, &namespace, &query, room, patience)
+            })
+        };
+        match self.build_reply(call, measured, build).await {
+            Err(_) if is_refused.load(Ordering::Relaxed) => Ok(None),
+            listed => listed.map(Some),
+        }
+    }
+
+    /// Room for a reply of the call.
+    pub fn room(&self, call: &CallContext) -> ReplyBuffer<'_> {
         ReplyBuffer::elastic(&self.replies, call.reply_limit)
     }
 
@@ -244,11 +298,11 @@ impl LocalImages {
 }
 
 /// How long a List may take on the thread that has the request.
-const INLINE_TIMEOUT: Duration = Duration::from_millis(5);
+pub const INLINE_TIMEOUT: Duration = Duration::from_millis(5);
 
 /// Whether filters are read at once, where they are: short, and without regular expressions, whose
 /// compilation may take as long as a walk.
-fn is_simple(filters: &[String]) -> bool {
+pub fn is_simple(filters: &[String]) -> bool {
     const SHORT: usize = 1024;
     filters.iter().map(String::len).sum::<usize>() <= SHORT
         && !filters.iter().any(|filter| filter.contains('~'))
@@ -281,27 +335,8 @@ impl Images for LocalImages {
     }
 
     async fn list(&self, call: &CallContext, request: ListImagesRequest) -> Result<Reply> {
-        let namespace = call.namespace()?;
-        let mut measured = None;
-        if is_simple(&request.filters) {
-            let (query, room) = (Query::new(&request.filters)?, self.room(call));
-            // Few images and no regular expression, but maybe many labels of each.
-            let (waiting, patience) = Cancel::new(INLINE_TIMEOUT);
-            match self.store.read(|s| images::list_if_few(s, &namespace, &query, room, patience)) {
-                Ok(Some(BuildOutcome { reply: Some(reply), .. })) => return Ok(reply),
-                Ok(Some(built)) => measured = Some(built.size),
-                Ok(None) => {}
-                Err(_) if waiting.is_over() => {}
-                Err(e) => return Err(e),
-            }
-        }
-        // Read anew each time: what filters take, compiled, must not wait for room with them. And before
-        // there is a snapshot, as compiling may take long.
-        let build = move |store: &Store, room: ReplyBuffer<'_>, mut patience: Cancel| {
-            let query = Query::compile(&request.filters, &mut || patience.check())?;
-            store.read(|s| images::list(s, &namespace, &query, room, patience))
-        };
-        self.build_reply(call, measured, build).await
+        let listed = self.list_if(call, request, |_, _| Ok(true)).await?;
+        listed.ok_or_else(|| Error::Internal("a list that is always made was not made".into()))
     }
 
     async fn create(&self, call: &CallContext, request: CreateImageRequest) -> Result<Reply> {

@@ -1,6 +1,7 @@
 //! What the requests mean: the operations of containerd's services on the local store.
 //!
 //! - [`images`], [`namespaces`], [`leases`]: the operations inside a transaction
+//! - [`catalog`]: pages, counts and batches of images, and the changes of the past
 //! - [`events`]: what happened, to all who subscribe
 //! - [`gc`]: removing what has expired
 //! - [`transfer`], [`introspection`]: what is offered of these services
@@ -13,20 +14,24 @@
 //! encoded bytes of its message.
 
 pub mod cancel;
+pub mod catalog;
 pub mod client;
 pub mod codec;
 pub mod containers;
 pub mod events;
 pub mod gc;
 pub mod images;
+pub mod import;
 pub mod introspection;
 pub mod leases;
 pub mod local;
-pub mod namespaces;
-pub mod pool;
+pub(crate) mod namespaces;
+pub(crate) mod pool;
 pub mod reply;
 pub mod standalone;
 pub mod transfer;
+
+use std::path::Path;
 
 use async_trait::async_trait;
 
@@ -88,6 +93,10 @@ pub struct Reply {
 /// containerd is another. Transports know only this.
 #[async_trait]
 pub trait Images: Send + Sync + 'static {
+    /// Whether these are the images of the containerd whose database lies at `path`.
+    fn are_of_database(&self, _path: &Path) -> bool {
+        false
+    }
     /// The image of a name. Answers a `GetImageResponse`.
     async fn get(&self, call: &CallContext, request: GetImageRequest) -> Result<Reply>;
     /// The images that match any of the filters, in byte order of names. Answers a

@@ -4,6 +4,7 @@
 
 use super::Reply;
 use crate::limits::memory::ReplyBuffer;
+use crate::service::codec::push_field;
 
 /// A reply, or only its size where the budget was exhausted.
 #[derive(Debug)]
@@ -27,8 +28,8 @@ pub struct ReplyBuilder<'b> {
 }
 
 impl<'b> ReplyBuilder<'b> {
-    /// Field 1, length-delimited.
-    const TAG: u8 = 1 << 3 | 2;
+    /// The number of the field with the records.
+    const RECORDS: u8 = 1;
 
     /// An empty response in that buffer.
     pub fn new(room: ReplyBuffer<'b>) -> Self {
@@ -37,21 +38,29 @@ impl<'b> ReplyBuilder<'b> {
 
     /// Adds an encoded record, or only its size once the buffer is full.
     pub fn add(&mut self, record: &[u8]) {
-        let mut length = record.len() as u64;
-        let head = 1 + protobuf::rt::compute_raw_varint64_size(length) as usize;
+        let head = 1 + protobuf::rt::compute_raw_varint64_size(record.len() as u64) as usize;
         self.size += head + record.len();
         if !self.room.try_grow(self.size) {
             self.message = Vec::new();
             return;
         }
         self.message.reserve(head + record.len());
-        self.message.push(Self::TAG);
-        while length >= 0x80 {
-            self.message.push((length & 0x7f) as u8 | 0x80);
-            length >>= 7;
+        push_field(&mut self.message, Self::RECORDS, record);
+    }
+
+    /// How many bytes the message has so far, whether built or not.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Adds the encoded fields of the response that follow its records.
+    pub fn add_fields(&mut self, fields: &[u8]) {
+        self.size += fields.len();
+        if self.room.try_grow(self.size) {
+            self.message.extend_from_slice(fields);
+        } else {
+            self.message = Vec::new();
         }
-        self.message.push(length as u8);
-        self.message.extend_from_slice(record);
     }
 
     /// Counts a damaged record.

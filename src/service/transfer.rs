@@ -6,7 +6,7 @@ use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 
 use super::events::{Labels, OwnEvent};
-use super::images;
+use super::{images, import};
 use crate::api::images::Image;
 use crate::api::imagestore::{ImageReference, ImageStore};
 use crate::api::transfer::TransferRequest;
@@ -38,10 +38,19 @@ pub struct Tag {
 /// The result of a Transfer.
 #[derive(Debug, PartialEq, Eq, Clone)]
 pub struct Tagged {
-    /// Each name, and whether an image of that name existed.
-    names: Vec<(String, bool)>,
+    names: Vec<Given>,
     /// The label with the time of expiry of all names but the first.
     expires: String,
+}
+
+/// A name that was given.
+#[derive(Debug, PartialEq, Eq, Clone)]
+struct Given {
+    name: String,
+    /// It stands beside the first.
+    is_extra: bool,
+    /// An image of that name was there.
+    was_there: bool,
 }
 
 /// The tag that a request asks for.
@@ -55,14 +64,18 @@ pub fn tag(request: &TransferRequest) -> Result<Tag> {
         )));
     };
     let tag = Tag { source: from.name, to };
-    let count = tag.names("").count();
+    check_count(tag.names("").count())?;
+    Ok(tag)
+}
+
+fn check_count(count: usize) -> Result<()> {
     if count > MAX_NAMES {
         return Err(Error::ResourceExhausted(format!(
             "the transfer gives {count} names, and at most {MAX_NAMES} are given at once: send the \
              others in another transfer"
         )));
     }
-    Ok(tag)
+    Ok(())
 }
 
 impl Tag {
@@ -77,10 +90,17 @@ impl Tag {
         let missing = || Error::not_found(format_args!("image {}", quote(&self.source)));
         let stored =
             change.record(namespace, Kind::Image, &self.source)?.ok_or_else(missing)?.to_vec();
-        let target = decode::<Image>(&stored)?.target.unwrap_or_default();
+        let mut target = decode::<Image>(&stored)?.target.unwrap_or_default();
+        let names: Vec<_> = match import::take_source(&mut target)? {
+            Some(import::Annotated) => {
+                check_count(2 * self.to.extra_references.len())?;
+                import::names(&self.to.extra_references, &target).map(|name| (name, true)).collect()
+            }
+            None => self.names(&target.digest).collect(),
+        };
         let mut tagged = Tagged { names: Vec::new(), expires: now() };
         let mut left = MAX_BYTES;
-        for (name, is_extra) in self.names(&target.digest) {
+        for (name, is_extra) in names {
             if name.is_empty() {
                 return Err(Error::invalid_argument("image name must not be empty"));
             }
@@ -91,14 +111,14 @@ impl Tag {
                 target: Some(target.clone()).into(),
                 ..Image::default()
             };
-            let (is_there, bytes) = images::put(change, namespace, lease, image)?;
+            let (was_there, bytes) = images::put(change, namespace, lease, image)?;
             left = left.checked_sub(bytes).ok_or_else(|| {
                 Error::ResourceExhausted(format!(
                     "the transfer reads and writes more than {MAX_BYTES} bytes of records, and no more \
                      are written at once: give fewer names, or shorter labels"
                 ))
             })?;
-            tagged.names.push((name, is_there));
+            tagged.names.push(Given { name, is_extra, was_there });
         }
         if tagged.names.is_empty() {
             return Err(Error::not_found("no image name found"));
@@ -115,9 +135,8 @@ impl Tag {
     /// The events of the names, in order.
     pub fn events(&self, tagged: Tagged) -> impl Iterator<Item = OwnEvent> {
         let Tagged { names, expires } = tagged;
-        let is_primary = !self.to.name.is_empty();
-        names.into_iter().enumerate().map(move |(number, (name, was_there))| {
-            let mut labels = self.labels(number > 0 || !is_primary, &expires);
+        names.into_iter().map(move |Given { name, is_extra, was_there }| {
+            let mut labels = self.labels(is_extra, &expires);
             labels.retain(|_, value| !value.is_empty());
             if was_there {
                 OwnEvent::ImageUpdated { name, labels }
@@ -224,7 +243,8 @@ mod tests {
         make(&store, &ns, source(1));
         let names = |name: &str, extra_references: Vec<ImageReference>| {
             let to = ImageStore { name: name.into(), extra_references, ..ImageStore::default() };
-            apply(&store, &ns, to).map(|tagged| tagged.names.into_iter().map(|(n, _)| n).collect())
+            apply(&store, &ns, to)
+                .map(|tagged| tagged.names.into_iter().map(|given| given.name).collect())
         };
         let references = vec![
             reference("p", true, false),

@@ -5,7 +5,6 @@
 //! - [`dir`]: the folder of a store: its owner, its permissions, its file system
 //! - [`bounds`]: the sizes of an environment
 //! - `error`: converts LMDB's failures to the crate's error
-//! - [`mod@format`]: LMDB's file format, read and verified page by page in safe Rust
 //! - [`schema`]: which key holds what, drawn as a tree; [`lmdb`]: opening the environment, its reader
 //!   table
 //! - [`changelog`]: every change of an image: the bytes of its entries, and which of them are kept
@@ -18,12 +17,11 @@
 //! The store is synchronous and handles names and bytes; [`service`](crate::service) interprets
 //! requests. No other module uses heed or `unsafe`.
 
-pub mod bounds;
+pub(crate) mod bounds;
 pub mod changelog;
 pub mod dir;
-pub mod engine;
+pub(crate) mod engine;
 mod error;
-pub mod format;
 pub mod journal;
 pub mod lmdb;
 pub mod read;
@@ -35,11 +33,13 @@ mod store;
 
 pub use changelog::LogHead;
 pub use changelog::cause::{Actor, Cause, Origin};
+pub use changelog::entry::whole_state;
 pub use engine::transaction::Transaction;
 pub use read::changelog::{LogEntry, LogPage};
 pub use read::records::{Records, Snapshot};
-pub use read::scan::Entry;
+pub use read::scan::{Entry, RecordKey};
+pub use read::view::Revision;
 pub use read_only::ReadOnlyStore;
-pub use schema::keys::Kind;
+pub use schema::keys::{Kind, place_of};
 pub use schema::log_meta::Retention;
 pub use store::Store;

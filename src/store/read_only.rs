@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use heed::{CompactionOption, Env, EnvFlags, EnvOpenOptions, WithoutTls};
+use lmdb_verify::State;
 use nix::fcntl::FlockArg;
 
 use super::bounds::{MAP_SIZE, MAX_READERS};
@@ -14,7 +15,6 @@ use super::changelog::keep::LogStep;
 use super::dir::{permissions, root, store_id};
 use super::engine::committer;
 use super::error::{environment_lost_error, lmdb_error};
-use super::format::state::State;
 use super::journal::overlay::Overlay;
 use super::journal::replay::{self, Fault};
 use super::lmdb::open::{begin_to_read, free_dead_readers};
@@ -83,7 +83,12 @@ impl ReadOnlyStore {
             // While this transaction is open no page of its state is used again, nor one of any
             // later state: what is verified cannot change under the eyes of the verifier.
             let _held = begin_to_read(&env)?;
-            verify::state(&file).map_err(|damage| verify::damage_error(&path, &file, &damage))?
+            let state = verify::state(&file)
+                .map_err(|damage| verify::damage_error(&path, &file, &damage))?;
+            // A daemon that was killed may have left its last meta page in the kernel's memory. One that
+            // lives syncs it before any reader learns of it.
+            permissions::sync_read(&path, &file)?;
+            state
         };
         let (tables, uuid) = databases::open_to_read(&env, root)?;
         store_id::check(root, &uuid)?;
@@ -141,7 +146,7 @@ impl ReadOnlyStore {
             let txn = begin_to_read(&self.env)?.ok_or_else(environment_lost_error)?;
             let last = checkpoint_id::last_checkpoint(&txn, &self.tables)?;
             let expected = Expected { uuid: self.uuid.clone(), last };
-            let replayed = replay::read(&self.root, &expected)?;
+            let replayed = replay::read_and_sync(&self.root, &expected)?;
             // After a checkpoint the journal is written over. The number that transactions begin with is
             // asked for: where the daemon was killed between its meta page and that number, the two
             // differ until the next daemon, and the journal still belongs to the state before.

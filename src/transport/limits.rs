@@ -10,6 +10,13 @@ use crate::metrics::calls::Calls;
 /// The full name of the Images service.
 pub const IMAGES: &str = "containerd.services.images.v1.Images";
 
+/// The full name of the Catalog service.
+pub const CATALOG: &str = "lmdbimages.v1.Catalog";
+
+/// Streams of one gRPC connection at a time. The limit on calls of Images is lower: long streams (Watch)
+/// must leave room for calls.
+pub const MAX_STREAMS: u32 = 4096;
+
 /// How long forwarded calls may go on after the daemon begins to shut down. Their clients need many
 /// calls to finish their work, and streams of events never end by themselves.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(2);

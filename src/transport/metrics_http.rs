@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,10 +20,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::clock;
 use crate::log_throttle::throttled_log;
 use crate::model::Result;
 use crate::transport::conn::listener::{Shutdown, wait};
@@ -35,6 +37,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a connection may last.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Seconds since 1970 that a date of HTTP can show: to the end of the year 9999.
+const HTTP_YEARS: Range<i64> = 0..253_402_300_800;
 
 /// The pause after a failed accept.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -147,6 +152,12 @@ where
     F: Fn() -> T + Clone + Send + Sync + 'static,
     T: Future<Output = Result<String>> + Send + 'static,
 {
+    if !HTTP_YEARS.contains(&clock::now().seconds) {
+        if !matches!(tokio::time::timeout(REQUEST_TIMEOUT, refuse(stream)).await, Ok(Ok(()))) {
+            log::debug!("metrics: a scrape was broken off");
+        }
+        return;
+    }
     let service = service_fn(move |request| {
         let (text, is_answering) = (text.clone(), Arc::clone(&is_answering));
         async move {
@@ -159,14 +170,25 @@ where
     });
     let http = http1::Builder::new()
         .timer(TokioTimer::new())
-        // Formatting the date panics when the clock is outside the supported years.
-        .auto_date_header(false)
         .header_read_timeout(REQUEST_TIMEOUT)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     if !matches!(tokio::time::timeout(CONNECTION_TIMEOUT, http).await, Ok(Ok(()))) {
         log::debug!("metrics: a scrape was broken off");
     }
+}
+
+/// Refuses a scrape without hyper, which formats the date for a header and panics outside of
+/// [`HTTP_YEARS`].
+async fn refuse(mut stream: Box<dyn Stream>) -> io::Result<()> {
+    const WHY: &str = "the system's clock shows a year before 1970 or after 9999: set the clock\n";
+    throttled_log!(Warn, "metrics: a scrape is refused: {}", WHY.trim_end());
+    // Bytes that are unread when the connection closes would reset it.
+    let _ = stream.read(&mut [0; 8192]).await?;
+    let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nconnection: close";
+    let answer = format!("{head}\r\ncontent-length: {}\r\n\r\n{WHY}", WHY.len());
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await
 }
 
 async fn answer<T>(request: &Request<Incoming>, text: impl Fn() -> T) -> Response<Full<Bytes>>

@@ -12,7 +12,7 @@
 pub mod conn;
 pub mod grpc;
 pub mod limits;
-pub mod metrics_http;
+pub(crate) mod metrics_http;
 pub mod status;
 pub mod ttrpc;
 

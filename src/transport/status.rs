@@ -8,9 +8,15 @@
 
 use std::borrow::Cow;
 
+use protobuf::Message;
+use protobuf::well_known_types::any::Any;
 use tonic::Code;
 
-use crate::model::Error;
+use crate::api::catalog::{ApplyResponse, ApplyResult};
+use crate::api::error_details::ErrorInfo;
+use crate::api::status::Status;
+use crate::model::{Error, Result};
+use crate::service::catalog::batch::Applied;
 
 /// The status code of an error.
 pub fn code(error: &Error) -> Code {
@@ -23,11 +29,13 @@ pub fn code(error: &Error) -> Code {
         Error::Unavailable(_) => Code::Unavailable,
         Error::DataLoss(_) => Code::DataLoss,
         Error::PermissionDenied(_) => Code::PermissionDenied,
+        Error::OutOfRange(_) => Code::OutOfRange,
         Error::Unimplemented(_) => Code::Unimplemented,
         Error::DeadlineExceeded(_) => Code::DeadlineExceeded,
         Error::Internal(_) => Code::Internal,
         Error::Upstream(code, _) => Code::from_i32(*code),
         Error::Unknown(_) => Code::Unknown,
+        Error::Detailed(error, _) => self::code(error),
     }
 }
 
@@ -69,9 +77,53 @@ fn left_out(bytes: usize) -> String {
     format!("[... {bytes} bytes left out ...]")
 }
 
+/// The domain of the causes of errors: the package of the service that has them.
+const CAUSE_DOMAIN: &str = "lmdbimages.v1";
+
+/// The status of an error as a message.
+fn rpc(error: &Error) -> Status {
+    Status {
+        code: code(error) as i32,
+        message: message(error).into_owned(),
+        details: detail(error).into_iter().collect(),
+        ..Status::default()
+    }
+}
+
+/// The response of an Apply, with the status of each item.
+pub fn apply_response(results: Vec<Result<Applied>>) -> ApplyResponse {
+    let result = |result: Result<Applied>| match result {
+        Ok(Applied { etag, seq }) => ApplyResult { etag, seq, ..ApplyResult::default() },
+        Err(e) => ApplyResult { status: Some(rpc(&e)).into(), ..ApplyResult::default() },
+    };
+    let results = results.into_iter().map(result).collect();
+    ApplyResponse { results, ..ApplyResponse::default() }
+}
+
 /// The status of gRPC for an error.
 pub fn grpc(error: &Error) -> tonic::Status {
-    tonic::Status::new(code(error), message(error))
+    let is_detailed = matches!(error, Error::Detailed(..));
+    match is_detailed.then(|| rpc(error).write_to_bytes()) {
+        Some(Ok(details)) => {
+            tonic::Status::with_details(code(error), message(error), details.into())
+        }
+        _ => tonic::Status::new(code(error), message(error)),
+    }
+}
+
+/// The cause of an error as a detail of a status.
+fn detail(error: &Error) -> Option<Any> {
+    let Error::Detailed(_, cause) = error else { return None };
+    let metadata = cause.metadata.iter();
+    let info = ErrorInfo {
+        reason: cause.reason.into(),
+        domain: CAUSE_DOMAIN.into(),
+        metadata: metadata
+            .map(|(key, value)| ((*key).to_owned(), cut(value).into_owned()))
+            .collect(),
+        ..ErrorInfo::default()
+    };
+    Any::pack(&info).ok()
 }
 
 /// The trailers that end a stream with an error.
@@ -89,7 +141,17 @@ pub fn ttrpc(error: &Error) -> ttrpc::Status {
     ttrpc::Status {
         code: protobuf::EnumOrUnknown::from_i32(code(error) as i32),
         message: message(error).into_owned(),
+        details: detail(error).into_iter().map(ttrpc_any).collect(),
         ..ttrpc::Status::default()
+    }
+}
+
+/// The library has a type of its own for `google.protobuf.Any`, with the same fields.
+fn ttrpc_any(detail: Any) -> ttrpc::proto::Any {
+    ttrpc::proto::Any {
+        type_url: detail.type_url,
+        value: detail.value,
+        ..ttrpc::proto::Any::default()
     }
 }
 
@@ -135,6 +197,27 @@ mod tests {
             let header = trailers(&error).get("grpc-message").unwrap().len();
             assert!((1000..=MAX_MESSAGE).contains(&header), "{piece} takes {header} bytes");
         }
+    }
+
+    #[test]
+    fn both_protocols_carry_the_cause_of_an_error_for_programs() {
+        let error = Error::OutOfRange("gone".into())
+            .with_reason("COMPACTED", vec![("first", "7".to_owned())]);
+        let expected = ErrorInfo {
+            reason: "COMPACTED".into(),
+            domain: CAUSE_DOMAIN.into(),
+            metadata: [("first".to_owned(), "7".to_owned())].into(),
+            ..ErrorInfo::default()
+        };
+        let grpc = grpc(&error);
+        assert_eq!((grpc.code(), grpc.message()), (Code::OutOfRange, "gone"));
+        let status = Status::parse_from_bytes(grpc.details()).unwrap();
+        assert_eq!((status.code, status.message.as_str()), (Code::OutOfRange as i32, "gone"));
+        assert_eq!(status.details[0].unpack::<ErrorInfo>().unwrap().unwrap(), expected);
+        let ttrpc = ttrpc(&error);
+        assert_eq!(ttrpc.code.value(), Code::OutOfRange as i32);
+        assert_eq!(ttrpc.details[0].type_url, status.details[0].type_url);
+        assert_eq!(ErrorInfo::parse_from_bytes(&ttrpc.details[0].value).unwrap(), expected);
     }
 
     #[test]

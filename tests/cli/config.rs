@@ -1,6 +1,7 @@
 //! What `config check` calls right, a daemon starts with.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 
 use super::{HUNG, args, program, run};
@@ -20,6 +21,10 @@ fn what_the_check_refuses_no_daemon_starts_with_and_the_sentence_is_one() {
         ("containerd = \"\"", "line 1: the path is empty"),
         ("root = \"a\\u0000b\"", r#"the path "a\x00b" has a zero byte in it"#),
         ("containerd = \"a\\u0000b\"", "has a zero byte in it"),
+        ("containerd = \"unix:///run/c.sock\"", "is an address with a scheme: give the path"),
+        ("root = \"file:///var/lib/x\"", "is an address with a scheme: give the path"),
+        (&format!("containerd = \"{at}/file\""), "file is not a socket: name containerd's"),
+        ("log = \"lmdb_images::prox=debug\"", "\"lmdb_images::prox\" is neither"),
         ("metrics_address = \"/a\\u0000b\"", "has a zero byte in it"),
         ("gid = 4294967295", "4294967295 is not in 0..=4294967294"),
         ("readonly_gid = 4294967295", "4294967295 is not in 0..=4294967294"),
@@ -83,6 +88,14 @@ fn a_wrong_variable_is_called_by_its_name() {
         assert!([1, 2].contains(&ended.status()), "{variable}: {}", ended.err());
         assert!(ended.err().contains(told), "{variable}: {}", ended.err());
     }
+    let bytes = std::ffi::OsStr::from_bytes(b"a\xff");
+    for variable in ["RUST_LOG", "LMDB_IMAGES_GID", "LMDB_IMAGES_METRICS_ADDRESS"] {
+        let ended = program(dir.path()).arg("serve").env(variable, bytes).output().unwrap();
+        let told = format!("environment variable {variable}: \"a\\xff\" is not UTF-8");
+        super::Ended(ended).failed(2, &told);
+    }
+    let given = [std::ffi::OsStr::new("serve"), std::ffi::OsStr::new("--log"), bytes];
+    run(dir.path(), &given).failed(2, "the argument \"a\\xff\" is not UTF-8");
     run(dir.path(), &["serve", "--max-calls", "many"]).failed(2, "'--max-calls <N>'");
     run(dir.path(), &["serve", "--state", &long]).failed(1, "--state: the socket path");
 }

@@ -79,6 +79,51 @@ fn what_is_no_regular_file_is_not_replaced() {
 }
 
 #[test]
+fn no_backup_replaces_a_file_of_a_store() {
+    let dir = store(&["a"]);
+    for file in ["data.mdb", "journal", "lock.mdb", "owner.lock", "store-id"] {
+        for force in ["--force ", ""] {
+            let line = format!("backup --root ROOT {force}ROOT/{file}");
+            run(dir.path(), &args(dir.path(), &line)).failed(1, "is a file of the store in that");
+        }
+    }
+    run(dir.path(), &args(dir.path(), "backup --root ROOT ROOT/b.mdb")).worked();
+    run(dir.path(), &args(dir.path(), "check --root ROOT")).worked();
+    run(dir.path(), &args(dir.path(), "backup --root ROOT DIR/none/b"))
+        .failed(1, "none does not exist: create it, or name another");
+    fs::write(dir.path().join("file"), "").unwrap();
+    run(dir.path(), &args(dir.path(), "ls --root DIR/file"))
+        .failed(1, "file is not a folder: name the folder of a store");
+}
+
+/// A file may be longer than any disk.
+#[test]
+fn a_restore_copies_no_more_than_is_in_use() {
+    let dir = store(&["a"]);
+    run(dir.path(), &args(dir.path(), "backup --root ROOT DIR/b")).worked();
+    for (name, length) in [("b", 1_u64 << 42), ("zeros", 1 << 42)] {
+        let file = fs::File::options().append(true).create(true).open(dir.path().join(name));
+        file.unwrap().set_len(length).unwrap();
+    }
+    run(dir.path(), &args(dir.path(), "restore --root DIR/other DIR/zeros"))
+        .failed(1, "zeros is damaged: meta page 0");
+    run(dir.path(), &args(dir.path(), "restore --root DIR/other DIR/b")).worked();
+    run(dir.path(), &args(dir.path(), "inspect --root DIR/other a")).worked();
+}
+
+/// The advice about it must not lead in a circle.
+#[test]
+fn of_a_store_without_data_and_changes_it_is_said_that_nothing_can_be_saved() {
+    let dir = store(&["a"]);
+    run(dir.path(), &args(dir.path(), "ls --root ROOT")).worked();
+    fs::write(dir.path().join("root/data.mdb"), "").unwrap();
+    fs::write(dir.path().join("root/journal"), vec![0; 1 << 18]).unwrap();
+    for line in ["recover --root ROOT", "recover --root ROOT --to DIR/other"] {
+        run(dir.path(), &args(dir.path(), line)).failed(1, "can be saved: its data.mdb is missing");
+    }
+}
+
+#[test]
 fn a_bolt_file_that_is_empty_or_cut_is_called_so() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("empty"), "").unwrap();

@@ -73,6 +73,17 @@ fn a_full_output_is_an_error_that_says_what_was_done() {
 }
 
 #[test]
+fn an_output_that_is_open_for_reading_only_is_an_error() {
+    let dir = prepared();
+    for (line, done) in COMMANDS {
+        let out = || File::open("/dev/null").unwrap().into();
+        let ended = with(dir.path(), &line.replace("OUTPUT", "read"), out(), Stdio::piped());
+        ended.failed(FULL, "lmdb-images: writing to standard output: Bad file descriptor");
+        assert!(done.is_none_or(|done| ended.err().contains(done)), "{line}: {}", ended.err());
+    }
+}
+
+#[test]
 fn a_closed_output_ends_a_command_quietly() {
     let dir = prepared();
     for (line, done) in COMMANDS {

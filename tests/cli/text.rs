@@ -84,12 +84,15 @@ fn arguments_paths_and_variables_are_escaped_in_every_error() {
     std::fs::create_dir(&path).unwrap();
     let hostile = path.to_str().unwrap().to_owned();
     for command in [
-        "serve", "import", "export", "diff", "ls", "explain", "inspect", "stat", "check", "backup",
-        "restore", "compact", "recover", "config", "health", "help",
+        "serve", "import", "export", "diff", "ls", "count", "history", "undo", "tag", "apply",
+        "explain", "inspect", "stat", "check", "backup", "restore", "compact", "recover", "config",
+        "health", "help",
     ] {
         for args in [
             vec![HOSTILE],
             vec!["--", HOSTILE],
+            // clap repeats it in a tip.
+            vec!["--\nforged line"],
             vec!["--root", &hostile],
             vec!["--root", &hostile, "x"],
             vec!["--config", &hostile],

@@ -15,7 +15,6 @@ mod support;
 mod bolt;
 mod filter_properties;
 mod fuzz_corpus;
-mod go_regexp;
 mod live;
 mod plan_properties;
 mod recorded_answers;

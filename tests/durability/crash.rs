@@ -1,7 +1,8 @@
 //! The kill test: clients write over both protocols, all the time; the daemon is ended at random
 //! moments, by SIGKILL or by SIGTERM, and started again on the same store. Every client that
 //! comes back finds all its answered writes, and one that was not answered whole or not at all. A
-//! List by labels, which asks the index, finds the same, and `check` finds all whole in between.
+//! List by labels, which asks the index, finds the same, and `check` finds all whole in between. The log
+//! has every answered change once, and leads to what is listed.
 //!
 //! `LMDB_IMAGES_KILL_ROUNDS` says how often (default 30), `LMDB_IMAGES_SEED` repeats a run's choices.
 
@@ -12,8 +13,10 @@ use fastrand::Rng;
 use lmdb_images::api::images::{
     GetImageRequest, GetImageResponse, ListImagesRequest, ListImagesResponse,
 };
+use lmdb_images::store::ReadOnlyStore;
 use tokio::sync::{mpsc, watch};
 
+use crate::support::changelog::{self, Is};
 use crate::support::daemon_process::DaemonProcess;
 use crate::support::workload::{Content, NAMESPACE, change, content, seed, setting, whole};
 use crate::support::{Client, Failed};
@@ -38,6 +41,8 @@ struct Writer {
     next: u64,
     answered: HashMap<String, Content>,
     unanswered: Option<(String, Content)>,
+    /// All changes, in order.
+    asked: Vec<(String, Content, Is)>,
     seen: mpsc::UnboundedSender<Seen>,
 }
 
@@ -75,7 +80,10 @@ impl Writer {
         let number = self.next * CLIENTS as u64 + self.id as u64;
         let new = (!exists || self.random.u64(..3) > 0).then_some(number);
         self.unanswered = Some((name.clone(), new));
-        change(client, &name, exists, new).await?;
+        let answered = change(client, &name, exists, new).await;
+        let is = if answered.is_ok() { Is::Made } else { Is::InDoubt };
+        self.asked.push((name.clone(), new, is));
+        answered?;
         self.unanswered = None;
         self.answered.insert(name, new);
         Ok(())
@@ -156,6 +164,7 @@ async fn every_answered_write_survives_a_restart() {
             next: 0,
             answered: HashMap::new(),
             unanswered: None,
+            asked: Vec::new(),
             seen: seen.clone(),
         };
         running.spawn(writer.run(dir.path().to_owned(), next.clone()));
@@ -169,12 +178,14 @@ async fn every_answered_write_survives_a_restart() {
             in_doubt += usize::from(*doubt);
         }
     };
+    // So that the log keeps all changes.
+    let keep = [("LMDB_IMAGES_LOG_KEEP", "4096".into())];
     let mut killed = 0;
     for round in 0..=rounds {
         if round > 0 && round % 100 == 0 {
             println!("round {round}");
         }
-        let daemon = DaemonProcess::start(dir.path());
+        let daemon = DaemonProcess::start_in(dir.path(), &keep);
         daemons.send_replace(round);
         // All have looked, and some have written.
         let (mut restarts, mut answers) = (0, 0);
@@ -204,7 +215,7 @@ async fn every_answered_write_survives_a_restart() {
     while let Ok(seen) = sees.try_recv() {
         count(&seen);
     }
-    let last = DaemonProcess::start(dir.path());
+    let last = DaemonProcess::start_in(dir.path(), &keep);
     let listed = list(dir.path()).await;
     last.stop();
     let names = |id| (0..NAMES).map(move |key| format!("{id}/{key}"));
@@ -213,6 +224,15 @@ async fn every_answered_write_survives_a_restart() {
         .flat_map(|writer| names(writer.id).map(move |name| (writer, name)))
         .filter_map(|(writer, name)| writer.check(&name, listed.get(&name).copied()).err())
         .collect();
+    let store = ReadOnlyStore::open(&dir.path().join("root")).unwrap();
+    let logged = store.read(|snapshot| Ok(changelog::logged(snapshot))).unwrap();
+    let changes: usize = logged.values().map(Vec::len).sum();
+    for (writer, name) in writers.iter().flat_map(|w| names(w.id).map(move |name| (w, name))) {
+        let asked = writer.asked.iter().filter(|(n, _, _)| *n == name);
+        let log = logged.get(&name).map_or(&[][..], Vec::as_slice);
+        assert!(changelog::explains(asked.map(|(_, c, is)| (*c, *is)), log), "{name}: {log:?}");
+    }
+    println!("{changes} changes in the log");
     println!(
         "ended {} times under load, {killed} by SIGKILL: {answered} writes answered, \
          {in_doubt} in doubt, {looked_at} records looked at, {} at the end, {} lost",

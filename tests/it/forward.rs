@@ -139,7 +139,7 @@ async fn metadata_goes_both_ways_unchanged() {
     };
     let direct = channel(chain.upstream.socket()).await.unwrap();
     let mut seen = Vec::new();
-    for channel in [&direct, &chain.channel] {
+    for (channel, forwarded) in [(&direct, None), (&chain.channel, Some("1"))] {
         let reply = unary(channel, "Echo", request()).await.unwrap();
         assert_eq!(reply.get_ref(), b"hello");
         let mut arrived = chain.upstream.headers();
@@ -147,6 +147,9 @@ async fn metadata_goes_both_ways_unchanged() {
         assert_eq!(arrived["grpc-timeout"], "7S");
         assert_eq!(arrived["te"], "trailers");
         arrived.remove("content-length");
+        // A containerd with the plugin must answer what this daemon forwards.
+        let direct = arrived.remove("lmdb-images-direct");
+        assert_eq!(direct.as_ref().map(|value| value.to_str().unwrap()), forwarded);
         let mut stream =
             stream(channel, "Echo", futures_util::stream::iter([vec![1]])).await.unwrap();
         assert_eq!(soon(stream.message()).await.unwrap(), Some(vec![1]));

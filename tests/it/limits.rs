@@ -14,8 +14,12 @@ use lmdb_images::api::images::{
     ListImagesRequest, ListImagesResponse, UpdateImageRequest,
 };
 use lmdb_images::daemon::sockets::{Access, Socket};
+use lmdb_images::limits::memory::MemoryBudget;
 use lmdb_images::model::Result;
+use lmdb_images::service::catalog::Catalog;
+use lmdb_images::service::local::LocalImages;
 use lmdb_images::service::{CallContext, Images, Reply};
+use lmdb_images::store::Store;
 use lmdb_images::transport::Limits;
 use lmdb_images::transport::conn::admission::Admission;
 use lmdb_images::transport::conn::listener;
@@ -407,6 +411,9 @@ async fn a_panic_is_answered_internal() {
         Socket::reserve(dir.path().join(name)).unwrap().open(access).unwrap().into_parts()
     };
     let limits = Limits::default();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let local = LocalImages::new(store, MemoryBudget::new(1 << 20));
+    let catalog = Catalog::new(local.clone(), Arc::new(local));
     let (grpc, ttrpc) = (open("grpc"), open("ttrpc"));
     let threads = Arc::new(WorkerPool::start().unwrap());
     let servers = {
@@ -420,7 +427,7 @@ async fn a_panic_is_answered_internal() {
             .await;
         });
         let ttrpc = tokio::spawn(async move {
-            let service = TtrpcServer::new(Arc::new(Faulty), None, limits.clone());
+            let service = TtrpcServer::new(Arc::new(Faulty), catalog, None, limits.clone());
             listener::run(&ttrpc.0, ttrpc.2, &limits, &threads, stopping, move |s, stop| {
                 service.clone().connection(s, stop)
             })

@@ -11,6 +11,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod catalog;
+mod catalog_watch;
+mod changelog;
+mod clock;
 mod containerd_ttrpc;
 mod deviations;
 mod expensive_filters;
@@ -20,6 +24,7 @@ mod images;
 mod limits;
 mod memory;
 mod metrics;
+mod name_sizes;
 mod open_files;
 mod proxy_limits;
 mod proxy_records;

@@ -197,7 +197,7 @@ impl Fronted {
     }
 
     fn is_current(&self, namespace: &str) -> bool {
-        self.front.sync_state().is_synced(&Namespace::parse(namespace).unwrap())
+        self.front.sync_state().watched_since_sync(&Namespace::parse(namespace).unwrap())
     }
 
     /// Whether LMDB has an image of that name.

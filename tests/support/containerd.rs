@@ -27,6 +27,7 @@ pub type Version = (u32, u32, u32);
 
 pub struct Containerd {
     child: Child,
+    bin: PathBuf,
     dir: TempDir,
     shims_were_there: bool,
     pub version: Version,
@@ -61,35 +62,23 @@ disabled_plugins = [{DISABLED}]
         );
         std::fs::write(dir.path().join("config.toml"), config).unwrap();
         let shims_were_there = Path::new(SHIMS[1]).exists();
-        let mut child = Command::new(bin.join("containerd"))
-            .arg("--config")
-            .arg(dir.path().join("config.toml"))
-            .env("TMPDIR", dir.path())
-            .env_remove("NOTIFY_SOCKET")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|e| panic!("starting containerd of {}: {e}", bin.display()));
-        // It tells when it serves; read to its end, so that it never waits for a reader.
-        let log = BufReader::new(child.stderr.take().unwrap());
-        let (tell, told) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in log.lines().map_while(Result::ok) {
-                let _ = tell.send(line);
-            }
-        });
-        let mut started = Self { child, dir, shims_were_there, version: (0, 0, 0) };
-        let mut seen = Vec::new();
-        loop {
-            match told.recv_timeout(START) {
-                Ok(line) if line.contains("containerd successfully booted") => break,
-                Ok(line) => seen.push(line),
-                Err(e) => panic!("containerd does not run ({e}); its log:\n{}", seen.join("\n")),
-            }
-        }
+        let child = spawn(bin, dir.path());
+        let (bin, version) = (bin.to_owned(), (0, 0, 0));
+        let mut started = Self { child, bin, dir, shims_were_there, version };
         started.version = started.ask_version().await;
         started
+    }
+
+    /// SIGKILL. Its data stay.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it once more after a [`kill`](Self::kill), with the same data.
+    pub async fn start_again(&mut self) {
+        self.child = spawn(&self.bin, self.dir.path());
+        self.ask_version().await;
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -112,6 +101,39 @@ disabled_plugins = [{DISABLED}]
             .map(|n| n.parse().unwrap_or_else(|_| panic!("containerd's version is {text:?}")));
         let mut next = || numbers.next().unwrap();
         (next(), next(), next())
+    }
+}
+
+/// Returns when it serves.
+fn spawn(bin: &Path, dir: &Path) -> Child {
+    let mut child = Command::new(bin.join("containerd"))
+        .arg("--config")
+        .arg(dir.join("config.toml"))
+        .env("TMPDIR", dir)
+        .env_remove("NOTIFY_SOCKET")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("starting containerd of {}: {e}", bin.display()));
+    // It tells when it serves; read to its end, so that it never waits for a reader.
+    let log = BufReader::new(child.stderr.take().unwrap());
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in log.lines().map_while(Result::ok) {
+            let _ = tell.send(line);
+        }
+    });
+    let mut seen = Vec::new();
+    loop {
+        match told.recv_timeout(START) {
+            Ok(line) if line.contains("containerd successfully booted") => return child,
+            Ok(line) => seen.push(line),
+            Err(e) => {
+                let _ = child.kill();
+                panic!("containerd does not run ({e}); its log:\n{}", seen.join("\n"));
+            }
+        }
     }
 }
 

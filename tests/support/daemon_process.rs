@@ -26,6 +26,19 @@ impl DaemonProcess {
         Self::start_by(command, dir)
     }
 
+    /// Another program.
+    pub fn start_other(program: &Path, dir: &Path, environment: &[(&str, OsString)]) -> Self {
+        let mut command = Command::new(program);
+        command.envs(environment.iter().cloned());
+        Self::start_by(command, dir)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
     /// The same with so few open files.
     pub fn start_with_files(dir: &Path, files: usize) -> Self {
         let mut shell = Command::new("sh");

@@ -3,6 +3,8 @@
 
 #![allow(dead_code)] // No program uses all of it.
 
+pub mod catalog;
+pub mod changelog;
 pub mod containerd;
 pub mod daemon_process;
 pub mod fake_containerd;
@@ -64,6 +66,7 @@ pub fn config(dir: &Path, limits: Limits) -> Config {
         metrics: None,
         limits,
         reply_budget: 64 << 20,
+        log_keep: lmdb_images::store::Retention::default(),
     }
 }
 

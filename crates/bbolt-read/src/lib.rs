@@ -7,6 +7,8 @@
 //! - [`FileAtRest`] reads a file that no process writes, and that may be damaged. Where a page
 //!   cannot be read, a walk names the missing keys and goes on behind them.
 //!
+//! [`Scan`] is for a file whose trees cannot be walked from the top: it looks at every page.
+//!
 //! ```no_run
 //! # fn main() -> Result<(), bbolt_read::LiveError> {
 //! let path = "/var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db";
@@ -130,6 +132,7 @@ mod live;
 mod live_file;
 mod meta;
 mod page;
+mod scan;
 mod snapshot;
 mod source;
 
@@ -137,5 +140,6 @@ pub use at_rest::FileAtRest;
 pub use damage::Damage;
 pub use live::{DEFAULT_MAX_TRIES, Exact, LiveError, LiveReader};
 pub use live_file::LiveFile;
+pub use scan::Scan;
 pub use snapshot::{Bucket, Entries, Entry, Lost, Snapshot, Value};
 pub use source::ReadAt;

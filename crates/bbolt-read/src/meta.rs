@@ -14,7 +14,7 @@ const RECORD: usize = 64;
 /// Bytes of the record that its checksum covers.
 const COVERED: usize = 56;
 /// Powers of two that a page size may be: bbolt itself looks for its second meta page there.
-const PAGE_SIZE_BITS: std::ops::RangeInclusive<u32> = 10..=25;
+pub(crate) const PAGE_SIZE_BITS: std::ops::RangeInclusive<u32> = 10..=25;
 
 /// What a meta page says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -104,6 +104,32 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
         Self { source, meta, page_count, seen: Some(RefCell::default()) }
     }
 
+    /// Of a file without a whole meta page. Any page may be asked for, any number of times.
+    pub(crate) fn without_meta(source: &'s S, page_size: u64, page_count: u64) -> Self {
+        let meta = Meta { page_size, root_pgid: 0, page_count, txid: 0, checksum: 0 };
+        Self { source, meta, page_count, seen: None }
+    }
+
+    /// The number of pages that can be in use.
+    pub(crate) fn page_count(&self) -> u64 {
+        self.page_count
+    }
+
+    /// The entries of one page, if it is a leaf page of a tree.
+    pub(crate) fn leaf(&self, pgid: u64) -> Option<Vec<Entry>> {
+        let page = self.page(pgid, None, None).ok()?;
+        let mut entries = Vec::new();
+        while let Some((key, item)) = page.get(entries.len()) {
+            let value = match item {
+                Item::Value(bytes) => Value::Bytes(bytes.to_vec()),
+                Item::Bucket(bytes) => self.bucket_value(bytes, pgid, key).ok()?,
+                Item::Child(_) => return None,
+            };
+            entries.push(Entry { key: key.to_vec(), value, page: pgid });
+        }
+        Some(entries)
+    }
+
     /// The transaction that this is the state of.
     pub fn txid(&self) -> u64 {
         self.meta.txid

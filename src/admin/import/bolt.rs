@@ -1,9 +1,13 @@
-//! Import from containerd's bolt file (`meta.db`) while containerd is stopped: after a failed upgrade,
-//! or from a backup.
+//! Import from containerd's bolt file (`meta.db`): after a failed upgrade, from a backup, or while
+//! containerd runs.
 //!
-//! The command reads the whole file once before it writes. If a part of the file cannot be read, it
-//! imports nothing, unless `salvage` asks for the readable records.
+//! The command reads the whole file of a stopped containerd once before it writes. If a part of the file
+//! cannot be read, it imports nothing, unless `salvage` asks for the readable records. If the list of
+//! buckets or both meta pages are lost, `salvage` also looks for images at every page
+//! ([`containerd_scan`]). The file of a running containerd is read with [`Database`], a few images at a
+//! time, each few in one state.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
@@ -11,12 +15,15 @@ use bbolt_read::FileAtRest;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use super::containerd_scan::{self, Guess, Scanned};
 use super::containerd_schema::{self, Found, Unread};
 use super::{MAX_BATCH_RECORDS, Summary, open, put_images, put_namespace};
 use crate::admin::{file, progress};
 use crate::api::images::Image;
+use crate::api::namespace::Namespace as Record;
+use crate::containerd::database::Database;
 use crate::model::{Error, Namespace, Result};
-use crate::store::Store;
+use crate::store::{Kind, Records, Store};
 
 /// Number of unreadable places that an error names.
 const MAX_NAMED_PLACES: usize = 10;
@@ -28,19 +35,42 @@ pub struct Outcome {
     pub summary: Summary,
     /// Records that could not be read.
     pub lost: Vec<Unread>,
+    /// Images that a look at every page found, of which it is not sure that they are containerd's last.
+    pub guesses: Vec<Guess>,
+}
+
+/// A bolt file.
+#[derive(Debug)]
+pub enum BoltFile {
+    /// No process has it open. The lock keeps it so.
+    AtRest(Flock<File>),
+    /// A running containerd has it open.
+    Live(Database),
 }
 
 /// Copies the records of a bolt file into the store in `root`. With `salvage` it skips records that
 /// cannot be read.
 ///
 /// # Errors
-/// `FailedPrecondition` while containerd has the file open, `DataLoss` if the file is damaged and
-/// `salvage` is not set.
+/// `DataLoss` if the file is damaged and `salvage` is not set.
 pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
-    let locked = lock(file)?;
+    let locked = match open_file(file)? {
+        BoltFile::AtRest(locked) => locked,
+        BoltFile::Live(_) if salvage => {
+            return Err(Error::FailedPrecondition(format!(
+                "{} is in use by a running containerd, which --salvage cannot read around: stop \
+                 containerd first, or leave --salvage out",
+                file.display()
+            )));
+        }
+        BoltFile::Live(database) => return run_live(root, &database),
+    };
     let source: &File = &locked;
     check_length(file, source, salvage)?;
-    let found = containerd_schema::survey(source).map_err(|e| in_file(file, e))?;
+    let found = match containerd_schema::survey(source) {
+        Err(Error::DataLoss(_) | Error::NotFound(_)) if salvage => return scan(root, file, source),
+        found => found.map_err(|e| in_file(file, e))?,
+    };
     if !found.lost.is_empty() && !salvage {
         return Err(damaged(file, &found));
     }
@@ -52,7 +82,7 @@ pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
     }
     let store = open(root)?;
     let progress = progress::counting("images");
-    let mut copy = Copy { store: &store, images: Vec::new(), summary: Summary::default() };
+    let mut copy = Copy::into(&store);
     let read = containerd_schema::read(source, |found| {
         match found {
             Found::Namespace(namespace, record) => {
@@ -72,7 +102,66 @@ pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
     read.map_err(|e| in_file(file, e))?;
     copy.flush()?;
     progress.finish_and_clear();
-    Ok(Outcome { summary: copy.summary, lost: found.lost })
+    let mut guesses = Vec::new();
+    if found.notes.list_lost {
+        let scanned = containerd_scan::scan(source).map_err(|e| in_file(file, e))?;
+        guesses = copy.guesses(scanned)?;
+    }
+    Ok(Outcome { summary: copy.summary, lost: found.lost, guesses })
+}
+
+/// Copies what a look at every page of the file finds.
+fn scan(root: &Path, file: &Path, source: &File) -> Result<Outcome> {
+    let scanned = containerd_scan::scan(source).map_err(|e| in_file(file, e))?;
+    if scanned.images.is_empty() {
+        return Err(Error::DataLoss(format!(
+            "{} cannot be read, and none of its pages holds an image; nothing was imported",
+            file.display()
+        )));
+    }
+    let store = open(root)?;
+    let mut copy = Copy { store: &store, images: Vec::new(), summary: Summary::default() };
+    let guesses = copy.guesses(scanned)?;
+    Ok(Outcome { summary: copy.summary, lost: Vec::new(), guesses })
+}
+
+fn run_live(root: &Path, database: &Database) -> Result<Outcome> {
+    // Before opening the store, which creates it.
+    let namespaces = database.namespaces()?;
+    let store = open(root)?;
+    let progress = progress::counting("images");
+    let mut copy = Copy::into(&store);
+    for record in namespaces {
+        let namespace = Namespace::parse(&record.name)?;
+        progress.set_message(format!("namespace {namespace}"));
+        copy.summary.namespaces += 1;
+        store.writer().write_blocking(put_namespace(&namespace, record)?)?;
+        each_image(database, &namespace, |image| {
+            progress.inc(1);
+            copy.image(namespace.clone(), image)
+        })?;
+        copy.flush()?;
+    }
+    progress.finish_and_clear();
+    Ok(Outcome { summary: copy.summary, ..Outcome::default() })
+}
+
+/// Calls `each` for the images of a namespace in order of their names.
+///
+/// # Errors
+/// The database cannot be read, or `each` fails.
+pub fn each_image(
+    database: &Database,
+    namespace: &Namespace,
+    mut each: impl FnMut(Image) -> Result<()>,
+) -> Result<()> {
+    let mut from = Some(Vec::new());
+    while let Some(start) = from {
+        let step = database.images_from(namespace, &start)?;
+        step.images.into_iter().try_for_each(&mut each)?;
+        from = step.next;
+    }
+    Ok(())
 }
 
 /// Collects images of one namespace and writes them in batches.
@@ -82,10 +171,55 @@ struct Copy<'s> {
     summary: Summary,
 }
 
-impl Copy<'_> {
+impl<'s> Copy<'s> {
+    fn into(store: &'s Store) -> Self {
+        Self { store, images: Vec::new(), summary: Summary::default() }
+    }
+
     fn image(&mut self, namespace: Namespace, image: Image) -> Result<()> {
         self.images.push((namespace, image));
         if self.images.len() < MAX_BATCH_RECORDS { Ok(()) } else { self.flush() }
+    }
+
+    /// Writes the images that the store does not have, and returns them.
+    fn guesses(&mut self, scanned: Scanned) -> Result<Vec<Guess>> {
+        let missing = self.store.read(|snapshot| {
+            let mut missing = Vec::new();
+            for guess in scanned.images {
+                let known = snapshot.record(&guess.namespace, Kind::Image, &guess.image.name);
+                if matches!(known, Ok(None)) {
+                    missing.push(guess);
+                }
+            }
+            Ok(missing)
+        })?;
+        let mut last = None;
+        for guess in &missing {
+            let namespace = &guess.namespace;
+            if last != Some(namespace) {
+                self.flush()?;
+                self.namespace(namespace, scanned.namespaces.get(namespace))?;
+                last = Some(namespace);
+            }
+            self.image(namespace.clone(), guess.image.clone())?;
+        }
+        self.flush()?;
+        Ok(missing)
+    }
+
+    /// Makes a namespace, unless the store has it.
+    fn namespace(
+        &mut self,
+        namespace: &Namespace,
+        labels: Option<&BTreeMap<String, String>>,
+    ) -> Result<()> {
+        if self.store.read(|snapshot| Ok(snapshot.namespace(namespace)?.is_some()))? {
+            return Ok(());
+        }
+        self.summary.namespaces += 1;
+        let labels = labels.cloned().unwrap_or_default();
+        let record = Record { name: namespace.to_string(), labels, ..Record::default() };
+        self.store.writer().write_blocking(put_namespace(namespace, record)?)
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -98,8 +232,12 @@ impl Copy<'_> {
     }
 }
 
-/// Opens the file with a shared lock that bolt respects: no containerd can write to it meanwhile.
-fn lock(path: &Path) -> Result<Flock<File>> {
+/// Opens the file with a shared lock that bolt respects, so that no containerd can write to it
+/// meanwhile; or if a containerd has it open, to be read while it is written.
+///
+/// # Errors
+/// The file cannot be opened, or cannot be read while it is written.
+pub fn open_file(path: &Path) -> Result<BoltFile> {
     let file = match path.is_dir() {
         true => {
             return Err(Error::InvalidArgument(format!(
@@ -109,14 +247,20 @@ fn lock(path: &Path) -> Result<Flock<File>> {
         }
         false => file::open_to_read(path)?,
     };
-    Flock::lock(file, FlockArg::LockSharedNonblock).map_err(|(_, e)| match e {
-        Errno::EWOULDBLOCK => Error::FailedPrecondition(format!(
-            "{} is in use by a running containerd: copy its records with --containerd SOCKET while it \
-             runs, or stop it first. A copy of the file made while it runs may be torn",
-            path.display()
-        )),
-        e => Error::Unavailable(format!("cannot lock {}: {e}", path.display())),
-    })
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(locked) => Ok(BoltFile::AtRest(locked)),
+        Err((_, Errno::EWOULDBLOCK)) => {
+            // Only the file itself is opened, not a link to it.
+            let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+            Database::open(&path).map(BoltFile::Live).map_err(|why| {
+                Error::FailedPrecondition(format!(
+                    "the file is in use by a running containerd: {why}; copy its records with \
+                     --containerd SOCKET, or stop containerd first"
+                ))
+            })
+        }
+        Err((_, e)) => Err(Error::Unavailable(format!("cannot lock {}: {e}", path.display()))),
+    }
 }
 
 /// Refuses an empty file, and a file that ends before its last page unless `salvage` is set.

@@ -1,17 +1,5 @@
-//! The part of containerd's bolt schema that holds namespaces and images. The layout is the same from
-//! containerd 1.0 to 2.3 (`core/metadata/buckets.go`):
-//!
-//! ```text
-//! v1/<namespace>
-//! ├── labels/<key>                → value
-//! └── images/<name>
-//!     ├── createdat, updatedat    → Go's time.MarshalBinary
-//!     ├── labels/<key>            → value
-//!     ├── annotations/<key>       → value; of the target
-//!     └── target
-//!         ├── digest, mediatype   → text
-//!         └── size                → Go's signed varint
-//! ```
+//! All namespaces and images of a containerd's bolt file, in order. Damage to a record costs that record
+//! only. [`schema`] has the layout, and decodes a record.
 //!
 //! Other buckets are not read, so damage to them does not matter.
 
@@ -20,16 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bbolt_read::{Bucket, Damage, Entry, FileAtRest, ReadAt, Snapshot, Value};
-use protobuf::MessageField;
-use protobuf::well_known_types::timestamp::Timestamp;
 
 use crate::api::namespace::Namespace as Record;
+use crate::containerd::schema::{self, truncated};
 use crate::model::go::quote::quote;
-use crate::model::image::{self, Image};
+use crate::model::image::Image;
 use crate::model::{Error, Namespace, Result};
-
-/// Seconds from Go's zero time, the year 1, to the Unix epoch, 1970.
-const GO_ZERO_TO_UNIX_SECONDS: i64 = 62_135_596_800;
 
 /// One item read from a file.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +57,9 @@ pub struct Notes {
     /// Unknown keys, with the bucket that they belong to: keys of a later containerd, or damaged ones.
     /// Their values are not read.
     pub unknown: BTreeSet<String>,
+    /// Whether a part of the list of buckets or namespaces is lost, and with it the way to all images
+    /// below.
+    pub list_lost: bool,
 }
 
 /// The one key beside the buckets of the namespaces.
@@ -105,15 +92,21 @@ pub fn read<S: ReadAt + ?Sized>(
     each: impl FnMut(Found) -> Result<()>,
 ) -> Result<Notes> {
     let file = FileAtRest::open(source).map_err(|damage| Error::DataLoss(damage.to_string()))?;
-    let mut reading = Reading { snapshot: file.snapshot(), each, unknown: RefCell::default() };
+    let mut reading =
+        Reading { snapshot: file.snapshot(), each, unknown: RefCell::default(), list_lost: false };
     reading.file()?;
-    Ok(Notes { other_meta: file.other_meta().cloned(), unknown: reading.unknown.into_inner() })
+    Ok(Notes {
+        other_meta: file.other_meta().cloned(),
+        unknown: reading.unknown.into_inner(),
+        list_lost: reading.list_lost,
+    })
 }
 
 struct Reading<'b, 's, S: ?Sized, F> {
     snapshot: &'b Snapshot<'s, S>,
     each: F,
     unknown: RefCell<BTreeSet<String>>,
+    list_lost: bool,
 }
 
 impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
@@ -136,13 +129,13 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
         let mut known = false;
         for entry in self.snapshot.entries(&self.snapshot.root()) {
             match entry {
-                Ok(Entry { key, value: Value::Bucket(bucket), .. }) if key == b"v1" => {
+                Ok(Entry { key, value: Value::Bucket(bucket), .. }) if key == schema::ROOT => {
                     known = true;
                     self.namespaces(&bucket)?;
                 }
                 Ok(_) => {}
                 Err(lost) => {
-                    known = true;
+                    (known, self.list_lost) = (true, true);
                     self.lost("the list of buckets", lost)?;
                 }
             }
@@ -172,7 +165,10 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
                 Ok(Entry { key, page, .. }) => {
                     self.one_lost("namespace", &key, &Damage::new(page, "it is no bucket"))?;
                 }
-                Err(lost) => self.lost("namespaces", lost)?,
+                Err(lost) => {
+                    self.list_lost = true;
+                    self.lost("namespaces", lost)?;
+                }
             }
         }
         Ok(())
@@ -183,7 +179,7 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
         for entry in self.snapshot.entries(bucket) {
             match entry {
                 Ok(Entry { key, value: Value::Bucket(bucket), .. }) => match key.as_slice() {
-                    b"labels" => match self.texts(&bucket) {
+                    schema::LABELS => match schema::texts(self.snapshot, &bucket) {
                         Ok(read) => labels = read,
                         Err(damage) => self.one_lost(
                             "the labels of namespace",
@@ -191,12 +187,15 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
                             &damage,
                         )?,
                     },
-                    b"images" => images = Some(bucket),
+                    schema::IMAGES => images = Some(bucket),
                     other if OTHER_BUCKETS.contains(&other) => {}
                     other => self.unknown("in a namespace:", other),
                 },
                 Ok(Entry { key, .. }) => self.unknown("in a namespace:", &key),
-                Err(lost) => self.lost(format_args!("buckets of namespace {namespace}"), lost)?,
+                Err(lost) => {
+                    self.list_lost = true;
+                    self.lost(format_args!("buckets of namespace {namespace}"), lost)?;
+                }
             }
         }
         let record = Record { name: namespace.to_string(), labels, ..Record::default() };
@@ -206,7 +205,8 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
         for entry in self.snapshot.entries(&images) {
             match entry {
                 Ok(Entry { key, value: Value::Bucket(bucket), page }) => {
-                    match self.image(&key, page, &bucket) {
+                    let mut unknown = |of: &str, key: &[u8]| self.unknown(of, key);
+                    match schema::image(self.snapshot, &key, page, &bucket, &mut unknown) {
                         Ok(image) => (self.each)(Found::Image(namespace.clone(), image))?,
                         Err(damage) => self.one_lost(&image_of, &key, &damage)?,
                     }
@@ -218,154 +218,5 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
             }
         }
         Ok(())
-    }
-
-    /// Reads the image of a bucket. `page` is the page of the bucket's entry, for errors.
-    fn image(&self, name: &[u8], page: u64, bucket: &Bucket) -> Result<Image, Damage> {
-        let mut image = Image { name: text(name, page)?, ..Image::default() };
-        // containerd reads a missing time as Go's zero time.
-        let mut created = Timestamp { seconds: -GO_ZERO_TO_UNIX_SECONDS, ..Timestamp::default() };
-        let mut updated = created.clone();
-        let mut target = None;
-        let mut annotations = BTreeMap::new();
-        for entry in self.snapshot.entries(bucket) {
-            let Entry { key, value, page } = entry.map_err(|lost| lost.damage)?;
-            match (key.as_slice(), value) {
-                (b"createdat", Value::Bytes(bytes)) => created = time(&bytes, page)?,
-                (b"updatedat", Value::Bytes(bytes)) => updated = time(&bytes, page)?,
-                (b"labels", Value::Bucket(labels)) => image.labels = self.texts(&labels)?,
-                (b"annotations", Value::Bucket(bucket)) => annotations = self.texts(&bucket)?,
-                (b"target", Value::Bucket(bucket)) => target = Some(bucket),
-                (other, _) => self.unknown("in an image:", other),
-            }
-        }
-        let target = target.ok_or_else(|| Damage::new(page, "it has no target"))?;
-        let into = image.target.mut_or_insert_default();
-        into.annotations = annotations;
-        for entry in self.snapshot.entries(&target) {
-            let Entry { key, value, page } = entry.map_err(|lost| lost.damage)?;
-            match (key.as_slice(), value) {
-                (b"digest", Value::Bytes(bytes)) => into.digest = text(&bytes, page)?,
-                (b"mediatype", Value::Bytes(bytes)) => into.media_type = text(&bytes, page)?,
-                (b"size", Value::Bytes(bytes)) => {
-                    into.size =
-                        varint(&bytes).ok_or_else(|| Damage::new(page, "its size is no number"))?;
-                }
-                (other, _) => self.unknown("in the target of an image:", other),
-            }
-        }
-        image.created_at = MessageField::some(created);
-        image.updated_at = MessageField::some(updated);
-        // containerd stores only valid images, so an invalid one is damaged.
-        image::validate(&image).map_err(|e| Damage::new(page, e.to_string()))?;
-        Ok(image)
-    }
-
-    fn texts(&self, bucket: &Bucket) -> Result<BTreeMap<String, String>, Damage> {
-        let mut texts = BTreeMap::new();
-        for entry in self.snapshot.entries(bucket) {
-            let Entry { key, value, page } = entry.map_err(|lost| lost.damage)?;
-            let Value::Bytes(value) = value else {
-                return Err(Damage::new(page, format!("{} is a bucket", quote(truncated(&key)))));
-            };
-            texts.insert(text(&key, page)?, text(&value, page)?);
-        }
-        Ok(texts)
-    }
-}
-
-/// Bytes of a key that an error shows.
-const MAX_SHOWN_BYTES: usize = 256;
-
-fn truncated(key: &[u8]) -> &[u8] {
-    key.get(..MAX_SHOWN_BYTES).unwrap_or(key)
-}
-
-fn text(bytes: &[u8], page: u64) -> Result<String, Damage> {
-    let text = std::str::from_utf8(bytes).map(str::to_owned);
-    text.map_err(|_| Damage::new(page, format!("{} is no valid text", quote(truncated(bytes)))))
-}
-
-/// Decodes a time from Go's `time.Time.MarshalBinary`: version, seconds since the year 1, nanoseconds,
-/// and the offset of the time zone in minutes (in version 2 also seconds), which does not change the
-/// moment.
-fn time(bytes: &[u8], page: u64) -> Result<Timestamp, Damage> {
-    let read = || {
-        let (version, rest) = bytes.split_first()?;
-        let (seconds, rest) = rest.split_first_chunk::<8>()?;
-        let (nanos, offset) = rest.split_first_chunk::<4>()?;
-        if !matches!((version, offset.len()), (1, 2) | (2, 3)) {
-            return None;
-        }
-        let seconds = i64::from_be_bytes(*seconds).checked_sub(GO_ZERO_TO_UNIX_SECONDS)?;
-        let nanos = i32::from_be_bytes(*nanos);
-        (0..1_000_000_000).contains(&nanos).then(|| Timestamp {
-            seconds,
-            nanos,
-            ..Timestamp::default()
-        })
-    };
-    read().ok_or_else(|| Damage::new(page, "one of its times is no time"))
-}
-
-/// Decodes a number from Go's `binary.PutVarint`.
-fn varint(bytes: &[u8]) -> Option<i64> {
-    let mut number = 0u64;
-    for (index, byte) in bytes.iter().enumerate() {
-        let bits = u64::from(byte & 0x7f);
-        let shift = 7 * u32::try_from(index).ok()?;
-        let shifted = bits.checked_shl(shift)?;
-        if shifted >> shift != bits {
-            return None;
-        }
-        number |= shifted;
-        if byte & 0x80 == 0 {
-            // The sign is in the lowest bit.
-            return Some((number >> 1) as i64 ^ -((number & 1) as i64));
-        }
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_those_of_go() {
-        // 2026-11-24 19:00:00.000000005 UTC, in two versions.
-        let seconds = (1_795_546_800 + GO_ZERO_TO_UNIX_SECONDS).to_be_bytes();
-        let bytes = |version: u8, nanos: i32, offset: &[u8]| {
-            [&[version], seconds.as_slice(), &nanos.to_be_bytes(), offset].concat()
-        };
-        let at = Timestamp { seconds: 1_795_546_800, nanos: 5, ..Timestamp::default() };
-        assert_eq!(time(&bytes(1, 5, &[0xff; 2]), 7), Ok(at.clone()));
-        assert_eq!(time(&bytes(2, 5, &[0; 3]), 7), Ok(at));
-        let mut wrong = vec![bytes(3, 5, &[0; 2]), bytes(1, 5, &[0; 3]), bytes(2, 5, &[0; 2])];
-        wrong.extend([bytes(1, -1, &[0; 2]), bytes(1, 1_000_000_000, &[0; 2]), vec![], vec![1; 8]]);
-        let first = [&[1], i64::MIN.to_be_bytes().as_slice(), &[0; 6]].concat();
-        wrong.push(first);
-        for bytes in wrong {
-            let damage = time(&bytes, 7).unwrap_err();
-            assert_eq!(damage.to_string(), "page 7: one of its times is no time", "{bytes:?}");
-        }
-    }
-
-    #[test]
-    fn numbers_are_those_of_go() {
-        for (bytes, number) in [
-            (vec![0], 0),
-            (vec![1], -1),
-            (vec![2], 1),
-            (vec![0xac, 0x02], 150),
-            ([vec![0xfe], vec![0xff; 8], vec![1]].concat(), i64::MAX),
-            ([vec![0xff; 9], vec![1]].concat(), i64::MIN),
-        ] {
-            assert_eq!(varint(&bytes), Some(number), "{bytes:?}");
-        }
-        for bytes in [vec![], vec![0x80], vec![0xff; 10], [vec![0xff; 9], vec![2]].concat()] {
-            assert_eq!(varint(&bytes), None, "{bytes:?}");
-        }
-        assert_eq!(varint(&[0x80; 1000]), None);
     }
 }

@@ -5,6 +5,7 @@
 //! rewrite a record that the store already has byte for byte, so a second run changes nothing.
 
 pub mod bolt;
+pub mod containerd_scan;
 pub mod containerd_schema;
 pub mod live;
 

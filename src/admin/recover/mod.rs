@@ -50,7 +50,15 @@ impl Source {
         let has_content = permissions::stat_regular(&path)?.is_some_and(|found| found.len() > 0);
         let file = if has_content { permissions::open_regular(&path, false)? } else { None };
         if file.is_none() && journal.entries.is_empty() {
-            return Err(no_store(root));
+            return Err(match store_id::read(root)? {
+                None => no_store(root),
+                Some(_) => Error::DataLoss(format!(
+                    "nothing of the store in {root} can be saved: its {DATA_FILE} is missing or empty, and \
+                     its journal has no changes; run `lmdb-images restore --root {root} --force FILE` with \
+                     a backup, or, for a new, empty store, move the files of {root} away",
+                    root = root.display()
+                )),
+            });
         }
         let recorded_uuid = store_id::read(root)?.filter(|uuid| !uuid.is_empty());
         Ok(Self { file, journal, recorded_uuid })

@@ -1,5 +1,5 @@
 //! systemd: [`activation`] takes the sockets that systemd created, [`notify`] reports the daemon's status
 //! to systemd.
 
-pub mod activation;
-pub mod notify;
+pub(crate) mod activation;
+pub(crate) mod notify;

@@ -32,6 +32,11 @@ pub async fn ready(status: &str) {
     let _ = tokio::time::timeout(NOTIFY_TIMEOUT, sent).await;
 }
 
+/// Reports another status.
+pub async fn status(text: String) {
+    send_on_pool(move || send(&[Status(&text)])).await;
+}
+
 /// Reports that the daemon is stopping.
 pub async fn stopping() {
     let sent =

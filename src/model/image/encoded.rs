@@ -7,6 +7,9 @@
 //! field numbers, and map entries in the order of their keys. Any other encoding that protobuf allows is
 //! not an [`Encoded`] and must be decoded. The module does not check that strings are UTF-8.
 
+use protobuf::Message;
+use protobuf::well_known_types::timestamp::Timestamp;
+
 use super::field::{Field, Key};
 use crate::model::filter::Fields;
 
@@ -22,6 +25,8 @@ pub struct Encoded<'m> {
     digest: &'m [u8],
     /// Encoded entries of the map, as for `labels`.
     annotations: &'m [u8],
+    /// Encoded `created_at` and `updated_at`.
+    times: [&'m [u8]; 2],
 }
 
 /// Tags of the fields: the field number and the wire type (2: length-delimited, 0: varint).
@@ -49,8 +54,7 @@ impl<'m> Encoded<'m> {
         let behind_name = rest;
         let labels = entries(&mut rest, tag::LABELS)?;
         let mut target = field(&mut rest, tag::TARGET)?;
-        field(&mut rest, tag::CREATED_AT)?;
-        field(&mut rest, tag::UPDATED_AT)?;
+        let times = [field(&mut rest, tag::CREATED_AT)?, field(&mut rest, tag::UPDATED_AT)?];
         let media_type = field(&mut target, tag::MEDIA_TYPE)?;
         let digest = field(&mut target, tag::DIGEST)?;
         if target.first() == Some(&tag::SIZE) {
@@ -59,7 +63,16 @@ impl<'m> Encoded<'m> {
         }
         let annotations = entries(&mut target, tag::ANNOTATIONS)?;
         let all = rest.is_empty() && target.is_empty();
-        all.then_some(Self { name, behind_name, labels, media_type, digest, annotations })
+        all.then_some(Self { name, behind_name, labels, media_type, digest, annotations, times })
+    }
+
+    /// Whether the message can be decoded: its strings are UTF-8, and its times are messages.
+    pub fn is_decodable(&self) -> bool {
+        let is_text = |bytes: &[u8]| std::str::from_utf8(bytes).is_ok();
+        let mut pairs = self.labels().chain(self.annotations());
+        [self.name, self.media_type, self.digest].into_iter().all(is_text)
+            && pairs.all(|(key, value)| is_text(key) && is_text(value))
+            && self.times.into_iter().all(|time| Timestamp::parse_from_bytes(time).is_ok())
     }
 
     /// All of the message but the name.

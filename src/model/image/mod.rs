@@ -4,7 +4,7 @@
 //! A record is the API's `Image` message: the store keeps it as it goes over the wire.
 
 pub mod encoded;
-pub mod field;
+pub(crate) mod field;
 pub mod plan;
 
 use std::collections::BTreeMap;

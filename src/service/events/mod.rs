@@ -12,7 +12,7 @@
 pub mod event;
 mod queue;
 mod subscribers;
-pub mod subscription;
+pub(crate) mod subscription;
 
 use std::collections::BTreeMap;
 

@@ -4,59 +4,69 @@
 //! It runs when containerd's collector runs by default: shortly after the start, after every hundred
 //! changes, and when a Delete waits for it (`sync`). Until the next run an expired image is served.
 //!
-//! A run ([`run`]) finds unreferenced records in a snapshot, beside the writer thread, and removes them in
-//! short jobs. Clients go on changing records meanwhile. **Invariant:** a run does not remove an image
-//! that a change references after the run began. Each change therefore reports the names that it
-//! references to the collector, in its own job on the writer thread ([`Collector::image_written`],
-//! [`Collector::image_leased`]). References that a change drops count from the next run on.
+//! A run ([`run`]) goes in batches of two steps: it finds unreferenced records in a snapshot ([`find`]),
+//! beside the writer thread, and removes them in short jobs. Clients go on changing records meanwhile.
+//! **Invariant:** a batch does not remove an image that a change references after the batch began. Each
+//! change therefore reports the names that it references to the collector, in its own job on the writer
+//! thread ([`Collector::image_written`], [`Collector::image_leased`]). References that a change drops count
+//! from the next run on.
 
-pub mod references;
+pub(crate) mod find;
+pub(crate) mod references;
 pub mod run;
-pub mod schedule;
+pub(crate) mod schedule;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use crate::model::go::quote::quote;
-use crate::model::go::rfc3339;
 use crate::model::go::text::lossy;
 use crate::model::{Namespace, UnixTime};
 use crate::service::events::{Labels, OwnEvent};
 use crate::store::Kind;
 use crate::store::read::scan::RecordKey;
-use references::References;
+use references::{NameId, References};
 use schedule::Schedule;
 
-/// The label of images and leases that holds the time of expiry.
+/// The label, on images and leases.
 pub const EXPIRE: &str = "containerd.io/gc.expire";
 
-/// The number of changes between two runs.
-const RUN_INTERVAL_CHANGES: u64 = 100;
+/// After so many changes there is a run.
+const CHANGES: u64 = 100;
 
-/// The most records with an unreadable time that the log names at once; it counts the others.
+/// Names that changes may keep while a batch is looked for. When there are more, the batch removes
+/// no image.
+const MAX_KEPT: usize = 1 << 18;
+
+/// Records at once that the log names because their time cannot be read; others are counted.
 const MAX_LOGGED_RECORDS: usize = 16;
 
-/// The most bytes of a client's text in a line of the log.
+/// Bytes of a client's word that a line of the log shows.
 const MAX_LOGGED_BYTES: usize = 128;
 
-/// The time of expiry in these labels, as text.
+/// When a record with these labels expires: the label as it is.
 pub fn expires(labels: &Labels) -> Option<&str> {
     labels.get(EXPIRE).map(String::as_str)
 }
 
-/// The schedule of expiry, and the state of the current run.
+/// Knows what expires next, and of the run that is under way.
 #[derive(Debug, Default)]
 pub struct Collector {
     state: Mutex<State>,
-    /// The number of the last successful run. The current run holds the lock.
+    /// The number of the last run that ended well. Held by the run that is under way.
     finished: tokio::sync::Mutex<u64>,
-    /// The number of the last run that was started.
+    /// The number of the last run that began.
     begun: AtomicU64,
     changes: AtomicU64,
     due: Notify,
+    /// Of names. Its keys are random, so that no client can choose names with one hash.
+    hasher: RandomState,
 }
 
 #[derive(Debug, Default)]
@@ -64,9 +74,12 @@ struct State {
     schedule: Schedule,
     unreadable: Unreadable,
     run: Option<Run>,
+    /// Entries were removed from the schedule by a job that is not committed.
+    is_removing: bool,
 }
 
-/// Records with an unreadable time, for the next run to log: the writer thread must not wait for a log.
+/// Records whose time cannot be read, to be said in the log by the next run: not on the writing
+/// thread, which must not wait for a log.
 #[derive(Debug, Default)]
 struct Unreadable {
     lines: Vec<String>,
@@ -90,43 +103,58 @@ impl Unreadable {
     }
 }
 
-/// The sentence about a record whose time cannot be read.
+/// What is said of a record whose time cannot be read.
 fn never(when: &str) -> String {
     format!(" never expires: its label {EXPIRE} is {}, which is no time of RFC 3339", shown(when))
 }
 
-/// The state of the current run.
+/// A run that is under way, and its batch.
 #[derive(Debug)]
 struct Run {
     number: u64,
-    /// The records that were due when the run began, without those removed or changed since.
-    due: BTreeMap<RecordKey, UnixTime>,
-    /// The names that changes referenced since the run began, until `references` is known.
-    kept: Vec<(Namespace, String)>,
-    /// The references by namespace, once the run has read them; later changes add to them.
-    references: Option<BTreeMap<Namespace, References>>,
+    /// What changes have kept since the batch began.
+    kept: Kept,
+    /// What keeps what, once that is known; what changes keep goes there then.
+    references: Option<References>,
 }
 
 impl Run {
-    fn keep(&mut self, namespace: &Namespace, name: &str) {
+    fn new(number: u64) -> Self {
+        Self { number, kept: Kept::default(), references: None }
+    }
+
+    fn keep(&mut self, id: NameId) {
         match &mut self.references {
-            None => self.kept.push((namespace.clone(), name.to_owned())),
-            Some(references) => {
-                if let Some(references) = references.get_mut(namespace) {
-                    references.keep(name);
-                }
-            }
+            None => self.kept.add(id),
+            Some(references) => references.keep(id),
+        }
+    }
+}
+
+/// Names that changes have kept while a batch was looked for.
+#[derive(Debug, Default)]
+struct Kept {
+    ids: HashSet<NameId>,
+    has_overflowed: bool,
+}
+
+impl Kept {
+    fn add(&mut self, id: NameId) {
+        if self.ids.len() < MAX_KEPT {
+            self.ids.insert(id);
+        } else {
+            self.has_overflowed = true;
         }
     }
 }
 
 impl Collector {
     fn state(&self) -> MutexGuard<'_, State> {
-        // No change of the state can panic halfway, so the state of a poisoned lock is consistent.
+        // Each change of the state is whole before anything that could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Observes a change, in the job of the change.
+    /// Takes note of a change, in its job.
     pub fn observe(&self, namespace: &Namespace, happened: &OwnEvent) {
         match happened {
             OwnEvent::ImageCreated { name, labels } | OwnEvent::ImageUpdated { name, labels } => {
@@ -139,34 +167,39 @@ impl Collector {
         }
     }
 
-    /// Observes a written image, in the job that writes it.
+    /// An image was written: in the job that writes it.
     pub fn image_written(&self, namespace: &Namespace, name: &str, labels: &Labels) {
         self.expires(namespace, Kind::Image, name, labels);
         if let Some(run) = &mut self.state().run {
-            // The run may have seen another image under this name.
-            run.keep(namespace, name);
+            // It may be another image than the run has seen.
+            run.keep(self.id(namespace, name));
             let labels = labels.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes()));
             for other in references::kept_by(labels) {
-                run.keep(namespace, other);
+                run.keep(self.id(namespace, other));
             }
         }
     }
 
-    /// Observes a written lease, in the job that writes it.
+    /// A lease was written: in the job that writes it.
     pub fn lease_written(&self, namespace: &Namespace, id: &str, labels: &Labels) {
         self.expires(namespace, Kind::Lease, id, labels);
     }
 
-    /// Observes that a lease names an image, in the job that adds the name.
+    /// A lease names an image: in the job that has it do so.
     pub fn image_leased(&self, namespace: &Namespace, name: &str) {
         if let Some(run) = &mut self.state().run {
-            run.keep(namespace, name);
+            run.keep(self.id(namespace, name));
         }
+    }
+
+    /// Stands for an image's name while the daemon runs.
+    fn id(&self, namespace: &Namespace, name: &str) -> NameId {
+        NameId(self.hasher.hash_one((namespace.as_str(), name)))
     }
 
     fn expires(&self, namespace: &Namespace, kind: Kind, name: &str, labels: &Labels) {
         let Some(when) = expires(labels) else { return };
-        let time = rfc3339::parse(when);
+        let time = UnixTime::parse(when);
         let mut state = self.state();
         match time {
             Some(time) => state.schedule.insert((time, RecordKey::new(namespace, kind, name))),
@@ -176,20 +209,20 @@ impl Collector {
         }
     }
 
-    /// Counts a change.
+    /// One more change was made.
     pub fn record_change(&self) {
-        if (self.changes.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(RUN_INTERVAL_CHANGES) {
+        if (self.changes.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(CHANGES) {
             self.due.notify_one();
         }
     }
 
-    /// Waits until a run is due.
+    /// Waits until it is time.
     pub async fn due(&self) {
         self.due.notified().await;
     }
 }
 
-/// A client's text for the log, quoted and truncated.
+/// A client's word for the log, quoted and cut.
 fn shown(text: &str) -> String {
     match text.as_bytes().get(..MAX_LOGGED_BYTES) {
         Some(head) if head.len() < text.len() => format!("{}…", quote(lossy(head).as_bytes())),

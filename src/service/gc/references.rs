@@ -1,39 +1,42 @@
-//! Finds the expired images that are still referenced, by the rules of containerd's collector
+//! Which expired images something else keeps, as containerd's collector judges it
 //! (`core/metadata/gc.go`, 2.3).
 //!
-//! An image is kept if one of these holds:
+//! An image is kept that has not expired, that a lease names, that a kept image refers to by a label
+//! `containerd.io/gc.ref.image`, or that itself refers by a label `containerd.io/gc.bref.image` to a
+//! name that is kept (the name need not be an image's: it is enough that something kept refers to
+//! it). Behind either label may stand `.` or `/` and anything. The value is a name in the same
+//! namespace. A lease with the label `containerd.io/gc.flat` keeps what it names and nothing else.
 //!
-//! - it has not expired
-//! - a lease names it
-//! - a kept image refers to it by a label `containerd.io/gc.ref.image`
-//! - it refers by a label `containerd.io/gc.bref.image` to a kept name. That name need not be an image's:
-//!   it is kept as soon as anything kept refers to it.
-//!
-//! Either label may have a suffix that begins with `.` or `/`. The value is a name in the same namespace. A
-//! lease with the label `containerd.io/gc.flat` keeps only the images that it names.
-//!
-//! Images also refer back to content, containers and snapshots, which this process does not have. Such
-//! an image is kept.
+//! Images also refer back to content, containers and snapshots. Whether those are kept is not known
+//! here, so such an image is kept.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+/// References of the expired images of one namespace, all together.
+pub const MAX_LINKS: usize = 1 << 18;
+
+/// The expired images of a namespace have more than [`MAX_LINKS`] references.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooManyLinks;
 
 /// The label by which an image keeps another.
 const REFERENCE: &[u8] = b"containerd.io/gc.ref.image";
 /// The label by which an image is kept with another.
 const BACK_REFERENCE: &[u8] = b"containerd.io/gc.bref.image";
-/// The labels by which an image is kept with content, a container or a snapshot.
+/// The same, with what is not here.
 const ELSEWHERE: [&[u8]; 2] =
     [b"containerd.io/gc.bref.content", b"containerd.io/gc.bref.container"];
 const ELSEWHERE_SNAPSHOT: &[u8] = b"containerd.io/gc.bref.snapshot.";
 
-/// The reference in a label.
+/// What a label says about keeping images.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning<'l> {
-    /// The image keeps the image of that name.
+    /// The image keeps the one of that name.
     Keeps(&'l str),
     /// The image is kept with that name.
     KeptWith(&'l str),
-    /// The image is kept with an object that this process does not have.
+    /// The image is kept with something that is not here.
     KeptElsewhere,
 }
 
@@ -42,7 +45,7 @@ fn meaning<'l>(key: &[u8], value: &'l [u8]) -> Option<Meaning<'l>> {
         let rest = key.strip_prefix(label);
         rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'.' | b'/')))
     };
-    // Labels are valid UTF-8.
+    // Labels are UTF-8.
     let name = || std::str::from_utf8(value).ok();
     if is(REFERENCE) {
         name().map(Meaning::Keeps)
@@ -55,7 +58,7 @@ fn meaning<'l>(key: &[u8], value: &'l [u8]) -> Option<Meaning<'l>> {
     }
 }
 
-/// The images that an image with these labels keeps.
+/// The images that one with these labels keeps.
 pub fn kept_by<'l>(
     labels: impl Iterator<Item = (&'l [u8], &'l [u8])>,
 ) -> impl Iterator<Item = &'l str> {
@@ -65,85 +68,153 @@ pub fn kept_by<'l>(
     })
 }
 
-/// The expired images of a namespace, and the references to them.
+/// Stands for a name in a namespace: a keyed hash, so that the memory for a name does not grow with
+/// its length. Two names with one hash are kept together, so a collision never removes an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NameId(pub u64);
+
+/// What the labels of an expired image say about keeping images.
 #[derive(Debug, Default)]
-pub struct References {
-    nodes: HashMap<Box<str>, Node>,
-    /// The number of expired images without a known reference.
-    unkept: usize,
+pub struct Links {
+    keeps: Vec<NameId>,
+    kept_with: Vec<NameId>,
+    is_kept_elsewhere: bool,
 }
 
-/// The name of an expired image, or a name that such an image refers back to.
-#[derive(Debug, Default)]
-struct Node {
-    is_expired: bool,
-    is_kept: bool,
-    /// Whether the images that refer back to this name were kept too.
-    is_followed: bool,
-    keeps: Vec<Box<str>>,
-}
-
-impl References {
-    /// Adds an expired image. The caller adds all of them before it keeps the first.
-    pub fn add_expired<'l>(
-        &mut self,
-        name: &str,
+impl Links {
+    /// Reads labels. `id` names an image of the same namespace.
+    pub fn new<'l>(
         labels: impl Iterator<Item = (&'l [u8], &'l [u8])>,
-    ) -> bool {
-        let (mut keeps, mut is_kept_elsewhere) = (Vec::new(), false);
+        id: impl Fn(&str) -> NameId,
+    ) -> Self {
+        let mut links = Self::default();
         for (key, value) in labels {
             match meaning(key, value) {
-                Some(Meaning::Keeps(other)) => keeps.push(other.into()),
-                Some(Meaning::KeptWith(other)) => self.node(other).keeps.push(name.into()),
-                Some(Meaning::KeptElsewhere) => is_kept_elsewhere = true,
+                Some(Meaning::Keeps(other)) => links.keeps.push(id(other)),
+                Some(Meaning::KeptWith(other)) => links.kept_with.push(id(other)),
+                Some(Meaning::KeptElsewhere) => links.is_kept_elsewhere = true,
                 None => {}
             }
         }
-        self.unkept += 1;
-        let node = self.node(name);
+        links
+    }
+
+    /// Whether the labels say nothing about keeping images.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the image is kept with something that is not here.
+    pub fn is_kept_elsewhere(&self) -> bool {
+        self.is_kept_elsewhere
+    }
+
+    fn len(&self) -> usize {
+        self.keeps.len() + self.kept_with.len() + usize::from(self.is_kept_elsewhere)
+    }
+}
+
+/// The expired images of some namespaces, and what keeps them.
+#[derive(Debug, Default)]
+pub struct References {
+    nodes: HashMap<NameId, Node>,
+    /// Candidates that nothing is known to keep.
+    unkept: usize,
+    /// References of all nodes.
+    links: usize,
+}
+
+/// A name that an expired image has, or is kept with.
+#[derive(Debug, Default)]
+struct Node {
+    is_expired: bool,
+    is_candidate: bool,
+    is_kept: bool,
+    /// What is kept with it was kept too.
+    is_followed: bool,
+    keeps: Vec<NameId>,
+}
+
+impl References {
+    /// Adds an expired image, which the run may remove if it is a candidate. All are added before
+    /// the first is kept.
+    ///
+    /// # Errors
+    /// The images have more than [`MAX_LINKS`] references.
+    pub fn add_expired(
+        &mut self,
+        id: NameId,
+        is_candidate: bool,
+        mut links: Links,
+    ) -> Result<(), TooManyLinks> {
+        if self.links + links.len() > MAX_LINKS {
+            return Err(TooManyLinks);
+        }
+        self.links += links.len();
+        for other in links.kept_with {
+            self.nodes.entry(other).or_default().keeps.push(id);
+        }
+        let node = self.nodes.entry(id).or_default();
         node.is_expired = true;
-        node.keeps.append(&mut keeps);
-        is_kept_elsewhere
+        node.keeps.append(&mut links.keeps);
+        if is_candidate && !std::mem::replace(&mut node.is_candidate, true) {
+            self.unkept += 1;
+        }
+        Ok(())
     }
 
-    fn node(&mut self, name: &str) -> &mut Node {
-        self.nodes.entry(name.into()).or_default()
-    }
-
-    /// Keeps a name, and the images that refer back to it.
-    pub fn keep(&mut self, name: &str) {
-        let mut names: Vec<Box<str>> = vec![name.into()];
-        while let Some(name) = names.pop() {
-            self.keep_alone(&name);
-            let Some(node) = self.nodes.get_mut(&name) else { continue };
+    /// Keeps a name, and all that is kept with it.
+    pub fn keep(&mut self, id: NameId) {
+        let mut ids = vec![id];
+        while let Some(id) = ids.pop() {
+            self.keep_alone(id);
+            let Some(node) = self.nodes.get_mut(&id) else { continue };
             if !std::mem::replace(&mut node.is_followed, true) {
-                names.append(&mut node.keeps);
+                ids.append(&mut node.keeps);
             }
         }
     }
 
-    /// Keeps a name, but not the images that refer back to it.
-    pub fn keep_alone(&mut self, name: &str) {
-        let Some(node) = self.nodes.get_mut(name) else { return };
+    /// Keeps a name, but not what is kept with it.
+    pub fn keep_alone(&mut self, id: NameId) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
         let was_kept = std::mem::replace(&mut node.is_kept, true);
-        if node.is_expired && !was_kept {
+        if node.is_candidate && !was_kept {
             self.unkept -= 1;
         }
     }
 
-    /// Returns true for the name of an expired image, kept or not.
-    pub fn is_expired(&self, name: &str) -> bool {
-        self.nodes.get(name).is_some_and(|node| node.is_expired)
+    /// Whether an image of that name was added.
+    pub fn is_expired(&self, id: NameId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.is_expired)
     }
 
-    /// Whether an expired image is kept. An unknown name counts as kept.
-    pub fn is_kept(&self, name: &str) -> bool {
-        self.nodes.get(name).is_none_or(|node| node.is_kept || !node.is_expired)
+    /// Whether a candidate is kept; a name that is no candidate is.
+    pub fn is_kept(&self, id: NameId) -> bool {
+        self.nodes.get(&id).is_none_or(|node| node.is_kept || !node.is_candidate)
     }
 
-    /// Whether all expired images are kept.
+    /// Whether all candidates are kept.
     pub fn are_all_kept(&self) -> bool {
         self.unkept == 0
+    }
+
+    /// Adds what is known of another namespace.
+    pub fn extend(&mut self, other: Self) {
+        self.unkept += other.unkept;
+        for (id, mut node) in other.nodes {
+            match self.nodes.entry(id) {
+                Entry::Vacant(place) => drop(place.insert(node)),
+                Entry::Occupied(mut place) => {
+                    // Two names of one hash.
+                    let place = place.get_mut();
+                    place.keeps.append(&mut node.keeps);
+                    place.is_candidate |= node.is_candidate;
+                    place.is_followed = false;
+                    self.keep(id);
+                }
+            }
+        }
     }
 }
 
@@ -199,22 +270,26 @@ mod tests {
                 })
                 .collect();
             let labels = labels.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes()));
-            assert!(!references.add_expired(name, labels));
+            references.add_expired(id(name), true, Links::new(labels, id)).unwrap();
         }
         references
     }
 
+    fn id(name: &str) -> NameId {
+        NameId(name.bytes().fold(0, |hash, byte| hash << 8 | u64::from(byte)))
+    }
+
     #[test]
     fn what_is_kept_keeps_others_along_chains_of_both_kinds() {
-        // x is no expired image.
+        // x is no expired image; nobody is.
         let images = ["a>b", "b>c >a", "c", "d<a", "e<d", "f>g", "g>f", "h<x", "i<nobody", "j>j"];
         let kept = |roots: &[&str]| {
             let mut references = expired(&images);
             for root in roots {
-                references.keep(root);
+                references.keep(id(root));
             }
             let kept = images.iter().map(|image| &image[..1]);
-            let kept: String = kept.filter(|name| references.is_kept(name)).collect();
+            let kept: String = kept.filter(|name| references.is_kept(id(name))).collect();
             assert_eq!(references.are_all_kept(), kept.len() == images.len());
             kept
         };
@@ -231,9 +306,24 @@ mod tests {
     #[test]
     fn a_name_that_is_kept_alone_can_still_be_kept_with_others() {
         let mut references = expired(&["a>b", "b"]);
-        references.keep_alone("a");
-        assert!(references.is_kept("a") && !references.is_kept("b"));
-        references.keep("a");
-        assert!(references.is_kept("b") && references.are_all_kept());
+        references.keep_alone(id("a"));
+        assert!(references.is_kept(id("a")) && !references.is_kept(id("b")));
+        references.keep(id("a"));
+        assert!(references.is_kept(id("b")) && references.are_all_kept());
+    }
+
+    #[test]
+    fn references_are_bounded_and_an_image_that_is_no_candidate_leads_to_others() {
+        let links = |count: usize| Links {
+            keeps: (0..count as u64).map(NameId).collect(),
+            ..Links::default()
+        };
+        let mut references = References::default();
+        references.add_expired(NameId(u64::MAX), false, links(MAX_LINKS)).unwrap();
+        assert_eq!(references.add_expired(NameId(8), true, links(1)), Err(TooManyLinks));
+        references.add_expired(NameId(7), true, links(0)).unwrap();
+        assert!(!references.is_kept(NameId(7)) && !references.are_all_kept());
+        references.keep(NameId(u64::MAX));
+        assert!(references.is_kept(NameId(7)) && references.are_all_kept());
     }
 }

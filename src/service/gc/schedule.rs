@@ -1,111 +1,134 @@
-//! The next expiring records, in order of time.
+//! When records expire, in order of time.
 //!
-//! The store lists expiring records by key, so finding the due ones there is a scan of the whole list. The
-//! schedule keeps the next ones in order of time, in memory: an index on disk would cost every write
-//! another entry and older stores a migration, and one scan after the start gives the same.
+//! The store lists what expires by the keys of records. To look through that list for what is due
+//! takes as long as there are entries, so the next ones are kept here in order of time. This is in
+//! memory, not on disk: an order on disk would cost every write another entry and older stores a
+//! migration, and one walk through the list after the start gives the same.
 //!
 //! **Invariant.** Once loaded, every record that expires before the [horizon](Schedule::horizon)
-//! has an entry. The reverse need not hold: the record of an entry may have been replaced or removed.
+//! has an entry. The reverse need not be: the record of an entry may be another by now, or gone. An
+//! entry is removed only on the writer thread, in the job that removes the record or finds that it
+//! is another: so no later change of that record can lose its entry.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use crate::model::UnixTime;
 use crate::store::read::scan::RecordKey;
 
-/// The most entries that are not yet due. Records that expire later are left to the next load.
-pub const MAX_ENTRIES: usize = 65_536;
+/// Entries after a load, and as many again may be added. What expires later is left to the next
+/// load.
+pub const MAX_ENTRIES: usize = 8_192;
 
 const FOREVER: UnixTime = UnixTime { seconds: i64::MAX, nanos: 0 };
 
-/// A time, and the key of a record that expires then.
+/// A moment, and the key of a record that expires then.
 pub type Entry = (UnixTime, RecordKey);
 
-/// The next expiring records.
-#[derive(Debug, Default)]
+/// What expires next.
+#[derive(Debug)]
 pub struct Schedule {
     entries: BTreeSet<Entry>,
-    /// Records that expire later are not in the schedule. `None` before the first load: every record is
-    /// added then.
-    horizon: Option<UnixTime>,
-    /// The most entries: those of the load, and [`MAX_ENTRIES`] more.
-    limit: usize,
+    /// The earliest time of an entry that was left out.
+    horizon: UnixTime,
+    is_loaded: bool,
+    was_loaded: bool,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        let entries = BTreeSet::new();
+        Self { entries, horizon: FOREVER, is_loaded: false, was_loaded: false }
+    }
 }
 
 impl Schedule {
-    /// Adds a record.
+    /// Notes when a record expires.
     pub fn insert(&mut self, entry: Entry) {
-        if self.horizon.is_some_and(|horizon| entry.0 >= horizon) {
-            return;
+        if entry.0 < self.horizon {
+            self.entries.insert(entry);
+            self.trim();
         }
-        self.entries.insert(entry);
-        if self.horizon.is_some() && self.entries.len() > self.limit.saturating_add(MAX_ENTRIES) {
-            while self.entries.len() > self.limit
+    }
+
+    fn trim(&mut self) {
+        if self.entries.len() > 2 * MAX_ENTRIES {
+            while self.entries.len() > MAX_ENTRIES
                 && let Some((time, _)) = self.entries.pop_last()
             {
-                self.horizon = Some(time);
+                self.horizon = time;
             }
         }
     }
 
-    /// Whether a record may have expired before `now`.
+    /// Whether anything may have expired before `now`.
     pub fn is_due(&self, now: UnixTime) -> bool {
         self.needs_load(now) || self.entries.first().is_some_and(|(time, _)| *time < now)
     }
 
-    /// Whether the due records are known only after a load.
+    /// Whether what is due can only be told from the store.
     pub fn needs_load(&self, now: UnixTime) -> bool {
-        self.horizon.is_none_or(|horizon| horizon < now)
+        !self.is_loaded || self.horizon < now
     }
 
     /// Whether there was a load.
     pub fn was_loaded(&self) -> bool {
-        self.limit > 0
+        self.was_loaded
     }
 
-    /// Accepts every record from now on, as records that are added while the store is read must not be
-    /// missed.
+    /// Takes everything in from now on: what is noted while the store is read must not be missed.
     pub fn begin_load(&mut self) {
-        self.horizon = None;
+        self.invalidate();
+        self.horizon = FOREVER;
     }
 
-    /// Adds the records that were read from the store.
+    /// An entry may be missing: the next run reads the store.
+    pub fn invalidate(&mut self) {
+        self.is_loaded = false;
+    }
+
+    /// Adds what was read from the store.
     pub fn end_load(&mut self, loaded: Loaded) {
-        self.entries.extend(loaded.entries);
-        self.limit = self.entries.len().saturating_add(MAX_ENTRIES);
-        self.horizon = Some(loaded.horizon);
+        let noted = std::mem::replace(&mut self.entries, loaded.entries);
+        self.entries.extend(noted);
+        self.horizon = self.horizon.min(loaded.horizon);
+        (self.is_loaded, self.was_loaded) = (true, true);
+        self.trim();
     }
 
-    /// Removes and returns the records that expired before `now`.
-    pub fn take_due(&mut self, now: UnixTime) -> BTreeSet<Entry> {
-        let later = self.entries.split_off(&(now, RecordKey::first()));
-        std::mem::replace(&mut self.entries, later)
+    /// What expired before `now`. It stays in the schedule.
+    pub fn due(&self, now: UnixTime) -> Vec<Entry> {
+        let before = (Bound::Unbounded, Bound::Excluded((now, RecordKey::first())));
+        self.entries.range(before).cloned().collect()
+    }
+
+    /// Removes an entry; on the writer thread.
+    pub fn remove(&mut self, entry: &Entry) {
+        self.entries.remove(entry);
     }
 }
 
-/// Entries read from the store: all due ones, and the next.
+/// The next entries, read from the store.
 #[derive(Debug)]
 pub struct Loaded {
     entries: BTreeSet<Entry>,
-    due: usize,
-    now: UnixTime,
     horizon: UnixTime,
 }
 
-impl Loaded {
-    /// No entries.
-    pub fn new(now: UnixTime) -> Self {
-        Self { entries: BTreeSet::new(), due: 0, now, horizon: FOREVER }
+impl Default for Loaded {
+    fn default() -> Self {
+        Self { entries: BTreeSet::new(), horizon: FOREVER }
     }
+}
 
-    /// Adds an entry. Beyond [`MAX_ENTRIES`] the latest ones are left out.
+impl Loaded {
+    /// Adds one; beyond [`MAX_ENTRIES`] the last ones are left out.
     pub fn add(&mut self, entry: Entry) {
-        if entry.0 < self.now {
-            self.due += 1;
-        } else if entry.0 >= self.horizon {
+        if entry.0 >= self.horizon {
             return;
         }
         self.entries.insert(entry);
-        if self.entries.len() - self.due > MAX_ENTRIES
+        if self.entries.len() > MAX_ENTRIES
             && let Some((time, _)) = self.entries.pop_last()
         {
             self.horizon = time;
@@ -128,11 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_due_comes_out_whenever_it_went_in() {
+    fn what_is_due_is_there_whenever_it_went_in() {
         let mut schedule = Schedule::default();
         assert!(schedule.is_due(at(0)), "nothing is known before the load");
         schedule.insert(entry(5, "before"));
-        let mut loaded = Loaded::new(at(10));
+        let mut loaded = Loaded::default();
         for seconds in [1, 9, 10, 11] {
             loaded.add(entry(seconds, "loaded"));
         }
@@ -140,29 +163,45 @@ mod tests {
         schedule.insert(entry(3, "during"));
         schedule.end_load(loaded);
         schedule.insert(entry(2, "after"));
-        let due = schedule.take_due(at(10));
         let expected = [(1, "loaded"), (2, "after"), (3, "during"), (5, "before"), (9, "loaded")];
-        assert!(due.into_iter().eq(expected.map(|(seconds, name)| entry(seconds, name))));
+        assert!(schedule.due(at(10)).into_iter().eq(expected.map(|(s, name)| entry(s, name))));
+        for gone in schedule.due(at(10)) {
+            schedule.remove(&gone);
+        }
         assert!(!schedule.is_due(at(10)) && schedule.is_due(at(11)));
+        schedule.invalidate();
+        assert!(schedule.is_due(at(0)));
     }
 
     #[test]
     fn entries_are_bounded_and_what_is_left_out_makes_a_load() {
         let count = MAX_ENTRIES as i64;
-        let mut loaded = Loaded::new(at(0));
-        for seconds in -10..count + 10 {
+        let mut schedule = Schedule::default();
+        for number in 0..5 * MAX_ENTRIES {
+            schedule.insert(entry(number as i64, "before a load"));
+            assert!(schedule.entries.len() <= 2 * MAX_ENTRIES);
+        }
+        let mut loaded = Loaded::default();
+        for seconds in 0..count + 10 {
             loaded.add(entry(seconds, "x"));
         }
-        assert_eq!(loaded.entries.len(), MAX_ENTRIES + 10, "all that is due, and the next");
+        assert_eq!(loaded.entries.len(), MAX_ENTRIES);
         let mut schedule = Schedule::default();
+        schedule.begin_load();
         schedule.end_load(loaded);
         assert!(!schedule.needs_load(at(count)) && schedule.needs_load(at(count + 1)));
         schedule.insert(entry(count, "left out"));
-        assert_eq!(schedule.entries.len(), MAX_ENTRIES + 10);
+        assert_eq!(schedule.entries.len(), MAX_ENTRIES);
         for number in 0..3 * MAX_ENTRIES {
             schedule.insert(entry(7, &number.to_string()));
+            assert!(schedule.entries.len() <= 2 * MAX_ENTRIES);
         }
-        assert!(schedule.entries.len() <= 3 * MAX_ENTRIES + 10);
         assert!(schedule.needs_load(at(count)));
+        // Whatever is noted while the store is read again is in.
+        schedule.begin_load();
+        schedule.insert(entry(count + 20, "during"));
+        schedule.end_load(Loaded::default());
+        assert!(!schedule.needs_load(at(count + 21)));
+        assert!(schedule.due(at(count + 21)).contains(&entry(count + 20, "during")));
     }
 }

@@ -103,14 +103,15 @@ impl Query {
 
     /// The prefix of names, if it is the only look-up: the candidates are one range of records and are not
     /// collected first.
-    fn as_name_prefix(&self) -> Option<&[u8]> {
+    pub fn as_name_prefix(&self) -> Option<&[u8]> {
         let Plan::LookUp(alternatives) = &self.plan else { return None };
         let [look_ups] = alternatives.as_slice() else { return None };
         let [Lookup::NamePrefix(beginning)] = look_ups.as_slice() else { return None };
         Some(beginning)
     }
 
-    fn matches(&self, image: &[u8], step: &mut impl FnMut() -> Result<()>) -> Result<bool> {
+    /// Whether an encoded image matches.
+    pub fn matches(&self, image: &[u8], step: &mut impl FnMut() -> Result<()>) -> Result<bool> {
         match Encoded::new(image) {
             _ if self.filter.matches_all() => Ok(true),
             Some(image) => self.filter.try_matches(&image, step),
@@ -176,7 +177,7 @@ pub fn rows_examined(
 }
 
 /// The most candidates to look up one by one. With more of them a full scan is faster.
-fn max_lookups(records: &impl Records) -> Result<usize> {
+pub fn max_lookups(records: &impl Records) -> Result<usize> {
     Ok(usize::try_from(records.approximate_count()? / SCAN_STEPS)
         .unwrap_or(usize::MAX)
         .max(INLINE_MAX))
@@ -190,7 +191,7 @@ const SCAN_STEPS: u64 = 4;
 
 /// The candidates: all matching images and perhaps others, if the index finds them and they are at most
 /// `max_candidates`. A damaged index counts as none.
-fn candidates<'t>(
+pub fn candidates<'t>(
     records: &'t impl Records,
     namespace: &Namespace,
     query: &Query,
@@ -302,7 +303,8 @@ pub fn delete(
     if change.delete(namespace, Kind::Image, name)? { Ok(()) } else { Err(not_found(name)) }
 }
 
-fn not_found(name: &str) -> Error {
+/// The error for an image that is not there.
+pub fn not_found(name: &str) -> Error {
     Error::not_found(format_args!("image {}", quote(name)))
 }
 
@@ -317,20 +319,34 @@ pub fn put(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
     lease: Option<&str>,
-    mut image: Image,
+    image: Image,
 ) -> Result<(bool, usize)> {
     image::validate(&image)?;
-    let lease = leases::holding(change, namespace, lease, &image)?;
-    image::drop_empty(&mut image)?;
-    let now = clock::record_time();
     let stored = change.record(namespace, Kind::Image, &image.name)?;
     let (is_there, read) = (stored.is_some(), stored.map_or(0, <[u8]>::len));
     let before = stored.map(decode::<Image>).transpose()?;
-    image.created_at = before.and_then(|b| b.created_at.into_option()).or(Some(now.clone())).into();
+    let created = before.and_then(|before| before.created_at.into_option());
+    let (record, _) = replace(change, namespace, lease, image, created)?;
+    Ok((is_there, read + record.len()))
+}
+
+/// Stores a validated image that was made at that time or is made now, and changed now. Gives its record
+/// and its labels.
+pub fn replace(
+    change: &mut Transaction<'_>,
+    namespace: &Namespace,
+    lease: Option<&str>,
+    mut image: Image,
+    created: Option<Timestamp>,
+) -> Result<(Vec<u8>, Labels)> {
+    let lease = leases::holding(change, namespace, lease, &image)?;
+    image::drop_empty(&mut image)?;
+    let now = clock::record_time();
+    image.created_at = created.or(Some(now.clone())).into();
     image.updated_at = Some(now).into();
     let record = record(&image)?;
     store(change, namespace, lease, &image, &record)?;
-    Ok((is_there, read + record.len()))
+    Ok((record, image.labels))
 }
 
 /// Stores an image, if its reply fits into the reserved bytes.

@@ -135,9 +135,9 @@ impl Changed<'_> {
 }
 
 /// The encoded `State` of a record: the encoded image without its name. `None` for what is no image.
-fn whole_state(record: &[u8]) -> Option<Cow<'_, [u8]>> {
+pub fn whole_state(record: &[u8]) -> Option<Cow<'_, [u8]>> {
     if let Some(image) = Encoded::new(record) {
-        return Some(Cow::Borrowed(image.without_name()));
+        return image.is_decodable().then(|| Cow::Borrowed(image.without_name()));
     }
     let mut image = Image::parse_from_bytes(record).ok()?;
     image.name.clear();

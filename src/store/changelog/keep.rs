@@ -103,11 +103,14 @@ pub(crate) fn bytes(stat: &heed::DatabaseStat) -> u64 {
     pages as u64 * u64::from(stat.page_size)
 }
 
-/// How old an entry is; not at all if its time is to come.
+/// The age of an entry; zero if its time is in the future, or if it cannot be decoded.
 pub fn entry_age(entry: &[u8]) -> Duration {
-    let made = entry::decode(entry).map_or(i64::MAX, |change| change.time.seconds);
-    let seconds = clock::now().seconds.saturating_sub(made);
-    Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
+    let Some(change) = entry::decode(entry) else { return Duration::ZERO };
+    let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+    let now = clock::now();
+    let age = nanos(now.seconds, now.nanos.into())
+        .saturating_sub(nanos(change.time.seconds, change.time.nanos.into()));
+    Duration::from_nanos(u64::try_from(age.max(0)).unwrap_or(u64::MAX))
 }
 
 /// The number of an entry, by its key.

@@ -27,9 +27,9 @@
 //! [`Snapshot::log_head`](crate::store::Snapshot::log_head) tells to which entry a snapshot belongs, which is
 //! what a List needs from which somebody goes on to watch.
 
-pub mod cause;
+pub(crate) mod cause;
 pub mod entry;
-pub mod keep;
+pub(crate) mod keep;
 
 use uuid::Uuid;
 

@@ -310,13 +310,15 @@ fn of_large_states_only_the_digests_are_logged() {
 fn a_record_that_is_no_image_leaves_an_entry_that_can_be_decoded() {
     let (_dir, store) = store();
     let strange = |change: &mut Transaction<'_>| {
+        // No message, and one whose name is no text.
         change.put(&namespace(0), Kind::Image, "a", b"\xff", None)?;
+        change.put(&namespace(0), Kind::Image, "a", b"\x0a\x01\xff", None)?;
         work(change, &[Op::Put(0, 7, 5)])
     };
     store.writer().write_blocking(strange).unwrap();
     let all = logged(&store);
-    assert_eq!(all.iter().map(|change| change.truncated).collect::<Vec<_>>(), [true, true]);
-    assert_eq!(all[1].after.target.digest, "sha256:7");
+    assert_eq!(all.iter().map(|change| change.truncated).collect::<Vec<_>>(), [true; 3]);
+    assert_eq!(all[2].after.target.digest, "sha256:7");
 }
 
 #[test]

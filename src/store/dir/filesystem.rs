@@ -54,6 +54,16 @@ fn fs_kind(number: u32) -> FsKind {
     }
 }
 
+/// The name of a file system that need not show a process at once what another one has written, by
+/// the `f_type` of `statfs(2)`; nothing for a local one.
+pub fn remote_name(number: u64) -> Option<&'static str> {
+    match fs_kind(u32::try_from(number).ok()?) {
+        FsKind::Local => None,
+        FsKind::Network(name) => Some(name),
+        FsKind::Fuse => Some("FUSE"),
+    }
+}
+
 /// Refuses a folder on a network file system or on a read-only one. Logs a file system of unknown type.
 pub fn check(folder: &Path) -> Result<()> {
     if statvfs(folder).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY)) {

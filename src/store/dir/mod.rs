@@ -8,12 +8,12 @@
 //! - [`open_files`]: whether the open files are still in their place
 //! - [`scratch`]: temporary folders, removed by a later command if their process was killed
 
-pub mod disk_space;
-pub mod files;
-pub mod filesystem;
-pub mod lock_file;
-pub mod open_files;
-pub mod permissions;
+pub(crate) mod disk_space;
+pub(crate) mod files;
+pub(crate) mod filesystem;
+pub(crate) mod lock_file;
+pub(crate) mod open_files;
+pub(crate) mod permissions;
 pub mod root;
-pub mod scratch;
-pub mod store_id;
+pub(crate) mod scratch;
+pub(crate) mod store_id;

@@ -74,6 +74,12 @@ pub fn stat_regular(path: &Path) -> Result<Option<Metadata>> {
         ))),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(permission_error(path)),
+        Err(e) if e.kind() == ErrorKind::NotADirectory => {
+            Err(Error::invalid_argument(format_args!(
+                "{} is not a folder: name the folder of a store",
+                path.parent().unwrap_or(path).display()
+            )))
+        }
         Err(e) => Err(Error::Internal(format!("looking at {}: {e}", path.display()))),
     }
 }
@@ -96,6 +102,18 @@ pub fn open_regular(path: &Path, write: bool) -> Result<Option<File>> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(permission_error(path)),
         Err(e) => Err(Error::Internal(format!("opening {}: {e}", path.display()))),
+    }
+}
+
+/// Waits until what was read of a file is on disk: another process may have written it and not have
+/// synced it yet. On a file system that is read-only there is nothing to wait for.
+pub fn sync_read(path: &Path, file: &File) -> Result<()> {
+    match file.sync_data() {
+        Err(e) if e.kind() != ErrorKind::ReadOnlyFilesystem => Err(Error::Internal(format!(
+            "{} is not shown, as what was read of it may not be on the disk: syncing it: {e}",
+            path.display()
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -34,6 +34,12 @@ impl ScratchFolder {
     pub fn create_in(parent: &Path) -> Result<Self> {
         remove_abandoned(parent);
         let to_error = |e: io::Error| {
+            if e.kind() == ErrorKind::NotFound && !parent.exists() {
+                return Error::NotFound(format!(
+                    "the folder {} does not exist: create it, or name another",
+                    parent.display()
+                ));
+            }
             let what = format!("making a temporary folder in {}: {e}", parent.display());
             if disk_space::is_full_error(&e) {
                 return Error::ResourceExhausted(what);
@@ -69,6 +75,7 @@ pub fn remove_abandoned(parent: &Path) {
     };
     let entries = match fs::read_dir(parent) {
         Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return,
         Err(e) => return log_error(e),
     };
     for entry in entries {

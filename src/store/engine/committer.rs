@@ -152,14 +152,13 @@ impl Committer {
         step: LogStep,
     ) -> Result<(), Failure> {
         let LogStep::Restart { meta, clears } = step else { return Ok(()) };
-        let (mut overlay, before) = (version.overlay(), self.log);
-        if clears {
-            overlay.forget_log();
-        }
+        let before = self.log;
         let (last, chain) =
             before.filter(|_| !clears).map_or((0, 0), |head| (head.last, head.chain));
         self.log = meta.epoch.map(|epoch| LogHead { epoch, first: meta.first, last, chain });
-        self.write_all(env, tables, version, overlay, step).inspect_err(|_| self.log = before)
+        // The entries of the overlay go too, if the log is cleared: they are written before.
+        self.write_all(env, tables, version, version.overlay(), step)
+            .inspect_err(|_| self.log = before)
     }
 
     /// Commits the writes of a batch.

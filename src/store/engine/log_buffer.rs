@@ -73,6 +73,12 @@ impl LogBuffer {
         Ok(())
     }
 
+    /// The number that the last change of the job gets if the job ends well; 0 while the log is off.
+    pub fn last_seq(&self) -> u64 {
+        let head = self.head.flatten().filter(|_| !self.bodies.is_empty());
+        head.map_or(0, |head| head.last.saturating_add(self.bodies.len() as u64))
+    }
+
     /// The keys and values of the entries of the job that has ended.
     pub fn end_job(&mut self) -> Result<Vec<([u8; 8], Vec<u8>)>> {
         let bodies = std::mem::take(&mut self.bodies);

@@ -8,11 +8,11 @@
 //! - [`version`]: the pair of LMDB snapshot and overlay that readers pin
 //! - [`environment`]: the open environment, reopened after a fault of the disk
 
-pub mod committer;
-pub mod environment;
-pub mod job;
+pub(crate) mod committer;
+pub(crate) mod environment;
+pub(crate) mod job;
 pub(crate) mod log_buffer;
 pub(crate) mod log_start;
-pub mod transaction;
+pub(crate) mod transaction;
 pub mod version;
-pub mod writer;
+pub(crate) mod writer;

@@ -24,6 +24,10 @@ use crate::store::schema::{index, value};
 /// The longest key of LMDB, in bytes.
 const MAX_KEY: usize = 511;
 
+/// The most records that are set aside. A record is set aside when a containerd lost it with its
+/// database. That is rare, but a containerd may lose other names each time.
+pub const MAX_SET_ASIDE: u64 = 1 << 17;
+
 /// A view of the store, and the writes on top of it.
 pub struct Transaction<'e> {
     view: View<'e>,
@@ -109,6 +113,12 @@ impl<'e> Transaction<'e> {
         BatchChanges { overlay: self.view.overlay, writes: self.batch, log }
     }
 
+    /// The number in the log that the last change of an image gets which this job has made; 0 if it has made
+    /// none, or the log is off.
+    pub fn last_seq(&self) -> u64 {
+        self.log.last_seq()
+    }
+
     /// Writes an encoded record under `name` and replaces an existing one. `expires` is the value of the
     /// record's label `containerd.io/gc.expire`.
     pub fn put(
@@ -143,6 +153,17 @@ impl<'e> Transaction<'e> {
         }
         let image = (kind == Kind::Image).then_some((namespace, name));
         self.delete_key(&key, image)
+    }
+
+    /// Removes the copy of a record that was set aside; returns whether it existed.
+    pub fn forget_aside(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
+        self.unset(Table::SetAside, &keys::key(namespace, kind, name))
+    }
+
+    /// Whether the record `name` may be set aside: the database keeps at most [`MAX_SET_ASIDE`].
+    pub fn can_set_aside(&self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
+        let is_aside = || self.view.get(Table::SetAside, &keys::key(namespace, kind, name));
+        Ok(self.view.len(Table::SetAside)? < MAX_SET_ASIDE || is_aside()?.is_some())
     }
 
     /// Writes a record to the database of set-aside records and replaces an existing one.
@@ -251,5 +272,30 @@ impl<'e> Transaction<'e> {
             self.view.overlay.apply((table, key, None));
         }
         Ok(there)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    #[test]
+    fn records_that_are_set_aside_are_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let ns = Namespace::parse("n").unwrap();
+        let work = move |change: &mut Transaction<'_>| {
+            for number in 1..MAX_SET_ASIDE {
+                change.put_aside(&ns, Kind::Image, &number.to_string(), b"")?;
+            }
+            assert!(change.can_set_aside(&ns, Kind::Image, "new")?);
+            change.put_aside(&ns, Kind::Image, "new", b"")?;
+            assert!(!change.can_set_aside(&ns, Kind::Image, "newer")?);
+            // A record takes the place of the one of its name.
+            assert!(change.can_set_aside(&ns, Kind::Image, "7")?);
+            Ok(())
+        };
+        store.writer().write_blocking(work).unwrap();
     }
 }

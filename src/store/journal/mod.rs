@@ -26,10 +26,10 @@
 //! system. Each entry starts at a sector boundary: a disk writes a sector completely or not at all.
 
 pub mod entry;
-pub mod header;
-pub mod layout;
+pub(crate) mod header;
+pub(crate) mod layout;
 pub mod overlay;
-pub mod replay;
+pub(crate) mod replay;
 
 use crate::store::dir::files::JOURNAL_FILE;
 use layout::{LENGTH, MAX_ENTRY_BYTES, SECTOR};

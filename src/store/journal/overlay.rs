@@ -37,6 +37,8 @@ pub struct Overlay {
     expiring: Map,
     aside: Map,
     log: Map,
+    /// Changes that were made to it.
+    changes: u64,
 }
 
 impl Overlay {
@@ -59,6 +61,12 @@ impl Overlay {
             Table::Log => &mut self.log,
         };
         map.insert_mut(key.into(), value.map(Into::into));
+        self.changes += 1;
+    }
+
+    /// The number of changes that were made to it. It tells states with the same base apart.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// The write of a key: `None` if there is none, `Some(None)` if the key was removed, or its value.
@@ -86,11 +94,6 @@ impl Overlay {
     pub fn last_log_entry(&self) -> Option<(&[u8], &[u8])> {
         let mut entries = self.log.iter().rev();
         entries.find_map(|(key, value)| Some((&**key, value.as_deref()?)))
-    }
-
-    /// Drops the entries of the log.
-    pub fn forget_log(&mut self) {
-        self.log = Map::default();
     }
 
     /// The number of written keys of a database.

@@ -76,7 +76,14 @@ impl Fault {
 /// Reads the changes that the journal in the folder `root` has on top of LMDB's file. No other process
 /// may be writing it, or the caller confirms a [`Fault`] with [`persists`].
 pub fn read(root: &Path, expected: &Expected) -> Result<Result<Replay, Fault>> {
-    Ok(examine(bytes(root)?.as_deref(), expected))
+    Ok(examine(bytes(root, false)?.as_deref(), expected))
+}
+
+/// The same beside a daemon that may be writing the journal. What is read is on disk when this returns:
+/// the daemon's own sync of an entry may still be under way, and a power cut must not take back what a
+/// reader has shown.
+pub fn read_and_sync(root: &Path, expected: &Expected) -> Result<Result<Replay, Fault>> {
+    Ok(examine(bytes(root, true)?.as_deref(), expected))
 }
 
 /// Whether a fault is damage, now that `again` was read after it, without a checkpoint in between. A
@@ -119,7 +126,7 @@ pub fn read_v1(root: &Path, uuid: &str, checkpoint: u64) -> Result<Replay> {
     let last =
         crate::store::schema::checkpoint_id::LastCheckpoint { id: checkpoint, journal: None };
     let expected = Expected { uuid: uuid.to_owned(), last };
-    let bytes = bytes(root)?.unwrap_or_default();
+    let bytes = bytes(root, false)?.unwrap_or_default();
     entries(&bytes, 0, &expected).map_err(|fault| fault.error(root))
 }
 
@@ -155,7 +162,7 @@ pub struct Remains {
 
 /// Reads all that can be read of the folder's journal: for a store that is damaged.
 pub fn remains(root: &Path) -> Result<Remains> {
-    let bytes = bytes(root)?.unwrap_or_default();
+    let bytes = bytes(root, false)?.unwrap_or_default();
     Ok(Remains { header: Header::decode(&bytes), entries: whole(&bytes, 0).collect() })
 }
 
@@ -167,14 +174,18 @@ fn whole(bytes: &[u8], from: usize) -> impl Iterator<Item = Entry> {
     })
 }
 
-fn bytes(root: &Path) -> Result<Option<Vec<u8>>> {
+fn bytes(root: &Path, sync: bool) -> Result<Option<Vec<u8>>> {
     let path = root.join(JOURNAL_FILE);
     permissions::stat_regular(&path)?;
     let Some(file) = permissions::open_regular(&path, false)? else { return Ok(None) };
     let mut bytes = Vec::new();
-    file.take(LENGTH as u64)
+    (&file)
+        .take(LENGTH as u64)
         .read_to_end(&mut bytes)
         .map_err(|e| Error::Internal(format!("reading {}: {e}", path.display())))?;
+    if sync {
+        permissions::sync_read(&path, &file)?;
+    }
     Ok(Some(bytes))
 }
 

@@ -2,4 +2,4 @@
 //! process holds which snapshot.
 
 pub mod open;
-pub mod reader_table;
+pub(crate) mod reader_table;

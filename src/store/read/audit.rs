@@ -7,7 +7,7 @@ use crate::store::schema::keys;
 use crate::store::schema::table::Table;
 use crate::store::schema::value;
 use crate::store::schema::value::Damaged;
-use crate::store::{Kind, Snapshot};
+use crate::store::{Entry, Kind, Snapshot};
 
 /// A stored record.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +55,21 @@ impl Snapshot<'_> {
                     expires = self.view.get(Table::Expiring, key)?;
                 }
                 visit(Stored { aside, key, message, indexed, expires })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `visit` with every image that was set aside, in order of keys.
+    pub fn for_each_aside(
+        &self,
+        visit: &mut dyn FnMut(&Namespace, Entry<'_>) -> Result<()>,
+    ) -> Result<()> {
+        for record in self.view.range_from(Table::SetAside, b"")? {
+            let (key, value) = record?;
+            if let Some((namespace, Some(kind @ Kind::Image))) = keys::parse_key(key) {
+                let prefix = keys::prefix(&namespace, kind).len();
+                visit(&namespace, Entry { key, value, prefix, kind })?;
             }
         }
         Ok(())

@@ -1,8 +1,7 @@
 //! The log, as `check` looks at it: whole or not, and whether it agrees with the records.
 
 use std::collections::HashMap;
-
-use sha2::{Digest, Sha256};
+use std::hash::{BuildHasher, RandomState};
 
 use crate::api::catalog::Change;
 use crate::model::image::encoded::Encoded;
@@ -31,19 +30,16 @@ pub struct LogAudit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     Missing,
-    Image([u8; 16]),
+    Image(u64),
     Unknown,
 }
 
 impl Known {
-    fn of(state: Option<&[u8]>, is_truncated: bool) -> Self {
+    fn of(state: Option<&[u8]>, is_truncated: bool, hasher: &RandomState) -> Self {
         match state {
             None => Self::Missing,
             Some(_) if is_truncated => Self::Unknown,
-            Some(state) => {
-                let hash = Sha256::digest(state);
-                Self::Image(hash.first_chunk().copied().unwrap_or_default())
-            }
+            Some(state) => Self::Image(hasher.hash_one(state)),
         }
     }
 
@@ -57,12 +53,14 @@ impl Known {
     }
 }
 
+#[derive(Default)]
 struct Audit {
     found: LogAudit,
     /// The entry before, if it was whole: its number, and its chain.
     before: Option<(u64, u64)>,
     /// Of each image in the log the key of its record, its name, its last entry, and its state then.
     images: HashMap<Vec<u8>, (String, u64, Known)>,
+    hasher: RandomState,
 }
 
 impl Snapshot<'_> {
@@ -71,7 +69,7 @@ impl Snapshot<'_> {
     pub fn audit_log(&self, progress: &mut dyn FnMut()) -> Result<LogAudit> {
         let (txn, tables) = self.view.base();
         let meta = LogMeta::read(txn, tables).map_err(|e| lmdb_error("reading the log", &e))?;
-        let mut audit = Audit { found: LogAudit::default(), before: None, images: HashMap::new() };
+        let mut audit = Audit::default();
         let mut next = meta.first;
         for pair in self.view.range_from(Table::Log, b"")? {
             let (key, stored) = pair?;
@@ -109,7 +107,7 @@ impl Snapshot<'_> {
                 },
                 Some(Err(_)) => continue,
             };
-            if !known.may_be(Known::of(state, false)) {
+            if !known.may_be(Known::of(state, false, &audit.hasher)) {
                 audit.damage(format!(
                     "entry {seq} of the log is the last of image {name}, and has not the state of its record"
                 ));
@@ -151,8 +149,8 @@ impl Audit {
             return self.damage(format!("entry {seq} of the log names no namespace"));
         };
         let [before, after] = entry::states(entry);
-        let (before, after) =
-            (Known::of(before, change.truncated), Known::of(after, change.truncated));
+        let known = |state| Known::of(state, change.truncated, &self.hasher);
+        let (before, after) = (known(before), known(after));
         let key = key(&namespace, Kind::Image, &change.name);
         let name =
             format!("{} in namespace {namespace}", crate::model::go::quote::quote(&change.name));

@@ -7,13 +7,13 @@
 //! - [`changelog`]: the changes of images, in order
 //! - [`audit`]: every record, for `check`; [`log_audit`]: the log, for `check`; [`usage`]: how large the store is
 
-pub mod audit;
+pub(crate) mod audit;
 pub mod changelog;
-pub mod log_audit;
-pub mod lookup;
-pub mod records;
-pub mod scan;
-pub mod snapshot_limit;
+pub(crate) mod log_audit;
+pub(crate) mod lookup;
+pub(crate) mod records;
+pub(crate) mod scan;
+pub(crate) mod snapshot_limit;
 pub(crate) mod state;
-pub mod usage;
-pub mod view;
+pub(crate) mod usage;
+pub(crate) mod view;

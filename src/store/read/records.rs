@@ -15,7 +15,7 @@ use crate::store::read::scan;
 use crate::store::read::scan::{Entry, Scan};
 use crate::store::read::scan::{Expiring, RecordKey};
 use crate::store::read::state::{ReadState, get};
-use crate::store::read::view::View;
+use crate::store::read::view::{Revision, View};
 use crate::store::schema::keys::Kind;
 use crate::store::schema::table::Table;
 
@@ -34,6 +34,11 @@ impl Records for Snapshot<'_> {}
 
 /// The reads of a state.
 pub trait Records: ReadState {
+    /// The state that this is.
+    fn revision(&self) -> Revision {
+        self.view().revision()
+    }
+
     /// Returns an error if checkpoints have written too much since the snapshot began. Scans call this
     /// themselves; a caller that works long on one record calls it meanwhile.
     fn check_held(&self) -> Result<()> {
@@ -70,6 +75,17 @@ pub trait Records: ReadState {
     /// longer than the head of a long name may return other images too.
     fn scan_names(&self, namespace: &Namespace, beginning: &[u8]) -> Result<Scan<'_>> {
         Scan::new(self, namespace, Kind::Image, beginning)
+    }
+
+    /// The images in a namespace whose names begin with `beginning`, behind the one at `place`
+    /// ([`Entry::place`]), in the order of their places: that of their names, but for long ones.
+    fn images_after(
+        &self,
+        namespace: &Namespace,
+        beginning: &[u8],
+        place: &[u8],
+    ) -> Result<impl Iterator<Item = Result<Entry<'_>>>> {
+        scan::images_after(self, namespace, beginning, place)
     }
 
     /// Images among which are all that match the filter of `plan`, in byte order of names, if that
@@ -110,9 +126,26 @@ pub trait Records: ReadState {
         scan::aside_by_namespace(self)
     }
 
-    /// The keys of all records with an expiry time, past or future, with the values of their labels.
-    fn expiring_keys(&self) -> Result<impl Iterator<Item = Result<(RecordKey, String)>>> {
-        scan::expiring_keys(self)
+    /// The keys from `from` on of the records that have a time from which on they may be collected,
+    /// whether it has come or not, with the values of their labels.
+    fn expiring_keys(
+        &self,
+        from: &RecordKey,
+    ) -> Result<impl Iterator<Item = Result<(RecordKey, String)>>> {
+        scan::expiring_keys(self, from)
+    }
+
+    /// The same, of the images in a namespace.
+    fn expiring_images(
+        &self,
+        namespace: &Namespace,
+    ) -> Result<impl Iterator<Item = Result<(RecordKey, String)>>> {
+        scan::expiring_images(self, namespace)
+    }
+
+    /// The encoded record under a key; an error when it is damaged.
+    fn record_at(&self, key: &RecordKey) -> Result<Option<&[u8]>> {
+        get(self, &key.0).map_err(|fault| fault.into_error(|| format!("key {key}")))
     }
 
     /// The record under a key, if it exists and has an expiry time.
@@ -260,7 +293,7 @@ mod tests {
         }
         let expiring = || {
             let all = |s: &Snapshot<'_>| {
-                let keys = s.expiring_keys()?.collect::<Result<Vec<_>>>()?;
+                let keys = s.expiring_keys(&RecordKey::first())?.collect::<Result<Vec<_>>>()?;
                 keys.iter()
                     .map(|(key, _)| Ok(s.expiring(key)?.unwrap()))
                     .collect::<Result<Vec<_>>>()
@@ -295,7 +328,9 @@ mod tests {
             store.writer().write_blocking(work).unwrap();
         }
         store.writer().write_blocking(move |c| c.delete_namespace(&ns)).unwrap();
-        let left = store.read(|s| Ok((s.namespaces()?, s.expiring_keys()?.count()))).unwrap();
+        let left = store
+            .read(|s| Ok((s.namespaces()?, s.expiring_keys(&RecordKey::first())?.count())))
+            .unwrap();
         assert_eq!(left, (vec![other], 1));
     }
 }

@@ -143,7 +143,36 @@ impl<'t> Iterator for Scan<'t> {
     }
 }
 
+/// The images of a namespace whose names begin with `names`, behind the one at `place`, in order of their
+/// places. Every namespace can be gone through in pieces that way: the next piece begins behind the
+/// place of the last image, whether that is still there or not.
+pub fn images_after<'t>(
+    state: &'t (impl ReadState + ?Sized),
+    namespace: &Namespace,
+    names: &[u8],
+    place: &[u8],
+) -> Result<impl Iterator<Item = Result<Entry<'t>>>> {
+    let kind = Kind::Image;
+    let root = keys::prefix(namespace, kind);
+    let prefix = root.len();
+    let beginning = [&root, keys::name_prefix(names)].concat();
+    // The byte 0 makes the first key behind that of the place.
+    let from = if place.is_empty() { beginning.clone() } else { [&root, place, b"\0"].concat() };
+    let view = state.view();
+    let range = view.prefix_from(Table::Records, beginning, &from)?;
+    Ok(range.map(move |found| {
+        view.limit().map_or(Ok(()), SnapshotLimit::check)?;
+        found.map(|(key, value)| Entry { key, value, prefix, kind })
+    }))
+}
+
 impl<'t> Entry<'t> {
+    /// Where it stands among the images of its namespace: its name, or, of a long name, its first bytes
+    /// and a hash.
+    pub fn place(&self) -> &'t [u8] {
+        self.key.get(self.prefix..).unwrap_or_default()
+    }
+
     /// The encoded record.
     ///
     /// # Errors
@@ -223,12 +252,26 @@ fn next_namespace(
     Ok(None)
 }
 
-/// The keys of the records with an expiry time, with the values of their labels.
-pub fn expiring_keys(
+/// The keys from `from` on of the records that have a time to go, with the values of their labels.
+pub fn expiring_keys<'s, S: ReadState + ?Sized>(
+    state: &'s S,
+    from: &RecordKey,
+) -> Result<impl Iterator<Item = Result<(RecordKey, String)>> + use<'s, S>> {
+    let all = state.view().range_from(Table::Expiring, &from.0)?;
+    Ok(all.map(|noted| noted.map(expiring_key)))
+}
+
+/// The same, of the images in a namespace.
+pub fn expiring_images(
     state: &(impl ReadState + ?Sized),
+    namespace: &Namespace,
 ) -> Result<impl Iterator<Item = Result<(RecordKey, String)>>> {
-    let all = state.view().range_from(Table::Expiring, b"")?;
-    Ok(all.map(|noted| noted.map(|(key, when)| (RecordKey(key.into()), lossy(when).into_owned()))))
+    let all = state.view().prefix(Table::Expiring, keys::prefix(namespace, Kind::Image))?;
+    Ok(all.map(|noted| noted.map(expiring_key)))
+}
+
+fn expiring_key((key, when): (&[u8], &[u8])) -> (RecordKey, String) {
+    (RecordKey(key.into()), lossy(when).into_owned())
 }
 
 /// The record under a key, if it has an expiry time.

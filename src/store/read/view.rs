@@ -29,6 +29,13 @@ pub enum Txn<'e> {
     Writer(RwTxn<'e>),
 }
 
+/// Names a state of the store within one run of the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revision {
+    base_txn: u64,
+    changes: u64,
+}
+
 /// A consistent view of the store.
 pub struct View<'e> {
     txn: Txn<'e>,
@@ -100,6 +107,16 @@ impl<'e> View<'e> {
         Ok(Prefixed { range: self.range_from(table, &prefix)?, prefix })
     }
 
+    /// The keys that begin with `prefix`, in order, from `from` on.
+    pub fn prefix_from<'v>(
+        &'v self,
+        table: Table,
+        prefix: Vec<u8>,
+        from: &[u8],
+    ) -> Result<Prefixed<'v>> {
+        Ok(Prefixed { range: self.range_from(table, prefix.as_slice().max(from))?, prefix })
+    }
+
     /// The number of keys.
     pub fn len(&self, table: Table) -> Result<u64> {
         let stored = self.tables.get(table);
@@ -118,6 +135,12 @@ impl<'e> View<'e> {
     pub fn approximate_len(&self, table: Table) -> Result<u64> {
         let stored = self.tables.get(table).len(self.txn()).map_err(read_error)?;
         Ok(stored.saturating_add(self.overlay.count(table) as u64))
+    }
+
+    /// The state that this is. Equal states may have different revisions, but two states with one
+    /// revision are equal.
+    pub fn revision(&self) -> Revision {
+        Revision { base_txn: self.txn().id() as u64, changes: self.overlay.changes() }
     }
 
     /// The LMDB transaction under the overlay, and its databases.

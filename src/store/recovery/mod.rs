@@ -4,6 +4,6 @@
 //! - [`meta_sync`]: writing the meta pages again before the first write
 //! - [`salvage`]: records out of a damaged file, without LMDB
 
-pub mod meta_sync;
-pub mod salvage;
+pub(crate) mod meta_sync;
+pub(crate) mod salvage;
 pub mod verify;

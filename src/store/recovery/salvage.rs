@@ -17,14 +17,12 @@
 
 use std::fs::File;
 
-use crate::store::format::layout::{
-    Db, MAX_DEPTH, METAS, Meta, NO_PAGE, PAGE_HEADER, Page, node, page,
-};
-use crate::store::format::pages::{Damage, PageSet, Pages};
-use crate::store::format::state::{Metas, State};
 use crate::store::schema::checkpoint_id::Facts;
 use crate::store::schema::keys::ROOT_PREFIX;
 use crate::store::schema::value;
+use lmdb_verify::layout::{Db, MAX_DEPTH, METAS, Meta, NO_PAGE, PAGE_HEADER, Page, node, page};
+use lmdb_verify::pages::{Damage, PageSet, Pages};
+use lmdb_verify::state::{Metas, State};
 
 /// Where a record was found, from what is certain to what may be out of date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -348,7 +346,7 @@ impl Salvage<'_, '_> {
     /// The bytes of a value.
     fn value<'b>(
         &self,
-        found: &crate::store::format::layout::Node<'b>,
+        found: &lmdb_verify::layout::Node<'b>,
         long: &'b mut Vec<u8>,
     ) -> Option<&'b [u8]> {
         if found.flags & node::BIG == 0 {
@@ -406,6 +404,6 @@ fn offsets(page: Page<'_>) -> usize {
 }
 
 /// The nodes of a leaf that lie in it.
-fn nodes(page: Page<'_>) -> impl Iterator<Item = crate::store::format::layout::Node<'_>> {
+fn nodes(page: Page<'_>) -> impl Iterator<Item = lmdb_verify::layout::Node<'_>> {
     (0..offsets(page)).filter_map(move |index| page.node(index, true))
 }

@@ -1,21 +1,17 @@
-//! What is checked of a data file before LMDB maps it.
+//! Verifies a data file before LMDB maps it, and words the verdict; [`lmdb_verify`] reads the file.
 //!
-//! LMDB is C that trusts its file: a page number past the end is a SIGBUS, a broken header may be
-//! worse. This is a reader of the same format in safe Rust, which uses `pread` and checks every
-//! bound:
+//! LMDB trusts its file: a page number past the end is a SIGBUS, a broken page may corrupt memory.
 //!
-//! Here is the verdict on a file, as a sentence; [`format`](crate::store::format) reads it.
-//!
-//! It does not look at values: a record has a checksum of its own, which is checked whenever it is
-//! read. And it is not for a file that is changed under a running daemon by others than LMDB.
+//! Values are not verified here: a record has a checksum of its own, which every read verifies. Nor does
+//! this protect against another program that changes the file under a running daemon.
 
 use std::fs::File;
 use std::path::Path;
 
+use lmdb_verify::{Damage, Metas, State};
+
 use crate::model::{Error, Result};
 use crate::store::dir::{disk_space, permissions};
-use crate::store::format::pages::Damage;
-use crate::store::format::state::{Metas, State};
 
 /// Verifies a file before LMDB maps it. Accepts a missing or an empty file: that is a new store. A file
 /// may end before its last page if LMDB has never written the free pages there; it is extended, so that
@@ -41,8 +37,7 @@ pub fn check_before_mmap(path: &Path) -> Result<()> {
 /// a read transaction open: LMDB then reuses no page of that state or of a later one, so the verified
 /// pages do not change.
 pub fn state(file: &File) -> Result<State, Damage> {
-    let metas = Metas::read(file)?;
-    State::read(file, metas.live()?)
+    State::read_live(file)
 }
 
 /// Checks the two meta pages only: all that LMDB itself looks at when it opens a file.
@@ -73,4 +68,55 @@ fn older_is_whole(file: &File) -> bool {
         Err(_) => metas.0.iter().flatten().next(),
     };
     other.is_some_and(|meta| State::read(file, meta).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    fn sample() -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path()).unwrap());
+        let file = dir.path().join("data.mdb");
+        (dir, file)
+    }
+
+    #[test]
+    fn a_foreign_or_cut_file_is_refused_unchanged() {
+        let (dir, file) = sample();
+        check_before_mmap(&file).unwrap();
+        let good = std::fs::read(&file).unwrap();
+        let with = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bad = good.clone();
+            change(&mut bad);
+            bad
+        };
+        let both = |at: usize, value: u64| {
+            with(&|bad| {
+                for meta in [0, 4096] {
+                    bad[meta + 16 + at..][..8].copy_from_slice(&value.to_ne_bytes());
+                }
+            })
+        };
+        for bad in [
+            b"not a database".to_vec(),
+            good[..4096].to_vec(),
+            good[..good.len() - 4096].to_vec(),
+            with(&|bad| bad[16] ^= 1),
+            with(&|bad| bad[20] = 9),
+            both(112, 1 << 40),
+            both(120, 1 << 60),
+            both(128, 9),
+            both(104, 77),
+        ] {
+            std::fs::write(&file, &bad).unwrap();
+            let error = Store::open(dir.path()).unwrap_err();
+            assert!(
+                matches!(&error, Error::DataLoss(m) if m.contains("lmdb-images recover --root")),
+                "{error}"
+            );
+            assert_eq!(std::fs::read(&file).unwrap(), bad);
+        }
+    }
 }

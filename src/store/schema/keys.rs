@@ -54,15 +54,18 @@ pub fn prefix(namespace: &Namespace, kind: Kind) -> Vec<u8> {
 /// The key of a record.
 pub fn key(namespace: &Namespace, kind: Kind, name: &str) -> Vec<u8> {
     let mut key = prefix(namespace, kind);
+    key.extend(place_of(name));
+    key
+}
+
+/// The place of an image among those of its namespace: what its key has behind the namespace.
+pub fn place_of(name: &str) -> Vec<u8> {
     match name.as_bytes().get(..NAME_HEAD) {
         Some(head) if name.len() > NAME_HEAD => {
-            key.extend_from_slice(head);
-            key.push(LONG_MARKER);
-            key.extend_from_slice(&Sha256::digest(name));
+            [head, &[LONG_MARKER], &Sha256::digest(name)].concat()
         }
-        _ => key.extend_from_slice(name.as_bytes()),
+        _ => name.as_bytes().to_vec(),
     }
-    key
 }
 
 /// The namespace in the key of a record, and its kind unless it is the namespace itself. `None` for any

@@ -53,12 +53,12 @@
 //! | 4 | journal: a journal that is missing or of another store is noticed |
 //! | 5 | log: every change of an image |
 
-pub mod checkpoint_id;
-pub mod databases;
+pub(crate) mod checkpoint_id;
+pub(crate) mod databases;
 pub mod index;
-pub mod keys;
-pub mod log_meta;
-pub mod migrate;
-pub mod table;
-pub mod tables;
+pub(crate) mod keys;
+pub(crate) mod log_meta;
+pub(crate) mod migrate;
+pub(crate) mod table;
+pub(crate) mod tables;
 pub mod value;

@@ -7,9 +7,9 @@
 //! - [`coalesce`]: many small writes in few system calls
 
 pub mod admission;
-pub mod coalesce;
-pub mod fair;
+pub(crate) mod coalesce;
+pub(crate) mod fair;
 pub mod listener;
-pub mod placement;
-pub mod state;
+pub(crate) mod placement;
+pub(crate) mod state;
 pub mod workers;

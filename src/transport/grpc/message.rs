@@ -17,6 +17,7 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as HttpBody, Frame, Incoming};
 use protobuf::MessageFull;
+use tokio::sync::oneshot;
 
 use crate::limits::decoded_size;
 use crate::limits::memory::{MemoryBudget, Reservation, SMALL};
@@ -75,9 +76,7 @@ impl RawRequest {
 pub async fn read(body: Incoming, limits: &Limits) -> Result<RawRequest> {
     let time = limits.message_time;
     let (bytes, reservation) =
-        tokio::time::timeout(time, collect(body, limits)).await.map_err(|_| {
-            Error::DeadlineExceeded(format!("the request did not arrive whole within {time:?}"))
-        })??;
+        tokio::time::timeout(time, collect(body, limits)).await.map_err(|_| late(time))??;
     Ok(RawRequest { bytes, reservation })
 }
 
@@ -121,6 +120,42 @@ async fn collect(mut body: Incoming, limits: &Limits) -> Result<(Vec<u8>, Option
         ))),
         None => Err(Error::InvalidArgument("the request carries no message".into())),
     }
+}
+
+/// Reads a body to its end, if that comes within [`SMALL`] bytes. Returns what was read, and what
+/// remains.
+///
+/// # Errors
+/// [`Error::DeadlineExceeded`] when it does not arrive in time, [`Error::Unavailable`] when the client
+/// breaks it off.
+pub async fn peek(mut body: Incoming, limits: &Limits) -> Result<(Bytes, Incoming)> {
+    let collect = async {
+        let mut read = Bytes::new();
+        while read.len() < SMALL && !body.is_end_stream() {
+            let Some(frame) = body.frame().await else { break };
+            let frame =
+                frame.map_err(|e| Error::Unavailable(format!("reading the request: {e}")))?;
+            let Ok(data) = frame.into_data() else { break };
+            // A small message comes in one piece.
+            read = if read.is_empty() { data } else { Bytes::from([read, data].concat()) };
+        }
+        Ok(read)
+    };
+    let time = limits.message_time;
+    let read = tokio::time::timeout(time, collect).await.map_err(|_| late(time))??;
+    Ok((read, body))
+}
+
+/// The message of a body that is one uncompressed message.
+pub fn whole(body: &[u8]) -> Option<&[u8]> {
+    let ([0, length @ ..], message) = body.split_first_chunk::<PREFIX_BYTES>()? else {
+        return None;
+    };
+    (u32::from_be_bytes(*length) as usize == message.len()).then_some(message)
+}
+
+fn late(time: Duration) -> Error {
+    Error::DeadlineExceeded(format!("the request did not arrive whole within {time:?}"))
 }
 
 fn check_prefix(compressed: u8, length: usize) -> Result<()> {
@@ -207,6 +242,27 @@ pub fn frame(message: &[u8]) -> Bytes {
     Bytes::from([&prefix(message.len())[..], message].concat())
 }
 
+/// One message with its prefix. `keep` is dropped when the bytes are written to the connection, and the
+/// receiver ends.
+pub fn tracked_frame<T: Send + 'static>(message: &[u8], keep: T) -> (Bytes, oneshot::Receiver<()>) {
+    let (sent, receiver) = oneshot::channel();
+    let bytes = [&prefix(message.len())[..], message].concat();
+    (Bytes::from_owner(TrackedBytes { bytes, _keep: keep, _sent: sent }), receiver)
+}
+
+struct TrackedBytes<T> {
+    bytes: Vec<u8>,
+    _keep: T,
+    /// Its drop ends the receiver.
+    _sent: oneshot::Sender<()>,
+}
+
+impl<T> AsRef<[u8]> for TrackedBytes<T> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// A piece of a message. The first piece carries the prefix of the whole message.
 pub fn piece(piece: Piece) -> Bytes {
     match piece.total {
@@ -223,7 +279,8 @@ pub fn ok_trailers() -> HeaderMap {
     )])
 }
 
-fn prefix(length: usize) -> [u8; PREFIX_BYTES] {
+/// The prefix of a message.
+pub fn prefix(length: usize) -> [u8; PREFIX_BYTES] {
     // A reply has at most 16 MiB.
     let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
     [0, a, b, c, d]

@@ -6,9 +6,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -24,11 +25,12 @@ use crate::transport::conn::coalesce::CoalescingStream;
 use crate::transport::conn::listener::{Shutdown, wait};
 use crate::transport::conn::state::{CallGuard, ConnectionState, Peer};
 use crate::transport::conn::workers;
+use crate::transport::grpc::forward::upstream::Upstream;
 use crate::transport::grpc::message;
 use crate::transport::grpc::message::Body;
 use crate::transport::grpc::metered_body::meter;
 use crate::transport::grpc::throttle::ThrottledStream;
-use crate::transport::limits::GRPC_MESSAGE;
+use crate::transport::limits::{GRPC_MESSAGE, MAX_STREAMS};
 use crate::transport::{Limits, status};
 
 /// The header that carries the namespace.
@@ -36,10 +38,6 @@ const NAMESPACE: &str = "containerd-namespace";
 
 /// The first bytes of an HTTP/2 client (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// Streams of one connection at a time. The limit on calls of Images is lower: long streams (Watch)
-/// must leave room for calls.
-pub const MAX_STREAMS: u32 = 4096;
 
 /// The most bytes of request headers.
 pub const MAX_HEADER_LIST: u32 = 64 << 10;
@@ -215,6 +213,31 @@ impl IncomingCall {
         self.request
     }
 
+    /// Reads the message of a call that may have to be forwarded, if it is small.
+    ///
+    /// # Errors
+    /// [`Error::DeadlineExceeded`] when it does not arrive in time.
+    pub async fn peek(self) -> Result<PeekedCall> {
+        let context = self.context();
+        let (head, body) = self.request.into_parts();
+        let (read, body) = message::peek(body, &self.limits).await?;
+        Ok(PeekedCall { head, read, body, context, connection: self.connection })
+    }
+
+    /// What the call brings along beside its message.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the namespace header is not UTF-8.
+    pub fn context(&self) -> Result<CallContext> {
+        Ok(CallContext {
+            namespace: namespace(&self.request)?,
+            client: self.connection.client(),
+            actor: self.connection.actor(),
+            reply_limit: GRPC_MESSAGE,
+            headers: metadata(self.request.headers()),
+        })
+    }
+
     /// The namespace header.
     ///
     /// # Errors
@@ -226,6 +249,11 @@ impl IncomingCall {
     /// The client of the call.
     pub fn client(&self) -> Client {
         self.connection.client()
+    }
+
+    /// The connection of the call.
+    pub fn connection(&self) -> Arc<ConnectionState> {
+        Arc::clone(&self.connection)
     }
 
     /// Reads the message of a call that is not unary.
@@ -246,13 +274,7 @@ impl IncomingCall {
         M: MessageFull,
         F: Future<Output = Result<Reply>> + Send + 'static,
     {
-        let call = CallContext {
-            namespace: namespace(&self.request)?,
-            client: self.connection.client(),
-            actor: self.connection.actor(),
-            reply_limit: GRPC_MESSAGE,
-            headers: metadata(self.request.headers()),
-        };
+        let call = self.context()?;
         message::with_deadline(message::deadline(&self.request), async {
             let slot = self.connection.acquire_call_slot().await;
             let raw = message::read(self.request.into_body(), &self.limits).await?;
@@ -268,6 +290,38 @@ impl IncomingCall {
             Ok(message::reply(message, self.connection.track_reply(slot, hold)))
         })
         .await
+    }
+}
+
+/// A call whose message, or the beginning of it, has been read.
+pub struct PeekedCall {
+    head: http::request::Parts,
+    read: Bytes,
+    body: Incoming,
+    context: Result<CallContext>,
+    connection: Arc<ConnectionState>,
+}
+
+impl PeekedCall {
+    /// The context of the call, and its message; nothing if there is more or less than a small message
+    /// of type `M`, or the headers are wrong.
+    pub fn message<M: MessageFull>(&self) -> Option<(&CallContext, M)> {
+        let context = self.context.as_ref().ok()?;
+        let message = self.body.is_end_stream().then(|| message::whole(&self.read)).flatten()?;
+        Some((context, M::parse_from_bytes(message).ok()?))
+    }
+
+    /// A response with a reply of this call.
+    pub fn reply(&self, Reply { message, hold }: Reply) -> Response<Body> {
+        message::reply(message, self.connection.track_reply(None, hold))
+    }
+
+    /// Forwards the call as it came.
+    ///
+    /// # Errors
+    /// As for [`Upstream::forward`].
+    pub async fn forward(self, upstream: &Upstream, stop: &Shutdown) -> Result<Response<Body>> {
+        upstream.forward_begun(self.head, self.read, self.body, stop).await
     }
 }
 

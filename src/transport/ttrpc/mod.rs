@@ -5,6 +5,6 @@
 //! - [`envelope`]: counts the fields of a request
 
 mod envelope;
-pub mod forward;
-pub mod guard;
+pub(crate) mod forward;
+pub(crate) mod guard;
 pub mod server;

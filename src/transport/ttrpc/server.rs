@@ -1,10 +1,12 @@
-//! ttrpc: connections of shims, guests and small clients, for Images and for forwarding events.
+//! ttrpc: connections of shims, guests and small clients, for Images,
+//! for the catalogue, and for forwarding events.
 //!
 //! The library does framing and dispatch. Each connection has a library server of its own, so a call
 //! knows its connection, and releases its reservations when its reply is written.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -18,19 +20,24 @@ use ttrpc::r#async::{MethodHandler, Server, Service, TtrpcContext};
 use crate::api::events::ForwardRequest;
 use crate::limits::decoded_size;
 use crate::log_throttle::throttled_log;
+use crate::model::go::quote::quote;
 use crate::model::{Error, Result};
-use crate::service::codec::required;
+use crate::service::catalog::Catalog;
+use crate::service::codec::{encode, required};
 use crate::service::events::Exchange;
 use crate::service::{CallContext, Images, Reply};
 use crate::transport::conn::listener::{Shutdown, wait};
 use crate::transport::conn::state::{ConnectionState, Peer};
 use crate::transport::conn::workers;
-use crate::transport::limits::OFFLOAD_THRESHOLD;
+use crate::transport::limits::{CATALOG, IMAGES, OFFLOAD_THRESHOLD};
 use crate::transport::ttrpc::guard::GuardedStream;
 use crate::transport::{Limits, status};
 
 /// The metadata key that carries the namespace.
 const NAMESPACE: &str = "containerd-namespace-ttrpc";
+
+/// The metadata key by which the plugin in `containerd-plugin/` names its containerd's database.
+const DATABASE: &str = "containerd-database";
 
 /// containerd's service for the events of shims.
 const EVENTS: &str = "containerd.services.events.ttrpc.v1.Events";
@@ -46,15 +53,21 @@ pub const PAYLOAD_LOG_TARGET: &str = "ttrpc::asynchronous::connection";
 #[derive(Clone)]
 pub struct TtrpcServer {
     images: Arc<dyn Images>,
+    catalog: Catalog,
     events: Option<Exchange>,
     limits: Limits,
 }
 
 impl TtrpcServer {
-    /// Serves `images`, and passes forwarded events to `events`. Without `events` the server has no
-    /// Events service.
-    pub fn new(images: Arc<dyn Images>, events: Option<Exchange>, limits: Limits) -> Self {
-        Self { images, events, limits }
+    /// Serves `images` and `catalog`, and passes forwarded events to `events`. Without `events` the server
+    /// has no Events service.
+    pub fn new(
+        images: Arc<dyn Images>,
+        catalog: Catalog,
+        events: Option<Exchange>,
+        limits: Limits,
+    ) -> Self {
+        Self { images, catalog, events, limits }
     }
 
     /// Serves one connection until it ends. After `stop` the connection ends with its last call.
@@ -65,8 +78,9 @@ impl TtrpcServer {
         let (end, mut ended) = oneshot::channel();
         let socket = GuardedStream::new(stream, Arc::clone(&connection), &self.limits, end);
         let listener = Listener::new(stream::once(async { Ok(socket) }));
-        let mut server =
-            Server::new().add_listener(listener).register_service(self.services(&connection));
+        let mut server = Server::new()
+            .add_listener(listener)
+            .register_service(self.services(&connection, &stop));
         if let Err(e) = server.start().await {
             return throttled_log!(Error, "a ttrpc connection cannot be served: {e}");
         }
@@ -81,25 +95,28 @@ impl TtrpcServer {
 }
 
 impl TtrpcServer {
-    fn services(&self, connection: &Arc<ConnectionState>) -> HashMap<String, Service> {
-        use Method::{Create, Delete, Forward, Get, List, Update};
-        let service = |methods: &[Method]| {
-            let handler = |method: &Method| {
+    fn services(
+        &self,
+        connection: &Arc<ConnectionState>,
+        stop: &Shutdown,
+    ) -> HashMap<String, Service> {
+        let service = |methods: &[(&str, Method)]| {
+            let handler = |(name, method): &(&str, Method)| {
                 let handler = MethodHandlerImpl {
                     server: self.clone(),
                     connection: Arc::clone(connection),
+                    stop: stop.clone(),
                     method: *method,
                 };
-                (format!("{method:?}"), Box::new(handler) as Box<dyn MethodHandler + Send + Sync>)
+                ((*name).to_owned(), Box::new(handler) as Box<dyn MethodHandler + Send + Sync>)
             };
             Service { methods: methods.iter().map(handler).collect(), streams: HashMap::new() }
         };
-        let images = (
-            crate::transport::limits::IMAGES.to_owned(),
-            service(&[Get, List, Create, Update, Delete]),
-        );
-        let events = self.events.is_some().then(|| (EVENTS.to_owned(), service(&[Forward])));
-        events.into_iter().chain([images]).collect()
+        let images = (IMAGES.to_owned(), service(IMAGES_METHODS));
+        let catalog = (CATALOG.to_owned(), service(CATALOG_METHODS));
+        let forward = &[("Forward", Method::Forward)];
+        let events = self.events.is_some().then(|| (EVENTS.to_owned(), service(forward)));
+        events.into_iter().chain([images, catalog]).collect()
     }
 }
 
@@ -111,19 +128,50 @@ enum Method {
     Update,
     Delete,
     Forward,
+    Head,
+    Changes,
+    History,
+    Undo,
+    Page,
+    Count,
+    Apply,
 }
+
+const IMAGES_METHODS: &[(&str, Method)] = &[
+    ("Get", Method::Get),
+    ("List", Method::List),
+    ("Create", Method::Create),
+    ("Update", Method::Update),
+    ("Delete", Method::Delete),
+];
+
+/// The two streams are gRPC's only: the library queues the messages of a stream without limit.
+const CATALOG_METHODS: &[(&str, Method)] = &[
+    ("Head", Method::Head),
+    ("Changes", Method::Changes),
+    ("History", Method::History),
+    ("Undo", Method::Undo),
+    ("List", Method::Page),
+    ("Count", Method::Count),
+    ("Apply", Method::Apply),
+];
 
 /// One method on one connection.
 #[derive(Clone)]
 struct MethodHandlerImpl {
     server: TtrpcServer,
     connection: Arc<ConnectionState>,
+    stop: Shutdown,
     method: Method,
 }
 
 impl MethodHandlerImpl {
     async fn answer(&self, context: &TtrpcContext, payload: Vec<u8>) -> Result<Vec<u8>> {
-        let namespace = context.metadata.get(NAMESPACE).and_then(|values| values.first()).cloned();
+        let metadata = |key| context.metadata.get(key).and_then(|values| values.first()).cloned();
+        if let Some(database) = metadata(DATABASE) {
+            self.check_database(&database)?;
+        }
+        let namespace = metadata(NAMESPACE);
         let (client, headers) = (self.connection.client(), http::HeaderMap::new());
         let actor = self.connection.actor();
         let call = CallContext { namespace, client, actor, reply_limit: MAX_REPLY, headers };
@@ -135,14 +183,43 @@ impl MethodHandlerImpl {
         workers::offload(async move { handler.run(call, stream, &payload).await }).await
     }
 
+    /// Refuses a call of another containerd's plugin: these images are not the ones that it asks for.
+    fn check_database(&self, path: &str) -> Result<()> {
+        if self.server.images.are_of_database(Path::new(path)) {
+            return Ok(());
+        }
+        Err(Error::FailedPrecondition(format!(
+            "this daemon does not read containerd's database {}: start it with --containerd and the \
+             socket of that containerd, as a user that can read the database",
+            quote(path)
+        )))
+    }
+
     async fn run(&self, call: CallContext, stream: u32, payload: &[u8]) -> Result<Vec<u8>> {
-        let images = &self.server.images;
+        let (images, catalog) = (&self.server.images, &self.server.catalog);
         let Reply { message, hold } = match self.method {
             Method::Get => images.get(&call, self.parse(stream, payload).await?).await,
             Method::List => images.list(&call, self.parse(stream, payload).await?).await,
             Method::Create => images.create(&call, self.parse(stream, payload).await?).await,
             Method::Update => images.update(&call, self.parse(stream, payload).await?).await,
             Method::Delete => images.delete(&call, self.parse(stream, payload).await?).await,
+            Method::Head => catalog.head(&call, self.parse(stream, payload).await?).await,
+            Method::Changes => {
+                let (request, mut stop) = (self.parse(stream, payload).await?, self.stop.clone());
+                tokio::select! {
+                    biased;
+                    () = wait(&mut stop) => Err(Error::shutting_down()),
+                    reply = catalog.changes(&call, request) => reply,
+                }
+            }
+            Method::History => catalog.history(&call, self.parse(stream, payload).await?).await,
+            Method::Undo => catalog.undo(&call, self.parse(stream, payload).await?).await,
+            Method::Page => catalog.list(&call, self.parse(stream, payload).await?).await,
+            Method::Count => catalog.count(&call, self.parse(stream, payload).await?).await,
+            Method::Apply => {
+                let results = catalog.apply(&call, self.parse(stream, payload).await?).await?;
+                catalog.checked(&call, encode(&status::apply_response(results))?).await
+            }
             Method::Forward => {
                 let request: ForwardRequest = self.parse(stream, payload).await?;
                 let envelope = required(request.envelope, "ForwardRequest.envelope")?;

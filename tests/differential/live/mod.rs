@@ -4,6 +4,8 @@
 mod gc;
 mod image_store;
 mod images;
+mod linearizable;
+mod proxy;
 mod show;
 mod standalone;
 mod text;

@@ -8,15 +8,20 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use lmdb_images::store::ReadOnlyStore;
 use tokio::runtime::Runtime;
 
 use super::checker::{self, Failure, States};
-use super::client::{Client, Connection, Life, Recorder};
+use super::client::{Client, Connection, Life, NAMESPACE, Recorder};
 use super::model::{Call, NAMES, Outcome, State};
 use super::tools::{Inspections, Inspector, has_strace};
+use crate::support::changelog;
 use crate::support::daemon_process::DaemonProcess;
 
 const CLIENT_COUNT: usize = 6;
+
+/// The log keeps all changes of a store.
+const LOG_KEEP: (&str, &str) = ("LMDB_IMAGES_LOG_KEEP", "4096");
 
 /// The number of rounds on one store.
 const ROUNDS_PER_STORE: u32 = 20;
@@ -135,6 +140,7 @@ impl Run {
         }
         calls.extend(self.inspector("recover").recover()?);
         self.figures.recovered += 1;
+        self.check_log();
         self.check(&calls)
     }
 
@@ -146,7 +152,7 @@ impl Run {
         stop: &Arc<AtomicBool>,
         first: bool,
     ) -> Result<(), String> {
-        let daemon = DaemonProcess::start(self.dir.path());
+        let daemon = DaemonProcess::start_in(self.dir.path(), &[(LOG_KEEP.0, LOG_KEEP.1.into())]);
         self.end_calls_in_doubt(calls);
         if first {
             for name in ["tool 1", "tool 2"] {
@@ -186,6 +192,12 @@ impl Run {
         }
     }
 
+    /// The log of the dead daemon's store leads to what is listed.
+    fn check_log(&self) {
+        let store = ReadOnlyStore::open(&self.store()).unwrap();
+        store.read(|snapshot| Ok(changelog::replay(snapshot, NAMESPACE))).unwrap();
+    }
+
     /// Counts a call, and says whether it can have been made: none was that began after the daemon's
     /// death.
     fn count(&mut self, call: &Call, death: u64) -> bool {
@@ -209,6 +221,7 @@ impl Run {
         let mut daemon = Command::new(env!("CARGO_BIN_EXE_lmdb-images"))
             .args([Path::new("serve"), Path::new("--root"), &self.store(), Path::new("--state")])
             .arg(self.dir.path().join("state"))
+            .env(LOG_KEEP.0, LOG_KEEP.1)
             .stderr(Stdio::null())
             .spawn()
             .unwrap();

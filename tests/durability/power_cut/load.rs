@@ -7,6 +7,7 @@ use fastrand::Rng;
 use lmdb_images::api::images::{ListImagesRequest, ListImagesResponse};
 
 use crate::support::Client;
+use crate::support::changelog::Is;
 use crate::support::workload;
 use crate::support::workload::{Content, NAMESPACE};
 
@@ -29,6 +30,8 @@ pub struct Change {
     pub begun: u64,
     pub ended: u64,
     pub end: End,
+    /// It stands for what a read has shown, and is no change.
+    pub is_read: bool,
 }
 
 /// What a name may hold when the log has `at` bytes, by all changes of it, in order.
@@ -42,6 +45,19 @@ pub fn allowed<'c>(changes: impl Iterator<Item = &'c Change>, at: u64) -> Vec<Co
         }
     }
     allowed
+}
+
+/// The changes that may be in the store's log when the log of writes has `at` bytes, in order.
+pub fn logged<'c>(
+    changes: impl Iterator<Item = &'c Change>,
+    at: u64,
+) -> impl Iterator<Item = (Content, Is)> {
+    changes.take_while(move |c| c.begun <= at).filter_map(move |change| match change.end {
+        _ if change.is_read => None,
+        End::Failed if change.ended <= at => None,
+        End::Fine if change.ended <= at => Some((change.new, Is::Made)),
+        _ => Some((change.new, Is::InDoubt)),
+    })
 }
 
 /// One client with names of its own; it has one change under way at most.
@@ -81,7 +97,14 @@ impl Writer {
                 Err(f) => panic!("{f:?}"),
             };
             let ended = self.position();
-            self.changes.push(Change { name: name.clone(), new, begun, ended, end });
+            self.changes.push(Change {
+                name: name.clone(),
+                new,
+                begun,
+                ended,
+                end,
+                is_read: false,
+            });
             match end {
                 _ if gone => return,
                 End::Fine => drop(match new {
@@ -107,7 +130,8 @@ impl Writer {
             let new = self.stored.get(&name).copied();
             let may = allowed(self.changes.iter().filter(|c| c.name == name), ended);
             assert!(may.contains(&new), "{name}: found {new:?}, may be {may:?}");
-            self.changes.push(Change { name, new, begun, ended, end: End::Fine });
+            let (end, is_read) = (End::Fine, true);
+            self.changes.push(Change { name, new, begun, ended, end, is_read });
         }
     }
 }

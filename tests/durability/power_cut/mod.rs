@@ -2,7 +2,7 @@
 //! state that the disk may be left in is built, between any two of those calls: all that was
 //! synced, and any part of what was not, torn at 4 KiB and at 512 bytes. Each is verified and
 //! opened; every answered write is there, any other is there whole or not at all, and `check`
-//! finds index and records in agreement.
+//! finds index and records in agreement. The log has every answered change once, and leads to what is listed.
 //!
 //! The recorder is a small C library that is preloaded into the daemon (`record.c`); `disk` says what
 //! a disk may hold; `load` are the clients. Part of the load runs while a sync, or the write of a
@@ -14,24 +14,26 @@
 
 mod disk;
 mod load;
+mod migration;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use fastrand::Rng;
-use lmdb_images::api::images::Image;
+use lmdb_images::api::images::{CreateImageResponse, Image};
 use lmdb_images::model::Namespace;
 use lmdb_images::store::{Kind, Records, Store};
 use protobuf::Message;
 
 use self::disk::{Disks, Entry, PAGE, SECTOR, State};
 use self::load::{Change, Writer, allowed};
-use crate::support::Client;
+use crate::support::changelog;
 use crate::support::daemon_process::DaemonProcess;
-use crate::support::workload::{NAMESPACE, content, seed, setting, whole};
+use crate::support::workload::{Content, NAMESPACE, content, seed, setting, whole};
+use crate::support::{self, Client};
 
 const CLIENTS: u64 = 4;
 const NAMES: u64 = 6;
@@ -64,6 +66,8 @@ impl Recorded {
             ("RECORD_FILE", dir.join("root/data.mdb").into_os_string()),
             ("RECORD_LOG", log.clone().into_os_string()),
             ("RECORD_FAIL", fail.clone().into_os_string()),
+            // So that the log keeps all changes.
+            ("LMDB_IMAGES_LOG_KEEP", "4096".into()),
         ];
         Self { dir, log, fail, environment }
     }
@@ -172,8 +176,11 @@ impl Recorded {
     }
 }
 
+/// What a state has: the content of each name, and those that its log tells of.
+type Contents = (BTreeMap<String, u64>, BTreeMap<String, Vec<Content>>);
+
 /// Opens a state and says what is in it.
-fn contents(root: &Path, data: Option<&[u8]>, journal: Option<&[u8]>) -> BTreeMap<String, u64> {
+fn contents(root: &Path, data: Option<&[u8]>, journal: Option<&[u8]>) -> Contents {
     // The state before may have been that of another store.
     for (file, state) in [("store-id", None), ("data.mdb", data), ("journal", journal)] {
         match state {
@@ -186,13 +193,15 @@ fn contents(root: &Path, data: Option<&[u8]>, journal: Option<&[u8]>) -> BTreeMa
     let store = Store::open(root).unwrap();
     let namespace = Namespace::parse(NAMESPACE).unwrap();
     let read = store.read(|snapshot| {
-        snapshot
+        let logged = changelog::logged(snapshot);
+        let found: lmdb_images::model::Result<_> = snapshot
             .scan(&namespace, Kind::Image)?
             .map(|entry| {
                 let image = Image::parse_from_bytes(entry?.message()?).unwrap();
                 Ok((image.name.clone(), content(&image)))
             })
-            .collect()
+            .collect();
+        Ok((found?, logged))
     });
     drop(store);
     whole(root);
@@ -225,10 +234,15 @@ async fn every_answered_write_survives_a_power_cut() {
             .collect();
         let mut look = |data: State<'_>, journal: State<'_>| {
             states += 1;
-            let found = contents(root.path(), data, journal);
+            let (found, logged) = contents(root.path(), data, journal);
             assert!(found.keys().all(|name| may.contains_key(name)), "{found:?}");
             for (name, may) in &may {
                 let found = found.get(name).copied();
+                let asked = load::logged(changes.iter().filter(|c| c.name == *name), *at);
+                let log = logged.get(name).map_or(&[][..], Vec::as_slice);
+                if !changelog::explains(asked, log) {
+                    lost.push(format!("{name}: the log has {log:?} at {at}"));
+                }
                 if !may.contains(&found) {
                     lost.push(format!("{name}: found {found:?}, may be {may:?}, log at {at}"));
                 }
@@ -246,4 +260,41 @@ async fn every_answered_write_survives_a_power_cut() {
         lost.len(),
     );
     assert!(lost.is_empty(), "{:#?}", &lost[..lost.len().min(10)]);
+}
+
+/// A command that reads beside the daemon shows what is on disk: an entry of the journal may be written
+/// and not synced yet, and a power cut would take back what was shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_syncs_what_it_read_before_it_shows_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let recorded = Recorded::new(dir.path());
+    let daemon = DaemonProcess::start(&recorded.dir);
+    let client = Client::grpc(&recorded.dir.join("state/images.sock")).await;
+    let made = support::create(support::image("shown"));
+    client.call::<CreateImageResponse>("Create", NAMESPACE, &made).await.unwrap();
+    let ls = || {
+        Command::new(env!("CARGO_BIN_EXE_lmdb-images"))
+            .args(["ls", "-n", NAMESPACE, "--root"])
+            .arg(recorded.dir.join("root"))
+            .envs(recorded.environment.iter().cloned())
+            .output()
+            .unwrap()
+    };
+    let done = ls();
+    assert!(String::from_utf8_lossy(&done.stdout).contains("shown"), "{done:?}");
+    let synced: BTreeSet<usize> = std::fs::read(&recorded.log)
+        .map(|log| Entry::all(&log).into_iter().map(|(_, file, _)| file).collect())
+        .unwrap();
+    assert_eq!(synced, [0, 1].into(), "data file and journal");
+    for what in ["sync", "reader"] {
+        recorded.fail(what);
+        let done = ls();
+        let told = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(
+            !done.status.success() && told.contains("may not be on the disk"),
+            "{what}: {told}"
+        );
+        assert!(!String::from_utf8_lossy(&done.stdout).contains("shown"), "{what}");
+    }
+    daemon.stop();
 }

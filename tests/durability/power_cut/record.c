@@ -4,7 +4,8 @@
  *
  * A file named $RECORD_FAIL with "sync", "meta" or "journal" in it makes the next sync of
  * $RECORD_FILE, or the next write through an O_DSYNC descriptor of it or of the journal, fail
- * with EIO, once; the write has reached the file by then.
+ * with EIO, once; the write has reached the file by then. With "reader" the next sync of the
+ * journal fails, which only processes that read it make.
  *
  * An entry: kind, flag, which file (0, or 1 for the journal), 5 unused bytes, u64 offset,
  * u64 length, then the data of writes.
@@ -128,8 +129,8 @@ ssize_t writev(int fd, const struct iovec *data, int count) {
 
 static int sync_by(int fd, int (*real)(int)) {
     int folder = is_folder(fd), which_one = folder ? 0 : which(fd);
-    if (!folder && which_one == 0 && fails("sync")) {
-        record('S', 2, 0, 0, NULL, 0);
+    if (!folder && which_one >= 0 && fails(which_one == 0 ? "sync" : "reader")) {
+        record('S', 2, which_one, 0, NULL, 0);
         return failed();
     }
     int result = real(fd);

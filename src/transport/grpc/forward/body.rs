@@ -27,9 +27,14 @@ pub struct RequestPump {
 }
 
 impl RequestPump {
-    /// Sends `body` on `stream`.
-    pub fn new(body: Incoming, stream: SendStream<Bytes>) -> Self {
-        Self { body, stream, waiting: None }
+    /// Sends `read`, which was read of the body before, and then `body` on `stream`.
+    pub fn new(read: Bytes, body: Incoming, mut stream: SendStream<Bytes>) -> Self {
+        let waiting = (!read.is_empty()).then(|| {
+            // As for each later piece.
+            stream.reserve_capacity(1);
+            (read, body.is_end_stream())
+        });
+        Self { body, stream, waiting }
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {

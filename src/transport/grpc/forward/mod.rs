@@ -2,4 +2,4 @@
 //! and responses.
 
 mod body;
-pub mod upstream;
+pub(crate) mod upstream;

@@ -19,21 +19,22 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::Reason;
 use h2::client::SendRequest;
+use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
+use crate::containerd::DIRECT_HEADER;
 use crate::containerd::client::MAX_HEADER_LIST;
 use crate::model::{Error, Result};
 use crate::transport::conn::coalesce::{CoalescingStream, ConnectionAborter};
 use crate::transport::conn::listener::{Shutdown, wait};
 use crate::transport::grpc::forward::body::{RequestPump, ResponseBody, reset_reason};
 use crate::transport::grpc::message::Body;
-use crate::transport::grpc::server::MAX_STREAMS;
-use crate::transport::limits::{CONNECT_TIMEOUT, DRAIN_GRACE};
+use crate::transport::limits::{CONNECT_TIMEOUT, DRAIN_GRACE, MAX_STREAMS};
 
 /// The flow-control window of a stream, to containerd and from it. Only unread data takes memory.
 /// With a smaller window, containerd often stops and waits, which costs a large Read a tenth of its
@@ -81,15 +82,30 @@ impl Upstream {
         request: Request<Incoming>,
         stop: &Shutdown,
     ) -> Result<Response<Body>> {
-        let (mut head, body) = request.into_parts();
+        let (head, body) = request.into_parts();
+        self.forward_begun(head, Bytes::new(), body, stop).await
+    }
+
+    /// Forwards a call of which `read` was read before.
+    ///
+    /// # Errors
+    /// As for [`forward`](Self::forward).
+    pub async fn forward_begun(
+        &self,
+        mut head: Parts,
+        read: Bytes,
+        body: Incoming,
+        stop: &Shutdown,
+    ) -> Result<Response<Body>> {
         head.uri = uri(head.uri.path_and_query().cloned())?;
         head.version = http::Version::HTTP_2;
-        let is_complete = body.is_end_stream();
+        head.headers.insert(DIRECT_HEADER, HeaderValue::from_static("1"));
+        let is_complete = read.is_empty() && body.is_end_stream();
         let LiveConnection { mut sender, aborter } = self.connection(stop).await?;
         let into_status = |e: h2::Error| self.reset_status(&e, &aborter);
         let (mut response, stream) =
             sender.send_request(Request::from_parts(head, ()), is_complete).map_err(into_status)?;
-        let mut upload = (!is_complete).then(|| RequestPump::new(body, stream));
+        let mut upload = (!is_complete).then(|| RequestPump::new(read, body, stream));
         // Most requests are sent before the response begins, and need no task of their own.
         let response = poll_fn(|cx| {
             if upload.as_mut().is_some_and(|upload| Pin::new(upload).poll(cx).is_ready()) {

@@ -1,8 +1,11 @@
 //! A router per kind of socket: [`standalone`], [`proxy`] and [`readonly`]. All of them answer
-//! [`health`].
+//! [`health`] and [`catalog`]. [`local_reads`] are the calls that proxy mode answers from containerd's
+//! files.
 
+pub mod catalog;
 pub mod health;
+mod local_reads;
 pub mod proxy;
-pub mod readonly;
+pub(crate) mod readonly;
 pub mod standalone;
-pub mod unimplemented;
+pub(crate) mod unimplemented;

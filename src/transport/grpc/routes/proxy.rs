@@ -1,7 +1,7 @@
 //! The router of proxy mode.
 //!
 //! On `containerd.sock` it forwards every call except those of Images and health, which it answers
-//! itself. It also follows each Transfer. On `images.sock` it forwards only the services that clients
+//! itself, and reads that containerd's files answer ([`local_reads`]). On `images.sock` it forwards only the services that clients
 //! use around image names: a containerd that has this socket as a proxy plugin must not get its own
 //! calls back.
 
@@ -9,28 +9,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Response;
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Body as _;
 
 use crate::health::Health;
-use crate::log_throttle::throttled_log;
 use crate::model::{Error, Namespace, Result};
 use crate::proxy::images::ProxyImages;
-use crate::proxy::reconcile;
 use crate::service::Images;
+use crate::service::catalog::Catalog;
 use crate::transport::conn::listener::Shutdown;
 use crate::transport::grpc::forward::upstream;
 use crate::transport::grpc::forward::upstream::Upstream;
-use crate::transport::grpc::message;
 use crate::transport::grpc::message::Body;
+use crate::transport::grpc::routes::catalog;
 use crate::transport::grpc::routes::health;
 use crate::transport::grpc::routes::health::HEALTH;
+use crate::transport::grpc::routes::local_reads;
 use crate::transport::grpc::routes::standalone::{self, CONTAINERS};
 use crate::transport::grpc::routes::unimplemented;
 use crate::transport::grpc::server::{IncomingCall, Router};
-use crate::transport::limits::IMAGES;
+use crate::transport::limits::{CATALOG, IMAGES};
 
 const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
+const CONTENT: &str = "containerd.services.content.v1.Content";
+const NAMESPACES: &str = "containerd.services.namespaces.v1.Namespaces";
 const INTROSPECTION: &str = "containerd.services.introspection.v1.Introspection";
 
 /// How long containerd may take to answer Introspection. ctr 2.x calls it before every command,
@@ -42,7 +42,7 @@ const FORWARDED_ON_IMAGES_SOCK: [&str; 6] = [
     "containerd.services.events.v1.Events",
     INTROSPECTION,
     "containerd.services.leases.v1.Leases",
-    "containerd.services.namespaces.v1.Namespaces",
+    NAMESPACES,
     "containerd.services.version.v1.Version",
     TRANSFER,
 ];
@@ -52,6 +52,7 @@ const FORWARDED_ON_IMAGES_SOCK: [&str; 6] = [
 pub struct ProxyRouter {
     proxy: ProxyImages,
     images: Arc<dyn Images>,
+    catalog: Catalog,
     health: Health,
     upstream: Arc<Upstream>,
     forwards_all: bool,
@@ -59,18 +60,34 @@ pub struct ProxyRouter {
 
 impl ProxyRouter {
     /// The router of `containerd.sock`: it forwards every service.
-    pub fn forwards_all(proxy: ProxyImages, health: Health, upstream: Upstream) -> Self {
-        Self::new(proxy, health, upstream, true)
+    pub fn forwards_all(
+        proxy: ProxyImages,
+        catalog: Catalog,
+        health: Health,
+        upstream: Upstream,
+    ) -> Self {
+        Self::new(proxy, catalog, health, upstream, true)
     }
 
     /// The router of `images.sock`: it forwards the services around image names.
-    pub fn images_only(proxy: ProxyImages, health: Health, upstream: Upstream) -> Self {
-        Self::new(proxy, health, upstream, false)
+    pub fn images_only(
+        proxy: ProxyImages,
+        catalog: Catalog,
+        health: Health,
+        upstream: Upstream,
+    ) -> Self {
+        Self::new(proxy, catalog, health, upstream, false)
     }
 
-    fn new(proxy: ProxyImages, health: Health, upstream: Upstream, forwards_all: bool) -> Self {
+    fn new(
+        proxy: ProxyImages,
+        catalog: Catalog,
+        health: Health,
+        upstream: Upstream,
+        forwards_all: bool,
+    ) -> Self {
         let images = Arc::new(proxy.clone());
-        Self { proxy, images, health, upstream: Arc::new(upstream), forwards_all }
+        Self { proxy, images, catalog, health, upstream: Arc::new(upstream), forwards_all }
     }
 
     async fn introspection(&self, call: IncomingCall, stop: &Shutdown) -> Result<Response<Body>> {
@@ -82,57 +99,41 @@ impl ProxyRouter {
         })
     }
 
-    /// Forwards a Transfer. While it runs, its namespace is not synced. The request does not name the
-    /// images that a Transfer creates, so the router reconciles the namespace before it answers: the
-    /// new images are in LMDB by then.
+    /// Forwards a Transfer, and schedules a reconciliation of its namespace: not every containerd sends
+    /// events of the images that a Transfer creates.
     async fn transfer(&self, call: IncomingCall, stop: &Shutdown) -> Result<Response<Body>> {
-        let Ok(namespace) = Namespace::required(call.namespace()?.as_deref()) else {
-            return self.upstream.forward(call.into_request(), stop).await;
-        };
-        let transfer = TransferGuard::begin(self.proxy.clone(), namespace);
-        let (head, body) = self.upstream.forward(call.into_request(), stop).await?.into_parts();
-        // An error has no body, and gRPC clients expect none.
-        let is_error = body.is_end_stream();
-        let whole = body
-            .collect()
-            .await
-            .map_err(|e| Error::Unavailable(format!("containerd broke off the transfer: {e}")));
-        transfer.end().await;
-        let whole = whole?;
-        let body = if is_error {
-            message::infallible_body(Empty::new())
-        } else {
-            message::infallible_body(whole)
-        };
-        Ok(Response::from_parts(head, body))
-    }
-}
-
-/// A running Transfer. Dropping the guard, when the client disconnects, ends the Transfer as well.
-struct TransferGuard {
-    proxy: ProxyImages,
-    namespace: Namespace,
-}
-
-impl TransferGuard {
-    fn begin(proxy: ProxyImages, namespace: Namespace) -> Self {
-        proxy.sync_state().transfer_begins(&namespace);
-        Self { proxy, namespace }
+        let namespace = Namespace::required(call.namespace()?.as_deref()).ok();
+        let _end = namespace.map(|namespace| ReconcileOnDrop(self.proxy.clone(), namespace));
+        // containerd sends nothing before the end of the Transfer.
+        self.upstream.forward(call.into_request(), stop).await
     }
 
-    async fn end(self) {
-        let (proxy, namespace) = (self.proxy.clone(), self.namespace.clone());
-        drop(self);
-        if let Err(e) = reconcile::reconcile(&proxy, &namespace).await {
-            throttled_log!(Warn, "reconciling namespace {namespace} after a transfer: {e}");
+    /// Answers a read from containerd's files, or else forwards it.
+    async fn read(
+        &self,
+        call: IncomingCall,
+        method: &str,
+        stop: &Shutdown,
+    ) -> Result<Response<Body>> {
+        let call = call.peek().await?;
+        let answer = match method {
+            "Info" => local_reads::content_info(&self.proxy, &call).await,
+            "Read" => local_reads::content_read(&self.proxy, &call),
+            _ => local_reads::namespace(&self.proxy, &call).await,
+        };
+        match answer {
+            Some(answer) => answer,
+            None => call.forward(&self.upstream, stop).await,
         }
     }
 }
 
-impl Drop for TransferGuard {
+/// Schedules a reconciliation when a Transfer ends, however it ends.
+struct ReconcileOnDrop(ProxyImages, Namespace);
+
+impl Drop for ReconcileOnDrop {
     fn drop(&mut self) {
-        self.proxy.sync_state().transfer_ends(&self.namespace);
-        self.proxy.schedule_reconcile(&self.namespace);
+        self.0.schedule_reconcile(&self.1);
     }
 }
 
@@ -151,8 +152,13 @@ impl Router for ProxyRouter {
         match service {
             IMAGES => standalone::call_images(Arc::clone(&self.images), call, method).await,
             TRANSFER => self.transfer(call, &stop).await,
+            CATALOG => catalog::answer(&self.catalog, call, method, stop).await,
             HEALTH => health::answer(&self.health, call, method, stop).await,
             INTROSPECTION => self.introspection(call, &stop).await,
+            CONTENT if self.forwards_all && matches!(method, "Info" | "Read") => {
+                self.read(call, method, &stop).await
+            }
+            NAMESPACES if method == "Get" => self.read(call, method, &stop).await,
             _ if self.forwards_all || FORWARDED_ON_IMAGES_SOCK.contains(&service) => {
                 self.upstream.forward(call.into_request(), &stop).await
             }

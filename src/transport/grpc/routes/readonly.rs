@@ -1,5 +1,6 @@
 //! The router of `readonly.sock`: image names for clients that must not change anything, such as
-//! scanners and monitoring. It answers Get, List and health. Every other call gets PERMISSION_DENIED,
+//! scanners and monitoring. It answers Get, List, what reads of the
+//! catalogue, and health. Every other call gets PERMISSION_DENIED,
 //! unread, whether its method exists or not.
 //!
 //! It also answers Server of Introspection, which identifies the daemon: ctr 2.x calls it before
@@ -11,28 +12,31 @@ use http::Response;
 
 use crate::health::Health;
 use crate::model::{Error, Result};
+use crate::service::catalog::Catalog;
 use crate::service::codec::encode;
 use crate::service::{Images, Reply, introspection};
 use crate::transport::conn::listener::Shutdown;
 use crate::transport::grpc::message::Body;
+use crate::transport::grpc::routes::catalog;
 use crate::transport::grpc::routes::health;
 use crate::transport::grpc::routes::health::HEALTH;
 use crate::transport::grpc::routes::standalone;
 use crate::transport::grpc::server::{IncomingCall, Router};
-use crate::transport::limits::IMAGES;
+use crate::transport::limits::{CATALOG, IMAGES};
 
 /// Dispatches the calls that only read.
 #[derive(Clone)]
 pub struct ReadOnlyRouter {
     images: Arc<dyn Images>,
+    catalog: Catalog,
     health: Health,
     uuid: Arc<str>,
 }
 
 impl ReadOnlyRouter {
-    /// A router that reads `images`. `uuid` is that of the store.
-    pub fn new(images: Arc<dyn Images>, health: Health, uuid: &str) -> Self {
-        Self { images, health, uuid: uuid.into() }
+    /// A router that reads `images` and `catalog`. `uuid` is that of the store.
+    pub fn new(images: Arc<dyn Images>, catalog: Catalog, health: Health, uuid: &str) -> Self {
+        Self { images, catalog, health, uuid: uuid.into() }
     }
 }
 
@@ -43,6 +47,9 @@ impl Router for ReadOnlyRouter {
         match (service, method) {
             (IMAGES, "Get" | "List") => {
                 standalone::call_images(Arc::clone(&self.images), call, method).await
+            }
+            (CATALOG, _) if catalog::READING.contains(&method) => {
+                catalog::answer(&self.catalog, call, method, stop).await
             }
             (HEALTH, _) => health::answer(&self.health, call, method, stop).await,
             ("containerd.services.introspection.v1.Introspection", "Server") => {
@@ -55,8 +62,8 @@ impl Router for ReadOnlyRouter {
             }
             _ => Err(Error::PermissionDenied(format!(
                 "{method} of service {service} is refused: this socket is for reading image names \
-                 only (Get and List of {IMAGES}, and {HEALTH}); for all else use another socket of \
-                 lmdb-images, or containerd's"
+                 only (Get and List of {IMAGES}, what reads of {CATALOG}, and {HEALTH}); for all else \
+                 use another socket of lmdb-images, or containerd's"
             ))),
         }
     }

@@ -15,6 +15,7 @@ use protobuf::{Message, MessageFull};
 use crate::api::version::VersionResponse;
 use crate::health::Health;
 use crate::model::{Error, Result};
+use crate::service::catalog::Catalog;
 use crate::service::codec::encode;
 use crate::service::events::subscription::{MAX_PIECE, Subscription};
 use crate::service::standalone::Standalone;
@@ -22,11 +23,12 @@ use crate::service::{CallContext, Images, Reply};
 use crate::transport::conn::listener::{Shutdown, wait};
 use crate::transport::grpc::message;
 use crate::transport::grpc::message::Body;
+use crate::transport::grpc::routes::catalog;
 use crate::transport::grpc::routes::health;
 use crate::transport::grpc::routes::health::HEALTH;
 use crate::transport::grpc::routes::unimplemented::unimplemented;
 use crate::transport::grpc::server::{IncomingCall, Router};
-use crate::transport::limits::IMAGES;
+use crate::transport::limits::{CATALOG, IMAGES};
 use crate::transport::status;
 
 /// The service that clients ask which images are in use.
@@ -37,14 +39,15 @@ pub const CONTAINERS: &str = "containerd.services.containers.v1.Containers";
 pub struct StandaloneRouter {
     standalone: Arc<Standalone>,
     images: Arc<dyn Images>,
+    catalog: Catalog,
     health: Health,
 }
 
 impl StandaloneRouter {
-    /// A router for the services of `standalone`.
-    pub fn new(standalone: Standalone, health: Health) -> Self {
+    /// A router for the services of `standalone`, and for `catalog`.
+    pub fn new(standalone: Standalone, catalog: Catalog, health: Health) -> Self {
         let images = Arc::new(standalone.local().clone());
-        Self { standalone: Arc::new(standalone), images, health }
+        Self { standalone: Arc::new(standalone), images, catalog, health }
     }
 }
 
@@ -103,6 +106,7 @@ async fn dispatch(
         ("containerd.services.version.v1.Version", "Version") => {
             message(standalone, call, async |_, _, _: Empty| Ok(version())).await
         }
+        (CATALOG, _) => catalog::answer(&router.catalog, call, method, stop).await,
         (HEALTH, _) => health::answer(&router.health, call, method, stop).await,
         _ => Err(unimplemented(service, method)),
     }

@@ -1,6 +1,8 @@
 //! What a server answered to a request of the services beside Images, in the form in which answers
 //! are compared.
 
+use std::collections::BTreeMap;
+
 use lmdb_images::api::event::Envelope;
 use lmdb_images::api::image_events::ImageCreate;
 use lmdb_images::api::images::{CreateImageResponse, UpdateImageResponse};
@@ -154,13 +156,24 @@ fn time(time: Option<&Timestamp>) -> String {
     }
 }
 
+/// Labels; of a time that a Transfer gave, only that it is about now.
+fn timeless(mut labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    if let Some(value) = labels.get_mut("containerd.io/gc.expire")
+        && let Ok(at) = value.parse::<jiff::Timestamp>()
+        && at.as_second().abs_diff(jiff::Timestamp::now().as_second()) < 3600
+    {
+        *value = "now".into();
+    }
+    labels
+}
+
 /// An event: its payload decoded where it is one of images or namespaces.
 pub fn envelope(envelope: &Envelope) -> String {
     let event = envelope.event.as_ref().map_or("no event".to_owned(), |event| {
         let shown = match event.type_url.as_str() {
             url if url.contains(".Image") || url.contains(".Namespace") => {
                 ImageCreate::parse_from_bytes(&event.value)
-                    .map(|known| format!("{:?} {:?}", known.name, known.labels))
+                    .map(|known| format!("{:?} {:?}", known.name, timeless(known.labels)))
                     .unwrap_or_else(|_| format!("{:?}", event.value))
             }
             _ => format!("{:?}", event.value),

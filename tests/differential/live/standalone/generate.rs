@@ -15,7 +15,7 @@ use lmdb_images::api::namespace::{
 use protobuf::MessageField;
 use protobuf::well_known_types::field_mask::FieldMask;
 
-use super::generate_events::{events, watch};
+use super::generate_events::{events, tied_to, watch};
 use super::play::Sequence;
 use super::request::{Request, Step, TOKEN};
 use crate::live::text;
@@ -51,6 +51,11 @@ pub fn sequence(seed: u64) -> Sequence {
             let namespace = some(Namespace { name, ..Default::default() });
             let create = CreateNamespaceRequest { namespace, ..Default::default() };
             steps.push(Step { space: None, request: Request::CreateNamespace(create) });
+            // Names that are tied to an image that is not there are collected at any time.
+            if let Some(primary) = tied_to(&request) {
+                let create = Request::CreateImage(support::create(support::image(&primary)));
+                steps.push(Step { space: space.clone(), request: create });
+            }
         }
         steps.push(Step { space, request });
     }
@@ -172,9 +177,27 @@ pub fn image_labels(r: &mut Rng) -> BTreeMap<String, String> {
     labels
 }
 
+/// The annotations of a target whose names are left to a Transfer.
+fn imported(r: &mut Rng) -> BTreeMap<String, String> {
+    let source = r.one(&["annotation", "annotation", "annotation", "annotation", "prefix", ""]);
+    let mut annotations = vec![("io.containerd.import.ref-source", source.to_owned())];
+    for key in ["io.containerd.image.name", "org.opencontainers.image.ref.name"] {
+        if r.chance(50) {
+            // Never the whole name of an image: one that is tied to itself is collected at any time.
+            let end = r.one(&[":1", "/b", "@c", "x"]);
+            let name = format!("{}{end}", image_name(r));
+            annotations.push((key, r.one(&[name.clone(), name, "latest".into()])));
+        }
+    }
+    annotations.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
 pub fn images(r: &mut Rng) -> Request {
     let mut image = support::image(&image_name(r));
     image.labels = image_labels(r);
+    if r.chance(30) {
+        image.target.mut_or_insert_default().annotations = imported(r);
+    }
     match r.usize(..10) {
         0..5 => Request::CreateImage(support::create(image)),
         5..7 => {

@@ -110,14 +110,19 @@ fn transfer(r: &mut Rng) -> Request {
     let references = (0..r.one(&[0, 0, 1, 2]))
         .map(|_| ImageReference {
             name: name(r),
-            is_prefix: r.chance(20),
+            is_prefix: r.chance(40),
+            allow_overwrite: r.chance(30),
             add_digest: r.chance(20),
+            skip_named_digest: r.chance(30),
             ..Default::default()
         })
         .collect();
     let source = ImageStore { name: name(r), ..Default::default() };
+    let references: Vec<ImageReference> = references;
+    let first = name(r);
+    let is_tied_to_itself = references.iter().any(|reference| reference.name == first);
     let destination = ImageStore {
-        name: name(r),
+        name: if is_tied_to_itself { String::new() } else { first },
         labels: image_labels(r),
         extra_references: references,
         ..Default::default()
@@ -127,6 +132,14 @@ fn transfer(r: &mut Rng) -> Request {
         destination: store(&destination),
         ..Default::default()
     })
+}
+
+/// The image that a Transfer ties names to, if it may not give that name itself.
+pub fn tied_to(request: &Request) -> Option<String> {
+    let Request::Transfer(request) = request else { return None };
+    let to = ImageStore::parse_from_bytes(&request.destination.value).unwrap();
+    let is_tied = to.extra_references.iter().any(|reference| reference.is_prefix);
+    Some(to.name).filter(|name| is_tied && !name.is_empty())
 }
 
 /// The filters of a subscriber.

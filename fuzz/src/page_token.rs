@@ -1,0 +1,23 @@
+//! Page tokens: any text is refused or read, and what is read is written the same again.
+
+use lmdb_images::service::catalog::token::{Start, Token, request_hash};
+
+use super::Input;
+
+const STORE: &str = "6a2f4f0e-7d6b-4a0d-8a06-0a7a4c1f5e11";
+
+/// See the module.
+pub fn run(data: &[u8]) {
+    let request = request_hash("List", &[&["n".to_owned()]]);
+    let text = String::from_utf8_lossy(data);
+    if let Ok(token) = Token::decode(&text, STORE, &request) {
+        assert_eq!(token.encode(STORE), text);
+    }
+    let mut input = Input(data);
+    let start = Start { seq: u64::from(input.byte()), ..Start::default() };
+    let place = input.bytes(417).to_vec();
+    let token = Token { request, start, place };
+    let text = token.encode(STORE);
+    assert_eq!(Token::decode(&text, STORE, &request), Ok(token));
+    assert!(Token::decode(&text, "another", &request).is_err());
+}

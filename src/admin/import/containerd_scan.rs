@@ -1,0 +1,144 @@
+//! Images of a bolt file whose list of buckets or whose meta pages are lost: every page is looked at.
+//!
+//! A page does not say whether it is in use. A free one holds the records of some past transaction, so an
+//! image that is found may have been changed or deleted since. [`Certainty`] says what is known of each.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bbolt_read::{Entry, ReadAt, Scan, Snapshot, Value};
+
+use crate::api::images::Image;
+use crate::containerd::schema;
+use crate::model::{Error, Namespace, Result};
+
+/// The namespace of images whose own is lost.
+pub const UNKNOWN_NAMESPACE: &str = "salvaged";
+
+/// How sure it is that an image is what containerd had last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Certainty {
+    /// Its namespace is known, and only one version of it was found.
+    Likely,
+    /// Its namespace is known, and this is the newest of so many versions, by the times in them.
+    Newest(usize),
+    /// The page that says its namespace is lost.
+    NamespaceUnknown,
+}
+
+impl fmt::Display for Certainty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Likely => f.write_str("likely: the only version found"),
+            Self::Newest(versions) => {
+                write!(f, "less sure: the newest of {versions} versions found")
+            }
+            Self::NamespaceUnknown => f.write_str("a guess: its namespace is lost"),
+        }
+    }
+}
+
+/// An image that was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Guess {
+    /// Its namespace, or [`UNKNOWN_NAMESPACE`].
+    pub namespace: Namespace,
+    /// Its record.
+    pub image: Image,
+    /// How sure it is.
+    pub certainty: Certainty,
+}
+
+/// What the pages of a file hold.
+#[derive(Debug, Default)]
+pub struct Scanned {
+    /// Labels of the namespaces that were found.
+    pub namespaces: BTreeMap<Namespace, BTreeMap<String, String>>,
+    /// Images, ordered by namespace and name.
+    pub images: Vec<Guess>,
+}
+
+type Found = BTreeMap<(Namespace, String), Vec<Image>>;
+
+/// Looks at every page. Accepts any bytes.
+///
+/// # Errors
+/// `DataLoss` if no page is one of bolt's.
+pub fn scan<S: ReadAt + ?Sized>(source: &S) -> Result<Scanned> {
+    let scan = Scan::open(source).map_err(|damage| Error::DataLoss(damage.to_string()))?;
+    let snapshot = scan.snapshot();
+    let unknown = Namespace::parse(UNKNOWN_NAMESPACE)?;
+    let (mut scanned, mut placed) = (Scanned::default(), Found::new());
+    let mut unplaced: BTreeMap<String, Vec<Image>> = BTreeMap::new();
+    for entry in scan.leaves().flatten() {
+        let Value::Bucket(bucket) = &entry.value else { continue };
+        if let Some(namespace) = namespace_of(snapshot, &entry, &mut scanned, &mut placed) {
+            scanned.namespaces.entry(namespace).or_default();
+        } else if let Ok(image) =
+            schema::image(snapshot, &entry.key, entry.page, bucket, &mut |_, _| {})
+        {
+            add(unplaced.entry(image.name.clone()).or_default(), image);
+        }
+    }
+    for ((namespace, _), versions) in &placed {
+        let certainty = match versions.len() {
+            1 => Certainty::Likely,
+            versions => Certainty::Newest(versions),
+        };
+        push(&mut scanned.images, namespace, versions, certainty);
+    }
+    // A page whose namespace is known leads to its images as well, so most are found twice.
+    for (name, mut versions) in unplaced {
+        let is_placed = |image: &Image| {
+            let named = placed.iter().filter(|((_, placed), _)| *placed == name);
+            named.flat_map(|(_, versions)| versions).any(|placed| placed == image)
+        };
+        let names_other = placed.keys().any(|(_, placed)| *placed == name);
+        versions.retain(|image| !names_other && !is_placed(image));
+        push(&mut scanned.images, &unknown, &versions, Certainty::NamespaceUnknown);
+    }
+    Ok(scanned)
+}
+
+/// The namespace of an entry whose bucket has images, which are added to `found`.
+fn namespace_of<S: ReadAt + ?Sized>(
+    snapshot: &Snapshot<'_, S>,
+    entry: &Entry,
+    scanned: &mut Scanned,
+    found: &mut Found,
+) -> Option<Namespace> {
+    let Value::Bucket(bucket) = &entry.value else { return None };
+    let namespace = Namespace::parse(std::str::from_utf8(&entry.key).ok()?).ok()?;
+    let images = match snapshot.get(bucket, b"images").ok()?? {
+        Value::Bucket(images) => images,
+        Value::Bytes(_) => return None,
+    };
+    if let Ok(Some(Value::Bucket(labels))) = snapshot.get(bucket, b"labels")
+        && let Ok(labels) = schema::texts(snapshot, &labels)
+    {
+        scanned.namespaces.entry(namespace.clone()).or_default().extend(labels);
+    }
+    for entry in snapshot.entries(&images).flatten() {
+        if let Value::Bucket(bucket) = &entry.value
+            && let Ok(image) =
+                schema::image(snapshot, &entry.key, entry.page, bucket, &mut |_, _| {})
+        {
+            add(found.entry((namespace.clone(), image.name.clone())).or_default(), image);
+        }
+    }
+    Some(namespace)
+}
+
+fn add(versions: &mut Vec<Image>, image: Image) {
+    if !versions.contains(&image) {
+        versions.push(image);
+    }
+}
+
+/// Adds the newest of some versions.
+fn push(images: &mut Vec<Guess>, namespace: &Namespace, versions: &[Image], certainty: Certainty) {
+    let time = |image: &&Image| (image.updated_at.seconds, image.updated_at.nanos);
+    if let Some(image) = versions.iter().max_by_key(time).cloned() {
+        images.push(Guess { namespace: namespace.clone(), image, certainty });
+    }
+}

@@ -1,0 +1,227 @@
+//! One namespace of a rescue: its labels, a lease, its blobs, its names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use indicatif::ProgressBar;
+use uuid::Uuid;
+
+use super::blobs::{Blobs, Fault};
+use super::plan::{PlannedImage, PlannedNamespace};
+use super::report::{Event, ImageResult, Outcome, Summary};
+use super::tree::{Blob, Loss};
+use crate::admin::export::{self, Put};
+use crate::api::namespace::Namespace as Record;
+use crate::clock;
+use crate::containerd::client::GrpcClient;
+use crate::containerd::content::{Adoption, Wanted};
+use crate::model::{Error, Namespace, Result, UnixTime};
+
+/// What the ids of leases begin with. A rescue that is run again removes those of a killed one.
+const LEASE_PREFIX: &str = "lmdb-images-rescue-";
+
+/// The least time that a lease lasts. A rescue that was killed can be run again within this time, and
+/// loses nothing.
+const MIN_LEASE_SECONDS: i64 = 24 * 60 * 60;
+
+/// The time for one blob by which a longer lease is reckoned: far more than a slow disk takes.
+const LEASE_MILLISECONDS_PER_BLOB: u64 = 200;
+
+/// Brings a namespace back.
+pub struct Restoring<'r, F> {
+    /// The containerd.
+    pub containerd: &'r GrpcClient,
+    /// The blobs on its disk.
+    pub blobs: &'r Blobs,
+    /// Counts.
+    pub summary: &'r mut Summary,
+    /// Shows the blobs.
+    pub progress: &'r ProgressBar,
+    /// Called for each image.
+    pub each: &'r mut F,
+}
+
+impl<F: FnMut(Event)> Restoring<'_, F> {
+    /// Brings it back. Whatever was done before is not done again, so it may be called after a kill.
+    pub async fn run(&mut self, namespace: &Namespace, planned: &PlannedNamespace) -> Result<()> {
+        self.labels(namespace, planned).await?;
+        let id = format!("{LEASE_PREFIX}{}", Uuid::new_v4());
+        self.containerd.create_lease(namespace, &id, lease_end(planned)).await?;
+        let leased = self.containerd.with_lease(&id)?;
+        let mut taken = BTreeSet::new();
+        for image in &planned.images {
+            self.image(&leased, namespace, planned, image, &mut taken).await?;
+        }
+        for name in &planned.damaged {
+            self.report(namespace, Some(name), false, ImageResult::Damaged, Vec::new());
+        }
+        // The names keep the content from here on.
+        for id in self.containerd.leases(namespace, LEASE_PREFIX).await? {
+            self.containerd.delete_lease(namespace, &id).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the namespace if it is not there, and gives it the labels that it lacks.
+    async fn labels(&mut self, namespace: &Namespace, planned: &PlannedNamespace) -> Result<()> {
+        let theirs = self.containerd.namespaces().await?;
+        let theirs = theirs.into_iter().find(|record| record.name == namespace.as_str());
+        let record = |labels: BTreeMap<String, String>| Record {
+            name: namespace.to_string(),
+            labels,
+            ..Record::default()
+        };
+        let wanted = planned.labels.clone().unwrap_or_default();
+        match theirs {
+            None => self.containerd.create_namespace(namespace, record(wanted)).await,
+            Some(theirs) => {
+                let mut all = wanted;
+                all.extend(theirs.labels.clone());
+                if all == theirs.labels {
+                    return Ok(());
+                }
+                self.containerd.update_namespace(namespace, record(all)).await
+            }
+        }
+    }
+
+    async fn image(
+        &mut self,
+        leased: &GrpcClient,
+        namespace: &Namespace,
+        planned: &PlannedNamespace,
+        image: &PlannedImage,
+        taken: &mut BTreeSet<String>,
+    ) -> Result<()> {
+        let mut lost = image.lost.clone();
+        let mut result = ImageResult::Lost;
+        if image.usable {
+            let refused = self.take_up(leased, namespace, planned, image, taken).await?;
+            // What containerd refuses of a plan that fits is a fault of the whole image.
+            result = match refused {
+                Some(loss) => {
+                    lost.push(loss);
+                    ImageResult::Lost
+                }
+                None => self.name(leased, namespace, image).await?,
+            };
+        }
+        let wanted = &image.wanted;
+        self.report(namespace, Some(&wanted.image.name), wanted.aside, result, lost);
+        Ok(())
+    }
+
+    /// Takes up the blobs of an image. Returns the first that containerd refuses.
+    async fn take_up(
+        &mut self,
+        leased: &GrpcClient,
+        namespace: &Namespace,
+        planned: &PlannedNamespace,
+        image: &PlannedImage,
+        taken: &mut BTreeSet<String>,
+    ) -> Result<Option<Loss>> {
+        let start = Instant::now();
+        let mut refused = None;
+        for digest in &image.blobs {
+            let Some(blob) = planned.blobs.get(digest).filter(|_| !taken.contains(digest)) else {
+                continue;
+            };
+            if let Err(fault) = self.blob(leased, namespace, blob).await? {
+                let (digest, part) = (digest.clone(), "a blob".to_owned());
+                refused = Some(Loss { digest, part, fault });
+                break;
+            }
+            taken.insert(digest.clone());
+            self.progress.inc(1);
+        }
+        self.summary.adopting += start.elapsed();
+        Ok(refused)
+    }
+
+    async fn blob(
+        &mut self,
+        leased: &GrpcClient,
+        namespace: &Namespace,
+        blob: &Blob,
+    ) -> Result<Result<(), Fault>> {
+        let Blob { digest, size, labels } = blob;
+        match leased.adopt_blob(namespace, &Wanted { digest, size: *size, labels }).await? {
+            Adoption::Adopted => self.summary.adopted += 1,
+            Adoption::Known => {
+                self.summary.known += 1;
+                let known = leased.content(namespace, digest).await?.unwrap_or_default().labels;
+                if labels.iter().any(|(key, value)| known.get(key) != Some(value)) {
+                    leased.label_content(namespace, digest, labels.clone()).await?;
+                }
+            }
+            Adoption::NotSeen => match self.blobs.check(digest, *size) {
+                Ok(()) => return Err(unseen(digest, self.blobs)),
+                Err(fault) => return Ok(Err(fault)),
+            },
+            Adoption::Refused(why) => {
+                return Ok(Err(Fault::Other(format!("is refused by containerd: {why}"))));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    async fn name(
+        &mut self,
+        leased: &GrpcClient,
+        namespace: &Namespace,
+        image: &PlannedImage,
+    ) -> Result<ImageResult> {
+        let options = export::Options::default();
+        let put = export::put_image(leased, namespace, &image.wanted.image, options).await;
+        match put {
+            Ok(Put { result, new_times }) => {
+                self.summary.new_times += u64::from(new_times);
+                Ok(result.into())
+            }
+            Err(e) => Ok(Some(export::failure(leased, e).await?).into()),
+        }
+    }
+
+    fn report(
+        &mut self,
+        namespace: &Namespace,
+        name: Option<&str>,
+        aside: bool,
+        result: ImageResult,
+        lost: Vec<Loss>,
+    ) {
+        let (namespace, name) = (namespace.to_string(), name.map(str::to_owned));
+        let outcome = Outcome { namespace, name, aside, result, lost, dry_run: false };
+        self.summary.count(&outcome);
+        (self.each)(Event::Outcome(outcome));
+    }
+}
+
+impl Summary {
+    /// Counts the outcome of an image.
+    pub(super) fn count(&mut self, outcome: &Outcome) {
+        self.images += 1;
+        self.restored += u64::from(outcome.result == ImageResult::Restored);
+        self.unchanged += u64::from(outcome.result == ImageResult::Unchanged);
+        self.lost += u64::from(outcome.is_loss());
+    }
+}
+
+/// When the lease of a namespace ends.
+fn lease_end(planned: &PlannedNamespace) -> UnixTime {
+    let needed = planned.blobs.len() as u64 * LEASE_MILLISECONDS_PER_BLOB / 1000;
+    let seconds = i64::try_from(needed).unwrap_or(i64::MAX).max(MIN_LEASE_SECONDS);
+    let mut end = clock::now();
+    end.seconds = end.seconds.saturating_add(seconds);
+    end.nanos = 0;
+    end
+}
+
+fn unseen(digest: &str, blobs: &Blobs) -> Error {
+    Error::FailedPrecondition(format!(
+        "containerd does not see {digest}, which lies in {}: is this the folder of that containerd, and \
+         is its content_sharing_policy \"shared\"? What was taken up before is kept by a lease: run the \
+         rescue again when it is mended",
+        blobs.folder().display()
+    ))
+}

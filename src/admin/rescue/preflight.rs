@@ -1,0 +1,218 @@
+//! What is checked before a rescue changes anything. A check that fails says what to do.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::peers;
+use super::plan::{Extent, Plan};
+use super::snapshots;
+use crate::admin::containerd::await_reply;
+use crate::clock;
+use crate::containerd::client::GrpcClient;
+use crate::containerd::layout::Layout;
+use crate::model::go::quote::quote;
+use crate::model::{Error, Namespace, Result};
+use crate::store::dir::root;
+
+/// Bytes of containerd's database that one blob and its lease entry may take, and that it needs
+/// beside them.
+const DATABASE_BYTES_PER_BLOB: u64 = 4096;
+const DATABASE_SPARE_BYTES: u64 = 32 << 20;
+
+/// One thing that was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What was looked at.
+    pub subject: &'static str,
+    /// What was found, or what stands against a rescue and what to do.
+    pub found: Result<String, String>,
+}
+
+/// What the checks look at.
+#[derive(Debug)]
+pub struct Preflight<'p> {
+    /// The containerd.
+    pub containerd: &'p GrpcClient,
+    /// Where it keeps its files.
+    pub layout: &'p Layout,
+    /// The folder of the store, if the names come from one.
+    pub store: Option<&'p Path>,
+    /// What is to be done.
+    pub plan: &'p Plan,
+    /// Whether containerd may have other images.
+    pub merge: bool,
+}
+
+impl Preflight<'_> {
+    /// Makes all checks, also after one that failed.
+    ///
+    /// # Errors
+    /// If containerd does not answer.
+    pub async fn run(&self) -> Result<Vec<Check>> {
+        let extent = self.plan.extent();
+        let check = |subject, found| Check { subject, found };
+        Ok(vec![
+            check("images", self.images().await?),
+            check("content", self.content()),
+            check("snapshotters", self.snapshotters()),
+            check("clients", self.clients()),
+            check("store", self.store()),
+            check("clock", self.clock()),
+            check("room", self.room(extent)),
+        ])
+    }
+
+    /// Images that containerd has and the plan does not, or with another target.
+    async fn images(&self) -> Result<Result<String, String>> {
+        let (mut same, mut others, mut example) = (0_u64, 0_u64, None);
+        for record in await_reply(self.containerd, self.containerd.namespaces()).await? {
+            let namespace = Namespace::parse(&record.name)?;
+            let planned = self.plan.namespaces.get(&namespace);
+            let ours: BTreeMap<_, _> = planned
+                .iter()
+                .flat_map(|planned| &planned.images)
+                .map(|image| (&image.wanted.image.name, &image.wanted.image.target.digest))
+                .collect();
+            let mut listing = self.containerd.images(&namespace);
+            while let Some(images) = await_reply(self.containerd, listing.next()).await? {
+                for image in images {
+                    if ours.get(&image.name) == Some(&&image.target.digest) {
+                        same += 1;
+                    } else {
+                        others += 1;
+                        let name = || format!("{} in namespace {namespace}", quote(&image.name));
+                        example.get_or_insert_with(name);
+                    }
+                }
+            }
+        }
+        let Some(example) = example else {
+            return Ok(Ok(match same {
+                0 => "containerd has none".into(),
+                same => format!("containerd has {same} already, as the names to bring back say"),
+            }));
+        };
+        if self.merge {
+            return Ok(Ok(format!("containerd has {others} others, which stay as they are")));
+        }
+        Ok(Err(format!(
+            "containerd has {others} images that are not among those to bring back, {example} for \
+             example: is it the right containerd? Has a client pulled since it lost its database? Look \
+             with `ctr images ls`, then remove them, or keep them with --merge"
+        )))
+    }
+
+    fn content(&self) -> Result<String, String> {
+        let folder = self.layout.content.display();
+        if !self.layout.shares_content {
+            return Err(
+                "containerd's content_sharing_policy is \"isolated\", so it takes up no blob that lies \
+                 on its disk: set it to \"shared\" under [plugins.\"io.containerd.metadata.v1.bolt\"] in \
+                 its config.toml, restart it, and set it back after the rescue"
+                    .into(),
+            );
+        }
+        Ok(format!("in {folder}, shared among namespaces"))
+    }
+
+    fn snapshotters(&self) -> Result<String, String> {
+        for (name, folder) in &self.layout.snapshotters {
+            match snapshots::unknown(&self.layout.database, name, folder) {
+                Ok(None) => {}
+                Ok(Some(unknown)) => {
+                    return Err(format!(
+                        "the folder of snapshotter {name}, {}, has {} snapshots that containerd's database \
+                         does not know, {} for example: it is older than the database, and new \
+                         snapshots would collide with it; stop containerd and run `lmdb-images rescue \
+                         prepare`, which puts it aside",
+                        folder.display(),
+                        unknown.count,
+                        quote(&unknown.example)
+                    ));
+                }
+                Err(why) => {
+                    return Err(format!(
+                        "whether the folder of snapshotter {name} is older than the database cannot be \
+                         known: {why}; stop containerd and run `lmdb-images rescue prepare`"
+                    ));
+                }
+            }
+        }
+        Ok("none is older than the database".into())
+    }
+
+    fn clients(&self) -> Result<String, String> {
+        let socket = self.containerd.socket();
+        match peers::connected(socket) {
+            Ok(peers) if peers.is_empty() => Ok("no other is connected".into()),
+            Ok(peers) => {
+                let peers: Vec<_> = peers.iter().map(ToString::to_string).collect();
+                Err(format!(
+                    "connected to containerd: {}; stop them until the rescue has ended (for example \
+                     `systemctl stop kubelet docker lmdb-images`): what they pull or remove meanwhile can \
+                     cost content",
+                    peers.join(", ")
+                ))
+            }
+            Err(e) => Err(format!(
+                "who is connected to {} cannot be known: {e}; run this as root",
+                socket.display()
+            )),
+        }
+    }
+
+    fn store(&self) -> Result<String, String> {
+        let Some(path) = self.store else { return Ok("none is used".into()) };
+        match root::owner(path) {
+            Some(pid) => Err(format!(
+                "{} (pid {pid}) writes to the store in {}: stop it until the rescue has ended, for \
+                 example with `systemctl stop lmdb-images`",
+                peers::process_name(pid),
+                path.display()
+            )),
+            None => Ok(format!("no process writes to {}", path.display())),
+        }
+    }
+
+    /// A clock that was reset would end the lease as soon as it is set right.
+    fn clock(&self) -> Result<String, String> {
+        let images = self.plan.namespaces.values().flat_map(|namespace| &namespace.images);
+        let times = images.map(|image| image.wanted.image.updated_at.seconds);
+        let (now, newest) = (clock::now().seconds, times.max().unwrap_or(i64::MIN));
+        if now < newest {
+            return Err(format!(
+                "the machine's clock shows {}, before the newest change of an image: set the clock \
+                 first, as the lease that keeps the content ends by it",
+                clock::display_time()
+            ));
+        }
+        Ok(format!("shows {}", clock::display_time()))
+    }
+
+    fn room(&self, extent: Extent) -> Result<String, String> {
+        let folder = self.layout.database.parent().unwrap_or(Path::new("/"));
+        let needed = DATABASE_SPARE_BYTES + extent.blobs * DATABASE_BYTES_PER_BLOB;
+        let free = nix::sys::statvfs::statvfs(folder)
+            .map(|fs| fs.blocks_available().saturating_mul(fs.fragment_size()))
+            .map_err(|e| format!("the free space of {} is not known: {e}", folder.display()))?;
+        if free < needed {
+            return Err(format!(
+                "{} has {free} bytes free, and containerd's database may need {needed}: make room first",
+                folder.display()
+            ));
+        }
+        Ok(format!("{} MiB free for containerd's database", free >> 20))
+    }
+}
+
+/// The error after checks of which one failed.
+pub fn refusal(checks: &[Check]) -> Option<Error> {
+    let failed: Vec<_> =
+        checks.iter().filter(|check| check.found.is_err()).map(|check| check.subject).collect();
+    (!failed.is_empty()).then(|| {
+        Error::FailedPrecondition(format!(
+            "nothing was changed: see what is said above of {}",
+            failed.join(", ")
+        ))
+    })
+}

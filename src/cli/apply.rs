@@ -1,0 +1,95 @@
+//! `lmdb-images apply`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+
+use super::daemon_args::DaemonArgs;
+use super::output::{Failure, print, report_error, visible};
+use super::{NamespaceArg, block_on};
+use crate::admin::{batch, file};
+use crate::api::catalog::{ApplyItem, ApplyResponse};
+use crate::model::Error;
+
+/// The longest file, in bytes: what a message carries.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// Change several images at once
+///
+/// Calls the daemon. FILE has one change a line, as JSON: {"put": IMAGE} makes or replaces an image, with
+/// IMAGE as `ls --json` prints it; with "mask": ["labels.stage"] only these fields; {"remove": NAME} removes
+/// one. A change may have a condition: "if": {"absent": true}, {"digest": "sha256:…"} or {"etag": "…"}.
+/// Either all changes are made, or none. In front of a containerd that is possible for one change only;
+/// --allow-partial makes each by itself.
+///
+/// Example of a FILE: {"remove": "docker.io/library/app:1.3", "if": {"digest": "sha256:…"}}
+///
+/// Exits with 1 when a change was not made.
+#[derive(Args)]
+pub struct Apply {
+    /// File with one change a line
+    file: PathBuf,
+
+    /// Make each change by itself: some may be made and others not
+    #[arg(long)]
+    allow_partial: bool,
+
+    /// Print one JSON object per change: name, etag and seq, or error
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    namespace: NamespaceArg,
+
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+impl Apply {
+    /// Has the daemon make the changes, and prints what became of each.
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        let namespace = self.namespace.parse()?;
+        let missing = || Error::NotFound(format!("{}: there is no such file", self.file.display()));
+        let (_, text) = file::read_text(&self.file, MAX_FILE_BYTES)?.ok_or_else(missing)?;
+        let place = self.file.display().to_string();
+        let mut request = batch::parse(&text, &namespace).map_err(|e| e.at(place))?;
+        request.allow_partial = self.allow_partial;
+        let names: Vec<_> = request.items.iter().map(name).collect();
+        let daemon = self.daemon.daemon()?;
+        let path = "/lmdbimages.v1.Catalog/Apply";
+        let done: ApplyResponse = block_on(daemon.call(path, Some(&namespace), request))?;
+        let failed = done.results.iter().filter(|result| result.status.code != 0).count();
+        print(|out| {
+            for (name, result) in names.iter().zip(&done.results) {
+                let error = Some(&result.status.message).filter(|_| result.status.code != 0);
+                match (self.json, error) {
+                    (true, Some(error)) => {
+                        writeln!(out, "{}", json!({ "name": name, "error": error }))?;
+                    }
+                    (true, None) => writeln!(
+                        out,
+                        "{}",
+                        json!({ "name": name, "etag": result.etag, "seq": result.seq })
+                    )?,
+                    (false, Some(error)) => writeln!(out, "{}\t{error}", visible(name))?,
+                    (false, None) => writeln!(out, "{}\tdone", visible(name))?,
+                }
+            }
+            Ok(())
+        })?;
+        if failed > 0 {
+            report_error(format_args!("{failed} of {} changes were not made", names.len()));
+            return Ok(ExitCode::FAILURE);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn name(item: &ApplyItem) -> String {
+    match item.has_put() {
+        true => item.put().image.name.clone(),
+        false => item.remove().name.clone(),
+    }
+}

@@ -1,0 +1,198 @@
+//! `lmdb-images fleet`.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value};
+
+use super::block_on;
+use super::output::{Failure, MAX_CELL_CHARS, cell, note, print, table};
+use crate::fleet::questions::{Found, Question};
+use crate::fleet::schema;
+use crate::fleet::target::{Certificates, Postgres};
+use crate::model::{Error, Result};
+
+/// Ask which nodes have which images, in the PostgreSQL that `lmdb-images ship` reports to
+#[derive(Args)]
+pub struct Fleet {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the SQL that makes the tables, or brings them up to date; or run it
+    ///
+    /// One transaction; a second run changes nothing. The role that runs it needs CREATEROLE, and CREATE
+    /// in the database.
+    Schema {
+        /// Run it in this PostgreSQL instead: postgres://ROLE@HOST/DATABASE
+        #[arg(long, value_name = "URL")]
+        to: Option<String>,
+
+        #[command(flatten)]
+        certificates: CertificateArgs,
+    },
+
+    /// List all nodes
+    Nodes(Source),
+
+    /// List the nodes that have a digest, or an image of this name
+    Where {
+        /// sha256:ab12… or the beginning of it, or the name of an image
+        #[arg(value_name = "DIGEST|NAME")]
+        what: String,
+
+        #[command(flatten)]
+        source: Source,
+    },
+
+    /// List what changed on all nodes, the newest first
+    Changes {
+        /// For how long, such as 1h, 90m or '2 days'
+        #[arg(long, value_name = "TIME", default_value = "1h")]
+        since: String,
+
+        /// Only of this node
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
+
+        /// Only of this image name
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+
+        /// The most rows
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        limit: i64,
+
+        #[command(flatten)]
+        source: Source,
+    },
+
+    /// List the nodes that have not reported for a while
+    Stale(Source),
+
+    /// List the nodes that have another digest under this name than most
+    Drift {
+        /// Name of an image
+        name: String,
+
+        #[command(flatten)]
+        source: Source,
+    },
+
+    /// List what a person should look at: copied stores, rolled-back disks, changes that were lost
+    Incidents(Source),
+}
+
+/// Files for TLS.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CertificateArgs {
+    /// Certificate of this client, in PEM
+    #[arg(long, env = "LMDB_IMAGES_FLEET_CERT", value_name = "FILE")]
+    cert: Option<PathBuf>,
+
+    /// Its key, in PEM
+    #[arg(long, env = "LMDB_IMAGES_FLEET_KEY", value_name = "FILE")]
+    key: Option<PathBuf>,
+
+    /// Certificates of the authorities of the server's, in PEM [default: the system's]
+    #[arg(long, env = "LMDB_IMAGES_FLEET_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+}
+
+impl From<CertificateArgs> for Certificates {
+    fn from(args: CertificateArgs) -> Self {
+        Self { cert: args.cert, key: args.key, ca: args.ca }
+    }
+}
+
+/// Where to ask.
+#[derive(Args)]
+struct Source {
+    /// The PostgreSQL: postgres://ROLE@HOST/DATABASE
+    #[arg(long, env = "LMDB_IMAGES_FLEET", value_name = "URL")]
+    from: Option<String>,
+
+    #[command(flatten)]
+    certificates: CertificateArgs,
+
+    /// Do not shorten long texts in the table
+    #[arg(long)]
+    no_trunc: bool,
+
+    /// Print one JSON object per line
+    #[arg(long)]
+    json: bool,
+}
+
+impl Fleet {
+    /// Asks, and prints the answer.
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        match self.command {
+            Command::Schema { to: None, .. } => {
+                print(|out| out.write_all(schema::script().as_bytes()))?;
+            }
+            Command::Schema { to: Some(url), certificates } => {
+                let to = Postgres::parse(&url, certificates.into())?;
+                block_on(schema::apply(&to))?;
+                note("the schema fleet is up to date");
+            }
+            Command::Nodes(source) => source.ask(&Question::Nodes)?,
+            Command::Where { what, source } => source.ask(&Question::locate(&what))?,
+            Command::Changes { since, node, name, limit, source } => {
+                source.ask(&Question::Changes { since, node, name, limit })?;
+            }
+            Command::Stale(source) => source.ask(&Question::Stale)?,
+            Command::Drift { name, source } => source.ask(&Question::Drift(name))?,
+            Command::Incidents(source) => source.ask(&Question::Incidents)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Source {
+    fn ask(self, question: &Question) -> Result<(), Failure> {
+        let url = self.from.ok_or_else(|| {
+            Error::InvalidArgument("which PostgreSQL? Give --from, or set LMDB_IMAGES_FLEET".into())
+        })?;
+        let from = Postgres::parse(&url, self.certificates.into())?;
+        let found = block_on(question.ask(&from))?;
+        let max = if self.no_trunc { usize::MAX } else { MAX_CELL_CHARS };
+        print(|out| if self.json { lines(out, &found) } else { rows(out, &found, max) })
+    }
+}
+
+fn lines(out: &mut dyn Write, found: &Found) -> io::Result<()> {
+    for row in &found.rows {
+        let object: Map<_, _> = found.columns.iter().cloned().zip(row.iter().cloned()).collect();
+        writeln!(out, "{}", Value::from(object))?;
+    }
+    Ok(())
+}
+
+fn rows(out: &mut dyn Write, found: &Found, max: usize) -> io::Result<()> {
+    if found.rows.is_empty() {
+        return Ok(());
+    }
+    let head: Vec<_> = found.columns.iter().map(|c| c.replace('_', " ").to_uppercase()).collect();
+    table(out, &head.join("\t"), |out| {
+        for row in &found.rows {
+            let cells: Vec<_> = row.iter().map(|value| shown(value, max)).collect();
+            writeln!(out, "{}", cells.join("\t"))?;
+        }
+        Ok(())
+    })
+}
+
+fn shown(value: &Value, max: usize) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => cell(text, max),
+        Value::Bool(true) => "yes".into(),
+        Value::Bool(false) => "no".into(),
+        other => other.to_string(),
+    }
+}

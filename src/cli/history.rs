@@ -1,0 +1,110 @@
+//! `lmdb-images history`.
+
+use clap::Args;
+
+use super::change::{HEADS, cells, json};
+use super::daemon_args::DaemonArgs;
+use super::output::{Failure, StyledOutput, note};
+use super::{block_on, moment, paths};
+use crate::admin::history;
+use crate::api::catalog::HistoryRequest;
+use crate::api::catalog::history_request::Of;
+use crate::clock;
+use crate::model::{Namespace, UnixTime};
+
+/// Show the changes of an image, or of a digest
+///
+/// Newest first. SUBJECT is the name of an image, or a whole digest: then the changes that gave an image
+/// this digest or took it away. Asks the daemon; if none runs, reads the files of the store. The columns
+/// are those of `watch`. The log keeps the newest changes only (setting log-keep): a note says where it
+/// begins.
+///
+/// Example: lmdb-images history docker.io/library/app:latest --since 2h
+///
+/// Exits with 1 when nothing is found.
+#[derive(Args)]
+pub struct History {
+    /// Name of an image, or a digest
+    subject: String,
+
+    /// Only changes in this namespace; may be repeated [default: all]
+    #[arg(short, long = "namespace", value_name = "NAMESPACE")]
+    namespaces: Vec<String>,
+
+    /// Only changes since this time: 90s, 30m, 2h, 7d ago, or a point in time such as 2026-11-28T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+
+    /// Only changes before the one with this number
+    #[arg(long, value_name = "SEQ")]
+    before: Option<u64>,
+
+    /// At most this number of changes
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+
+    /// Print one JSON object per line (docs/json.md)
+    #[arg(long)]
+    json: bool,
+
+    /// Folder of the store, to read if no daemon runs [default: the daemon's, by its file of settings]
+    #[arg(long, env = "LMDB_IMAGES_ROOT", value_name = "DIR")]
+    root: Option<std::path::PathBuf>,
+
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+impl History {
+    /// Looks the changes up, and prints them.
+    pub fn run(self) -> Result<std::process::ExitCode, Failure> {
+        for namespace in &self.namespaces {
+            Namespace::parse(namespace)?;
+        }
+        let since = self.since.as_deref().map(|since| {
+            let at = moment::parse("--since", since, clock::display_time())?;
+            let nanos = u32::try_from(at.subsec_nanosecond()).unwrap_or_default();
+            Ok::<_, crate::model::Error>(UnixTime { seconds: at.as_second(), nanos }.to_record())
+        });
+        let is_digest = crate::model::digest::validate(&self.subject).is_ok();
+        let of = if is_digest { Of::Digest } else { Of::Name };
+        let request = HistoryRequest {
+            of: Some(of(self.subject)),
+            namespaces: self.namespaces,
+            before: self.before.unwrap_or_default(),
+            since: since.transpose()?.into(),
+            ..HistoryRequest::default()
+        };
+        let daemon = self.daemon.daemon()?;
+        let root = || match self.root {
+            Some(root) => Ok(root),
+            None => Ok(self.daemon.file.read()?.root.unwrap_or_else(paths::default_root)),
+        };
+        let found = block_on(history::run(&daemon, root, request, self.limit as usize))?;
+        let mut out = StyledOutput::new();
+        let is_empty = found.changes.is_empty();
+        if self.json {
+            for change in found.changes {
+                out.text(&json(change)?)?;
+            }
+        } else if !is_empty {
+            let rows: Vec<_> = found.changes.iter().map(cells).collect();
+            out.table(&HEADS, &rows)?;
+        }
+        if found.has_more && !self.json {
+            note(format_args!("lmdb-images: there are more; --limit or --before show them"));
+        } else if found.first > 1 {
+            note(format_args!(
+                "lmdb-images: the log begins with change {}; what was before is not known",
+                found.first
+            ));
+        }
+        Ok(match is_empty {
+            true => {
+                note(format_args!("lmdb-images: no change of that name or digest is in the log"));
+                std::process::ExitCode::FAILURE
+            }
+            false => std::process::ExitCode::SUCCESS,
+        })
+    }
+}

@@ -1,0 +1,230 @@
+//! `lmdb-images rescue`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::output::{Failure, MAX_CELL_CHARS, Output, cell, note, print, visible};
+use super::{ContainerdArgs, StoreArgs, block_on};
+use crate::admin::rescue::from_blobs::{self, Line};
+use crate::admin::rescue::prepare::{self, Folders};
+use crate::admin::rescue::report::{Event, Outcome, Summary};
+use crate::admin::rescue::{self, Options};
+use crate::model::printable::one_line;
+use crate::model::{Error, Namespace};
+
+/// Give a containerd that lost its database its images back
+///
+/// Takes the names from the store, those set aside too, and the content from containerd's own disk: no
+/// byte is copied, and no network is used. First prints what it checks, and changes nothing if a check
+/// fails. An image whose content is not all there is named with what is missing. A rescue that was
+/// killed can be run again. docs/operations.md has the steps before it: "The day meta.db is gone".
+///
+/// Exits with 1 when something was lost or left.
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Rescue {
+    #[command(subcommand)]
+    step: Option<Step>,
+
+    #[command(flatten)]
+    root: StoreArgs,
+
+    #[command(flatten)]
+    containerd: ContainerdArgs,
+
+    /// Without a store: find images among the blobs of this folder of a containerd, and print a list.
+    /// Save it in a file, choose, and give the file to --choice
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["choice", "dry_run", "verify", "sources", "merge"])]
+    from_blobs: Option<PathBuf>,
+
+    /// The namespace in the list of --from-blobs
+    #[arg(short, long, default_value = "default", requires = "from_blobs")]
+    namespace: String,
+
+    /// Take the names from this file, a list of --from-blobs, and not from the store
+    #[arg(long, value_name = "FILE")]
+    choice: Option<PathBuf>,
+
+    /// Change nothing, and print what would be done
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Hash every blob first, and take up none that is damaged. Without it only manifests are hashed
+    #[arg(long)]
+    verify: bool,
+
+    /// Label each blob with the repositories that the names of its images say, a guess. A push to such a
+    /// registry can then refer to the blob instead of sending it
+    #[arg(long)]
+    sources: bool,
+
+    /// Allow a containerd that has other images. They stay, and one of the same name stays too
+    #[arg(long)]
+    merge: bool,
+
+    /// Print one JSON object per line: checks, plan, images, differences, summary
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Step {
+    Prepare(Prepare),
+    Unprepare(Unprepare),
+}
+
+/// Put aside what stands in the way of a rescue, while containerd is stopped
+///
+/// Gives the blobs second names, so that no collection can cost one. Puts aside meta.db, the folders of
+/// the snapshotters (the files that containers wrote are in them) and the state folder. Prints each step
+/// before it is done. Nothing is copied or removed. Refuses while anything holds meta.db.
+#[derive(Args)]
+struct Prepare {
+    #[command(flatten)]
+    folders: FolderArgs,
+
+    /// Change nothing, and print the steps
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Undo `rescue prepare`, while containerd is stopped
+///
+/// Puts everything back where it was. What containerd has made in the meantime is kept beside it, under
+/// a name that ends in .newer-TIME.
+#[derive(Args)]
+struct Unprepare {
+    #[command(flatten)]
+    folders: FolderArgs,
+}
+
+#[derive(Args)]
+struct FolderArgs {
+    /// containerd's root: `root` in its config.toml
+    #[arg(long = "root-of-containerd", value_name = "DIR", default_value = "/var/lib/containerd")]
+    root: PathBuf,
+
+    /// containerd's state folder: `state` in its config.toml
+    #[arg(long = "state-of-containerd", value_name = "DIR", default_value = "/run/containerd")]
+    state: PathBuf,
+}
+
+impl FolderArgs {
+    fn folders(self) -> Folders {
+        Folders { root: self.root, state: self.state }
+    }
+}
+
+impl Step {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let mut out = Output::new();
+        let done = match self {
+            Self::Prepare(Prepare { folders, dry_run }) => {
+                let folders = folders.folders();
+                prepare::prepare(&folders, dry_run, |step| out.line(step))?;
+                if dry_run { NOTHING_DONE } else { PREPARED }
+            }
+            Self::Unprepare(Unprepare { folders }) => {
+                prepare::unprepare(&folders.folders(), |step| out.line(step))?;
+                UNPREPARED
+            }
+        };
+        out.line(done);
+        out.finish(done)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+const NOTHING_DONE: &str = "nothing was done";
+const PREPARED: &str = "prepared: start containerd and nothing else, then run `lmdb-images rescue`";
+const UNPREPARED: &str = "everything is where it was";
+
+impl Rescue {
+    /// Rescues, and prints checks, what was lost, and a summary.
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        if let Some(step) = self.step {
+            return step.run();
+        }
+        if let Some(folder) = &self.from_blobs {
+            return list(folder, &self.namespace);
+        }
+        let socket = self.containerd.socket(&self.root.file)?;
+        let options = Options {
+            dry_run: self.dry_run,
+            verify: self.verify,
+            sources: self.sources,
+            merge: self.merge,
+        };
+        let mut out = Output::new();
+        let told = |event| tell(&mut out, self.json, self.dry_run, &event);
+        let summary = match &self.choice {
+            Some(list) => block_on(rescue::run_choice(list, &socket, options, told))?,
+            None => block_on(rescue::run(&self.root.folder()?, &socket, options, told))?,
+        };
+        finish(out, self.json, &summary)
+    }
+}
+
+/// Prints the list of --from-blobs.
+fn list(folder: &Path, namespace: &str) -> Result<ExitCode, Failure> {
+    let namespace = Namespace::parse(namespace)
+        .map_err(|e| Error::InvalidArgument(format!("--namespace: {e}")))?;
+    let found = from_blobs::find(folder)?;
+    print(|out| {
+        writeln!(out, "{}", from_blobs::HEAD)?;
+        let mut lines = found.iter().map(|candidate| Line(namespace.as_str(), candidate));
+        lines.try_for_each(|line| writeln!(out, "{line}"))
+    })?;
+    let usable = found.iter().filter(|candidate| candidate.usable).count();
+    note(format_args!("{} images found, {usable} of them complete", found.len()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tell(out: &mut Output, json: bool, all: bool, event: &Event) {
+    match event {
+        event if json => out.line(event.json()),
+        Event::Check(check) => match &check.found {
+            Ok(found) => out.line(format_args!("ok    {}: {}", check.subject, one_line(found))),
+            // Whole: what to do stands at its end.
+            Err(why) => out.line(format_args!("STOP  {}: {why}", check.subject)),
+        },
+        Event::Plan(plan) => out.line(format_args!(
+            "plan  {} images in {} namespaces ({} of them set aside in the store), {} blobs of {} \
+             bytes; {} images cannot come back",
+            plan.images, plan.namespaces, plan.aside, plan.blobs, plan.bytes, plan.unusable
+        )),
+        Event::Outcome(outcome) if all || outcome.is_loss() => out.line(line(outcome)),
+        Event::Outcome(_) => {}
+        Event::Difference(difference) => {
+            let (namespace, name) = (&difference.namespace, visible(&difference.name));
+            out.line(format_args!(
+                "{namespace}\t{name}\t{}",
+                one_line(&difference.kind.to_string())
+            ));
+        }
+    }
+}
+
+/// An outcome as a line of fields.
+fn line(outcome: &Outcome) -> String {
+    let name = match &outcome.name {
+        Some(name) => cell(name, MAX_CELL_CHARS),
+        None => "(labels of the namespace)".into(),
+    };
+    format!("{}\t{name}\t{outcome}", outcome.namespace)
+}
+
+fn finish(mut out: Output, json: bool, summary: &Summary) -> Result<ExitCode, Failure> {
+    let done = format!("{} {summary}", if summary.dry_run { "would rescue" } else { "rescued" });
+    out.line(if json { summary.json() } else { done.clone() });
+    out.finish(done)?;
+    if summary.is_complete() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !json {
+        note("what was lost or left is listed above; a pull brings an image back");
+    }
+    Ok(ExitCode::FAILURE)
+}

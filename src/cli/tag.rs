@@ -1,0 +1,101 @@
+//! `lmdb-images tag`.
+
+use clap::Args;
+use serde_json::json;
+
+use super::daemon_args::DaemonArgs;
+use super::output::{Failure, print, visible};
+use super::{NamespaceArg, block_on};
+use crate::admin::catalog::Daemon;
+use crate::api::catalog::precondition::Is;
+use crate::api::catalog::{ApplyItem, ApplyRequest, ApplyResponse, Precondition, Put, apply_item};
+use crate::api::images::{GetImageRequest, GetImageResponse, Image};
+use crate::model::{Namespace, Result};
+
+/// Give an image another name
+///
+/// Calls the daemon. NAME gets target and labels of SOURCE; an image of that name is replaced. With
+/// --if-digest it is replaced only if it has this digest now, with --if-absent only made: of several
+/// clients that try at the same time, one succeeds.
+///
+/// Example: lmdb-images tag app:1.4 app:latest --if-digest sha256:…
+///
+/// Exits with 1 when the condition is not met.
+#[derive(Args)]
+pub struct Tag {
+    /// Name of an image
+    source: String,
+
+    /// Its other name
+    name: String,
+
+    /// Only if NAME has this digest now
+    #[arg(long, value_name = "DIGEST", conflicts_with = "if_absent")]
+    if_digest: Option<String>,
+
+    /// Only if there is no image NAME
+    #[arg(long)]
+    if_absent: bool,
+
+    /// Print one JSON object: name, digest, etag, and seq, the number of the change
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    namespace: NamespaceArg,
+
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+impl Tag {
+    /// Has the daemon make the name, and prints it.
+    pub fn run(self) -> Result<(), Failure> {
+        let (daemon, namespace) = (self.daemon.daemon()?, self.namespace.parse()?);
+        let is = match (self.if_digest, self.if_absent) {
+            (Some(digest), _) => Some(Is::Digest(digest)),
+            (None, true) => Some(Is::Absent(true)),
+            (None, false) => None,
+        };
+        let (digest, done) = block_on(tag(&daemon, &namespace, self.source, &self.name, is))?;
+        let result = done.results.into_iter().next().unwrap_or_default();
+        print(|out| match self.json {
+            true => writeln!(
+                out,
+                "{}",
+                json!({ "name": self.name, "digest": digest, "etag": result.etag, "seq": result.seq })
+            ),
+            false => writeln!(out, "{} {}", visible(&self.name), visible(&digest)),
+        })
+    }
+}
+
+async fn tag(
+    daemon: &Daemon,
+    namespace: &Namespace,
+    source: String,
+    name: &str,
+    is: Option<Is>,
+) -> Result<(String, ApplyResponse)> {
+    let get = GetImageRequest { name: source, ..GetImageRequest::default() };
+    let path = "/containerd.services.images.v1.Images/Get";
+    let found: GetImageResponse = daemon.call(path, Some(namespace), get).await?;
+    let image = found.image.unwrap_or_default();
+    let digest = image.target.digest.clone();
+    let image = Image {
+        name: name.to_owned(),
+        labels: image.labels,
+        target: image.target,
+        ..Image::default()
+    };
+    let put = Put { image: Some(image).into(), ..Put::default() };
+    let precondition = is.map(|is| Precondition { is: Some(is), ..Precondition::default() });
+    let item = ApplyItem {
+        precondition: precondition.into(),
+        change: Some(apply_item::Change::Put(put)),
+        ..ApplyItem::default()
+    };
+    let request = ApplyRequest { items: vec![item], ..ApplyRequest::default() };
+    let path = "/lmdbimages.v1.Catalog/Apply";
+    Ok((digest, daemon.call(path, Some(namespace), request).await?))
+}

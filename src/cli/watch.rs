@@ -1,0 +1,77 @@
+//! `lmdb-images watch`.
+
+use clap::Args;
+
+use super::block_on;
+use super::change::{cells, json};
+use super::daemon_args::DaemonArgs;
+use super::output::{Failure, StyledOutput, note};
+use crate::admin::watch::{self, Event, From};
+use crate::api::catalog::WatchRequest;
+use crate::model::Namespace;
+
+/// Print each change of an image as it is made
+///
+/// Calls the daemon. A change is printed if the image matches any FILTER before or after it; filters are
+/// those of `ls`. The columns are: number, time in UTC, namespace, name, digest before and after, program
+/// and user, origin. Waits for a daemon that restarts, and goes on without a gap. If changes were dropped
+/// from the log meanwhile, it says so and prints the present images first, each with "=".
+///
+/// Example: lmdb-images watch --all 'name~=^docker\.io/library/'
+///
+/// Runs until it is interrupted. Exits with 1 when the daemon cannot be reached at first, or refuses.
+#[derive(Args)]
+pub struct Watch {
+    /// Filters of images
+    #[arg(value_name = "FILTER")]
+    filters: Vec<String>,
+
+    /// Only changes in this namespace; may be repeated [default: all]
+    #[arg(short, long = "namespace", value_name = "NAMESPACE")]
+    namespaces: Vec<String>,
+
+    /// Begin with the change of this number
+    #[arg(long, value_name = "SEQ", conflicts_with = "all")]
+    from: Option<u64>,
+
+    /// Begin with the oldest change that is kept
+    #[arg(long)]
+    all: bool,
+
+    /// Print one JSON object per line (docs/json.md)
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+impl Watch {
+    /// Follows the changes, and prints them.
+    pub fn run(self) -> Result<(), Failure> {
+        let daemon = self.daemon.daemon()?;
+        for namespace in &self.namespaces {
+            Namespace::parse(namespace)?;
+        }
+        let from = match (self.from, self.all) {
+            (Some(seq), _) => From::Seq(seq),
+            (None, true) => From::Oldest,
+            (None, false) => From::Now,
+        };
+        let request = WatchRequest {
+            namespaces: self.namespaces,
+            filters: self.filters,
+            ..WatchRequest::default()
+        };
+        let mut out = StyledOutput::new();
+        let print = |event| match event {
+            Event::Change(change) if self.json => Ok(out.text(&json(*change)?)?),
+            Event::Change(change) => Ok(out.line(&cells(&change))?),
+            Event::Note(text) => {
+                note(format_args!("lmdb-images: {text}"));
+                Ok(())
+            }
+        };
+        block_on(watch::run(&daemon, from, request, print))
+    }
+}

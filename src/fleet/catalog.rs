@@ -1,0 +1,154 @@
+//! Reads the catalogue of the node's daemon.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use http::HeaderMap;
+use protobuf::{Message, MessageField};
+use tonic::{Status, Streaming};
+
+use crate::api::catalog::{
+    Change, ChangesRequest, ChangesResponse, HeadRequest, HeadResponse, WatchRequest, WatchResponse,
+};
+use crate::api::error_details::ErrorInfo;
+use crate::containerd::client::GrpcClient;
+use crate::model::{Error, Result};
+
+/// How long a call may take beyond the time that it may wait.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The daemon of this node.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    daemon: GrpcClient,
+}
+
+/// Why changes cannot be read from where they were asked for.
+#[derive(Debug)]
+pub enum Failure {
+    /// The log is another one than the reader thought, or no longer begins early enough.
+    Moved,
+    /// Something else.
+    Other(Error),
+}
+
+impl Catalog {
+    /// The daemon at a socket. It is connected to when it is called.
+    pub fn new(socket: &Path) -> Self {
+        Self { daemon: GrpcClient::lazy(socket) }
+    }
+
+    /// The store and the ends of its log.
+    pub async fn head(&self) -> Result<HeadResponse> {
+        let path = "/lmdbimages.v1.Catalog/Head";
+        let (headers, request) = (HeaderMap::new(), HeadRequest::default());
+        let call = self.daemon.call(path, None, &headers, request);
+        let head: HeadResponse = self.within(REPLY_TIMEOUT, call).await??;
+        if head.epoch.is_empty() {
+            return Err(Error::FailedPrecondition(format!(
+                "the daemon at {} keeps no log of changes: set its log-keep above 0",
+                self.daemon.socket().display()
+            )));
+        }
+        Ok(head)
+    }
+
+    /// The changes from a number on; waits at most `wait` for the first.
+    pub async fn changes(
+        &self,
+        log: &str,
+        from: u64,
+        wait: Duration,
+    ) -> Result<ChangesResponse, Failure> {
+        let request = ChangesRequest {
+            epoch: log.into(),
+            from,
+            wait: MessageField::some(protobuf::well_known_types::duration::Duration {
+                seconds: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
+                nanos: i32::try_from(wait.subsec_nanos()).unwrap_or_default(),
+                ..Default::default()
+            }),
+            ..ChangesRequest::default()
+        };
+        let (path, headers) = ("/lmdbimages.v1.Catalog/Changes", HeaderMap::new());
+        let call = self.daemon.call(path, None, &headers, request);
+        let timeout = wait.saturating_add(REPLY_TIMEOUT);
+        let called = self.within_status(timeout, call).await.map_err(Failure::Other)?;
+        called.map_err(|status| match has_moved(&status) {
+            true => Failure::Moved,
+            false => Failure::Other(self.failed(&status)),
+        })
+    }
+
+    /// All images of all namespaces, and then the changes after them.
+    pub async fn watch_all(&self) -> Result<Streaming<WatchResponse>> {
+        let request = WatchRequest { initial_state: true, ..WatchRequest::default() };
+        let call = self.daemon.stream("/lmdbimages.v1.Catalog/Watch", request);
+        self.within(REPLY_TIMEOUT, call).await?
+    }
+
+    /// The next message of a watch.
+    pub async fn next(&self, watch: &mut Streaming<WatchResponse>) -> Result<WatchResponse> {
+        let next = self.within(REPLY_TIMEOUT, watch.message()).await??;
+        next.ok_or_else(|| {
+            Error::Unavailable(format!(
+                "the daemon at {} ended the list of its images",
+                self.daemon.socket().display()
+            ))
+        })
+    }
+
+    /// The change of a number, if it is still kept.
+    pub async fn change(&self, log: &str, seq: u64) -> Result<Option<Change>> {
+        match self.changes(log, seq, Duration::ZERO).await {
+            Ok(found) => Ok(found.changes.into_iter().next()),
+            Err(Failure::Moved) => Ok(None),
+            Err(Failure::Other(error)) => Err(error),
+        }
+    }
+
+    async fn within<T>(
+        &self,
+        time: Duration,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<Result<T>> {
+        let called = self.within_status(time, call).await?;
+        Ok(called.map_err(|status| self.failed(&status)))
+    }
+
+    async fn within_status<T>(
+        &self,
+        time: Duration,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<Result<T, Status>> {
+        let late = || self.error(format_args!("no answer within {} s", time.as_secs()));
+        tokio::time::timeout(time, call).await.map_err(|_| late())
+    }
+
+    fn failed(&self, status: &Status) -> Error {
+        let hint = match status.code() {
+            tonic::Code::Unimplemented | tonic::Code::PermissionDenied => {
+                ": it is no lmdb-images that has the service lmdbimages.v1.Catalog"
+            }
+            _ => "",
+        };
+        self.error(format_args!("{:?}: {}{hint}", status.code(), status.message()))
+    }
+
+    fn error(&self, what: fmt::Arguments<'_>) -> Error {
+        Error::Unavailable(format!("the daemon at {}: {what}", self.daemon.socket().display()))
+    }
+}
+
+/// Whether an error says that the log is another one, or begins later.
+fn has_moved(status: &Status) -> bool {
+    let details = crate::api::status::Status::parse_from_bytes(status.details());
+    details.is_ok_and(|details| {
+        details.details.iter().any(|any| {
+            ErrorInfo::parse_from_bytes(&any.value).is_ok_and(|info| {
+                ["COMPACTED", "AHEAD", "EPOCH_CHANGED"].contains(&info.reason.as_str())
+            })
+        })
+    })
+}

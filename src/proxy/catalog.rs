@@ -1,0 +1,289 @@
+//! The catalogue's changes in front of a containerd: each item of a batch, and each undo, is one call to
+//! containerd under the lock of the record.
+//!
+//! A precondition is tested on containerd's record, just read. The lock excludes all other clients of this
+//! daemon until the change is made; it does not exclude what CRI and Transfer do inside containerd.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use protobuf::Message;
+use protobuf::well_known_types::empty::Empty;
+use protobuf::well_known_types::field_mask::FieldMask;
+
+use crate::api::images::{
+    CreateImageRequest, CreateImageResponse, DeleteImageRequest, GetImageRequest, GetImageResponse,
+    Image, UpdateImageRequest, UpdateImageResponse,
+};
+use crate::clock;
+use crate::containerd::client::MAX_NAME;
+use crate::log_throttle::throttled_log;
+use crate::model::go::quote::quote;
+use crate::model::{Error, Namespace, Result, UnixTime, image};
+use crate::proxy::images::ProxyImages;
+use crate::proxy::outcome::{READ_TIMEOUT, UpstreamOutcome, WRITE_TIMEOUT};
+use crate::service::CallContext;
+use crate::service::catalog::apply::CatalogWriter;
+use crate::service::catalog::batch::{Applied, Batch, Change, Item, etag_of, in_item};
+use crate::service::catalog::undo::{Restore, Restored, check_unchanged};
+use crate::service::codec::encode;
+use crate::store::{Cause, Origin};
+
+/// How long the lease lives that keeps content while an undo makes its image. The undo removes it; this
+/// counts if the daemon is killed in between.
+const UNDO_LEASE_SECONDS: i64 = 300;
+
+/// What a change does in containerd.
+enum Step {
+    Create(Image),
+    Update(Image, Vec<String>),
+    Delete,
+}
+
+/// A change that is on its way: it goes on though its client leaves.
+struct Writing {
+    proxy: ProxyImages,
+    call: CallContext,
+    cause: Cause,
+    namespace: Namespace,
+    name: String,
+    begun: tokio::time::Instant,
+}
+
+#[async_trait]
+impl CatalogWriter for ProxyImages {
+    async fn apply(
+        &self,
+        call: &CallContext,
+        namespace: Namespace,
+        batch: Batch,
+    ) -> Result<Vec<Result<Applied>>> {
+        if batch.items.len() > 1 && !batch.allow_partial {
+            return Err(Error::failed_precondition(format_args!(
+                "in front of a containerd {} items cannot be one commit: set allow_partial to apply them \
+                 one by one, each with its own result, or send one item",
+                batch.items.len()
+            ))
+            .with_reason("PARTIAL_ONLY", Vec::new()));
+        }
+        let _hold = self.shared.local.share(batch.memory()).await;
+        let mut results = Vec::with_capacity(batch.items.len());
+        for (number, item) in (1..).zip(batch.items) {
+            let name = item.name.clone();
+            let cause = Cause { origin: Origin::ORIGIN_BATCH, ..call.cause() };
+            let writing = self.writing(call, cause, namespace.clone(), name.clone())?;
+            let result = writing.detach(async move |writing| writing.apply(item).await).await;
+            match result {
+                Err(e) if !batch.allow_partial => return Err(in_item(e, number, &name)),
+                result => results.push(result),
+            }
+        }
+        Ok(results)
+    }
+
+    async fn restore(&self, call: &CallContext, restore: Restore) -> Result<Restored> {
+        let cause = Cause { origin: Origin::ORIGIN_UNDO, undoes: restore.undoes, ..call.cause() };
+        let (namespace, name) = (restore.namespace.clone(), restore.name.clone());
+        let _hold = self.shared.local.share(restore.memory()).await;
+        let writing = self.writing(call, cause, namespace, name)?;
+        writing.detach(async move |writing| writing.restore(restore).await).await
+    }
+}
+
+impl ProxyImages {
+    fn writing(
+        &self,
+        call: &CallContext,
+        cause: Cause,
+        namespace: Namespace,
+        name: String,
+    ) -> Result<Writing> {
+        if name.len() > MAX_NAME {
+            return Err(Error::InvalidArgument(format!(
+                "the image name has {} bytes; in front of a containerd at most {MAX_NAME} are accepted: \
+                 choose a shorter name",
+                name.len()
+            )));
+        }
+        let (proxy, call, begun) = (self.clone(), call.clone(), tokio::time::Instant::now());
+        Ok(Writing { proxy, call, cause, namespace, name, begun })
+    }
+}
+
+impl Writing {
+    /// Runs `work` under the record's lock, to its end.
+    async fn detach<T, F>(self, work: impl FnOnce(Self) -> F + Send + 'static) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send,
+    {
+        let detached = tokio::spawn(async move {
+            let (proxy, namespace) = (self.proxy.clone(), self.namespace.clone());
+            let name = self.name.clone();
+            let lock = proxy.shared.locks.lock(&namespace, &name);
+            let Ok(_lock) = tokio::time::timeout(WRITE_TIMEOUT, lock).await else {
+                return Err(Error::Unavailable(format!(
+                    "containerd has not answered an earlier change of image {}; nothing was changed",
+                    quote(&name)
+                )));
+            };
+            work(self).await
+        });
+        detached.await.map_err(|e| Error::Internal(format!("writing an image: {e}")))?
+    }
+
+    async fn apply(self, item: Item) -> Result<Applied> {
+        let found = self.find().await?;
+        let record = found.as_ref().map(encode).transpose()?;
+        item.check(record.as_deref())?;
+        let step = match item.change {
+            Change::Remove => Step::Delete,
+            Change::Put(image) if found.is_some() => Step::Update(image, Vec::new()),
+            Change::Put(image) => Step::Create(image),
+            Change::Update(image, mask) => {
+                // containerd takes no update without a target, also where the mask does not name it.
+                let target =
+                    found.map(|found| found.target).filter(|_| image.target.digest.is_empty());
+                Step::Update(Image { target: target.unwrap_or(image.target), ..image }, mask)
+            }
+        };
+        self.write(step).await
+    }
+
+    async fn restore(self, restore: Restore) -> Result<Restored> {
+        let found = self.find().await?;
+        let record = found.as_ref().map(encode).transpose()?;
+        check_unchanged(&restore, record.as_deref())?;
+        if restore.is_done(record.as_deref())? {
+            return Ok(Restored::Unchanged);
+        }
+        let Some(state) = restore.state else {
+            return self.write(Step::Delete).await.map(|made| Restored::Changed(made.seq));
+        };
+        let mut image = state.into_image(&restore.name);
+        (image.created_at, image.updated_at) = Default::default();
+        let lease = self.keep_content(&image.target.digest).await?;
+        let step = match found {
+            Some(_) => Step::Update(image, Vec::new()),
+            None => Step::Create(image),
+        };
+        let (proxy, namespace) = (self.proxy.clone(), self.namespace.clone());
+        let made = self.write(step).await;
+        // It would go by itself.
+        if let Err(e) = proxy.containerd().delete_lease(&namespace, &lease).await {
+            throttled_log!(Warn, "removing lease {lease} in namespace {namespace}: {e}");
+        }
+        made.map(|made| Restored::Changed(made.seq))
+    }
+
+    /// Has a lease keep the content of an image that is to be made. An error if containerd does not have
+    /// the content.
+    async fn keep_content(&self, digest: &str) -> Result<String> {
+        let containerd = self.proxy.containerd();
+        let lease = format!("lmdb-images-undo-{}", uuid::Uuid::new_v4());
+        let now = clock::now();
+        let expires = UnixTime { seconds: now.seconds.saturating_add(UNDO_LEASE_SECONDS), ..now };
+        containerd.create_lease(&self.namespace, &lease, expires).await?;
+        let kept = async {
+            containerd.lease_content(&self.namespace, &lease, digest).await?;
+            containerd.has_content(&self.namespace, digest).await
+        };
+        match kept.await {
+            Ok(true) => Ok(lease),
+            other => {
+                let _ = containerd.delete_lease(&self.namespace, &lease).await;
+                other?;
+                Err(Error::FailedPrecondition(format!(
+                    "containerd no longer has {digest}; `ctr images pull {}@{digest}` brings it back",
+                    self.name
+                ))
+                .with_reason("CONTENT_GONE", vec![("digest", digest.to_owned())]))
+            }
+        }
+    }
+
+    /// containerd's record as this store would have it.
+    async fn find(&self) -> Result<Option<Image>> {
+        let get = GetImageRequest { name: self.name.clone(), ..GetImageRequest::default() };
+        let path = "/containerd.services.images.v1.Images/Get";
+        match self.ask::<_, GetImageResponse>(path, get, READ_TIMEOUT).await {
+            UpstreamOutcome::Answer(found) => {
+                Ok(found.image.into_option().map(image::normalize_record))
+            }
+            UpstreamOutcome::Refused(Error::Upstream(code, _))
+                if code == tonic::Code::NotFound as i32 =>
+            {
+                Ok(None)
+            }
+            UpstreamOutcome::Refused(e) => Err(e),
+            UpstreamOutcome::NotSent(why) | UpstreamOutcome::Indeterminate(why) => {
+                Err(Error::Unavailable(format!("{why}; nothing was changed")))
+            }
+        }
+    }
+
+    async fn ask<Q: Message, R: Message>(
+        &self,
+        path: &'static str,
+        request: Q,
+        time: Duration,
+    ) -> UpstreamOutcome<R> {
+        self.proxy.ask(path, &self.namespace, &self.call.headers, request, time).await
+    }
+
+    /// Makes the change in containerd, and stores its answer.
+    async fn write(self, step: Step) -> Result<Applied> {
+        let time = WRITE_TIMEOUT.saturating_sub(self.begun.elapsed()).max(READ_TIMEOUT);
+        let name = self.name.clone();
+        let outcome = match step {
+            Step::Delete => {
+                let request = DeleteImageRequest { name, ..DeleteImageRequest::default() };
+                let path = "/containerd.services.images.v1.Images/Delete";
+                self.ask::<_, Empty>(path, request, time).await.map(|_| None)
+            }
+            Step::Create(image) => {
+                let request = CreateImageRequest {
+                    image: Some(image).into(),
+                    ..CreateImageRequest::default()
+                };
+                let path = "/containerd.services.images.v1.Images/Create";
+                let made = self.ask::<_, CreateImageResponse>(path, request, time).await;
+                made.map(|made| made.image.into_option())
+            }
+            Step::Update(image, mask) => {
+                let mask =
+                    (!mask.is_empty()).then_some(FieldMask { paths: mask, ..FieldMask::default() });
+                let request = UpdateImageRequest {
+                    image: Some(image).into(),
+                    update_mask: mask.into(),
+                    ..UpdateImageRequest::default()
+                };
+                let path = "/containerd.services.images.v1.Images/Update";
+                let made = self.ask::<_, UpdateImageResponse>(path, request, time).await;
+                made.map(|made| made.image.into_option())
+            }
+        };
+        self.store(outcome).await
+    }
+
+    async fn store(self, outcome: UpstreamOutcome<Option<Image>>) -> Result<Applied> {
+        match outcome {
+            UpstreamOutcome::Answer(made) => {
+                let made = made.map(image::normalize_record);
+                let etag = made.as_ref().map(etag_of).transpose()?.unwrap_or_default();
+                let stored = self.proxy.apply_result(self.cause, &self.namespace, &self.name, made);
+                Ok(Applied { etag, seq: stored.await })
+            }
+            UpstreamOutcome::Refused(e) => Err(e),
+            UpstreamOutcome::NotSent(why) => Err(Error::Unavailable(format!(
+                "{why}; nothing was changed: try again when it is back"
+            ))),
+            UpstreamOutcome::Indeterminate(why) => {
+                self.proxy.schedule_reconcile(&self.namespace);
+                Err(Error::Unavailable(format!(
+                    "{why}; it is unknown whether the change was made: try again or look"
+                )))
+            }
+        }
+    }
+}

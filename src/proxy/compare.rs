@@ -1,0 +1,161 @@
+//! Comparing the copy of a namespace with containerd's database.
+//!
+//! A List is answered from a snapshot of the copy that was compared with the database after the List
+//! began, record by record. So each record of the answer is what containerd had at some moment of the
+//! List, however the copy came about, and whatever is written to it meanwhile. While neither the
+//! database nor the copy changes, one comparison is enough for all Lists ([`Compared`]).
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use crate::containerd::database::Database;
+use crate::model::image::encoded::Encoded;
+use crate::model::{Error, Namespace, Result};
+use crate::service::cancel::Cancel;
+use crate::service::codec::encode;
+use crate::store::{Kind, Records, Revision, Snapshot};
+
+/// Names that one comparison finds at most.
+const MAX_NAMES: usize = 4096;
+
+/// Namespaces whose last comparison is remembered.
+const MAX_REMEMBERED: usize = 1024;
+
+/// The comparisons that found no difference.
+#[derive(Debug, Default)]
+pub struct Compared {
+    equal: Mutex<HashMap<Namespace, (u64, Revision)>>,
+}
+
+/// What a comparison found.
+#[derive(Debug, Default)]
+pub struct Comparison {
+    /// The images that differ, or that only one of the two has. With more than a bound, some of them.
+    pub differing: Vec<String>,
+    /// Images that the copy has.
+    pub ours: usize,
+    /// The transaction of the database, if the whole walk was in it.
+    transaction: Option<u64>,
+}
+
+impl Compared {
+    /// Whether the last comparison of the namespace still holds. It takes one look at the database.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn holds(
+        &self,
+        database: &Database,
+        namespace: &Namespace,
+        snapshot: &Snapshot<'_>,
+    ) -> Result<bool> {
+        let known = self.lock().get(namespace).copied();
+        let Some((transaction, revision)) = known else { return Ok(false) };
+        Ok(snapshot.revision() == revision && database.transaction()? == transaction)
+    }
+
+    /// Remembers a comparison that found no difference.
+    pub fn remember(&self, namespace: &Namespace, snapshot: &Snapshot<'_>, found: &Comparison) {
+        let (true, Some(transaction)) = (found.differing.is_empty(), found.transaction) else {
+            return;
+        };
+        let mut equal = self.lock();
+        // Any client may name a namespace. To forget all of them costs each one comparison.
+        if equal.len() >= MAX_REMEMBERED && !equal.contains_key(namespace) {
+            equal.clear();
+        }
+        equal.insert(namespace.clone(), (transaction, snapshot.revision()));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Namespace, (u64, Revision)>> {
+        self.equal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Compares a namespace of the copy with the database.
+///
+/// # Errors
+/// The database or the copy cannot be read, or `cancel` says so.
+pub fn compare(
+    database: &Database,
+    namespace: &Namespace,
+    snapshot: &Snapshot<'_>,
+    cancel: &mut Cancel,
+) -> Result<Comparison> {
+    let mut found = Comparison::default();
+    let mut common = 0;
+    let mut theirs = Vec::new();
+    let whole = walk(database, namespace, cancel, |image| {
+        let record = encode(&image)?;
+        let is_equal = match snapshot.record(namespace, Kind::Image, &image.name) {
+            Ok(ours) => {
+                common += usize::from(ours.is_some());
+                ours == Some(&record)
+            }
+            Err(Error::DataLoss(_)) => {
+                common += 1;
+                false
+            }
+            Err(e) => return Err(e),
+        };
+        if !is_equal {
+            found.differing.push(image.name.clone());
+        }
+        theirs.push(image.name);
+        Ok(found.differing.len() < MAX_NAMES)
+    })?;
+    let Some(transaction) = whole else { return Ok(found) };
+    found.transaction = transaction;
+    for entry in snapshot.scan(namespace, Kind::Image)? {
+        entry?;
+        found.ours += 1;
+    }
+    if found.ours == common {
+        return Ok(found);
+    }
+    // The names of this walk count, not those of another: an image may have come back meanwhile, with
+    // another record than the one that the snapshot has.
+    for entry in snapshot.scan(namespace, Kind::Image)? {
+        cancel.check()?;
+        // The name of a damaged record is not known. `check` finds it.
+        let Ok(message) = entry?.message() else { continue };
+        let name = Encoded::new(message).map(|image| image.name());
+        let Some(name) = name.and_then(|name| std::str::from_utf8(name).ok()) else { continue };
+        let is_theirs = theirs.binary_search_by(|other| other.as_str().cmp(name)).is_ok();
+        if !is_theirs && found.differing.len() < MAX_NAMES {
+            found.differing.push(name.to_owned());
+        }
+    }
+    if found.differing.is_empty() {
+        // Only damaged records are left, which a List leaves out.
+        found.transaction = None;
+    }
+    Ok(found)
+}
+
+/// Calls `each` for the images of a namespace in order of their names, until it says false. Returns
+/// whether all were seen, and the transaction in which all were, if it was one.
+fn walk(
+    database: &Database,
+    namespace: &Namespace,
+    cancel: &mut Cancel,
+    mut each: impl FnMut(crate::model::image::Image) -> Result<bool>,
+) -> Result<Option<Option<u64>>> {
+    let mut from = Vec::new();
+    let mut first = None;
+    let mut is_one_state = true;
+    loop {
+        cancel.check()?;
+        let step = database.images_from(namespace, &from)?;
+        is_one_state &= *first.get_or_insert(step.transaction) == step.transaction;
+        for image in step.images {
+            if !each(image)? {
+                return Ok(None);
+            }
+        }
+        match step.next {
+            Some(next) => from = next,
+            None => return Ok(Some(first.filter(|_| is_one_state))),
+        }
+    }
+}

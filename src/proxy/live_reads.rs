@@ -1,0 +1,241 @@
+//! Reads that are answered from containerd's files, without a call to containerd.
+//!
+//! The answers are containerd's own, byte by byte but for the order of map entries. Each function gives
+//! nothing where containerd must answer: its files cannot be used, a record is damaged or unknown to this
+//! version, or the request is one that containerd refuses.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::{StreamExt, stream};
+
+use crate::api::content::{InfoResponse, ReadContentRequest};
+use crate::api::images::{GetImageResponse, ListImagesRequest};
+use crate::api::namespace::{GetNamespaceResponse, Namespace as Record};
+use crate::containerd::blobs::Blob;
+use crate::limits::memory::SMALL;
+use crate::log_throttle::throttled_log;
+use crate::metrics::Source;
+use crate::model::{Error, Namespace, Result, digest};
+use crate::proxy::compare::{Comparison, compare};
+use crate::proxy::images::{Found, ProxyImages};
+use crate::proxy::live::LiveFiles;
+use crate::service::cancel::Cancel;
+use crate::service::codec::encode;
+use crate::service::{CallContext, Reply, images};
+use crate::store::{Origin, Snapshot};
+
+/// Comparisons that one List makes at most. Each one after the first means that containerd changed an
+/// image of the namespace meanwhile.
+const MAX_COMPARISONS: usize = 8;
+
+/// Records that are refreshed at a time.
+const MAX_REFRESHES: usize = 32;
+
+/// The longest name that an error repeats here. A longer one may not fit into the headers of a reply.
+const MAX_NAME_IN_ERROR: usize = 4 << 10;
+
+/// The bytes of a blob that a Read asks for.
+#[derive(Debug)]
+pub struct BlobRange {
+    /// The blob.
+    pub blob: Arc<Blob>,
+    /// Where they begin.
+    pub offset: u64,
+    /// How many they are.
+    pub length: u64,
+}
+
+impl ProxyImages {
+    /// Answers Images/Get.
+    pub(crate) async fn get_live(
+        &self,
+        call: &CallContext,
+        namespace: &Namespace,
+        name: &str,
+    ) -> Option<Result<Reply>> {
+        let files = self.live()?;
+        let read = || match files.database.image(namespace, name) {
+            Ok(Some(image)) => {
+                let image = Some(image).into();
+                encode(&GetImageResponse { image, ..Default::default() })
+            }
+            Ok(None) => Err(images::not_found(name)),
+            Err(e) => Err(e),
+        };
+        match read() {
+            Err(Error::NotFound(_)) if name.len() > MAX_NAME_IN_ERROR => None,
+            found => self.live_reply(call.reply_limit, found, read).await,
+        }
+    }
+
+    /// Answers Images/List.
+    pub(crate) async fn list_live(
+        &self,
+        call: &CallContext,
+        namespace: &Namespace,
+        request: &ListImagesRequest,
+    ) -> Option<Result<Reply>> {
+        for _ in 0..MAX_COMPARISONS {
+            let files = self.live()?;
+            let differing = Arc::new(Mutex::new(Vec::new()));
+            let accepts = accepts(Arc::clone(&files), namespace.clone(), Arc::clone(&differing));
+            match self.local().list_if(call, request.clone(), accepts).await {
+                Ok(Some(reply)) => {
+                    self.upstream().read(Source::Files);
+                    return Some(Ok(reply));
+                }
+                Ok(None) => {}
+                // Maybe it was containerd's database that could not be read.
+                Err(Error::Unavailable(why)) => {
+                    throttled_log!(Warn, "a List of namespace {namespace} is passed on: {why}");
+                    return None;
+                }
+                Err(e) => return Some(Err(e)),
+            }
+            let differing =
+                std::mem::take(&mut *differing.lock().unwrap_or_else(PoisonError::into_inner));
+            self.refresh_all(Origin::ORIGIN_BEHIND, namespace, differing).await.ok()?;
+        }
+        None
+    }
+
+    /// Reads records again, several at a time. The first error ends it.
+    pub(crate) async fn refresh_all(
+        &self,
+        origin: Origin,
+        namespace: &Namespace,
+        names: Vec<String>,
+    ) -> Result<usize> {
+        let aside = !self.sync_state().watched_since_sync(namespace);
+        let each =
+            |name: String| async move { self.refresh_as(origin, namespace, &name, aside).await };
+        let mut found = stream::iter(names.into_iter().map(each)).buffer_unordered(MAX_REFRESHES);
+        let mut removed = 0;
+        while let Some(found) = found.next().await {
+            removed += usize::from(found? == Found::Removed && aside);
+        }
+        Ok(removed)
+    }
+
+    /// Answers Content/Info.
+    pub async fn content_info(&self, call: &CallContext, digest: &str) -> Option<Result<Reply>> {
+        let namespace = call.namespace().ok()?;
+        digest::validate(digest).ok()?;
+        let files = self.live()?;
+        let read = || match files.database.content(&namespace, digest) {
+            Ok(Some(info)) => {
+                encode(&InfoResponse { info: Some(info).into(), ..Default::default() })
+            }
+            Ok(None) => Err(no_content(digest)),
+            Err(e) => Err(e),
+        };
+        self.live_reply(call.reply_limit, read(), read).await
+    }
+
+    /// Finds the bytes that a Content/Read asks for.
+    pub fn content_range(
+        &self,
+        namespace: Option<&str>,
+        request: &ReadContentRequest,
+    ) -> Option<Result<BlobRange>> {
+        let namespace = Namespace::required(namespace).ok()?;
+        digest::validate(&request.digest).ok()?;
+        let files = self.live()?;
+        let blobs = files.blobs.as_ref()?;
+        let size = match files.database.content(&namespace, &request.digest) {
+            Ok(Some(info)) => u64::try_from(info.size).ok()?,
+            Ok(None) => return Some(Err(self.not_found(no_content(&request.digest)))),
+            Err(_) => return None,
+        };
+        let blob = blobs.open(&request.digest, size)?;
+        let offset = u64::try_from(request.offset).unwrap_or(0);
+        if offset > size {
+            let why = format!("read past object length {size} bytes");
+            return Some(Err(Error::Upstream(tonic::Code::OutOfRange as i32, why)));
+        }
+        let rest = size - offset;
+        let length = match u64::try_from(request.size) {
+            Ok(wanted) if wanted > 0 => wanted.min(rest),
+            _ => rest,
+        };
+        self.upstream().read(Source::Files);
+        Some(Ok(BlobRange { blob: Arc::new(blob), offset, length }))
+    }
+
+    /// Answers Namespaces/Get. A namespace that is not there has no labels, and is no error.
+    pub async fn namespace_labels(&self, call: &CallContext, name: &str) -> Option<Result<Reply>> {
+        let files = self.live()?;
+        let read = || {
+            let labels = files.database.namespace_labels(name)?;
+            let record = Record { name: name.to_owned(), labels, ..Record::default() };
+            encode(&GetNamespaceResponse { namespace: Some(record).into(), ..Default::default() })
+        };
+        self.live_reply(call.reply_limit, read(), read).await
+    }
+
+    /// Counts a read that found nothing.
+    fn not_found(&self, error: Error) -> Error {
+        self.upstream().read(Source::Files);
+        error
+    }
+
+    /// The reply to a read: `found`, or if that is large, what `read` finds once its size is reserved.
+    async fn live_reply(
+        &self,
+        limit: usize,
+        found: Result<Vec<u8>>,
+        read: impl Fn() -> Result<Vec<u8>>,
+    ) -> Option<Result<Reply>> {
+        let size = match found {
+            Ok(message) if message.len() <= SMALL => {
+                self.upstream().read(Source::Files);
+                return Some(Ok(Reply { message, hold: None }));
+            }
+            // Not kept while waiting: only what is reserved may wait.
+            Ok(message) => message.len(),
+            Err(e @ Error::NotFound(_)) => return Some(Err(self.not_found(e))),
+            Err(e) => {
+                throttled_log!(Warn, "a read is passed on to containerd: {e}");
+                return None;
+            }
+        };
+        if size > limit {
+            return Some(Err(Error::message_too_large(size, limit)));
+        }
+        let hold = self.local().share(size).await;
+        match read() {
+            Ok(message) if message.len() <= size => {
+                self.upstream().read(Source::Files);
+                Some(Ok(Reply { message, hold }))
+            }
+            Err(e @ Error::NotFound(_)) => Some(Err(self.not_found(e))),
+            // It grew, or cannot be read any more.
+            _ => None,
+        }
+    }
+}
+
+/// Accepts a snapshot that equals containerd's database in a namespace. The names that differ go to
+/// `differing`.
+fn accepts(
+    files: Arc<LiveFiles>,
+    namespace: Namespace,
+    differing: Arc<Mutex<Vec<String>>>,
+) -> impl Fn(&Snapshot<'_>, Option<&mut Cancel>) -> Result<bool> + Send + Sync + 'static {
+    move |snapshot, cancel| {
+        let (database, compared) = (&files.database, &files.compared);
+        if compared.holds(database, &namespace, snapshot)? {
+            return Ok(true);
+        }
+        let Some(cancel) = cancel else { return Ok(false) };
+        let found: Comparison = compare(database, &namespace, snapshot, cancel)?;
+        compared.remember(&namespace, snapshot, &found);
+        let is_equal = found.differing.is_empty();
+        *differing.lock().unwrap_or_else(PoisonError::into_inner) = found.differing;
+        Ok(is_equal)
+    }
+}
+
+fn no_content(digest: &str) -> Error {
+    Error::not_found(format_args!("content digest {digest}"))
+}

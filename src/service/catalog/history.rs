@@ -1,0 +1,203 @@
+//! The changes of one name or one digest, newest first.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use protobuf::Message;
+
+use super::entry::{Fields, entry};
+use super::errors::{epoch_changed, log_off};
+use super::token::{RequestHash, Start, Token, page_size, request_hash};
+use crate::api::catalog::history_request::Of;
+use crate::api::catalog::{Change, HistoryRequest, HistoryResponse};
+use crate::model::{Error, Namespace, Result, digest};
+use crate::service::cancel::Cancel;
+use crate::store::{LogHead, Records, Snapshot};
+
+/// The changes of a page, if the client does not say.
+const DEFAULT_PAGE_SIZE: usize = 100;
+
+/// The most changes of a page.
+const MAX_PAGE_SIZE: usize = 1000;
+
+/// The bytes of a page after which it ends, unless it has only one change.
+const MAX_PAGE_BYTES: usize = 1 << 20;
+
+/// A valid request.
+#[derive(Debug)]
+pub struct HistoryQuery {
+    of: Subject,
+    namespaces: BTreeSet<String>,
+    before: u64,
+    since: Option<(i64, i32)>,
+    size: usize,
+    hash: RequestHash,
+    from: Option<Token>,
+}
+
+#[derive(Debug)]
+enum Subject {
+    Name(String),
+    Digest(String),
+}
+
+impl HistoryQuery {
+    /// Reads a request. `uuid` is that of the store.
+    pub fn new(request: HistoryRequest, uuid: &str) -> Result<Self> {
+        let (of, kind, text) = match request.of {
+            Some(Of::Name(name)) if !name.is_empty() => (Subject::Name(name.clone()), "name", name),
+            Some(Of::Digest(wanted)) => {
+                digest::validate(&wanted).map_err(|why| {
+                    Error::invalid_argument(format_args!("digest {wanted:?}: {why}"))
+                })?;
+                (Subject::Digest(wanted.clone()), "digest", wanted)
+            }
+            _ => return Err(Error::invalid_argument("HistoryRequest.name or digest must be set")),
+        };
+        for namespace in &request.namespaces {
+            Namespace::parse(namespace)?;
+        }
+        let since = request.since.as_ref().map(|since| (since.seconds, since.nanos));
+        let bounds = [kind.into(), text, request.before.to_string(), format!("{since:?}")];
+        let hash = request_hash("History", &[&bounds, &request.namespaces]);
+        let from = match request.page_token.as_str() {
+            "" => None,
+            token => Some(Token::decode(token, uuid, &hash)?),
+        };
+        let size = page_size(request.page_size, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
+        let namespaces = request.namespaces.into_iter().collect();
+        Ok(Self { of, namespaces, before: request.before, since, size, hash, from })
+    }
+
+    /// Reads a page.
+    pub fn page(
+        &self,
+        snapshot: &Snapshot<'_>,
+        uuid: &str,
+        patience: &mut Cancel,
+    ) -> Result<HistoryResponse> {
+        let head = snapshot.log_head()?.ok_or_else(log_off)?;
+        let start = Start { epoch: head.epoch, seq: head.last };
+        let begun = self.from.as_ref().map_or(start, |token| token.start);
+        if begun.epoch != head.epoch {
+            return Err(epoch_changed(&begun.epoch, &head));
+        }
+        let place = self.from.as_ref().and_then(|t| t.place.first_chunk().copied());
+        let bound = [place.map(u64::from_be_bytes), Some(self.before).filter(|b| *b > 0)];
+        let below = bound.into_iter().flatten().min().unwrap_or(u64::MAX);
+        let wanted = |change: &Fields<'_>| change.seq < below && self.is_wanted(change);
+        let found = scan(snapshot, &head, self.size.saturating_add(1), wanted, patience)?;
+        let (mut changes, mut bytes) = (Vec::new(), 0);
+        for seq in found.iter().rev() {
+            let change = entry(snapshot, *seq)?;
+            bytes += change.compute_size() as usize;
+            if changes.len() == self.size || (!changes.is_empty() && bytes > MAX_PAGE_BYTES) {
+                break;
+            }
+            changes.push(change);
+        }
+        let last = changes.last().map_or(0, |change| change.seq);
+        let has_more = changes.len() < found.len();
+        let place = last.to_be_bytes().to_vec();
+        let next = has_more.then_some(Token { request: self.hash, start: begun, place });
+        Ok(HistoryResponse {
+            changes,
+            next_page_token: next.map(|token| token.encode(uuid)).unwrap_or_default(),
+            epoch: head.epoch.to_string(),
+            first: head.first,
+            ..HistoryResponse::default()
+        })
+    }
+
+    fn is_wanted(&self, change: &Fields<'_>) -> bool {
+        let is_of = match &self.of {
+            Subject::Name(name) => change.name == name.as_bytes(),
+            // The digest is somewhere in the bytes, or the states need not be decoded.
+            Subject::Digest(wanted) => {
+                change.contains(wanted) && change.states().any(|s| s.target.digest == *wanted)
+            }
+        };
+        is_of
+            && (self.namespaces.is_empty()
+                || std::str::from_utf8(change.namespace)
+                    .is_ok_and(|namespace| self.namespaces.contains(namespace)))
+            && self.since.is_none_or(|since| change.time() >= since)
+    }
+}
+
+/// The newest change of a name.
+pub fn newest_of(
+    snapshot: &Snapshot<'_>,
+    namespace: &Namespace,
+    name: &str,
+    patience: &mut Cancel,
+) -> Result<Option<Change>> {
+    let Some(head) = snapshot.log_head()? else { return Ok(None) };
+    let found = around(snapshot, &head, namespace, name, |_| false, patience)?;
+    found.ends.map(|(_, newest)| entry(snapshot, newest)).transpose()
+}
+
+/// Changes of one name, by their numbers.
+#[derive(Debug, Default)]
+pub struct Around {
+    /// The oldest and the newest.
+    pub ends: Option<(u64, u64)>,
+    /// The newest of those that count as before.
+    pub before: Option<u64>,
+}
+
+/// Finds the changes of a name around a moment: `is_before` says which changes lie before it.
+pub fn around(
+    snapshot: &Snapshot<'_>,
+    head: &LogHead,
+    namespace: &Namespace,
+    name: &str,
+    is_before: impl Fn(&Fields<'_>) -> bool,
+    patience: &mut Cancel,
+) -> Result<Around> {
+    let mut found = Around::default();
+    for_each(snapshot, head, patience, |change| {
+        if change.name == name.as_bytes() && change.namespace == namespace.as_str().as_bytes() {
+            found.ends = Some((found.ends.map_or(change.seq, |(oldest, _)| oldest), change.seq));
+            if is_before(change) {
+                found.before = Some(change.seq);
+            }
+        }
+    })?;
+    Ok(found)
+}
+
+/// The numbers of the last `most` changes that are wanted, in order.
+fn scan(
+    snapshot: &Snapshot<'_>,
+    head: &LogHead,
+    most: usize,
+    mut wanted: impl FnMut(&Fields<'_>) -> bool,
+    patience: &mut Cancel,
+) -> Result<VecDeque<u64>> {
+    let mut found = VecDeque::new();
+    for_each(snapshot, head, patience, |change| {
+        if wanted(change) {
+            if found.len() == most {
+                found.pop_front();
+            }
+            found.push_back(change.seq);
+        }
+    })?;
+    Ok(found)
+}
+
+fn for_each(
+    snapshot: &Snapshot<'_>,
+    head: &LogHead,
+    patience: &mut Cancel,
+    mut visit: impl FnMut(&Fields<'_>),
+) -> Result<()> {
+    snapshot.for_each_entry(head.first, &mut |seq, bytes| {
+        patience.check()?;
+        snapshot.check_held()?;
+        let fields = Fields::new(seq, bytes)
+            .ok_or_else(|| Error::DataLoss(format!("change {seq} of the log is none")))?;
+        visit(&fields);
+        Ok(true)
+    })
+}

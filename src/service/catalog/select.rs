@@ -1,0 +1,58 @@
+//! Which images a List or a Count means: filters, and filters of what is left out.
+
+use crate::model::Result;
+use crate::model::image::plan::Plan;
+use crate::service::images::Query;
+
+/// The images that match a filter, without those that match another.
+#[derive(Debug)]
+pub struct Selection {
+    wanted: Query,
+    unwanted: Option<Query>,
+    is_all: bool,
+}
+
+impl Selection {
+    /// Reads the filters. `step` is called now and then; its error ends it.
+    pub fn compile(
+        filters: &[String],
+        without: &[String],
+        step: &mut impl FnMut() -> Result<()>,
+    ) -> Result<Self> {
+        let wanted = Query::compile(filters, step)?;
+        let unwanted = match without {
+            [] => None,
+            without => Some(Query::compile(without, step).map_err(|e| e.at("without"))?),
+        };
+        let is_all = filters.is_empty() && unwanted.is_none();
+        Ok(Self { wanted, unwanted, is_all })
+    }
+
+    /// Whether every image matches.
+    pub fn is_all(&self) -> bool {
+        self.is_all
+    }
+
+    /// What all names of matching images begin with.
+    pub fn name_prefix(&self) -> &[u8] {
+        self.wanted.as_name_prefix().unwrap_or_default()
+    }
+
+    /// The query of the filters, if its plan looks images up by more than the beginning of names.
+    pub fn lookups(&self) -> Option<&Query> {
+        let has_lookups = matches!(self.wanted.plan(), Plan::LookUp(_));
+        (has_lookups && self.wanted.as_name_prefix().is_none()).then_some(&self.wanted)
+    }
+
+    /// Whether an encoded image matches.
+    pub fn matches(&self, image: &[u8], step: &mut impl FnMut() -> Result<()>) -> Result<bool> {
+        if self.is_all {
+            return Ok(true);
+        }
+        if !self.wanted.matches(image, step)? {
+            return Ok(false);
+        }
+        let is_unwanted = self.unwanted.as_ref().map(|query| query.matches(image, step));
+        Ok(!is_unwanted.transpose()?.unwrap_or(false))
+    }
+}

@@ -1,0 +1,152 @@
+//! The body of a Content/Read that is answered from the blob's file.
+//!
+//! It sends the messages that containerd sends: pieces of 1 MiB, each with the number of bytes that were
+//! sent before it. A message is read from the file in chunks, one when the client's window has room for
+//! it, so a Read holds one chunk beside what the window allows.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{BufMut, Bytes};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use h2::Reason;
+use http_body_util::BodyExt;
+use hyper::body::{Body as HttpBody, Frame};
+
+use crate::containerd::blobs::Blob;
+use crate::log_throttle::throttled_log;
+use crate::proxy::live_reads::BlobRange;
+use crate::transport::grpc::message;
+use crate::transport::grpc::message::Body;
+
+/// Bytes of data in one message of containerd: the size of its buffers.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// Bytes that are read from the file at a time.
+const CHUNK_BYTES: u64 = 64 << 10;
+
+/// Bytes of a message before its data: the prefix, two tags and two numbers.
+const MAX_HEAD_BYTES: usize = 5 + 2 * (1 + 10);
+
+/// The tags of the fields `offset` and `data` of a message.
+const OFFSET_TAG: u8 = 1 << 3;
+const DATA_TAG: u8 = 2 << 3 | 2;
+
+/// The messages of a range of a blob.
+pub struct BlobBody {
+    blob: Arc<Blob>,
+    /// The next byte of the file.
+    position: u64,
+    /// Bytes of the range that were sent.
+    sent: u64,
+    /// Bytes of the range.
+    length: u64,
+    /// A chunk that a disk must deliver.
+    waiting: Option<BoxFuture<'static, io::Result<Vec<u8>>>>,
+    is_done: bool,
+}
+
+impl BlobBody {
+    /// The messages of `range`.
+    pub fn new(range: BlobRange) -> Self {
+        let BlobRange { blob, offset, length } = range;
+        Self { blob, position: offset, sent: 0, length, waiting: None, is_done: false }
+    }
+
+    /// As the body of a response.
+    pub fn boxed(self) -> Body {
+        BodyExt::boxed_unsync(self)
+    }
+
+    /// Bytes of the message that the next byte belongs to.
+    fn piece(&self) -> u64 {
+        PIECE_BYTES.min(self.length - (self.sent - self.sent % PIECE_BYTES))
+    }
+
+    /// What comes before the next byte: the beginning of a message, or nothing in the middle of one.
+    fn head(&self) -> Vec<u8> {
+        let mut chunk = Vec::with_capacity(MAX_HEAD_BYTES + CHUNK_BYTES as usize);
+        if self.sent.is_multiple_of(PIECE_BYTES) {
+            let (mut head, piece) = (Vec::with_capacity(MAX_HEAD_BYTES), self.piece());
+            if self.sent > 0 {
+                head.push(OFFSET_TAG);
+                put_varint(&mut head, self.sent);
+            }
+            head.push(DATA_TAG);
+            put_varint(&mut head, piece);
+            chunk.put_slice(&message::prefix(head.len() + piece as usize));
+            chunk.put_slice(&head);
+        }
+        chunk
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        let count = CHUNK_BYTES.min(self.piece() - self.sent % PIECE_BYTES);
+        let waiting = match &mut self.waiting {
+            Some(waiting) => waiting,
+            None => {
+                let mut chunk = self.head();
+                let head = chunk.len();
+                chunk.resize(head + count as usize, 0);
+                let data = chunk.get_mut(head..).unwrap_or_default();
+                if self.blob.read_cached(data, self.position)? == Some(count as usize) {
+                    self.advance(count);
+                    return Poll::Ready(Ok(chunk.into()));
+                }
+                let (blob, position) = (Arc::clone(&self.blob), self.position);
+                self.waiting.insert(blob.read_on_disk(chunk, head, position).boxed())
+            }
+        };
+        let chunk = ready!(waiting.poll_unpin(cx));
+        self.waiting = None;
+        self.advance(count);
+        Poll::Ready(chunk.map(Bytes::from))
+    }
+
+    fn advance(&mut self, count: u64) {
+        self.sent += count;
+        self.position += count;
+    }
+}
+
+fn put_varint(into: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        into.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    into.push(number as u8);
+}
+
+impl HttpBody for BlobBody {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if self.is_done {
+            return Poll::Ready(None);
+        }
+        if self.sent == self.length {
+            self.is_done = true;
+            return Poll::Ready(Some(Ok(Frame::trailers(message::ok_trailers()))));
+        }
+        Poll::Ready(Some(match ready!(self.poll_chunk(cx)) {
+            Ok(chunk) => Ok(Frame::data(chunk)),
+            Err(e) => {
+                self.is_done = true;
+                throttled_log!(Error, "reading a blob of containerd failed in the middle: {e}");
+                // A message may have begun, so no status can follow.
+                Err(Reason::INTERNAL_ERROR.into())
+            }
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_done
+    }
+}
