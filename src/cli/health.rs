@@ -26,6 +26,10 @@ pub struct Health {
     #[arg(long, value_name = "SECONDS", default_value_t = 0, hide_default_value = true)]
     wait: u64,
 
+    /// Exit with 0 when the daemon answers, serving or not: whether a restart of it would help
+    #[arg(long, conflicts_with = "wait")]
+    alive: bool,
+
     /// Print one JSON object: address, status, and error if the daemon does not answer
     #[arg(long)]
     json: bool,
@@ -39,6 +43,7 @@ impl Health {
         let serving = block_on(async { Ok::<_, Error>(health::wait(&address, wait).await) })?;
         let (status, code) = match serving {
             Ok(true) => ("SERVING", ExitCode::SUCCESS),
+            Ok(false) if self.alive => ("NOT_SERVING", ExitCode::SUCCESS),
             Ok(false) => ("NOT_SERVING", ExitCode::FAILURE),
             Err(_) => ("UNREACHABLE", ExitCode::from(3)),
         };

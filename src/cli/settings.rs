@@ -79,7 +79,8 @@ pub struct Settings {
     pub readonly_gid: Option<Gid>,
 
     /// Serve metrics in Prometheus format here: a unix socket (a path that begins with /) or a
-    /// loopback address with a port, such as 127.0.0.1:9478
+    /// loopback address with a port, such as 127.0.0.1:9478; exposed:0.0.0.0:9478 where a firewall
+    /// guards the port
     #[arg(long, env = "LMDB_IMAGES_METRICS_ADDRESS", value_name = "ADDRESS")]
     pub metrics_address: Option<Address>,
 

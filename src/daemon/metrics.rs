@@ -36,13 +36,17 @@ const MAX_NAMESPACE_LABELS: usize = 100;
 /// Counting images takes at most 1/100 of the time.
 const COUNT_DUTY_CYCLE: u32 = 100;
 
+/// Stands before an address that is not a loopback one: metrics name namespaces, and there is no
+/// password, so the settings must ask for it by this word. In Kubernetes a NetworkPolicy is the password.
+const EXPOSED: &str = "exposed:";
+
 /// Address at which metrics are served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Address {
     /// A unix socket at this path.
     Unix(PathBuf),
-    /// A port of a loopback address.
+    /// A port of a loopback address, or of any address if it was written after [`EXPOSED`].
     Tcp(SocketAddr),
 }
 
@@ -53,11 +57,16 @@ impl FromStr for Address {
         if text.starts_with('/') {
             return Ok(Self::Unix(text.into()));
         }
-        match text.parse::<SocketAddr>() {
-            Ok(address) if address.ip().is_loopback() => Ok(Self::Tcp(address)),
+        let (exposed, address) = match text.strip_prefix(EXPOSED) {
+            Some(address) => (true, address),
+            None => (false, text),
+        };
+        match address.parse::<SocketAddr>() {
+            Ok(address) if exposed || address.ip().is_loopback() => Ok(Self::Tcp(address)),
             Ok(address) => Err(format!(
                 "{} is not a loopback address, and metrics name namespaces: give a unix socket (a path \
-                 that begins with /) or a loopback address with a port, such as 127.0.0.1:9478",
+                 that begins with /), a loopback address with a port, such as 127.0.0.1:9478, or \
+                 {EXPOSED}{address} if a firewall guards it",
                 address.ip()
             )),
             Err(_) => Err(format!(
@@ -86,7 +95,8 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => path.display().fmt(f),
-            Self::Tcp(address) => address.fmt(f),
+            Self::Tcp(address) if address.ip().is_loopback() => address.fmt(f),
+            Self::Tcp(address) => write!(f, "{EXPOSED}{address}"),
         }
     }
 }
@@ -291,10 +301,11 @@ mod tests {
 
     #[test]
     fn only_loopback_and_unix_sockets_are_addresses() {
-        for good in ["/run/m.sock", "127.0.0.1:9478", "127.8.8.8:1", "[::1]:9478"] {
-            assert_eq!(good.parse::<Address>().unwrap().to_string(), good);
+        let exposed = ["exposed:0.0.0.0:9478", "exposed:[::]:1"];
+        for good in ["/run/m.sock", "127.0.0.1:9478", "127.8.8.8:1", "[::1]:9478"].iter().chain(&exposed) {
+            assert_eq!(good.parse::<Address>().unwrap().to_string(), *good);
         }
-        for bad in ["0.0.0.0:9478", "[::]:1", "192.0.2.1:80", "localhost:80", "m.sock", ":9478", ""]
+        for bad in ["0.0.0.0:9478", "[::]:1", "192.0.2.1:80", "localhost:80", "m.sock", ":9478", "", "exposed:/a"]
         {
             let failed = bad.parse::<Address>().unwrap_err();
             assert!(failed.contains("such as 127.0.0.1:9478"), "{failed}");
