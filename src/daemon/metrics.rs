@@ -302,11 +302,21 @@ mod tests {
     #[test]
     fn only_loopback_and_unix_sockets_are_addresses() {
         let exposed = ["exposed:0.0.0.0:9478", "exposed:[::]:1"];
-        for good in ["/run/m.sock", "127.0.0.1:9478", "127.8.8.8:1", "[::1]:9478"].iter().chain(&exposed) {
+        for good in
+            ["/run/m.sock", "127.0.0.1:9478", "127.8.8.8:1", "[::1]:9478"].iter().chain(&exposed)
+        {
             assert_eq!(good.parse::<Address>().unwrap().to_string(), *good);
         }
-        for bad in ["0.0.0.0:9478", "[::]:1", "192.0.2.1:80", "localhost:80", "m.sock", ":9478", "", "exposed:/a"]
-        {
+        for bad in [
+            "0.0.0.0:9478",
+            "[::]:1",
+            "192.0.2.1:80",
+            "localhost:80",
+            "m.sock",
+            ":9478",
+            "",
+            "exposed:/a",
+        ] {
             let failed = bad.parse::<Address>().unwrap_err();
             assert!(failed.contains("such as 127.0.0.1:9478"), "{failed}");
         }
