@@ -5,7 +5,7 @@
 //!
 //! 1. On the writer thread: from here on changes say what they keep.
 //! 2. On a thread of its own, on a snapshot that has all that was committed before: which of the batch
-//!    nothing keeps ([`find`]). It takes time by what there is in the namespaces where something
+//!    nothing keeps ([`find`](mod@super::find)). It takes time by what there is in the namespaces where something
 //!    is due.
 //! 3. On the writer thread again, in jobs of [`SLICE_TIME`] at most, others' jobs between them:
 //!    each record is looked at again, and removed if it still says that it has expired and no change
