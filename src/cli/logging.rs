@@ -28,13 +28,14 @@ const MAX_MESSAGE_CHARS: usize = 4000;
 const OWN_TARGET: &str = "lmdb_images";
 
 /// Parts of this program that a filter may name.
-const PARTS: [&str; 15] = [
+const PARTS: [&str; 16] = [
     "admin",
     "api",
     "cli",
     "clock",
     "containerd",
     "daemon",
+    "fleet",
     "health",
     "limits",
     "log_throttle",
@@ -211,7 +212,7 @@ mod tests {
         let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/lib.rs"));
         let source = source.unwrap();
         let modules = source.lines().filter_map(|line| {
-            let name = line.strip_prefix("pub mod ").or_else(|| line.strip_prefix("mod "))?;
+            let (_, name) = line.split_once("mod ").filter(|_| line.starts_with("pub"))?;
             name.strip_suffix(';')
         });
         assert!(modules.eq(PARTS));

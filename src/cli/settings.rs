@@ -131,9 +131,9 @@ pub struct Settings {
     #[arg(long, env = "LMDB_IMAGES_LOG_KEEP", value_name = "MIB")]
     pub log_keep: Option<Bounded<0, 65_536>>,
 
-    /// Age at which entries of the log of changes go, in seconds; without it only --log-keep counts
+    /// Age at which entries of the log of changes go, in seconds; with 0 only --log-keep counts
     #[arg(long, env = "LMDB_IMAGES_LOG_KEEP_FOR", value_name = "SECONDS")]
-    pub log_keep_for: Option<Bounded<1, 3_153_600_000>>,
+    pub log_keep_for: Option<Bounded<0, 3_153_600_000>>,
 }
 
 /// The settings file.
@@ -350,7 +350,7 @@ impl Settings {
                 bytes: self
                     .log_keep
                     .map_or(Retention::default().bytes, |n| u64::from(n.get()) << 20),
-                age: self.log_keep_for.map(|n| seconds(n.get())),
+                age: self.log_keep_for.filter(|n| n.get() > 0).map(|n| seconds(n.get())),
             },
         }
     }

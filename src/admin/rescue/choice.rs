@@ -61,6 +61,9 @@ fn parse_line(line: &str) -> Result<(Namespace, Image), String> {
         size,
         ..Descriptor::default()
     };
+    if name.is_empty() {
+        return Err("the name is empty: give the image a name".to_owned());
+    }
     let image = Image { name: (*name).to_owned(), target: Some(target).into(), ..Image::default() };
     image::validate(&image).map_err(|e| e.to_string())?;
     Ok((namespace, image))
