@@ -1,6 +1,6 @@
 //! The log of changes, held to what is listed and to what clients asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lmdb_images::api::catalog::{Change, State};
 use lmdb_images::api::images::Image;
@@ -26,8 +26,24 @@ fn record(name: &str, state: &State) -> Vec<u8> {
     image.write_to_bytes().unwrap()
 }
 
+/// Whether two images of the log are the same. Of large states the log has only the digest of the target, so
+/// that more cannot be compared.
+fn agree(one: Option<&Vec<u8>>, other: Option<&Vec<u8>>) -> bool {
+    let digest = |record: &Vec<u8>| Image::parse_from_bytes(record).unwrap().target.digest.clone();
+    let has_digest_only = |record: Option<&Vec<u8>>| {
+        record.is_some_and(|record| {
+            let image = Image::parse_from_bytes(record).unwrap();
+            image.created_at.is_none() && image.target.media_type.is_empty()
+        })
+    };
+    if has_digest_only(one) || has_digest_only(other) {
+        return one.map(digest) == other.map(digest);
+    }
+    one == other
+}
+
 /// All changes of the log: a name, and its image afterwards. The numbers have no hole, and replayed over a
-/// store without images the log leads to what is listed, byte for byte.
+/// store without images the log leads to what is listed, byte for byte where it has whole states.
 pub fn replay(snapshot: &Snapshot<'_>, namespace: &str) -> Vec<(String, Option<Image>)> {
     let head = snapshot.log_head().unwrap().expect("the log is on");
     assert_eq!(head.first, 1, "the log must be long enough for all changes of the test");
@@ -38,7 +54,8 @@ pub fn replay(snapshot: &Snapshot<'_>, namespace: &str) -> Vec<(String, Option<I
         assert_eq!((seq, change.seq, change.namespace.as_str()), (next, next, namespace));
         let name = change.name.clone();
         let before = images.get(&name).cloned();
-        assert_eq!(change.before.as_ref().map(|state| record(&name, state)), before, "{change}");
+        let logged = change.before.as_ref().map(|state| record(&name, state));
+        assert!(agree(logged.as_ref(), before.as_ref()), "{change}");
         let after = change.after.as_ref().map(|state| record(&name, state));
         let image = after.as_ref().map(|record| Image::parse_from_bytes(record).unwrap());
         changes.push((name.clone(), image));
@@ -58,7 +75,11 @@ pub fn replay(snapshot: &Snapshot<'_>, namespace: &str) -> Vec<(String, Option<I
             (Image::parse_from_bytes(&message).unwrap().name, message)
         })
         .collect();
-    assert!(images == listed, "the log leads to other images than those that are listed");
+    let names: BTreeSet<_> = images.keys().chain(listed.keys()).collect();
+    for name in names {
+        let (logged, listed) = (images.get(name), listed.get(name));
+        assert!(agree(logged, listed), "the log leads to another image {name:?} than is listed");
+    }
     changes
 }
 
