@@ -47,10 +47,13 @@ start_postgres() {
             { cat "$POSTGRES_DIR.initdb" >&2; die "initdb failed"; }
     fi
     for setting; do settings+=(-c "$setting"); done
+    # Not as_postgres: the process in the background must be the server, which is killed by its id.
+    local -a drop_root=()
+    ((EUID != 0)) || drop_root=(setpriv --reuid=65534 --regid=65534 --clear-groups)
     POSTGRES_URL="postgresql://postgres@/postgres?host=$POSTGRES_DIR"
     # After a kill its other processes end by themselves; until then it does not start.
     for _ in {1..20}; do
-        as_postgres "$POSTGRES_BIN/postgres" -D "$POSTGRES_DIR/data" -k "$POSTGRES_DIR" -c listen_addresses= \
+        "${drop_root[@]}" "$POSTGRES_BIN/postgres" -D "$POSTGRES_DIR/data" -k "$POSTGRES_DIR" -c listen_addresses= \
             -c shared_buffers=64MB "${settings[@]}" </dev/null >>"$POSTGRES_DIR.log" 2>&1 &
         POSTGRES_PID=$!
         record_pid "$POSTGRES_PID"
