@@ -58,7 +58,7 @@ class Watcher:
             self.epoch, self.seq, self.digests = copy["epoch"], copy["seq"], copy["digests"]
 
     def write(self):
-        """Replaces the file as a whole: whoever is killed in between sees some changes again."""
+        """Replaces the file as a whole: a program that is killed in between sees some changes again."""
         with open(self.path + ".new", "w", encoding="utf-8") as file:
             json.dump({"epoch": self.epoch, "seq": self.seq, "digests": self.digests}, file)
         os.replace(self.path + ".new", self.path)

@@ -1,4 +1,4 @@
-//! Where reports go: the address of `--to`, and the certificate with which a node proves who it is.
+//! Where reports go: the address of `--to`, and the certificate that proves the identity of a node.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -66,7 +66,7 @@ impl Reservation {
 }
 
 impl MemoryBudget {
-    /// A budget of so many bytes.
+    /// A budget of this number of bytes.
     pub fn new(bytes: u32) -> Self {
         let count = bytes as usize;
         let free = FairSemaphore::new(count, count / 4 * 3);

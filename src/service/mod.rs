@@ -2,7 +2,7 @@
 //!
 //! - [`images`], [`namespaces`], [`leases`]: the operations inside a transaction
 //! - [`catalog`]: pages, counts and batches of images, and the changes of the past
-//! - [`events`]: what happened, to all who subscribe
+//! - [`events`]: what happened, for all subscribers
 //! - [`gc`]: removing what has expired
 //! - [`transfer`], [`introspection`]: what is offered of these services
 //! - [`local`]: Images as an async service; where async code meets the synchronous store

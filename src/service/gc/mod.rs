@@ -37,7 +37,7 @@ use schedule::Schedule;
 /// The label, on images and leases.
 pub const EXPIRE: &str = "containerd.io/gc.expire";
 
-/// After so many changes there is a run.
+/// After this number of changes the collector runs.
 const CHANGES: u64 = 100;
 
 /// Names that changes may keep while a batch is looked for. When there are more, the batch removes

@@ -31,7 +31,7 @@ impl Actor {
 pub struct Cause {
     /// What led to it.
     pub origin: Origin,
-    /// Who asked, if somebody did.
+    /// The process that asked, if one did.
     pub actor: Option<Actor>,
     /// The entry that the change takes back, for [`Origin::ORIGIN_UNDO`].
     pub undoes: u64,

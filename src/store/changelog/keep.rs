@@ -53,7 +53,7 @@ pub(crate) fn append<'o>(
     Ok(count)
 }
 
-/// Takes the step, in a checkpoint that has added so many entries. Gives what `meta` says from then on.
+/// Takes the step, in a checkpoint that has added that number of entries. Gives what `meta` says from then on.
 pub(crate) fn apply(
     txn: &mut RwTxn<'_>,
     tables: &Tables,

@@ -5,7 +5,7 @@
 //! operation of the change that it tells of: in the same entry of the journal, and in the same
 //! checkpoint. So a change that was refused has left none, and one that was answered has exactly one.
 //!
-//! - [`cause`]: who changes something, and why
+//! - [`cause`]: the process that makes a change, and its reason
 //! - [`entry`]: the bytes of an entry, and the chain that ties it to the one before
 //! - [`keep`]: what a checkpoint does with the log: old entries go
 //!
@@ -25,7 +25,7 @@
 //! - [`read_log`](crate::store::Store::read_log): entries from a number on, copied
 //!
 //! [`Snapshot::log_head`](crate::store::Snapshot::log_head) tells to which entry a snapshot belongs, which is
-//! what a List needs from which somebody goes on to watch.
+//! what a List needs so that a client can watch from it.
 
 pub(crate) mod cause;
 pub mod entry;
