@@ -2,7 +2,7 @@
 //!
 //! Both transports use the same types.
 
-#[allow(missing_docs, clippy::all, clippy::pedantic, clippy::restriction)]
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::restriction)]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/api/mod.rs"));
 }

@@ -18,6 +18,6 @@ pub fn record_time() -> Timestamp {
 }
 
 /// The current time in the form for output.
-pub fn display_time() -> jiff::Timestamp {
+pub(crate) fn display_time() -> jiff::Timestamp {
     now().to_jiff()
 }

@@ -28,7 +28,7 @@ const CACHE_TTL: Duration = Duration::from_millis(500);
 
 /// Checks whether the daemon can answer calls. Clones share the cached result.
 #[derive(Debug, Clone)]
-pub struct Health {
+pub(crate) struct Health {
     store: Store,
     front: Option<ProxyImages>,
     known: Arc<Mutex<Option<CachedVerdict>>>,
@@ -43,12 +43,12 @@ struct CachedVerdict {
 
 impl Health {
     /// Checks `store` and, in proxy mode, the containerd of `front`.
-    pub fn new(store: Store, front: Option<ProxyImages>) -> Self {
+    pub(crate) fn new(store: Store, front: Option<ProxyImages>) -> Self {
         Self { store, front, known: Arc::default() }
     }
 
     /// Ok when the daemon can answer all calls.
-    pub async fn check(&self) -> Result<()> {
+    pub(crate) async fn check(&self) -> Result<()> {
         let mut known = self.known.lock().await;
         if let Some(known) = known.as_ref().filter(|known| known.since.elapsed() < CACHE_TTL) {
             return known.found.clone();
@@ -62,7 +62,7 @@ impl Health {
     }
 
     /// Ok when the store can be read and written.
-    pub async fn store(&self) -> Result<()> {
+    pub(crate) async fn store(&self) -> Result<()> {
         timeout(STORE_TIMEOUT, self.store.probe()).await.unwrap_or_else(|_| {
             Err(Error::Unavailable(format!("the store did not answer within {:?}", STORE_TIMEOUT)))
         })
@@ -70,7 +70,7 @@ impl Health {
 
     /// Ok when a restart would not help: the store answers, or its files have been removed from their
     /// folder. In the second case a restart would lose the names that the open files still serve.
-    pub async fn liveness(&self) -> Result<()> {
+    pub(crate) async fn liveness(&self) -> Result<()> {
         match self.store().await {
             Err(_) if self.store.check_files().is_err() => Ok(()),
             found => found,

@@ -2,11 +2,12 @@
 //!
 //! # Map of the code
 //!
-//! A module imports only modules of the rows below it; `tests/architecture.rs` checks this.
+//! A module imports only modules of the rows below it; `tests/architecture/` checks this.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`cli`] | parses the command line and the settings, starts logging, calls one function |
+//! | [`fleet`] | reports to the PostgreSQL of a fleet, also through NATS; its schema and queries |
 //! | [`daemon`], [`admin`] | the sockets and the order of start and stop; the commands, one file each |
 //! | [`transport`] | gRPC and ttrpc: connections, messages, routing, status codes |
 //! | [`health`] | tests whether the store and containerd can answer |
@@ -14,15 +15,15 @@
 //! | [`service`] | what requests mean, on the local store |
 //! | [`containerd`] | the client for a containerd |
 //! | [`store`] | records in LMDB; the only module with heed and `unsafe` |
-//! | [`limits`] | the memory of requests and replies |
+//! | [`limits`], [`clock`], [`metrics`] | the memory of requests and replies; the system's clock; counters |
 //! | [`model`] | images, namespaces, digests, filters, errors: values only |
-//! | [`api`], [`metrics`], [`log_throttle`], [`clock`] | messages generated from `protos/`; counters; log lines that clients cause; the system's clock |
+//! | [`api`], [`log_throttle`] | messages generated from `protos/`; log lines that clients cause |
 //!
 //! The crates under `crates/` know nothing of this crate.
 //!
 //! # The way of a request
 //!
-//! A Create over gRPC, without a containerd behind the daemon:
+//! A Create over gRPC, standing alone (without a containerd):
 //!
 //! 1. [`transport::conn::listener`] accepts the connection, [`transport::conn::placement`] chooses its
 //!    worker thread, and [`transport::conn::admission`] counts the call.
@@ -93,6 +94,7 @@
 //!     limits: Limits::default(),
 //!     reply_budget: 64 << 20,
 //!     log_keep: Retention::default(),
+//!     undo_keep: None,
 //! })
 //! .await?;
 //!
@@ -104,7 +106,7 @@
 //! # }
 //! ```
 
-#![deny(clippy::print_stdout, clippy::print_stderr)]
+#![deny(clippy::print_stdout, clippy::print_stderr, unreachable_pub)]
 // The documentation is read with its private items: this is a program first.
 #![allow(rustdoc::private_intra_doc_links)]
 

@@ -6,8 +6,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// The most lines of one log statement in an interval.
 const MAX_LINES: u32 = 5;
@@ -34,7 +35,7 @@ pub(crate) use throttled_log;
 
 /// Counts the lines of one log statement.
 #[derive(Debug)]
-pub struct LogThrottle(Mutex<State>);
+pub(crate) struct LogThrottle(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
@@ -45,7 +46,7 @@ struct State {
 
 /// The number of lines that were left out; its text is appended to the next line.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Omitted(u64);
+pub(crate) struct Omitted(u64);
 
 impl fmt::Display for Omitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -59,14 +60,14 @@ impl fmt::Display for Omitted {
 impl LogThrottle {
     /// A throttle that has counted no line.
     #[allow(clippy::new_without_default)]
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(Mutex::new(State { since: None, lines: 0, omitted: 0 }))
     }
 
     /// Counts a line. Returns the number of lines left out before it, or `None` if this line must be left
     /// out too.
-    pub fn admit(&self, now: Instant) -> Option<Omitted> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn admit(&self, now: Instant) -> Option<Omitted> {
+        let mut state = self.0.lock();
         if state.since.is_none_or(|since| now.saturating_duration_since(since) >= INTERVAL) {
             (state.since, state.lines) = (Some(now), 0);
         }
@@ -80,7 +81,7 @@ impl LogThrottle {
 }
 
 /// A short text unchanged; of a longer text the two ends, and the number of bytes between them.
-pub fn shorten(text: &str) -> Cow<'_, str> {
+pub(crate) fn shorten(text: &str) -> Cow<'_, str> {
     if text.len() <= MAX_LINE_BYTES {
         return text.into();
     }

@@ -14,9 +14,9 @@ use serde_json::json;
 
 use super::burst::{self, Target, Until, median};
 use super::client::{Client, Protocol};
-use super::compare::{fill, prepare};
 use super::report::{Progress, Report, Unit, markdown, times};
 use super::server::{Kind, Server};
+use super::targets::{fill, prepare};
 use super::{Arguments, Result, machine, store};
 
 /// Images in the store. A List by team returns a tenth of them.

@@ -16,10 +16,10 @@ use tokio::time::sleep_until;
 
 use super::burst::{Target, median};
 use super::client::{Client, Prepared, Protocol};
-use super::compare::fill;
 use super::report::{Progress, Report, Unit, markdown, thousands};
 use super::server::{Kind, Server};
-use super::{Arguments, Result, machine, store};
+use super::targets::fill;
+use super::{Arguments, Result, log_cost, machine, store};
 
 const SERVICE: &str = "lmdbimages.v1.Catalog";
 
@@ -37,18 +37,18 @@ const STREAMS: usize = 100;
 const CALLS: usize = 100;
 
 /// One figure: what was asked, and what was reached.
-struct Figure {
-    what: &'static str,
-    asked: String,
-    reached: String,
-    is_reached: bool,
+pub struct Figure {
+    pub what: String,
+    pub asked: String,
+    pub reached: String,
+    pub is_reached: bool,
 }
 
 impl Figure {
-    fn time(what: &'static str, asked: Duration, reached: Duration) -> Self {
+    fn time(what: &str, asked: Duration, reached: Duration) -> Self {
         let show = |time: Duration| Unit::Time.show(time.as_secs_f64());
         let (is_reached, reached) = (reached <= asked, show(reached));
-        Self { what, asked: format!("≤ {}", show(asked)), reached, is_reached }
+        Self { what: what.into(), asked: format!("≤ {}", show(asked)), reached, is_reached }
     }
 }
 
@@ -58,7 +58,7 @@ pub async fn run(arguments: &Arguments, report: &Report) -> Result<Vec<String>> 
     let machine = format!("{}; {}", machine::describe(dir.path()), machine::today());
     let server = Arc::new(Server::start(&Kind::Ours, dir.path()).await?.0);
     let target = Target { server, protocol: Protocol::Grpc };
-    let progress = Progress::new(5)?;
+    let progress = Progress::new(6)?;
     let mut figures = Vec::new();
     progress.say("filling lmdb-images");
     fill(&target, 0, COUNTED, 10).await?;
@@ -68,15 +68,18 @@ pub async fn run(arguments: &Arguments, report: &Report) -> Result<Vec<String>> 
     figures.extend(watchers(&target, 1, 0).await?);
     figures.extend(watchers(&target, 1000, 1).await?);
     progress.step();
-    fill(&target, COUNTED, arguments.most.saturating_sub(COUNTED), 10).await?;
+    let most = arguments.most.max(COUNTED);
+    fill(&target, COUNTED, most, 10).await?;
     progress.step();
-    figures.push(pages(&target, arguments.most.max(COUNTED)).await?);
+    figures.push(pages(&target, most).await?);
+    progress.step();
+    figures.extend(log_cost::run(dir.path(), arguments.turns).await?);
     progress.done();
 
     let mark = |figure: &Figure| if figure.is_reached { "yes" } else { "no" };
     let rows: Vec<_> = figures
         .iter()
-        .map(|f| vec![f.what.into(), f.asked.clone(), f.reached.clone(), mark(f).into()])
+        .map(|f| vec![f.what.clone(), f.asked.clone(), f.reached.clone(), mark(f).into()])
         .collect();
     let head = ["", "asked", "reached", "is reached"].map(Into::into);
     let text = format!("gRPC; {machine}.\n\n{}", markdown(&head, &rows));
@@ -89,7 +92,7 @@ pub async fn run(arguments: &Arguments, report: &Report) -> Result<Vec<String>> 
     Ok(missed.map(|f| format!("{}: {}, wanted {}", f.what, f.reached, f.asked)).collect())
 }
 
-fn call(method: &str, message: &impl protobuf::Message) -> Result<Prepared> {
+pub fn call(method: &str, message: &impl protobuf::Message) -> Result<Prepared> {
     Protocol::Grpc.prepare(SERVICE, method, message)
 }
 
@@ -134,7 +137,7 @@ async fn past(target: &Target) -> Result<Vec<Figure>> {
         Figure::time("count of 100,000", Duration::from_millis(10), count),
         Figure::time("history over the whole log", Duration::from_millis(20), history),
         Figure {
-            what: "a watch catches up, with its client's decoding",
+            what: "a watch catches up, with its client's decoding".into(),
             asked: format!("≥ {}/s", thousands(asked)),
             reached: format!("{}/s of {}", thousands(rate), thousands(wanted as f64)),
             is_reached: rate >= asked,
@@ -203,7 +206,7 @@ async fn watchers(target: &Target, count: usize, run: u32) -> Result<Vec<Figure>
         vec![
             Figure::time("to 1,000 watchers at 20 changes/s, p99", ms(25), most),
             Figure {
-                what: "memory of 1,000 watchers",
+                what: "memory of 1,000 watchers".into(),
                 asked: format!("≤ {}", Unit::Bytes.show(asked as f64)),
                 reached: Unit::Bytes.show(memory as f64),
                 is_reached: memory <= asked,

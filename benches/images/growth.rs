@@ -10,10 +10,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::burst::{self, Target, Until, median};
-use super::compare::{Both, fill, prepare};
 use super::plot::{self, Curve};
 use super::report::{Progress, Report, Unit, cell, markdown, thousands, times};
 use super::server::Kind;
+use super::targets::{Both, fill, prepare};
 use super::{Arguments, Result, machine, store};
 
 /// Sizes that are measured, as far as `--most` allows.

@@ -12,9 +12,9 @@ use serde_json::json;
 
 use super::burst::{self, Target, Until, median};
 use super::client::{Prepared, Protocol};
-use super::compare::{MANY, fill, prepare};
 use super::report::{Progress, Report, Unit, markdown};
 use super::server::{Kind, Server};
+use super::targets::{MANY, fill, prepare};
 use super::{Arguments, Result, machine, store};
 
 /// Images in the store.

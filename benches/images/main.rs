@@ -18,11 +18,13 @@ mod compare;
 mod growth;
 mod grpc;
 mod limits;
+mod log_cost;
 mod machine;
 mod plot;
 mod report;
 mod server;
 mod store;
+mod targets;
 mod ttrpc;
 
 use std::error::Error;

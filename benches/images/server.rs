@@ -24,6 +24,8 @@ pub enum Kind {
     Containerd(PathBuf),
     /// lmdb-images, as this build has it.
     Ours,
+    /// The same with the log of changes off.
+    OursWithoutLog,
 }
 
 impl Kind {
@@ -79,20 +81,25 @@ impl Server {
         let mut command = match kind {
             Kind::Containerd(program) => containerd(program, &dir)?,
             Kind::Ours => ours(&dir),
+            Kind::OursWithoutLog => {
+                let mut command = ours(&dir);
+                command.args(["--log-keep", "0"]);
+                command
+            }
         };
+        let is_containerd = matches!(kind, Kind::Containerd(_));
         let log = File::options().create(true).append(true).open(dir.join("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let start = Instant::now();
         let child = command.spawn().map_err(|e| format!("starting {command:?}: {e}"))?;
-        let grpc =
-            dir.join(if matches!(kind, Kind::Ours) { "state/images.sock" } else { "c.sock" });
+        let grpc = dir.join(if is_containerd { "c.sock" } else { "state/images.sock" });
         let ttrpc = grpc.with_extension("sock.ttrpc");
         let (pid, child) = (child.id(), Mutex::new(child));
         let server = Self { kind: kind.clone(), dir, grpc, ttrpc, child, pid };
         server.answers(start).await?;
         let time = start.elapsed();
         // Ours opens one socket after the other.
-        while !server.ttrpc.exists() && matches!(kind, Kind::Ours) {
+        while !server.ttrpc.exists() && !is_containerd {
             server.lives(start, "no ttrpc socket")?;
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -158,7 +165,7 @@ impl Server {
     pub fn disk(&self) -> Result<u64> {
         let folder = match self.kind {
             Kind::Containerd(_) => self.dir.join("root/io.containerd.metadata.v1.bolt"),
-            Kind::Ours => self.dir.join("root"),
+            Kind::Ours | Kind::OursWithoutLog => self.dir.join("root"),
         };
         let mut blocks = 0;
         for entry in fs::read_dir(&folder).map_err(|e| format!("{}: {e}", folder.display()))? {

@@ -12,6 +12,9 @@ type Config struct {
 	Address string `toml:"address"`
 	// Timeout bounds one call to the daemon, as Go writes durations ("500ms").
 	Timeout string `toml:"timeout"`
+	// Get has the daemon answer Images/Get, too. Its answers are as exact as containerd's own, but the way
+	// to another process and back takes longer than containerd's whole Get.
+	Get bool `toml:"get"`
 	// Disable leaves containerd's images service as it is.
 	Disable bool `toml:"disable"`
 }

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
@@ -26,7 +25,7 @@ const (
 )
 
 // Call is one request to the daemon.
-type Call func(context.Context, imagesapi.TTRPCImagesService) error
+type Call func(context.Context, *ttrpc.Client) error
 
 // Daemon is the connection to the lmdb-images daemon. It is safe for concurrent use.
 type Daemon struct {
@@ -72,7 +71,7 @@ func (d *Daemon) Ask(ctx context.Context, namespace string, call Call) (bool, er
 	metadata := ttrpc.MD{}
 	metadata.Set(NamespaceHeader, namespace)
 	metadata.Set(DatabaseHeader, d.database)
-	err := call(ttrpc.WithMetadata(limited, metadata), imagesapi.NewTTRPCImagesClient(client))
+	err := call(ttrpc.WithMetadata(limited, metadata), client)
 
 	code := status.Code(err)
 	switch {
@@ -134,7 +133,7 @@ func (d *Daemon) succeeded(ctx context.Context) {
 	d.trying = false
 	if d.state != up {
 		d.state = up
-		log.G(ctx).WithField("address", d.address).Info("lmdb-images answers Get and List of images")
+		log.G(ctx).WithField("address", d.address).Info("lmdb-images answers reads of images")
 	}
 }
 
@@ -165,6 +164,6 @@ func (d *Daemon) setDown(ctx context.Context, err error) {
 	if d.state != down {
 		d.state = down
 		log.G(ctx).WithError(err).WithField("address", d.address).
-			Warn("lmdb-images does not answer: containerd answers Get and List of images itself")
+			Warn("lmdb-images does not answer: containerd answers reads of images itself")
 	}
 }

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,94 +11,11 @@ import (
 	"time"
 
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/ttrpc"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
-
-// fakeDaemon answers Get and List as its test says. The real daemon cannot be made to hang on demand.
-type fakeDaemon struct {
-	imagesapi.TTRPCImagesService
-	calls  atomic.Int64
-	answer func(ctx context.Context) error
-}
-
-func (f *fakeDaemon) Get(ctx context.Context, req *imagesapi.GetImageRequest) (*imagesapi.GetImageResponse, error) {
-	f.calls.Add(1)
-	if err := f.answer(ctx); err != nil {
-		return nil, err
-	}
-	return &imagesapi.GetImageResponse{Image: &imagesapi.Image{Name: "daemon/" + req.Name}}, nil
-}
-
-func (f *fakeDaemon) List(ctx context.Context, _ *imagesapi.ListImagesRequest) (*imagesapi.ListImagesResponse, error) {
-	f.calls.Add(1)
-	if err := f.answer(ctx); err != nil {
-		return nil, err
-	}
-	return &imagesapi.ListImagesResponse{Images: []*imagesapi.Image{{Name: "daemon"}}}, nil
-}
-
-// serve starts the fake daemon on address until the test ends or stop is called.
-func (f *fakeDaemon) serve(t *testing.T, address string) (stop func()) {
-	t.Helper()
-	listener, err := net.Listen("unix", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := ttrpc.NewServer()
-	if err != nil {
-		t.Fatal(err)
-	}
-	imagesapi.RegisterTTRPCImagesService(server, f)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = server.Serve(context.Background(), listener)
-	}()
-	var once sync.Once
-	stop = func() { once.Do(func() { _ = server.Close(); <-done }) }
-	t.Cleanup(stop)
-	return stop
-}
-
-// fakeContainerd answers as containerd's own service would.
-type fakeContainerd struct {
-	imagesapi.ImagesClient
-	calls atomic.Int64
-}
-
-func (f *fakeContainerd) Get(_ context.Context, req *imagesapi.GetImageRequest, _ ...grpc.CallOption) (*imagesapi.GetImageResponse, error) {
-	f.calls.Add(1)
-	return &imagesapi.GetImageResponse{Image: &imagesapi.Image{Name: "containerd/" + req.Name}}, nil
-}
-
-func (f *fakeContainerd) List(context.Context, *imagesapi.ListImagesRequest, ...grpc.CallOption) (*imagesapi.ListImagesResponse, error) {
-	f.calls.Add(1)
-	return &imagesapi.ListImagesResponse{Images: []*imagesapi.Image{{Name: "containerd"}}}, nil
-}
-
-func setup(t *testing.T, timeout time.Duration) (*service, *fakeContainerd, *fakeDaemon, string) {
-	t.Helper()
-	address := filepath.Join(t.TempDir(), "d.sock")
-	local := &fakeContainerd{}
-	daemon := &fakeDaemon{answer: func(context.Context) error { return nil }}
-	return &service{ImagesClient: local, daemon: NewDaemon(address, "/meta.db", timeout)}, local, daemon, address
-}
-
-func inNamespace() context.Context { return namespaces.WithNamespace(context.Background(), "default") }
-
-func get(t *testing.T, s *service, ctx context.Context) string {
-	t.Helper()
-	reply, err := s.Get(ctx, &imagesapi.GetImageRequest{Name: "a"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return reply.Image.Name
-}
 
 func TestTheDaemonAnswersGetAndList(t *testing.T) {
 	s, local, daemon, address := setup(t, time.Second)
@@ -124,6 +39,43 @@ func TestTheDaemonAnswersGetAndList(t *testing.T) {
 	}
 	if local.calls.Load() != 0 {
 		t.Fatal("containerd was asked as well")
+	}
+}
+
+func TestAReplyIsHandedOnUndecoded(t *testing.T) {
+	s, local, daemon, address := setup(t, time.Second)
+	daemon.serve(t, address)
+	containerd := &handOn{local: s}
+	client := serveGRPC(t, containerd)
+	list, err := client.List(outgoing(), &imagesapi.ListImagesRequest{})
+	if err != nil || len(list.Images) != 1 || list.Images[0].Name != "daemon" {
+		t.Errorf("List: %v, %v", list, err)
+	}
+	if decoded := containerd.reply.Load().Images; len(decoded) != 0 {
+		t.Errorf("containerd decoded %v", decoded)
+	}
+	reply, err := client.Get(outgoing(), &imagesapi.GetImageRequest{Name: "a"})
+	if err != nil || reply.Image.GetName() != "daemon/a" {
+		t.Errorf("Get: %v, %v", reply, err)
+	}
+	if local.calls.Load() != 0 {
+		t.Error("containerd was asked as well")
+	}
+	daemon.answer = func(context.Context) error { return status.Error(codes.NotFound, `image "a": not found`) }
+	if _, err := client.Get(outgoing(), &imagesapi.GetImageRequest{Name: "a"}); status.Code(err) != codes.NotFound {
+		t.Errorf("Get of a missing image: %v", err)
+	}
+}
+
+func TestContainerdAnswersGetByDefault(t *testing.T) {
+	s, local, daemon, address := setup(t, time.Second)
+	s.asksGet = DefaultConfig().Get
+	daemon.serve(t, address)
+	if name := get(t, s, inNamespace()); name != "containerd/a" {
+		t.Errorf("Get was answered by %s", name)
+	}
+	if daemon.calls.Load() != 0 || local.calls.Load() != 1 {
+		t.Error("the daemon was asked")
 	}
 }
 
@@ -199,20 +151,6 @@ func TestTheDaemonComesBack(t *testing.T) {
 	await(t, s, "containerd/a")
 	daemon.serve(t, address)
 	await(t, s, "daemon/a")
-}
-
-// await calls Get until it is answered as wanted. Every Get must be answered.
-func await(t *testing.T, s *service, want string) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; {
-		if get(t, s, inNamespace()) == want {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("no answer %s within 10 s", want)
-		}
-		time.Sleep(time.Millisecond)
-	}
 }
 
 func TestCallsThatContainerdAnswersAlways(t *testing.T) {

@@ -1,18 +1,18 @@
-// Package images lets containerd answer Images/Get and Images/List from lmdb-images.
+// Package images lets containerd answer Images/List, and Images/Get if so configured, from lmdb-images.
 //
 // A blank import of this package is all that containerd's build needs. containerd's registry refuses a
 // second plugin with the id of the images service, so the import replaces that registration: the
 // service is built as before, and [service] is put around it. Create, Update and Delete stay
-// containerd's. Get and List go over ttrpc to the daemon, and containerd gives its own answer whenever
+// containerd's. The reads go over ttrpc to the daemon, and containerd gives its own answer whenever
 // the daemon's is not to be had.
 //
-// What asks containerd's images service gets the daemon's answers: every gRPC client, and CRI where it
-// uses containerd's client. The image store that CRI and Transfer open on the database themselves stays
-// as it is.
+// What asks containerd's images service gets the daemon's answers: every gRPC client, and CRI, whose
+// client is in the same process. The image store that Transfer opens on the database itself stays as it is.
 package images
 
 import (
 	"fmt"
+	"strconv"
 
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	"github.com/containerd/containerd/v2/plugins"
@@ -60,7 +60,7 @@ func decorate(registration *plugin.Registration) {
 		if err != nil {
 			return nil, err
 		}
-		daemon, err := ic.GetByID(Type, ID)
+		ours, err := ic.GetByID(Type, ID)
 		if err != nil {
 			// The plugin is off or failed: `ctr plugins ls` says which. containerd goes on without it.
 			return local, nil
@@ -69,7 +69,9 @@ func decorate(registration *plugin.Registration) {
 		if !ok {
 			return nil, fmt.Errorf("containerd's images service is a %T and not an Images client", local)
 		}
-		return &service{ImagesClient: client, daemon: daemon.(*Daemon)}, nil
+		service := *ours.(*service)
+		service.ImagesClient = client
+		return &service, nil
 	}
 }
 
@@ -89,5 +91,6 @@ func start(ic *plugin.InitContext) (any, error) {
 	}
 	ic.Meta.Exports["address"] = config.Address
 	ic.Meta.Exports["timeout"] = timeout.String()
-	return NewDaemon(config.Address, database, timeout), nil
+	ic.Meta.Exports["get"] = strconv.FormatBool(config.Get)
+	return &service{daemon: NewDaemon(config.Address, database, timeout), asksGet: config.Get}, nil
 }

@@ -3,7 +3,8 @@
 use std::io::Read;
 use std::sync::OnceLock;
 
-use lmdb_images::admin::import::containerd_schema::{Found, read, survey};
+use lmdb_images::admin::import::containerd_scan::scan;
+use lmdb_images::admin::import::containerd_schema::{Item, read, survey};
 
 use super::{Input, patched};
 
@@ -20,13 +21,21 @@ pub fn run(data: &[u8]) {
     let read = read(file.as_slice(), |found| {
         count += 1;
         assert!(count < MANY, "the same pages are read again and again");
-        if let Found::Namespace(name, record) = found {
+        if let Item::Namespace(name, record) = found {
             assert_eq!(name.to_string(), record.name);
         }
         Ok(())
     });
     if let Err(error) = read {
         assert!(!error.message().is_empty());
+    }
+    match scan(file.as_slice()) {
+        Ok(scanned) => {
+            assert!(scanned.images.len() < MANY, "pages that are free hold no more");
+            let names = scanned.images.iter().map(|guess| (&guess.namespace, &guess.image.name));
+            assert!(names.is_sorted(), "one guess for each name, in order");
+        }
+        Err(error) => assert!(!error.message().is_empty()),
     }
 }
 

@@ -12,6 +12,7 @@ use lmdb_images::transport::ttrpc::server::TtrpcServer;
 use protobuf::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio_util::sync::CancellationToken;
 
 use super::service::Service;
 
@@ -26,7 +27,7 @@ pub fn run(data: &[u8]) {
     let service = Service::get();
     let replies = service.run(async {
         let (client, server) = UnixStream::pair().expect("a pair of sockets");
-        let (_stop, stopping) = tokio::sync::watch::channel(false);
+        let stopping = CancellationToken::new();
         let events = Some(service.local.events().clone());
         let images = Arc::new(service.local.clone());
         let catalog = Catalog::new(service.local.clone(), images.clone());

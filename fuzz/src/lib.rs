@@ -1,6 +1,7 @@
 //! What is fuzzed. A target is a function of any bytes that panics when something is not as it must be:
 //!
 //! - [`apply`]: sequences of requests to the catalogue; [`page_token`]: its page tokens
+//! - [`batch`]: the lines of JSON that `lmdb-images apply` reads
 //! - [`bbolt_live`]: containerd's own file, as the live reader reads it
 //! - [`bolt`]: containerd's own file, as `import --bolt` reads it
 //! - [`filter`]: filters are parsed, printed, parsed again, and matched; [`regexp`]: Go's patterns
@@ -14,6 +15,7 @@
 //! every input lies that once found something.
 
 pub mod apply;
+pub mod batch;
 #[path = "../../crates/bbolt-read/fuzz/bbolt_live.rs"]
 pub mod bbolt_live;
 pub mod bolt;
@@ -37,6 +39,7 @@ pub type Target = fn(&[u8]);
 /// All targets by name.
 pub const TARGETS: &[(&str, Target)] = &[
     ("apply", apply::run),
+    ("batch", batch::run),
     ("bbolt_live", bbolt_live::run),
     ("bolt", bolt::run),
     ("filter", filter::run),

@@ -35,8 +35,11 @@ fn read(data: &[u8]) {
         return;
     };
     let Some(change) = entry::decode(data) else { return };
-    // Fields may follow that say something else; entries of ours have each of them once.
-    if change.write_to_bytes().is_ok_and(|bytes| bytes == data) {
+    // Fields may follow that say something else; entries of ours have each of them once, no other, and end with the
+    // chain.
+    let is_ours =
+        change.chain != 0 && change.special_fields.unknown_fields().iter().next().is_none();
+    if is_ours && change.write_to_bytes().is_ok_and(|bytes| bytes == data) {
         assert_eq!((place.seq, place.commit_last), (change.seq, change.commit_last));
         assert_eq!(place.chain, change.chain);
         for (found, state) in states.into_iter().zip([&change.before, &change.after]) {

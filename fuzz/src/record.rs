@@ -37,9 +37,9 @@ pub fn run(data: &[u8]) {
     let mut input = Input(data);
     let count = input.byte();
     let (key, message) = (input.bytes(count.into()), input.0);
-    assert_eq!(value::unseal(key, &value::seal(key, message)), Ok(message));
-    if let Ok(found) = value::unseal(key, message) {
-        assert_eq!(value::seal(key, found), message);
+    assert_eq!(value::decode(key, &value::encode(key, message)), Ok(message));
+    if let Ok(found) = value::decode(key, message) {
+        assert_eq!(value::encode(key, found), message);
     }
     let entries = index::entries(key, message);
     assert!(entries.iter().all(|entry| entry.len() <= key.len() + 64));

@@ -58,7 +58,7 @@ TOML
 
     # The shims' sockets are in /run/containerd/s, which containerd has built in.
     [[ -e /run/containerd ]] || on_exit remove_shim_folder
-    # A socket left by a killed one would look ready. Nobody listens: see above.
+    # A socket that a killed containerd left would look ready. No process listens on it: see above.
     rm -f "$CONTAINERD_SOCKET" "$CONTAINERD_SOCKET.ttrpc"
     # The shim is looked for in PATH, and runc by the shim. With NOTIFY_SOCKET,
     # when this script runs under systemd, it would report as that service.
@@ -92,6 +92,14 @@ ctr_for() {
     local name=$1
     shift
     "${CONTAINERD_BINDIR_OF[$name]}/ctr" --address "${CONTAINERD_DIR_OF[$name]}/c.sock" "$@"
+}
+
+# use_socket NAME SOCKET BINDIR: from now on ctr_for NAME is the ctr of BINDIR, talking to SOCKET.
+use_socket() {
+    mkdir -p "$WORK/$1"
+    ln -sfn "$2" "$WORK/$1/c.sock"
+    CONTAINERD_DIR_OF[$1]=$WORK/$1
+    CONTAINERD_BINDIR_OF[$1]=$3
 }
 
 # ctr_run NAME NAMESPACE ARGUMENTS...: "ctr run" that keeps ctr's and runc's own

@@ -20,9 +20,9 @@ mirrors() {
         sort -s -k1,1nr | awk '!seen[$2]++ { print $2 }'
 }
 
-# What a tree has beside the least that is a Debian: systemd as PID 1, Debian's containerd,
-# and what reads manual pages and completions.
-DEBIAN_PACKAGES=systemd,systemd-sysv,dbus,ca-certificates,man-db,bash-completion,zsh,fish,containerd,runc
+# What a tree has beside the least that is a Debian: systemd as PID 1, Debian's containerd and
+# its dockerd, and what reads manual pages and completions.
+DEBIAN_PACKAGES=systemd,systemd-sysv,dbus,ca-certificates,man-db,bash-completion,zsh,fish,containerd,runc,docker.io
 
 # debian_base: has target/trees/bookworm hold a Debian 12, made the first time and never
 # changed; sets DEBIAN_BASE.
@@ -42,6 +42,8 @@ debian_base() {
     done
     [[ $made ]] || { tail -n 20 "$WORK/debootstrap.log" >&2; die "debootstrap failed"; }
     rm -f "$DEBIAN_BASE.new"/var/cache/apt/archives/*.deb
+    # Only where a script asks for it: it wants settings of its own to run in a container.
+    chroot "$DEBIAN_BASE.new" systemctl --quiet disable docker.service docker.socket
     mv -T "$DEBIAN_BASE.new" "$DEBIAN_BASE"
     printf '%s\n' "$DEBIAN_PACKAGES" >"$DEBIAN_BASE.packages"
 }

@@ -54,7 +54,7 @@ start_postgres() {
     # After a kill its other processes end by themselves; until then it does not start.
     for _ in {1..20}; do
         "${drop_root[@]}" "$POSTGRES_BIN/postgres" -D "$POSTGRES_DIR/data" -k "$POSTGRES_DIR" -c listen_addresses= \
-            -c shared_buffers=64MB "${settings[@]}" </dev/null >>"$POSTGRES_DIR.log" 2>&1 &
+            -c shared_buffers=64MB -c dynamic_shared_memory_type=mmap "${settings[@]}" </dev/null >>"$POSTGRES_DIR.log" 2>&1 &
         POSTGRES_PID=$!
         record_pid "$POSTGRES_PID"
         await 60 "PostgreSQL" postgres_answers_or_died || true

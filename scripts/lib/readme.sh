@@ -10,11 +10,17 @@
 
 declare -a README_SECTION=() README_LANGUAGE=() README_TEXT=() # one each a block
 
-# readme_read FILE: takes its blocks into those.
+# readme_read FILE...: takes their blocks into those.
 readme_read() {
+    local file
+    README_SECTION=() README_LANGUAGE=() README_TEXT=()
+    for file; do readme_add "$file"; done
+}
+
+# readme_add FILE
+readme_add() {
     local line section='' language='' text=''
     local inside=''
-    README_SECTION=() README_LANGUAGE=() README_TEXT=()
     while IFS= read -r line || [[ $line ]]; do
         if [[ $line == '```'* && -z $inside ]]; then
             inside=1 language=${line#'```'} text=

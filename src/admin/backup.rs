@@ -10,7 +10,7 @@ use std::path::Path;
 use tempfile::NamedTempFile;
 
 use super::{file, progress};
-use crate::model::{Error, Result};
+use crate::model::{Context, Error, Result};
 use crate::store::ReadOnlyStore;
 use crate::store::recovery::salvage::salvage;
 
@@ -34,26 +34,25 @@ pub fn run(root: &Path, file: &Path, force: bool) -> Result<Summary> {
     let scratch = file::scratch_beside(file)?;
     // The file has mode 0600; dropping it on an error below deletes it.
     let copy = NamedTempFile::new_in(scratch.path())
-        .map_err(|e| Error::Internal(format!("making a file beside {}: {e}", file.display())))?;
+        .or_internal(format_args!("making a file beside {}", file.display()))?;
     let summary = copy_verified(&reader, &copy)?;
     file::put(copy, file, force)?;
     Ok(summary)
 }
 
 /// Copies a store into an empty file, syncs the file and verifies it.
-pub fn copy_verified(reader: &ReadOnlyStore, copy: &NamedTempFile) -> Result<Summary> {
-    let progress = progress::lasting("copying");
+pub(crate) fn copy_verified(reader: &ReadOnlyStore, copy: &NamedTempFile) -> Result<Summary> {
+    let progress = progress::timer("copying");
     reader.copy_to(copy.path())?;
-    let failed = |e| Error::Internal(format!("syncing the copy: {e}"));
-    copy.as_file().sync_all().map_err(failed)?;
+    copy.as_file().sync_all().or_internal("syncing the copy")?;
     progress.finish_and_clear();
     let records = verify(copy.as_file(), "the store")?;
-    Ok(Summary { records, bytes: copy.as_file().metadata().map_err(failed)?.len() })
+    Ok(Summary { records, bytes: copy.as_file().metadata().or_internal("syncing the copy")?.len() })
 }
 
 /// Verifies all checksums of a data file and counts its records. `what` names the file in the error.
 pub fn verify(file: &File, what: &str) -> Result<u64> {
-    let progress = progress::counting("records read back");
+    let progress = progress::counter("records read back");
     let mut records = 0;
     let found = salvage(file, &mut |_| {
         records += 1;

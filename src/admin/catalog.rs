@@ -1,6 +1,5 @@
 //! The catalogue of a running daemon, as the commands call it.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,56 +19,54 @@ const UNAVAILABLE: i32 = 14;
 
 /// Why a call failed.
 #[derive(Debug)]
-pub struct CallError {
+pub(crate) struct CallError {
     /// The status code.
     code: i32,
     message: String,
     /// The reason for programs, or empty.
-    pub reason: String,
-    /// The values that belong to the reason.
-    pub metadata: BTreeMap<String, String>,
+    pub(crate) reason: String,
 }
 
 impl CallError {
     /// The error of a status: its code, its message, and its details.
-    pub fn new(code: i32, message: &str, details: &[u8]) -> Self {
+    pub(crate) fn new(code: i32, message: &str, details: &[u8]) -> Self {
         let status = Status::parse_from_bytes(details).unwrap_or_default();
         let info = status.details.first().and_then(|detail| detail.unpack::<ErrorInfo>().ok());
         let info = info.flatten().unwrap_or_default();
-        Self { code, message: message.into(), reason: info.reason, metadata: info.metadata }
+        Self { code, message: message.into(), reason: info.reason }
     }
 
     /// The error of a daemon that has gone.
-    pub fn unreachable(message: &str) -> Self {
+    pub(crate) fn unreachable(message: &str) -> Self {
         Self::new(UNAVAILABLE, message, &[])
     }
 
     /// Whether the daemon cannot be reached, or is stopping.
-    pub fn is_unreachable(&self) -> bool {
+    pub(crate) fn is_unreachable(&self) -> bool {
         self.code == UNAVAILABLE
     }
 }
 
 /// A daemon.
 #[derive(Debug)]
-pub struct Daemon {
+pub(crate) struct Daemon {
     socket: PathBuf,
 }
 
 impl Daemon {
     /// The daemon behind a gRPC socket. Each call connects to it.
-    pub fn at(socket: PathBuf) -> Self {
+    pub(crate) fn at(socket: PathBuf) -> Self {
         Self { socket }
     }
 
     /// A client of it. Call it on a runtime.
-    pub fn grpc(&self) -> GrpcClient {
+    pub(crate) fn grpc(&self) -> GrpcClient {
         // `lazy` asks for no containerd at the other end.
         GrpcClient::lazy(&self.socket)
     }
 
     /// An error as a command prints it.
-    pub fn error(&self, error: CallError) -> Error {
+    pub(crate) fn error(&self, error: CallError) -> Error {
         if error.is_unreachable() {
             let socket = self.socket.display();
             return Error::Unavailable(format!("the daemon at {socket}: {}", error.message));
@@ -78,7 +75,7 @@ impl Daemon {
     }
 
     /// Makes a call, and gives the error as it came.
-    pub async fn try_call<R: Message>(
+    pub(crate) async fn try_call<R: Message>(
         &self,
         path: &'static str,
         namespace: Option<&Namespace>,
@@ -100,7 +97,7 @@ impl Daemon {
     }
 
     /// Makes a call.
-    pub async fn call<R: Message>(
+    pub(crate) async fn call<R: Message>(
         &self,
         path: &'static str,
         namespace: Option<&Namespace>,

@@ -11,61 +11,61 @@ use crate::api::catalog::{Change, Kind, Origin, State};
 /// A change in its JSON form.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ChangeJson {
+pub(crate) struct ChangeJson {
     /// Place in the log; `None` if the change was not made.
-    pub seq: Option<u64>,
+    pub(crate) seq: Option<u64>,
     /// Last number of the commit that the change belongs to.
-    pub commit_last: Option<u64>,
+    pub(crate) commit_last: Option<u64>,
     /// Time of the change.
-    pub time: Option<Timestamp>,
-    /// What happened: `created`, `updated`, `deleted`, or `present`.
-    pub kind: &'static str,
-    /// Where the change came from.
-    pub origin: &'static str,
+    pub(crate) time: Option<Timestamp>,
+    /// The kind of the change: `created`, `updated`, `deleted`, or `present`.
+    pub(crate) kind: &'static str,
+    /// The origin of the change.
+    pub(crate) origin: &'static str,
     /// Namespace of the image.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Name of the image.
-    pub name: String,
+    pub(crate) name: String,
     /// State before; `None` if there was no image.
-    pub before: Option<StateJson>,
+    pub(crate) before: Option<StateJson>,
     /// State after; `None` if there is no image any more.
-    pub after: Option<StateJson>,
+    pub(crate) after: Option<StateJson>,
     /// Process that made the change.
-    pub actor: Option<ActorJson>,
+    pub(crate) actor: Option<ActorJson>,
     /// Change that this one undoes.
-    pub undoes: Option<u64>,
+    pub(crate) undoes: Option<u64>,
     /// Whether the states have only a digest.
-    pub truncated: bool,
+    pub(crate) truncated: bool,
 }
 
 /// A state of an image.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct StateJson {
+pub(crate) struct StateJson {
     /// Descriptor that the name refers to.
-    pub target: Target,
+    pub(crate) target: Target,
     /// Labels of the image.
-    pub labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
     /// Time of creation.
-    pub created_at: Option<Timestamp>,
+    pub(crate) created_at: Option<Timestamp>,
     /// Time of the last change.
-    pub updated_at: Option<Timestamp>,
+    pub(crate) updated_at: Option<Timestamp>,
 }
 
 /// A process.
 #[derive(Debug, Serialize)]
-pub struct ActorJson {
+pub(crate) struct ActorJson {
     /// User; `None` if unknown.
-    pub uid: Option<u32>,
+    pub(crate) uid: Option<u32>,
     /// Process number; `None` if unknown.
-    pub pid: Option<i32>,
+    pub(crate) pid: Option<i32>,
     /// Name of the program.
-    pub comm: String,
+    pub(crate) comm: String,
 }
 
 impl ChangeJson {
     /// Converts a change.
-    pub fn new(change: Change) -> Self {
+    pub(crate) fn new(change: Change) -> Self {
         let number = |number| Some(number).filter(|number| *number > 0);
         Self {
             seq: number(change.seq),
@@ -97,15 +97,15 @@ impl StateJson {
 }
 
 /// Converts a time; `None` if it is unset, or beyond what can be shown.
-pub fn time(
+pub(crate) fn time(
     time: &protobuf::MessageField<protobuf::well_known_types::timestamp::Timestamp>,
 ) -> Option<Timestamp> {
     let time = time.as_ref()?;
     Timestamp::new(time.seconds, time.nanos).ok()
 }
 
-/// What happened, in one word.
-pub fn kind(change: &Change) -> &'static str {
+/// The kind of a change, in one word.
+pub(crate) fn kind(change: &Change) -> &'static str {
     match change.kind.enum_value_or_default() {
         Kind::KIND_CREATED => "created",
         Kind::KIND_UPDATED => "updated",
@@ -115,8 +115,8 @@ pub fn kind(change: &Change) -> &'static str {
     }
 }
 
-/// Where a change came from, in one word.
-pub fn origin(change: &Change) -> &'static str {
+/// The origin of a change, in one word.
+pub(crate) fn origin(change: &Change) -> &'static str {
     match change.origin.enum_value_or_default() {
         Origin::ORIGIN_CLIENT => "client",
         Origin::ORIGIN_BEHIND => "behind",

@@ -1,10 +1,13 @@
 //! `lmdb-images check`: verifies the integrity of a store.
 //!
-//! The verifier checks the page structure of the data file. Then the command reads every record in
-//! one snapshot: the checksum must be right, the message must decode and carry the name of its key,
-//! and index and expiry entries must agree with the record. The log of changes must be one
-//! without a gap, and its last state of each image that of the record. The daemon may keep running: the
-//! snapshot blocks no other reader and no writer.
+//! First the verifier checks the page structure of the data file. Then the command reads every record in
+//! one snapshot:
+//!
+//! - The checksum must be right, the message must decode, and its name must be the name in the key.
+//! - The index entries and the expiry entry must agree with the record.
+//! - The log of changes must have no gap. For each image, the last state in the log must be the record.
+//!
+//! The daemon may keep running: the snapshot blocks no other reader and no writer.
 
 use std::path::Path;
 
@@ -13,9 +16,11 @@ use serde_json::json;
 use super::{progress, record};
 use crate::model::{Error, Result};
 use crate::store::read::audit::{Counts, Stored};
+use crate::store::read::log_audit::LogEnds;
 use crate::store::{Kind, ReadOnlyStore};
 
-/// Number of sentences about damage that a [`Report`] keeps. [`Report::damaged`] counts all.
+/// Largest number of sentences about damage that a [`Report`] keeps. [`Report::damaged`] counts every
+/// damage.
 const MAX_DAMAGE_SENTENCES: usize = 1000;
 
 /// Result of a check.
@@ -27,24 +32,38 @@ pub struct Report {
     pub images: u64,
     /// Number of readable lease records.
     pub leases: u64,
-    /// Entries per LMDB database; `None` if the store could not be opened.
+    /// Number of entries in each LMDB database; `None` if the store could not be opened.
     pub counts: Option<Counts>,
-    /// Numbers of the oldest and of the newest entry of the log; `None` if the log is off.
-    pub log: Option<(u64, u64)>,
-    /// Id of the last transaction, and the numbers of pages that are used, free and leaked.
-    pub file: Option<(u64, [u64; 3])>,
+    /// The entries of the log; `None` if the log is off.
+    pub(crate) log: Option<LogEnds>,
+    /// State of the data file; `None` if the store could not be opened.
+    pub(crate) file: Option<FileState>,
     /// One sentence for each damage, at most 1,000.
     pub damage: Vec<String>,
-    /// Number of all damages found.
+    /// Number of damages found, including those without a sentence.
     pub damaged: u64,
-    /// Irregularities that do no harm.
+    /// Irregularities that do no harm, one sentence each.
     pub notes: Vec<String>,
+}
+
+/// The last state of the data file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FileState {
+    /// Id of the last transaction.
+    pub(crate) transaction: u64,
+    /// Number of pages in use.
+    pub(crate) used_pages: u64,
+    /// Number of free pages.
+    pub(crate) free_pages: u64,
+    /// Number of pages that are neither in use nor free.
+    pub(crate) leaked_pages: u64,
 }
 
 /// Checks the store in `root`.
 ///
 /// # Errors
-/// If the store cannot be opened or read. Damage is no error: the report has it.
+/// If the store cannot be opened or read for another reason than damage. Damage is no error: the report
+/// lists it.
 pub fn run(root: &Path) -> Result<Report> {
     let mut report = Report::default();
     let reader = match ReadOnlyStore::open(root) {
@@ -56,20 +75,25 @@ pub fn run(root: &Path) -> Result<Report> {
         Err(e) => return Err(e),
     };
     let state = reader.state();
-    report.file = Some((state.transaction, [state.used, state.free, state.leaked]));
+    report.file = Some(FileState {
+        transaction: state.transaction,
+        used_pages: state.used,
+        free_pages: state.free,
+        leaked_pages: state.leaked,
+    });
     if state.leaked > 0 {
         report.notes.push(format!(
             "{} pages are neither in use nor free: `lmdb-images recover` frees them",
             state.leaked
         ));
     }
-    let progress = progress::counting("records");
+    let progress = progress::counter("records");
     let (mut entries, mut expiring) = (0, 0);
     reader.read(|snapshot| {
         report.counts = Some(snapshot.counts()?);
         snapshot.for_each_record(&mut |stored| {
             progress.inc(1);
-            entries += stored.indexed.0;
+            entries += stored.index_entries.needed;
             expiring += u64::from(stored.expires.is_some());
             report.check_record(&stored);
             Ok(())
@@ -121,7 +145,7 @@ impl Report {
             Some((Kind::Image, _)) => self.images += 1,
             Some((Kind::Lease, _)) => self.leases += 1,
         }
-        if stored.indexed.0 != stored.indexed.1 {
+        if stored.index_entries.present < stored.index_entries.needed {
             wrong(self, "the index lacks entries of this record");
         }
         if found.expires.as_deref().map(str::as_bytes) != stored.expires {
@@ -136,19 +160,23 @@ impl Report {
 
     /// The report as one JSON object.
     pub fn json(&self) -> String {
-        let pages = self
-            .file
-            .map(|(_, [used, free, leaked])| json!({ "used": used, "free": free, "lost": leaked }));
+        let pages = self.file.map(|file| {
+            json!({
+                "used": file.used_pages,
+                "free": file.free_pages,
+                "lost": file.leaked_pages,
+            })
+        });
         json!({
             "whole": self.is_whole(),
-            "transaction": self.file.map(|(transaction, _)| transaction),
+            "transaction": self.file.map(|file| file.transaction),
             "pages": pages,
             "namespaces": self.namespaces,
             "images": self.images,
             "leases": self.leases,
             "aside": self.counts.map(|c| c.aside),
             "index": self.counts.map(|c| c.index),
-            "log": self.log.map(|(first, last)| json!({ "first": first, "last": last })),
+            "log": self.log.map(|log| json!({ "first": log.first, "last": log.last })),
             "damaged": self.damaged,
             "damage": self.damage,
             "notes": self.notes,
@@ -159,8 +187,12 @@ impl Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let (Some((transaction, [used, free, _])), Some(counts)) = (self.file, self.counts) {
-            writeln!(f, "transaction {transaction}: {used} pages in use, {free} free")?;
+        if let (Some(file), Some(counts)) = (self.file, self.counts) {
+            writeln!(
+                f,
+                "transaction {}: {} pages in use, {} free",
+                file.transaction, file.used_pages, file.free_pages
+            )?;
             writeln!(
                 f,
                 "{} namespaces, {} images, {} leases; {} set aside, {} entries in the index",
@@ -168,7 +200,7 @@ impl std::fmt::Display for Report {
             )?;
         }
         match self.log {
-            Some((first, last)) if first <= last => {
+            Some(LogEnds { first, last }) if first <= last => {
                 writeln!(f, "entries {first} to {last} in the log")?
             }
             Some(_) => writeln!(f, "no entries in the log")?,

@@ -8,7 +8,7 @@ use std::path::Path;
 use tempfile::NamedTempFile;
 
 use super::backup::copy_verified;
-use crate::model::{Error, Result};
+use crate::model::{Context, Result};
 use crate::store::ReadOnlyStore;
 use crate::store::dir::root::StoreDir;
 use crate::store::dir::scratch::ScratchFolder;
@@ -37,10 +37,14 @@ pub fn run(root: &Path) -> Result<Summary> {
         )
     })?;
     let reader = ReadOnlyStore::open(root.path())?;
-    let failed = |e: std::io::Error| Error::Internal(format!("in {}: {e}", root.path().display()));
-    let before = root.data_file().metadata().map_err(failed)?.len();
+    let before = root
+        .data_file()
+        .metadata()
+        .or_internal(format_args!("in {}", root.path().display()))?
+        .len();
     let scratch = ScratchFolder::create_in(root.path())?;
-    let copy = NamedTempFile::new_in(scratch.path()).map_err(failed)?;
+    let copy = NamedTempFile::new_in(scratch.path())
+        .or_internal(format_args!("in {}", root.path().display()))?;
     let after = copy_verified(&reader, &copy)?.bytes;
     drop(reader);
     root.replace(copy.path(), None)?;

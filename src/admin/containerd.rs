@@ -14,8 +14,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Awaits `call`.
 ///
 /// # Errors
-/// Those of the call, or `DeadlineExceeded` after [`REPLY_TIMEOUT`].
-pub async fn await_reply<T>(
+/// The errors of the call, or `DeadlineExceeded` after [`REPLY_TIMEOUT`].
+pub(crate) async fn await_reply<T>(
     containerd: &GrpcClient,
     call: impl Future<Output = Result<T>>,
 ) -> Result<T> {
@@ -31,6 +31,6 @@ pub async fn await_reply<T>(
 
 /// Returns true if containerd still answers. After a failed call about one record this tells a fault
 /// of that record from a containerd that is gone.
-pub async fn still_answers(containerd: &GrpcClient) -> bool {
+pub(crate) async fn still_answers(containerd: &GrpcClient) -> bool {
     matches!(tokio::time::timeout(PROBE_TIMEOUT, containerd.namespaces()).await, Ok(Ok(_)))
 }

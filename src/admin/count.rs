@@ -9,7 +9,7 @@ use crate::service::catalog::list;
 use crate::store::{ReadOnlyStore, Records};
 
 /// Counts the images that match; in one namespace, or in each if `namespace` is `None`.
-pub fn run(
+pub(crate) fn run(
     root: &Path,
     namespace: Option<&Namespace>,
     request: &CountRequest,

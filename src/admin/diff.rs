@@ -18,7 +18,7 @@ use crate::store::{Kind, ReadOnlyStore, Records};
 
 /// Kind of a difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DifferenceKind {
+pub(crate) enum DifferenceKind {
     /// Only the store has the image.
     OnlyHere,
     /// Only containerd has the image.
@@ -34,13 +34,13 @@ pub enum DifferenceKind {
 
 /// An image that differs between the store and containerd.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// Namespace of the image.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Name of the image.
-    pub name: String,
+    pub(crate) name: String,
     /// Kind of the difference.
-    pub kind: DifferenceKind,
+    pub(crate) kind: DifferenceKind,
 }
 
 impl fmt::Display for DifferenceKind {
@@ -57,7 +57,7 @@ impl fmt::Display for DifferenceKind {
 
 impl Difference {
     /// The difference as a line of JSON.
-    pub fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         let kind = match &self.kind {
             DifferenceKind::OnlyHere => "only-in-lmdb",
             DifferenceKind::OnlyInContainerd => "only-in-containerd",
@@ -89,12 +89,12 @@ impl Difference {
 
 /// Result of a comparison.
 #[derive(Debug, Default)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// The differences, ordered by namespace and name.
-    pub differences: Vec<Difference>,
+    pub(crate) differences: Vec<Difference>,
     /// Number of images set aside in the store: images that containerd no longer had after a gap in
     /// its events.
-    pub aside: u64,
+    pub(crate) aside: u64,
 }
 
 /// Compares the store in `root` with the containerd at `socket`.
@@ -102,7 +102,7 @@ pub struct Comparison {
 /// # Errors
 /// If the store cannot be read or containerd stops answering. A fault of a single image is a
 /// [`Difference`].
-pub async fn run(root: &Path, socket: &Path) -> Result<Comparison> {
+pub(crate) async fn run(root: &Path, socket: &Path) -> Result<Comparison> {
     let store = ReadOnlyStore::open(root)?;
     let containerd = GrpcClient::connect(socket).await?;
     let mut namespaces: BTreeSet<_> = store.read(|s| s.namespaces())?.into_iter().collect();

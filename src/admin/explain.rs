@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
+use go_compat::text::lossy;
 use serde_json::{Value, json};
 
-use crate::model::go::text::lossy;
 use crate::model::image::plan::{Lookup, Plan};
 use crate::model::{Error, Namespace, Result};
-use crate::service::images::{self, Query};
+use crate::service::images::query::{self, Query};
 use crate::store::{Kind, ReadOnlyStore, Records};
 
 /// The plan of a List.
 #[derive(Debug)]
-pub struct Explanation {
+pub(crate) struct Explanation {
     plan: Plan,
     examined: Option<Examined>,
 }
@@ -32,7 +32,7 @@ struct Examined {
 ///
 /// # Errors
 /// `InvalidArgument` if a filter is invalid.
-pub fn run(root: &Path, namespace: &Namespace, filters: &[String]) -> Result<Explanation> {
+pub(crate) fn run(root: &Path, namespace: &Namespace, filters: &[String]) -> Result<Explanation> {
     let query = Query::new(filters)?;
     let examined = match ReadOnlyStore::open(root) {
         Err(Error::NotFound(_)) => None,
@@ -40,7 +40,7 @@ pub fn run(root: &Path, namespace: &Namespace, filters: &[String]) -> Result<Exp
         Ok(store) => Some(store.read(|snapshot| {
             Ok(Examined {
                 namespace: namespace.clone(),
-                rows: images::rows_examined(snapshot, namespace, &query)?,
+                rows: query::rows_examined(snapshot, namespace, &query)?,
                 images: snapshot.scan(namespace, Kind::Image)?.count(),
             })
         })?),
@@ -62,16 +62,16 @@ impl std::fmt::Display for Explanation {
 
 impl Explanation {
     /// The explanation as JSON (docs/json.md).
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let mut object = match &self.plan {
             Plan::All => json!({"plan": "all"}),
-            Plan::Scan { because } => json!({"plan": "scan", "because": because}),
-            Plan::LookUp(alternatives) => {
-                let look_ups: Vec<Vec<Value>> = alternatives
+            Plan::Scan { alternative } => json!({"plan": "scan", "because": alternative}),
+            Plan::Lookups(alternatives) => {
+                let lookups: Vec<Vec<Value>> = alternatives
                     .iter()
-                    .map(|look_ups| look_ups.iter().map(look_up).collect())
+                    .map(|lookups| lookups.iter().map(lookup).collect())
                     .collect();
-                json!({"plan": "look-up", "lookUps": look_ups})
+                json!({"plan": "look-up", "lookUps": lookups})
             }
         };
         if let (Some(examined), Some(object)) = (&self.examined, object.as_object_mut()) {
@@ -83,8 +83,8 @@ impl Explanation {
     }
 }
 
-fn look_up(look_up: &Lookup) -> Value {
-    match look_up {
+fn lookup(lookup: &Lookup) -> Value {
+    match lookup {
         Lookup::Name(name) => json!({"by": "name", "value": name}),
         Lookup::NamePrefix(prefix) => json!({"by": "name-prefix", "value": lossy(prefix)}),
         Lookup::Digest(digest) => json!({"by": "digest", "value": lossy(digest)}),

@@ -25,16 +25,16 @@ use crate::store::{Kind, ReadOnlyStore, Records};
 
 /// Options of an export.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Options {
+pub(crate) struct Options {
     /// Replace a different record of the same name in containerd.
-    pub overwrite: bool,
-    /// Change nothing, and report result would change.
-    pub dry_run: bool,
+    pub(crate) overwrite: bool,
+    /// Change nothing, and report the result of each record.
+    pub(crate) dry_run: bool,
 }
 
 /// Result of the export of one record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RecordResult {
+pub(crate) enum RecordResult {
     /// Created in containerd.
     Created,
     /// Replaced a different record in containerd.
@@ -53,25 +53,25 @@ pub enum RecordResult {
 
 /// A record that containerd lacked or had differently.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Namespace of the record.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Name of the image; `None` for the record of the namespace itself.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// Result for this record.
-    pub result: RecordResult,
-    /// True if the export changed nothing: `result` is result it would have done.
-    pub dry_run: bool,
+    pub(crate) result: RecordResult,
+    /// True if the export changed nothing: `result` is the result that it would have had.
+    pub(crate) dry_run: bool,
 }
 
 impl Outcome {
     /// Returns true if the record was not exported.
-    pub fn is_left(&self) -> bool {
+    pub(crate) fn is_left(&self) -> bool {
         !matches!(self.result, RecordResult::Created | RecordResult::Overwritten)
     }
 
     /// The outcome as one line of JSON.
-    pub fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         let result = match &self.result {
             RecordResult::Created => "created",
             RecordResult::Overwritten => "overwritten",
@@ -115,21 +115,21 @@ impl fmt::Display for Outcome {
 
 /// Counts of an export.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Images in the store.
-    pub images: u64,
+    pub(crate) images: u64,
     /// Namespaces in the store.
-    pub namespaces: u64,
+    pub(crate) namespaces: u64,
     /// Images created in containerd.
-    pub created: u64,
+    pub(crate) created: u64,
     /// Images that replaced a different record in containerd.
-    pub overwritten: u64,
+    pub(crate) overwritten: u64,
     /// Images that containerd already had.
-    pub unchanged: u64,
+    pub(crate) unchanged: u64,
     /// Images and namespace labels that were not exported.
-    pub left: u64,
+    pub(crate) left: u64,
     /// Exported images whose times in containerd differ from those in the store.
-    pub new_times: u64,
+    pub(crate) new_times: u64,
 }
 
 impl fmt::Display for Summary {
@@ -153,7 +153,7 @@ impl fmt::Display for Summary {
 /// # Errors
 /// If the store cannot be read, or containerd stops answering. A failure of one record is its
 /// [`Outcome`].
-pub async fn run(
+pub(crate) async fn run(
     root: &Path,
     socket: &Path,
     options: Options,
@@ -317,9 +317,9 @@ pub(super) async fn failure(containerd: &GrpcClient, error: Error) -> Result<Rec
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Put {
     /// `None` if containerd already has the record.
-    pub result: Option<RecordResult>,
+    pub(crate) result: Option<RecordResult>,
     /// True if the record in containerd has other times.
-    pub new_times: bool,
+    pub(crate) new_times: bool,
 }
 
 impl From<Option<RecordResult>> for Put {

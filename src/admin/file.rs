@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 use tempfile::NamedTempFile;
 
-use crate::model::{Error, Result};
+use crate::model::{Context, Error, Result};
 use crate::store::dir::files::{DATA_FILE, JOURNAL_FILE, LOCK_FILE, OWNER_FILE, STORE_ID_FILE};
 use crate::store::dir::scratch::ScratchFolder;
 
@@ -22,7 +22,7 @@ use crate::store::dir::scratch::ScratchFolder;
 ///
 /// # Errors
 /// `NotFound` if there is no file, `InvalidArgument` if it is not a regular file.
-pub fn open_to_read(path: &Path) -> Result<File> {
+pub(crate) fn open_to_read(path: &Path) -> Result<File> {
     let failed = |e| open_failed(path, e);
     // Checked before opening: opening a device can already have an effect.
     require_regular(path, path.metadata().map_err(failed)?.file_type())?;
@@ -37,7 +37,7 @@ pub fn open_to_read(path: &Path) -> Result<File> {
 ///
 /// # Errors
 /// `InvalidArgument` if the file is longer than `max` or is not UTF-8.
-pub fn read_text(path: &Path, max: u64) -> Result<Option<(File, String)>> {
+pub(crate) fn read_text(path: &Path, max: u64) -> Result<Option<(File, String)>> {
     let mut file = match open_to_read(path) {
         Err(Error::NotFound(_)) => return Ok(None),
         opened => opened?,
@@ -64,12 +64,12 @@ pub fn read_text(path: &Path, max: u64) -> Result<Option<(File, String)>> {
 }
 
 /// Creates a file with mode 0600; fails if the path exists.
-pub fn create_new(path: &Path) -> io::Result<File> {
+pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Refuses a path that [`put`] would refuse, so that a command can fail before it works.
-pub fn check_target(path: &Path, replace: bool) -> Result<()> {
+pub(crate) fn check_target(path: &Path, replace: bool) -> Result<()> {
     if is_of_store(path) {
         return Err(Error::InvalidArgument(format!(
             "{} is a file of the store in that folder: give another name",
@@ -95,38 +95,39 @@ fn is_of_store(path: &Path) -> bool {
 }
 
 /// Creates a temporary folder beside `path`, for a new file that [`put`] then moves to `path`.
-pub fn scratch_beside(path: &Path) -> Result<ScratchFolder> {
+pub(crate) fn scratch_beside(path: &Path) -> Result<ScratchFolder> {
     ScratchFolder::create_in(&folder_of(path))
 }
 
 /// Renames the file `new` to `path` and syncs the folder. Replaces an existing regular file only with
 /// `replace`.
-pub fn put(new: NamedTempFile, path: &Path, replace: bool) -> Result<()> {
-    let failed =
-        |e: io::Error| Error::Internal(format!("moving the new file to {}: {e}", path.display()));
+pub(crate) fn put(new: NamedTempFile, path: &Path, replace: bool) -> Result<()> {
+    let moving = format!("moving the new file to {}", path.display());
     check_target(path, replace)?;
     let is_there = path.symlink_metadata().is_ok();
     if is_there {
         exchange(new.path(), path)?;
         // After the exchange, the new file's old name leads to the replaced file.
-        let old = new.path().symlink_metadata().map_err(failed)?;
+        let old = new.path().symlink_metadata().or_internal(&moving)?;
         if let Err(refused) = require_regular(path, old.file_type()) {
             exchange(new.path(), path)?;
             return Err(refused);
         }
         drop(new);
     } else {
-        new.persist_noclobber(path).map_err(|e| match e.error.kind() {
-            ErrorKind::AlreadyExists => already_exists(path),
-            _ => failed(e.error),
-        })?;
+        match new.persist_noclobber(path) {
+            Err(e) if e.error.kind() == ErrorKind::AlreadyExists => {
+                return Err(already_exists(path));
+            }
+            persisted => drop(persisted.map_err(|e| e.error).or_internal(&moving)?),
+        }
     }
     sync_folder(&folder_of(path))
-        .map_err(|e| Error::Internal(format!("syncing the folder of {}: {e}", path.display())))
+        .or_internal(format_args!("syncing the folder of {}", path.display()))
 }
 
 /// Waits until the names in a folder are on the disk.
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder).and_then(|folder| folder.sync_all())
 }
 
@@ -138,7 +139,7 @@ fn exchange(new: &Path, old: &Path) -> Result<()> {
         Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => std::fs::rename(new, old),
         exchanged => exchanged.map_err(io::Error::from),
     };
-    exchanged.map_err(|e| Error::Internal(format!("replacing {}: {e}", old.display())))
+    exchanged.or_internal(format_args!("replacing {}", old.display()))
 }
 
 /// Returns the folder that contains `file`.

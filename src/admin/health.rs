@@ -17,7 +17,7 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Repeats [`run`] until the daemon serves, for at most `time`. Calls once if `time` is zero.
-pub async fn wait(socket: &Path, time: Duration) -> Result<bool> {
+pub(crate) async fn wait(socket: &Path, time: Duration) -> Result<bool> {
     if time.is_zero() {
         return run(socket, REPLY_TIMEOUT).await;
     }
@@ -40,7 +40,7 @@ pub async fn wait(socket: &Path, time: Duration) -> Result<bool> {
 ///
 /// # Errors
 /// `Unavailable` if the daemon does not answer within `time`.
-pub async fn run(socket: &Path, time: Duration) -> Result<bool> {
+pub(crate) async fn run(socket: &Path, time: Duration) -> Result<bool> {
     let failed = |what: String| Error::Unavailable(format!("{}: {what}", socket.display()));
     let (path, headers) = ("/grpc.health.v1.Health/Check", HeaderMap::new());
     // `lazy` asks for no containerd at the other end.

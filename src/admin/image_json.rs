@@ -12,39 +12,39 @@ use crate::model::Namespace;
 /// An image record in its JSON form.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ImageJson {
+pub(crate) struct ImageJson {
     /// Namespace of the image.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Name of the image.
-    pub name: String,
+    pub(crate) name: String,
     /// Descriptor that the name refers to.
-    pub target: Target,
+    pub(crate) target: Target,
     /// Labels of the image.
-    pub labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
     /// Time of creation; `None` if the record has none.
-    pub created_at: Option<Timestamp>,
+    pub(crate) created_at: Option<Timestamp>,
     /// Time of the last change; `None` if the record has none.
-    pub updated_at: Option<Timestamp>,
+    pub(crate) updated_at: Option<Timestamp>,
 }
 
 /// A descriptor with the field names of the OCI image specification.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Target {
+pub(crate) struct Target {
     /// Media type of the content.
-    pub media_type: String,
+    pub(crate) media_type: String,
     /// Digest of the content.
-    pub digest: String,
+    pub(crate) digest: String,
     /// Size of the content in bytes: of the manifest or index, without the layers.
-    pub size: i64,
+    pub(crate) size: i64,
     /// Annotations; left out of the JSON if empty.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 impl ImageJson {
     /// Converts the record of an image in `namespace`.
-    pub fn new(namespace: &Namespace, image: Image) -> Self {
+    pub(crate) fn new(namespace: &Namespace, image: Image) -> Self {
         let time =
             |time: protobuf::MessageField<protobuf::well_known_types::timestamp::Timestamp>| {
                 let time = time.into_option()?;
@@ -63,7 +63,7 @@ impl ImageJson {
 
 impl Target {
     /// Converts a descriptor.
-    pub fn new(target: Descriptor) -> Self {
+    pub(crate) fn new(target: Descriptor) -> Self {
         Self {
             media_type: target.media_type,
             digest: target.digest,

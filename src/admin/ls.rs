@@ -1,66 +1,67 @@
 //! `lmdb-images ls` and `inspect`: read image records from the files of the store, or `ls` from a
 //! containerd's bolt file.
 //!
-//! The listing is the service's own List, so filters mean the same as for a client and use the
-//! indexes. The result is kept as encoded bytes and the snapshot is released before printing: a
-//! blocked terminal must not hold a snapshot.
+//! `ls` runs the same List code as the service. So filters mean the same as for a client and use the
+//! index. The command keeps the result as encoded bytes and releases the snapshot before it prints: a
+//! blocked terminal must not keep a snapshot open.
 
 use std::path::Path;
 
+use go_compat::quote::quote;
 use protobuf::CodedInputStream;
 
 use crate::admin::image_json::ImageJson;
 use crate::admin::import::bolt::{self, BoltFile};
-use crate::admin::import::containerd_schema::{self, Found};
+use crate::admin::import::containerd_schema::{self, Item};
 use crate::api::images::{Image, ListImagesResponse};
 use crate::limits::memory::ReplyBuffer;
 use crate::model::filter::Filter;
-use crate::model::go::quote::quote;
-use crate::model::{Error, Namespace, Result};
+use crate::model::{Context, Error, Namespace, Result};
 use crate::service::cancel::Cancel;
 use crate::service::catalog::select::Selection;
 use crate::service::codec::{decode, encode};
-use crate::service::images::{self, Query};
+use crate::service::images::query::{self, Query};
 use crate::service::reply::{BuildOutcome, ReplyBuilder};
 use crate::store::{Kind, ReadOnlyStore, Records, Snapshot, place_of};
 
 /// Images found by a listing, ordered by namespace and name.
 #[derive(Debug)]
-pub struct Listing {
-    /// Encoded `ListImagesResponse`s.
+pub(crate) struct Listing {
+    /// One encoded `ListImagesResponse` for each namespace.
     found: Vec<(Namespace, Vec<u8>)>,
-    /// Number of damaged records, which the listing leaves out.
-    pub left_out: u64,
-    /// Name of the last image, if the limit left out others behind it.
+    /// Number of damaged records. The listing does not contain them.
+    pub(crate) left_out: u64,
+    /// Name of the last image in the listing, if the limit cut off images after it.
     next_after: Option<String>,
 }
 
-/// Which part of a listing is wanted.
+/// The part of a listing that the caller asks for.
 #[derive(Debug, Clone, Default)]
-pub struct Bounds {
-    /// Filters of images that are left out.
-    pub without: Vec<String>,
-    /// Only images behind this name.
-    pub after: Option<String>,
-    /// At most this number of images.
-    pub limit: Option<usize>,
+pub(crate) struct Page {
+    /// The listing leaves out images that match any of these filters.
+    pub(crate) exclude: Vec<String>,
+    /// The listing begins after this name.
+    pub(crate) after: Option<String>,
+    /// The largest number of images.
+    pub(crate) limit: Option<usize>,
 }
 
 /// Conditions that an image must meet in addition to matching a filter.
 #[derive(Debug, Clone, Default)]
-pub struct Conditions {
-    /// The digest or its beginning: `sha256:ab12`.
-    pub digest: Option<String>,
+pub(crate) struct Conditions {
+    /// The digest or a prefix of it, such as `sha256:ab12`.
+    pub(crate) digest: Option<String>,
     /// Labels of the image, each with a value (`k=v`) or with any value (`k`).
-    pub labels: Vec<String>,
+    pub(crate) labels: Vec<String>,
 }
 
 impl Conditions {
-    /// Combines the selection with `filters`, of which any must match, into equivalent filters.
+    /// Combines the conditions with `filters` into one list of filters. An image matches that list if it
+    /// meets all conditions and matches any of `filters`.
     ///
     /// # Errors
     /// `InvalidArgument` if a label has no key or the digest is malformed.
-    pub fn filters(&self, filters: Vec<String>) -> Result<Vec<String>> {
+    pub(crate) fn filters(&self, filters: Vec<String>) -> Result<Vec<String>> {
         let mut all = Vec::new();
         for label in &self.labels {
             all.push(match label.split_once('=') {
@@ -108,17 +109,17 @@ fn digest_filter(digest: &str) -> Result<String> {
     }
 }
 
-/// Lists the images that match any of the filters, or all images if there is no filter; in one
-/// namespace, or in all if `namespace` is `None`.
-pub fn list(
+/// Lists the images that match any of the filters, or all images if there is no filter. If `namespace`
+/// is `None`, the listing covers all namespaces.
+pub(crate) fn list(
     root: &Path,
     namespace: Option<&Namespace>,
     filters: Vec<String>,
-    bounds: &Bounds,
+    page: &Page,
 ) -> Result<Listing> {
     let query = Query::new(&filters)?;
-    let selection = Selection::compile(&filters, &bounds.without, &mut Cancel::never())?;
-    let is_bounded = bounds.after.is_some() || bounds.limit.is_some() || !bounds.without.is_empty();
+    let selection = Selection::compile(&filters, &page.exclude, &mut Cancel::never())?;
+    let is_page = page.after.is_some() || page.limit.is_some() || !page.exclude.is_empty();
     let store = ReadOnlyStore::open(root)?;
     let (mut left_out, mut next_after) = (0, None);
     let found = store.read(|snapshot| {
@@ -127,13 +128,13 @@ pub fn list(
             None => snapshot.namespaces()?,
         };
         let list = |namespace: Namespace| {
-            let room = ReplyBuffer::fixed(usize::MAX, None);
-            let built = if is_bounded {
-                let (built, last) = part(snapshot, &namespace, &selection, bounds, room)?;
+            let buffer = ReplyBuffer::fixed(usize::MAX, None);
+            let built = if is_page {
+                let (built, last) = list_page(snapshot, &namespace, &selection, page, buffer)?;
                 next_after = last;
                 built
             } else {
-                images::list(snapshot, &namespace, &query, room, Cancel::never())?
+                query::list(snapshot, &namespace, &query, buffer, Cancel::never())?
             };
             left_out += built.left_out;
             Ok((namespace, built.reply.unwrap_or_default().message))
@@ -143,16 +144,17 @@ pub fn list(
     Ok(Listing { found, left_out, next_after })
 }
 
-/// The images of a namespace within bounds, and the name of the last one if there are more.
-fn part(
+/// Lists the images of a namespace that belong to `page`. If more images match, also returns the name of the
+/// last listed image.
+fn list_page(
     snapshot: &Snapshot<'_>,
     namespace: &Namespace,
     selection: &Selection,
-    bounds: &Bounds,
-    room: ReplyBuffer<'_>,
+    page: &Page,
+    buffer: ReplyBuffer<'_>,
 ) -> Result<(BuildOutcome, Option<String>)> {
-    let place = bounds.after.as_deref().map(place_of).unwrap_or_default();
-    let mut reply = ReplyBuilder::new(room);
+    let place = page.after.as_deref().map(place_of).unwrap_or_default();
+    let mut reply = ReplyBuilder::new(buffer);
     let (mut count, mut last) = (0, None);
     for entry in snapshot.images_after(namespace, selection.name_prefix(), &place)? {
         let found = entry?
@@ -160,7 +162,7 @@ fn part(
             .and_then(|record| Ok(selection.matches(record, &mut || Ok(()))?.then_some(record)));
         match found {
             Ok(None) => {}
-            Ok(Some(_)) if bounds.limit == Some(count) => {
+            Ok(Some(_)) if page.limit == Some(count) => {
                 let last = last.map(decode::<Image>).transpose()?;
                 return Ok((reply.built(), last.map(|image| image.name)));
             }
@@ -175,11 +177,12 @@ fn part(
     Ok((reply.built(), None))
 }
 
-/// Lists images of a containerd's bolt file in the same way. containerd may run.
+/// Like [`list`], but reads containerd's bolt file. containerd may run at the same time.
 ///
 /// # Errors
-/// The file cannot be read, or a record in it.
-pub fn list_bolt(
+/// If the file cannot be read. A damaged record is an error only if containerd runs; else the listing
+/// leaves the record out.
+pub(crate) fn list_bolt(
     file: &Path,
     namespace: Option<&Namespace>,
     filters: &[String],
@@ -214,12 +217,13 @@ pub fn list_bolt(
             let source: &std::fs::File = &locked;
             containerd_schema::read(source, |each| {
                 match each {
-                    Found::Image(of, image) => add(&of, image),
-                    Found::Lost(_) => left_out += 1,
-                    Found::Namespace(..) => {}
+                    Item::Image(of, image) => add(&of, image),
+                    Item::Unreadable(_) => left_out += 1,
+                    Item::Namespace(..) => {}
                 }
                 Ok(())
-            })?;
+            })
+            .map_err(|e| e.at(file.display()))?;
         }
     }
     let encoded = found.into_iter().map(|(of, list)| Ok((of, encode(&list)?)));
@@ -229,8 +233,9 @@ pub fn list_bolt(
 /// Reads the record of one image.
 ///
 /// # Errors
-/// `NotFound` if the namespace has no such image; the error then names another namespace that does.
-pub fn get(root: &Path, namespace: &Namespace, name: &str) -> Result<ImageJson> {
+/// `NotFound` if the namespace has no image of this name. If another namespace has one, the error names
+/// that namespace.
+pub(crate) fn get(root: &Path, namespace: &Namespace, name: &str) -> Result<ImageJson> {
     ReadOnlyStore::open(root)?.read(|snapshot| {
         if let Some(record) = snapshot.record(namespace, Kind::Image, name)? {
             return Ok(ImageJson::new(namespace, decode::<Image>(record)?));
@@ -248,21 +253,20 @@ pub fn get(root: &Path, namespace: &Namespace, name: &str) -> Result<ImageJson> 
 }
 
 impl Listing {
-    /// The name behind which the listing goes on, if the limit ended it.
-    pub fn next_after(&self) -> Option<&str> {
+    /// If the limit cut the listing off: the name after which the next listing must begin.
+    pub(crate) fn next_after(&self) -> Option<&str> {
         self.next_after.as_deref()
     }
 
-    /// Hands on each record, until one is refused.
-    pub fn for_each<E: From<Error>>(
+    /// Calls `to` with each record, and stops at the first error that `to` returns.
+    pub(crate) fn for_each<E: From<Error>>(
         &self,
         mut to: impl FnMut(ImageJson) -> Result<(), E>,
     ) -> Result<(), E> {
         for (namespace, images) in &self.found {
             let mut stream = CodedInputStream::from_bytes(images);
-            let failed = |e| Error::Internal(format!("reading a list: {e}"));
-            while stream.read_raw_tag_or_eof().map_err(failed)?.is_some() {
-                let image: Image = stream.read_message().map_err(failed)?;
+            while stream.read_raw_tag_or_eof().or_internal("reading a list")?.is_some() {
+                let image: Image = stream.read_message().or_internal("reading a list")?;
                 to(ImageJson::new(namespace, image))?;
             }
         }

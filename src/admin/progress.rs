@@ -1,31 +1,32 @@
-//! Progress of a command: one line on a terminal, no output elsewhere.
+//! Shows the progress of a command as one line, if standard error is a terminal. Else it prints nothing.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Shows a growing count of `what`.
-pub fn counting(what: &str) -> ProgressBar {
+/// Shows a growing count, followed by `what`: what is counted.
+pub(crate) fn counter(what: &str) -> ProgressBar {
     line(&format!("{{spinner}} {{pos}} {what}, {{per_sec}}  {{msg}}"))
 }
 
-/// Shows `what` and the elapsed time.
-pub fn lasting(what: &str) -> ProgressBar {
+/// Shows `what`, the name of the work, and the elapsed time.
+pub(crate) fn timer(what: &str) -> ProgressBar {
     let progress = line(&format!("{{spinner}} {what}, {{elapsed}}"));
     progress.enable_steady_tick(Duration::from_millis(200));
     progress
 }
 
-/// Shows how many of `total` are done.
-pub fn of(what: &str, total: u64) -> ProgressBar {
+/// Shows how many of `total` items are done. `what` names the items.
+pub(crate) fn bar(what: &str, total: u64) -> ProgressBar {
     let progress =
         line(&format!("{{spinner}} {{pos}} of {{len}} {what}, {{per_sec}}, {{eta}} left  {{msg}}"));
     progress.set_length(total);
     progress
 }
 
-/// Shows how many of `total` bytes are done.
-pub fn bytes(what: &str, total: u64) -> ProgressBar {
+/// Shows how many of `total` bytes are done, with the speed and the remaining time. `what` follows the
+/// numbers.
+pub(crate) fn byte_bar(what: &str, total: u64) -> ProgressBar {
     let template = "{spinner} {bytes} of {total_bytes} ";
     let progress = line(&format!("{template}{what}, {{bytes_per_sec}}, {{eta}} left"));
     progress.set_length(total);

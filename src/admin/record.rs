@@ -1,36 +1,36 @@
 //! Decodes a stored record and checks that it belongs to its key.
 
 use crate::store::schema::keys;
+use go_compat::quote::quote;
+use go_compat::text::lossy;
 use protobuf::Message;
 
 use crate::api::images::Image;
 use crate::api::leases::StoredLease;
 use crate::api::namespace::Namespace as NamespaceRecord;
 use crate::model::Namespace;
-use crate::model::go::quote::quote;
-use crate::model::go::text::lossy;
 use crate::service::codec::decode;
 use crate::service::gc;
 use crate::store::Kind;
 
 /// A decoded record that belongs to its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
+pub(crate) struct Record {
     /// Namespace of the record.
-    pub namespace: Namespace,
+    pub(crate) namespace: Namespace,
     /// Kind and name; `None` for the record of the namespace itself.
-    pub named: Option<(Kind, String)>,
+    pub(crate) named: Option<(Kind, String)>,
     /// Time from which garbage collection may remove the record.
-    pub expires: Option<String>,
+    pub(crate) expires: Option<String>,
     /// Unix time of the last change, as seconds and nanoseconds; zeros if unknown.
-    pub updated: (i64, i32),
+    pub(crate) updated: (i64, i32),
 }
 
 /// Decodes the `message` stored under `key`.
 ///
 /// # Errors
 /// A sentence if the message does not decode or belongs to another key.
-pub fn read(key: &[u8], message: &[u8]) -> Result<Record, String> {
+pub(crate) fn read(key: &[u8], message: &[u8]) -> Result<Record, String> {
     let (namespace, kind) = keys::parse_key(key).ok_or("the key is not one of this schema")?;
     let mut record = Record { namespace, named: None, expires: None, updated: (0, 0) };
     let name = match kind {
@@ -67,7 +67,7 @@ fn decode_as<M: Message>(message: &[u8]) -> Result<M, String> {
 }
 
 /// Describes a record in a sentence by its key alone: `image "a:1" in namespace n`.
-pub fn describe_key(key: &[u8]) -> String {
+pub(crate) fn describe_key(key: &[u8]) -> String {
     let name = |namespace: &Namespace, kind| {
         let prefix = keys::prefix(namespace, kind).len();
         let name = key.get(prefix..).unwrap_or_default();

@@ -13,8 +13,8 @@ use std::path::Path;
 use super::backup::verify;
 use super::{file, progress};
 use crate::clock;
-use crate::model::{Error, Result};
-use crate::store::dir::root::StoreDir;
+use crate::model::{Context, Error, Result};
+use crate::store::dir::root::{IN_USE, StoreDir};
 use crate::store::dir::scratch::ScratchFolder;
 use crate::store::dir::{permissions, store_id};
 use crate::store::{ReadOnlyStore, Store};
@@ -82,13 +82,13 @@ fn used_bytes(backup: &File, file: &Path) -> Result<u64> {
 }
 
 fn copy_file(from: &mut impl Read, to: &Path) -> Result<()> {
-    let progress = progress::lasting("copying");
+    let progress = progress::timer("copying");
     let copied = file::create_new(to).and_then(|mut copy| {
         io::copy(from, &mut copy)?;
         copy.sync_all()
     });
     progress.finish_and_clear();
-    copied.map_err(|e| Error::Internal(format!("copying to {}: {e}", to.display())))
+    copied.or_internal(format_args!("copying to {}", to.display()))
 }
 
 /// Returns true if the root holds a store with records, or one that cannot be read.
@@ -105,13 +105,13 @@ fn has_content(root: &StoreDir) -> Result<bool> {
 }
 
 /// Returns the name under which a replaced data file is kept.
-pub fn backup_name(why: &str) -> String {
+pub(crate) fn backup_name(why: &str) -> String {
     let now = clock::display_time().strftime("%Y%m%dT%H%M%S%3fZ");
     format!("{DATA_FILE}.{why}-{now}")
 }
 
 /// Refuses a root without a store, so that a command creates nothing in a wrong folder.
-pub fn require_store(root: &Path) -> Result<()> {
+pub(crate) fn require_store(root: &Path) -> Result<()> {
     match permissions::stat_regular(&root.join(DATA_FILE))? {
         Some(found) if found.len() > 0 => Ok(()),
         _ => Err(Error::not_found(format_args!("there is no store in {}", root.display()))),
@@ -119,11 +119,10 @@ pub fn require_store(root: &Path) -> Result<()> {
 }
 
 /// Adds to an "in use" error that the daemon must be stopped, and what to do `then`.
-pub fn stop_daemon_hint(error: Error, then: &str) -> Error {
-    match error {
-        Error::FailedPrecondition(m) if m.contains("in use") => {
-            Error::FailedPrecondition(format!("{m}: stop the daemon that serves it, then {then}"))
-        }
-        other => other,
+pub(crate) fn stop_daemon_hint(error: Error, then: &str) -> Error {
+    if error.reason() != Some(IN_USE) {
+        return error;
     }
+    let why = error.message().trim_end_matches(": failed precondition");
+    Error::FailedPrecondition(format!("{why}: stop the daemon that serves it, {then}"))
 }

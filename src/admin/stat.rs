@@ -17,7 +17,7 @@ pub struct Stat {
     /// Folder of the store.
     pub root: String,
     /// Type of the file system that the folder is on.
-    pub filesystem: Option<String>,
+    pub(crate) filesystem: Option<String>,
     /// Pid of the process that has the store open for writing: a daemon or a command.
     pub owner: Option<u32>,
     /// UUID of the store.
@@ -53,11 +53,11 @@ pub struct Size {
     /// Number of all pages.
     pub pages: u64,
     /// Number of pages in use.
-    pub used_pages: u64,
+    pub(crate) used_pages: u64,
     /// Number of free pages: LMDB reuses them before the file grows.
-    pub free_pages: u64,
+    pub(crate) free_pages: u64,
     /// Bytes that `compact` would free.
-    pub reclaimable: u64,
+    pub(crate) reclaimable: u64,
 }
 
 /// The log of changes.
@@ -73,7 +73,7 @@ pub struct Log {
     /// Bytes: pages of the data file that the entries occupy.
     pub bytes: u64,
     /// Age of the oldest entry in seconds; `None` if there is none.
-    pub oldest_seconds: Option<u64>,
+    pub(crate) oldest_seconds: Option<u64>,
 }
 
 /// Contents of a namespace.
@@ -113,7 +113,7 @@ pub struct Reader {
     /// one.
     pub alive: bool,
     /// Seconds since the process started: an upper bound for the age of the snapshot.
-    pub started_seconds_ago: Option<u64>,
+    pub(crate) started_seconds_ago: Option<u64>,
     /// Last commit in the snapshot.
     pub snapshot: u64,
     /// Number of commits to LMDB's file since the snapshot. A snapshot that is not behind keeps no

@@ -10,9 +10,9 @@ use crate::model::{Error, Result};
 /// Pause before the daemon is called again after it has gone.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where a watch begins.
+/// The change with which a watch begins.
 #[derive(Debug, Clone, Copy)]
-pub enum From {
+pub(crate) enum StartPosition {
     /// With the next change.
     Now,
     /// With the oldest change that is kept.
@@ -21,9 +21,9 @@ pub enum From {
     Seq(u64),
 }
 
-/// What a watch tells.
+/// An event of a watch, to print.
 #[derive(Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// A change, or an image that is there.
     Change(Box<Change>),
     /// A sentence about the watch itself.
@@ -35,9 +35,9 @@ pub enum Event {
 ///
 /// # Errors
 /// If the daemon cannot be reached at first, or refuses the watch; or the error of `on`.
-pub async fn run<E: std::convert::From<Error>>(
+pub(crate) async fn run<E: From<Error>>(
     daemon: &Daemon,
-    from: From,
+    from: StartPosition,
     request: WatchRequest,
     mut on: impl FnMut(Event) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
@@ -71,13 +71,17 @@ pub async fn run<E: std::convert::From<Error>>(
 }
 
 /// The request for the first change that is wanted.
-async fn begin(daemon: &Daemon, from: From, mut request: WatchRequest) -> Result<WatchRequest> {
+async fn begin(
+    daemon: &Daemon,
+    from: StartPosition,
+    mut request: WatchRequest,
+) -> Result<WatchRequest> {
     let path = "/lmdbimages.v1.Catalog/Head";
     let head: HeadResponse = daemon.call(path, None, HeadRequest::new()).await?;
     request.from = match from {
-        From::Now => head.last.saturating_add(1),
-        From::Oldest => head.first,
-        From::Seq(seq) => seq,
+        StartPosition::Now => head.last.saturating_add(1),
+        StartPosition::Oldest => head.first,
+        StartPosition::Seq(seq) => seq,
     };
     request.epoch = head.epoch;
     Ok(request)

@@ -28,7 +28,7 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 ///
 /// Exits with 1 when a change was not made.
 #[derive(Args)]
-pub struct Apply {
+pub(crate) struct Apply {
     /// File with one change a line
     file: PathBuf,
 
@@ -49,7 +49,7 @@ pub struct Apply {
 
 impl Apply {
     /// Has the daemon make the changes, and prints what became of each.
-    pub fn run(self) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let namespace = self.namespace.parse()?;
         let missing = || Error::NotFound(format!("{}: there is no such file", self.file.display()));
         let (_, text) = file::read_text(&self.file, MAX_FILE_BYTES)?.ok_or_else(missing)?;
@@ -78,6 +78,10 @@ impl Apply {
                 }
             }
             Ok(())
+        })
+        .map_err(|failure| {
+            let (made, all) = (names.len() - failed, names.len());
+            failure.after(format_args!("{made} of {all} changes were made"))
         })?;
         if failed > 0 {
             report_error(format_args!("{failed} of {} changes were not made", names.len()));

@@ -9,10 +9,10 @@ use std::process::ExitCode;
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, FromArgMatches};
+use go_compat::quote::quote;
 
 use super::output::{Failure, print_rendered, report_error};
 use super::{Cli, command};
-use crate::model::go::quote::quote;
 use crate::model::printable::one_line;
 
 /// Exit status for a wrong command line.
@@ -22,7 +22,7 @@ const EXIT_USAGE: u8 = 2;
 ///
 /// # Errors
 /// The exit status, after printing the help that was asked for or the error.
-pub fn parse(arguments: Vec<OsString>) -> Result<(Cli, ArgMatches), Failure> {
+pub(crate) fn parse(arguments: Vec<OsString>) -> Result<(Cli, ArgMatches), Failure> {
     let parsed = command().try_get_matches_from(&arguments);
     let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     parsed.map_err(|mut error| {
@@ -56,7 +56,7 @@ fn invalid_utf8(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
 }
 
 /// Prints a help or an error of clap, and returns the exit status.
-pub fn print_and_exit(mut error: clap::Error) -> Failure {
+pub(crate) fn print_and_exit(mut error: clap::Error) -> Failure {
     escape(&mut error);
     let printed = print_rendered(&error.render(), error.use_stderr());
     if error.use_stderr() {

@@ -13,7 +13,7 @@ use crate::admin::backup;
 /// The daemon may keep running. The file is compact and readable by its owner only. It is synced and
 /// verified before it gets its name. A damaged store is refused. `restore` puts the file back.
 #[derive(Args)]
-pub struct Backup {
+pub(crate) struct Backup {
     #[command(flatten)]
     root: StoreArgs,
 
@@ -27,7 +27,7 @@ pub struct Backup {
 
 impl Backup {
     /// Writes the backup, and prints a summary.
-    pub fn run(self) -> Result<(), Failure> {
+    pub(crate) fn run(self) -> Result<(), Failure> {
         let root = self.root.folder()?;
         note(format_args!("copying the store in {} to {}", root.display(), self.file.display()));
         let done = backup::run(&root, &self.file, self.force)?;

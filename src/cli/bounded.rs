@@ -9,16 +9,16 @@ use serde::{Deserialize, Serialize};
 /// A number from `MIN` to `MAX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
-pub struct Bounded<const MIN: u32, const MAX: u32>(u32);
+pub(crate) struct Bounded<const MIN: u32, const MAX: u32>(u32);
 
 impl<const MIN: u32, const MAX: u32> Bounded<MIN, MAX> {
     /// Clamps a number to the bounds: for the program's own values.
-    pub fn clamped(number: u64) -> Self {
+    pub(crate) fn clamped(number: u64) -> Self {
         Self(u32::try_from(number).unwrap_or(MAX).clamp(MIN, MAX))
     }
 
     /// The number.
-    pub fn get(self) -> u32 {
+    pub(crate) fn get(self) -> u32 {
         self.0
     }
 }

@@ -1,4 +1,4 @@
-//! How a change of the catalogue is printed: one line for people, or one JSON object.
+//! Prints a change of the catalogue: one line for people, or one JSON object.
 
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use super::output::visible;
 use crate::admin::change_json::{ChangeJson, kind, origin, time};
 use crate::api::catalog::{Change, State};
-use crate::model::Result;
-use crate::model::{Error, printable};
+use crate::model::printable;
+use crate::model::{Context, Result};
 
 /// Cells of a line, each with its style.
-pub type Cells = Vec<(Style, String)>;
+pub(crate) type Cells = Vec<(Style, String)>;
 
 /// Digits of a shortened digest.
 const DIGEST_DIGITS: usize = 12;
@@ -19,10 +19,10 @@ const DIGEST_DIGITS: usize = 12;
 const MAX_NAME_CHARS: usize = 80;
 
 /// The heads of the columns.
-pub const HEADS: [&str; 7] = ["SEQ", "TIME", "NAMESPACE", "NAME", "CHANGE", "BY", "ORIGIN"];
+pub(crate) const HEADS: [&str; 7] = ["SEQ", "TIME", "NAMESPACE", "NAME", "CHANGE", "BY", "ORIGIN"];
 
 /// The cells of a change.
-pub fn cells(change: &Change) -> Cells {
+pub(crate) fn cells(change: &Change) -> Cells {
     let plain = Style::new();
     let dim = plain.dimmed();
     let seq = if change.seq == 0 { "-".into() } else { change.seq.to_string() };
@@ -41,9 +41,8 @@ pub fn cells(change: &Change) -> Cells {
 }
 
 /// A change as one line of JSON.
-pub fn json(change: Change) -> Result<String> {
-    serde_json::to_string(&ChangeJson::new(change))
-        .map_err(|e| Error::Internal(format!("writing JSON: {e}")))
+pub(crate) fn json(change: Change) -> Result<String> {
+    serde_json::to_string(&ChangeJson::new(change)).or_internal("writing JSON")
 }
 
 fn clock_time(at: Timestamp) -> String {
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_what_changed_from_where_to_where_and_by_whom() {
+    fn a_line_says_what_changed_and_which_process_asked() {
         let change = Change {
             seq: 7,
             time: Some(protobuf::well_known_types::timestamp::Timestamp {

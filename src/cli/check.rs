@@ -5,28 +5,36 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::StoreArgs;
-use super::output::{Failure, note, print, report_error};
-use crate::admin::check;
+use super::output::{Failure, note, print, report_error, visible};
+use crate::admin::{check, names};
+use crate::model::printable::one_line;
 
 /// Verify the store's integrity
 ///
 /// Checks every page of the file, every record and its checksum, and that the index agrees with the
 /// records. Reads one snapshot and changes nothing. The daemon may keep running.
 ///
-/// Exits with 0 when the store is whole, 1 when something is damaged, 2 when the check failed.
+/// Exits with 0 when the store is whole, 1 when something is damaged or named, 2 when the check failed.
 #[derive(Args)]
-pub struct Check {
+pub(crate) struct Check {
     #[command(flatten)]
     root: StoreArgs,
 
-    /// Print one JSON object
+    /// Instead, list the names that docker and CRI cannot show, or look for elsewhere, with the reason
+    #[arg(long)]
+    names: bool,
+
+    /// Print one JSON object; with --names, one a line
     #[arg(long)]
     json: bool,
 }
 
 impl Check {
     /// Checks, and prints the report.
-    pub fn run(self) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        if self.names {
+            return self.list_names();
+        }
         let report = self.root.folder().and_then(|root| {
             note(format_args!("checking the store in {}", root.display()));
             check::run(&root)
@@ -42,5 +50,25 @@ impl Check {
                 Ok(ExitCode::from(2))
             }
         }
+    }
+
+    fn list_names(&self) -> Result<ExitCode, Failure> {
+        let found = match self.root.folder().and_then(|root| names::run(&root)) {
+            Ok(found) => found,
+            Err(e) => {
+                report_error(e);
+                return Ok(ExitCode::from(2));
+            }
+        };
+        print(|out| {
+            found.iter().try_for_each(|finding| {
+                if self.json {
+                    return writeln!(out, "{}", finding.json());
+                }
+                let fault = one_line(&finding.fault.to_string());
+                writeln!(out, "{}\t{}\t{fault}", finding.namespace, visible(&finding.name))
+            })
+        })?;
+        Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

@@ -11,14 +11,14 @@ use crate::admin::compact;
 /// The file does not shrink by itself: LMDB reuses the pages of deleted records. The compact copy is
 /// verified before it replaces the file. The daemon must be stopped.
 #[derive(Args)]
-pub struct Compact {
+pub(crate) struct Compact {
     #[command(flatten)]
     root: StoreArgs,
 }
 
 impl Compact {
     /// Compacts, and prints a summary.
-    pub fn run(self) -> Result<(), Failure> {
+    pub(crate) fn run(self) -> Result<(), Failure> {
         let root = self.root.folder()?;
         note(format_args!("copying the store in {} without its free pages", root.display()));
         let done = compact::run(&root)?;

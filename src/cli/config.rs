@@ -4,7 +4,8 @@ use clap::{ArgMatches, Args, Subcommand};
 use serde_json::json;
 
 use super::output::{Failure, print};
-use super::settings::{self, File, Settings};
+use super::settings::{self, Settings};
+use super::settings_file::File;
 use crate::model::printable::escaped;
 
 /// Show, check or generate the configuration
@@ -12,7 +13,7 @@ use crate::model::printable::escaped;
 /// Each setting is a flag of serve, an environment variable and a key of the file. The flag takes
 /// precedence over the variable, the variable over the file, the file over the default.
 #[derive(Args)]
-pub struct Config {
+pub(crate) struct Config {
     #[command(subcommand)]
     action: Action,
 }
@@ -44,7 +45,7 @@ enum Action {
 
 impl Config {
     /// Runs the action. `matches` are those of the whole command line.
-    pub fn run(self, matches: &ArgMatches) -> Result<(), Failure> {
+    pub(crate) fn run(self, matches: &ArgMatches) -> Result<(), Failure> {
         match self.action {
             Action::Default => {
                 let text = default_file();
@@ -54,7 +55,7 @@ impl Config {
                 let found = file.read_if_exists()?;
                 let is_there = found.is_some();
                 let settings = Settings::default().merged(&found.unwrap_or_default())?;
-                settings::checked(settings, settings::innermost(matches), &file)?;
+                settings::checked(settings, settings::innermost(matches), &file.path())?;
                 let state = if is_there { "right" } else { "not there: the defaults hold" };
                 print(|out| writeln!(out, "{} is {state}", file.path().display()))?;
             }

@@ -19,7 +19,7 @@ use crate::api::catalog::CountRequest;
 ///
 /// Exits with 1 when damaged records cannot be looked at.
 #[derive(Args)]
-pub struct Count {
+pub(crate) struct Count {
     /// Filters of images
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
@@ -45,7 +45,7 @@ pub struct Count {
 
 impl Count {
     /// Counts, and prints the numbers.
-    pub fn run(self) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let one = self.namespace.parse()?;
         let namespace = (!self.all_namespaces).then_some(&one);
         let request = CountRequest {

@@ -5,28 +5,28 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::paths::default_state;
-use super::settings::File;
+use super::settings_file::File;
 use crate::admin::catalog::Daemon;
 use crate::model::Result;
 
 /// Argument for the daemon.
 #[derive(Args)]
-pub struct DaemonArgs {
+pub(crate) struct DaemonArgs {
     #[command(flatten)]
-    pub file: File,
+    pub(crate) file: File,
 
     /// gRPC socket of the daemon [default: images.sock in its folder of sockets]
     #[arg(long, short, env = "LMDB_IMAGES_ADDRESS", value_name = "SOCKET")]
-    pub address: Option<PathBuf>,
+    pub(crate) address: Option<PathBuf>,
 
     /// Folder of the sockets [default: the daemon's, by its file of settings]
     #[arg(long, env = "LMDB_IMAGES_STATE", value_name = "DIR")]
-    pub state: Option<PathBuf>,
+    pub(crate) state: Option<PathBuf>,
 }
 
 impl DaemonArgs {
     /// Returns the socket, from the arguments, the settings file or the default.
-    pub fn socket(&self) -> Result<PathBuf> {
+    pub(crate) fn socket(&self) -> Result<PathBuf> {
         Ok(match (&self.address, &self.state) {
             (Some(address), _) => address.clone(),
             (None, Some(state)) => state.join("images.sock"),
@@ -37,7 +37,7 @@ impl DaemonArgs {
     }
 
     /// Returns the daemon.
-    pub fn daemon(&self) -> Result<Daemon> {
+    pub(crate) fn daemon(&self) -> Result<Daemon> {
         Ok(Daemon::at(self.socket()?))
     }
 }

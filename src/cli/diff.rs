@@ -14,7 +14,7 @@ use crate::model::printable::one_line;
 /// Prints one line for each image that differs: namespace, name, and the fields that differ. Changes
 /// nothing. The daemon may keep running. Exits with 1 when something differs.
 #[derive(Args)]
-pub struct Diff {
+pub(crate) struct Diff {
     #[command(flatten)]
     root: StoreArgs,
 
@@ -28,7 +28,7 @@ pub struct Diff {
 
 impl Diff {
     /// Compares, and prints the differences.
-    pub fn run(self) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let root = self.root.folder()?;
         let containerd = self.containerd.socket(&self.root.file)?;
         let found = block_on(diff::run(&root, &containerd))?;

@@ -13,7 +13,7 @@ use crate::admin::explain;
 /// and plain text. If every filter has such a part, the list reads only the images found by the index;
 /// otherwise it reads every image. If there is a store, the output has the number of images read.
 #[derive(Args)]
-pub struct Explain {
+pub(crate) struct Explain {
     /// Filters of images
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
@@ -31,7 +31,7 @@ pub struct Explain {
 
 impl Explain {
     /// Plans the list, and prints the plan.
-    pub fn run(self) -> Result<(), Failure> {
+    pub(crate) fn run(self) -> Result<(), Failure> {
         let namespace = self.namespace.parse()?;
         let explained = explain::run(&self.root.folder()?, &namespace, &self.filters)?;
         print(|out| match self.json {

@@ -18,7 +18,7 @@ use crate::model::printable::one_line;
 ///
 /// Exits with 1 when something was left.
 #[derive(Args)]
-pub struct Export {
+pub(crate) struct Export {
     #[command(flatten)]
     root: StoreArgs,
 
@@ -42,7 +42,7 @@ pub struct Export {
 
 impl Export {
     /// Exports, and prints the records that were left and a summary.
-    pub fn run(self) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let root = self.root.folder()?;
         let containerd = self.containerd.socket(&self.root.file)?;
         let options = Options { overwrite: self.overwrite, dry_run: self.dry_run };

@@ -1,22 +1,24 @@
 //! `lmdb-images fleet`.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 
 use super::block_on;
+use super::certificates::CertificateArgs;
+#[cfg(feature = "nats")]
+use super::collect::Collect;
 use super::output::{Failure, MAX_CELL_CHARS, cell, note, print, table};
 use crate::fleet::questions::{Found, Question};
 use crate::fleet::schema;
-use crate::fleet::target::{Certificates, Postgres};
+use crate::fleet::target::Postgres;
 use crate::model::{Error, Result};
 
 /// Ask which nodes have which images, in the PostgreSQL that `lmdb-images ship` reports to
 #[derive(Args)]
-pub struct Fleet {
+pub(crate) struct Fleet {
     #[command(subcommand)]
     command: Command,
 }
@@ -85,31 +87,12 @@ enum Command {
 
     /// List what a person should look at: copied stores, rolled-back disks, changes that were lost
     Incidents(Source),
+
+    #[cfg(feature = "nats")]
+    Collect(Collect),
 }
 
-/// Files for TLS.
-#[derive(Debug, Clone, Default, Args)]
-pub struct CertificateArgs {
-    /// Certificate of this client, in PEM
-    #[arg(long, env = "LMDB_IMAGES_FLEET_CERT", value_name = "FILE")]
-    cert: Option<PathBuf>,
-
-    /// Its key, in PEM
-    #[arg(long, env = "LMDB_IMAGES_FLEET_KEY", value_name = "FILE")]
-    key: Option<PathBuf>,
-
-    /// Certificates of the authorities of the server's, in PEM [default: the system's]
-    #[arg(long, env = "LMDB_IMAGES_FLEET_CA", value_name = "FILE")]
-    ca: Option<PathBuf>,
-}
-
-impl From<CertificateArgs> for Certificates {
-    fn from(args: CertificateArgs) -> Self {
-        Self { cert: args.cert, key: args.key, ca: args.ca }
-    }
-}
-
-/// Where to ask.
+/// The database to ask.
 #[derive(Args)]
 struct Source {
     /// The PostgreSQL: postgres://ROLE@HOST/DATABASE
@@ -129,8 +112,17 @@ struct Source {
 }
 
 impl Fleet {
+    /// Whether the command runs until it is stopped.
+    pub(crate) fn is_service(&self) -> bool {
+        match self.command {
+            #[cfg(feature = "nats")]
+            Command::Collect(_) => true,
+            _ => false,
+        }
+    }
+
     /// Asks, and prints the answer.
-    pub fn run(self) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         match self.command {
             Command::Schema { to: None, .. } => {
                 print(|out| out.write_all(schema::script().as_bytes()))?;
@@ -148,6 +140,8 @@ impl Fleet {
             Command::Stale(source) => source.ask(&Question::Stale)?,
             Command::Drift { name, source } => source.ask(&Question::Drift(name))?,
             Command::Incidents(source) => source.ask(&Question::Incidents)?,
+            #[cfg(feature = "nats")]
+            Command::Collect(command) => command.run()?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -180,14 +174,14 @@ fn rows(out: &mut dyn Write, found: &Found, max: usize) -> io::Result<()> {
     let head: Vec<_> = found.columns.iter().map(|c| c.replace('_', " ").to_uppercase()).collect();
     table(out, &head.join("\t"), |out| {
         for row in &found.rows {
-            let cells: Vec<_> = row.iter().map(|value| shown(value, max)).collect();
+            let cells: Vec<_> = row.iter().map(|value| json_cell(value, max)).collect();
             writeln!(out, "{}", cells.join("\t"))?;
         }
         Ok(())
     })
 }
 
-fn shown(value: &Value, max: usize) -> String {
+fn json_cell(value: &Value, max: usize) -> String {
     match value {
         Value::Null => "-".into(),
         Value::String(text) => cell(text, max),

@@ -18,7 +18,7 @@ use crate::model::Error;
 /// containerd, containerd answers and its events arrive. Exits with 0 when the daemon is serving, 1 when
 /// it is not, and 3 when it does not answer.
 #[derive(Args)]
-pub struct Health {
+pub(crate) struct Health {
     #[command(flatten)]
     daemon: DaemonArgs,
 
@@ -37,7 +37,7 @@ pub struct Health {
 
 impl Health {
     /// Calls the daemon, and prints its status.
-    pub fn run(self) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let address = self.daemon.socket()?;
         let wait = Duration::from_secs(self.wait);
         let serving = block_on(async { Ok::<_, Error>(health::wait(&address, wait).await) })?;

@@ -23,7 +23,7 @@ use crate::model::{Namespace, UnixTime};
 ///
 /// Exits with 1 when nothing is found.
 #[derive(Args)]
-pub struct History {
+pub(crate) struct History {
     /// Name of an image, or a digest
     subject: String,
 
@@ -36,7 +36,7 @@ pub struct History {
     since: Option<String>,
 
     /// Only changes before the one with this number
-    #[arg(long, value_name = "SEQ")]
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
     before: Option<u64>,
 
     /// At most this number of changes
@@ -47,7 +47,7 @@ pub struct History {
     #[arg(long)]
     json: bool,
 
-    /// Folder of the store, to read if no daemon runs [default: the daemon's, by its file of settings]
+    /// Folder of the store, to read if no daemon runs and no --address is given [default: the daemon's, by its file of settings]
     #[arg(long, env = "LMDB_IMAGES_ROOT", value_name = "DIR")]
     root: Option<std::path::PathBuf>,
 
@@ -57,7 +57,7 @@ pub struct History {
 
 impl History {
     /// Looks the changes up, and prints them.
-    pub fn run(self) -> Result<std::process::ExitCode, Failure> {
+    pub(crate) fn run(self) -> Result<std::process::ExitCode, Failure> {
         for namespace in &self.namespaces {
             Namespace::parse(namespace)?;
         }
@@ -76,11 +76,17 @@ impl History {
             ..HistoryRequest::default()
         };
         let daemon = self.daemon.daemon()?;
+        let (address, daemon_file) = (self.daemon.address.is_some(), self.daemon.file);
         let root = || match self.root {
             Some(root) => Ok(root),
-            None => Ok(self.daemon.file.read()?.root.unwrap_or_else(paths::default_root)),
+            None => Ok(daemon_file.read()?.root.unwrap_or_else(paths::default_root)),
         };
-        let found = block_on(history::run(&daemon, root, request, self.limit as usize))?;
+        let found = block_on(history::run(
+            &daemon,
+            (!address).then_some(root),
+            request,
+            self.limit as usize,
+        ))?;
         let mut out = StyledOutput::new();
         let is_empty = found.changes.is_empty();
         if self.json {

@@ -18,7 +18,7 @@ use crate::admin::import::containerd_scan::Guess;
 /// The daemon must be stopped. Exits with 1 when --salvage left something out or
 /// found something that it is not sure of.
 #[derive(Args)]
-pub struct Import {
+pub(crate) struct Import {
     #[command(flatten)]
     root: StoreArgs,
 
@@ -38,7 +38,7 @@ pub struct Import {
 
 impl Import {
     /// Imports, and prints a summary. `matches` are those of the whole command line.
-    pub fn run(self, matches: &ArgMatches) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(self, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         if self.bolt.is_some() {
             refuse_containerd(matches)?;
         }
@@ -49,7 +49,7 @@ impl Import {
             return print_summary(&summary).map(|()| ExitCode::SUCCESS);
         };
         let done = import::bolt::run(&root, file, self.salvage)?;
-        for lost in &done.lost {
+        for lost in &done.unreadable {
             note(format_args!("not imported: {lost}"));
         }
         for Guess { namespace, image, certainty } in &done.guesses {
@@ -60,7 +60,7 @@ impl Import {
             ));
         }
         print_summary(&done.summary)?;
-        Ok(if done.guesses.is_empty() && done.lost.is_empty() {
+        Ok(if done.guesses.is_empty() && done.unreadable.is_empty() {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE

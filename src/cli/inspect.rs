@@ -1,7 +1,9 @@
 //! `lmdb-images inspect`.
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
+use super::completion::images;
 use super::output::{Failure, pretty, print};
 use super::{NamespaceArg, StoreArgs};
 use crate::admin::ls;
@@ -10,8 +12,9 @@ use crate::admin::ls;
 ///
 /// Reads the files of the store. The daemon may keep running.
 #[derive(Args)]
-pub struct Inspect {
+pub(crate) struct Inspect {
     /// Name of the image
+    #[arg(add = ArgValueCompleter::new(images))]
     name: String,
 
     #[command(flatten)]
@@ -23,7 +26,7 @@ pub struct Inspect {
 
 impl Inspect {
     /// Reads the record, and prints it.
-    pub fn run(self) -> Result<(), Failure> {
+    pub(crate) fn run(self) -> Result<(), Failure> {
         let namespace = self.namespace.parse()?;
         let record = pretty(&ls::get(&self.root.folder()?, &namespace, &self.name)?)?;
         print(|out| writeln!(out, "{record}"))

@@ -8,11 +8,11 @@ use std::io::Write;
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use go_compat::quote::quote;
 use log::{LevelFilter, Record};
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
-use crate::model::go::quote::quote;
 use crate::model::printable::{escaped, one_line, shortened};
 use crate::model::{Error, Result};
 use crate::transport::ttrpc::server::PAYLOAD_LOG_TARGET;
@@ -50,7 +50,7 @@ const PARTS: [&str; 16] = [
 /// Filter of log lines in the syntax of `RUST_LOG`: a level, and other levels for parts of the program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Filter(String);
+pub(crate) struct Filter(String);
 
 impl Default for Filter {
     fn default() -> Self {
@@ -128,7 +128,7 @@ impl fmt::Display for Filter {
 /// Format of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub(crate) enum Format {
     /// For people
     #[default]
     Text,
@@ -137,7 +137,7 @@ pub enum Format {
 }
 
 /// Starts logging to stderr. Must be called once per process.
-pub fn start(filter: &Filter, format: Format) {
+pub(crate) fn start(filter: &Filter, format: Format) {
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(&format!("{LIBRARIES},{filter}"));
     builder.filter_module(PAYLOAD_LOG_TARGET, LevelFilter::Off);
@@ -158,7 +158,7 @@ pub fn start(filter: &Filter, format: Format) {
 }
 
 /// Starts logging for an admin command: by `RUST_LOG`, else warnings and errors.
-pub fn start_for_command() -> Result<()> {
+pub(crate) fn start_for_command() -> Result<()> {
     let wrong = |e: String| Error::InvalidArgument(format!("RUST_LOG: {e}"));
     let filter = match std::env::var_os("RUST_LOG").filter(|text| !text.is_empty()) {
         None => "warn".to_owned(),

@@ -4,17 +4,18 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use go_compat::quote::quote;
 use indicatif::BinaryBytes;
 use jiff::Timestamp;
 
+use super::list_format::ListFormat;
 use super::output::{Failure, MAX_CELL_CHARS, cell, note, print, report_error, table, visible};
 use super::{NamespaceArg, StoreArgs};
 use crate::admin::image_json::ImageJson;
-use crate::admin::ls::{self, Bounds, Conditions, Listing};
+use crate::admin::ls::{self, Conditions, Listing, Page};
 use crate::clock;
 use crate::model::Error;
-use crate::model::go::quote::quote;
 
 /// List images from the files of the store
 ///
@@ -27,7 +28,7 @@ use crate::model::go::quote::quote;
 ///
 /// Exits with 1 when damaged records are left out.
 #[derive(Args)]
-pub struct Ls {
+pub(crate) struct Ls {
     /// Filters of images
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
@@ -64,40 +65,63 @@ pub struct Ls {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["without", "limit", "after"])]
     bolt: Option<PathBuf>,
 
-    /// Do not shorten long texts in the table
-    #[arg(long)]
+    /// Do not shorten long texts in the table: as -o wide
+    #[arg(long, conflicts_with = "form")]
     no_trunc: bool,
 
-    /// Print names only
-    #[arg(short, long, conflicts_with = "json")]
+    /// Print names only: as -o name
+    #[arg(short, long, group = "form")]
     quiet: bool,
 
-    /// Print one JSON object per line (docs/json.md)
-    #[arg(long)]
+    /// Print one JSON object per line (docs/json.md): as -o json
+    #[arg(long, group = "form")]
     json: bool,
+
+    /// What to print of each image
+    #[arg(short, long, value_enum, value_name = "FORM", group = "form")]
+    output: Option<Form>,
+
+    /// Print a line of this text for each image, with fields in braces: '{name} {digest} {labels.stage}'
+    #[arg(long, value_name = "TEXT", group = "form")]
+    format: Option<ListFormat>,
 
     #[command(flatten)]
     root: StoreArgs,
 }
 
+/// The output for each image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// A table, with long texts shortened in the middle
+    Table,
+    /// The table with all texts in full
+    Wide,
+    /// Names only
+    Name,
+    /// One JSON object per line
+    Json,
+}
+
 impl Ls {
     /// Reads the images, and prints them.
-    pub fn run(self) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let one = self.namespace.parse()?;
         let namespace = (!self.all_namespaces).then_some(&one);
         let selection = Conditions { digest: self.digest.clone(), labels: self.labels.clone() };
         let filters = selection.filters(self.filters.clone())?;
-        let bounds = Bounds {
-            without: self.without.clone(),
+        let page = Page {
+            exclude: self.without.clone(),
             after: self.after.clone(),
             limit: self.limit.map(|limit| limit as usize),
         };
         let found = match &self.bolt {
             Some(file) => ls::list_bolt(file, namespace, &filters)?,
-            None => ls::list(&self.root.folder()?, namespace, filters, &bounds)?,
+            None => ls::list(&self.root.folder()?, namespace, filters, &page)?,
         };
-        print(|out| {
-            if self.json || self.quiet { self.lines(out, &found) } else { self.table(out, &found) }
+        print(|out| match self.form() {
+            Form::Table => self.table(out, &found, MAX_CELL_CHARS),
+            Form::Wide => self.table(out, &found, usize::MAX),
+            form => self.lines(out, &found, form),
         })?;
         if let Some(last) = found.next_after() {
             note(format_args!("lmdb-images: there are more; --after {} shows them", quote(last)));
@@ -120,9 +144,23 @@ impl Ls {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn lines(&self, out: &mut dyn Write, found: &Listing) -> io::Result<()> {
+    fn form(&self) -> Form {
+        match self.output {
+            Some(form) => form,
+            None if self.json => Form::Json,
+            None if self.quiet => Form::Name,
+            None if self.no_trunc => Form::Wide,
+            // Its lines are those of the names, of another text.
+            None if self.format.is_some() => Form::Name,
+            None => Form::Table,
+        }
+    }
+
+    fn lines(&self, out: &mut dyn Write, found: &Listing, form: Form) -> io::Result<()> {
         each(found, |image| {
-            if self.json {
+            if let Some(format) = &self.format {
+                writeln!(out, "{}", format.line(&image))
+            } else if form == Form::Json {
                 writeln!(out, "{}", serde_json::to_string(&image)?)
             } else if self.all_namespaces {
                 writeln!(out, "{}\t{}", image.namespace, visible(&image.name))
@@ -132,7 +170,7 @@ impl Ls {
         })
     }
 
-    fn table(&self, out: &mut dyn Write, found: &Listing) -> io::Result<()> {
+    fn table(&self, out: &mut dyn Write, found: &Listing, max: usize) -> io::Result<()> {
         let now = clock::display_time();
         let head = "NAME\tTYPE\tDIGEST\tSIZE\tCREATED\tUPDATED\tLABELS";
         let head = if self.all_namespaces { format!("NAMESPACE\t{head}") } else { head.into() };
@@ -141,7 +179,7 @@ impl Ls {
                 if self.all_namespaces {
                     write!(rows, "{}\t", image.namespace)?;
                 }
-                row(rows, &image, now, if self.no_trunc { usize::MAX } else { MAX_CELL_CHARS })
+                row(rows, &image, now, max)
             })
         })
     }

@@ -4,9 +4,13 @@ mod apply;
 mod arguments;
 mod backup;
 mod bounded;
+mod certificates;
 mod change;
 mod check;
+#[cfg(feature = "nats")]
+mod collect;
 mod compact;
+mod completion;
 mod config;
 mod count;
 mod daemon_args;
@@ -18,6 +22,7 @@ mod health;
 mod history;
 mod import;
 mod inspect;
+mod list_format;
 mod logging;
 mod ls;
 mod moment;
@@ -26,11 +31,16 @@ mod paths;
 mod recover;
 mod rescue;
 mod restore;
+mod running;
 mod serve;
 mod settings;
+mod settings_file;
 mod ship;
+mod span;
 mod stat;
 mod tag;
+mod takeover;
+mod top;
 mod undo;
 mod watch;
 
@@ -38,10 +48,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
 
-use crate::model::{Error, Namespace, Result};
+use crate::daemon::process;
+use crate::model::{Context, Error, Namespace, Result};
 use output::Failure;
-use settings::File;
+use settings_file::File;
 
 /// containerd's Images service over LMDB, on ttrpc and gRPC
 #[derive(Parser)]
@@ -73,10 +85,14 @@ enum Command {
     Compact(compact::Compact),
     Recover(recover::Recover),
     Rescue(rescue::Rescue),
+    Takeover(takeover::Takeover),
+    Release(takeover::Release),
     Config(config::Config),
     Health(health::Health),
+    Top(top::Top),
     Ship(ship::Ship),
     Fleet(fleet::Fleet),
+    Completion(completion::Completion),
 }
 
 /// Argument for the folder of the store.
@@ -123,7 +139,7 @@ impl ContainerdArgs {
 #[derive(Args)]
 struct NamespaceArg {
     /// The namespace, as for ctr
-    #[arg(short, long, env = "CONTAINERD_NAMESPACE", default_value = "default")]
+    #[arg(short, long, env = "CONTAINERD_NAMESPACE", default_value = "default", add = ArgValueCompleter::new(completion::namespaces))]
     namespace: String,
 }
 
@@ -149,7 +165,7 @@ fn block_on<T, E: From<Error>>(
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| Error::Internal(format!("starting: {e}")))?
+        .or_internal("starting")?
         .block_on(command)
 }
 
@@ -177,13 +193,20 @@ fn without_values(command: clap::Command) -> clap::Command {
 /// - 4: standard output could not be written
 /// - 141: the reader of standard output closed the pipe
 pub fn main() -> ExitCode {
-    let parsed = arguments::parse(std::env::args_os().collect());
-    let ended = parsed.and_then(|(cli, matches)| run(cli.command, &matches));
+    if completion::try_complete() {
+        return ExitCode::SUCCESS;
+    }
+    let ended = process::survive_large_files()
+        .map_err(Failure::from)
+        .and_then(|()| arguments::parse(std::env::args_os().collect()))
+        .and_then(|(cli, matches)| run(cli.command, &matches));
     ended.unwrap_or_else(|failure| failure.report())
 }
 
 fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode, Failure> {
-    if !matches!(command, Command::Serve(_) | Command::Ship(_)) {
+    let has_own_log = matches!(&command, Command::Serve(_) | Command::Ship(_))
+        || matches!(&command, Command::Fleet(fleet) if fleet.is_service());
+    if !has_own_log {
         logging::start_for_command()?;
     }
     let done = |()| ExitCode::SUCCESS;
@@ -208,10 +231,14 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Command::Compact(command) => command.run().map(done),
         Command::Recover(command) => command.run(),
         Command::Rescue(command) => command.run(),
+        Command::Takeover(command) => command.run(),
+        Command::Release(command) => command.run(),
         Command::Health(command) => command.run(),
         Command::Config(command) => command.run(matches).map(done),
+        Command::Top(command) => command.run().map(done),
         Command::Ship(command) => Ok(command.run().map(done)?),
         Command::Fleet(command) => command.run(),
+        Command::Completion(command) => command.run().map(done),
     }
 }
 

@@ -1,17 +1,17 @@
 //! Times on the command line: a point in time, or how long ago.
 
+use go_compat::quote::quote;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::model::go::quote::quote;
 use crate::model::{Error, Result};
 
 /// Reads a time: `2026-11-28T12:00:00Z`, or `2h` for two hours before `now`.
 ///
 /// # Errors
 /// `InvalidArgument` if it is neither. `argument` names it.
-pub fn parse(argument: &str, text: &str, now: Timestamp) -> Result<Timestamp> {
-    if let Some(ago) = ago(text)
-        && let Ok(at) = now.checked_sub(ago)
+pub(crate) fn parse(argument: &str, text: &str, now: Timestamp) -> Result<Timestamp> {
+    if let Some(ago) = span_seconds(text)
+        && let Ok(at) = now.checked_sub(SignedDuration::from_secs(ago))
     {
         return Ok(at);
     }
@@ -24,7 +24,8 @@ pub fn parse(argument: &str, text: &str, now: Timestamp) -> Result<Timestamp> {
     })
 }
 
-fn ago(text: &str) -> Option<SignedDuration> {
+/// The seconds of a span of time: a number and one of the units `s`, `m`, `h`, `d`, `w`.
+pub(crate) fn span_seconds(text: &str) -> Option<i64> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let seconds = match unit {
         "s" => 1,
@@ -37,7 +38,7 @@ fn ago(text: &str) -> Option<SignedDuration> {
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    digits.parse::<i64>().ok()?.checked_mul(seconds).map(SignedDuration::from_secs)
+    digits.parse::<i64>().ok()?.checked_mul(seconds)
 }
 
 #[cfg(test)]

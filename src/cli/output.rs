@@ -10,13 +10,13 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use std::process::ExitCode;
 
 use anstyle::Style;
+use go_compat::quote::quote;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tabwriter::TabWriter;
 
-use crate::model::go::quote::quote;
 use crate::model::printable::{escaped, is_visible, one_line, shortened};
-use crate::model::{Error, Result};
+use crate::model::{Context, Error, Result};
 
 /// Exit status if standard output cannot be written, for example to a full disk.
 const EXIT_OUTPUT_FAILED: u8 = 4;
@@ -28,11 +28,11 @@ const EXIT_OUTPUT_CLOSED: u8 = 128 + 13;
 const BOLD: [&str; 2] = ["\u{1b}[1m", "\u{1b}[0m"];
 
 /// Length from which a text in a table is shortened in the middle.
-pub const MAX_CELL_CHARS: usize = 100;
+pub(crate) const MAX_CELL_CHARS: usize = 100;
 
 /// Why a command ended early.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// The command failed.
     Command(Error),
     /// The message is printed already; this is the exit status.
@@ -41,7 +41,7 @@ pub enum Failure {
     Output {
         /// Cause of the failure.
         error: io::Error,
-        /// What the command had changed until then, if it changes anything.
+        /// The changes of the command until then, if it changes anything.
         done: Option<String>,
     },
 }
@@ -63,8 +63,16 @@ impl From<io::Error> for Failure {
 }
 
 impl Failure {
+    /// The same of a command that has changed something before it failed to print it: `done` says what.
+    pub(crate) fn after(self, done: impl fmt::Display) -> Self {
+        match self {
+            Self::Output { error, .. } => Self::Output { error, done: Some(done.to_string()) },
+            other => other,
+        }
+    }
+
     /// Prints the failure to stderr, and returns the exit status.
-    pub fn report(&self) -> ExitCode {
+    pub(crate) fn report(&self) -> ExitCode {
         match self {
             Self::Command(error) => {
                 report_error(error);
@@ -91,20 +99,20 @@ impl Failure {
 /// printed. Further lines are then dropped, and [`finish`] returns the error.
 ///
 /// [`finish`]: Output::finish
-pub struct Output {
+pub(crate) struct Output {
     lines: EscapingWriter<Box<dyn Write>>,
     failed: Option<io::Error>,
 }
 
 impl Output {
     /// Opens standard output. Styles are removed if it is not a terminal or if NO_COLOR is set.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let lines = EscapingWriter::new(Box::new(anstream::stdout()) as Box<dyn Write>);
         Self { lines, failed: check_writable().err() }
     }
 
     /// Prints and flushes a line.
-    pub fn line(&mut self, line: impl fmt::Display) {
+    pub(crate) fn line(&mut self, line: impl fmt::Display) {
         if self.failed.is_none() {
             let written = writeln!(self.lines, "{line}").and_then(|()| self.lines.flush());
             self.failed = written.err();
@@ -113,14 +121,14 @@ impl Output {
 
     /// Returns the error of the first line that could not be printed. `done` says what the command has
     /// changed.
-    pub fn finish(self, done: impl fmt::Display) -> Result<(), Failure> {
+    pub(crate) fn finish(self, done: impl fmt::Display) -> Result<(), Failure> {
         let done = Some(done.to_string());
         self.failed.map_or(Ok(()), |error| Err(Failure::Output { error, done }))
     }
 }
 
 /// Standard output whose cells have styles. Each cell is escaped before it gets its style.
-pub struct StyledOutput {
+pub(crate) struct StyledOutput {
     out: Box<dyn Write>,
     /// The widths of the columns so far.
     widths: Vec<usize>,
@@ -128,19 +136,19 @@ pub struct StyledOutput {
 
 impl StyledOutput {
     /// Opens standard output. Styles are removed if it is not a terminal or if NO_COLOR is set.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { out: Box::new(anstream::stdout()), widths: Vec::new() }
     }
 
     /// Prints and flushes a line that has no styles.
-    pub fn text(&mut self, line: &str) -> io::Result<()> {
+    pub(crate) fn text(&mut self, line: &str) -> io::Result<()> {
         check_writable()?;
         writeln!(self.out, "{}", escaped(line))?;
         self.out.flush()
     }
 
     /// Prints and flushes a line of cells. Columns grow with their cells, and never shrink.
-    pub fn line(&mut self, cells: &[(Style, String)]) -> io::Result<()> {
+    pub(crate) fn line(&mut self, cells: &[(Style, String)]) -> io::Result<()> {
         check_writable()?;
         self.widths.resize(self.widths.len().max(cells.len()), 0);
         let mut line = String::new();
@@ -158,7 +166,11 @@ impl StyledOutput {
     }
 
     /// Prints a table with a head.
-    pub fn table(&mut self, heads: &[&str], rows: &[Vec<(Style, String)>]) -> io::Result<()> {
+    pub(crate) fn table(
+        &mut self,
+        heads: &[&str],
+        rows: &[Vec<(Style, String)>],
+    ) -> io::Result<()> {
         let bold = Style::new().bold();
         let head: Vec<_> = heads.iter().map(|head| (bold, (*head).to_owned())).collect();
         for row in rows.iter().chain([&head]) {
@@ -172,8 +184,8 @@ impl StyledOutput {
     }
 }
 
-/// Refuses a standard output that is open for reading only: the standard library drops what is written
-/// to it without an error.
+/// Refuses a standard output that is open for reading only: the standard library drops what is written to it
+/// without an error. In place of a closed one the standard library opens `/dev/null`.
 fn check_writable() -> io::Result<()> {
     let flags = fcntl(io::stdout(), FcntlArg::F_GETFL)?;
     match OFlag::from_bits_truncate(flags) & OFlag::O_ACCMODE {
@@ -183,7 +195,7 @@ fn check_writable() -> io::Result<()> {
 }
 
 /// Prints the output of `write` to standard output, for commands that change nothing.
-pub fn print(
+pub(crate) fn print(
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> std::result::Result<(), Failure> {
     check_writable()?;
@@ -197,23 +209,27 @@ pub fn print(
 }
 
 /// Prints a line to standard error. If that fails, the line is dropped.
-pub fn note(line: impl fmt::Display) {
+pub(crate) fn note(line: impl fmt::Display) {
     let line = one_line(&line.to_string());
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// Prints an error to standard error.
-pub fn report_error(error: impl fmt::Display) {
+pub(crate) fn report_error(error: impl fmt::Display) {
     note(format_args!("lmdb-images: {error}"));
 }
 
 /// Prints a help or an error that clap rendered, to standard output or standard error. Escapes it if it
-/// has invisible characters.
-pub fn print_rendered(text: &clap::builder::StyledStr, to_stderr: bool) -> io::Result<()> {
+/// has invisible characters, and shortens long values of an error.
+pub(crate) fn print_rendered(text: &clap::builder::StyledStr, to_stderr: bool) -> io::Result<()> {
     let plain = text.to_string();
-    let text = match plain.lines().all(|line| line.chars().all(is_visible)) {
+    let shown = |line: &str| match to_stderr {
+        true => one_line(line),
+        false => escaped(line).into_owned(),
+    };
+    let text = match plain.lines().all(|line| shown(line) == line) {
         true => text.ansi().to_string(),
-        false => plain.lines().map(|line| format!("{}\n", escaped(line))).collect(),
+        false => plain.lines().map(|line| format!("{}\n", shown(line))).collect(),
     };
     if to_stderr {
         return anstream::stderr().lock().write_all(text.as_bytes());
@@ -283,7 +299,7 @@ fn escaped_line(line: &str) -> Cow<'_, str> {
 }
 
 /// Prints a table with a head. `rows` writes lines whose cells are separated by tabs.
-pub fn table(
+pub(crate) fn table(
     out: &mut dyn Write,
     head: &str,
     rows: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -299,7 +315,7 @@ pub fn table(
 
 /// Returns a text unchanged if all its characters are visible, else as a Go string literal. So a name
 /// stays on one line and in one cell, and cannot move the cursor.
-pub fn visible(text: &str) -> Cow<'_, str> {
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     if !text.is_empty() && !text.starts_with('"') && text.chars().all(is_visible) {
         return Cow::Borrowed(text);
     }
@@ -307,13 +323,13 @@ pub fn visible(text: &str) -> Cow<'_, str> {
 }
 
 /// As [`visible`], and shortened in the middle: in a table, a long text would widen every row.
-pub fn cell(text: &str, max: usize) -> String {
+pub(crate) fn cell(text: &str, max: usize) -> String {
     visible(&shortened(text, max)).into_owned()
 }
 
 /// Formats a value as indented JSON.
-pub fn pretty(value: &impl serde::Serialize) -> Result<String> {
-    serde_json::to_string_pretty(value).map_err(|e| Error::Internal(format!("writing JSON: {e}")))
+pub(crate) fn pretty(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string_pretty(value).or_internal("writing JSON")
 }
 
 #[cfg(test)]

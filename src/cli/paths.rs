@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
@@ -13,7 +13,7 @@ fn xdg(variable: &str) -> Option<PathBuf> {
     folder.is_absolute().then(|| folder.join("lmdb-images"))
 }
 
-pub fn default_root() -> PathBuf {
+pub(crate) fn default_root() -> PathBuf {
     let system = PathBuf::from("/var/lib/lmdb-images");
     if is_root() {
         return system;
@@ -22,7 +22,7 @@ pub fn default_root() -> PathBuf {
     xdg("XDG_DATA_HOME").or_else(home).unwrap_or(system)
 }
 
-pub fn default_config() -> PathBuf {
+pub(crate) fn default_config() -> PathBuf {
     let system = PathBuf::from("/etc/lmdb-images/config.toml");
     if is_root() {
         return system;
@@ -31,7 +31,7 @@ pub fn default_config() -> PathBuf {
     xdg("XDG_CONFIG_HOME").or_else(home).map_or(system, |folder| folder.join("config.toml"))
 }
 
-pub fn default_state() -> PathBuf {
+pub(crate) fn default_state() -> PathBuf {
     let system = PathBuf::from("/run/lmdb-images");
     if is_root() { system } else { xdg("XDG_RUNTIME_DIR").unwrap_or(system) }
 }

@@ -17,7 +17,7 @@ use crate::admin::recover;
 ///
 /// Exits with 0 when nothing was lost, with 1 when a record was lost or may be out of date.
 #[derive(Args)]
-pub struct Recover {
+pub(crate) struct Recover {
     #[command(flatten)]
     root: StoreArgs,
 
@@ -32,7 +32,7 @@ pub struct Recover {
 
 impl Recover {
     /// Recovers the store, and prints the report.
-    pub fn run(self) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let root = self.root.folder()?;
         let at = root.display();
         match &self.to {
@@ -44,7 +44,7 @@ impl Recover {
             )),
         }
         let report = recover::run(&root, self.to.as_deref())?;
-        let kept = match &report.kept {
+        let kept = match &report.backup {
             Some(kept) => Some(format!("the damaged file is kept as {kept}")),
             None if report.found.whole && self.to.is_none() => {
                 Some("nothing is damaged: the store was left as it is".into())

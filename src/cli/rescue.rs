@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::output::{Failure, MAX_CELL_CHARS, Output, cell, note, print, visible};
 use super::{ContainerdArgs, StoreArgs, block_on};
-use crate::admin::rescue::from_blobs::{self, Line};
+use crate::admin::rescue::from_blobs::{self, CandidateLine};
 use crate::admin::rescue::prepare::{self, Folders};
 use crate::admin::rescue::report::{Event, Outcome, Summary};
 use crate::admin::rescue::{self, Options};
@@ -24,7 +24,7 @@ use crate::model::{Error, Namespace};
 /// Exits with 1 when something was lost or left.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct Rescue {
+pub(crate) struct Rescue {
     #[command(subcommand)]
     step: Option<Step>,
 
@@ -143,7 +143,7 @@ const UNPREPARED: &str = "everything is where it was";
 
 impl Rescue {
     /// Rescues, and prints checks, what was lost, and a summary.
-    pub fn run(self) -> Result<ExitCode, Failure> {
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         if let Some(step) = self.step {
             return step.run();
         }
@@ -158,7 +158,7 @@ impl Rescue {
             merge: self.merge,
         };
         let mut out = Output::new();
-        let told = |event| tell(&mut out, self.json, self.dry_run, &event);
+        let told = |event| print_event(&mut out, self.json, self.dry_run, &event);
         let summary = match &self.choice {
             Some(list) => block_on(rescue::run_choice(list, &socket, options, told))?,
             None => block_on(rescue::run(&self.root.folder()?, &socket, options, told))?,
@@ -173,8 +173,10 @@ fn list(folder: &Path, namespace: &str) -> Result<ExitCode, Failure> {
         .map_err(|e| Error::InvalidArgument(format!("--namespace: {e}")))?;
     let found = from_blobs::find(folder)?;
     print(|out| {
-        writeln!(out, "{}", from_blobs::HEAD)?;
-        let mut lines = found.iter().map(|candidate| Line(namespace.as_str(), candidate));
+        writeln!(out, "{}", from_blobs::LIST_HEADER)?;
+        let mut lines = found
+            .iter()
+            .map(|candidate| CandidateLine { namespace: namespace.as_str(), candidate });
         lines.try_for_each(|line| writeln!(out, "{line}"))
     })?;
     let usable = found.iter().filter(|candidate| candidate.usable).count();
@@ -182,7 +184,7 @@ fn list(folder: &Path, namespace: &str) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell(out: &mut Output, json: bool, all: bool, event: &Event) {
+fn print_event(out: &mut Output, json: bool, all: bool, event: &Event) {
     match event {
         event if json => out.line(event.json()),
         Event::Check(check) => match &check.found {

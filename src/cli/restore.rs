@@ -13,7 +13,7 @@ use crate::admin::restore;
 /// Verifies all checksums of the backup first; a damaged backup changes nothing. The daemon must be
 /// stopped.
 #[derive(Args)]
-pub struct Restore {
+pub(crate) struct Restore {
     #[command(flatten)]
     root: StoreArgs,
 
@@ -27,7 +27,7 @@ pub struct Restore {
 
 impl Restore {
     /// Restores, and prints a summary.
-    pub fn run(self) -> Result<(), Failure> {
+    pub(crate) fn run(self) -> Result<(), Failure> {
         let root = self.root.folder()?;
         note(format_args!("making {} the store in {}", self.file.display(), root.display()));
         let done = restore::run(&root, &self.file, self.force)?;

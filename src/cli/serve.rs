@@ -3,19 +3,20 @@
 use clap::{ArgMatches, Args};
 
 use super::logging;
-use super::settings::{self, File, Settings};
+use super::settings::{self, Settings};
+use super::settings_file::File;
 use crate::daemon::process::{self, Signals};
 use crate::daemon::systemd::activation::ActivatedSockets;
 use crate::daemon::systemd::notify;
 use crate::daemon::{Config, Daemon};
-use crate::model::{Error, Result};
+use crate::model::{Context, Result};
 
 /// Serve image names from the store, over gRPC (images.sock) and ttrpc (images.sock.ttrpc)
 ///
-/// Runs until SIGTERM or SIGINT, then lets the calls in flight end and exits with 0. A second signal
+/// Runs until SIGTERM, SIGINT or SIGHUP, then lets the calls in flight end and exits with 0. A second signal
 /// stops at once.
 #[derive(Args)]
-pub struct Serve {
+pub(crate) struct Serve {
     #[command(flatten)]
     file: File,
 
@@ -25,11 +26,11 @@ pub struct Serve {
 
 impl Serve {
     /// Runs the daemon until a signal stops it. `matches` are those of the containerd command line.
-    pub fn run(self, matches: &ArgMatches) -> Result<()> {
+    pub(crate) fn run(self, matches: &ArgMatches) -> Result<()> {
         let settings = self.settings.merged(&self.file.read()?)?;
         let log = settings.log.clone().unwrap_or_default();
         let format = settings.log_format.unwrap_or_default();
-        let config = settings::checked(settings, settings::innermost(matches), &self.file)?;
+        let config = settings::checked(settings, settings::innermost(matches), &self.file.path())?;
         logging::start(&log, format);
         process::raise_open_files();
         // Must run before any thread starts, because it changes the environment.
@@ -37,7 +38,7 @@ impl Serve {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
-            .map_err(|e| Error::Internal(format!("starting: {e}")))?;
+            .or_internal("starting")?;
         let served = runtime.block_on(serve(&config, passed));
         // The remaining tasks are connections past the drain timeout. None of them holds the store.
         runtime.shutdown_background();
@@ -70,7 +71,7 @@ async fn serve(config: &Config, passed: ActivatedSockets) -> Result<()> {
     notify::stopping().await;
     tokio::select! {
         () = daemon.stop() => log::info!("stopped"),
-        signal = signals.next() => log::warn!("{signal} again: stopping at once"),
+        signal = signals.next_after_a_while() => log::warn!("{signal} again: stopping at once"),
     }
     Ok(())
 }

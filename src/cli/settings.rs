@@ -6,25 +6,24 @@
 //! fields.
 
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgMatches, Args, Command, parser::ValueSource};
+use go_compat::quote::quote;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use toml::Table;
 
 use super::logging::{Filter, Format};
-use super::paths::{default_config, default_root, default_state};
-use crate::admin::file;
+use super::paths::{default_root, default_state};
 use crate::cli::bounded::Bounded;
+use crate::cli::span::Span;
 use crate::daemon::Config;
 use crate::daemon::metrics::Address;
 use crate::limits::memory::MemoryBudget;
-use crate::model::go::quote::quote;
 use crate::model::printable::escaped;
-use crate::model::{Error, Result};
+use crate::model::{Context, Error, Result};
 use crate::store::Retention;
 use crate::transport::Limits;
 use crate::transport::limits::DEFAULT_MEMORY_BUDGET;
@@ -32,35 +31,29 @@ use crate::transport::limits::DEFAULT_MEMORY_BUDGET;
 /// Number of a group. The highest 32-bit number is excluded: the kernel reads it as "no group".
 type Gid = Bounded<0, { u32::MAX - 1 }>;
 
-/// Largest size of the settings file in bytes.
-const MAX_FILE_BYTES: u64 = 1 << 20;
-
-/// The environment variable that names the file.
-const FILE_VARIABLE: &str = "LMDB_IMAGES_CONFIG";
-
 /// Settings from one source. A field is `None` if the source does not set it.
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Folder of the store
     #[arg(long, env = "LMDB_IMAGES_ROOT", value_name = "DIR")]
     #[serde(default, deserialize_with = "path")]
-    pub root: Option<PathBuf>,
+    pub(crate) root: Option<PathBuf>,
 
     /// Folder of the sockets
     #[arg(long, env = "LMDB_IMAGES_STATE", value_name = "DIR")]
     #[serde(default, deserialize_with = "path")]
-    pub state: Option<PathBuf>,
+    pub(crate) state: Option<PathBuf>,
 
     /// Stand in front of the containerd behind this socket: its clients then use containerd.sock in
     /// the folder of the sockets
     #[arg(long, env = "LMDB_IMAGES_CONTAINERD", value_name = "SOCKET")]
     #[serde(default, deserialize_with = "path")]
-    pub containerd: Option<PathBuf>,
+    pub(crate) containerd: Option<PathBuf>,
 
     /// Group that may use images.sock and images.sock.ttrpc, by number
     #[arg(long, env = "LMDB_IMAGES_GID", value_name = "GID")]
-    pub gid: Option<Gid>,
+    pub(crate) gid: Option<Gid>,
 
     /// Also create readonly.sock, where clients can read image names and change nothing
     #[arg(
@@ -72,22 +65,22 @@ pub struct Settings {
         default_missing_value = "true",
         hide_possible_values = true
     )]
-    pub readonly: Option<bool>,
+    pub(crate) readonly: Option<bool>,
 
     /// Group that may use readonly.sock, by number
     #[arg(long, env = "LMDB_IMAGES_READONLY_GID", value_name = "GID")]
-    pub readonly_gid: Option<Gid>,
+    pub(crate) readonly_gid: Option<Gid>,
 
     /// Serve metrics in Prometheus format here: a unix socket (a path that begins with /) or a
     /// loopback address with a port, such as 127.0.0.1:9478; exposed:0.0.0.0:9478 where a firewall
     /// guards the port
     #[arg(long, env = "LMDB_IMAGES_METRICS_ADDRESS", value_name = "ADDRESS")]
-    pub metrics_address: Option<Address>,
+    pub(crate) metrics_address: Option<Address>,
 
     /// Level of the log: error, warn, info, debug, trace, or levels by part of the program, such as
     /// info,lmdb_images::proxy=debug
     #[arg(long, env = "RUST_LOG", value_name = "FILTER")]
-    pub log: Option<Filter>,
+    pub(crate) log: Option<Filter>,
 
     /// Format of the log: text, or json for one object per line
     #[arg(
@@ -96,110 +89,49 @@ pub struct Settings {
         value_name = "FORMAT",
         hide_possible_values = true
     )]
-    pub log_format: Option<Format>,
+    pub(crate) log_format: Option<Format>,
 
     /// Maximum of open connections per socket; a further one is closed at once
     #[arg(long, env = "LMDB_IMAGES_MAX_CONNECTIONS", value_name = "N")]
-    pub max_connections: Option<Bounded<1, 1_000_000>>,
+    pub(crate) max_connections: Option<Bounded<1, 1_000_000>>,
 
     /// Maximum of calls in flight per connection; further ones wait
     #[arg(long, env = "LMDB_IMAGES_MAX_CALLS", value_name = "N")]
-    pub max_calls: Option<Bounded<1, 65_536>>,
+    pub(crate) max_calls: Option<Bounded<1, 65_536>>,
 
     /// How long a client may take to finish sending a message, in seconds
     #[arg(long, env = "LMDB_IMAGES_MESSAGE_TIME", value_name = "SECONDS")]
-    pub message_time: Option<Bounded<1, 86_400>>,
+    pub(crate) message_time: Option<Bounded<1, 86_400>>,
 
     /// How long a client may leave replies unread before its connection is closed, in seconds
     #[arg(long, env = "LMDB_IMAGES_UNREAD_TIME", value_name = "SECONDS")]
-    pub unread_time: Option<Bounded<1, 86_400>>,
+    pub(crate) unread_time: Option<Bounded<1, 86_400>>,
 
     /// How long calls in flight may take to end when the daemon stops, in seconds
     #[arg(long, env = "LMDB_IMAGES_DRAIN_TIME", value_name = "SECONDS")]
-    pub drain_time: Option<Bounded<1, 3_600>>,
+    pub(crate) drain_time: Option<Bounded<1, 3_600>>,
 
     /// Memory for large requests in flight, of all connections together, in MiB
     #[arg(long, env = "LMDB_IMAGES_REQUEST_BUDGET", value_name = "MIB")]
-    pub request_budget: Option<Bounded<16, 4_095>>,
+    pub(crate) request_budget: Option<Bounded<16, 4_095>>,
 
     /// Memory for large replies in flight, of all connections together, in MiB
     #[arg(long, env = "LMDB_IMAGES_REPLY_BUDGET", value_name = "MIB")]
-    pub reply_budget: Option<Bounded<16, 4_095>>,
+    pub(crate) reply_budget: Option<Bounded<16, 4_095>>,
 
     /// How much of the data file the log of changes may take, in MiB; the oldest entries go. 0 turns the
     /// log off and removes it
     #[arg(long, env = "LMDB_IMAGES_LOG_KEEP", value_name = "MIB")]
-    pub log_keep: Option<Bounded<0, 65_536>>,
+    pub(crate) log_keep: Option<Bounded<0, 65_536>>,
 
     /// Age at which entries of the log of changes go, in seconds; with 0 only --log-keep counts
     #[arg(long, env = "LMDB_IMAGES_LOG_KEEP_FOR", value_name = "SECONDS")]
-    pub log_keep_for: Option<Bounded<0, 3_153_600_000>>,
-}
+    pub(crate) log_keep_for: Option<Bounded<0, 3_153_600_000>>,
 
-/// The settings file.
-#[derive(Debug, Clone, Default, Args)]
-pub struct File {
-    /// File with settings [default: /etc/lmdb-images/config.toml, if it exists]
-    #[arg(long, env = FILE_VARIABLE, value_name = "FILE")]
-    config: Option<PathBuf>,
-}
-
-impl File {
-    /// Path of the file.
-    pub fn path(&self) -> PathBuf {
-        self.config.clone().unwrap_or_else(default_config)
-    }
-
-    /// Reads the settings; none if the default file does not exist.
-    ///
-    /// # Errors
-    /// If a setting is wrong, if a file that was named does not exist, or if others may write the file.
-    pub fn read(&self) -> Result<Settings> {
-        Ok(self.read_if_exists()?.unwrap_or_default())
-    }
-
-    /// As [`read`](Self::read), but returns `None` if the default file does not exist.
-    pub fn read_if_exists(&self) -> Result<Option<Settings>> {
-        let path = self.path();
-        match (file::read_text(&path, MAX_FILE_BYTES), &self.config) {
-            (Ok(Some((file, text))), _) => {
-                check_mode(&file, &path)?;
-                parse(&text, &path).map(Some)
-            }
-            (Ok(None), None) => Ok(None),
-            (Ok(None), Some(_)) => Err(self.file_error(&format!(
-                "there is no file {}: name another, or create it from the output of `lmdb-images config \
-                 default`",
-                path.display()
-            ))),
-            (Err(e), Some(_)) => Err(self.file_error(e.message())),
-            (Err(e), None) => Err(e),
-        }
-    }
-
-    /// Returns an error that begins with the flag or the variable that named the file.
-    fn file_error(&self, why: &str) -> Error {
-        let is_variable = std::env::var_os(FILE_VARIABLE)
-            .is_some_and(|named| self.config.as_deref() == Some(Path::new(&named)));
-        let by = if is_variable { FILE_VARIABLE } else { "--config" };
-        Error::InvalidArgument(format!("{by}: {why}"))
-    }
-}
-
-/// Refuses a file that users other than its owner may write. The file names the store and the containerd
-/// of a root daemon, and the group that may connect to its sockets. The daemon refuses such folders for
-/// the same reason.
-fn check_mode(file: &std::fs::File, path: &Path) -> Result<()> {
-    let at = path.display();
-    let found = file.metadata();
-    let mode = found.map_err(|e| Error::Internal(format!("looking at {at}: {e}")))?.mode();
-    if mode & 0o022 != 0 {
-        return Err(Error::FailedPrecondition(format!(
-            "others may write the file {at} (mode {:o}), and so decide what the daemon does: chmod go-w {at}",
-            mode & 0o7777
-        )));
-    }
-    Ok(())
+    /// In front of a containerd: how long its content stays after a client has removed or moved the name
+    /// of an image, so that an undo needs no pull, such as 24h. With 0s nothing is kept
+    #[arg(long, env = "LMDB_IMAGES_UNDO_KEEP", value_name = "TIME")]
+    pub(crate) undo_keep: Option<Span>,
 }
 
 /// Deserializes a path: a text that is not empty and has no zero byte.
@@ -219,32 +151,21 @@ fn path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error>
     }
 }
 
-/// Parses settings from the text of the file at `path`.
-fn parse(text: &str, path: &Path) -> Result<Settings> {
-    toml::from_str(text).map_err(|e| {
-        let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        let line = before.matches('\n').count() + 1;
-        let why =
-            e.message().trim_end().replace('\n', ", ").replace("unknown field", "unknown key");
-        Error::InvalidArgument(format!("{}, line {line}: {why}", path.display()))
-    })
-}
-
 /// Description of a setting.
 #[derive(Debug)]
-pub struct Setting {
+pub(crate) struct Setting {
     /// Key in the file.
-    pub key: String,
+    pub(crate) key: String,
     /// Environment variable.
-    pub variable: String,
+    pub(crate) variable: String,
     /// Meaning of the setting.
-    pub help: String,
+    pub(crate) help: String,
     /// Kind of its value: `DIR`, `SECONDS`.
-    pub value: String,
+    pub(crate) value: String,
 }
 
 /// Returns the descriptions of all settings in the order of the struct.
-pub fn all() -> Vec<Setting> {
+pub(crate) fn all() -> Vec<Setting> {
     let command = Settings::augment_args(Command::new("settings"));
     let text = |text: Option<String>| text.unwrap_or_default();
     let setting = |arg: &clap::Arg| Setting {
@@ -257,7 +178,7 @@ pub fn all() -> Vec<Setting> {
 }
 
 /// Adds the defaults of the settings to the help of `command`.
-pub fn with_defaults(mut command: Command) -> Command {
+pub(crate) fn with_defaults(mut command: Command) -> Command {
     for (key, value) in Settings::defaults().table() {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         if command.get_arguments().any(|arg| *arg.get_id() == *key) {
@@ -272,7 +193,7 @@ pub fn with_defaults(mut command: Command) -> Command {
 
 impl Settings {
     /// Returns the defaults.
-    pub fn defaults() -> Self {
+    pub(crate) fn defaults() -> Self {
         let limits = Limits::default();
         Self {
             root: Some(default_root()),
@@ -293,17 +214,18 @@ impl Settings {
             reply_budget: Some(Bounded::clamped(u64::from(DEFAULT_MEMORY_BUDGET >> 20))),
             log_keep: Some(Bounded::clamped(Retention::default().bytes >> 20)),
             log_keep_for: None,
+            undo_keep: Some(Span::zero()),
         }
     }
 
     /// Converts to keys and values in the order of the struct.
-    pub fn table(&self) -> Table {
+    pub(crate) fn table(&self) -> Table {
         // Every value is a string, a number or a boolean, which TOML can represent.
         Table::try_from(self).unwrap_or_default()
     }
 
     /// Completes these settings from `file`, and then from the defaults.
-    pub fn merged(&self, file: &Settings) -> Result<Self> {
+    pub(crate) fn merged(&self, file: &Settings) -> Result<Self> {
         let paths =
             [("root", &self.root), ("state", &self.state), ("containerd", &self.containerd)];
         for (key, path) in paths {
@@ -317,11 +239,11 @@ impl Settings {
         let mut merged = Self::defaults().table();
         merged.extend(file.table());
         merged.extend(self.table());
-        merged.try_into().map_err(|e| Error::Internal(format!("merging the settings: {e}")))
+        merged.try_into().or_internal("merging the settings")
     }
 
     /// Converts to the configuration of a daemon.
-    pub fn config(self) -> Config {
+    pub(crate) fn config(self) -> Config {
         let limits = Limits::default();
         let seconds = |time: u32| Duration::from_secs(time.into());
         let bytes = |mib: u32| mib << 20;
@@ -342,6 +264,7 @@ impl Settings {
                 request_memory: MemoryBudget::new(
                     self.request_budget.map_or(DEFAULT_MEMORY_BUDGET, |n| bytes(n.get())),
                 ),
+                unread_data: limits.unread_data,
                 admission: limits.admission,
                 metrics: limits.metrics,
             },
@@ -352,12 +275,14 @@ impl Settings {
                     .map_or(Retention::default().bytes, |n| u64::from(n.get()) << 20),
                 age: self.log_keep_for.filter(|n| n.get() > 0).map(|n| seconds(n.get())),
             },
+            undo_keep: self.undo_keep.and_then(|span| span.duration()),
         }
     }
 }
 
-/// Converts the settings to a checked configuration. `matches` tell the source of a wrong setting.
-pub fn checked(settings: Settings, matches: &ArgMatches, file: &File) -> Result<Config> {
+/// Converts the settings to a checked configuration. `matches` and the `path` of the settings file tell the
+/// source of a wrong setting.
+pub(crate) fn checked(settings: Settings, matches: &ArgMatches, path: &Path) -> Result<Config> {
     let config = settings.config();
     config.check().map_err(|(key, why)| {
         let setting = all().into_iter().find(|setting| setting.key == key);
@@ -365,7 +290,7 @@ pub fn checked(settings: Settings, matches: &ArgMatches, file: &File) -> Result<
         let by = match (source, setting) {
             (Some(ValueSource::CommandLine), _) => format!("--{}", key.replace('_', "-")),
             (Some(ValueSource::EnvVariable), Some(setting)) => setting.variable,
-            _ => format!("{}, key `{key}`", file.path().display()),
+            _ => format!("{}, key `{key}`", path.display()),
         };
         Error::InvalidArgument(format!("{by}: {}", why.message()))
     })?;
@@ -373,7 +298,7 @@ pub fn checked(settings: Settings, matches: &ArgMatches, file: &File) -> Result<
 }
 
 /// Returns the matches of the innermost subcommand.
-pub fn innermost(mut matches: &ArgMatches) -> &ArgMatches {
+pub(crate) fn innermost(mut matches: &ArgMatches) -> &ArgMatches {
     while let Some((_, inner)) = matches.subcommand() {
         matches = inner;
     }
@@ -381,7 +306,7 @@ pub fn innermost(mut matches: &ArgMatches) -> &ArgMatches {
 }
 
 /// Returns the source of a setting's value. `matches` are those that the settings were parsed from.
-pub fn origin(setting: &Setting, matches: &ArgMatches, file: &Table, path: &Path) -> String {
+pub(crate) fn origin(setting: &Setting, matches: &ArgMatches, file: &Table, path: &Path) -> String {
     match matches.value_source(&setting.key) {
         Some(ValueSource::CommandLine) => "flag".into(),
         Some(ValueSource::EnvVariable) => format!("environment {}", setting.variable),
@@ -393,6 +318,7 @@ pub fn origin(setting: &Setting, matches: &ArgMatches, file: &Table, path: &Path
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::settings_file::parse;
 
     fn read(text: &str) -> Result<Settings> {
         parse(text, Path::new("f"))
@@ -407,23 +333,6 @@ mod tests {
             let expected = if setting.key == "log" { "RUST_LOG" } else { &variable };
             assert_eq!(setting.variable, expected);
             assert!(!setting.help.is_empty() && !setting.value.is_empty(), "{setting:?}");
-        }
-    }
-
-    #[test]
-    fn an_error_in_a_file_has_its_line() {
-        for (text, expected) in [
-            ("\n\nmax_conections = 1", "f, line 3: unknown key `max_conections`, expected one of"),
-            ("max_connections = 0", "f, line 1: 0 is not in 1..=1000000"),
-            ("\nmessage_time = -1", "f, line 2: -1 is not in 1..=86400"),
-            ("\nroot = 3", "f, line 2: invalid type: integer `3`, expected"),
-            ("root = \"a\"\nroot = \"b\"", "f, line 2: duplicate key"),
-            ("gid = 1\nstate", "f, line 2: "),
-            ("log = \"info=loud\"", "f, line 1: "),
-            ("log_format = \"xml\"", "f, line 1: unknown variant `xml`, expected `text` or `json`"),
-        ] {
-            let error = read(text).unwrap_err();
-            assert!(error.message().starts_with(expected), "{text}: {error}");
         }
     }
 

@@ -11,18 +11,15 @@ use super::block_on;
 use super::bounded::Bounded;
 use super::logging::{self, Filter, Format};
 use super::paths::default_state;
+use super::running::until_signal;
 use crate::admin::file;
 use crate::daemon::metrics::Address;
-use crate::daemon::process::Signals;
-use crate::daemon::sockets::Access;
-use crate::daemon::systemd::notify;
 use crate::fleet::catalog::Catalog;
 use crate::fleet::ship::{Identity, Shipper, State};
-use crate::fleet::target::{Certificates, Postgres};
-use crate::fleet::tls;
+use crate::fleet::shipment::Destination;
+use crate::fleet::tls::{self, Certificates};
 use crate::metrics::ship::Shipped;
 use crate::model::{Error, Result};
-use crate::transport::metrics_http;
 
 /// Largest size of the settings file in bytes.
 const MAX_FILE_BYTES: u64 = 64 << 10;
@@ -32,12 +29,14 @@ const DEFAULT_HEARTBEAT_SECONDS: u64 = 300;
 
 /// Report this node's images, and each change of them, to the PostgreSQL of a fleet
 ///
-/// Reads the daemon's catalogue on readonly.sock, and needs no other right on this node. Which node it is,
-/// the server knows from the role that logs in, so from the certificate. It keeps no state: the server
-/// knows what it has, and after any interruption the reports go on from there. Runs until SIGTERM or SIGINT.
+/// Reads the daemon's catalogue on readonly.sock, and needs no other right on this node. The server knows
+/// the node by the database role that logs in, so by its certificate. `ship` keeps no state on the node: the
+/// server knows the last report that it stored, and after any interruption `ship` continues from there. Runs
+/// until SIGTERM, SIGINT or SIGHUP. With nats:// the reports go to a NATS JetStream stream, and `fleet collect`
+/// copies them to the database.
 #[derive(Args)]
-pub struct Ship {
-    /// File with these settings, in TOML: the flags are its keys
+pub(crate) struct Ship {
+    /// TOML file with these settings: each key has the name of a flag
     #[arg(long, env = "LMDB_IMAGES_SHIP_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -45,15 +44,15 @@ pub struct Ship {
     settings: Settings,
 }
 
-/// Settings from one source.
+/// Settings from one source: the flags and environment, or the file.
 #[derive(Debug, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct Settings {
-    /// Where to report: postgres://NODE@HOST/DATABASE
+    /// Where to report: postgres://NODE@HOST/DATABASE, or nats://NODE@HOST:PORT
     #[arg(long, env = "LMDB_IMAGES_SHIP_TO", value_name = "URL")]
     to: Option<String>,
 
-    /// Socket of the daemon [default: readonly.sock in its folder of sockets]
+    /// Socket of the daemon [default: readonly.sock in the daemon's state folder]
     #[arg(long, short, env = "LMDB_IMAGES_ADDRESS", value_name = "SOCKET")]
     address: Option<PathBuf>,
 
@@ -61,19 +60,19 @@ struct Settings {
     #[arg(long, env = "LMDB_IMAGES_FLEET_CERT", value_name = "FILE")]
     cert: Option<PathBuf>,
 
-    /// Its key, in PEM
+    /// Private key of this node's certificate, in PEM
     #[arg(long, env = "LMDB_IMAGES_FLEET_KEY", value_name = "FILE")]
     key: Option<PathBuf>,
 
-    /// Certificates of the authorities of the server's, in PEM [default: the system's]
+    /// CA certificates that the server's certificate is checked with, in PEM [default: the system's]
     #[arg(long, env = "LMDB_IMAGES_FLEET_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// How often to report without a change, in seconds [default: 300]
+    /// Seconds between two reports when nothing changes [default: 300]
     #[arg(long, env = "LMDB_IMAGES_SHIP_HEARTBEAT", value_name = "SECONDS")]
     heartbeat: Option<Bounded<1, 86_400>>,
 
-    /// Name of this machine in the reports, only for people [default: the host's name]
+    /// Name of this machine in the reports, for people to read only [default: the host name]
     #[arg(long, env = "LMDB_IMAGES_SHIP_MACHINE", value_name = "NAME")]
     machine: Option<String>,
 
@@ -102,12 +101,12 @@ impl Settings {
         let (_, text) = file::read_text(path, MAX_FILE_BYTES)?
             .ok_or_else(|| wrong(format!("there is no file {}", path.display())))?;
         toml::from_str(&text).map_err(|e| {
-            // Not the text around it: it may be a password.
+            // The message only: toml's full error quotes lines of the file, which may hold a password.
             wrong(format!("{}: {}", path.display(), e.message().replace('\n', " ")))
         })
     }
 
-    /// These, and what they leave out from a file.
+    /// Takes each setting from `self`, or from `file` if `self` does not have it.
     fn or(self, file: Self) -> Self {
         Self {
             to: self.to.or(file.to),
@@ -125,8 +124,8 @@ impl Settings {
 }
 
 impl Ship {
-    /// Reports until a signal stops it.
-    pub fn run(self) -> Result<()> {
+    /// Reports until SIGTERM, SIGINT or SIGHUP arrives.
+    pub(crate) fn run(self) -> Result<()> {
         let file =
             self.config.as_deref().map_or_else(|| Ok(Settings::default()), Settings::read)?;
         let settings = self.settings.or(file);
@@ -140,14 +139,16 @@ impl Ship {
 
 async fn ship(settings: Settings) -> Result<()> {
     let to = settings.to.ok_or_else(|| {
-        Error::InvalidArgument("report where? Give --to postgres://NODE@HOST/DATABASE".into())
+        Error::InvalidArgument(
+            "report where? Give --to postgres://NODE@HOST/DATABASE or nats://NODE@HOST".into(),
+        )
     })?;
     let certificates = Certificates { cert: settings.cert, key: settings.key, ca: settings.ca };
     if certificates != Certificates::default() {
-        // What is wrong with the files is said now, not after some attempts.
+        // Wrong certificate files are an error at the start. Otherwise each attempt to connect would fail.
         tls::config(&certificates)?;
     }
-    let to = Postgres::parse(&to, certificates)?;
+    let destination = Destination::parse(&to, certificates)?;
     let socket = settings.address.unwrap_or_else(|| default_state().join("readonly.sock"));
     let identity = Identity {
         machine: settings.machine.or_else(|| kernel_text("hostname")).unwrap_or_default(),
@@ -158,53 +159,18 @@ async fn ship(settings: Settings) -> Result<()> {
     let (state, states) = watch::channel(State::default());
     let shipper = Shipper::new(
         Catalog::new(&socket),
-        to,
+        destination,
         identity,
         Duration::from_secs(heartbeat),
         shipped.clone(),
         state,
     );
 
-    let mut signals = Signals::listen()?;
-    let (stop, stopped) = watch::channel(false);
-    // The guard removes a unix socket at the end.
-    let mut _socket = None;
-    if let Some(address) = settings.metrics_address {
-        let access = Access { mode: 0o660, uid: None, gid: None };
-        let (listener, guard, at) = address.listen(access).await?;
-        _socket = guard;
-        log::info!("metrics on {at}");
-        let text = move || {
-            let shipped = shipped.clone();
-            async move { Ok(shipped.text()) }
-        };
-        tokio::spawn(metrics_http::run(listener, stopped, text));
-    }
     log::info!("reporting what {} has", socket.display());
-    notify::ready("starting").await;
-    tokio::spawn(notify_states(states));
-    tokio::select! {
-        () = shipper.run() => {}
-        signal = signals.next() => log::info!("{signal}: stopped"),
-    }
-    let _ = stop.send(true);
-    Ok(())
+    until_signal(settings.metrics_address, move || shipped.text(), states, shipper.run()).await
 }
 
-/// Shows in systemd's status, and once in the log, that reports are answered again.
-async fn notify_states(mut states: watch::Receiver<State>) {
-    let mut was_reporting = false;
-    while states.changed().await.is_ok() {
-        let state = states.borrow_and_update().clone();
-        if state.is_reporting && !was_reporting {
-            log::info!("{}", state.text);
-        }
-        was_reporting = state.is_reporting;
-        notify::status(state.text).await;
-    }
-}
-
-/// A value of the kernel's, below `/proc/sys/kernel`.
+/// Reads the kernel setting `name` from `/proc/sys/kernel`.
 fn kernel_text(name: &str) -> Option<String> {
     let found = file::read_text(&Path::new("/proc/sys/kernel").join(name), 4096);
     let (_, text) = found.ok().flatten()?;

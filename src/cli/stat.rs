@@ -15,7 +15,7 @@ use crate::admin::stat::{self, Stat as Found};
 /// Reads the files of the store. The daemon may keep running. A reader that is many commits behind keeps
 /// free pages from being reused, so the file grows.
 #[derive(Args)]
-pub struct Stat {
+pub(crate) struct Stat {
     /// Print one JSON object (docs/json.md)
     #[arg(long)]
     json: bool,
@@ -26,7 +26,7 @@ pub struct Stat {
 
 impl Stat {
     /// Reads the figures, and prints them.
-    pub fn run(self) -> Result<(), Failure> {
+    pub(crate) fn run(self) -> Result<(), Failure> {
         let found = stat::run(&self.root.folder()?)?;
         if self.json {
             let json = pretty(&found)?;

@@ -1,8 +1,10 @@
 //! `lmdb-images tag`.
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use serde_json::json;
 
+use super::completion::images;
 use super::daemon_args::DaemonArgs;
 use super::output::{Failure, print, visible};
 use super::{NamespaceArg, block_on};
@@ -22,11 +24,13 @@ use crate::model::{Namespace, Result};
 ///
 /// Exits with 1 when the condition is not met.
 #[derive(Args)]
-pub struct Tag {
+pub(crate) struct Tag {
     /// Name of an image
+    #[arg(add = ArgValueCompleter::new(images))]
     source: String,
 
     /// Its other name
+    #[arg(add = ArgValueCompleter::new(images))]
     name: String,
 
     /// Only if NAME has this digest now
@@ -50,7 +54,7 @@ pub struct Tag {
 
 impl Tag {
     /// Has the daemon make the name, and prints it.
-    pub fn run(self) -> Result<(), Failure> {
+    pub(crate) fn run(self) -> Result<(), Failure> {
         let (daemon, namespace) = (self.daemon.daemon()?, self.namespace.parse()?);
         let is = match (self.if_digest, self.if_absent) {
             (Some(digest), _) => Some(Is::Digest(digest)),
@@ -67,6 +71,7 @@ impl Tag {
             ),
             false => writeln!(out, "{} {}", visible(&self.name), visible(&digest)),
         })
+        .map_err(|failure| failure.after(format_args!("{} points to {digest} now", self.name)))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::model::{Error, UnixTime};
 ///
 /// Exits with 1 when the undo is refused.
 #[derive(Args)]
-pub struct Undo {
+pub(crate) struct Undo {
     /// Number of a change, or name of an image
     what: String,
 
@@ -51,7 +51,7 @@ pub struct Undo {
 
 impl Undo {
     /// Has the daemon undo, and prints the change that was made.
-    pub fn run(self) -> Result<(), Failure> {
+    pub(crate) fn run(self) -> Result<(), Failure> {
         let what = match self.what.parse() {
             Ok(seq) => What::Seq(seq),
             Err(_) => What::Name(self.what.clone()),
@@ -78,12 +78,16 @@ impl Undo {
             note("lmdb-images: nothing to do: the image has that state already");
             return Ok(());
         };
+        let done = match self.dry_run {
+            true => "nothing was changed".to_owned(),
+            false => format!("the undo is made, as change {}", change.seq),
+        };
         let mut out = StyledOutput::new();
-        match self.json {
-            true => out.text(&json(change)?)?,
-            false => out.table(&HEADS, &[cells(&change)])?,
-        }
-        Ok(())
+        let printed = match self.json {
+            true => out.text(&json(change)?),
+            false => out.table(&HEADS, &[cells(&change)]),
+        };
+        printed.map_err(|e| Failure::from(e).after(done))
     }
 }
 

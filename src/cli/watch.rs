@@ -6,7 +6,7 @@ use super::block_on;
 use super::change::{cells, json};
 use super::daemon_args::DaemonArgs;
 use super::output::{Failure, StyledOutput, note};
-use crate::admin::watch::{self, Event, From};
+use crate::admin::watch::{self, Event, StartPosition};
 use crate::api::catalog::WatchRequest;
 use crate::model::Namespace;
 
@@ -21,7 +21,7 @@ use crate::model::Namespace;
 ///
 /// Runs until it is interrupted. Exits with 1 when the daemon cannot be reached at first, or refuses.
 #[derive(Args)]
-pub struct Watch {
+pub(crate) struct Watch {
     /// Filters of images
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
@@ -31,7 +31,7 @@ pub struct Watch {
     namespaces: Vec<String>,
 
     /// Begin with the change of this number
-    #[arg(long, value_name = "SEQ", conflicts_with = "all")]
+    #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "all")]
     from: Option<u64>,
 
     /// Begin with the oldest change that is kept
@@ -48,15 +48,15 @@ pub struct Watch {
 
 impl Watch {
     /// Follows the changes, and prints them.
-    pub fn run(self) -> Result<(), Failure> {
+    pub(crate) fn run(self) -> Result<(), Failure> {
         let daemon = self.daemon.daemon()?;
         for namespace in &self.namespaces {
             Namespace::parse(namespace)?;
         }
         let from = match (self.from, self.all) {
-            (Some(seq), _) => From::Seq(seq),
-            (None, true) => From::Oldest,
-            (None, false) => From::Now,
+            (Some(seq), _) => StartPosition::Seq(seq),
+            (None, true) => StartPosition::Oldest,
+            (None, false) => StartPosition::Now,
         };
         let request = WatchRequest {
             namespaces: self.namespaces,

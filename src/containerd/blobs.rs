@@ -1,7 +1,7 @@
 //! The files of containerd's finished blobs.
 //!
-//! A blob never changes, so a file that was opened stays right though containerd deletes it meanwhile.
-//! Whether a namespace has a blob is not told by its file: that is in [`super::database`].
+//! A blob never changes, so an open file stays right even if containerd deletes it meanwhile. The file does not
+//! say which namespaces have the blob: [`super::database`] does.
 
 use std::fs::File;
 use std::io;
@@ -13,10 +13,10 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Files of blobs that are open at a time, of all clients. A Read beyond them is containerd's.
-pub const MAX_OPEN_BLOBS: usize = 256;
+/// The most open files of blobs, of all clients. containerd answers a Read beyond them.
+pub(crate) const MAX_OPEN_BLOBS: usize = 256;
 
-/// Reads that wait for a disk at a time. Each has a thread.
+/// The most reads that wait for a disk. Each takes a thread.
 const MAX_DISK_READS: usize = 8;
 
 /// The folder of a containerd's blobs.
@@ -29,55 +29,59 @@ pub struct Blobs {
 
 /// An open blob.
 #[derive(Debug)]
-pub struct Blob {
+pub(crate) struct Blob {
     file: File,
-    size: u64,
     disk_reads: Arc<Semaphore>,
     _handle: OwnedSemaphorePermit,
 }
 
+/// The file of a blob in the folder `blobs` of a content store. `None` if `digest` has no colon.
+pub(crate) fn blob_path(folder: &Path, digest: &str) -> Option<PathBuf> {
+    let (algorithm, hex) = digest.split_once(':')?;
+    Some(folder.join(algorithm).join(hex))
+}
+
 impl Blobs {
     /// The blobs of a content store in the folder `root`.
-    pub fn new(root: &Path) -> Self {
+    pub(crate) fn new(root: &Path) -> Self {
         let handles = Arc::new(Semaphore::new(MAX_OPEN_BLOBS));
         let disk_reads = Arc::new(Semaphore::new(MAX_DISK_READS));
         Self { folder: root.join("blobs"), handles, disk_reads }
     }
 
-    /// Opens the blob of a valid digest, which must have `size` bytes. Gives nothing if it cannot be
-    /// had as it should be, or too many are open.
-    pub fn open(&self, digest: &str, size: u64) -> Option<Blob> {
+    /// The folder `blobs`.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Opens the blob of a valid digest. Returns `None` if the file is no regular file of `size` bytes, or if
+    /// too many files are open.
+    pub(crate) fn open(&self, digest: &str, size: u64) -> Option<Blob> {
         let handle = Arc::clone(&self.handles).try_acquire_owned().ok()?;
-        let (algorithm, hex) = digest.split_once(':')?;
-        let path = self.folder.join(algorithm).join(hex);
-        // Without NONBLOCK the opening of a named pipe would wait for a writer.
+        let path = blob_path(&self.folder, digest)?;
+        // Without NONBLOCK, opening a named pipe would wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
         let found = file.metadata().ok()?;
         let disk_reads = Arc::clone(&self.disk_reads);
-        let blob = Blob { file, size, disk_reads, _handle: handle };
+        let blob = Blob { file, disk_reads, _handle: handle };
         (found.is_file() && found.size() == size).then_some(blob)
     }
 }
 
 impl Blob {
-    /// The number of its bytes.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
     /// Fills `buffer` with the bytes from `offset` on, if the kernel has the first of them in memory:
     /// this does not wait for a disk. Returns the number of bytes, or `None` if it would have to wait.
     ///
     /// # Errors
-    /// The file cannot be read, or ends before.
-    pub fn read_cached(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+    /// If the file cannot be read or is too short.
+    pub(crate) fn read_cached(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
         let mut buffers = [io::IoSliceMut::new(buffer)];
         match preadv2(&self.file, &mut buffers, offset, ReadWriteFlags::NOWAIT) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => Ok(Some(count)),
-            // Some file systems do not offer it.
-            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR) => Ok(None),
+            // Some file systems do not support NOWAIT; qemu, and some sandboxes, have no preadv2.
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Ok(None),
             Err(e) => Err(e.into()),
         }
     }
@@ -85,8 +89,8 @@ impl Blob {
     /// Fills `buffer` from `start` on with the bytes from `offset` on, on another thread.
     ///
     /// # Errors
-    /// The file cannot be read, or ends before.
-    pub async fn read_on_disk(
+    /// If the file cannot be read or is too short.
+    pub(crate) async fn read_on_disk(
         self: Arc<Self>,
         mut buffer: Vec<u8>,
         start: usize,
@@ -147,8 +151,44 @@ mod tests {
         assert!(blobs.open(DIGEST, 0).is_none(), "it is a named pipe");
     }
 
+    /// A thread for which preadv2 fails so, as under qemu, in some sandboxes and on some file systems.
+    fn without_preadv2(errno: Errno, work: impl FnOnce() + Send) {
+        use seccompiler::{SeccompAction, SeccompFilter};
+        let number = nix::libc::SYS_preadv2;
+        let action = SeccompAction::Errno(errno.raw_os_error() as u32);
+        let architecture = std::env::consts::ARCH.try_into().unwrap();
+        let rules = [(number, vec![])].into();
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, architecture);
+        let program: seccompiler::BpfProgram = filter.unwrap().try_into().unwrap();
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                seccompiler::apply_filter(&program).unwrap();
+                work();
+            });
+            thread.join().unwrap();
+        });
+    }
+
     #[test]
-    fn so_many_blobs_are_open_at_a_time() {
+    fn a_kernel_without_a_read_that_does_not_wait_reads_on_another_thread() {
+        let (_dir, blobs, path) = blobs();
+        std::fs::write(&path, "abc").unwrap();
+        for errno in [Errno::NOSYS, Errno::OPNOTSUPP, Errno::AGAIN] {
+            let blob = Arc::new(blobs.open(DIGEST, 3).unwrap());
+            without_preadv2(errno, || {
+                assert_eq!(blob.read_cached(&mut [0; 2], 1).unwrap(), None, "{errno}");
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                assert_eq!(runtime.block_on(read(&blob, 1)).unwrap(), b"bc", "{errno}");
+            });
+        }
+        let blob = blobs.open(DIGEST, 3).unwrap();
+        without_preadv2(Errno::IO, || {
+            assert!(blob.read_cached(&mut [0; 2], 1).is_err(), "the disk fails");
+        });
+    }
+
+    #[test]
+    fn a_bounded_number_of_blobs_is_open() {
         let (_dir, blobs, path) = blobs();
         std::fs::write(&path, "abc").unwrap();
         let mut open: Vec<_> =

@@ -1,10 +1,11 @@
-//! The calls made of a containerd, over its gRPC socket.
+//! The client of a containerd, over its gRPC socket.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::Stream;
+use go_compat::quote::quote;
 use http::HeaderMap;
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
@@ -19,28 +20,27 @@ use crate::api::images::{
 };
 use crate::api::namespace::{ListNamespacesRequest, ListNamespacesResponse, Namespace as Record};
 use crate::containerd::DIRECT_HEADER;
-use crate::containerd::codec::{BytesCodec, MessageCodec};
-use crate::containerd::paging::{Page, Split};
-use crate::model::go::quote::quote;
-use crate::model::{Error, Namespace, Result};
+use crate::containerd::codec::MessageCodec;
+use crate::containerd::partition::{Partition, Split};
+use crate::model::{Context, Error, Namespace, Result};
 
 /// How long a containerd may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most bytes of headers in an answer of containerd's. Its errors name the values of a request, in a
-/// header that no other limit of its own holds down.
-pub const MAX_HEADER_LIST: u32 = 1 << 20;
+/// The most bytes of headers in a reply of containerd. Its errors repeat values of the request in a header,
+/// and containerd does not bound that header.
+pub(crate) const MAX_HEADER_LIST: u32 = 1 << 20;
 
-/// The longest name, in bytes, whose errors fit into [`MAX_HEADER_LIST`] for sure: quoted, a byte takes four
-/// at most.
-pub const MAX_NAME: usize = 64 << 10;
+/// The longest name, in bytes, whose errors always fit into [`MAX_HEADER_LIST`]: quoting makes at most four
+/// bytes of one.
+pub(crate) const MAX_NAME: usize = 64 << 10;
 
 /// A connection to a containerd.
 #[derive(Debug, Clone)]
 pub struct GrpcClient {
     grpc: tonic::client::Grpc<Channel>,
     socket: PathBuf,
-    /// The lease that its calls carry.
+    /// The lease in the header of each call.
     lease: Option<MetadataValue<Ascii>>,
 }
 
@@ -48,39 +48,39 @@ impl GrpcClient {
     /// Connects to the socket of a containerd.
     pub async fn connect(socket: &Path) -> Result<Self> {
         let containerd = Self::lazy(socket);
-        // The first call would connect too, but its error is less clear if no containerd listens.
+        // The first call would connect too, but with a less clear error if no containerd listens.
         UnixStream::connect(socket).await.map_err(|e| {
             Error::Unavailable(format!("cannot connect to containerd at {}: {e}", socket.display()))
         })?;
         Ok(containerd)
     }
 
-    /// A containerd that is connected to when it is called, and again after it was away.
+    /// A client that connects at its first call, and again when containerd was away.
     pub fn lazy(socket: &Path) -> Self {
         let path = socket.to_owned();
         let connector = tower::service_fn(move |_| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         });
-        // The address is only what HTTP/2 names as :authority; grpc-go sends the same.
+        // The address is only the :authority of HTTP/2; grpc-go sends the same.
         let channel = Endpoint::from_static("http://localhost")
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_max_header_list_size(MAX_HEADER_LIST)
             .connect_with_connector_lazy(connector);
-        // What containerd sends it has measured against its own limit.
+        // containerd checks its replies against its own limit.
         let grpc = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);
         Self { grpc, socket: socket.to_owned(), lease: None }
     }
 
-    /// The same connection; each call carries the lease, so that containerd's collector keeps what the
-    /// call makes until the lease ends.
-    pub fn with_lease(&self, id: &str) -> Result<Self> {
+    /// A client of the same connection whose calls carry the lease, so that containerd's collector keeps what
+    /// they make until the lease ends.
+    pub(crate) fn with_lease(&self, id: &str) -> Result<Self> {
         let lease = MetadataValue::try_from(id)
-            .map_err(|e| Error::Internal(format!("lease {} in a header: {e}", quote(id))))?;
+            .or_internal(format_args!("lease {} in a header", quote(id)))?;
         Ok(Self { lease: Some(lease), ..self.clone() })
     }
 
-    /// Its socket.
+    /// The path of the socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
@@ -95,12 +95,12 @@ impl GrpcClient {
         Ok(reply.namespaces)
     }
 
-    /// All images of a namespace, part by part: one reply carries 16 MiB at most.
+    /// All images of a namespace, by partitions: one reply carries at most 16 MiB.
     pub fn images<'c>(&'c self, namespace: &'c Namespace) -> Listing<'c> {
-        Listing { containerd: self, namespace, parts: vec![Page::all()] }
+        Listing { containerd: self, namespace, partitions: vec![Partition::all()] }
     }
 
-    /// The image of a name, if there is one.
+    /// The image of that name, if containerd has one.
     pub async fn image(&self, namespace: &Namespace, name: &str) -> Result<Option<Image>> {
         let path = "/containerd.services.images.v1.Images/Get";
         let request = GetImageRequest { name: name.to_owned(), ..Default::default() };
@@ -117,8 +117,12 @@ impl GrpcClient {
         }
     }
 
-    /// The same for a name so long that the error of a Get may not arrive: an empty List always does.
-    pub async fn find_image(&self, namespace: &Namespace, name: &str) -> Result<Option<Image>> {
+    /// As [`image`](Self::image), with a List: for names so long that the error of a Get may not arrive.
+    pub(crate) async fn find_image(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+    ) -> Result<Option<Image>> {
         let filters = vec![format!("name=={}", quote(name))];
         let request = ListImagesRequest { filters, ..Default::default() };
         let path = "/containerd.services.images.v1.Images/List";
@@ -131,7 +135,7 @@ impl GrpcClient {
         Ok(found.images.into_iter().next())
     }
 
-    /// One call with one reply. `headers` go along.
+    /// Makes a call with one reply. The request carries `headers`.
     pub async fn call<Q: Message, R: Message>(
         &self,
         path: &'static str,
@@ -146,9 +150,9 @@ impl GrpcClient {
         reply.map(tonic::Response::into_inner)
     }
 
-    /// One call with one reply of at most `limit` bytes, as they came; nothing when it is larger: it is not
-    /// read then.
-    pub async fn call_for_bytes<Q: Message>(
+    /// Makes a call whose reply has at most `limit` bytes, and returns the bytes. Returns `None`, and does not
+    /// read the reply, if it is larger.
+    pub(crate) async fn call_for_bytes<Q: Message>(
         &self,
         path: &'static str,
         namespace: &Namespace,
@@ -160,9 +164,9 @@ impl GrpcClient {
         grpc.ready().await.map_err(|e| Status::from_error(Box::new(e)))?;
         let request = request(Some(namespace), headers, message)?;
         let path = PathAndQuery::from_static(path);
-        match grpc.unary(request, path, BytesCodec::<Q>::default()).await {
+        match grpc.unary(request, path, MessageCodec::<Q, _>::undecoded()).await {
             Ok(reply) => Ok(Some(reply.into_inner())),
-            // The library's own: containerd has neither the code nor the sentence.
+            // This is tonic's own error: containerd has neither this code nor this sentence.
             Err(status)
                 if status.code() == tonic::Code::OutOfRange
                     && status.message().contains("decoded message length too large") =>
@@ -173,7 +177,7 @@ impl GrpcClient {
         }
     }
 
-    /// One call with a stream of replies.
+    /// Makes a call with a stream of replies.
     pub async fn stream<Q: Message, R: Message>(
         &self,
         path: &'static str,
@@ -186,7 +190,7 @@ impl GrpcClient {
         reply.map(tonic::Response::into_inner)
     }
 
-    /// One call whose requests and replies are streams.
+    /// Makes a call with a stream of requests and a stream of replies.
     pub(super) async fn exchange<Q: Message, R: Message>(
         &self,
         path: &'static str,
@@ -223,27 +227,27 @@ impl GrpcClient {
     }
 }
 
-/// The images of a namespace, as they are asked for.
+/// The images of a namespace, partition by partition.
 #[derive(Debug)]
 pub struct Listing<'c> {
     containerd: &'c GrpcClient,
     namespace: &'c Namespace,
-    parts: Vec<Page>,
+    partitions: Vec<Partition>,
 }
 
 impl Listing<'_> {
-    /// Some more images; `None` when there are no more. An image that no reply can carry is an error.
+    /// The next images; `None` at the end. An image that no reply can carry is an error.
     pub async fn next(&mut self) -> Result<Option<Vec<Image>>> {
         self.read(&mut |_, e| Err(e)).await
     }
 
-    /// The same, but of an image that no reply can carry the name is added to `left_out`.
-    pub async fn next_that_fit(
+    /// As [`next`](Self::next), but adds the name of an image that no reply can carry to `left_out`.
+    pub(crate) async fn next_that_fit(
         &mut self,
         left_out: &mut BTreeSet<String>,
     ) -> Result<Option<Vec<Image>>> {
-        let mut leave = |part: &Page, _| {
-            left_out.insert(part.to_string());
+        let mut leave = |partition: &Partition, _| {
+            left_out.insert(partition.to_string());
             Ok(())
         };
         self.read(&mut leave).await
@@ -251,12 +255,12 @@ impl Listing<'_> {
 
     async fn read(
         &mut self,
-        too_large: &mut (dyn FnMut(&Page, Error) -> Result<()> + Send),
+        too_large: &mut (dyn FnMut(&Partition, Error) -> Result<()> + Send),
     ) -> Result<Option<Vec<Image>>> {
         let path = "/containerd.services.images.v1.Images/List";
         let headers = HeaderMap::new();
-        while let Some(part) = self.parts.pop() {
-            let request = ListImagesRequest { filters: part.filters(), ..Default::default() };
+        while let Some(partition) = self.partitions.pop() {
+            let request = ListImagesRequest { filters: partition.filters(), ..Default::default() };
             let reply = self.containerd.call(path, Some(self.namespace), &headers, request).await;
             let failed = |what: String, status: &Status| {
                 let doing = format!("listing {what} of namespace {}", self.namespace);
@@ -265,9 +269,11 @@ impl Listing<'_> {
             match reply.map(|reply: ListImagesResponse| reply.images) {
                 Ok(images) => return Ok(Some(images)),
                 Err(status) if status.code() == tonic::Code::ResourceExhausted => {
-                    match part.split() {
-                        Split::Smaller(smaller) => self.parts.extend(smaller),
-                        Split::Smallest => too_large(&part, failed(part.to_string(), &status))?,
+                    match partition.split() {
+                        Split::Parts(parts) => self.partitions.extend(parts),
+                        Split::Indivisible => {
+                            too_large(&partition, failed(partition.to_string(), &status))?
+                        }
                     }
                 }
                 Err(status) => return Err(failed("images".into(), &status)),

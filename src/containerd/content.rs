@@ -20,42 +20,46 @@ use crate::containerd::client::GrpcClient;
 use crate::containerd::write::CALL_TIMEOUT;
 use crate::model::{Error, Namespace, Result};
 
-const WRITE: &str = "/containerd.services.content.v1.Content/Write";
-const ABORT: &str = "/containerd.services.content.v1.Content/Abort";
-const INFO: &str = "/containerd.services.content.v1.Content/Info";
-const UPDATE: &str = "/containerd.services.content.v1.Content/Update";
+const WRITE_METHOD: &str = "/containerd.services.content.v1.Content/Write";
+const ABORT_METHOD: &str = "/containerd.services.content.v1.Content/Abort";
+const INFO_METHOD: &str = "/containerd.services.content.v1.Content/Info";
+const UPDATE_METHOD: &str = "/containerd.services.content.v1.Content/Update";
 
-/// A blob to take up.
+/// A blob for containerd to adopt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted<'b> {
-    /// Its digest.
-    pub digest: &'b str,
-    /// Bytes.
-    pub size: i64,
-    /// Labels that it gets.
-    pub labels: &'b BTreeMap<String, String>,
+pub(crate) struct BlobToAdopt<'b> {
+    /// The digest.
+    pub(crate) digest: &'b str,
+    /// The size in bytes.
+    pub(crate) size: i64,
+    /// The labels for the blob.
+    pub(crate) labels: &'b BTreeMap<String, String>,
 }
 
-/// What became of a blob.
+/// The outcome for a blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Adoption {
-    /// containerd knows it now.
+pub(crate) enum Adoption {
+    /// containerd knows the blob now.
     Adopted,
-    /// containerd knew it in this namespace.
+    /// containerd knew the blob in this namespace.
     Known,
-    /// containerd does not see it in its content folder. It was not taken up.
-    NotSeen,
-    /// containerd sees another number of bytes, or says so. It was not taken up.
+    /// containerd does not find the blob in its content folder, and did not take it up.
+    NotFound,
+    /// The file has another size than the descriptor says. containerd did not take it up.
     Refused(String),
 }
 
 impl GrpcClient {
-    /// Takes up a blob that lies in containerd's content folder. If the connection has a lease, the
-    /// lease holds the blob from the first moment on, also when containerd knew it.
+    /// Takes up a blob that lies in containerd's content folder. If the client has a lease, the lease holds
+    /// the blob from the first moment on, even if containerd knew the blob.
     ///
     /// # Errors
     /// If containerd cannot be reached or does not answer.
-    pub async fn adopt_blob(&self, namespace: &Namespace, blob: &Wanted<'_>) -> Result<Adoption> {
+    pub(crate) async fn adopt_blob(
+        &self,
+        namespace: &Namespace,
+        blob: &BlobToAdopt<'_>,
+    ) -> Result<Adoption> {
         let reference = format!("lmdb-images-rescue-{}", blob.digest);
         let adopted = tokio::time::timeout(CALL_TIMEOUT, self.adopt(namespace, blob, &reference));
         let adopted = adopted.await.unwrap_or_else(|_| {
@@ -65,7 +69,7 @@ impl GrpcClient {
         let adoption = match adopted {
             Ok(adoption) => adoption,
             Err(status) if status.code() == Code::AlreadyExists => return Ok(Adoption::Known),
-            Err(status) => match self.refused(&status) {
+            Err(status) => match self.call_error(&status) {
                 Error::Upstream(_, why) => Adoption::Refused(why),
                 error => return Err(error),
             },
@@ -79,7 +83,7 @@ impl GrpcClient {
     async fn adopt(
         &self,
         namespace: &Namespace,
-        blob: &Wanted<'_>,
+        blob: &BlobToAdopt<'_>,
         reference: &str,
     ) -> std::result::Result<Adoption, Status> {
         let ask = |action: WriteAction, offset| WriteContentRequest {
@@ -93,12 +97,13 @@ impl GrpcClient {
         let (requests, queue) = mpsc::channel(1);
         let gone = |_| Status::unavailable("the call ended");
         requests.try_send(ask(WriteAction::STAT, 0)).map_err(|e| gone(e.to_string()))?;
-        let mut replies = self.exchange(WRITE, namespace, ReceiverStream::new(queue)).await?;
+        let mut replies =
+            self.exchange(WRITE_METHOD, namespace, ReceiverStream::new(queue)).await?;
         let found = next(&mut replies).await?;
         // A commit with another offset would make containerd cut the blob and copy it.
         if found.offset != blob.size {
             return Ok(match found.offset {
-                0 => Adoption::NotSeen,
+                0 => Adoption::NotFound,
                 offset => Adoption::Refused(format!("it sees {offset} bytes of {}", blob.size)),
             });
         }
@@ -111,25 +116,29 @@ impl GrpcClient {
 
     async fn abort_write(&self, namespace: &Namespace, reference: String) -> Result<()> {
         let request = AbortRequest { ref_: reference, ..AbortRequest::default() };
-        match self.put::<_, Empty>(ABORT, namespace, request).await {
+        match self.call_with_timeout::<_, Empty>(ABORT_METHOD, namespace, request).await {
             Ok(_) => Ok(()),
             Err(Error::Upstream(code, _)) if code == Code::NotFound as i32 => Ok(()),
             Err(e) => Err(e),
         }
     }
 
-    /// What it knows of a blob in the namespace.
-    pub async fn content(&self, namespace: &Namespace, digest: &str) -> Result<Option<Info>> {
+    /// containerd's record of a blob in the namespace.
+    pub(crate) async fn content(
+        &self,
+        namespace: &Namespace,
+        digest: &str,
+    ) -> Result<Option<Info>> {
         let request = InfoRequest { digest: digest.to_owned(), ..InfoRequest::default() };
-        match self.put::<_, InfoResponse>(INFO, namespace, request).await {
+        match self.call_with_timeout::<_, InfoResponse>(INFO_METHOD, namespace, request).await {
             Ok(found) => Ok(Some(found.info.unwrap_or_default())),
             Err(Error::Upstream(code, _)) if code == Code::NotFound as i32 => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    /// Gives a blob these labels; it keeps its others.
-    pub async fn label_content(
+    /// Sets these labels of a blob, which keeps its other labels.
+    pub(crate) async fn label_content(
         &self,
         namespace: &Namespace,
         digest: &str,
@@ -142,7 +151,9 @@ impl GrpcClient {
             update_mask: Some(FieldMask { paths, ..FieldMask::default() }).into(),
             ..UpdateRequest::default()
         };
-        self.put::<_, UpdateResponse>(UPDATE, namespace, request).await.map(drop)
+        self.call_with_timeout::<_, UpdateResponse>(UPDATE_METHOD, namespace, request)
+            .await
+            .map(drop)
     }
 }
 

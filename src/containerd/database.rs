@@ -1,11 +1,10 @@
 //! containerd's database (`meta.db`), read while containerd writes it.
 //!
-//! A read is one state of the database, and never older than an answer of containerd's that was given
-//! before the read began; [`bbolt_read`] says why. A record that this version does not fully know counts
-//! as damaged: containerd itself must answer for it.
+//! A read shows one state of the database, and never an older one than containerd's answers from before
+//! the read; [`bbolt_read`] says why. A record with a key that this version does not know counts as
+//! damaged, because only containerd itself can answer for it.
 //!
-//! [`Database::open`] refuses a file that may be another one than containerd's, or that cannot be read
-//! exactly. It does not find the file: that is [`super::plugins`].
+//! [`Database::open`] refuses a file that cannot be read exactly. [`super::layout`] finds the file.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,22 +13,25 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use bbolt_read::{Damage, Entry, LiveError, LiveFile, Snapshot, Value};
-use rustix::fs::{FlockOperation, flock};
+use go_compat::quote::quote;
+use rustix::fs::{FlockOperation, flock, major, minor};
 use rustix::io::Errno;
 
 use crate::api::content::Info;
 use crate::api::namespace::Namespace as Record;
 use crate::containerd::schema::{self, BLOBS, IMAGES, LABELS, ROOT, truncated};
-use crate::model::go::quote::quote;
 use crate::model::image::Image;
 use crate::model::{Error, Namespace, Result, printable};
 use crate::store::dir::filesystem;
 
-/// Images that one step of a walk reads. Fewer make a walk slower. More make it likelier that
-/// containerd commits meanwhile, and the step begins again.
-const WALK_STEP: usize = 64;
+/// Images that one step of a walk reads. With fewer images a walk is slower. With more, containerd is more
+/// likely to commit meanwhile, and then the step begins again.
+const MAX_STEP_IMAGES: usize = 64;
 
-/// A database that a containerd has open.
+/// The kernel's list of file locks.
+const LOCK_LIST: &str = "/proc/locks";
+
+/// The database of a containerd.
 #[derive(Debug)]
 pub struct Database {
     file: LiveFile,
@@ -39,21 +41,21 @@ pub struct Database {
 
 /// Some images of a namespace, in order of their names.
 #[derive(Debug)]
-pub struct Images {
+pub(crate) struct Images {
     /// The images.
     pub images: Vec<Image>,
-    /// Where the next step begins; `None` at the end.
+    /// The key at which the next step begins; `None` at the end.
     pub next: Option<Vec<u8>>,
-    /// The transaction whose state they are.
+    /// The transaction whose state the images are of.
     pub transaction: u64,
 }
 
 impl Database {
-    /// Opens the database of a running containerd.
+    /// Opens a database, which a containerd may write or not.
     ///
     /// # Errors
-    /// Why it must not be read: it cannot be opened, no process has locked it as bbolt does, or its
-    /// file system does not show a process what another one has just written.
+    /// A sentence, if the file cannot be opened, or if its file system does not show a process what another
+    /// process has just written.
     pub fn open(path: &Path) -> Result<Self, String> {
         let shown = path.display().to_string();
         let shown = printable::escaped(&shown);
@@ -64,13 +66,34 @@ impl Database {
         if let Some(name) = filesystem::remote_name(number) {
             return Err(format!("{shown} lies on {name}, which does not show each write at once"));
         }
-        match flock(source.as_fd(), FlockOperation::NonBlockingLockShared) {
-            Err(Errno::WOULDBLOCK) => {}
-            Err(e) => return Err(format!("{shown}: testing its lock: {e}")),
-            Ok(()) => return Err(format!("{shown} is not open in a running containerd")),
-        }
         let found = source.metadata().map_err(|e| format!("{shown}: {e}"))?;
         Ok(Self { device: found.dev(), inode: found.ino(), file })
+    }
+
+    /// An error if no process has locked the file as bbolt does.
+    ///
+    /// # Errors
+    /// No process has it open, or that cannot be found out.
+    pub(crate) fn check_is_locked(&self) -> Result<(), String> {
+        let shown = self.file.path().display().to_string();
+        let shown = printable::escaped(&shown);
+        let source: &File = self.file.source();
+        match flock(source.as_fd(), FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) => Ok(()),
+            Err(e) => Err(format!("{shown}: testing its lock: {e}")),
+            Ok(()) => {
+                let _ = flock(source.as_fd(), FlockOperation::Unlock);
+                Err(format!("{shown} is not open in a running containerd"))
+            }
+        }
+    }
+
+    /// Whether the process with this number has locked the file as bbolt does: then it is that containerd's
+    /// database. False if the kernel does not tell.
+    pub(crate) fn is_locked_by(&self, process: i32) -> bool {
+        let locks = fs::read_to_string(LOCK_LIST).unwrap_or_default();
+        let file = format!("{:02x}:{:02x}:{}", major(self.device), minor(self.device), self.inode);
+        locks.lines().any(|line| is_lock_of(line, process, &file))
     }
 
     /// Whether the path still leads to this file.
@@ -79,12 +102,12 @@ impl Database {
     }
 
     /// Whether `path` leads to this file.
-    pub fn is_at(&self, path: &Path) -> bool {
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
         fs::symlink_metadata(path)
             .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode))
     }
 
-    /// The newest transaction. While it stays the same, so does everything in the database.
+    /// The newest transaction. While it stays the same, the database does too.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -115,7 +138,7 @@ impl Database {
         })
     }
 
-    /// The image of a name.
+    /// The image of that name.
     ///
     /// # Errors
     /// The file cannot be read, or this version does not know the record.
@@ -130,12 +153,11 @@ impl Database {
         })
     }
 
-    /// Some images of a namespace from a name on. A walk
-    /// that takes several steps sees each image in a state of its own.
+    /// The next images of a namespace, from a name on. Each step of a walk sees a state of its own.
     ///
     /// # Errors
     /// The file cannot be read, or this version does not know a record.
-    pub fn images_from(&self, namespace: &Namespace, from: &[u8]) -> Result<Images> {
+    pub(crate) fn images_from(&self, namespace: &Namespace, from: &[u8]) -> Result<Images> {
         self.read(|snapshot| {
             let transaction = snapshot.txid();
             let mut found = Images { images: Vec::new(), next: None, transaction };
@@ -143,7 +165,7 @@ impl Database {
             let Some(bucket) = snapshot.bucket(&path)? else { return Ok(found) };
             for entry in snapshot.entries_from(&bucket, from) {
                 let Entry { key, value, page } = entry.map_err(|lost| lost.damage)?;
-                if found.images.len() == WALK_STEP {
+                if found.images.len() == MAX_STEP_IMAGES {
                     found.next = Some(key);
                     break;
                 }
@@ -153,8 +175,7 @@ impl Database {
         })
     }
 
-    /// What is known of a blob, if the namespace has it. A blob that is still being written has no
-    /// record there.
+    /// The record of a blob, if the namespace has one. A blob that a client is still writing has none.
     ///
     /// # Errors
     /// The file cannot be read, or this version does not know the record.
@@ -167,11 +188,11 @@ impl Database {
         })
     }
 
-    /// The labels of a namespace; none if there is no such namespace, as in containerd.
+    /// The labels of a namespace. As in containerd, a missing namespace has none.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn namespace_labels(&self, name: &str) -> Result<BTreeMap<String, String>> {
+    pub(crate) fn namespace_labels(&self, name: &str) -> Result<BTreeMap<String, String>> {
         self.read(|snapshot| match snapshot.bucket(&[ROOT, name.as_bytes(), LABELS])? {
             Some(bucket) => schema::texts(snapshot, &bucket),
             None => Ok(BTreeMap::new()),
@@ -184,7 +205,16 @@ impl Database {
     }
 }
 
-/// A database that cannot be read is no error for a client: containerd is asked instead.
+/// Whether a line of [`LOCK_LIST`] is about bbolt's lock. A line about a waiting process has an arrow.
+fn is_lock_of(line: &str, process: i32, file: &str) -> bool {
+    let mut words = line.split_whitespace().skip(1);
+    let mut next = || words.next().unwrap_or_default();
+    (next(), next(), next()) == ("FLOCK", "ADVISORY", "WRITE")
+        && next().parse() == Ok(process)
+        && next() == file
+}
+
+/// The sentence for a database that cannot be read. A client does not see it: containerd answers instead.
 fn unreadable(e: LiveError) -> Error {
     Error::Unavailable(format!("containerd's database cannot be read: {e}"))
 }
@@ -206,5 +236,22 @@ fn image<S: bbolt_read::ReadAt + ?Sized>(
     match other {
         Some(key) => Err(Damage::new(page, format!("image {} has the unknown key {key}", shown()))),
         None => Ok(image),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_known_by_its_process_and_its_file() {
+        let line = "7: FLOCK  ADVISORY  WRITE 25521 fe:00:9978119 0 EOF";
+        assert!(is_lock_of(line, 25521, "fe:00:9978119"));
+        assert!(!is_lock_of(line, 2552, "fe:00:9978119") && !is_lock_of(line, 25521, "fe:00:99"));
+        for other in ["7: POSIX  ADVISORY", "7: -> FLOCK  ADVISORY", "7: FLOCK  MANDATORY", ""] {
+            let other = line.replace("7: FLOCK  ADVISORY", other);
+            assert!(!is_lock_of(&other, 25521, "fe:00:9978119"), "{other}");
+        }
+        assert!(!is_lock_of(&line.replace("WRITE", "READ"), 25521, "fe:00:9978119"));
     }
 }

@@ -1,13 +1,13 @@
 //! The client of a containerd, and the reader of its files.
 //!
 //! - [`client`]: the calls over containerd's gRPC socket
-//! - [`content`]: takes up blobs that lie on containerd's disk, and labels them; [`layout`]: which
-//!   content folder and snapshotters it has
+//! - [`content`]: takes up blobs that lie on containerd's disk, and labels them
 //! - [`codec`]: this crate's messages on tonic's client
+//! - [`listener`]: which process listens on a socket
 //! - [`leases`]: leases that keep content
-//! - [`paging`]: lists more images than one reply may carry
+//! - [`partition`]: lists more images than one reply may carry
 //! - [`mod@write`]: stores records in a containerd, for `export`
-//! - [`plugins`]: where containerd keeps its files
+//! - [`layout`]: where containerd keeps its files
 //! - [`database`]: its `meta.db`, read while it runs; [`schema`]: the records in it
 //! - [`blobs`]: the files of its content
 
@@ -17,13 +17,13 @@ pub mod codec;
 pub(crate) mod content;
 pub(crate) mod database;
 pub(crate) mod layout;
-pub mod leases;
-pub(crate) mod paging;
-pub(crate) mod plugins;
-pub mod schema;
+pub(crate) mod leases;
+pub(crate) mod listener;
+pub(crate) mod partition;
+pub(crate) mod schema;
 pub(crate) mod write;
 
 /// The header on each call to containerd, made or forwarded. A containerd with the plugin of
 /// `containerd-plugin/` asks this daemon for images. It answers a call with this header itself, so that
 /// the two never wait for each other.
-pub const DIRECT_HEADER: &str = "lmdb-images-direct";
+pub(crate) const DIRECT_HEADER: &str = "lmdb-images-direct";

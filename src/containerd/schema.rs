@@ -22,24 +22,24 @@
 use std::collections::BTreeMap;
 
 use bbolt_read::{Bucket, Damage, Entry, ReadAt, Snapshot, Value};
+use go_compat::quote::quote;
 use protobuf::MessageField;
 use protobuf::well_known_types::timestamp::Timestamp;
 
 use crate::api::content::Info;
-use crate::model::go::quote::quote;
 use crate::model::image::{self, Image};
 
 /// The bucket of all namespaces.
-pub const ROOT: &[u8] = b"v1";
+pub(crate) const ROOT: &[u8] = b"v1";
 
 /// The bucket of a namespace's images.
-pub const IMAGES: &[u8] = b"images";
+pub(crate) const IMAGES: &[u8] = b"images";
 
 /// The bucket of the labels of a namespace, an image or a blob.
-pub const LABELS: &[u8] = b"labels";
+pub(crate) const LABELS: &[u8] = b"labels";
 
 /// The path from a namespace to its blobs.
-pub const BLOBS: [&[u8]; 2] = [b"content", b"blob"];
+pub(crate) const BLOBS: [&[u8]; 2] = [b"content", b"blob"];
 
 /// Seconds from Go's zero time, the year 1, to the Unix epoch, 1970.
 const GO_ZERO_TO_UNIX_SECONDS: i64 = 62_135_596_800;
@@ -49,12 +49,12 @@ fn never() -> Timestamp {
     Timestamp { seconds: -GO_ZERO_TO_UNIX_SECONDS, ..Timestamp::default() }
 }
 
-/// Decodes the image of a bucket. `page` is the page of the bucket's entry, for errors. `unknown` is
-/// called with each key that this version does not know, and the thing that the key belongs to.
+/// Decodes the image of a bucket. `page` is the page of the bucket's entry, for errors. Calls `unknown` with
+/// each key that this version does not know, and with the name of the record that has the key.
 ///
 /// # Errors
-/// What is damaged. containerd stores only valid images, so an invalid one is damaged.
-pub fn image<S: ReadAt + ?Sized>(
+/// The damage. containerd stores only valid images, so an invalid image counts as damaged.
+pub(crate) fn image<S: ReadAt + ?Sized>(
     snapshot: &Snapshot<'_, S>,
     name: &[u8],
     page: u64,
@@ -97,8 +97,8 @@ pub fn image<S: ReadAt + ?Sized>(
 /// Decodes the blob of a bucket.
 ///
 /// # Errors
-/// What is damaged.
-pub fn content<S: ReadAt + ?Sized>(
+/// The damage.
+pub(crate) fn content<S: ReadAt + ?Sized>(
     snapshot: &Snapshot<'_, S>,
     digest: &str,
     bucket: &Bucket,
@@ -112,7 +112,7 @@ pub fn content<S: ReadAt + ?Sized>(
             (b"updatedat", Value::Bytes(bytes)) => updated = time(&bytes, page)?,
             (LABELS, Value::Bucket(labels)) => info.labels = texts(snapshot, &labels)?,
             (b"size", Value::Bytes(bytes)) => info.size = size(&bytes, page)?,
-            // A later containerd's: it may change what the call answers.
+            // A later containerd has added the key: it may change the answer.
             (other, _) => {
                 let shown = quote(truncated(other));
                 return Err(Damage::new(page, format!("a blob has the unknown key {shown}")));
@@ -127,8 +127,8 @@ pub fn content<S: ReadAt + ?Sized>(
 /// Decodes the texts of a bucket, such as labels.
 ///
 /// # Errors
-/// What is damaged.
-pub fn texts<S: ReadAt + ?Sized>(
+/// The damage.
+pub(crate) fn texts<S: ReadAt + ?Sized>(
     snapshot: &Snapshot<'_, S>,
     bucket: &Bucket,
 ) -> Result<BTreeMap<String, String>, Damage> {
@@ -147,19 +147,19 @@ fn size(bytes: &[u8], page: u64) -> Result<i64, Damage> {
     varint(bytes).ok_or_else(|| Damage::new(page, "its size is no number"))
 }
 
-/// Bytes of a key that an error shows.
+/// The most bytes of a key in an error.
 const MAX_SHOWN_BYTES: usize = 256;
 
 /// The beginning of a key, for an error.
-pub fn truncated(key: &[u8]) -> &[u8] {
+pub(crate) fn truncated(key: &[u8]) -> &[u8] {
     key.get(..MAX_SHOWN_BYTES).unwrap_or(key)
 }
 
 /// Decodes a text.
 ///
 /// # Errors
-/// It is not UTF-8.
-pub fn text(bytes: &[u8], page: u64) -> Result<String, Damage> {
+/// The text is not UTF-8.
+pub(crate) fn text(bytes: &[u8], page: u64) -> Result<String, Damage> {
     let text = std::str::from_utf8(bytes).map(str::to_owned);
     text.map_err(|_| Damage::new(page, format!("{} is no valid text", quote(truncated(bytes)))))
 }

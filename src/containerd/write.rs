@@ -24,20 +24,20 @@ use crate::model::{Error, Namespace, Result};
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl GrpcClient {
-    /// Whether it has that content in the namespace.
-    pub async fn has_content(&self, namespace: &Namespace, digest: &str) -> Result<bool> {
+    /// Whether containerd has that content in the namespace.
+    pub(crate) async fn has_content(&self, namespace: &Namespace, digest: &str) -> Result<bool> {
         let request = InfoRequest { digest: digest.to_owned(), ..InfoRequest::default() };
         let path = "/containerd.services.content.v1.Content/Info";
-        match self.put::<_, InfoResponse>(path, namespace, request).await {
+        match self.call_with_timeout::<_, InfoResponse>(path, namespace, request).await {
             Ok(_) => Ok(true),
             Err(Error::Upstream(code, _)) if code == Code::NotFound as i32 => Ok(false),
             Err(e) => Err(e),
         }
     }
 
-    /// Makes the image, with its time of creation where containerd takes it (from 1.7 on). Gives the
-    /// record that it made; nothing when there is one of that name.
-    pub async fn create_image(
+    /// Creates the image, with its time of creation if containerd accepts one (from 1.7 on). Returns the new
+    /// record; `None` if containerd has an image of that name.
+    pub(crate) async fn create_image(
         &self,
         namespace: &Namespace,
         image: &Image,
@@ -48,48 +48,60 @@ impl GrpcClient {
             ..CreateImageRequest::default()
         };
         let path = "/containerd.services.images.v1.Images/Create";
-        match self.put::<_, CreateImageResponse>(path, namespace, request).await {
+        match self.call_with_timeout::<_, CreateImageResponse>(path, namespace, request).await {
             Ok(made) => Ok(Some(made.image.unwrap_or_default())),
             Err(Error::Upstream(code, _)) if code == Code::AlreadyExists as i32 => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    /// Gives an image labels and target of this one, and its time of change where containerd takes
-    /// it. Gives the record as it is then.
-    pub async fn update_image(&self, namespace: &Namespace, image: &Image) -> Result<Image> {
+    /// Sets labels and target of an image to those of this one, and its time of change if containerd accepts
+    /// one. Returns the new record.
+    pub(crate) async fn update_image(&self, namespace: &Namespace, image: &Image) -> Result<Image> {
         let request = UpdateImageRequest {
             image: Some(image.clone()).into(),
             source_date_epoch: image.updated_at.clone(),
             ..UpdateImageRequest::default()
         };
         let path = "/containerd.services.images.v1.Images/Update";
-        let made: UpdateImageResponse = self.put(path, namespace, request).await?;
+        let made: UpdateImageResponse = self.call_with_timeout(path, namespace, request).await?;
         Ok(made.image.unwrap_or_default())
     }
 
-    /// Makes a namespace with its labels. The call is made in it: without one containerd has no place
-    /// for its event, and fails after the change.
-    pub async fn create_namespace(&self, namespace: &Namespace, record: Record) -> Result<()> {
+    /// Creates a namespace with its labels. The call names the same namespace in its header: without one
+    /// containerd cannot publish its event, and fails after the change.
+    pub(crate) async fn create_namespace(
+        &self,
+        namespace: &Namespace,
+        record: Record,
+    ) -> Result<()> {
         let request = CreateNamespaceRequest {
             namespace: Some(record).into(),
             ..CreateNamespaceRequest::default()
         };
         let path = "/containerd.services.namespaces.v1.Namespaces/Create";
-        self.put::<_, CreateNamespaceResponse>(path, namespace, request).await.map(drop)
+        self.call_with_timeout::<_, CreateNamespaceResponse>(path, namespace, request)
+            .await
+            .map(drop)
     }
 
-    /// Gives a namespace exactly these labels.
-    pub async fn update_namespace(&self, namespace: &Namespace, record: Record) -> Result<()> {
+    /// Replaces the labels of a namespace.
+    pub(crate) async fn update_namespace(
+        &self,
+        namespace: &Namespace,
+        record: Record,
+    ) -> Result<()> {
         let request = UpdateNamespaceRequest {
             namespace: Some(record).into(),
             ..UpdateNamespaceRequest::default()
         };
         let path = "/containerd.services.namespaces.v1.Namespaces/Update";
-        self.put::<_, UpdateNamespaceResponse>(path, namespace, request).await.map(drop)
+        self.call_with_timeout::<_, UpdateNamespaceResponse>(path, namespace, request)
+            .await
+            .map(drop)
     }
 
-    pub(crate) async fn put<Q: Message, R: Message>(
+    pub(crate) async fn call_with_timeout<Q: Message, R: Message>(
         &self,
         path: &'static str,
         namespace: &Namespace,
@@ -103,7 +115,7 @@ impl GrpcClient {
         .await
         {
             Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(status)) => Err(self.refused(&status)),
+            Ok(Err(status)) => Err(self.call_error(&status)),
             Err(_) => Err(Error::DeadlineExceeded(format!(
                 "containerd at {} did not answer within {} s",
                 self.socket().display(),
@@ -112,7 +124,7 @@ impl GrpcClient {
         }
     }
 
-    pub(super) fn refused(&self, status: &Status) -> Error {
+    pub(super) fn call_error(&self, status: &Status) -> Error {
         match status.code() {
             Code::Unavailable | Code::Cancelled => self.failed("a call", status),
             code => Error::Upstream(code as i32, status.message().to_owned()),

@@ -8,9 +8,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -27,7 +28,7 @@ use crate::metrics::{Upstream, names};
 use crate::model::{Error, Result};
 use crate::store::read::usage::Usage;
 use crate::store::{Kind, Records, Snapshot, Store};
-use crate::transport::metrics_http::Listener;
+use crate::transport::metrics_http::{Listener, Pages};
 
 /// Number of namespaces with a label value of their own: those with the most images. All others share
 /// the value `other`.
@@ -107,7 +108,10 @@ impl Address {
     ///
     /// # Errors
     /// If the address is in use, or if others may write to the folder of a unix socket.
-    pub async fn listen(&self, access: Access) -> Result<(Listener, Option<UnlinkOnDrop>, Self)> {
+    pub(crate) async fn listen(
+        &self,
+        access: Access,
+    ) -> Result<(Listener, Option<UnlinkOnDrop>, Self)> {
         let failed = |e: std::io::Error| Error::Internal(format!("metrics on {self}: {e}"));
         match self {
             Self::Unix(path) => {
@@ -127,13 +131,19 @@ impl Address {
 
 /// The metrics of a daemon. Clones share the same values.
 #[derive(Debug, Clone)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Arc<Registry>,
+}
+
+impl Pages for Metrics {
+    fn metrics(&self) -> impl Future<Output = Result<String>> + Send {
+        self.clone().text()
+    }
 }
 
 impl Metrics {
     /// Registers the metrics of a daemon, and those of the upstream containerd if there is one.
-    pub fn new(
+    pub(crate) fn new(
         store: Store,
         readers: Arc<Mutex<ReaderMonitor>>,
         calls: &Calls,
@@ -154,7 +164,7 @@ impl Metrics {
     }
 
     /// Encodes all metrics in the Prometheus text format.
-    pub async fn text(self) -> Result<String> {
+    pub(crate) async fn text(self) -> Result<String> {
         let made = tokio::task::spawn_blocking(move || {
             let mut text = String::new();
             prometheus_client::encoding::text::encode(&mut text, &self.registry)
@@ -187,7 +197,7 @@ struct ImageCounts {
 
 impl StoreCollector {
     fn images(&self, commit: u64) -> Result<Vec<(String, u64)>> {
-        let mut cached = self.image_counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self.image_counts.lock();
         if let Some(known) = cached.as_ref()
             && (known.commit == commit || known.at.elapsed() < known.took * COUNT_DUTY_CYCLE)
         {
@@ -236,7 +246,7 @@ impl Collector for StoreCollector {
             let log =
                 self.store.read(|snapshot| Ok((snapshot.log_head()?, snapshot.log_size()?)))?;
             let snapshots = self.store.readers()?;
-            let mut monitor = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut monitor = self.readers.lock();
             let age = monitor.observe_and_log(&snapshots, usage.last_commit);
             Ok((usage, images, aside, snapshots.len() as u64, age, log))
         };

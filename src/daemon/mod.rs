@@ -1,79 +1,47 @@
-//! The daemon: its sockets, the services upstream_socket them, and the order of start and stop.
+//! The daemon: its sockets, the services behind them, and the order of start and stop.
 //!
+//! - [`config`]: the configuration, and checking it
 //! - [`sockets`]: creating listening sockets
+//! - [`servers`]: serving a protocol on a socket
+//! - [`standalone`], [`proxied`]: the services without a containerd, and in front of one
 //! - [`systemd`]: socket activation, and reports to systemd
 //! - [`process`]: limits of the process, signals
-//! - [`mod@check`]: checking a configuration
 //! - [`metrics`]: the address of the metrics, and the figures of the store
 //! - [`reader_monitor`]: readers of the store that are dead or hold old snapshots
 
-pub mod check;
+pub(crate) mod config;
 pub mod metrics;
 pub(crate) mod process;
+mod proxied;
 mod reader_monitor;
+mod servers;
+mod services;
 pub mod sockets;
+mod standalone;
 pub(crate) mod systemd;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use parking_lot::Mutex;
 use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::containerd::client::GrpcClient;
-use crate::daemon::systemd::activation::ActivatedSockets;
-use crate::health::Health;
+pub use self::config::Config;
+use self::metrics::{Address, Metrics};
+use self::services::Services;
+use self::sockets::{Access, ProxySockets, Socket, StateFolder, UpstreamSocket};
+use self::sockets::{CONTAINERD_SOCK, CONTAINERD_TTRPC, IMAGES_SOCK, READONLY_SOCK, TTRPC_SOCK};
+use self::systemd::activation::ActivatedSockets;
 use crate::limits::memory::MemoryBudget;
-use crate::model::{Error, Result};
+use crate::model::{Context, Result};
 use crate::proxy::images::ProxyImages;
-use crate::proxy::{self, reconcile};
-use crate::service::Images;
-use crate::service::catalog::Catalog;
-use crate::service::events::Exchange;
 use crate::service::local::LocalImages;
-use crate::service::standalone::Standalone;
-use crate::store::{Retention, Store};
-use crate::transport::Limits;
-use crate::transport::conn::admission::Admission;
-use crate::transport::conn::listener;
+use crate::store::Store;
 use crate::transport::conn::workers::WorkerPool;
-use crate::transport::grpc::forward::upstream::Upstream;
-use crate::transport::grpc::routes::proxy::ProxyRouter;
 use crate::transport::grpc::routes::readonly::ReadOnlyRouter;
-use crate::transport::grpc::routes::standalone::StandaloneRouter;
-use crate::transport::grpc::server::{GrpcServer, Router};
 use crate::transport::metrics_http;
-use crate::transport::ttrpc::forward::TtrpcForwarder;
-use crate::transport::ttrpc::server::TtrpcServer;
-use metrics::{Address, Metrics};
-use sockets::{Access, Socket, StateFolder, UpstreamSocket};
-use sockets::{CONTAINERD_SOCK, CONTAINERD_TTRPC, IMAGES_SOCK, READONLY_SOCK, SOCKETS, TTRPC_SOCK};
-
-/// Configuration of a daemon.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Folder of the store.
-    pub root: PathBuf,
-    /// Folder of the sockets.
-    pub state: PathBuf,
-    /// Socket of the upstream containerd, in proxy mode.
-    pub containerd: Option<PathBuf>,
-    /// Group that may connect to the sockets; `None` for the group of the process.
-    pub gid: Option<u32>,
-    /// Whether the daemon opens a read-only socket.
-    pub readonly: bool,
-    /// Group that may connect to the read-only socket; `None` for the group of the process.
-    pub readonly_gid: Option<u32>,
-    /// Address at which metrics are served, if any.
-    pub metrics: Option<Address>,
-    /// Limits on connections, calls and their memory.
-    pub limits: Limits,
-    /// Memory in bytes for large replies in flight.
-    pub reply_budget: u32,
-    /// How much of the log of changes is kept.
-    pub log_keep: Retention,
-}
 
 /// A running daemon.
 #[derive(Debug)]
@@ -87,10 +55,13 @@ pub struct Daemon {
     proxy: Option<ProxyImages>,
     status: String,
     tasks: Vec<JoinHandle<()>>,
-    stop: watch::Sender<bool>,
+    /// Tells the servers to stop.
+    stopping: CancellationToken,
+    /// Cancels `stopping` when it is dropped.
+    stop: DropGuard,
     servers: Vec<JoinHandle<()>>,
     workers: Arc<WorkerPool>,
-    // Declared after the worker workers: connections must end before the store closes.
+    // Declared after the workers: connections must end before the store closes.
     store: Store,
     /// Declared last: the next daemon that locks the folder must find the store closed.
     _state: Option<StateFolder>,
@@ -106,7 +77,7 @@ impl Daemon {
     }
 
     /// As [`start`](Self::start), with sockets that systemd passed.
-    pub async fn start_with(config: &Config, mut passed: ActivatedSockets) -> Result<Self> {
+    pub(crate) async fn start_with(config: &Config, mut passed: ActivatedSockets) -> Result<Self> {
         config.check().map_err(|(_, e)| e)?;
         let is_readonly = config.readonly || passed.contains(READONLY_SOCK);
         let names = [
@@ -120,193 +91,71 @@ impl Daemon {
         let makes_sockets =
             names.into_iter().any(|(name, is_used)| is_used && !passed.contains(name));
         let state = makes_sockets.then(|| StateFolder::acquire(&config.state)).transpose()?;
-        let upstream_socket = config
-            .containerd
-            .as_deref()
-            .map(|c| UpstreamSocket::inspect(c, &config.state))
-            .transpose()?;
+        let upstream = config.containerd.as_deref();
+        let upstream = upstream.map(|c| UpstreamSocket::inspect(c, &config.state)).transpose()?;
         // Another daemon's socket is found before the store is opened.
         let mut reserve = |name: &str| match passed.take(name) {
             Some(listener) => Ok(Socket::passed(listener, config.state.join(name))),
             None => Socket::reserve(config.state.join(name)),
         };
         let (grpc, ttrpc) = (reserve(IMAGES_SOCK)?, reserve(TTRPC_SOCK)?);
-        let containerd = upstream_socket.is_some().then(|| reserve(CONTAINERD_SOCK)).transpose()?;
-        let containerd_ttrpc =
-            upstream_socket.is_some().then(|| reserve(CONTAINERD_TTRPC)).transpose()?;
+        let mut proxied = None;
+        if let Some(upstream) = upstream {
+            let (grpc, ttrpc) = (reserve(CONTAINERD_SOCK)?, reserve(CONTAINERD_TTRPC)?);
+            proxied = Some(ProxySockets { upstream, grpc, ttrpc });
+        }
         let readonly = is_readonly.then(|| reserve(READONLY_SOCK)).transpose()?;
         passed.reject_unclaimed()?;
         let (root, keep) = (config.root.clone(), Some(config.log_keep));
         let store = tokio::task::spawn_blocking(move || Store::open_and_keep(&root, keep))
             .await
-            .map_err(|e| Error::Internal(format!("opening the store: {e}")))??;
+            .or_internal("opening the store")??;
         let local = LocalImages::new(store.clone(), MemoryBudget::new(config.reply_budget));
-        let (stop, stopping) = watch::channel(false);
-        let path = |socket: &Option<Socket>| socket.as_ref().map(|socket| socket.path().into());
+        let stopping = CancellationToken::new();
         let mut daemon = Self {
             grpc: grpc.path().into(),
             ttrpc: ttrpc.path().into(),
-            containerd: path(&containerd),
-            containerd_ttrpc: path(&containerd_ttrpc),
-            readonly: path(&readonly),
+            containerd: proxied.as_ref().map(|sockets| sockets.grpc.path().into()),
+            containerd_ttrpc: proxied.as_ref().map(|sockets| sockets.ttrpc.path().into()),
+            readonly: readonly.as_ref().map(|socket| socket.path().into()),
             metrics: None,
             proxy: None,
             status: format!("serving {}", config.root.display()),
             tasks: Vec::new(),
-            stop,
+            stopping: stopping.clone(),
+            stop: stopping.clone().drop_guard(),
             servers: Vec::new(),
             workers: Arc::new(WorkerPool::start()?),
             store,
             _state: state,
         };
-        let watch = Arc::new(Mutex::default());
-        daemon
-            .tasks
-            .push(tokio::spawn(reader_monitor::run(daemon.store.clone(), Arc::clone(&watch))));
+        let monitored = Arc::new(Mutex::default());
+        let monitor = reader_monitor::run(daemon.store.clone(), Arc::clone(&monitored));
+        daemon.tasks.push(tokio::spawn(monitor));
         daemon.tasks.push(tokio::spawn(check_files(daemon.store.clone())));
         let limits = &config.limits;
-        let mut upstream = None;
-        let access = |gid| Access { mode: 0o660, uid: None, gid };
-        let (images, catalog, health): (Arc<dyn Images>, _, _) =
-            if let Some((upstream_socket, containerd)) = upstream_socket.zip(containerd) {
-                daemon.status.push_str(&format!(
-                    ", in front of containerd at {}",
-                    upstream_socket.socket.display()
-                ));
-                let proxy_images =
-                    ProxyImages::new(GrpcClient::lazy(&upstream_socket.socket), local);
-                upstream = Some(proxy_images.upstream().clone());
-                daemon.proxy = Some(proxy_images.clone());
-                let health = Health::new(daemon.store.clone(), Some(proxy_images.clone()));
-                let catalog =
-                    Catalog::new(proxy_images.local().clone(), Arc::new(proxy_images.clone()));
-                let connect = || Upstream::new(Arc::from(upstream_socket.socket.as_path()));
-                let images_only = ProxyRouter::images_only(
-                    proxy_images.clone(),
-                    catalog.clone(),
-                    health.clone(),
-                    connect(),
-                );
-                daemon.serve_grpc(grpc.open(access(config.gid))?, images_only, limits, &stopping);
-                let before = ProxyRouter::forwards_all(
-                    proxy_images.clone(),
-                    catalog.clone(),
-                    health.clone(),
-                    connect(),
-                );
-                // Calls on the other sockets take no admission slots from containerd's clients.
-                let own_admission = Limits { admission: Admission::forwarded(), ..limits.clone() };
-                daemon.serve_grpc(
-                    containerd.open(upstream_socket.access)?,
-                    before,
-                    &own_admission,
-                    &stopping,
-                );
-                let images = Arc::new(proxy_images.clone());
-                let ttrpc = ttrpc.open(access(config.gid))?;
-                daemon.serve_ttrpc(ttrpc, images.clone(), catalog.clone(), None, limits, &stopping);
-                if let Some(socket) = containerd_ttrpc {
-                    let ours = upstream_socket.ttrpc(&config.state)?;
-                    daemon.forward_ttrpc(socket, &ours, limits, &stopping)?;
-                }
-                daemon.tasks.push(tokio::spawn(proxy::watch::run(proxy_images.clone())));
-                daemon.tasks.push(tokio::spawn(reconcile::run(proxy_images)));
-                (images, catalog, health)
-            } else {
-                let health = Health::new(daemon.store.clone(), None);
-                let catalog = Catalog::new(local.clone(), Arc::new(local.clone()));
-                let standalone = Standalone::new(local.clone());
-                let table = StandaloneRouter::new(standalone, catalog.clone(), health.clone());
-                daemon.serve_grpc(grpc.open(access(config.gid))?, table, limits, &stopping);
-                let (images, events) = (Arc::new(local.clone()), Some(local.events().clone()));
-                let ttrpc = ttrpc.open(access(config.gid))?;
-                daemon.serve_ttrpc(
-                    ttrpc,
-                    images.clone(),
-                    catalog.clone(),
-                    events,
-                    limits,
-                    &stopping,
-                );
-                daemon.servers.push(tokio::spawn(collect(local, stopping.clone())));
-                (images, catalog, health)
-            };
+        let served = match proxied {
+            Some(sockets) => daemon.serve_proxied(local, grpc, ttrpc, sockets, config).await?,
+            None => daemon.serve_standalone(local, grpc, ttrpc, config)?,
+        };
+        let Services { images, catalog, health } = served;
         if let Some(readonly) = readonly {
-            let table = ReadOnlyRouter::new(images, catalog, health.clone(), daemon.store.uuid());
-            let access = access(config.readonly_gid);
-            daemon.serve_grpc(readonly.open(access)?, table, limits, &stopping);
+            let router = ReadOnlyRouter::new(images, catalog, health.clone(), daemon.store.uuid());
+            daemon.serve_grpc(readonly.open(access(config.readonly_gid))?, router, limits);
         }
         if let Some(address) = &config.metrics {
-            let (listener, bound, at) = address.listen(access(config.gid)).await?;
-            let store = daemon.store.clone();
-            let metrics = Metrics::new(store, watch, &limits.metrics, upstream.as_ref());
-            daemon.metrics = Some(at);
+            let (listener, bound, address) = address.listen(access(config.gid)).await?;
+            let upstream = daemon.proxy.as_ref().map(ProxyImages::upstream);
+            let metrics = Metrics::new(daemon.store.clone(), monitored, &limits.metrics, upstream);
+            daemon.metrics = Some(address);
             daemon.servers.push(tokio::spawn(async move {
-                metrics_http::run(listener, stopping, move || metrics.clone().text()).await;
+                metrics_http::run(listener, stopping, metrics).await;
                 drop(bound);
             }));
         }
-        daemon
-            .tasks
-            .push(tokio::spawn(crate::daemon::systemd::notify::run(health, daemon.status.clone())));
+        let notify = systemd::notify::run(health, daemon.status.clone());
+        daemon.tasks.push(tokio::spawn(notify));
         Ok(daemon)
-    }
-
-    fn serve_grpc<H: Router>(
-        &mut self,
-        socket: sockets::ListeningSocket,
-        handler: H,
-        limits: &Limits,
-        stop: &listener::Shutdown,
-    ) {
-        let served = GrpcServer::new(handler, limits.clone());
-        self.serve(socket, limits, stop.clone(), move |s, stop| served.clone().connection(s, stop));
-    }
-
-    fn serve_ttrpc(
-        &mut self,
-        socket: sockets::ListeningSocket,
-        images: Arc<dyn Images>,
-        catalog: Catalog,
-        events: Option<Exchange>,
-        limits: &Limits,
-        stop: &listener::Shutdown,
-    ) {
-        let served = TtrpcServer::new(images, catalog, events, limits.clone());
-        self.serve(socket, limits, stop.clone(), move |s, stop| served.clone().connection(s, stop));
-    }
-
-    fn forward_ttrpc(
-        &mut self,
-        socket: Socket,
-        upstream_socket: &UpstreamSocket,
-        limits: &Limits,
-        stop: &listener::Shutdown,
-    ) -> Result<()> {
-        let forwarder = TtrpcForwarder::new(&upstream_socket.socket, limits.metrics.clone());
-        let socket = socket.open(upstream_socket.access)?;
-        self.serve(socket, limits, stop.clone(), move |s, stop| {
-            forwarder.clone().connection(s, stop)
-        });
-        Ok(())
-    }
-
-    fn serve<S, F>(
-        &mut self,
-        socket: sockets::ListeningSocket,
-        limits: &Limits,
-        stop: listener::Shutdown,
-        serve: S,
-    ) where
-        S: Fn(tokio::net::UnixStream, listener::Shutdown) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let (limits, workers) = (limits.clone(), Arc::clone(&self.workers));
-        self.servers.push(tokio::spawn(async move {
-            let (name, bound, listener) = socket.into_parts();
-            listener::run(&name, listener, &limits, &workers, stop, serve).await;
-            drop(bound);
-        }));
     }
 
     /// Path of the gRPC socket.
@@ -339,7 +188,7 @@ impl Daemon {
         self.metrics.as_ref()
     }
 
-    /// The images of the containerd behind, in proxy mode.
+    /// The images of containerd, in proxy mode.
     pub fn proxy(&self) -> Option<&ProxyImages> {
         self.proxy.as_ref()
     }
@@ -352,8 +201,7 @@ impl Daemon {
     /// Stops accepting connections, lets the calls in flight end, and closes the store after its last
     /// write.
     pub async fn stop(self) {
-        // Sending fails only if no server is left to receive it.
-        let _ = self.stop.send(true);
+        drop(self.stop);
         for server in self.servers {
             if let Err(e) = server.await {
                 log::error!("a server failed: {e}");
@@ -380,19 +228,7 @@ async fn check_files(store: Store) {
     }
 }
 
-/// Removes what has expired: once after the start, then whenever it is time, until `stop`.
-async fn collect(local: LocalImages, mut stop: listener::Shutdown) {
-    loop {
-        let collected = tokio::select! {
-            () = listener::wait(&mut stop) => return,
-            collected = local.collect() => collected,
-        };
-        if let Err(e) = collected {
-            log::error!("collecting what has expired: {e}");
-        }
-        tokio::select! {
-            () = listener::wait(&mut stop) => return,
-            () = local.collector().due() => {}
-        }
-    }
+/// The access to a socket: that of its owner and of a group.
+fn access(gid: Option<u32>) -> Access {
+    Access { mode: 0o660, uid: None, gid }
 }

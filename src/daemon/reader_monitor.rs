@@ -2,8 +2,10 @@
 //! process that holds an old snapshot for long, because the data file grows meanwhile.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::model::Result;
 use crate::store::Store;
@@ -16,12 +18,12 @@ const OBSERVE_INTERVAL: Duration = Duration::from_secs(10);
 const STALE_AFTER: Duration = Duration::from_secs(30);
 
 /// Observes the readers periodically, until the task is aborted.
-pub async fn run(store: Store, monitor: Arc<Mutex<ReaderMonitor>>) {
+pub(crate) async fn run(store: Store, monitor: Arc<Mutex<ReaderMonitor>>) {
     loop {
         // Blocks an async thread for microseconds only: it waits for no more than the table's lock.
         match read_readers(&store) {
             Ok((snapshots, last)) => {
-                let mut monitor = monitor.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut monitor = monitor.lock();
                 monitor.observe_and_log(&snapshots, last);
             }
             Err(e) => log::error!("reading the readers of the store: {e}"),
@@ -40,9 +42,16 @@ fn read_readers(store: &Store) -> Result<(Vec<HeldSnapshot>, u64)> {
 
 /// Snapshots observed so far.
 #[derive(Debug, Default)]
-pub struct ReaderMonitor {
-    /// Snapshots behind the last commit, by process, thread and snapshot.
-    behind: HashMap<(u32, u64, u64), Observation>,
+pub(crate) struct ReaderMonitor {
+    /// Snapshots behind the last commit.
+    behind: HashMap<SnapshotKey, Observation>,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct SnapshotKey {
+    process: u32,
+    thread: u64,
+    snapshot: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +63,7 @@ struct Observation {
 impl ReaderMonitor {
     /// Records the held snapshots while the store is at commit `last`, and logs each that is held for
     /// long. Returns the time since the oldest snapshot was first seen behind, zero if there is none.
-    pub fn observe_and_log(&mut self, held: &[HeldSnapshot], last: u64) -> Duration {
+    pub(crate) fn observe_and_log(&mut self, held: &[HeldSnapshot], last: u64) -> Duration {
         let now = Instant::now();
         for line in self.observe(held, last, now) {
             log::warn!("{line}");
@@ -69,7 +78,8 @@ impl ReaderMonitor {
         let before = std::mem::take(&mut self.behind);
         // A snapshot of the last commit keeps no page from being reused.
         for reader in held.iter().filter(|reader| reader.snapshot < last) {
-            let key = (reader.process, reader.thread, reader.snapshot);
+            let HeldSnapshot { process, thread, snapshot, .. } = *reader;
+            let key = SnapshotKey { process, thread, snapshot };
             let first = Observation { since: now, logged: false };
             let mut seen = before.get(&key).copied().unwrap_or(first);
             let age = now.saturating_duration_since(seen.since);

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{UnixListener, UnixSocket};
 
-use crate::model::{Error, Result};
+use crate::model::{Context, Error, Result};
 use crate::store::dir::lock_file;
 use crate::store::dir::lock_file::{LockError, LockFile};
 use crate::store::dir::permissions;
@@ -29,7 +29,7 @@ pub(crate) const SOCKETS: [&str; 5] =
     [IMAGES_SOCK, TTRPC_SOCK, CONTAINERD_SOCK, CONTAINERD_TTRPC, READONLY_SOCK];
 
 /// Longest path of a socket in bytes: the size of `sun_path` without the final zero.
-pub const MAX_PATH_BYTES: usize = 107;
+pub(crate) const MAX_PATH_BYTES: usize = 107;
 
 /// Connections that may wait to be accepted.
 const MAX_BACKLOG: u32 = 1024;
@@ -47,7 +47,7 @@ pub struct Access {
 
 /// The socket of the upstream containerd. Its permissions are those of our proxy sockets too.
 #[derive(Debug, Clone)]
-pub struct UpstreamSocket {
+pub(crate) struct UpstreamSocket {
     /// Path of the socket.
     pub socket: PathBuf,
     /// Mode, owner and group of the socket. If it does not exist yet: mode 0600, for our user only.
@@ -59,7 +59,7 @@ impl UpstreamSocket {
     ///
     /// # Errors
     /// `InvalidArgument` if the socket lies in the folder `state` of our own sockets.
-    pub fn inspect(socket: &Path, state: &Path) -> Result<Self> {
+    pub(crate) fn inspect(socket: &Path, state: &Path) -> Result<Self> {
         let absolute = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let folder = absolute(socket).parent().map(absolute);
         if folder.is_some_and(|folder| folder == absolute(state)) {
@@ -89,7 +89,7 @@ impl UpstreamSocket {
     }
 
     /// The ttrpc socket of the same containerd: its gRPC address with `.ttrpc` appended.
-    pub fn ttrpc(&self, state: &Path) -> Result<Self> {
+    pub(crate) fn ttrpc(&self, state: &Path) -> Result<Self> {
         let mut socket = self.socket.clone().into_os_string();
         socket.push(".ttrpc");
         Self::inspect(Path::new(&socket), state)
@@ -101,7 +101,7 @@ const LOCK_FILE: &str = "daemon.lock";
 
 /// The folder of the sockets, locked: one daemon at a time may use it.
 #[derive(Debug)]
-pub struct StateFolder {
+pub(crate) struct StateFolder {
     _lock: LockFile,
 }
 
@@ -111,7 +111,7 @@ impl StateFolder {
     ///
     /// # Errors
     /// `FailedPrecondition` if another daemon has the lock, or if others may write to the folder.
-    pub fn acquire(path: &Path) -> Result<Self> {
+    pub(crate) fn acquire(path: &Path) -> Result<Self> {
         let path = permissions::create_private(path, 0o711)?;
         let lock = LockFile::acquire(&path.join(LOCK_FILE)).map_err(|e| match e {
             LockError::Held(holder) => Error::FailedPrecondition(format!(
@@ -129,7 +129,7 @@ impl StateFolder {
 }
 
 /// Creates the folder of a future socket if it is missing. Refuses a folder that others may write to.
-pub fn check_folder_of(socket: &Path) -> Result<()> {
+pub(crate) fn check_folder_of(socket: &Path) -> Result<()> {
     let parent = socket.parent().filter(|parent| !parent.as_os_str().is_empty());
     permissions::create_private(parent.unwrap_or(Path::new(".")), 0o711).map(drop)
 }
@@ -198,7 +198,7 @@ impl Socket {
             let listener = passed
                 .set_nonblocking(true)
                 .and_then(|()| UnixListener::from_std(passed))
-                .map_err(|e| Error::Internal(format!("the socket {}: {e}", self.path.display())))?;
+                .or_internal(format_args!("the socket {}", self.path.display()))?;
             return Ok(ListeningSocket { path: self.path, bound: None, listener });
         }
         // Shorter than the name of any of our sockets, so its path is not too long.
@@ -262,6 +262,13 @@ impl Drop for UnlinkOnDrop {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// The socket of containerd, and the sockets that stand in for it.
+pub(super) struct ProxySockets {
+    pub(super) upstream: UpstreamSocket,
+    pub(super) grpc: Socket,
+    pub(super) ttrpc: Socket,
 }
 
 #[cfg(test)]

@@ -4,37 +4,37 @@
 use std::time::Duration;
 
 /// The longest first pause.
-const FIRST: Duration = Duration::from_secs(1);
+const MAX_FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest pause.
-const LONGEST: Duration = Duration::from_secs(60);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// Counts failures in a row.
 #[derive(Debug, Default)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
     /// The pause after one more failure.
-    pub fn pause(&mut self) -> Duration {
-        let longest = FIRST.saturating_mul(1 << self.failures.min(6)).min(LONGEST);
+    pub(crate) fn pause(&mut self) -> Duration {
+        let longest = MAX_FIRST_PAUSE.saturating_mul(1 << self.failures.min(6)).min(MAX_PAUSE);
         self.failures = self.failures.saturating_add(1);
         scaled(longest, random())
     }
 
     /// Forgets the failures after a success.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 }
 
-/// An interval of about this length: 90 to 110 % of it.
-pub fn about(interval: Duration) -> Duration {
+/// 90 to 110 % of the interval, at random.
+pub(crate) fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(0.9 + 0.2 * random())
 }
 
-/// Half of it to all of it.
+/// A duration from half of `longest` to all of it, by a random number from 0 to 1.
 fn scaled(longest: Duration, random: f64) -> Duration {
     longest.mul_f64(0.5 + 0.5 * random)
 }
@@ -58,6 +58,6 @@ mod tests {
             assert!(pause <= Duration::from_secs(longest), "{pause:?} of {longest} s");
         }
         backoff.reset();
-        assert!(backoff.pause() <= FIRST);
+        assert!(backoff.pause() <= MAX_FIRST_PAUSE);
     }
 }

@@ -20,31 +20,31 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The daemon of this node.
 #[derive(Debug, Clone)]
-pub struct Catalog {
+pub(crate) struct Catalog {
     daemon: GrpcClient,
 }
 
 /// Why changes cannot be read from where they were asked for.
 #[derive(Debug)]
-pub enum Failure {
-    /// The log is another one than the reader thought, or no longer begins early enough.
-    Moved,
+pub(crate) enum Failure {
+    /// The daemon has another log, or its log no longer has those changes.
+    LogChanged,
     /// Something else.
     Other(Error),
 }
 
 impl Catalog {
     /// The daemon at a socket. It is connected to when it is called.
-    pub fn new(socket: &Path) -> Self {
+    pub(crate) fn new(socket: &Path) -> Self {
         Self { daemon: GrpcClient::lazy(socket) }
     }
 
     /// The store and the ends of its log.
-    pub async fn head(&self) -> Result<HeadResponse> {
+    pub(crate) async fn head(&self) -> Result<HeadResponse> {
         let path = "/lmdbimages.v1.Catalog/Head";
         let (headers, request) = (HeaderMap::new(), HeadRequest::default());
         let call = self.daemon.call(path, None, &headers, request);
-        let head: HeadResponse = self.within(REPLY_TIMEOUT, call).await??;
+        let head: HeadResponse = self.with_timeout(REPLY_TIMEOUT, call).await??;
         if head.epoch.is_empty() {
             return Err(Error::FailedPrecondition(format!(
                 "the daemon at {} keeps no log of changes: set its log-keep above 0",
@@ -55,7 +55,7 @@ impl Catalog {
     }
 
     /// The changes from a number on; waits at most `wait` for the first.
-    pub async fn changes(
+    pub(crate) async fn changes(
         &self,
         log: &str,
         from: u64,
@@ -74,23 +74,23 @@ impl Catalog {
         let (path, headers) = ("/lmdbimages.v1.Catalog/Changes", HeaderMap::new());
         let call = self.daemon.call(path, None, &headers, request);
         let timeout = wait.saturating_add(REPLY_TIMEOUT);
-        let called = self.within_status(timeout, call).await.map_err(Failure::Other)?;
-        called.map_err(|status| match has_moved(&status) {
-            true => Failure::Moved,
+        let called = self.call_with_timeout(timeout, call).await.map_err(Failure::Other)?;
+        called.map_err(|status| match is_log_changed(&status) {
+            true => Failure::LogChanged,
             false => Failure::Other(self.failed(&status)),
         })
     }
 
     /// All images of all namespaces, and then the changes after them.
-    pub async fn watch_all(&self) -> Result<Streaming<WatchResponse>> {
+    pub(crate) async fn watch_all(&self) -> Result<Streaming<WatchResponse>> {
         let request = WatchRequest { initial_state: true, ..WatchRequest::default() };
         let call = self.daemon.stream("/lmdbimages.v1.Catalog/Watch", request);
-        self.within(REPLY_TIMEOUT, call).await?
+        self.with_timeout(REPLY_TIMEOUT, call).await?
     }
 
     /// The next message of a watch.
-    pub async fn next(&self, watch: &mut Streaming<WatchResponse>) -> Result<WatchResponse> {
-        let next = self.within(REPLY_TIMEOUT, watch.message()).await??;
+    pub(crate) async fn next(&self, watch: &mut Streaming<WatchResponse>) -> Result<WatchResponse> {
+        let next = self.with_timeout(REPLY_TIMEOUT, watch.message()).await??;
         next.ok_or_else(|| {
             Error::Unavailable(format!(
                 "the daemon at {} ended the list of its images",
@@ -100,24 +100,24 @@ impl Catalog {
     }
 
     /// The change of a number, if it is still kept.
-    pub async fn change(&self, log: &str, seq: u64) -> Result<Option<Change>> {
+    pub(crate) async fn change(&self, log: &str, seq: u64) -> Result<Option<Change>> {
         match self.changes(log, seq, Duration::ZERO).await {
             Ok(found) => Ok(found.changes.into_iter().next()),
-            Err(Failure::Moved) => Ok(None),
+            Err(Failure::LogChanged) => Ok(None),
             Err(Failure::Other(error)) => Err(error),
         }
     }
 
-    async fn within<T>(
+    async fn with_timeout<T>(
         &self,
         time: Duration,
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<Result<T>> {
-        let called = self.within_status(time, call).await?;
+        let called = self.call_with_timeout(time, call).await?;
         Ok(called.map_err(|status| self.failed(&status)))
     }
 
-    async fn within_status<T>(
+    async fn call_with_timeout<T>(
         &self,
         time: Duration,
         call: impl Future<Output = Result<T, Status>>,
@@ -141,8 +141,8 @@ impl Catalog {
     }
 }
 
-/// Whether an error says that the log is another one, or begins later.
-fn has_moved(status: &Status) -> bool {
+/// Whether an error says that the daemon has another log, or that its log begins later.
+fn is_log_changed(status: &Status) -> bool {
     let details = crate::api::status::Status::parse_from_bytes(status.details());
     details.is_ok_and(|details| {
         details.details.iter().any(|any| {

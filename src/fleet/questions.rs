@@ -22,7 +22,7 @@ macro_rules! at {
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Question {
+pub(crate) enum Question {
     /// All nodes.
     Nodes,
     /// The nodes that have not reported for a while.
@@ -50,7 +50,7 @@ pub enum Question {
 
 impl Question {
     /// Where a text is: as a digest if it looks like one or like the beginning of one.
-    pub fn locate(text: &str) -> Self {
+    pub(crate) fn locate(text: &str) -> Self {
         let is_digest = text.split_once(':').is_some_and(|(algorithm, hex)| {
             ["sha256", "sha384", "sha512"].contains(&algorithm)
                 && hex.chars().all(|c| c.is_ascii_hexdigit())
@@ -106,7 +106,7 @@ impl Question {
     }
 
     /// Asks a database.
-    pub async fn ask(&self, from: &Postgres) -> Result<Found> {
+    pub(crate) async fn ask(&self, from: &Postgres) -> Result<Found> {
         let connection = Connection::open(from).await?;
         let limit;
         let parameters: Vec<(&(dyn ToSql + Sync), Type)> = match self {
@@ -124,8 +124,11 @@ impl Question {
                 ]
             }
         };
-        let rows = connection.client().query_typed(self.sql(), &parameters).await;
-        let rows = rows.map_err(|e| failed(format_args!("asking {from}"), &e))?;
+        let rows = connection
+            .ask(from, format_args!("asking {from}"), |client| {
+                client.query_typed(self.sql(), &parameters)
+            })
+            .await?;
         let columns =
             rows.first().map(|row| row.columns().iter().map(|c| c.name().into()).collect());
         let cells: Result<_> = rows.iter().map(cells).collect();
@@ -135,11 +138,11 @@ impl Question {
 
 /// The rows that answer a question.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Found {
+pub(crate) struct Found {
     /// The names of the columns; none without rows.
-    pub columns: Vec<String>,
+    pub(crate) columns: Vec<String>,
     /// A value for each column.
-    pub rows: Vec<Vec<Value>>,
+    pub(crate) rows: Vec<Vec<Value>>,
 }
 
 fn cells(row: &Row) -> Result<Vec<Value>> {

@@ -1,4 +1,4 @@
-//! What a node reports, as JSON, and the answer. `schema/functions.sql` takes it; NATS carries the same.
+//! Reports of nodes and the answers to them, as JSON. `schema/reports.sql` takes reports; NATS carries the same JSON.
 
 use protobuf::well_known_types::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,54 +10,60 @@ use crate::model::UnixTime;
 /// The version of these messages.
 const VERSION: &str = "1";
 
-/// A place in a log.
+/// The most bytes of a report as JSON, unless one row has more. A message of NATS has 1 MiB at most.
+pub(crate) const MAX_REPORT_BYTES: usize = 512 << 10;
+
+/// The bytes of a row as JSON, without its texts.
+const ROW_JSON_BYTES: usize = 160;
+
+/// A position in a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub(crate) struct LogPosition {
     /// The number of a change.
-    pub seq: u64,
-    /// Its chain in hexadecimal digits; none if it is not known any more.
+    pub(crate) seq: u64,
+    /// The chain in hexadecimal digits; none if it is not known any more.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub chain: Option<String>,
+    pub(crate) chain: Option<String>,
 }
 
-impl Place {
-    /// The place of a change.
-    pub fn new(seq: u64, chain: u64) -> Self {
+impl LogPosition {
+    /// The position of a change.
+    pub(crate) fn new(seq: u64, chain: u64) -> Self {
         Self { seq, chain: Some(format!("{chain:016x}")) }
     }
 }
 
 /// A report.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Report {
+pub(crate) struct Report {
     v: String,
     /// The epoch of the node's log.
-    pub log: String,
-    /// What is reported.
+    pub(crate) log: String,
+    /// The body.
     #[serde(flatten)]
-    pub what: What,
+    pub(crate) body: Body,
 }
 
 impl Report {
     /// A report about a log.
-    pub fn new(log: &str, what: What) -> Self {
-        Self { v: VERSION.into(), log: log.into(), what }
+    pub(crate) fn new(log: &str, body: Body) -> Self {
+        Self { v: VERSION.into(), log: log.into(), body }
     }
 }
 
-/// What is reported.
+/// The body of a report.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-pub enum What {
+pub(crate) enum Body {
     /// The node is there, and this is the end of its log.
     Hello(Hello),
     /// Changes in order.
     Changes {
         /// The change before them.
-        after: Place,
+        after: LogPosition,
         /// The last of them.
-        to: Place,
-        /// All of them.
+        to: LogPosition,
+        /// The changes.
         changes: Vec<ChangeRow>,
     },
     /// A part of a snapshot.
@@ -78,42 +84,42 @@ pub enum What {
         /// Why it was wanted.
         why: String,
         /// The change after which the log goes on.
-        at: Place,
+        at: LogPosition,
     },
 }
 
 /// The node and the ends of its log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Hello {
+pub(crate) struct Hello {
     /// The store's UUID.
-    pub store: String,
+    pub(crate) store: String,
     /// The ends of the log.
-    pub head: Head,
+    pub(crate) head: Head,
     /// The name of the machine.
-    pub machine: String,
+    pub(crate) machine: String,
     /// The boot of its kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub boot: Option<String>,
+    pub(crate) boot: Option<String>,
     /// The version of this program.
-    pub version: String,
+    pub(crate) version: String,
     /// The machine's clock.
-    pub now: String,
+    pub(crate) now: String,
 }
 
 /// The ends of a log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Head {
+pub(crate) struct Head {
     /// The oldest change that is kept.
-    pub first: u64,
+    pub(crate) first: u64,
     /// The newest change.
-    pub last: u64,
-    /// Its chain.
-    pub chain: String,
+    pub(crate) last: u64,
+    /// The chain.
+    pub(crate) chain: String,
 }
 
 /// A change.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ChangeRow {
+pub(crate) struct ChangeRow {
     seq: u64,
     at: String,
     kind: i32,
@@ -130,33 +136,58 @@ pub struct ChangeRow {
     comm: Option<String>,
 }
 
+impl ChangeRow {
+    /// About how many bytes it has as JSON.
+    pub(crate) fn json_bytes(&self) -> usize {
+        let texts = [
+            Some(&self.ns),
+            Some(&self.name),
+            self.old.as_ref(),
+            self.new.as_ref(),
+            self.comm.as_ref(),
+        ];
+        texts
+            .into_iter()
+            .flatten()
+            .fold(ROW_JSON_BYTES, |sum, text| sum.saturating_add(json_bytes(text)))
+    }
+}
+
 impl From<&Change> for ChangeRow {
     fn from(change: &Change) -> Self {
-        let digest = |state: &crate::api::catalog::State| text(&state.target.digest);
+        let digest = |state: &crate::api::catalog::State| postgres_text(&state.target.digest);
         let actor = change.actor.as_ref();
         Self {
             seq: change.seq,
-            at: time(change.time.as_ref().map_or_else(clock::now, unix)),
+            at: postgres_time(change.time.as_ref().map_or_else(clock::now, unix_time)),
             kind: change.kind.value(),
             origin: change.origin.value(),
-            ns: text(&change.namespace),
-            name: text(&change.name),
+            ns: postgres_text(&change.namespace),
+            name: postgres_text(&change.name),
             old: change.before.as_ref().map(digest),
             new: change.after.as_ref().map(digest),
             uid: actor.and_then(|actor| actor.uid),
-            comm: actor.map(|actor| text(&actor.comm)).filter(|comm| !comm.is_empty()),
+            comm: actor.map(|actor| postgres_text(&actor.comm)).filter(|comm| !comm.is_empty()),
         }
     }
 }
 
 /// An image of a snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ImageRow {
+pub(crate) struct ImageRow {
     ns: String,
     name: String,
     new: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     at: Option<String>,
+}
+
+impl ImageRow {
+    /// About how many bytes it has as JSON.
+    pub(crate) fn json_bytes(&self) -> usize {
+        let texts = [&self.ns, &self.name, &self.new];
+        texts.into_iter().fold(ROW_JSON_BYTES, |sum, text| sum.saturating_add(json_bytes(text)))
+    }
 }
 
 impl From<&Change> for ImageRow {
@@ -165,34 +196,44 @@ impl From<&Change> for ImageRow {
         let state = change.after.as_ref();
         let updated = state.and_then(|state| state.updated_at.as_ref());
         Self {
-            ns: text(&change.namespace),
-            name: text(&change.name),
-            new: state.map(|state| text(&state.target.digest)).unwrap_or_default(),
-            at: updated.map(|at| time(unix(at))),
+            ns: postgres_text(&change.namespace),
+            name: postgres_text(&change.name),
+            new: state.map(|state| postgres_text(&state.target.digest)).unwrap_or_default(),
+            at: updated.map(|at| postgres_time(unix_time(at))),
         }
     }
 }
 
+/// The bytes of a text in JSON.
+fn json_bytes(text: &str) -> usize {
+    let escaped = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    text.bytes().map(escaped).sum()
+}
+
 /// PostgreSQL's texts cannot hold the character NUL, image names can: its picture stands for it.
-fn text(text: &str) -> String {
+fn postgres_text(text: &str) -> String {
     text.replace('\0', "\u{2400}")
 }
 
-fn unix(at: &Timestamp) -> UnixTime {
+fn unix_time(at: &Timestamp) -> UnixTime {
     UnixTime { seconds: at.seconds, nanos: u32::try_from(at.nanos).unwrap_or_default() }
 }
 
 /// A time in the form that PostgreSQL reads, in UTC.
-pub fn time(at: UnixTime) -> String {
+pub(crate) fn postgres_time(at: UnixTime) -> String {
     // Neither a year before 1 nor more digits than PostgreSQL keeps.
     let nanos = at.nanos - at.nanos % 1000;
     UnixTime { seconds: at.seconds.max(0), nanos }.to_jiff().to_string()
 }
 
-/// What comes next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+/// The report that the server wants next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Want {
+pub(crate) enum Want {
     /// Changes that follow `seq`.
     Changes,
     /// The next part of the snapshot.
@@ -202,17 +243,20 @@ pub enum Want {
 }
 
 /// The answer to a report.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Answer {
-    /// What was reported is in the tables.
-    pub ok: bool,
-    /// What is wanted next.
-    pub want: Want,
-    /// Why something else is wanted than what was reported.
-    #[serde(default)]
-    pub why: Option<String>,
-    /// The newest change that the tables contain.
-    pub seq: u64,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    /// Whether the tables have what was reported.
+    pub(crate) ok: bool,
+    /// The report that the server wants next.
+    pub(crate) want: Want,
+    /// Why the server wants something else than the reported body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) why: Option<String>,
+    /// The log that the tables follow; none before the first snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) log: Option<String>,
+    /// The newest change of it that the tables contain.
+    pub(crate) seq: u64,
 }
 
 #[cfg(test)]
@@ -227,7 +271,21 @@ mod tests {
     }
 
     #[test]
+    fn the_size_of_a_row_is_told_before_it_is_written() {
+        let name = "é\n\"".repeat(500);
+        let change = Change { name: name.clone(), seq: u64::MAX, ..Change::default() };
+        let rows = [
+            (ChangeRow::from(&change).json_bytes(), serde_json::to_vec(&ChangeRow::from(&change))),
+            (ImageRow::from(&change).json_bytes(), serde_json::to_vec(&ImageRow::from(&change))),
+        ];
+        for (told, json) in rows {
+            let bytes = json.unwrap().len();
+            assert!((bytes..=bytes + ROW_JSON_BYTES).contains(&told), "{told} of {bytes}");
+        }
+    }
+
+    #[test]
     fn a_chain_keeps_all_its_digits() {
-        assert_eq!(Place::new(1, 0xab).chain.as_deref(), Some("00000000000000ab"));
+        assert_eq!(LogPosition::new(1, 0xab).chain.as_deref(), Some("00000000000000ab"));
     }
 }

@@ -5,15 +5,23 @@
 
 use std::fmt::Write;
 
-use crate::fleet::postgres::{Connection, failed};
+use crate::fleet::postgres::Connection;
 use crate::fleet::target::Postgres;
 use crate::model::Result;
 
 /// The steps of the tables. A step that was released is never changed.
 const TABLES: [&str; 1] = [include_str!("schema/tables_1.sql")];
 
+/// Functions, views and rights, in the order in which they need each other.
+const FUNCTIONS: [&str; 4] = [
+    include_str!("schema/helpers.sql"),
+    include_str!("schema/housekeeping.sql"),
+    include_str!("schema/reports.sql"),
+    include_str!("schema/views.sql"),
+];
+
 /// Returns the script. Running it a second time changes nothing.
-pub fn script() -> String {
+pub(crate) fn script() -> String {
     let mut script = String::new();
     script.push_str(include_str!("schema/begin.sql"));
     script.push_str(include_str!("schema/roles.sql"));
@@ -34,16 +42,20 @@ pub fn script() -> String {
              VALUES ({version});\n    END IF;\nEND\n$step$;\n",
         );
     }
-    script.push_str(include_str!("schema/functions.sql"));
+    for part in FUNCTIONS {
+        script.push_str(part);
+    }
     script.push_str("COMMIT;\n");
     script
 }
 
 /// Runs the script in a database.
-pub async fn apply(to: &Postgres) -> Result<()> {
+pub(crate) async fn apply(to: &Postgres) -> Result<()> {
     let connection = Connection::open(to).await?;
-    let ran = connection.client().batch_execute(&script()).await;
-    ran.map_err(|e| failed(format_args!("making the schema in {to}"), &e))
+    let script = script();
+    connection
+        .ask(to, format_args!("making the schema in {to}"), |client| client.batch_execute(&script))
+        .await
 }
 
 #[cfg(test)]

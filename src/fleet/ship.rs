@@ -9,14 +9,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::api::catalog::HeadResponse;
+use crate::api::catalog::{Change, HeadResponse};
 use crate::clock;
-use crate::fleet::backoff::{Backoff, about};
+use crate::fleet::backoff::{Backoff, jittered};
 use crate::fleet::catalog::{Catalog, Failure};
-use crate::fleet::report::{ChangeRow, Head, Hello, Place, Report, Want, What, time};
-use crate::fleet::shipment::Shipment;
+use crate::fleet::report::{
+    Body, ChangeRow, Head, Hello, LogPosition, MAX_REPORT_BYTES, Report, Want, postgres_time,
+};
+use crate::fleet::shipment::{Destination, Shipment};
 use crate::fleet::snapshot;
-use crate::fleet::target::Postgres;
 use crate::log_throttle::throttled_log;
 use crate::metrics::ship::Shipped;
 use crate::model::Result;
@@ -28,40 +29,40 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest time to wait at the daemon for a change.
 const MAX_WAIT: Duration = Duration::from_secs(55);
 
-/// Where two machines report as one node, each sends a snapshot after the other. At most one in this time.
+/// Where two machines report as one node, each sends a snapshot after the other: at most one in this interval.
 const DIVERGED_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Who reports.
+/// The node that reports.
 #[derive(Debug, Clone)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// The name of the machine.
-    pub machine: String,
+    pub(crate) machine: String,
     /// The boot of its kernel.
-    pub boot: Option<String>,
+    pub(crate) boot: Option<String>,
 }
 
-/// A shipper.
+/// Reads the log of one daemon and sends it.
 #[derive(Debug)]
-pub struct Shipper {
+pub(crate) struct Shipper {
     catalog: Catalog,
-    to: Shipment,
+    shipment: Shipment,
     identity: Identity,
     heartbeat: Duration,
     backoff: Backoff,
-    diverged: Option<Instant>,
+    last_divergence: Option<Instant>,
     state: watch::Sender<State>,
 }
 
-/// What a shipper is doing.
+/// The state of a shipper.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct State {
+pub(crate) struct State {
     /// The last report was answered.
-    pub is_reporting: bool,
+    pub(crate) is_reporting: bool,
     /// A sentence for a person.
-    pub text: String,
+    pub(crate) text: String,
 }
 
-/// What to do next.
+/// The next report.
 enum Next {
     Hello,
     Snapshot(String),
@@ -69,9 +70,9 @@ enum Next {
 
 impl Shipper {
     /// A shipper that reports what `catalog` has. `state` shows what it is doing.
-    pub fn new(
+    pub(crate) fn new(
         catalog: Catalog,
-        to: Postgres,
+        destination: Destination,
         identity: Identity,
         heartbeat: Duration,
         shipped: Shipped,
@@ -79,23 +80,23 @@ impl Shipper {
     ) -> Self {
         Self {
             catalog,
-            to: Shipment::new(to, shipped),
+            shipment: Shipment::new(destination, shipped),
             identity,
             heartbeat,
             backoff: Backoff::default(),
-            diverged: None,
+            last_divergence: None,
             state,
         }
     }
 
     /// Reports for ever.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         loop {
             let Err(error) = self.session().await else { continue };
-            self.to.rest();
+            self.shipment.close();
             let pause = self.backoff.pause();
             throttled_log!(Warn, "{error}; again in {:.1} s", pause.as_secs_f64());
-            self.say(false, error.to_string());
+            self.set_state(false, error.to_string());
             tokio::time::sleep(pause).await;
         }
     }
@@ -103,13 +104,13 @@ impl Shipper {
     /// From one hello to the next.
     async fn session(&mut self) -> Result<()> {
         let head = self.catalog.head().await?;
-        self.to.shipped().last.set(i64::try_from(head.last).unwrap_or(i64::MAX));
-        let hello = Report::new(&head.epoch, What::Hello(self.hello(&head)));
-        let answer = self.to.send(&hello).await?;
+        self.shipment.shipped().last.set(i64::try_from(head.last).unwrap_or(i64::MAX));
+        let hello = Report::new(&head.epoch, Body::Hello(self.hello(&head)));
+        let answer = self.shipment.send(&hello).await?;
         let mut next = match answer.want {
             Want::Snapshot => Next::Snapshot(answer.why.unwrap_or_default()),
             Want::Changes | Want::Page => {
-                let after = Place { seq: answer.seq, chain: None };
+                let after = LogPosition { seq: answer.seq, chain: None };
                 self.follow(&head.epoch, head.first, after).await?
             }
         };
@@ -131,76 +132,84 @@ impl Shipper {
             machine: self.identity.machine.clone(),
             boot: self.identity.boot.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
-            now: time(clock::now()),
+            now: postgres_time(clock::now()),
         }
     }
 
     /// Sends a snapshot, and returns the log and the place from which changes follow.
-    async fn snapshot(&mut self, why: &str) -> Result<(String, Place)> {
+    async fn snapshot(&mut self, why: &str) -> Result<(String, LogPosition)> {
         if ["diverged", "rollback"].contains(&why) {
             log::warn!(
                 "the log of this node is not the one that was reported before ({why}): its store was put \
                  back to an earlier state, or another machine reports as this node"
             );
-            if let Some(last) = self.diverged {
+            if let Some(last) = self.last_divergence {
                 tokio::time::sleep_until(last + DIVERGED_INTERVAL).await;
             }
-            self.diverged = Some(Instant::now());
+            self.last_divergence = Some(Instant::now());
         }
-        let sent = snapshot::send(&self.catalog, &mut self.to, why).await?;
-        self.to.shipped().snapshots.inc();
+        let sent = snapshot::send(&self.catalog, &mut self.shipment, why).await?;
+        self.shipment.shipped().snapshots.inc();
         log::info!("sent a snapshot of {} images ({why}), at change {}", sent.count, sent.at.seq);
         Ok((sent.log, sent.at))
     }
 
     /// Reports changes until the next heartbeat. `first` is the oldest change that the log keeps.
-    async fn follow(&mut self, log: &str, first: u64, mut after: Place) -> Result<Next> {
-        let due = Instant::now() + about(self.heartbeat);
+    async fn follow(&mut self, log: &str, first: u64, mut after: LogPosition) -> Result<Next> {
+        let due = Instant::now() + jittered(self.heartbeat);
         loop {
             let left = due.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(Next::Hello);
             }
-            // The change before them is read too, for its chain, unless that is known.
+            // The report names the chain of the change before: that change is read too if its chain is unknown.
             let reads_after = after.chain.is_none() && after.seq > 0 && after.seq >= first;
             let from = after.seq.saturating_add(u64::from(!reads_after));
-            let mut wait = left.min(if self.to.is_resting() { MAX_WAIT } else { IDLE_TIMEOUT });
+            let mut wait =
+                left.min(if self.shipment.can_close_idle() { IDLE_TIMEOUT } else { MAX_WAIT });
             if reads_after {
                 wait = Duration::ZERO;
             }
-            let found = match self.catalog.changes(log, from, wait).await {
+            let found = tokio::select! {
+                found = self.catalog.changes(log, from, wait) => found,
+                () = self.shipment.correction() => {
+                    tokio::time::sleep(self.backoff.pause()).await;
+                    return Ok(Next::Hello);
+                }
+            };
+            let found = match found {
                 Ok(found) => found,
-                Err(Failure::Moved) => {
-                    // Hello tells what is wanted now. Not at once again and again.
+                Err(Failure::LogChanged) => {
+                    // The answer to a hello tells what the server wants now. The pause bounds how often that happens.
                     tokio::time::sleep(self.backoff.pause()).await;
                     return Ok(Next::Hello);
                 }
                 Err(Failure::Other(error)) => return Err(error),
             };
-            self.to.shipped().last.set(i64::try_from(found.last).unwrap_or(i64::MAX));
+            self.shipment.shipped().last.set(i64::try_from(found.last).unwrap_or(i64::MAX));
             let mut changes = found.changes.iter();
             if reads_after {
                 let chain = changes.next().filter(|change| change.seq == after.seq);
                 after.chain = chain.map(|change| format!("{:016x}", change.chain));
             }
-            let rows: Vec<ChangeRow> = changes.map(ChangeRow::from).collect();
-            let Some(last) = found.changes.last().filter(|_| !rows.is_empty()) else {
+            let (rows, last) = rows_of(changes);
+            let Some(last) = last else {
                 if !reads_after {
-                    self.to.rest();
+                    self.shipment.close_idle();
                 }
-                self.say(true, format!("reported up to change {}", after.seq));
+                self.set_state(true, format!("reported up to change {}", after.seq));
                 continue;
             };
-            let to = Place::new(last.seq, last.chain);
+            let to = LogPosition::new(last.seq, last.chain);
             let count = u64::try_from(rows.len()).unwrap_or_default();
-            let what = What::Changes { after: after.clone(), to: to.clone(), changes: rows };
-            let answer = self.to.send(&Report::new(log, what)).await?;
+            let body = Body::Changes { after: after.clone(), to: to.clone(), changes: rows };
+            let answer = self.shipment.send(&Report::new(log, body)).await?;
             match (answer.ok, answer.want) {
                 (true, _) => {
                     self.backoff.reset();
-                    self.to.shipped().changes.inc_by(count);
+                    self.shipment.shipped().changes.inc_by(count);
                     after = to;
-                    self.say(true, format!("reported up to change {}", after.seq));
+                    self.set_state(true, format!("reported up to change {}", after.seq));
                 }
                 (false, Want::Snapshot) => {
                     return Ok(Next::Snapshot(answer.why.unwrap_or_default()));
@@ -210,7 +219,38 @@ impl Shipper {
         }
     }
 
-    fn say(&self, is_reporting: bool, text: String) {
+    fn set_state(&self, is_reporting: bool, text: String) {
         self.state.send_replace(State { is_reporting, text });
+    }
+}
+
+/// The rows of the changes that fit into a report, and the last of them.
+fn rows_of<'a>(changes: impl Iterator<Item = &'a Change>) -> (Vec<ChangeRow>, Option<&'a Change>) {
+    let (mut rows, mut last, mut bytes) = (Vec::new(), None, 0_usize);
+    for change in changes {
+        let row = ChangeRow::from(change);
+        bytes = bytes.saturating_add(row.json_bytes());
+        if bytes > MAX_REPORT_BYTES && last.is_some() {
+            break;
+        }
+        rows.push(row);
+        last = Some(change);
+    }
+    (rows, last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_has_the_changes_that_fit_and_at_least_one() {
+        let change = |seq, bytes| Change { seq, name: "n".repeat(bytes), ..Change::default() };
+        let changes = [change(1, MAX_REPORT_BYTES), change(2, 1), change(3, 1)];
+        let (rows, last) = rows_of(changes.iter());
+        assert_eq!((rows.len(), last.unwrap().seq), (1, 1));
+        let (rows, last) = rows_of(changes[1..].iter());
+        assert_eq!((rows.len(), last.unwrap().seq), (2, 3));
+        assert!(rows_of([].iter()).1.is_none());
     }
 }

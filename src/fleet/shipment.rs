@@ -1,31 +1,72 @@
-//! Where a shipper's reports go, counted.
+//! The destination of a shipper's reports, and counters of what was sent.
 
 use tokio::time::Instant;
 
 use crate::clock;
+#[cfg(feature = "nats")]
+use crate::fleet::nats::{address::Nats, publish::Publisher};
 use crate::fleet::postgres::Reporter;
 use crate::fleet::report::{Answer, Report};
 use crate::fleet::target::Postgres;
+use crate::fleet::tls::Certificates;
 use crate::metrics::ship::Shipped;
+#[cfg(not(feature = "nats"))]
+use crate::model::Error;
 use crate::model::Result;
+
+/// The destination of reports.
+#[derive(Debug)]
+pub(crate) enum Destination {
+    /// To the database.
+    Postgres(Box<Reporter>),
+    /// To the stream that `fleet collect` reads.
+    #[cfg(feature = "nats")]
+    Nats(Box<Publisher>),
+}
+
+impl Destination {
+    /// The destination at the address of `--to`.
+    pub(crate) fn parse(url: &str, certificates: Certificates) -> Result<Self> {
+        if url.starts_with("nats://") {
+            return Self::nats(url, certificates);
+        }
+        Ok(Self::Postgres(Box::new(Reporter::new(Postgres::parse(url, certificates)?))))
+    }
+
+    #[cfg(feature = "nats")]
+    fn nats(url: &str, certificates: Certificates) -> Result<Self> {
+        Ok(Self::Nats(Box::new(Publisher::new(Nats::parse(url, certificates)?))))
+    }
+
+    #[cfg(not(feature = "nats"))]
+    fn nats(_: &str, _: Certificates) -> Result<Self> {
+        Err(Error::InvalidArgument(
+            "this lmdb-images was built without NATS (feature `nats`)".into(),
+        ))
+    }
+}
 
 /// Sends reports and counts them.
 #[derive(Debug)]
-pub struct Shipment {
-    reporter: Reporter,
+pub(crate) struct Shipment {
+    destination: Destination,
     shipped: Shipped,
 }
 
 impl Shipment {
-    /// Reports to a PostgreSQL, counted in `shipped`.
-    pub fn new(to: Postgres, shipped: Shipped) -> Self {
-        Self { reporter: Reporter::new(to), shipped }
+    /// Sends reports to the destination, and counts them in `shipped`.
+    pub(crate) fn new(destination: Destination, shipped: Shipped) -> Self {
+        Self { destination, shipped }
     }
 
     /// Sends a report, and returns the answer.
-    pub async fn send(&mut self, report: &Report) -> Result<Answer> {
+    pub(crate) async fn send(&mut self, report: &Report) -> Result<Answer> {
         let started = Instant::now();
-        let answer = self.reporter.send(report).await;
+        let answer = match &mut self.destination {
+            Destination::Postgres(reporter) => reporter.send(report).await,
+            #[cfg(feature = "nats")]
+            Destination::Nats(publisher) => publisher.send(report).await,
+        };
         self.shipped.seconds.observe(started.elapsed().as_secs_f64());
         match &answer {
             Ok(answer) => self.shipped.reported(answer.seq, clock::now().seconds),
@@ -36,18 +77,46 @@ impl Shipment {
         answer
     }
 
+    /// Waits until the database corrects an answer: through NATS, [`send`](Self::send) returns the answer that the
+    /// stream predicts, and the database answers later.
+    pub(crate) async fn correction(&mut self) {
+        match &mut self.destination {
+            Destination::Postgres(_) => std::future::pending().await,
+            #[cfg(feature = "nats")]
+            Destination::Nats(publisher) => publisher.correction().await,
+        }
+    }
+
     /// The counters.
-    pub fn shipped(&self) -> &Shipped {
+    pub(crate) fn shipped(&self) -> &Shipped {
         &self.shipped
     }
 
-    /// Closes the connection until the next report.
-    pub fn rest(&mut self) {
-        self.reporter.rest();
+    /// Closes the connection after a failure.
+    pub(crate) fn close(&mut self) {
+        match &mut self.destination {
+            Destination::Postgres(reporter) => reporter.close(),
+            #[cfg(feature = "nats")]
+            Destination::Nats(publisher) => publisher.close(),
+        }
     }
 
-    /// Whether there is no connection.
-    pub fn is_resting(&self) -> bool {
-        self.reporter.is_resting()
+    /// Closes the connection to PostgreSQL while there is nothing to report: there each connection is a process. A
+    /// connection to NATS stays open, because it costs the server little.
+    pub(crate) fn close_idle(&mut self) {
+        match &mut self.destination {
+            Destination::Postgres(reporter) => reporter.close(),
+            #[cfg(feature = "nats")]
+            Destination::Nats(_) => {}
+        }
+    }
+
+    /// Whether there is a connection that [`close_idle`](Self::close_idle) would close.
+    pub(crate) fn can_close_idle(&self) -> bool {
+        match &self.destination {
+            Destination::Postgres(reporter) => reporter.is_connected(),
+            #[cfg(feature = "nats")]
+            Destination::Nats(_) => false,
+        }
     }
 }

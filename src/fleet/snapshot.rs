@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::api::catalog::watch_response::Is;
 use crate::api::catalog::{Kind, WatchResponse};
 use crate::fleet::catalog::Catalog;
-use crate::fleet::report::{Answer, ImageRow, Place, Report, What};
+use crate::fleet::report::{Answer, Body, ImageRow, LogPosition, MAX_REPORT_BYTES, Report};
 use crate::fleet::shipment::Shipment;
 use crate::model::{Error, Result};
 
@@ -15,49 +15,64 @@ const MAX_PAGE_ROWS: usize = 1000;
 
 /// The images that were read and not yet sent.
 #[derive(Debug)]
-struct Pages {
+struct PageBuffer {
     token: String,
     log: String,
     rows: Vec<ImageRow>,
+    bytes: usize,
     page: u64,
     count: u64,
 }
 
-impl Pages {
+impl PageBuffer {
+    async fn push(&mut self, row: ImageRow, to: &mut Shipment) -> Result<()> {
+        let bytes = row.json_bytes();
+        let is_full =
+            self.rows.len() >= MAX_PAGE_ROWS || self.bytes.saturating_add(bytes) > MAX_REPORT_BYTES;
+        if is_full && !self.rows.is_empty() {
+            self.flush(to).await?;
+        }
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.rows.push(row);
+        Ok(())
+    }
+
     async fn flush(&mut self, to: &mut Shipment) -> Result<()> {
         let rows = std::mem::take(&mut self.rows);
+        self.bytes = 0;
         self.count = self.count.saturating_add(u64::try_from(rows.len()).unwrap_or_default());
-        let what = What::Page { token: self.token.clone(), page: self.page, rows };
+        let body = Body::Page { token: self.token.clone(), page: self.page, rows };
         self.page = self.page.saturating_add(1);
-        let answer = to.send(&Report::new(&self.log, what)).await?;
+        let answer = to.send(&Report::new(&self.log, body)).await?;
         match answer.ok {
             true => Ok(()),
-            false => Err(refused(&answer)),
+            false => Err(refusal(&answer)),
         }
     }
 }
 
 /// A snapshot that was sent.
 #[derive(Debug)]
-pub struct Sent {
+pub(crate) struct SentSnapshot {
     /// The epoch of the log.
-    pub log: String,
+    pub(crate) log: String,
     /// How many images it has.
-    pub count: u64,
+    pub(crate) count: u64,
     /// The change after which the log goes on.
-    pub at: Place,
+    pub(crate) at: LogPosition,
 }
 
 /// Sends a snapshot.
-pub async fn send(catalog: &Catalog, to: &mut Shipment, why: &str) -> Result<Sent> {
+pub(crate) async fn send(catalog: &Catalog, to: &mut Shipment, why: &str) -> Result<SentSnapshot> {
     let mut watch = catalog.watch_all().await?;
     let Some(Is::Started(started)) = catalog.next(&mut watch).await?.is else {
         return Err(Error::Internal("the list of images began with something else".into()));
     };
-    let mut pages = Pages {
+    let mut pages = PageBuffer {
         token: Uuid::new_v4().to_string(),
         log: started.epoch,
         rows: Vec::new(),
+        bytes: 0,
         page: 0,
         count: 0,
     };
@@ -67,10 +82,7 @@ pub async fn send(catalog: &Catalog, to: &mut Shipment, why: &str) -> Result<Sen
             Some(Is::Changes(changes)) => {
                 let present = |c: &&_| is_present(c);
                 for change in changes.changes.iter().filter(present) {
-                    pages.rows.push(change.into());
-                    if pages.rows.len() >= MAX_PAGE_ROWS {
-                        pages.flush(to).await?;
-                    }
+                    pages.push(change.into(), to).await?;
                 }
             }
             Some(Is::InitialEnd(end)) => break end.seq,
@@ -84,13 +96,13 @@ pub async fn send(catalog: &Catalog, to: &mut Shipment, why: &str) -> Result<Sen
         0 => Some(0),
         _ => catalog.change(&pages.log, seq).await?.map(|change| change.chain),
     };
-    let at = chain.map_or(Place { seq, chain: None }, |chain| Place::new(seq, chain));
-    let Pages { token, log, count, .. } = pages;
-    let what = What::Snapshot { token, count, why: why.into(), at: at.clone() };
-    let answer = to.send(&Report::new(&log, what)).await?;
+    let at = chain.map_or(LogPosition { seq, chain: None }, |chain| LogPosition::new(seq, chain));
+    let PageBuffer { token, log, count, .. } = pages;
+    let body = Body::Snapshot { token, count, why: why.into(), at: at.clone() };
+    let answer = to.send(&Report::new(&log, body)).await?;
     match answer.ok {
-        true => Ok(Sent { log, count, at }),
-        false => Err(refused(&answer)),
+        true => Ok(SentSnapshot { log, count, at }),
+        false => Err(refusal(&answer)),
     }
 }
 
@@ -99,7 +111,7 @@ fn is_present(change: &crate::api::catalog::Change) -> bool {
         && matches!(&change.after, MessageField(Some(_)))
 }
 
-fn refused(answer: &Answer) -> Error {
+fn refusal(answer: &Answer) -> Error {
     let why = answer.why.as_deref().unwrap_or("no reason");
     Error::Unavailable(format!("the snapshot was refused ({why}): another one is sent"))
 }

@@ -1,156 +1,284 @@
-//! Where reports go: the address of `--to`, and the certificate that proves the identity of a node.
+//! The address of a PostgreSQL: where reports go, and where questions are asked.
+//!
+//! It is read as libpq reads it, with the lists of hosts that the library `tokio-postgres` takes for one
+//! host. What libpq would ignore or overwrite is an error: a parameter twice, ports that are too few.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use tokio_postgres::config::{Host, SslMode};
+use go_compat::quote::quote;
+use tokio_postgres::Config;
+use tokio_postgres::config::SslMode;
 
-use crate::model::go::quote::quote;
+use crate::fleet::tls::Certificates;
+use crate::fleet::url::{Url, checked_host, decoded, port};
 use crate::model::{Error, Result};
 
-/// How long a server may take to accept a connection.
+/// How long a server may take to accept a connection, if the address does not say it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where Debian keeps the certificates of public authorities.
-const DEFAULT_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// How long the kernel waits for the acknowledgement of what was sent.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Options of a libpq URL that are flags here, with the flag.
+/// The port of PostgreSQL.
+const DEFAULT_PORT: u16 = 5432;
+
+/// What an address looks like.
+const FORM: &str = "it looks like postgres://ROLE@HOST/DATABASE";
+
+/// Parameters of libpq that are flags here, with the flag.
 const FLAGS: [(&str, &str); 3] =
     [("sslcert", "--cert"), ("sslkey", "--key"), ("sslrootcert", "--ca")];
 
-/// Files for TLS, in PEM. They are read for each connection, so a renewed certificate needs no restart.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Certificates {
-    /// The certificate of this client, with those between it and its authority.
-    pub cert: Option<PathBuf>,
-    /// Its key.
-    pub key: Option<PathBuf>,
-    /// The authorities that may have signed the server's certificate.
-    pub ca: Option<PathBuf>,
-}
+/// Parameters with few values. The library's error does not say which.
+const VALUES: [(&str, &[&str]); 3] = [
+    ("target_session_attrs", &["any", "read-write", "read-only"]),
+    ("channel_binding", &["disable", "prefer", "require"]),
+    ("sslnegotiation", &["postgres", "direct"]),
+];
 
-impl Certificates {
-    /// The file of the authorities.
-    pub fn authorities(&self) -> PathBuf {
-        self.ca.clone().unwrap_or_else(|| DEFAULT_AUTHORITIES.into())
-    }
-}
+/// Parameters that are handed to the library as they are.
+const OTHERS: [&str; 7] = [
+    "application_name",
+    "connect_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
+    "options",
+];
 
-/// A PostgreSQL.
+/// A PostgreSQL: a server, or several of which one will do.
 #[derive(Debug, Clone)]
-pub struct Postgres {
-    /// The address, role and options.
-    pub config: tokio_postgres::Config,
+pub(crate) struct Postgres {
+    /// The servers, in the order in which they are tried.
+    pub(crate) servers: Vec<Server>,
     /// The files for TLS.
-    pub certificates: Certificates,
+    pub(crate) certificates: Certificates,
+}
+
+/// A server.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    /// Its host, for an error.
+    name: String,
+    /// Its address, with role and options.
+    pub(crate) config: Config,
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PostgreSQL at {}", self.name)
+    }
 }
 
 impl fmt::Display for Postgres {
     /// Without the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hosts: Vec<_> = self.config.get_hosts().iter().map(host_name).collect();
-        write!(f, "PostgreSQL at {}", hosts.join(","))
-    }
-}
-
-fn host_name(host: &Host) -> String {
-    match host {
-        Host::Tcp(name) => name.clone(),
-        Host::Unix(folder) => folder.display().to_string(),
+        let names: Vec<_> = self.servers.iter().map(|server| server.name.as_str()).collect();
+        write!(f, "PostgreSQL at {}", names.join(","))
     }
 }
 
 impl Postgres {
     /// Parses a URL.
-    pub fn parse(url: &str, certificates: Certificates) -> Result<Self> {
-        let wrong = |why: String| Error::InvalidArgument(format!("the PostgreSQL address: {why}"));
-        match url.split_once("://") {
-            Some(("postgres" | "postgresql", _)) => {}
+    pub(crate) fn parse(url: &str, certificates: Certificates) -> Result<Self> {
+        let wrong = |why| Error::InvalidArgument(format!("the PostgreSQL address: {why}"));
+        let rest = match url.split_once("://") {
+            Some(("postgres" | "postgresql", rest)) => rest,
             Some((scheme, _)) => {
                 let scheme = quote(format!("{scheme}://"));
                 return Err(wrong(format!("it begins with {scheme}, not with postgres://")));
             }
             None => return Err(wrong("it does not begin with postgres://".into())),
-        }
-        for (option, flag) in FLAGS {
-            if url.contains(&format!("{option}=")) {
-                return Err(wrong(format!("give {option} as {flag} FILE")));
+        };
+        let address = Url::parse(rest).and_then(Address::new);
+        let servers = address.and_then(|address| address.servers()).map_err(wrong)?;
+        Ok(Self { servers, certificates })
+    }
+}
+
+/// What an address says, from its parts and its parameters.
+#[derive(Default)]
+struct Address {
+    user: Option<String>,
+    password: Option<String>,
+    database: Option<String>,
+    hosts: Option<Vec<String>>,
+    ports: Option<Vec<u16>>,
+    addresses: Option<Vec<IpAddr>>,
+    tls: Option<SslMode>,
+    /// Name and value.
+    others: Vec<(String, String)>,
+}
+
+impl Address {
+    fn new(url: Url) -> Result<Self, String> {
+        let mut address = Self {
+            user: url.user,
+            password: url.password,
+            database: Some(url.path).filter(|path| !path.is_empty()),
+            ..Self::default()
+        };
+        if !url.hosts.is_empty() {
+            if url.hosts.iter().any(|(_, port)| port.is_some()) {
+                let ports = url.hosts.iter().map(|(_, port)| port.unwrap_or(DEFAULT_PORT));
+                address.ports = Some(ports.collect());
             }
+            address.hosts = Some(url.hosts.into_iter().map(|(host, _)| host).collect());
         }
-        // The error of the parser may repeat the URL, which may hold a password; its cause does not.
-        let mut config = tokio_postgres::Config::from_str(url).map_err(|e| {
+        for parameter in url.query {
+            address.set(&parameter.key, &parameter.value)?;
+        }
+        Ok(address)
+    }
+
+    /// Takes a parameter.
+    fn set(&mut self, key: &str, raw: &str) -> Result<(), String> {
+        let all = || raw.split(',').map(decoded);
+        match key {
+            "user" => once(&mut self.user, key, decoded(raw)?),
+            "password" => {
+                let password = decoded(raw).map_err(|why| format!("the password: {why}"))?;
+                once(&mut self.password, key, password)
+            }
+            "dbname" => once(&mut self.database, key, decoded(raw)?),
+            "host" => {
+                let hosts = all().map(|host| checked_host(host?));
+                once(&mut self.hosts, key, hosts.collect::<Result<_, _>>()?)
+            }
+            "port" => {
+                // As in libpq, an empty one is the usual one.
+                let number = |text: &str| {
+                    if text.is_empty() { Ok(DEFAULT_PORT) } else { port(text) }
+                };
+                let ports = all().map(|text| number(&text?));
+                once(&mut self.ports, key, ports.collect::<Result<_, String>>()?)
+            }
+            "hostaddr" => {
+                let address = |text: String| {
+                    text.parse().map_err(|_| format!("hostaddr {} is no IP address", quote(&text)))
+                };
+                let addresses = all().map(|text| address(text?));
+                once(&mut self.addresses, key, addresses.collect::<Result<_, String>>()?)
+            }
+            "sslmode" => once(&mut self.tls, key, ssl_mode(&decoded(raw)?)?),
+            _ => self.set_other(key, decoded(raw)?),
+        }
+    }
+
+    /// Takes a parameter of the library.
+    fn set_other(&mut self, key: &str, value: String) -> Result<(), String> {
+        if let Some((_, flag)) = FLAGS.iter().find(|(option, _)| *option == key) {
+            return Err(format!("give {key} as {flag} FILE"));
+        }
+        match VALUES.iter().find(|(option, _)| *option == key) {
+            Some((_, known)) if !known.contains(&value.as_str()) => {
+                let known = known.join(", ");
+                return Err(format!("{key} {} is not known: {known} are", quote(value)));
+            }
+            None if !OTHERS.contains(&key) => {
+                return Err(format!("the parameter {} is not known; {FORM}", quote(key)));
+            }
+            _ => {}
+        }
+        if self.others.iter().any(|(other, _)| other == key) {
+            return Err(twice(key));
+        }
+        self.others.push((key.into(), value));
+        Ok(())
+    }
+
+    /// The servers.
+    fn servers(self) -> Result<Vec<Server>, String> {
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let user = given(&self.user).ok_or_else(|| format!("it names no role; {FORM}"))?;
+        let hosts = self.hosts.clone().ok_or_else(|| format!("it names no host; {FORM}"))?;
+        // libpq takes the role's name. No two nodes would report to one database.
+        let database =
+            given(&self.database).ok_or_else(|| format!("it names no database; {FORM}"))?;
+        let mut common = self.library_config()?;
+        common.user(user).dbname(database).tcp_user_timeout(TCP_USER_TIMEOUT);
+        if let Some(password) = self.password {
+            common.password(password);
+        }
+        let ports = self.ports.unwrap_or_else(|| vec![DEFAULT_PORT]);
+        let addresses = self.addresses.unwrap_or_default();
+        if ports.len() != 1 && ports.len() != hosts.len() {
+            return Err(numbers("ports", ports.len(), hosts.len()));
+        }
+        if !addresses.is_empty() && addresses.len() != hosts.len() {
+            return Err(numbers("values of hostaddr", addresses.len(), hosts.len()));
+        }
+        let of_host =
+            ports.iter().cycle().zip(addresses.iter().map(Some).chain(std::iter::repeat(None)));
+        let servers = hosts.into_iter().zip(of_host).map(|(host, (port, address))| {
+            let mut config = common.clone();
+            config.host(&host).port(*port);
+            if let Some(address) = address {
+                config.hostaddr(*address);
+            }
+            // PostgreSQL has no TLS at a unix socket.
+            let is_local = host.starts_with('/');
+            config.ssl_mode(if is_local {
+                SslMode::Disable
+            } else {
+                self.tls.unwrap_or(SslMode::Require)
+            });
+            Server { name: host, config }
+        });
+        Ok(servers.collect())
+    }
+
+    /// The settings of the library that do not depend on the server.
+    fn library_config(&self) -> Result<Config, String> {
+        let quoted = |text: &str| text.replace('\\', r"\\").replace('\'', r"\'");
+        let text: Vec<_> =
+            self.others.iter().map(|(key, value)| format!("{key}='{}'", quoted(value))).collect();
+        let mut config = Config::from_str(&text.join(" ")).map_err(|e| {
             let cause = std::error::Error::source(&e).map(ToString::to_string);
-            wrong(format!(
-                "{}; it looks like postgres://ROLE@HOST/DATABASE",
-                cause.unwrap_or_else(|| "it is no URL".into())
-            ))
+            cause.unwrap_or_else(|| e.to_string())
         })?;
-        if config.get_hosts().is_empty() {
-            return Err(wrong(
-                "it names no host; it looks like postgres://ROLE@HOST/DATABASE".into(),
-            ));
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
         }
-        if config.get_user().is_none() {
-            return Err(wrong(
-                "it names no role; it looks like postgres://ROLE@HOST/DATABASE".into(),
-            ));
-        }
-        let is_local = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
-        match config.get_ssl_mode() {
-            _ if is_local => {
-                config.ssl_mode(SslMode::Disable);
-            }
-            // Without TLS only where the URL says so.
-            SslMode::Disable => {}
-            _ => {
-                config.ssl_mode(SslMode::Require);
-            }
-        }
-        config.connect_timeout(CONNECT_TIMEOUT);
-        config.tcp_user_timeout(Duration::from_secs(30));
         if config.get_application_name().is_none() {
             config.application_name("lmdb-images");
         }
-        Ok(Self { config, certificates })
+        Ok(config)
     }
+}
+
+/// TLS is left out only where the address says so, and the server's certificate and name are always checked.
+fn ssl_mode(value: &str) -> Result<SslMode, String> {
+    match value {
+        "disable" => Ok(SslMode::Disable),
+        "prefer" | "require" | "verify-full" => Ok(SslMode::Require),
+        other => Err(format!(
+            "sslmode {} is not known: disable is, and require, which checks the server's certificate and name",
+            quote(other)
+        )),
+    }
+}
+
+/// Sets what may be set once.
+fn once<T>(slot: &mut Option<T>, key: &str, value: T) -> Result<(), String> {
+    if slot.is_some() {
+        return Err(twice(key));
+    }
+    *slot = Some(value);
+    Ok(())
+}
+
+fn twice(key: &str) -> String {
+    format!("{key} is given twice; a list of hosts is HOST1,HOST2")
+}
+
+fn numbers(what: &str, found: usize, hosts: usize) -> String {
+    format!("it has {found} {what} for {hosts} hosts: give one for each host")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(url: &str) -> Result<Postgres> {
-        Postgres::parse(url, Certificates::default())
-    }
-
-    #[test]
-    fn tls_is_left_out_only_at_a_unix_socket_or_where_the_address_says_so() {
-        for (url, mode) in [
-            ("postgres://n@h/d", SslMode::Require),
-            ("postgres://n@h/d?sslmode=prefer", SslMode::Require),
-            ("postgres://n@h/d?sslmode=disable", SslMode::Disable),
-            ("postgres://n@/d?host=/run/postgresql", SslMode::Disable),
-            ("postgres://n@%2Frun%2Fpostgresql/d?sslmode=require", SslMode::Disable),
-        ] {
-            assert_eq!(parsed(url).unwrap().config.get_ssl_mode(), mode, "{url}");
-        }
-    }
-
-    #[test]
-    fn an_address_that_is_wrong_is_named_without_its_password() {
-        for (url, said) in [
-            ("postgres://n:secret@h/d?sslcert=/x", "give sslcert as --cert FILE"),
-            ("postgres://n:secret@h/d?nonsense=1", "nonsense"),
-            ("postgres://h/d", "names no role"),
-            ("postgres://n:secret@/d", "names no host"),
-            ("postgres://n:secret@h:port/d", "port"),
-            ("mysql://n:secret@h/d", "begins with \"mysql://\", not with postgres://"),
-        ] {
-            let error = parsed(url).unwrap_err().to_string();
-            assert!(error.contains(said), "{url}: {error}");
-            assert!(!error.contains("secret"), "{url}: {error}");
-        }
-    }
-}
+mod tests;

@@ -1,5 +1,4 @@
-//! The client that a call comes from, as far as it can be known. What clients share, they share by
-//! client.
+//! The client that makes a call: limits that clients share count by this value.
 
 /// A client: a process, or a connection whose process is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -7,8 +6,8 @@ pub enum Client {
     /// The daemon itself.
     #[default]
     Own,
-    /// The process of this number.
+    /// The process with this id.
     Process(i32),
-    /// The connection of this number, from a process that the kernel does not name.
+    /// The connection with this number, from a process that the kernel does not name.
     Connection(u64),
 }

@@ -1,11 +1,13 @@
 //! An estimate of the memory that a decoded message takes.
 //!
-//! A decoded field takes many times its bytes on the wire: an empty string in a list is two bytes. So
-//! the fields of a message are counted before the message is decoded.
+//! A decoded field takes many times its bytes on the wire, where an empty string in a list takes two bytes.
+//! So the transport counts the fields of a message before it decodes the message.
+
+use std::io;
 
 use protobuf::reflect::{MessageDescriptor, RuntimeFieldType, RuntimeType};
 use protobuf::rt::WireType;
-use protobuf::{Message, MessageFull};
+use protobuf::{CodedInputStream, Message, MessageFull};
 
 use crate::api::image_events::ImageCreate;
 use crate::api::imagestore::ImageStore;
@@ -13,29 +15,29 @@ use crate::model::{Error, Result};
 
 /// The most fields of a message, including those of nested messages: far more than the labels of an
 /// image.
-pub const MAX_FIELDS: usize = 64 << 10;
+pub(crate) const MAX_FIELDS: usize = 64 << 10;
 
 /// The memory of a decoded field in addition to its content, in bytes: a label is two strings and a tree
 /// entry.
 const BYTES_PER_FIELD: usize = 128;
 
 /// The most memory, in bytes, that any decoded message of `size` bytes takes.
-pub fn max_decoded_size(size: usize) -> usize {
+pub(crate) fn max_decoded_size(size: usize) -> usize {
     // The shortest field has two bytes.
     size + (size / 2).min(MAX_FIELDS) * BYTES_PER_FIELD
 }
 
-/// Any message up to this many bytes is small when decoded.
-const SHORT: usize = 62;
+/// A message of at most this many bytes is small when decoded, whatever its fields.
+const ALWAYS_SMALL_BYTES: usize = 62;
 
 /// The memory, in bytes, of a decoded message with `entries` labels and list elements.
-pub fn decoded(message: &impl Message, entries: usize) -> usize {
+pub(crate) fn decoded(message: &impl Message, entries: usize) -> usize {
     let bytes = usize::try_from(message.compute_size()).unwrap_or(usize::MAX);
     bytes.saturating_add(entries.saturating_mul(BYTES_PER_FIELD))
 }
 
 /// The memory of a list of strings, in bytes.
-pub fn strings(list: &[String]) -> usize {
+pub(crate) fn strings(list: &[String]) -> usize {
     list.iter().map(|text| text.len() + BYTES_PER_FIELD).sum()
 }
 
@@ -43,8 +45,8 @@ pub fn strings(list: &[String]) -> usize {
 ///
 /// # Errors
 /// `ResourceExhausted` if the message has more than [`MAX_FIELDS`] fields.
-pub fn decoded_size<M: MessageFull>(message: &[u8]) -> Result<usize> {
-    if message.len() <= SHORT {
+pub(crate) fn decoded_size<M: MessageFull>(message: &[u8]) -> Result<usize> {
+    if message.len() <= ALWAYS_SMALL_BYTES {
         return Ok(message.len());
     }
     let mut fields = 0;
@@ -63,27 +65,50 @@ pub fn decoded_size<M: MessageFull>(message: &[u8]) -> Result<usize> {
 /// The deepest nesting to count; the crate's messages are less deep.
 const MAX_DEPTH: usize = 8;
 
+/// The number of a field, and its bytes if it is length-delimited.
+type Field<'m> = (u32, Option<&'m [u8]>);
+
+/// Reads the fields of an encoded message.
+struct FieldReader<'m> {
+    message: &'m [u8],
+    input: CodedInputStream<'m>,
+}
+
+impl<'m> FieldReader<'m> {
+    fn new(message: &'m [u8]) -> Self {
+        Self { message, input: CodedInputStream::from_bytes(message) }
+    }
+
+    /// Returns the next field; `None` at the end.
+    fn next(&mut self) -> protobuf::Result<Option<Field<'m>>> {
+        let Some(tag) = self.input.read_raw_tag_or_eof()? else { return Ok(None) };
+        let malformed = || io::Error::from(io::ErrorKind::InvalidData);
+        let wire = WireType::new(tag & 7).ok_or_else(malformed)?;
+        if wire != WireType::LengthDelimited {
+            self.input.skip_field(wire)?;
+            return Ok(Some((tag >> 3, None)));
+        }
+        let length = self.input.read_raw_varint32()?;
+        let start = self.input.pos() as usize;
+        self.input.skip_raw_bytes(length)?;
+        let bytes = self.message.get(start..start.saturating_add(length as usize));
+        Ok(Some((tag >> 3, Some(bytes.unwrap_or_default()))))
+    }
+}
+
 fn count(
     descriptor: &MessageDescriptor,
     message: &[u8],
     fields: &mut usize,
     depth: usize,
 ) -> Option<()> {
-    let mut input = protobuf::CodedInputStream::from_bytes(message);
-    while let Some(tag) = input.read_raw_tag_or_eof().ok()? {
+    let mut reader = FieldReader::new(message);
+    while let Some((number, bytes)) = reader.next().ok()? {
         *fields += 1;
         if *fields > MAX_FIELDS {
             return None;
         }
-        let (number, wire) = (tag >> 3, WireType::new(tag & 7)?);
-        if wire != WireType::LengthDelimited {
-            input.skip_field(wire).ok()?;
-            continue;
-        }
-        let length = input.read_raw_varint32().ok()?;
-        let from = usize::try_from(input.pos()).ok()?;
-        let inner = message.get(from..from.checked_add(length as usize)?)?;
-        input.skip_raw_bytes(length).ok()?;
+        let Some(inner) = bytes else { continue };
         let of = descriptor.field_by_number(number).map(|field| field.runtime_field_type());
         if let Some(
             RuntimeFieldType::Singular(RuntimeType::Message(nested))
@@ -93,7 +118,7 @@ fn count(
         {
             count(&nested, inner, fields, depth + 1)?;
             if nested.full_name() == "google.protobuf.Any"
-                && let Some((held, value)) = held(inner)
+                && let Some((held, value)) = unpack_any(inner)
             {
                 count(&held, value, fields, depth + 1)?;
             }
@@ -102,9 +127,9 @@ fn count(
     Some(())
 }
 
-/// The messages that are decoded out of an Any. Those of events all have the fields of the one named
-/// here, or fewer, under the same numbers.
-fn known(type_url: &str) -> Option<MessageDescriptor> {
+/// The descriptor of a message that is decoded from an Any. All events have the fields of `ImageCreate`, or fewer,
+/// under the same numbers.
+fn descriptor_of(type_url: &str) -> Option<MessageDescriptor> {
     // The type URL may have a host before the name.
     let name = type_url.rsplit('/').next()?;
     if name == ImageStore::descriptor().full_name() {
@@ -116,28 +141,19 @@ fn known(type_url: &str) -> Option<MessageDescriptor> {
     is_event.then(ImageCreate::descriptor)
 }
 
-/// The message in an Any, if it is one that is decoded.
-fn held(any: &[u8]) -> Option<(MessageDescriptor, &[u8])> {
-    let mut input = protobuf::CodedInputStream::from_bytes(any);
+/// The message in an Any, if the server decodes messages of that type.
+fn unpack_any(any: &[u8]) -> Option<(MessageDescriptor, &[u8])> {
+    let mut reader = FieldReader::new(any);
     let (mut type_url, mut value) = (&b""[..], &b""[..]);
-    while let Some(tag) = input.read_raw_tag_or_eof().ok()? {
-        let (number, wire) = (tag >> 3, WireType::new(tag & 7)?);
-        if wire != WireType::LengthDelimited {
-            input.skip_field(wire).ok()?;
-            continue;
-        }
-        let length = input.read_raw_varint32().ok()?;
-        let from = usize::try_from(input.pos()).ok()?;
-        let inner = any.get(from..from.checked_add(length as usize)?)?;
-        input.skip_raw_bytes(length).ok()?;
-        match number {
-            // As the library decodes it: of a field that is there twice the last counts.
-            1 => type_url = inner,
-            2 => value = inner,
+    while let Some((number, bytes)) = reader.next().ok()? {
+        match (number, bytes) {
+            // As in the library, the last of two equal fields counts.
+            (1, Some(bytes)) => type_url = bytes,
+            (2, Some(bytes)) => value = bytes,
             _ => {}
         }
     }
-    Some((known(std::str::from_utf8(type_url).ok()?)?, value))
+    Some((descriptor_of(std::str::from_utf8(type_url).ok()?)?, value))
 }
 
 #[cfg(test)]
@@ -169,10 +185,10 @@ mod tests {
             decoded_size::<ListImagesRequest>(&message),
             Ok(message.len() + 40 * BYTES_PER_FIELD)
         );
-        let short = [0x0a, 0].repeat(SHORT / 2);
+        let short = [0x0a, 0].repeat(ALWAYS_SMALL_BYTES / 2);
         assert!(
             max_decoded_size(short.len()) <= SMALL
-                && decoded_size::<ListImagesRequest>(&short) == Ok(SHORT)
+                && decoded_size::<ListImagesRequest>(&short) == Ok(ALWAYS_SMALL_BYTES)
         );
     }
 

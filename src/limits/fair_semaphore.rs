@@ -1,25 +1,25 @@
-//! A semaphore whose permits clients share fairly: they take turns, and one client has a part of the
-//! permits at most.
+//! A semaphore whose permits clients share fairly: clients take turns, and one client holds at most a part
+//! of the permits.
 //!
-//! A client that waits is behind one turn of each other client, not behind all that another has
-//! queued. A client that holds permits gets no more than its part. So the permits that one client
-//! keeps leave some for the others. A client that holds nothing may take any number: what is larger
-//! than the part is granted, too, when it has its turn.
+//! A client waits for at most one turn of each other client, not for all that another client has queued. A
+//! client that holds permits gets no more than its part, so other clients always find some. A client
+//! that holds none may take any number at once, also more than the part, when it has its turn.
 //!
-//! Nothing overtakes the waiter whose turn it is. Otherwise one that needs many permits would wait for
+//! No waiter overtakes the one whose turn it is. Otherwise a waiter that needs many permits would wait for
 //! ever.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound::{Excluded, Unbounded};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::client::Client;
 
 /// The permits. Clones share them.
 #[derive(Clone, Debug)]
-pub struct FairSemaphore(Arc<Mutex<State>>);
+pub(crate) struct FairSemaphore(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -43,15 +43,15 @@ struct Waiter {
 
 /// Some permits of one client, released when dropped.
 #[derive(Debug)]
-pub struct Permit {
+pub(crate) struct Permit {
     semaphore: FairSemaphore,
     client: Client,
     count: usize,
 }
 
 impl FairSemaphore {
-    /// A semaphore of `permits`, of which one client that holds some may have `part`.
-    pub fn new(permits: usize, part: usize) -> Self {
+    /// A semaphore of `permits` permits. A client that holds some gets no more than `part`.
+    pub(crate) fn new(permits: usize, part: usize) -> Self {
         Self(Arc::new(Mutex::new(State {
             free: permits,
             part: part.max(1),
@@ -62,25 +62,25 @@ impl FairSemaphore {
         })))
     }
 
-    /// Waits for `count` permits, which must not be more than there are.
-    pub async fn acquire(&self, client: Client, count: usize) -> Permit {
+    /// Waits for `count` permits. The semaphore must have as many.
+    pub(crate) async fn acquire(&self, client: Client, count: usize) -> Permit {
         if let Some(permit) = self.try_acquire(client, count) {
             return permit;
         }
         let (granted, permit) = oneshot::channel();
         let number = self.lock().enqueue(client, Waiter { count, granted });
-        // Dropped with this future, so that the queue has no waiter that is gone.
+        // This value is dropped with the future, so the queue has no waiter without a future.
         let _place = QueuePlace { semaphore: self, client, number };
         self.hand_out();
         match permit.await {
             Ok(permit) => permit,
-            // Not before the waiter has left the queue, which this future does last.
+            // The sender is dropped only after the waiter has left the queue, which this future does last.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Takes `count` permits if they are free, and no waiter has an older claim to them.
-    pub fn try_acquire(&self, client: Client, count: usize) -> Option<Permit> {
+    /// Takes `count` permits if they are free and no client waits for them.
+    pub(crate) fn try_acquire(&self, client: Client, count: usize) -> Option<Permit> {
         let mut state = self.lock();
         if !state.may_take(client, count)
             || count > state.free
@@ -94,51 +94,61 @@ impl FairSemaphore {
     }
 
     /// Whether a client waits for permits that another client holds.
-    pub fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         self.lock().next_client().is_some()
+    }
+
+    /// Whether any client waits for permits, also one that holds some itself.
+    pub(crate) fn has_waiters(&self) -> bool {
+        !self.lock().waiting.is_empty()
     }
 
     /// The permits that no client holds.
     #[cfg(test)]
-    pub fn free(&self) -> usize {
+    pub(crate) fn free(&self) -> usize {
         self.lock().free
     }
 
     /// Gives free permits to waiters.
     fn hand_out(&self) {
         loop {
-            // The lock is released before a permit is sent: one whose waiter is gone comes back at once.
+            // The lock is released before the permit is sent: if the waiter is gone, the permit is dropped
+            // here, which takes the lock again.
             let Some((client, Waiter { count, granted })) = self.lock().next() else { return };
             let _ = granted.send(Permit { semaphore: self.clone(), client, count });
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that is done under this lock can panic; a poisoned one is as good as new.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
 impl Permit {
-    /// How many permits it stands for.
-    pub fn count(&self) -> usize {
+    /// The number of permits.
+    pub(crate) fn count(&self) -> usize {
         self.count
     }
 
     /// Releases all but `count`.
-    pub fn shrink(&mut self, count: usize) {
+    pub(crate) fn shrink(&mut self, count: usize) {
         let released = self.count.saturating_sub(count);
         self.release(released);
     }
 
     /// Adds the permits of `other`, which is of the same semaphore and client.
-    pub fn merge(&mut self, mut other: Self) {
+    pub(crate) fn merge(&mut self, mut other: Self) {
         self.count += std::mem::take(&mut other.count);
     }
 
     /// Whether a client waits for permits that another client holds.
-    pub fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         self.semaphore.is_wanted()
+    }
+
+    /// Whether any client waits for permits, also the one that holds these.
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.semaphore.has_waiters()
     }
 
     fn release(&mut self, count: usize) {
@@ -166,7 +176,7 @@ struct QueuePlace<'s> {
 impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         if self.semaphore.lock().dequeue(self.client, self.number).is_some() {
-            // Its turn may have been the reason why others wait.
+            // Other waiters may have waited for the turn of this one.
             self.semaphore.hand_out();
         }
     }
@@ -210,7 +220,7 @@ impl State {
         }
     }
 
-    /// The client whose turn it is: the next that waits and may have what it waits for.
+    /// The client whose turn it is: the next one that waits and may hold the permits that it waits for.
     fn next_client(&self) -> Option<Client> {
         let behind = self.waiting.range((Excluded(self.last), Unbounded));
         let mut clients = behind.chain(self.waiting.range(..=self.last));

@@ -1,64 +1,79 @@
 //! A bound on the memory that large messages take together.
 //!
-//! Small messages are free: their number is bounded by the calls a connection may have open. A
-//! large one waits until its size fits beside the others, and holds its share until it is sent.
-//! Clients take turns, and one client has three quarters of the budget at most, so that what it does
-//! not send or read leaves something to the others.
+//! Small messages need no reservation: the open calls of a connection bound their number. A large message
+//! waits until the budget has as many bytes free, and keeps its reservation until it is sent. Clients
+//! take turns, and one client holds at most three quarters of the budget, so a client that does not send
+//! or read leaves a part to the others.
 
 use std::time::{Duration, Instant};
 
 use super::client::Client;
 use super::fair_semaphore::{FairSemaphore, Permit};
 
-/// Messages up to this many bytes need no share.
+/// Messages up to this many bytes need no reservation.
 pub const SMALL: usize = 4 << 10;
 
 /// How long a reservation may stay with a client that does not send its request, or does not read its
 /// reply, while other clients wait for the memory.
 const CONTENDED_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often the owner of a reservation looks whether it is overdue.
-pub const OVERDUE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the owner of a reservation checks whether it is overdue.
+pub(crate) const OVERDUE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A number of bytes to be shared. Clones share the same bytes.
+/// A budget of bytes. Clones share the same bytes.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget {
     free: FairSemaphore,
     bytes: u32,
     contended_timeout: Duration,
+    waiters: Waiters,
 }
 
-/// A share of a [`MemoryBudget`], given back when dropped.
+/// Whose wait makes a reservation overdue.
+#[derive(Clone, Copy, Debug)]
+enum Waiters {
+    /// Only the wait of another client: a client waits for its own calls.
+    OfOtherClients,
+    /// Any wait: a client's streams do not wait for each other.
+    All,
+}
+
+/// Reserved bytes of a [`MemoryBudget`], released when dropped.
 #[derive(Debug)]
 pub struct Reservation {
     permit: Permit,
     since: Instant,
     contended_timeout: Duration,
+    waiters: Waiters,
 }
 
 impl Reservation {
-    /// How many bytes it stands for.
+    /// The number of reserved bytes.
     pub fn bytes(&self) -> usize {
         self.permit.count()
     }
 
-    /// Gives back all but `bytes`.
-    pub fn shrink(&mut self, bytes: usize) {
+    /// Releases all but `bytes`.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
         self.permit.shrink(bytes);
     }
 
-    /// Starts its time anew: now the client has to act.
+    /// Starts the timeout anew: from now on the client has to act.
     pub fn restart(&mut self) {
         self.since = Instant::now();
     }
 
-    /// Whether its client has had it for some seconds, and another client waits for the memory.
-    pub fn is_overdue(&self) -> bool {
-        self.since.elapsed() > self.contended_timeout && self.permit.is_wanted()
+    /// Whether the client has held it longer than the timeout while the memory is waited for.
+    pub(crate) fn is_overdue(&self) -> bool {
+        let is_wanted = || match self.waiters {
+            Waiters::OfOtherClients => self.permit.is_wanted(),
+            Waiters::All => self.permit.has_waiters(),
+        };
+        self.since.elapsed() > self.contended_timeout && is_wanted()
     }
 
-    /// Returns when it [is overdue](Self::is_overdue).
-    pub async fn overdue(&self) {
+    /// Waits until the reservation [is overdue](Self::is_overdue).
+    pub(crate) async fn overdue(&self) {
         while !self.is_overdue() {
             tokio::time::sleep(OVERDUE_CHECK_INTERVAL).await;
         }
@@ -66,21 +81,29 @@ impl Reservation {
 }
 
 impl MemoryBudget {
-    /// A budget of this number of bytes.
+    /// A budget of `bytes` bytes.
     pub fn new(bytes: u32) -> Self {
         let count = bytes as usize;
         let free = FairSemaphore::new(count, count / 4 * 3);
-        Self { free, bytes, contended_timeout: CONTENDED_TIMEOUT }
+        let waiters = Waiters::OfOtherClients;
+        Self { free, bytes, contended_timeout: CONTENDED_TIMEOUT, waiters }
     }
 
-    /// The same budget, whose reservations are overdue after `timeout`.
+    /// The same budget for streams, which stay open: the wait of any stream makes a reservation overdue,
+    /// also that of the client that holds it.
+    #[must_use]
+    pub(crate) fn for_streams(self) -> Self {
+        Self { waiters: Waiters::All, ..self }
+    }
+
+    /// Returns the budget with another time after which reservations are overdue.
     #[must_use]
     pub fn with_contended_timeout(self, timeout: Duration) -> Self {
         Self { contended_timeout: timeout, ..self }
     }
 
-    /// Waits for a share of `size` bytes. What is larger than the whole budget gets all of it.
-    /// Nothing is held for a small message.
+    /// Waits for a reservation of `size` bytes. A message larger than the budget gets the whole budget. A small
+    /// message needs no reservation.
     pub async fn reserve(&self, client: Client, size: usize) -> Option<Reservation> {
         if size <= SMALL {
             return None;
@@ -89,21 +112,22 @@ impl MemoryBudget {
         Some(self.reservation(self.free.acquire(client, bytes).await))
     }
 
-    /// A share of `size` bytes, if there is no need to wait for it.
+    /// A reservation of `size` bytes, if it is free now.
     fn try_reserve(&self, client: Client, size: usize) -> Option<Reservation> {
         self.free.try_acquire(client, size).map(|permit| self.reservation(permit))
     }
 
     fn reservation(&self, permit: Permit) -> Reservation {
-        Reservation { permit, since: Instant::now(), contended_timeout: self.contended_timeout }
+        let Self { contended_timeout, waiters, .. } = *self;
+        Reservation { permit, since: Instant::now(), contended_timeout, waiters }
     }
 }
 
-/// Room for one message. It grows with the message while the budget has bytes to spare, without
-/// waiting: whoever fills it may hold a transaction.
+/// The buffer of one message. It grows with the message while the budget has bytes left. It never waits,
+/// because its user may hold a transaction.
 #[derive(Debug)]
 pub struct ReplyBuffer<'b> {
-    /// Where more comes from, and for whom.
+    /// The budget for more bytes, and the client that they count for.
     budget: Option<(&'b MemoryBudget, Client)>,
     hold: Option<Reservation>,
     size: usize,
@@ -111,18 +135,18 @@ pub struct ReplyBuffer<'b> {
 }
 
 impl<'b> ReplyBuffer<'b> {
-    /// Room that grows up to `limit` bytes.
-    pub fn elastic(budget: &'b MemoryBudget, client: Client, limit: usize) -> Self {
+    /// A buffer that grows up to `limit` bytes.
+    pub(crate) fn elastic(budget: &'b MemoryBudget, client: Client, limit: usize) -> Self {
         Self { budget: Some((budget, client)), hold: None, size: SMALL.min(limit), limit }
     }
 
-    /// Room for `size` bytes, of which the share of the budget, if one is due, is held already.
+    /// A buffer of `size` bytes with the reservation that the caller has made, if one is due.
     pub fn fixed(size: usize, hold: Option<Reservation>) -> Self {
         Self { budget: None, hold, size, limit: size }
     }
 
-    /// Whether there is room for a message of `size` bytes. Once there is none, nothing is held.
-    pub fn try_grow(&mut self, size: usize) -> bool {
+    /// Whether the buffer has room for a message of `size` bytes. Once it has not, it holds no reservation.
+    pub(crate) fn try_grow(&mut self, size: usize) -> bool {
         if size > self.size && !self.grow(size) {
             (self.budget, self.hold, self.size) = (None, None, 0);
         }
@@ -135,7 +159,7 @@ impl<'b> ReplyBuffer<'b> {
             return false;
         }
         let held = self.hold.as_ref().map_or(0, Reservation::bytes);
-        // Twice as much, so that it seldom asks; or just enough.
+        // It reserves twice as much, to ask seldom; or just enough if that is not free.
         for wanted in [size.saturating_mul(2).min(self.limit), size] {
             if let Some(more) = budget.try_reserve(client, wanted - held) {
                 match &mut self.hold {
@@ -149,7 +173,7 @@ impl<'b> ReplyBuffer<'b> {
         false
     }
 
-    /// The share of the budget that a finished message of `size` bytes keeps.
+    /// The reservation that a finished message of `size` bytes keeps.
     pub fn finish(self, size: usize) -> Option<Reservation> {
         let mut hold = self.hold?;
         hold.shrink(size);

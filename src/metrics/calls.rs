@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::clients::{Clients, Program};
 use super::names;
 
 /// Metrics of calls and connections. Clones share the same values.
@@ -16,8 +17,10 @@ use super::names;
 pub struct Calls {
     ended: Family<EndedCall, Counter>,
     seconds: Family<Method, Histogram>,
-    in_flight: Family<Transport, Gauge>,
+    in_flight: Family<Method, Gauge>,
     connections: Family<Transport, Gauge>,
+    /// Calls by program.
+    pub clients: Clients,
     /// Connections closed at once because too many were open.
     pub refused: Counter,
 }
@@ -55,19 +58,27 @@ impl Default for Calls {
             seconds: Family::new_with_constructor(super::seconds),
             in_flight: Family::default(),
             connections: Family::default(),
+            clients: Clients::default(),
             refused: Counter::default(),
         }
     }
 }
 
 impl Calls {
-    /// Counts the start of a call. The call ends when the returned value is dropped.
-    pub fn begin(&self, transport: &'static str, service: &str, method: &str) -> Call {
+    /// Counts the start of a call by `program`. The call ends when the returned value is dropped.
+    pub fn begin(
+        &self,
+        program: &Program,
+        transport: &'static str,
+        service: &str,
+        method: &str,
+    ) -> Call {
         let (service, method) = names::known(service, method);
-        let in_flight = self.in_flight.get_or_create_owned(&Transport { transport });
-        in_flight.inc();
         let method = Method { service, method, transport };
-        Call { calls: self.clone(), method, started: Instant::now(), in_flight, code: None }
+        let in_flight = self.in_flight.get_or_create_owned(&method);
+        in_flight.inc();
+        let (calls, program) = (self.clone(), program.clone());
+        Call { calls, program, method, started: Instant::now(), in_flight, code: None }
     }
 
     /// Counts an open connection until the returned value is dropped.
@@ -77,11 +88,12 @@ impl Calls {
         OpenConnection(open)
     }
 
-    /// Adds them to a registry.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("calls", "Calls that ended", self.ended.clone());
         registry.register("call_seconds", "Time of a call", self.seconds.clone());
         registry.register("calls_in_flight", "Calls under way", self.in_flight.clone());
+        self.clients.register(registry);
         registry.register("connections", "Open connections", self.connections.clone());
         registry.register(
             "connections_refused",
@@ -101,11 +113,12 @@ impl Drop for OpenConnection {
     }
 }
 
-/// A call in flight. Dropping it counts its end: with the status code from [`Call::ends`], or as
+/// A call in flight. Dropping it counts its end: with the status code from [`Call::set_code`], or as
 /// cancelled by the client if there is none.
 #[derive(Debug)]
 pub struct Call {
     calls: Calls,
+    program: Program,
     method: Method,
     started: Instant,
     in_flight: Gauge,
@@ -113,8 +126,8 @@ pub struct Call {
 }
 
 impl Call {
-    /// Sets the number of the status code with which the call ends.
-    pub fn ends(&mut self, code: i32) {
+    /// Sets the status code with which the call ends.
+    pub fn set_code(&mut self, code: i32) {
         self.code = Some(code);
     }
 }
@@ -127,6 +140,7 @@ impl Drop for Call {
             .seconds
             .get_or_create(&self.method)
             .observe(self.started.elapsed().as_secs_f64());
+        self.calls.clients.count(self.program.clone(), service, method);
         let code = code_name(self.code.unwrap_or(CANCELLED));
         self.calls.ended.get_or_create(&EndedCall { service, method, transport, code }).inc();
     }

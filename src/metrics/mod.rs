@@ -1,14 +1,19 @@
 //! Counters and histograms of the running daemon.
 //!
 //! - [`calls`]: calls and connections of clients
+//! - [`clients`]: calls by the program that made them
+//! - `collect`: what a collector handed on
 //! - [`names`]: the services and methods that may be values of labels
 //! - [`ship`]: what a shipper reported
 //!
 //! Each part of the program owns its metrics and knows no registry; [`crate::daemon::metrics`] registers
-//! all of them. A client cannot choose a label's value: unknown names become `other`. `docs/metrics.md`
+//! all of them. A client cannot choose a method's label value: unknown names become `other`. `docs/metrics.md`
 //! lists the metrics.
 
 pub(crate) mod calls;
+pub(crate) mod clients;
+#[cfg(feature = "nats")]
+pub(crate) mod collect;
 pub(crate) mod names;
 pub(crate) mod ship;
 
@@ -34,15 +39,15 @@ fn seconds() -> Histogram {
 #[derive(Debug, Clone)]
 pub struct Commits {
     /// Number of jobs in one commit.
-    pub jobs: Histogram,
+    pub(crate) jobs: Histogram,
     /// Duration of a commit in seconds: usually writing to the journal and syncing it.
     pub seconds: Histogram,
     /// Commits that failed.
     pub failed: Counter,
     /// Duration of a checkpoint in seconds: writing the committed changes to LMDB's file.
-    pub checkpoints: Histogram,
+    pub(crate) checkpoints: Histogram,
     /// Checkpoints that failed.
-    pub failed_checkpoints: Counter,
+    pub(crate) failed_checkpoints: Counter,
 }
 
 impl Default for Commits {
@@ -86,7 +91,7 @@ struct ResyncLabels {
     result: &'static str,
 }
 
-/// Where the answer to a read came from, in front of a containerd.
+/// The source of the answer to a read, in proxy mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// containerd's files.
@@ -120,7 +125,7 @@ pub struct Upstream {
     /// 1 while the daemon receives its events, else 0.
     pub following: Gauge,
     /// Age of an event on arrival, in seconds.
-    pub lag: Histogram,
+    pub(crate) lag: Histogram,
     resyncs: Family<ResyncLabels, Counter>,
     reads: Family<ReadLabels, Counter>,
 }
@@ -149,7 +154,7 @@ impl Upstream {
 
     /// Counts a resync of a namespace: `Ok(true)` if the namespace is current, `Ok(false)` if an event
     /// may have been missed during the resync.
-    pub fn resynced<E>(&self, ended: &Result<bool, E>) {
+    pub(crate) fn resynced<E>(&self, ended: &Result<bool, E>) {
         let result = match ended {
             Ok(true) => "current",
             Ok(false) => "in_doubt",
@@ -162,17 +167,17 @@ impl Upstream {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "upstream_following",
-            "Whether events of the containerd behind come in",
+            "Whether the events of containerd arrive, in proxy mode",
             self.following.clone(),
         );
         registry.register(
             "upstream_event_lag_seconds",
-            "Age of an event of the containerd behind when it arrived",
+            "Age of an event of containerd when it arrived, in proxy mode",
             self.lag.clone(),
         );
         registry.register(
             "upstream_resyncs",
-            "Namespaces that were read again from the containerd behind",
+            "Namespaces whose copy was compared with containerd, in proxy mode",
             self.resyncs.clone(),
         );
         registry.register(

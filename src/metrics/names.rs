@@ -1,7 +1,7 @@
 //! Names of containerd's services and methods. Only these become values of labels.
 
 /// Label value for all unknown names.
-pub const OTHER: &str = "other";
+pub(crate) const OTHER: &str = "other";
 
 /// The services of containerd 2.3 and of this program with their methods. The methods of the kubelet's runtime service all
 /// count as `other`.
@@ -78,7 +78,7 @@ const SERVICES: &[(&str, &[&str])] = &[
 ];
 
 /// Returns the two names as label values; [`OTHER`] for unknown ones.
-pub fn known(service: &str, method: &str) -> (&'static str, &'static str) {
+pub(crate) fn known(service: &str, method: &str) -> (&'static str, &'static str) {
     let Some((service, methods)) = SERVICES.iter().find(|(name, _)| *name == service) else {
         return (OTHER, OTHER);
     };

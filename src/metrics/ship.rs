@@ -8,23 +8,23 @@ use prometheus_client::registry::Registry;
 
 use crate::metrics::seconds;
 
-/// What was reported. Clones share the same values.
+/// The counters of `ship`. Clones share the values.
 #[derive(Debug, Clone)]
-pub struct Shipped {
+pub(crate) struct Shipped {
     /// Duration of a report in seconds, with its answer.
-    pub seconds: Histogram,
+    pub(crate) seconds: Histogram,
     /// Reports without an answer.
-    pub failures: Counter,
+    pub(crate) failures: Counter,
     /// Changes that were reported.
-    pub changes: Counter,
+    pub(crate) changes: Counter,
     /// Snapshots that were sent.
-    pub snapshots: Counter,
+    pub(crate) snapshots: Counter,
     /// The newest change that was taken.
-    pub seq: Gauge,
+    pub(crate) seq: Gauge,
     /// The newest change of the log.
-    pub last: Gauge,
+    pub(crate) last: Gauge,
     /// When the last report was answered, as a Unix time in seconds.
-    pub answered: Gauge,
+    pub(crate) answered: Gauge,
 }
 
 impl Default for Shipped {
@@ -43,13 +43,13 @@ impl Default for Shipped {
 
 impl Shipped {
     /// Notes an answer: everything up to change `seq` is taken.
-    pub fn reported(&self, seq: u64, unix_seconds: i64) {
+    pub(crate) fn reported(&self, seq: u64, unix_seconds: i64) {
         self.seq.set(i64::try_from(seq).unwrap_or(i64::MAX));
         self.answered.set(unix_seconds);
     }
 
     /// The values in the text format of OpenMetrics.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut registry = Registry::with_prefix("lmdb_images_ship");
         registry.register(
             "report_seconds",

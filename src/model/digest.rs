@@ -5,7 +5,7 @@
 
 /// Why a digest is invalid. The sentences are go-digest's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
+pub(crate) enum Invalid {
     /// Not of the form `algorithm:encoded`, or not hex.
     #[error("invalid checksum digest format")]
     Format,
@@ -18,7 +18,7 @@ pub enum Invalid {
 }
 
 /// Validates `digest` as containerd validates the digest of an image's target.
-pub fn validate(digest: &str) -> Result<(), Invalid> {
+pub(crate) fn validate(digest: &str) -> Result<(), Invalid> {
     let (algorithm, encoded) = digest.split_once(':').ok_or(Invalid::Format)?;
     if algorithm.is_empty() || encoded.is_empty() {
         return Err(Invalid::Format);

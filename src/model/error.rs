@@ -53,9 +53,32 @@ pub struct Detail {
     pub metadata: Vec<(&'static str, String)>,
 }
 
+/// The sentence of an error, of each variant; `$inner` is the function for the error inside another.
+macro_rules! sentence {
+    ($error:expr, $inner:ident) => {
+        match $error {
+            Self::InvalidArgument(m)
+            | Self::NotFound(m)
+            | Self::AlreadyExists(m)
+            | Self::FailedPrecondition(m)
+            | Self::ResourceExhausted(m)
+            | Self::Unavailable(m)
+            | Self::DataLoss(m)
+            | Self::PermissionDenied(m)
+            | Self::OutOfRange(m)
+            | Self::Unimplemented(m)
+            | Self::DeadlineExceeded(m)
+            | Self::Internal(m)
+            | Self::Upstream(_, m)
+            | Self::Unknown(m) => m,
+            Self::Detailed(error, _) => error.$inner(),
+        }
+    };
+}
+
 impl Error {
     /// `<what>: invalid argument`, containerd's wording.
-    pub fn invalid_argument(what: impl fmt::Display) -> Self {
+    pub(crate) fn invalid_argument(what: impl fmt::Display) -> Self {
         Self::InvalidArgument(format!("{what}: invalid argument"))
     }
 
@@ -65,30 +88,42 @@ impl Error {
     }
 
     /// `<what>: already exists`, containerd's wording.
-    pub fn already_exists(what: impl fmt::Display) -> Self {
+    pub(crate) fn already_exists(what: impl fmt::Display) -> Self {
         Self::AlreadyExists(format!("{what}: already exists"))
     }
 
     /// `<what>: failed precondition`, containerd's wording.
-    pub fn failed_precondition(what: impl fmt::Display) -> Self {
+    pub(crate) fn failed_precondition(what: impl fmt::Display) -> Self {
         Self::FailedPrecondition(format!("{what}: failed precondition"))
     }
 
     /// An encoded message of `size` bytes would exceed the transport's `limit` in bytes. The wording is
     /// that of containerd 1.6 to 2.3 (grpc-go).
-    pub fn message_too_large(size: usize, limit: usize) -> Self {
+    pub(crate) fn message_too_large(size: usize, limit: usize) -> Self {
         Self::ResourceExhausted(format!(
             "grpc: trying to send message larger than max ({size} vs. {limit})"
         ))
     }
 
     /// The same error with a cause that programs can recognize.
-    pub fn with_reason(self, reason: &'static str, metadata: Vec<(&'static str, String)>) -> Self {
+    pub(crate) fn with_reason(
+        self,
+        reason: &'static str,
+        metadata: Vec<(&'static str, String)>,
+    ) -> Self {
         Self::Detailed(Box::new(self), Detail { reason, metadata })
     }
 
+    /// The cause, if programs can recognize it: see [`with_reason`](Self::with_reason).
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Detailed(_, detail) => Some(detail.reason),
+            _ => None,
+        }
+    }
+
     /// The daemon ends a call because it is stopping.
-    pub fn shutting_down() -> Self {
+    pub(crate) fn shutting_down() -> Self {
         Self::Unavailable("lmdb-images is shutting down".into())
     }
 
@@ -100,44 +135,12 @@ impl Error {
     }
 
     fn message_mut(&mut self) -> &mut String {
-        match self {
-            Self::InvalidArgument(m)
-            | Self::NotFound(m)
-            | Self::AlreadyExists(m)
-            | Self::FailedPrecondition(m)
-            | Self::ResourceExhausted(m)
-            | Self::Unavailable(m)
-            | Self::DataLoss(m)
-            | Self::PermissionDenied(m)
-            | Self::OutOfRange(m)
-            | Self::Unimplemented(m)
-            | Self::DeadlineExceeded(m)
-            | Self::Internal(m)
-            | Self::Upstream(_, m)
-            | Self::Unknown(m) => m,
-            Self::Detailed(error, _) => error.message_mut(),
-        }
+        sentence!(self, message_mut)
     }
 
     /// The sentence.
     pub fn message(&self) -> &str {
-        match self {
-            Self::InvalidArgument(m)
-            | Self::NotFound(m)
-            | Self::AlreadyExists(m)
-            | Self::FailedPrecondition(m)
-            | Self::ResourceExhausted(m)
-            | Self::Unavailable(m)
-            | Self::DataLoss(m)
-            | Self::PermissionDenied(m)
-            | Self::OutOfRange(m)
-            | Self::Unimplemented(m)
-            | Self::DeadlineExceeded(m)
-            | Self::Internal(m)
-            | Self::Upstream(_, m)
-            | Self::Unknown(m) => m,
-            Self::Detailed(error, _) => error.message(),
-        }
+        sentence!(self, message)
     }
 }
 
@@ -148,3 +151,15 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// Says what failed, for the errors of libraries.
+pub trait Context<T> {
+    /// [`Error::Internal`] with a sentence that begins with `doing: `.
+    fn or_internal(self, doing: impl fmt::Display) -> Result<T>;
+}
+
+impl<T, E: fmt::Display> Context<T> for Result<T, E> {
+    fn or_internal(self, doing: impl fmt::Display) -> Result<T> {
+        self.map_err(|e| Error::Internal(format!("{doing}: {e}")))
+    }
+}

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::go::quote::quote;
-use super::go::text::lossy;
+use go_compat::quote::quote;
+use go_compat::text::lossy;
+
 use super::{Error, Result};
 
 /// Largest size of a label's key and value together, in bytes.
@@ -13,7 +14,7 @@ pub const MAX_SIZE: usize = 4096;
 const MAX_SHOWN_KEY_BYTES: usize = 64;
 
 /// Checks the size of every label, in the order of keys.
-pub fn validate_sizes(labels: &BTreeMap<String, String>) -> Result<()> {
+pub(crate) fn validate_sizes(labels: &BTreeMap<String, String>) -> Result<()> {
     for (key, value) in labels {
         let size = key.len() + value.len();
         if size > MAX_SIZE {
@@ -31,7 +32,7 @@ pub fn validate_sizes(labels: &BTreeMap<String, String>) -> Result<()> {
 
 /// Drops entries with an empty value, as containerd does when it writes a record. Then refuses an empty
 /// key. (containerd's bolt store answers code Unknown and "key required" there.)
-pub fn drop_empty(map: &mut BTreeMap<String, String>, field: &str) -> Result<()> {
+pub(crate) fn drop_empty(map: &mut BTreeMap<String, String>, field: &str) -> Result<()> {
     map.retain(|_, value| !value.is_empty());
     match map.get("") {
         None => Ok(()),
@@ -40,7 +41,7 @@ pub fn drop_empty(map: &mut BTreeMap<String, String>, field: &str) -> Result<()>
 }
 
 /// Returns the error for an empty key.
-pub fn empty_key(field: &str, value: &str) -> Error {
+pub(crate) fn empty_key(field: &str, value: &str) -> Error {
     Error::invalid_argument(format_args!(
         "{field}: the key of value {} is empty; give it a name or leave it out",
         quote(value)

@@ -7,11 +7,11 @@ pub(crate) mod error;
 pub mod filter;
 pub mod image;
 pub mod label;
-pub mod namespace;
+pub(crate) mod namespace;
 pub mod printable;
+pub(crate) mod reference;
 pub(crate) mod unix_time;
 
-pub use error::{Error, Result};
-pub use go_compat as go;
+pub use error::{Context, Error, Result};
 pub use namespace::Namespace;
-pub use unix_time::UnixTime;
+pub(crate) use unix_time::UnixTime;

@@ -3,11 +3,12 @@
 
 use std::fmt;
 
-use super::go::quote::quote;
+use go_compat::quote::quote;
+
 use super::{Error, Result};
 
 /// Longest name of a namespace in bytes (containerd's error calls them characters).
-pub const MAX_LENGTH: usize = 76;
+pub(crate) const MAX_LENGTH: usize = 76;
 
 /// The pattern that containerd's error prints.
 const PATTERN: &str = "^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$";

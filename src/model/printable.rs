@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use super::go::charset::is_print;
+use go_compat::charset::is_print;
 
 /// Length from which a word of a sentence is shortened: it is then a value, too long to be read.
 const MAX_WORD_CHARS: usize = 240;
@@ -84,7 +84,7 @@ pub fn shortened(text: &str, max: usize) -> Cow<'_, str> {
 }
 
 /// Makes one line of a sentence: shortens long values in the middle and escapes invisible characters.
-pub fn one_line(sentence: &str) -> String {
+pub(crate) fn one_line(sentence: &str) -> String {
     let words: Vec<_> = sentence.split(' ').map(|word| shortened(word, MAX_WORD_CHARS)).collect();
     escaped(&shortened(&words.join(" "), MAX_SENTENCE_CHARS)).into_owned()
 }

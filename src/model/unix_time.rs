@@ -26,14 +26,14 @@ impl UnixTime {
     }
 
     /// Converts to protobuf's timestamp, clamped to its range: the years 1 to 9999.
-    pub fn to_record(self) -> Timestamp {
+    pub(crate) fn to_record(self) -> Timestamp {
         let Self { seconds, nanos } = self.clamp(Self::MIN_RECORD, Self::MAX_RECORD);
         let nanos = i32::try_from(nanos).unwrap_or_default();
         Timestamp { seconds, nanos, ..Timestamp::default() }
     }
 
     /// Converts to jiff's timestamp for display, clamped to jiff's range.
-    pub fn to_jiff(self) -> jiff::Timestamp {
+    pub(crate) fn to_jiff(self) -> jiff::Timestamp {
         let limit = if self.seconds < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
         let nanos = i32::try_from(self.nanos).unwrap_or_default();
         jiff::Timestamp::new(self.seconds, nanos).unwrap_or(limit)

@@ -1,8 +1,7 @@
 //! Calls to containerd, each with a timeout.
 
 use std::io::{self, ErrorKind};
-use std::sync::{MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::HeaderMap;
 use protobuf::Message;
@@ -54,12 +53,9 @@ impl ProxyImages {
                     UpstreamOutcome::Indeterminate(why)
                 }
             }
-            Err(_) => {
-                *self.last_timeout() = Some(Instant::now());
-                UpstreamOutcome::Indeterminate(format!(
-                    "containerd at {name} did not answer within {time:?}"
-                ))
-            }
+            Err(_) => UpstreamOutcome::Indeterminate(format!(
+                "containerd at {name} did not answer within {time:?}"
+            )),
         }
     }
 
@@ -88,7 +84,7 @@ impl ProxyImages {
                 UpstreamOutcome::Indeterminate(why) => return UpstreamOutcome::Indeterminate(why),
             }
         }
-        let mut hold = self.shared.local.share(call.client, MAX_REPLY_BYTES).await;
+        let mut hold = self.shared.local.reserve(call.client, MAX_REPLY_BYTES).await;
         let reply =
             containerd.call_for_bytes(path, namespace, &call.headers, request, MAX_REPLY_BYTES);
         match self.within(READ_TIMEOUT, reply).await {
@@ -106,15 +102,6 @@ impl ProxyImages {
             UpstreamOutcome::NotSent(why) => UpstreamOutcome::NotSent(why),
             UpstreamOutcome::Indeterminate(why) => UpstreamOutcome::Indeterminate(why),
         }
-    }
-
-    /// Whether a read may call containerd: not within [`READ_TIMEOUT`] of the last timeout.
-    pub(crate) fn upstream_responsive(&self) -> bool {
-        self.last_timeout().is_none_or(|since| since.elapsed() > READ_TIMEOUT)
-    }
-
-    fn last_timeout(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.shared.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

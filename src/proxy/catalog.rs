@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use go_compat::quote::quote;
 use protobuf::Message;
 use protobuf::well_known_types::empty::Empty;
 use protobuf::well_known_types::field_mask::FieldMask;
@@ -17,11 +18,12 @@ use crate::api::images::{
 };
 use crate::clock;
 use crate::containerd::client::MAX_NAME;
+use crate::limits::client::Client;
 use crate::log_throttle::throttled_log;
-use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, UnixTime, image};
 use crate::proxy::images::ProxyImages;
 use crate::proxy::outcome::{READ_TIMEOUT, UpstreamOutcome, WRITE_TIMEOUT};
+use crate::proxy::undo_keep::TargetChange;
 use crate::service::CallContext;
 use crate::service::catalog::apply::CatalogWriter;
 use crate::service::catalog::batch::{Applied, Batch, Change, Item, etag_of, in_item};
@@ -33,25 +35,29 @@ use crate::store::{Cause, Origin};
 /// counts if the daemon is killed in between.
 const UNDO_LEASE_SECONDS: i64 = 300;
 
-/// What a change does in containerd.
+/// A change in containerd.
 enum Step {
     Create(Image),
     Update(Image, Vec<String>),
     Delete,
 }
 
-/// A change that is on its way: it goes on though its client leaves.
-struct Writing {
+/// A change of one record. It goes on although its client disconnects.
+struct ChangeTask {
     proxy: ProxyImages,
     call: CallContext,
     cause: Cause,
     namespace: Namespace,
     name: String,
-    begun: tokio::time::Instant,
+    started: tokio::time::Instant,
 }
 
 #[async_trait]
 impl CatalogWriter for ProxyImages {
+    async fn catch_up(&self, client: Client, namespace: &Namespace) -> Result<()> {
+        ProxyImages::catch_up(self, client, namespace).await
+    }
+
     async fn apply(
         &self,
         call: &CallContext,
@@ -66,13 +72,13 @@ impl CatalogWriter for ProxyImages {
             ))
             .with_reason("PARTIAL_ONLY", Vec::new()));
         }
-        let _hold = self.shared.local.share(call.client, batch.memory()).await;
+        let _hold = self.shared.local.reserve(call.client, batch.memory()).await;
         let mut results = Vec::with_capacity(batch.items.len());
         for (number, item) in (1..).zip(batch.items) {
             let name = item.name.clone();
             let cause = Cause { origin: Origin::ORIGIN_BATCH, ..call.cause() };
-            let writing = self.writing(call, cause, namespace.clone(), name.clone())?;
-            let result = writing.detach(async move |writing| writing.apply(item).await).await;
+            let task = self.change_task(call, cause, namespace.clone(), name.clone())?;
+            let result = task.detach(async move |task| task.apply(item).await).await;
             match result {
                 Err(e) if !batch.allow_partial => return Err(in_item(e, number, &name)),
                 result => results.push(result),
@@ -84,20 +90,20 @@ impl CatalogWriter for ProxyImages {
     async fn restore(&self, call: &CallContext, restore: Restore) -> Result<Restored> {
         let cause = Cause { origin: Origin::ORIGIN_UNDO, undoes: restore.undoes, ..call.cause() };
         let (namespace, name) = (restore.namespace.clone(), restore.name.clone());
-        let _hold = self.shared.local.share(call.client, restore.memory()).await;
-        let writing = self.writing(call, cause, namespace, name)?;
-        writing.detach(async move |writing| writing.restore(restore).await).await
+        let _hold = self.shared.local.reserve(call.client, restore.memory()).await;
+        let task = self.change_task(call, cause, namespace, name)?;
+        task.detach(async move |task| task.restore(restore).await).await
     }
 }
 
 impl ProxyImages {
-    fn writing(
+    fn change_task(
         &self,
         call: &CallContext,
         cause: Cause,
         namespace: Namespace,
         name: String,
-    ) -> Result<Writing> {
+    ) -> Result<ChangeTask> {
         if name.len() > MAX_NAME {
             return Err(Error::InvalidArgument(format!(
                 "the image name has {} bytes; in front of a containerd at most {MAX_NAME} are accepted: \
@@ -105,12 +111,12 @@ impl ProxyImages {
                 name.len()
             )));
         }
-        let (proxy, call, begun) = (self.clone(), call.clone(), tokio::time::Instant::now());
-        Ok(Writing { proxy, call, cause, namespace, name, begun })
+        let (proxy, call, started) = (self.clone(), call.clone(), tokio::time::Instant::now());
+        Ok(ChangeTask { proxy, call, cause, namespace, name, started })
     }
 }
 
-impl Writing {
+impl ChangeTask {
     /// Runs `work` under the record's lock, to its end.
     async fn detach<T, F>(self, work: impl FnOnce(Self) -> F + Send + 'static) -> Result<T>
     where
@@ -233,8 +239,14 @@ impl Writing {
 
     /// Makes the change in containerd, and stores its answer.
     async fn write(self, step: Step) -> Result<Applied> {
-        let time = WRITE_TIMEOUT.saturating_sub(self.begun.elapsed()).max(READ_TIMEOUT);
+        let time = WRITE_TIMEOUT.saturating_sub(self.started.elapsed()).max(READ_TIMEOUT);
         let name = self.name.clone();
+        let loss = match &step {
+            Step::Create(_) => None,
+            Step::Update(image, mask) => TargetChange::from_update(image, mask),
+            Step::Delete => Some(TargetChange::Removed),
+        };
+        self.proxy.keep_for_undo(&self.namespace, &name, loss).await;
         let outcome = match step {
             Step::Delete => {
                 let request = DeleteImageRequest { name, ..DeleteImageRequest::default() };

@@ -3,10 +3,11 @@
 //! A List is answered from a snapshot of the copy that was compared with the database after the List
 //! began, record by record. So each record of the answer is what containerd had at some moment of the
 //! List, however the copy came about, and whatever is written to it meanwhile. While neither the
-//! database nor the copy changes, one comparison is enough for all Lists ([`Compared`]).
+//! database nor the copy changes, one comparison is enough for all Lists ([`ComparisonCache`]).
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::containerd::database::Database;
 use crate::model::image::encoded::Encoded;
@@ -16,29 +17,37 @@ use crate::service::codec::encode;
 use crate::store::{Kind, Records, Revision, Snapshot};
 
 /// Names that one comparison finds at most.
-const MAX_NAMES: usize = 4096;
+pub(crate) const MAX_NAMES: usize = 4096;
 
 /// Namespaces whose last comparison is remembered.
 const MAX_REMEMBERED: usize = 1024;
 
 /// The comparisons that found no difference.
 #[derive(Debug, Default)]
-pub struct Compared {
-    equal: Mutex<HashMap<Namespace, (u64, Revision)>>,
+pub struct ComparisonCache {
+    equal: Mutex<HashMap<Namespace, Versions>>,
 }
 
-/// What a comparison found.
+/// The versions of database and copy that a comparison saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Versions {
+    /// The transaction of the database.
+    transaction: u64,
+    copy: Revision,
+}
+
+/// The result of a comparison.
 #[derive(Debug, Default)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// The images that differ, or that only one of the two has. With more than a bound, some of them.
-    pub differing: Vec<String>,
+    pub(crate) differing: Vec<String>,
     /// Images that the copy has.
     pub ours: usize,
     /// The transaction of the database, if the whole walk was in it.
     transaction: Option<u64>,
 }
 
-impl Compared {
+impl ComparisonCache {
     /// Whether the last comparison of the namespace still holds. It takes one look at the database.
     ///
     /// # Errors
@@ -49,26 +58,27 @@ impl Compared {
         namespace: &Namespace,
         snapshot: &Snapshot<'_>,
     ) -> Result<bool> {
-        let known = self.lock().get(namespace).copied();
-        let Some((transaction, revision)) = known else { return Ok(false) };
-        Ok(snapshot.revision() == revision && database.transaction()? == transaction)
+        let known = self.equal.lock().get(namespace).copied();
+        let Some(known) = known else { return Ok(false) };
+        Ok(snapshot.revision() == known.copy && database.transaction()? == known.transaction)
     }
 
     /// Remembers a comparison that found no difference.
-    pub fn remember(&self, namespace: &Namespace, snapshot: &Snapshot<'_>, found: &Comparison) {
+    pub(crate) fn remember(
+        &self,
+        namespace: &Namespace,
+        snapshot: &Snapshot<'_>,
+        found: &Comparison,
+    ) {
         let (true, Some(transaction)) = (found.differing.is_empty(), found.transaction) else {
             return;
         };
-        let mut equal = self.lock();
+        let mut equal = self.equal.lock();
         // Any client may name a namespace. To forget all of them costs each one comparison.
         if equal.len() >= MAX_REMEMBERED && !equal.contains_key(namespace) {
             equal.clear();
         }
-        equal.insert(namespace.clone(), (transaction, snapshot.revision()));
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Namespace, (u64, Revision)>> {
-        self.equal.lock().unwrap_or_else(PoisonError::into_inner)
+        equal.insert(namespace.clone(), Versions { transaction, copy: snapshot.revision() });
     }
 }
 
@@ -76,7 +86,7 @@ impl Compared {
 ///
 /// # Errors
 /// The database or the copy cannot be read, or `cancel` says so.
-pub fn compare(
+pub(crate) fn compare(
     database: &Database,
     namespace: &Namespace,
     snapshot: &Snapshot<'_>,

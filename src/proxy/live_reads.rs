@@ -4,9 +4,10 @@
 //! nothing where containerd must answer: its files cannot be used, a record is damaged or unknown to this
 //! version, or the request is one that containerd refuses.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
 
 use crate::api::content::{InfoResponse, ReadContentRequest};
 use crate::api::images::{GetImageResponse, ListImagesRequest};
@@ -17,7 +18,8 @@ use crate::log_throttle::throttled_log;
 use crate::metrics::Source;
 use crate::model::{Error, Namespace, Result, digest};
 use crate::proxy::compare::{Comparison, compare};
-use crate::proxy::images::{Found, ProxyImages};
+use crate::proxy::copy::Refreshed;
+use crate::proxy::images::ProxyImages;
 use crate::proxy::live::LiveFiles;
 use crate::service::cancel::Cancel;
 use crate::service::codec::encode;
@@ -36,24 +38,24 @@ const MAX_NAME_IN_ERROR: usize = 4 << 10;
 
 /// The bytes of a blob that a Read asks for.
 #[derive(Debug)]
-pub struct BlobRange {
+pub(crate) struct BlobRange {
     /// The blob.
-    pub blob: Arc<Blob>,
+    pub(crate) blob: Arc<Blob>,
     /// Where they begin.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// How many they are.
-    pub length: u64,
+    pub(crate) length: u64,
 }
 
 impl ProxyImages {
     /// Answers Images/Get.
-    pub(crate) async fn get_live(
+    pub(super) async fn get_live(
         &self,
+        files: &LiveFiles,
         call: &CallContext,
         namespace: &Namespace,
         name: &str,
     ) -> Option<Result<Reply>> {
-        let files = self.live()?;
         let read = || match files.database.image(namespace, name) {
             Ok(Some(image)) => {
                 let image = Some(image).into();
@@ -69,16 +71,16 @@ impl ProxyImages {
     }
 
     /// Answers Images/List.
-    pub(crate) async fn list_live(
+    pub(super) async fn list_live(
         &self,
+        files: &Arc<LiveFiles>,
         call: &CallContext,
         namespace: &Namespace,
         request: &ListImagesRequest,
     ) -> Option<Result<Reply>> {
         for _ in 0..MAX_COMPARISONS {
-            let files = self.live()?;
             let differing = Arc::new(Mutex::new(Vec::new()));
-            let accepts = accepts(Arc::clone(&files), namespace.clone(), Arc::clone(&differing));
+            let accepts = accepts(Arc::clone(files), namespace.clone(), Arc::clone(&differing));
             match self.local().list_if(call, request.clone(), accepts).await {
                 Ok(Some(reply)) => {
                     self.upstream().read(Source::Files);
@@ -92,8 +94,7 @@ impl ProxyImages {
                 }
                 Err(e) => return Some(Err(e)),
             }
-            let differing =
-                std::mem::take(&mut *differing.lock().unwrap_or_else(PoisonError::into_inner));
+            let differing = std::mem::take(&mut *differing.lock());
             self.refresh_all(Origin::ORIGIN_BEHIND, namespace, differing).await.ok()?;
         }
         None
@@ -112,13 +113,17 @@ impl ProxyImages {
         let mut found = stream::iter(names.into_iter().map(each)).buffer_unordered(MAX_REFRESHES);
         let mut removed = 0;
         while let Some(found) = found.next().await {
-            removed += usize::from(found? == Found::Removed && aside);
+            removed += usize::from(found? == Refreshed::Removed && aside);
         }
         Ok(removed)
     }
 
     /// Answers Content/Info.
-    pub async fn content_info(&self, call: &CallContext, digest: &str) -> Option<Result<Reply>> {
+    pub(crate) async fn content_info(
+        &self,
+        call: &CallContext,
+        digest: &str,
+    ) -> Option<Result<Reply>> {
         let namespace = call.namespace().ok()?;
         digest::validate(digest).ok()?;
         let files = self.live()?;
@@ -133,7 +138,7 @@ impl ProxyImages {
     }
 
     /// Finds the bytes that a Content/Read asks for.
-    pub fn content_range(
+    pub(crate) fn content_range(
         &self,
         namespace: Option<&str>,
         request: &ReadContentRequest,
@@ -163,7 +168,11 @@ impl ProxyImages {
     }
 
     /// Answers Namespaces/Get. A namespace that is not there has no labels, and is no error.
-    pub async fn namespace_labels(&self, call: &CallContext, name: &str) -> Option<Result<Reply>> {
+    pub(crate) async fn namespace_labels(
+        &self,
+        call: &CallContext,
+        name: &str,
+    ) -> Option<Result<Reply>> {
         let files = self.live()?;
         let read = || {
             let labels = files.database.namespace_labels(name)?;
@@ -202,7 +211,7 @@ impl ProxyImages {
         if size > call.reply_limit {
             return Some(Err(Error::message_too_large(size, call.reply_limit)));
         }
-        let hold = self.local().share(call.client, size).await;
+        let hold = self.local().reserve(call.client, size).await;
         match read() {
             Ok(message) if message.len() <= size => {
                 self.upstream().read(Source::Files);
@@ -223,7 +232,7 @@ fn accepts(
     differing: Arc<Mutex<Vec<String>>>,
 ) -> impl Fn(&Snapshot<'_>, Option<&mut Cancel>) -> Result<bool> + Send + Sync + 'static {
     move |snapshot, cancel| {
-        let (database, compared) = (&files.database, &files.compared);
+        let (database, compared) = (&files.database, &files.comparisons);
         if compared.holds(database, &namespace, snapshot)? {
             return Ok(true);
         }
@@ -231,7 +240,7 @@ fn accepts(
         let found: Comparison = compare(database, &namespace, snapshot, cancel)?;
         compared.remember(&namespace, snapshot, &found);
         let is_equal = found.differing.is_empty();
-        *differing.lock().unwrap_or_else(PoisonError::into_inner) = found.differing;
+        *differing.lock() = found.differing;
         Ok(is_equal)
     }
 }

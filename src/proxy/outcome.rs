@@ -1,10 +1,10 @@
-//! What can become of a call to containerd, and how long it may take.
+//! The outcomes of a call to containerd, and its time limits.
 
 use std::time::Duration;
 
 use crate::model::Error;
 
-/// How long containerd may take to answer a read. Then the read is served from LMDB.
+/// How long containerd may take to answer a read that its files do not answer.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long containerd may take to answer a write. Then the write fails.
@@ -23,10 +23,10 @@ pub(crate) enum UpstreamOutcome<R> {
 }
 
 impl<R> UpstreamOutcome<R> {
-    /// The same with another form of the answer.
-    pub(crate) fn map<S>(self, to: impl FnOnce(R) -> S) -> UpstreamOutcome<S> {
+    /// The outcome with `map` applied to its answer.
+    pub(crate) fn map<S>(self, map: impl FnOnce(R) -> S) -> UpstreamOutcome<S> {
         match self {
-            Self::Answer(answer) => UpstreamOutcome::Answer(to(answer)),
+            Self::Answer(answer) => UpstreamOutcome::Answer(map(answer)),
             Self::Refused(error) => UpstreamOutcome::Refused(error),
             Self::NotSent(why) => UpstreamOutcome::NotSent(why),
             Self::Indeterminate(why) => UpstreamOutcome::Indeterminate(why),

@@ -1,6 +1,6 @@
 //! Reconciliation: makes a namespace in LMDB equal to containerd's.
 //!
-//! What differs is found in containerd's database, or if that cannot be read, in a list from containerd.
+//! A reconciliation finds the differences in containerd's database, or if that cannot be read, in a List.
 //! Either is only a hint: a record may change before the comparison. So the reconciler
 //! reads each differing record again under its lock, and applies the result. If containerd lacks an
 //! image after a gap in its events, LMDB sets the image aside instead of deleting it: a containerd
@@ -15,16 +15,17 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use go_compat::quote::quote;
 use tokio::time::{Instant, timeout_at};
 use tonic::Code;
 
 use crate::api::namespace::Namespace as Record;
 use crate::limits::client::Client;
 use crate::log_throttle::throttled_log;
-use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
 use crate::proxy::compare::compare;
-use crate::proxy::images::{Found, ProxyImages};
+use crate::proxy::copy::Refreshed;
+use crate::proxy::images::ProxyImages;
 use crate::proxy::live::LiveFiles;
 use crate::proxy::reconcile_queue::DueWork;
 use crate::service::cancel::Cancel;
@@ -85,9 +86,9 @@ struct Listing {
 impl Listing {
     /// Waits for the next work.
     async fn due(&self, proxy: &ProxyImages) -> DueWork {
-        let Some((at, all)) = self.retry else { return proxy.wanted().take().await };
+        let Some((at, all)) = self.retry else { return proxy.reconcile_queue().take().await };
         // Events do not shorten the pause after a failure.
-        let mut due = timeout_at(at, proxy.wanted().take()).await.unwrap_or_default();
+        let mut due = timeout_at(at, proxy.reconcile_queue().take()).await.unwrap_or_default();
         due.all |= all;
         due.list |= due.all || Instant::now() >= at;
         due
@@ -205,7 +206,7 @@ pub async fn reconcile(proxy: &ProxyImages, namespace: &Namespace) -> Result<boo
     // Transfer.
     let _permit = proxy.reconcile_permit().await;
     let gaps = proxy.sync_state().begin_sync();
-    let read = read_again(proxy, namespace).await;
+    let read = read_differences(proxy, namespace).await;
     let ended = if is_stored(proxy, namespace) {
         read.map(|()| proxy.sync_state().finish_sync(namespace, gaps))
     } else {
@@ -216,7 +217,7 @@ pub async fn reconcile(proxy: &ProxyImages, namespace: &Namespace) -> Result<boo
     ended
 }
 
-async fn read_again(proxy: &ProxyImages, namespace: &Namespace) -> Result<()> {
+async fn read_differences(proxy: &ProxyImages, namespace: &Namespace) -> Result<()> {
     match proxy.live() {
         Some(files) => match read_database(proxy, namespace, files).await {
             Err(Error::Unavailable(_)) => read_list(proxy, namespace).await,
@@ -226,7 +227,7 @@ async fn read_again(proxy: &ProxyImages, namespace: &Namespace) -> Result<()> {
     }
 }
 
-/// Finds what differs in containerd's database.
+/// Finds the differences in containerd's database.
 async fn read_database(
     proxy: &ProxyImages,
     namespace: &Namespace,
@@ -240,7 +241,7 @@ async fn read_database(
         let work = move |mut cancel: Cancel| {
             store.read(|snapshot| {
                 let found = compare(&files.database, &ns, snapshot, &mut cancel)?;
-                files.compared.remember(&ns, snapshot, &found);
+                files.comparisons.remember(&ns, snapshot, &found);
                 Ok((found.ours, found.differing))
             })
         };
@@ -264,7 +265,8 @@ fn log_set_aside(namespace: &Namespace, gone: usize, ours: usize) {
     );
 }
 
-async fn read_list(proxy: &ProxyImages, namespace: &Namespace) -> Result<()> {
+/// Finds the differences in a List of containerd.
+pub(super) async fn read_list(proxy: &ProxyImages, namespace: &Namespace) -> Result<()> {
     let hasher = RandomState::new();
     let mut theirs = HashMap::new();
     let mut left_out = BTreeSet::new();
@@ -277,27 +279,27 @@ async fn read_list(proxy: &ProxyImages, namespace: &Namespace) -> Result<()> {
         }
     }
     let ours = ours(proxy, namespace, &hasher).await?;
-    let mut one_by_one = OneByOne { proxy, namespace, left_out, failed: None };
+    let mut refresher = Refresher { proxy, namespace, left_out, failed: None };
     let mut gone = 0;
     for name in ours.keys().filter(|name| !theirs.contains_key(*name)) {
         // A client may have created the image after containerd listed its images, or deleted it since.
         let aside = !proxy.sync_state().watched_since_sync(namespace);
-        let found = one_by_one.refresh(name, aside).await?;
-        gone += usize::from(found == Some(Found::Removed) && aside);
+        let found = refresher.refresh(name, aside).await?;
+        gone += usize::from(found == Some(Refreshed::Removed) && aside);
     }
     if gone > 0 {
         log_set_aside(namespace, gone, ours.len());
     }
     for (name, hash) in &theirs {
         if ours.get(name) != Some(hash) {
-            one_by_one.refresh(name, !proxy.sync_state().watched_since_sync(namespace)).await?;
+            refresher.refresh(name, !proxy.sync_state().watched_since_sync(namespace)).await?;
         }
     }
-    one_by_one.end()
+    refresher.finish()
 }
 
 /// Refreshes records one by one. A failed record does not stop the others.
-struct OneByOne<'f> {
+struct Refresher<'f> {
     proxy: &'f ProxyImages,
     namespace: &'f Namespace,
     /// The images that are too large for a reply of containerd: no client can read them.
@@ -306,8 +308,8 @@ struct OneByOne<'f> {
     failed: Option<Error>,
 }
 
-impl OneByOne<'_> {
-    async fn refresh(&mut self, name: &str, aside: bool) -> Result<Option<Found>> {
+impl Refresher<'_> {
+    async fn refresh(&mut self, name: &str, aside: bool) -> Result<Option<Refreshed>> {
         const TOO_LARGE: i32 = Code::ResourceExhausted as i32;
         match self.proxy.refresh_as(Origin::ORIGIN_RESYNC, self.namespace, name, aside).await {
             Ok(found) => return Ok(Some(found)),
@@ -332,10 +334,10 @@ impl OneByOne<'_> {
         Ok(None)
     }
 
-    fn end(self) -> Result<()> {
+    fn finish(self) -> Result<()> {
         let Self { proxy, namespace, left_out, failed } = self;
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&left_out);
-        if proxy.sync_state().is_news(namespace, hash) && !left_out.is_empty() {
+        if proxy.sync_state().record_skipped(namespace, hash) && !left_out.is_empty() {
             log::warn!(
                 "namespace {namespace}: images that no reply of containerd can carry are left out: {}",
                 summary(&left_out)

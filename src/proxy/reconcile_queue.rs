@@ -2,8 +2,8 @@
 //! merge into one until the reconciler takes them.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::model::Namespace;
@@ -12,7 +12,7 @@ use crate::model::Namespace;
 #[derive(Debug, Default)]
 pub struct ReconcileQueue {
     due: Mutex<DueWork>,
-    asked: Notify,
+    scheduled: Notify,
 }
 
 /// The scheduled reconciliations.
@@ -28,38 +28,33 @@ pub struct DueWork {
 
 impl ReconcileQueue {
     /// Schedules the images of a namespace.
-    pub fn namespace(&self, namespace: &Namespace) {
-        self.lock().namespaces.insert(namespace.clone());
-        self.asked.notify_one();
+    pub fn schedule(&self, namespace: &Namespace) {
+        self.due.lock().namespaces.insert(namespace.clone());
+        self.scheduled.notify_one();
     }
 
     /// Schedules the list of namespaces.
-    pub fn list(&self) {
-        self.lock().list = true;
-        self.asked.notify_one();
+    pub fn schedule_list(&self) {
+        self.due.lock().list = true;
+        self.scheduled.notify_one();
     }
 
     /// Schedules the list of namespaces and all their images.
-    pub fn all(&self) {
-        let mut due = self.lock();
+    pub fn schedule_all(&self) {
+        let mut due = self.due.lock();
         (due.list, due.all) = (true, true);
-        self.asked.notify_one();
+        self.scheduled.notify_one();
     }
 
     /// Waits for work, and takes all of it.
     pub async fn take(&self) -> DueWork {
         loop {
-            let due = std::mem::take(&mut *self.lock());
+            let due = std::mem::take(&mut *self.due.lock());
             if due != DueWork::default() {
                 return due;
             }
-            self.asked.notified().await;
+            self.scheduled.notified().await;
         }
-    }
-
-    /// Locks the queue. Code that holds the lock cannot panic, so poison means nothing.
-    fn lock(&self) -> MutexGuard<'_, DueWork> {
-        self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -70,15 +65,15 @@ mod tests {
 
     #[test]
     fn what_is_wanted_often_is_taken_once() {
-        let (wanted, ns) = (ReconcileQueue::default(), Namespace::parse("n").unwrap());
+        let (queue, ns) = (ReconcileQueue::default(), Namespace::parse("n").unwrap());
         for _ in 0..1000 {
-            wanted.namespace(&ns);
-            wanted.list();
+            queue.schedule(&ns);
+            queue.schedule_list();
         }
-        let due = wanted.take().now_or_never().unwrap();
+        let due = queue.take().now_or_never().unwrap();
         assert_eq!(due, DueWork { list: true, all: false, namespaces: [ns].into() });
-        assert!(wanted.take().now_or_never().is_none());
-        wanted.all();
-        assert!(wanted.take().now_or_never().unwrap().all);
+        assert!(queue.take().now_or_never().is_none());
+        queue.schedule_all();
+        assert!(queue.take().now_or_never().unwrap().all);
     }
 }

@@ -10,25 +10,32 @@ use crate::model::Namespace;
 
 /// The number of locks for all records. Two records may share a lock, which is safe: no task holds
 /// two locks.
-const LOCKS: usize = 1024;
+const LOCK_COUNT: usize = 1024;
 
 /// The locks of all records.
 #[derive(Debug)]
-pub struct RecordLocks {
+pub(crate) struct RecordLocks {
     locks: Vec<Arc<Mutex<()>>>,
     hasher: RandomState,
 }
 
 impl Default for RecordLocks {
     fn default() -> Self {
-        Self { locks: (0..LOCKS).map(|_| Arc::default()).collect(), hasher: RandomState::new() }
+        Self {
+            locks: (0..LOCK_COUNT).map(|_| Arc::default()).collect(),
+            hasher: RandomState::new(),
+        }
     }
 }
 
 impl RecordLocks {
     /// Waits for the lock of a record.
-    pub async fn lock(&self, namespace: &Namespace, name: &str) -> Option<OwnedMutexGuard<()>> {
-        let number = self.hasher.hash_one((namespace, name)) as usize % LOCKS;
+    pub(crate) async fn lock(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+    ) -> Option<OwnedMutexGuard<()>> {
+        let number = self.hasher.hash_one((namespace, name)) as usize % LOCK_COUNT;
         Some(Arc::clone(self.locks.get(number)?).lock_owned().await)
     }
 }

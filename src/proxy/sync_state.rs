@@ -1,4 +1,5 @@
-//! What is known of containerd's namespaces: whether events of one were missed since it was reconciled.
+//! The synchronization state of containerd's namespaces: whether events of a namespace were missed since it was
+//! reconciled.
 //!
 //! Reads do not depend on it. It decides what becomes of an image that containerd no longer has: after a
 //! gap in the events containerd may have lost its database, so the image is set aside instead of
@@ -8,7 +9,8 @@
 //! may use any name.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::model::Namespace;
 
@@ -37,17 +39,17 @@ struct NamespaceState {
 
 /// The number of gaps before a reconciliation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gaps(u64);
+pub(crate) struct Gaps(u64);
 
 impl SyncState {
     /// Whether events arrive without a gap.
     pub fn is_watching(&self) -> bool {
-        self.lock().watching
+        self.inner.lock().watching
     }
 
     /// Notes that containerd has the namespace. Returns whether the namespace is new.
-    pub fn observe(&self, namespace: &Namespace) -> bool {
-        let mut state = self.lock();
+    pub(crate) fn observe(&self, namespace: &Namespace) -> bool {
+        let mut state = self.inner.lock();
         let is_new = !state.namespaces.contains_key(namespace);
         if is_new {
             state.namespaces.insert(namespace.clone(), NamespaceState::default());
@@ -57,56 +59,51 @@ impl SyncState {
 
     /// The number of entries.
     pub fn count(&self) -> usize {
-        self.lock().namespaces.len()
+        self.inner.lock().namespaces.len()
     }
 
     /// Removes the entry of a namespace that containerd lacks.
     pub fn forget(&self, namespace: &Namespace) {
-        self.lock().namespaces.remove(namespace);
+        self.inner.lock().namespaces.remove(namespace);
     }
 
     /// Notes whether events arrive from now on.
-    pub fn set_watching(&self, watching: bool) {
-        let mut state = self.lock();
+    pub(crate) fn set_watching(&self, watching: bool) {
+        let mut state = self.inner.lock();
         state.watching = watching;
         if !watching {
             state.gaps += 1;
-            state.namespaces.values_mut().for_each(|space| space.watched = false);
+            state.namespaces.values_mut().for_each(|entry| entry.watched = false);
         }
     }
 
     /// Begins a reconciliation.
-    pub fn begin_sync(&self) -> Gaps {
-        Gaps(self.lock().gaps)
+    pub(crate) fn begin_sync(&self) -> Gaps {
+        Gaps(self.inner.lock().gaps)
     }
 
     /// Finishes a reconciliation of a namespace that containerd has. Returns whether no event has been
     /// missed since its begin.
-    pub fn finish_sync(&self, namespace: &Namespace, begin: Gaps) -> bool {
-        let mut state = self.lock();
+    pub(crate) fn finish_sync(&self, namespace: &Namespace, begin: Gaps) -> bool {
+        let mut state = self.inner.lock();
         let is_watched = state.watching && state.gaps == begin.0;
-        let space = state.namespaces.entry(namespace.clone()).or_default();
-        space.watched |= is_watched;
+        let entry = state.namespaces.entry(namespace.clone()).or_default();
+        entry.watched |= is_watched;
         is_watched
     }
 
     /// Whether events have reported every change of the namespace since it was last reconciled. If not,
     /// containerd may have lost its database meanwhile.
     pub fn watched_since_sync(&self, namespace: &Namespace) -> bool {
-        self.lock().namespaces.get(namespace).is_some_and(|space| space.watched)
+        self.inner.lock().namespaces.get(namespace).is_some_and(|entry| entry.watched)
     }
 
-    /// Whether the log has not named these skipped records of the namespace yet. `hash` identifies
-    /// them.
-    pub fn is_news(&self, namespace: &Namespace, hash: u64) -> bool {
-        let mut state = self.lock();
-        let space = state.namespaces.get_mut(namespace);
-        space.is_none_or(|space| std::mem::replace(&mut space.logged_hash, hash) != hash)
-    }
-
-    /// Locks the state. Code that holds the lock cannot panic, so poison means nothing.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Keeps the hash of the namespace's skipped records. Returns whether the log must name them, because the hash
+    /// differs from the last one.
+    pub(crate) fn record_skipped(&self, namespace: &Namespace, hash: u64) -> bool {
+        let mut state = self.inner.lock();
+        let entry = state.namespaces.get_mut(namespace);
+        entry.is_none_or(|entry| std::mem::replace(&mut entry.logged_hash, hash) != hash)
     }
 }
 
@@ -137,7 +134,7 @@ mod tests {
         let (state, ns) = (SyncState::default(), Namespace::parse("n").unwrap());
         state.set_watching(true);
         state.begin_sync();
-        assert!(!state.watched_since_sync(&ns) && state.is_news(&ns, 1));
+        assert!(!state.watched_since_sync(&ns) && state.record_skipped(&ns, 1));
         assert_eq!(state.count(), 0);
         assert!(state.observe(&ns) && !state.observe(&ns));
         state.forget(&ns);

@@ -22,7 +22,8 @@ use tonic::{Status, Streaming};
 use crate::api::event::Envelope;
 use crate::api::events::{PublishRequest, SubscribeRequest};
 use crate::model::Namespace;
-use crate::proxy::images::{Found, ProxyImages};
+use crate::proxy::copy::Refreshed;
+use crate::proxy::images::ProxyImages;
 
 /// The pause before the first retry to subscribe. It doubles with each further failure.
 const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(50);
@@ -68,7 +69,8 @@ pub async fn run(proxy: ProxyImages) {
             }
             Err(status) if !std::mem::replace(&mut is_logged, true) => {
                 log::warn!(
-                    "containerd at {} does not answer: {}; image names are served from LMDB",
+                    "containerd at {} does not answer: {}; image names are read from its files, or if these are gone, \
+                     as they were last seen",
                     proxy.containerd().socket().display(),
                     status.message()
                 );
@@ -122,7 +124,7 @@ async fn watch(proxy: &ProxyImages, mut events: Streaming<Envelope>) -> String {
         let event = tokio::select! {
             event = events.message() => event,
             _ = again.tick() => {
-                proxy.wanted().all();
+                proxy.reconcile_queue().schedule_all();
                 continue;
             }
             _ = retry.tick() => {
@@ -142,7 +144,7 @@ async fn watch(proxy: &ProxyImages, mut events: Streaming<Envelope>) -> String {
         }
         let Ok(namespace) = Namespace::parse(&event.namespace) else { continue };
         if event.topic.starts_with("/namespaces/") {
-            proxy.wanted().list();
+            proxy.reconcile_queue().schedule_list();
         }
         if !event.topic.starts_with("/images/") {
             continue;
@@ -151,8 +153,8 @@ async fn watch(proxy: &ProxyImages, mut events: Streaming<Envelope>) -> String {
         let (proxy, permit) = (proxy.clone(), std::sync::Arc::clone(&room).acquire_owned().await);
         tokio::spawn(async move {
             match proxy.refresh(&namespace, &name, false).await {
-                Ok(Found::Kept) => proxy.observe(&namespace),
-                Ok(Found::Removed | Found::Absent) => {}
+                Ok(Refreshed::Stored) => proxy.observe(&namespace),
+                Ok(Refreshed::Removed | Refreshed::Absent) => {}
                 Err(e) => {
                     log::debug!("following an event of namespace {namespace}: {e}");
                     proxy.schedule_reconcile(&namespace);

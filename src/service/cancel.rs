@@ -11,7 +11,7 @@ use crate::model::{Error, Result};
 /// The number of steps between two checks of the clock.
 const STEPS_PER_CLOCK_CHECK: u32 = 16;
 
-/// Work checks this value to find out whether it may go on.
+/// A value that long work checks at each step, to find out whether it may go on.
 #[derive(Clone, Debug)]
 pub struct Cancel {
     state: Arc<State>,
@@ -39,7 +39,7 @@ impl CancelOnDrop {
     }
 
     /// Whether the filters of the work need more memory than they may take.
-    pub fn lacks_memory(&self) -> bool {
+    pub(crate) fn lacks_memory(&self) -> bool {
         self.0.lacks_memory.load(Ordering::Relaxed)
     }
 }
@@ -99,7 +99,7 @@ impl Cancel {
     /// [`Error::Unavailable`] when the caller is gone; [`Error::DeadlineExceeded`] after the deadline.
     pub fn check(&mut self) -> Result<()> {
         if self.state.gone.load(Ordering::Relaxed) {
-            return Err(Error::Unavailable("nobody waits for the answer any more".into()));
+            return Err(Error::Unavailable("the client no longer waits for the answer".into()));
         }
         self.steps = self.steps.wrapping_add(1);
         let over = |until| Instant::now() > until;
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_ends_when_nobody_waits_or_the_time_is_over() {
+    fn a_read_ends_when_its_caller_is_gone_or_its_time_is_over() {
         let (waiting, mut cancel) = Cancel::new(Duration::from_secs(30), 0);
         assert!((0..STEPS_PER_CLOCK_CHECK * 2).all(|_| cancel.check().is_ok()));
         drop(waiting);
@@ -131,7 +131,7 @@ mod tests {
         let (waiting, mut cancel) = Cancel::new(Duration::ZERO, 0);
         assert!((1..STEPS_PER_CLOCK_CHECK).all(|_| cancel.check().is_ok()));
         for _ in 0..2 {
-            // Once it is over it stays over.
+            // The deadline stays passed.
             assert!(matches!(cancel.check(), Err(Error::DeadlineExceeded(_))));
             assert!(waiting.is_over());
         }

@@ -3,15 +3,15 @@
 use protobuf::{Message, MessageFull};
 
 use crate::limits::decoded_size;
-use crate::model::{Error, Result};
+use crate::model::{Context, Error, Result};
 
 /// Encodes a message.
 pub fn encode(message: &impl Message) -> Result<Vec<u8>> {
-    message.write_to_bytes().map_err(|e| Error::Internal(format!("encoding a message: {e}")))
+    message.write_to_bytes().or_internal("encoding a message")
 }
 
 /// Appends a length-delimited field to an encoded message.
-pub fn push_field(message: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+pub(crate) fn push_field(message: &mut Vec<u8>, number: u8, bytes: &[u8]) {
     message.push(number << 3 | 2);
     let mut length = bytes.len();
     while length >= 0x80 {
@@ -36,7 +36,7 @@ pub fn required<M>(field: protobuf::MessageField<M>, name: &str) -> Result<M> {
 
 /// Refuses a record that is larger than a reply can carry, or has more fields than a message may: a read
 /// would fail, or take more memory than is reserved. The error has `what`.
-pub fn check_record<M: MessageFull>(
+pub(crate) fn check_record<M: MessageFull>(
     record: &[u8],
     limit: usize,
     what: impl Fn() -> String,

@@ -6,7 +6,7 @@ use crate::model::filter::Filter;
 use crate::model::{Error, Result};
 
 /// Returns no containers. An invalid filter is refused.
-pub fn list(filters: &[String]) -> Result<ListContainersResponse> {
+pub(crate) fn list(filters: &[String]) -> Result<ListContainersResponse> {
     Filter::parse(filters).map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))?;
     Ok(ListContainersResponse::new())
 }

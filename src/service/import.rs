@@ -1,27 +1,27 @@
-//! The names of an image that an archive's import left to be named: containerd's import gives each target
-//! an annotation that says so, and the names follow from the target's other annotations and from the
-//! prefixes of the request (`core/transfer/image/imagestore.go`, `core/images/archive/reference.go`).
+//! The names of an imported image. containerd's import of an archive gives each target an annotation with
+//! the source of its names, which are the target's other annotations and the prefixes of the request
+//! (`core/transfer/image/imagestore.go`, `core/images/archive/reference.go`).
 
 use crate::api::descriptor::Descriptor;
 use crate::api::imagestore::ImageReference;
 use crate::model::{Error, Result};
 
-/// Where the names come from. It is not stored: the import takes it away.
+/// The annotation with the source of the names. An import removes it, so it is never stored.
 const SOURCE: &str = "io.containerd.import.ref-source";
-/// The name of an image, whole.
+/// The annotation with a full name.
 const IMAGE_NAME: &str = "io.containerd.image.name";
-/// A name, or a tag only.
+/// The annotation with a name or only a tag.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// The names come from annotations.
+/// The value for names from annotations.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Annotated;
+pub(crate) struct Annotated;
 
-/// Takes the annotation from a target that has it.
+/// Removes the annotation from a target that has it.
 ///
 /// # Errors
-/// It names a source that containerd does not know.
-pub fn take_source(target: &mut Descriptor) -> Result<Option<Annotated>> {
+/// If it names a source that containerd does not know.
+pub(crate) fn take_source(target: &mut Descriptor) -> Result<Option<Annotated>> {
     match target.annotations.remove(SOURCE).as_deref() {
         None => Ok(None),
         Some("annotation") => Ok(Some(Annotated)),
@@ -29,8 +29,11 @@ pub fn take_source(target: &mut Descriptor) -> Result<Option<Annotated>> {
     }
 }
 
-/// The names of a target: for each prefix the one that its annotations give, and one by its digest.
-pub fn names(references: &[ImageReference], target: &Descriptor) -> impl Iterator<Item = String> {
+/// The names of a target: for each prefix the name in its annotations, and a name by its digest.
+pub(crate) fn names(
+    references: &[ImageReference],
+    target: &Descriptor,
+) -> impl Iterator<Item = String> {
     references.iter().filter(|reference| reference.is_prefix).flat_map(|reference| {
         let named = annotated(reference, target);
         let is_digested = reference.add_digest && (named.is_none() || !reference.skip_named_digest);
@@ -39,17 +42,17 @@ pub fn names(references: &[ImageReference], target: &Descriptor) -> impl Iterato
     })
 }
 
-/// The name that the annotations give, if it fits the prefix.
+/// The name in the annotations, if it fits the prefix.
 fn annotated(reference: &ImageReference, target: &Descriptor) -> Option<String> {
     let annotation = |key| target.annotations.get(key).filter(|name| !name.is_empty());
     if let Some(name) = annotation(IMAGE_NAME) {
-        // A whole name is not completed.
+        // A full name gets no prefix.
         return expanded(reference, name).filter(|expanded| expanded == name);
     }
     expanded(reference, annotation(REF_NAME)?)
 }
 
-/// A name as it is, or a tag behind the prefix.
+/// A full name unchanged, or a tag behind the prefix.
 fn expanded(reference: &ImageReference, name: &str) -> Option<String> {
     let prefix = &reference.name;
     if prefix.is_empty() {

@@ -19,9 +19,9 @@ const SERVICES: [&str; 8] = [
     "version",
 ];
 
-/// The reply about this server: the store's UUID, which stays the same, and the process.
-pub fn server(uuid: &str) -> ServerResponse {
-    // The number of the PID namespace is the inode of its file; without /proc it is not known.
+/// The reply about this server: the UUID of the store, which never changes, and the process.
+pub(crate) fn server(uuid: &str) -> ServerResponse {
+    // The number of the PID namespace is the inode of its file; without /proc it stays 0.
     let pidns = std::fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino());
     ServerResponse {
         uuid: uuid.to_owned(),
@@ -32,7 +32,7 @@ pub fn server(uuid: &str) -> ServerResponse {
 }
 
 /// The plugins that match any of the filters.
-pub fn plugins(filters: &[String], root: &str, mut cancel: Cancel) -> Result<Vec<Plugin>> {
+pub(crate) fn plugins(filters: &[String], root: &str, mut cancel: Cancel) -> Result<Vec<Plugin>> {
     // containerd repeats the sentence.
     let filter = cancel.compile(filters, |filters| {
         Filter::parse(filters).map_err(|e| {

@@ -4,6 +4,7 @@
 //! A client takes a lease around a change: it is stored, listed, and expires. It keeps the images that it
 //! names from being collected. There is no content here, so it keeps none alive.
 
+use go_compat::quote::quote;
 use protobuf::MessageField;
 
 use super::namespaces;
@@ -13,7 +14,6 @@ use crate::api::leases::{CreateRequest, Lease, Resource, StoredLease};
 use crate::clock;
 use crate::limits::memory::ReplyBuffer;
 use crate::model::filter::{Fields, Filter};
-use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, digest, image, label};
 use crate::service::cancel::Cancel;
 use crate::service::codec;
@@ -25,22 +25,19 @@ use crate::store::{Kind, Records, Transaction};
 /// rewritten for each added resource, so it is kept small.
 const MAX_LEASE_BYTES: usize = 256 << 10;
 /// The type of a resource that is an image.
-pub const IMAGES: &str = "images";
+pub(crate) const IMAGES: &str = "images";
 
 /// Creates a lease. Without an id it gets a random one.
-pub fn create(
+pub(crate) fn create(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
-    request: &CreateRequest,
+    request: CreateRequest,
 ) -> Result<Lease> {
-    let id = match request.id.as_str() {
-        "" => random_id(),
-        id => id.to_owned(),
-    };
+    let CreateRequest { id, mut labels, .. } = request;
+    let id = if id.is_empty() { random_id() } else { id };
     if change.record(namespace, Kind::Lease, &id)?.is_some() {
         return Err(Error::already_exists(format_args!("lease {}", quote(&id))));
     }
-    let mut labels = request.labels.clone();
     label::drop_empty(&mut labels, "lease.Labels")?;
     let created_at = MessageField::some(clock::record_time());
     let lease = Lease { id: id.clone(), created_at, labels, ..Lease::default() };
@@ -61,12 +58,12 @@ fn random_id() -> String {
 }
 
 /// Removes a lease.
-pub fn delete(change: &mut Transaction<'_>, namespace: &Namespace, id: &str) -> Result<()> {
+pub(crate) fn delete(change: &mut Transaction<'_>, namespace: &Namespace, id: &str) -> Result<()> {
     if change.delete(namespace, Kind::Lease, id)? { Ok(()) } else { Err(not_found(id)) }
 }
 
 /// The filter of a List, compiled.
-pub fn filter(filters: &[String], cancel: &mut Cancel) -> Result<Filter> {
+pub(crate) fn filter(filters: &[String], cancel: &mut Cancel) -> Result<Filter> {
     cancel.compile(filters, |filters| {
         Filter::parse(filters).map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))
     })
@@ -74,7 +71,7 @@ pub fn filter(filters: &[String], cancel: &mut Cancel) -> Result<Filter> {
 
 /// Builds the `ListResponse` of the leases that match the filter, in byte order of ids, within the buffer
 /// and until it is cancelled.
-pub fn list(
+pub(crate) fn list(
     records: &impl Records,
     namespace: &Namespace,
     filter: &Filter,
@@ -94,7 +91,7 @@ pub fn list(
 }
 
 /// Adds a resource to a lease. Adding it again changes nothing.
-pub fn add(
+pub(crate) fn add(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
     id: &str,
@@ -117,7 +114,7 @@ pub fn add(
 }
 
 /// Removes a resource from a lease. A resource that the lease does not name is no error.
-pub fn remove(
+pub(crate) fn remove(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
     id: &str,
@@ -139,7 +136,7 @@ pub fn remove(
 /// The lease of the call, if the image that the call writes expires. The lease must exist. `image` has the
 /// labels of the call, including those without a value, which are not stored. As in containerd
 /// (`core/metadata/images.go`, 2.1).
-pub fn holding<'l>(
+pub(crate) fn holding<'l>(
     records: &impl Records,
     namespace: &Namespace,
     lease: Option<&'l str>,
@@ -155,7 +152,7 @@ pub fn holding<'l>(
 }
 
 /// Adds an image to a lease: the image is not collected as long as the lease exists.
-pub fn hold_image(
+pub(crate) fn hold_image(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
     id: &str,
@@ -171,7 +168,7 @@ pub fn hold_image(
 }
 
 /// Removes the image that a call removes from the lease of the call.
-pub fn release_image(
+pub(crate) fn release_image(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
     lease: Option<&str>,
@@ -193,7 +190,7 @@ fn image_resource(name: &str) -> Resource {
 }
 
 /// Builds the `ListResourcesResponse` of a lease, in order of types and ids, within the buffer.
-pub fn resources(
+pub(crate) fn resources(
     records: &impl Records,
     namespace: &Namespace,
     id: &str,
@@ -287,7 +284,7 @@ mod tests {
         let make = |c: &mut Transaction<'_>, ns: &Namespace, size| {
             let labels = [("k".to_owned(), "v".repeat(size))].into();
             let request = CreateRequest { id: format!("l{size}"), labels, ..Default::default() };
-            create(c, ns, &request).map(drop)
+            create(c, ns, request).map(drop)
         };
         let resource = |size: usize| {
             let (type_, id) = ("images".into(), "x".repeat(size));
@@ -352,7 +349,7 @@ mod tests {
             };
         change(
             |c, ns, _| {
-                create(c, ns, &CreateRequest { id: "l".into(), ..Default::default() }).map(drop)
+                create(c, ns, CreateRequest { id: "l".into(), ..Default::default() }).map(drop)
             },
             "",
             "",

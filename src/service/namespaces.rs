@@ -1,9 +1,10 @@
 //! The operations of Namespaces inside a transaction, with the semantics of containerd
 //! (`core/metadata/namespaces.go`, `plugins/services/namespaces`).
 
+use go_compat::quote::quote;
+
 use crate::api::namespace::{Namespace as Record, UpdateNamespaceRequest};
 use crate::limits::memory::ReplyBuffer;
-use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, label};
 use crate::service::cancel::Cancel;
 use crate::service::codec;
@@ -21,7 +22,11 @@ const MAX_NAMESPACE_BYTES: usize = 256 << 10;
 
 /// Builds the `GetNamespaceResponse` of a namespace, within the buffer. A missing namespace is answered
 /// like one without labels, as in containerd.
-pub fn get(records: &impl Records, name: &str, room: ReplyBuffer<'_>) -> Result<BuildOutcome> {
+pub(crate) fn get(
+    records: &impl Records,
+    name: &str,
+    room: ReplyBuffer<'_>,
+) -> Result<BuildOutcome> {
     let namespace = Namespace::parse(name);
     let stored = namespace.as_ref().map_or(Ok(None), |namespace| records.namespace(namespace))?;
     let mut reply = ReplyBuilder::new(room);
@@ -34,7 +39,7 @@ pub fn get(records: &impl Records, name: &str, room: ReplyBuffer<'_>) -> Result<
 
 /// Builds the `ListNamespacesResponse` of all namespaces, in byte order of names, within the buffer and
 /// until it is cancelled.
-pub fn list(
+pub(crate) fn list(
     records: &impl Records,
     room: ReplyBuffer<'_>,
     mut cancel: Cancel,
@@ -50,7 +55,7 @@ pub fn list(
 }
 
 /// Creates a namespace.
-pub fn create(change: &mut Transaction<'_>, record: &Record) -> Result<Namespace> {
+pub(crate) fn create(change: &mut Transaction<'_>, record: &Record) -> Result<Namespace> {
     let namespace = Namespace::parse(&record.name)?;
     label::validate_sizes(&record.labels)
         .map_err(|e| Error::InvalidArgument(format!("{LABELS}: {e}")))?;
@@ -67,9 +72,9 @@ pub fn create(change: &mut Transaction<'_>, record: &Record) -> Result<Namespace
 
 /// A checked update of a namespace.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Update {
+pub(crate) struct Update {
     /// The namespace.
-    pub namespace: Namespace,
+    pub(crate) namespace: Namespace,
     /// Whether the update removes the labels that it does not name.
     all: bool,
     /// The new labels. An empty value removes the label.
@@ -79,7 +84,7 @@ pub struct Update {
 impl Update {
     /// Checks the paths of the mask in order, and the name last, as containerd does: it checks the name when
     /// it publishes the event.
-    pub fn new(request: &UpdateNamespaceRequest) -> Result<Self> {
+    pub(crate) fn new(request: &UpdateNamespaceRequest) -> Result<Self> {
         let record = required(request.namespace.clone(), "UpdateNamespaceRequest.namespace")?;
         let paths = &request.update_mask.paths;
         let mut labels = Labels::new();
@@ -111,7 +116,7 @@ fn check_set(labels: &Labels) -> Result<()> {
 
 /// Replaces the labels of a namespace, or those that the mask names. A missing namespace is created if
 /// there are any labels, as in containerd.
-pub fn update(change: &mut Transaction<'_>, update: &Update) -> Result<()> {
+pub(crate) fn update(change: &mut Transaction<'_>, update: &Update) -> Result<()> {
     let stored = labels(change, &update.namespace)?;
     if stored.is_none() && update.labels.is_empty() {
         return Ok(());
@@ -122,7 +127,7 @@ pub fn update(change: &mut Transaction<'_>, update: &Update) -> Result<()> {
 }
 
 /// Removes a namespace without images, and its leases.
-pub fn delete(change: &mut Transaction<'_>, name: &str) -> Result<Namespace> {
+pub(crate) fn delete(change: &mut Transaction<'_>, name: &str) -> Result<Namespace> {
     let missing = || Error::not_found(format_args!("namespace {}", quote(name)));
     let namespace = Namespace::parse(name).map_err(|_| missing())?;
     if change.scan(&namespace, Kind::Image)?.next().transpose()?.is_some() {
@@ -135,7 +140,7 @@ pub fn delete(change: &mut Transaction<'_>, name: &str) -> Result<Namespace> {
 }
 
 /// Creates the namespace of a new record if it is missing.
-pub fn ensure(change: &mut Transaction<'_>, namespace: &Namespace) -> Result<()> {
+pub(crate) fn ensure(change: &mut Transaction<'_>, namespace: &Namespace) -> Result<()> {
     match change.namespace(namespace)? {
         Some(_) => Ok(()),
         None => put(change, namespace, Labels::new()),

@@ -1,13 +1,13 @@
-//! The threads on which requests that may take long run, and the order in which they get one.
+//! The pool of threads for long requests, and the order in which requests get a thread.
 //!
-//! Work first gets a place in the quick lane, for a short time. Work that needs more is ended and starts
-//! again in the slow lane, which has places of its own: however many slow requests there are, a quick
-//! one waits for quick ones only. Work whose filters take much memory is ended, too, and starts again
-//! in the heavy lane, which has one place. In each lane clients take turns, so that a client waits for
-//! one turn of each other client at most, not for all that another has queued. Of the slow places one
-//! client has half at most.
+//! The pool has three lanes. Work starts in the quick lane and may run there for a short time. If it
+//! needs more time, the pool ends it and starts it again in the slow lane. If its filters need much
+//! memory, the pool starts it again in the heavy lane, which runs one request at a time. So a quick
+//! request never waits for a slow one. In each lane clients take turns: a client waits for at most one
+//! turn of each other client, not for all that another client has queued. One client gets at most half
+//! of the places of the slow lane.
 //!
-//! Work that waits holds nothing: no snapshot, no thread, no compiled filter.
+//! Work that waits holds no snapshot, no thread and no compiled filter.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,19 +19,19 @@ use crate::service::cancel::Cancel;
 
 /// How long work may take in a quick place. A List through 100,000 images takes some 20 ms
 /// (`scripts/bench beside`). The filters of a subscription may take as long for one event.
-pub const QUICK_TIMEOUT: Duration = Duration::from_millis(100);
+pub(crate) const QUICK_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How long work may take in a slow place. Only filters that are made to be slow, or many millions of
-/// images, take so long.
+/// images, reach this bound.
 const SLOW_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The memory in bytes that the filters of one request may take in a quick or a slow place. Only large
 /// regular expressions, and thousands of selectors, take more.
 const LIGHT_FILTER_BYTES: usize = 1 << 20;
 
-/// Where work runs.
+/// A lane of the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
+pub(crate) enum Lane {
     /// For a short time.
     Quick,
     /// For a long time.
@@ -40,12 +40,12 @@ pub enum Lane {
     Heavy,
 }
 
-/// What became of work in a lane.
+/// The outcome of work in a lane.
 #[derive(Debug)]
-pub enum Attempt<T> {
-    /// It is done.
+pub(crate) enum Attempt<T> {
+    /// The work is done.
     Done(T),
-    /// It needs this lane.
+    /// The work must start again in this lane.
     Again(Lane),
 }
 
@@ -58,9 +58,10 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// As many quick places as processors, half as many slow ones, but two at least, and a heavy one.
+    /// A pool with one quick place for each processor, half as many slow places, but at least two, and one
+    /// heavy place.
     pub fn new() -> Self {
-        // More than the processors at once would only wait for each other, and hold snapshots.
+        // More threads than processors would wait for each other while they hold snapshots.
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
         let slow = (processors / 2).max(2);
         Self {
@@ -70,8 +71,8 @@ impl Pool {
         }
     }
 
-    /// Runs `work`, which must do as its [`Cancel`] says, in one lane after the other until it has the
-    /// time and the memory that it needs. Dropped, it ends.
+    /// Runs `work` in one lane after the other until it has the time and the memory that it needs. `work`
+    /// must end when its [`Cancel`] says so. Dropping the future cancels the work.
     pub async fn run<T: Send + 'static>(
         &self,
         client: Client,
@@ -88,8 +89,8 @@ impl Pool {
         }
     }
 
-    /// The same, in one lane only.
-    pub async fn run_in<T: Send + 'static>(
+    /// Runs `work` in one lane only.
+    pub(crate) async fn run_in<T: Send + 'static>(
         &self,
         lane: Lane,
         client: Client,
@@ -101,9 +102,9 @@ impl Pool {
             Lane::Heavy => (&self.heavy, SLOW_TIMEOUT, usize::MAX),
         };
         let place = places.acquire(client, 1).await;
-        // Time counts from here on: waiting for a place is not the work's fault.
+        // The time of the work begins here: it does not include the wait for a place.
         let (waiting, cancel) = Cancel::new(time, filter_memory);
-        // The place is the work's, not the caller's: it goes on for a moment though its client is gone.
+        // The work owns the place: it runs on for a moment after its client has left.
         let work = move || {
             let _place = place;
             work(cancel)
@@ -155,7 +156,7 @@ mod tests {
                 })
             })
             .collect();
-        // One of them is among the slow now.
+        // One of the requests is in the slow lane now.
         slow_begun.recv().await.unwrap();
         assert_eq!(pool.run(TWO, |_| Ok(7)).await, Ok(7));
         for work in slow {

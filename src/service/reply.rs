@@ -14,13 +14,13 @@ pub struct BuildOutcome {
     /// The encoded message, with its share of the budget.
     pub reply: Option<Reply>,
     /// The number of damaged records that were left out.
-    pub left_out: u64,
+    pub(crate) left_out: u64,
 }
 
 /// Builds a response whose field 1 has the records, like every response with images, namespaces, leases or
 /// resources: the encoded records, each after its tag and length.
 #[derive(Debug)]
-pub struct ReplyBuilder<'b> {
+pub(crate) struct ReplyBuilder<'b> {
     message: Vec<u8>,
     size: usize,
     room: ReplyBuffer<'b>,
@@ -32,12 +32,12 @@ impl<'b> ReplyBuilder<'b> {
     const RECORDS: u8 = 1;
 
     /// An empty response in that buffer.
-    pub fn new(room: ReplyBuffer<'b>) -> Self {
+    pub(crate) fn new(room: ReplyBuffer<'b>) -> Self {
         Self { message: Vec::new(), size: 0, room, left_out: 0 }
     }
 
     /// Adds an encoded record, or only its size once the buffer is full.
-    pub fn add(&mut self, record: &[u8]) {
+    pub(crate) fn add(&mut self, record: &[u8]) {
         let head = 1 + protobuf::rt::compute_raw_varint64_size(record.len() as u64) as usize;
         self.size += head + record.len();
         if !self.room.try_grow(self.size) {
@@ -49,12 +49,12 @@ impl<'b> ReplyBuilder<'b> {
     }
 
     /// How many bytes the message has so far, whether built or not.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.size
     }
 
     /// Adds the encoded fields of the response that follow its records.
-    pub fn add_fields(&mut self, fields: &[u8]) {
+    pub(crate) fn add_fields(&mut self, fields: &[u8]) {
         self.size += fields.len();
         if self.room.try_grow(self.size) {
             self.message.extend_from_slice(fields);
@@ -64,12 +64,12 @@ impl<'b> ReplyBuilder<'b> {
     }
 
     /// Counts a damaged record.
-    pub fn leave_out(&mut self) {
+    pub(crate) fn leave_out(&mut self) {
         self.left_out += 1;
     }
 
     /// The response.
-    pub fn built(mut self) -> BuildOutcome {
+    pub(crate) fn built(mut self) -> BuildOutcome {
         let fits = self.room.try_grow(self.size);
         let hold = self.room.finish(self.size);
         if fits && hold.is_some() {

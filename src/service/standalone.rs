@@ -1,11 +1,13 @@
-//! The services that clients call around image names, when no containerd stands behind: Namespaces,
-//! Leases, Events, Transfer of a name, Introspection, and a List of Containers that is empty.
+//! The services beside Images in a daemon without a containerd: Namespaces, Leases, Events, Transfer of a
+//! name, Introspection, and a List of Containers that is empty.
 //!
-//! Each method takes a request's message and gives the reply's, or, where what is stored decides its size,
-//! the reply as bytes that hold their share of the budget. The work is done by the module of the service.
+//! Each method takes the message of a request and returns the message of the reply. Where stored records
+//! decide the size of the reply, it returns bytes with a reservation of the memory budget. The module of
+//! each service does the work.
 
 use std::sync::Arc;
 
+use go_compat::quote::quote;
 use protobuf::well_known_types::empty::Empty;
 
 use crate::api::containers::{ListContainersRequest, ListContainersResponse};
@@ -31,7 +33,7 @@ use crate::service::containers;
 use crate::service::events::OwnEvent;
 use crate::service::events::subscription::Subscription;
 use crate::service::local::LocalImages;
-use crate::service::transfer::Tagged;
+use crate::service::transfer::TagResult;
 use crate::service::{CallContext, Reply, introspection, leases, namespaces, transfer};
 use crate::store::{Store, Transaction};
 
@@ -42,18 +44,18 @@ pub struct Standalone {
     transfers: FairSemaphore,
 }
 
-/// The Transfers that are with the writer thread at a time. Each may take it as long as a thousand other
-/// changes, and those of other clients wait behind all that are there.
+/// The most Transfers in the queue of the writer thread. One Transfer may take as long as a thousand other
+/// changes, and the changes of other clients wait behind all Transfers in the queue.
 const MAX_TRANSFERS: usize = 1;
 
 #[allow(missing_docs)]
 impl Standalone {
-    /// Beside the Images of `local`, on its store.
+    /// The services on the store of `local`.
     pub fn new(local: LocalImages) -> Self {
         Self { local, transfers: FairSemaphore::new(MAX_TRANSFERS, MAX_TRANSFERS) }
     }
 
-    /// Its Images.
+    /// The Images of the same store.
     pub fn local(&self) -> &LocalImages {
         &self.local
     }
@@ -120,9 +122,7 @@ impl Standalone {
         request: DeleteNamespaceRequest,
     ) -> Result<Empty> {
         let name = request.name.clone();
-        let missing = |_| {
-            Error::not_found(format_args!("namespace {}", crate::model::go::quote::quote(&name)))
-        };
+        let missing = |_| Error::not_found(format_args!("namespace {}", quote(&name)));
         let namespace = Namespace::parse(&name).map_err(missing)?;
         let work =
             move |change: &mut Transaction<'_>| namespaces::delete(change, &request.name).map(drop);
@@ -139,7 +139,7 @@ impl Standalone {
         let bytes = decoded_size::decoded(&request, request.labels.len());
         let collector = Arc::clone(self.local.collector());
         let create = move |change: &mut Transaction<'_>, ns: &Namespace| {
-            let lease = leases::create(change, ns, &request)?;
+            let lease = leases::create(change, ns, request)?;
             collector.lease_written(ns, &lease.id, &lease.labels);
             Ok(lease)
         };
@@ -174,9 +174,11 @@ impl Standalone {
         let bytes = decoded_size::decoded(&request, 0);
         let collector = Arc::clone(self.local.collector());
         let add = move |change: &mut Transaction<'_>, ns: &Namespace| {
-            leases::add(change, ns, &request.id, request.resource.clone())?;
-            if request.resource.type_ == leases::IMAGES {
-                collector.image_leased(ns, &request.resource.id);
+            let resource = &request.resource;
+            let image = (resource.type_ == leases::IMAGES).then(|| resource.id.clone());
+            leases::add(change, ns, &request.id, request.resource)?;
+            if let Some(image) = image {
+                collector.image_leased(ns, &image);
             }
             Ok(())
         };
@@ -191,7 +193,7 @@ impl Standalone {
     ) -> Result<Empty> {
         let bytes = decoded_size::decoded(&request, 0);
         let remove = move |change: &mut Transaction<'_>, ns: &Namespace| {
-            leases::remove(change, ns, &request.id, request.resource.clone())
+            leases::remove(change, ns, &request.id, request.resource)
         };
         self.change(call, bytes, remove).await?;
         Ok(Empty::new())
@@ -210,8 +212,8 @@ impl Standalone {
         self.local.build_reply(call, None, build).await
     }
 
-    /// Gives the target of one name to others. All of it is done by the writing thread, one transfer at a
-    /// time, so that the records of many transfers are never in memory together.
+    /// Gives the target of one name to other names. The writer thread does the whole Transfer, one at a time,
+    /// so the records of several Transfers are never in memory together.
     pub async fn transfer(&self, call: &CallContext, request: TransferRequest) -> Result<Empty> {
         let namespace = call.namespace()?;
         let tag = Arc::new(transfer::tag(&request)?);
@@ -219,7 +221,7 @@ impl Standalone {
         let (ns, events, bytes) = (namespace.clone(), Arc::clone(&tag), tag.bytes());
         let (lease, cause) = (call.lease(), call.cause());
         let collector = Arc::clone(self.local.collector());
-        // The place is the change's, which is made though its client leaves.
+        // The change owns the permit, because it is made even if its client leaves.
         let place = self.transfers.acquire(call.client, 1).await;
         let work = move |change: &mut Transaction<'_>| {
             let _place = place;
@@ -231,7 +233,7 @@ impl Standalone {
             Ok(tagged)
         };
         let tell = self.local.events().clone();
-        let told = move |tagged: &Tagged| {
+        let told = move |tagged: &TagResult| {
             for happened in events.events(tagged.clone()) {
                 tell.emit(&namespace, happened);
             }
@@ -275,7 +277,7 @@ impl Standalone {
         Ok(PluginsResponse { plugins, ..Default::default() })
     }
 
-    pub async fn list_containers(
+    pub(crate) async fn list_containers(
         &self,
         call: &CallContext,
         request: ListContainersRequest,
@@ -285,11 +287,11 @@ impl Standalone {
         self.local.pool().run(call.client, list).await
     }
 
-    /// A change in the namespace of the call that no event tells of.
-    async fn change<T, F>(&self, call: &CallContext, bytes: usize, mut work: F) -> Result<T>
+    /// Makes a change in the namespace of the call, without an event.
+    async fn change<T, F>(&self, call: &CallContext, bytes: usize, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnMut(&mut Transaction<'_>, &Namespace) -> Result<T> + Send + 'static,
+        F: FnOnce(&mut Transaction<'_>, &Namespace) -> Result<T> + Send + 'static,
     {
         let namespace = call.namespace()?;
         let ns = namespace.clone();
@@ -298,7 +300,7 @@ impl Standalone {
     }
 }
 
-/// The error of a call's namespace, as Publish tells it.
+/// The error of a call's namespace in the words of containerd's Publish.
 fn publish_error(error: Error) -> Error {
     let told = |why: String| format!("failed publishing event: {why}");
     match error {

@@ -2,6 +2,7 @@
 //!
 //! Every other transfer moves content, and this process has none.
 
+use go_compat::quote::quote;
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 
@@ -12,14 +13,13 @@ use crate::api::imagestore::{ImageReference, ImageStore};
 use crate::api::transfer::TransferRequest;
 use crate::clock;
 use crate::limits::decoded_size;
-use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result};
 use crate::service::codec::decode;
 use crate::service::gc::EXPIRE;
 use crate::store::{Kind, Records, Transaction};
 
 /// The label that ties an image to another of its namespace: it is collected with that image.
-pub const BACK_REFERENCE: &str = "containerd.io/gc.bref.image";
+pub(crate) const BACK_REFERENCE: &str = "containerd.io/gc.bref.image";
 
 /// The most names of one Transfer: one transaction writes them all, and other writers wait for it.
 const MAX_NAMES: usize = 1000;
@@ -30,31 +30,31 @@ const MAX_BYTES: usize = 2 * images::MAX_RECORD_BYTES;
 
 /// New names for the target of an image.
 #[derive(Debug, PartialEq)]
-pub struct Tag {
+pub(crate) struct Tag {
     source: String,
     to: ImageStore,
 }
 
 /// The result of a Transfer.
 #[derive(Debug, PartialEq, Eq, Clone)]
-pub struct Tagged {
-    names: Vec<Given>,
+pub(crate) struct TagResult {
+    names: Vec<RequestedName>,
     /// The label with the time of expiry of all names but the first.
     expires: String,
 }
 
-/// A name that was given.
+/// A name that the request gives to the image.
 #[derive(Debug, PartialEq, Eq, Clone)]
-struct Given {
+struct RequestedName {
     name: String,
-    /// It stands beside the first.
+    /// The name stands in the request beside the first.
     is_extra: bool,
     /// An image of that name was there.
     was_there: bool,
 }
 
 /// The tag that a request asks for.
-pub fn tag(request: &TransferRequest) -> Result<Tag> {
+pub(crate) fn tag(request: &TransferRequest) -> Result<Tag> {
     let (Some(from), Some(to)) = (store(&request.source)?, store(&request.destination)?) else {
         return Err(Error::Unimplemented(format!(
             "a transfer from {} to {} moves content: this socket is lmdb-images, which holds image \
@@ -81,12 +81,12 @@ fn check_count(count: usize) -> Result<()> {
 impl Tag {
     /// Writes all names or none. A name that exists is moved, as in containerd 2. Names that expire are
     /// added to the `lease` of the call.
-    pub fn apply(
+    pub(crate) fn apply(
         &self,
         change: &mut Transaction<'_>,
         namespace: &Namespace,
         lease: Option<&str>,
-    ) -> Result<Tagged> {
+    ) -> Result<TagResult> {
         let missing = || Error::not_found(format_args!("image {}", quote(&self.source)));
         let stored =
             change.record(namespace, Kind::Image, &self.source)?.ok_or_else(missing)?.to_vec();
@@ -98,7 +98,7 @@ impl Tag {
             }
             None => self.names(&target.digest).collect(),
         };
-        let mut tagged = Tagged { names: Vec::new(), expires: now() };
+        let mut tagged = TagResult { names: Vec::new(), expires: now() };
         let mut left = MAX_BYTES;
         for (name, is_extra) in names {
             if name.is_empty() {
@@ -118,7 +118,7 @@ impl Tag {
                      are written at once: give fewer names, or shorter labels"
                 ))
             })?;
-            tagged.names.push(Given { name, is_extra, was_there });
+            tagged.names.push(RequestedName { name, is_extra, was_there });
         }
         if tagged.names.is_empty() {
             return Err(Error::not_found("no image name found"));
@@ -127,15 +127,15 @@ impl Tag {
     }
 
     /// The memory of the request, in bytes.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         decoded_size::decoded(&self.to, self.to.labels.len() + self.to.extra_references.len())
             + self.source.len()
     }
 
     /// The events of the names, in order.
-    pub fn events(&self, tagged: Tagged) -> impl Iterator<Item = OwnEvent> {
-        let Tagged { names, expires } = tagged;
-        names.into_iter().map(move |Given { name, is_extra, was_there }| {
+    pub(crate) fn events(&self, tagged: TagResult) -> impl Iterator<Item = OwnEvent> {
+        let TagResult { names, expires } = tagged;
+        names.into_iter().map(move |RequestedName { name, is_extra, was_there }| {
             let mut labels = self.labels(is_extra, &expires);
             labels.retain(|_, value| !value.is_empty());
             if was_there {
@@ -221,7 +221,7 @@ mod tests {
         Image { name: "s".into(), target: MessageField::some(target), ..Image::default() }
     }
 
-    fn apply(store: &Store, ns: &Namespace, to: ImageStore) -> Result<Tagged> {
+    fn apply(store: &Store, ns: &Namespace, to: ImageStore) -> Result<TagResult> {
         let (tag, ns) = (Tag { source: "s".into(), to }, ns.clone());
         store.writer().write_blocking(move |change| tag.apply(change, &ns, None))
     }

@@ -19,12 +19,12 @@
 
 pub(crate) mod bounds;
 pub mod changelog;
-pub mod dir;
+pub(crate) mod dir;
 pub(crate) mod engine;
 mod error;
 pub mod journal;
-pub mod lmdb;
-pub mod read;
+pub(crate) mod lmdb;
+pub(crate) mod read;
 mod read_only;
 pub mod recovery;
 pub mod schema;
@@ -33,13 +33,14 @@ mod store;
 
 pub use changelog::LogHead;
 pub use changelog::cause::{Actor, Cause, Origin};
-pub use changelog::entry::whole_state;
+pub(crate) use changelog::entry::whole_state;
 pub use engine::transaction::Transaction;
-pub use read::changelog::{LogEntry, LogPage};
+pub(crate) use read::changelog::LogPage;
 pub use read::records::{Records, Snapshot};
 pub use read::scan::{Entry, RecordKey};
-pub use read::view::Revision;
+pub(crate) use read::view::Revision;
 pub use read_only::ReadOnlyStore;
-pub use schema::keys::{Kind, place_of};
+pub use schema::keys::Kind;
+pub(crate) use schema::keys::place_of;
 pub use schema::log_meta::Retention;
 pub use store::Store;

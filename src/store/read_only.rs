@@ -10,14 +10,14 @@ use heed::{CompactionOption, Env, EnvFlags, EnvOpenOptions, WithoutTls};
 use lmdb_verify::State;
 use nix::fcntl::FlockArg;
 
-use super::bounds::{MAP_SIZE, MAX_READERS};
+use super::bounds::MAX_READERS;
 use super::changelog::keep::LogStep;
 use super::dir::{permissions, root, store_id};
 use super::engine::committer;
 use super::error::{environment_lost_error, lmdb_error};
 use super::journal::overlay::Overlay;
 use super::journal::replay::{self, Fault};
-use super::lmdb::open::{begin_to_read, free_dead_readers};
+use super::lmdb::open::{begin_to_read, free_dead_readers, with_largest_map};
 use super::lmdb::reader_table::{self, HeldSnapshot, ReaderTable};
 use super::read::records::Snapshot;
 use super::read::usage::Usage;
@@ -29,12 +29,12 @@ use super::schema::databases;
 use super::schema::tables::Tables;
 use crate::model::{Error, Result};
 
-/// A journal counts as damaged when a reader beside the daemon found the same fault in it so often,
-/// with no checkpoint in between.
-const LOOKS_AT_FAULT: u32 = 10;
+/// A journal counts as damaged when a reader beside the daemon finds the same fault in this number of reads, with no
+/// checkpoint in between.
+const MAX_FAULT_READS: u32 = 10;
 
-/// The time between two such looks.
-const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+/// The time between two such reads.
+const FAULT_READ_INTERVAL: Duration = Duration::from_millis(2);
 
 /// A store that is only read, beside the daemon that owns it or without one.
 #[derive(Debug)]
@@ -71,13 +71,16 @@ impl ReadOnlyStore {
             permissions::chown_like(&lock, &found)?;
         }
         allocated?;
-        let mut options = EnvOpenOptions::new().read_txn_without_tls();
-        options.max_readers(MAX_READERS).max_dbs(databases::MAX_DATABASES);
-        // SAFETY: its owner changes the file through LMDB only, whose readers' list this
-        // environment is entered in; READ_ONLY takes nothing away from that. Opening looks at the
-        // meta pages only, which were verified; all else is verified below, before it is read.
-        let env = unsafe { options.flags(EnvFlags::READ_ONLY).open(root) }
-            .map_err(|e| lmdb_error(&format!("opening {} to read", root.display()), &e))?;
+        let opened = with_largest_map(|size| {
+            let mut options = EnvOpenOptions::new().read_txn_without_tls();
+            options.map_size(size).max_readers(MAX_READERS).max_dbs(databases::MAX_DATABASES);
+            // SAFETY: its owner changes the file through LMDB only, whose readers' list this
+            // environment is entered in; READ_ONLY takes nothing away from that. Opening reads at the
+            // meta pages only, which were verified; all else is verified below, before it is read.
+            unsafe { options.flags(EnvFlags::READ_ONLY).open(root) }
+        });
+        let (env, _) =
+            opened.map_err(|e| lmdb_error(&format!("opening {} to read", root.display()), &e))?;
         free_dead_readers(&env)?;
         let state = {
             // While this transaction is open no page of its state is used again, nor one of any
@@ -99,25 +102,27 @@ impl ReadOnlyStore {
         Ok(reader)
     }
 
-    /// What was verified when it was opened.
+    /// The result of the verification when the store was opened.
     pub fn state(&self) -> &State {
         &self.state
     }
 
     /// Writes one state of the store into the empty file at `path`, without the pages that are free. The
     /// copy is a checkpoint of its own: no journal fits it.
-    pub fn copy_to(&self, path: &Path) -> Result<()> {
+    pub(crate) fn copy_to(&self, path: &Path) -> Result<()> {
         let view = self.view()?;
         let to_error = |e: heed::Error| lmdb_error("copying the store", &e);
         let since = checkpoint_id::last_checkpoint(view.base().0, &self.tables)?;
         let mut file =
             File::options().read(true).write(true).open(path).map_err(|e| to_error(e.into()))?;
         self.env.copy_to_file(&mut file, CompactionOption::Enabled).map_err(to_error)?;
-        let mut options = EnvOpenOptions::new().read_txn_without_tls();
-        options.map_size(MAP_SIZE).max_dbs(databases::MAX_DATABASES);
-        // SAFETY: LMDB wrote the file just now, and its caller owns it: no other process changes it.
-        let opened = unsafe { options.flags(EnvFlags::NO_SUB_DIR | EnvFlags::NO_LOCK).open(path) };
-        let env = opened.map_err(to_error)?;
+        let opened = with_largest_map(|size| {
+            let mut options = EnvOpenOptions::new().read_txn_without_tls();
+            options.map_size(size).max_dbs(databases::MAX_DATABASES);
+            // SAFETY: LMDB wrote the file just now, and its caller owns it: no other process changes it.
+            unsafe { options.flags(EnvFlags::NO_SUB_DIR | EnvFlags::NO_LOCK).open(path) }
+        });
+        let (env, _) = opened.map_err(to_error)?;
         let (tables, _) = databases::open_to_read(&env, path)?;
         let txn = env.read_txn().map_err(to_error)?;
         let copied = checkpoint_id::last_checkpoint(&txn, &tables)?;
@@ -140,7 +145,7 @@ impl ReadOnlyStore {
     /// and make a checkpoint meanwhile: then it is read again, until both belong together.
     fn view(&self) -> Result<View<'_>> {
         let mut before: Option<(LastCheckpoint, Fault)> = None;
-        let mut looks = 0;
+        let mut reads = 0;
         loop {
             // Only what writes is ever refused its environment.
             let txn = begin_to_read(&self.env)?.ok_or_else(environment_lost_error)?;
@@ -164,12 +169,12 @@ impl ReadOnlyStore {
             let same = before.as_ref().is_some_and(|(checkpoint, earlier)| {
                 *checkpoint == last && replay::persists(earlier, &fault)
             });
-            looks = if same { looks + 1 } else { 1 };
-            if looks == LOOKS_AT_FAULT {
+            reads = if same { reads + 1 } else { 1 };
+            if reads == MAX_FAULT_READS {
                 return Err(fault.error(&self.root));
             }
             // The daemon may be in the middle of a write of the header.
-            std::thread::sleep(LOOK_INTERVAL);
+            std::thread::sleep(FAULT_READ_INTERVAL);
             before = Some((last, fault));
         }
     }
@@ -179,12 +184,12 @@ impl ReadOnlyStore {
         self.readers.held()
     }
 
-    /// What tells this store from all others, for as long as it lives.
+    /// The UUID of this store, which stays the same as long as the store exists.
     pub fn uuid(&self) -> &str {
         &self.uuid
     }
 
-    /// How large the store is.
+    /// The size of the store.
     pub fn usage(&self) -> Result<Usage> {
         Usage::measure(&self.root, &self.env, &self.view()?)
     }

@@ -9,7 +9,8 @@ use super::changelog::LogHead;
 use super::dir::disk_space;
 use super::dir::root::StoreDir;
 use super::engine::committer;
-use super::engine::environment::{Environment, view};
+use super::engine::environment::Environment;
+use super::engine::open_environment::view;
 use super::engine::writer::Writer;
 use super::error::{environment_lost_error, lmdb_error};
 use super::lmdb::open::free_dead_readers;
@@ -18,7 +19,7 @@ use super::read::changelog::LogPage;
 use super::read::records::{Records, Snapshot};
 use super::read::usage::Usage;
 use super::schema::log_meta::Retention;
-use crate::model::{Error, Result};
+use crate::model::{Context, Error, Result};
 
 /// An open store. Clones share it. Dropping the last clone finishes the accepted writes and closes the
 /// store.
@@ -46,7 +47,7 @@ impl Store {
     }
 
     /// As [`open`](Self::open), and keeps that much of the log from now on.
-    pub fn open_and_keep(root: &Path, keep: Option<Retention>) -> Result<Self> {
+    pub(crate) fn open_and_keep(root: &Path, keep: Option<Retention>) -> Result<Self> {
         let environment = Arc::new(Environment::open(StoreDir::lock(root)?, keep)?);
         let writer = Writer::start(Arc::clone(&environment))?;
         Ok(Self { writer, environment })
@@ -80,21 +81,21 @@ impl Store {
     }
 
     /// As [`log_head`](Self::log_head), with a wake-up for each change of it.
-    pub fn watch_log(&self) -> watch::Receiver<Option<LogHead>> {
+    pub(crate) fn watch_log(&self) -> watch::Receiver<Option<LogHead>> {
         self.environment.log().subscribe()
     }
 
     /// Copies entries of the log, from the number `from` on: at least one, if there is one, and then as many
     /// as have `max_bytes` together. It never splits the entries of one batch. It holds no snapshot when it
     /// returns. A reader whose `from` is no longer kept sees that in the head that comes with the entries.
-    pub fn read_log(&self, from: u64, max_bytes: usize) -> Result<LogPage> {
+    pub(crate) fn read_log(&self, from: u64, max_bytes: usize) -> Result<LogPage> {
         self.read(|snapshot| snapshot.log_page(from, max_bytes))
     }
 
     /// Starts a new epoch of the log, so that its readers read all images again. Its entries stay.
-    pub fn renew_log_epoch(&self) -> Result<()> {
+    pub(crate) fn renew_log_epoch(&self) -> Result<()> {
         let renewed = self.environment.acquire()?.renew_epoch();
-        renewed.map_err(|failed| Error::Internal(format!("starting a new epoch: {failed}")))
+        renewed.or_internal("starting a new epoch")
     }
 
     /// The snapshots that all processes hold, oldest first.
@@ -118,7 +119,7 @@ impl Store {
     ///
     /// # Errors
     /// If a file was replaced or removed. The store refuses writes then.
-    pub fn check_files(&self) -> Result<()> {
+    pub(crate) fn check_files(&self) -> Result<()> {
         self.environment.check_files()
     }
 
@@ -164,6 +165,7 @@ impl Store {
 mod tests {
     use super::*;
     use crate::store::ReadOnlyStore;
+    use crate::store::dir::root::IN_USE;
 
     #[test]
     fn a_root_has_one_owner_at_a_time() {
@@ -171,7 +173,7 @@ mod tests {
         let first = Store::open(dir.path()).unwrap();
         let refused = Store::open(dir.path()).unwrap_err();
         assert!(
-            matches!(&refused, Error::FailedPrecondition(m) if m.contains("process")),
+            refused.reason() == Some(IN_USE) && refused.message().contains("process"),
             "{refused}"
         );
         drop(first);

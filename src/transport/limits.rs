@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::transport::conn::admission::Admission;
 
 use crate::limits::memory::MemoryBudget;
+use crate::limits::unread_data::UnreadData;
 use crate::metrics::calls::Calls;
 
 /// The full name of the Images service.
@@ -15,21 +16,21 @@ pub const CATALOG: &str = "lmdbimages.v1.Catalog";
 
 /// Streams of one gRPC connection at a time. The limit on calls of Images is lower: long streams (Watch)
 /// must leave room for calls.
-pub const MAX_STREAMS: u32 = 4096;
+pub(crate) const MAX_STREAMS: u32 = 4096;
 
 /// How long forwarded calls may go on after the daemon begins to shut down. Their clients need many
 /// calls to finish their work, and streams of events never end by themselves.
-pub const DRAIN_GRACE: Duration = Duration::from_secs(2);
+pub(crate) const DRAIN_GRACE: Duration = Duration::from_secs(2);
 
 /// How long containerd may take to accept a connection.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The largest gRPC message either way, in bytes: containerd's limit.
 pub const GRPC_MESSAGE: usize = 16 << 20;
 
 /// A call whose request has more bytes runs on the thread for large requests
 /// ([`offload`](crate::transport::conn::workers::offload)).
-pub const OFFLOAD_THRESHOLD: usize = 64 << 10;
+pub(crate) const OFFLOAD_THRESHOLD: usize = 64 << 10;
 
 /// The default memory budget in bytes for large requests, of all connections together, and that for
 /// large replies and changes under way. Either has room for the largest of its kind: a request has
@@ -52,6 +53,8 @@ pub struct Limits {
     pub drain_time: Duration,
     /// The memory budget for large requests, of all connections together.
     pub request_memory: MemoryBudget,
+    /// The limit on data of gRPC requests that no call has read, of all connections together.
+    pub unread_data: UnreadData,
     /// The limit on calls in flight, on all connections together.
     pub admission: Admission,
     /// The metrics of calls and connections.
@@ -67,6 +70,7 @@ impl Default for Limits {
             unread_time: Duration::from_secs(60),
             drain_time: Duration::from_secs(10),
             request_memory: MemoryBudget::new(DEFAULT_MEMORY_BUDGET),
+            unread_data: UnreadData::default(),
             admission: Admission::default(),
             metrics: Calls::default(),
         }

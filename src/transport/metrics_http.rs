@@ -1,4 +1,4 @@
-//! The metrics endpoint: HTTP/1, `GET /metrics`, nothing else.
+//! The metrics endpoint: HTTP/1, `GET /metrics`, and `GET /health` where the process has no other socket.
 //!
 //! Each scrape has a connection of its own, with a timeout, and the number of open connections is
 //! limited. At the limit, the server closes the oldest connection that waits for its client, so
@@ -10,8 +10,7 @@ use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -20,6 +19,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{AbortHandle, JoinSet};
@@ -27,10 +27,14 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::clock;
 use crate::log_throttle::throttled_log;
 use crate::model::Result;
-use crate::transport::conn::listener::{Shutdown, wait};
+use tokio_util::sync::CancellationToken;
 
 /// Connections at a time. For one more, the server closes the oldest that waits for its client.
 const MAX_CONNECTIONS: usize = 16;
+
+/// How long the server waits for a client before another connection may take the place of this one. The request
+/// of a scrape has usually arrived before its connection is accepted, so this is enough even in a flood.
+const MIN_CLIENT_WAIT: Duration = Duration::from_millis(5);
 
 /// How long a client may take to send its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,11 +53,22 @@ const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// The socket that accepts scrapes.
 #[derive(Debug)]
-pub enum Listener {
+pub(crate) enum Listener {
     /// A unix socket.
     Unix(UnixListener),
     /// A TCP port.
     Tcp(TcpListener),
+}
+
+/// The pages of the endpoint.
+pub(crate) trait Pages: Clone + Send + Sync + 'static {
+    /// The metrics.
+    fn metrics(&self) -> impl Future<Output = Result<String>> + Send;
+
+    /// A sentence for a person: the error if the process does not do its work. `None` if there is no such page.
+    fn health(&self) -> Option<std::result::Result<String, String>> {
+        None
+    }
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -78,8 +93,22 @@ struct Connections {
 #[derive(Debug)]
 struct Connection {
     task: AbortHandle,
-    /// The request has arrived, and the server builds the answer.
-    is_answering: Arc<AtomicBool>,
+    waiting: WaitingSince,
+}
+
+/// Since when the server waits for the client; `None` before the connection's task has run, and while the server
+/// builds the answer.
+#[derive(Clone, Debug, Default)]
+struct WaitingSince(Arc<Mutex<Option<Instant>>>);
+
+impl WaitingSince {
+    fn set(&self, since: Option<Instant>) {
+        *self.0.lock() = since;
+    }
+
+    fn get(&self) -> Option<Instant> {
+        *self.0.lock()
+    }
 }
 
 impl Connections {
@@ -91,41 +120,43 @@ impl Connections {
         self.open.retain(|connection| !connection.task.is_finished());
     }
 
-    /// Makes room for one more: closes the oldest connection that waits for its client. While the
-    /// server is answering all of them, waits for the first to end, which needs no client.
+    /// Makes room for one more: closes the oldest connection that waits for its client, once it has waited for
+    /// [`MIN_CLIENT_WAIT`]. While the server is answering all of them, waits for the first to end, which needs
+    /// no client.
     async fn make_room(&mut self) {
         self.open.retain(|connection| !connection.task.is_finished());
         while self.open.len() >= MAX_CONNECTIONS {
-            let waits = |c: &Connection| !c.is_answering.load(Ordering::Relaxed);
-            match self.open.iter().position(waits).and_then(|oldest| self.open.remove(oldest)) {
-                Some(oldest) => oldest.task.abort(),
-                None => self.next_ended().await,
+            let waiting = self.open.iter().enumerate();
+            let oldest = waiting.filter_map(|(n, c)| Some((c.waiting.get()?, n))).min();
+            let Some((since, oldest)) = oldest else {
+                let _ = tokio::time::timeout(MIN_CLIENT_WAIT, self.next_ended()).await;
+                continue;
+            };
+            let rest = MIN_CLIENT_WAIT.saturating_sub(since.elapsed());
+            if rest.is_zero() {
+                if let Some(oldest) = self.open.remove(oldest) {
+                    oldest.task.abort();
+                }
+            } else {
+                let _ = tokio::time::timeout(rest, self.next_ended()).await;
             }
         }
     }
 
-    fn add(
-        &mut self,
-        is_answering: Arc<AtomicBool>,
-        task: impl Future<Output = ()> + Send + 'static,
-    ) {
+    fn add(&mut self, waiting: WaitingSince, task: impl Future<Output = ()> + Send + 'static) {
         let task = self.tasks.spawn(task);
-        self.open.push_back(Connection { task, is_answering });
+        self.open.push_back(Connection { task, waiting });
     }
 }
 
-/// Answers scrapes with the text that `text` returns, until `stop`.
-pub async fn run<F, T>(listener: Listener, mut stop: Shutdown, text: F)
-where
-    F: Fn() -> T + Clone + Send + Sync + 'static,
-    T: Future<Output = Result<String>> + Send + 'static,
-{
+/// Answers scrapes with what `pages` shows, until `stop`.
+pub(crate) async fn run(listener: Listener, stop: CancellationToken, pages: impl Pages) {
     let mut connections = Connections::default();
     loop {
         let accepted = tokio::select! {
             biased;
             // Cutting off open scrapes is safe: a scrape changes nothing.
-            () = wait(&mut stop) => return,
+            () = stop.cancelled() => return,
             () = connections.next_ended() => continue,
             accepted = listener.accept() => accepted,
         };
@@ -138,20 +169,17 @@ where
             }
         };
         tokio::select! {
-            () = wait(&mut stop) => return,
+            () = stop.cancelled() => return,
             () = connections.make_room() => {}
         }
-        let is_answering = Arc::new(AtomicBool::new(false));
-        connections.add(Arc::clone(&is_answering), serve(stream, is_answering, text.clone()));
+        let waiting = WaitingSince::default();
+        connections.add(waiting.clone(), serve(stream, waiting, pages.clone()));
     }
 }
 
 /// Answers the one request of a connection.
-async fn serve<F, T>(stream: Box<dyn Stream>, is_answering: Arc<AtomicBool>, text: F)
-where
-    F: Fn() -> T + Clone + Send + Sync + 'static,
-    T: Future<Output = Result<String>> + Send + 'static,
-{
+async fn serve(stream: Box<dyn Stream>, waiting: WaitingSince, pages: impl Pages) {
+    waiting.set(Some(Instant::now()));
     if !HTTP_YEARS.contains(&clock::now().seconds) {
         if !matches!(tokio::time::timeout(REQUEST_TIMEOUT, refuse(stream)).await, Ok(Ok(()))) {
             log::debug!("metrics: a scrape was broken off");
@@ -159,12 +187,12 @@ where
         return;
     }
     let service = service_fn(move |request| {
-        let (text, is_answering) = (text.clone(), Arc::clone(&is_answering));
+        let (pages, waiting) = (pages.clone(), waiting.clone());
         async move {
-            is_answering.store(true, Ordering::Relaxed);
-            let response = answer(&request, text).await;
+            waiting.set(None);
+            let response = answer(&request, &pages).await;
             // From here on the connection waits for its client.
-            is_answering.store(false, Ordering::Relaxed);
+            waiting.set(Some(Instant::now()));
             Ok::<_, Infallible>(response)
         }
     });
@@ -191,22 +219,27 @@ async fn refuse(mut stream: Box<dyn Stream>) -> io::Result<()> {
     stream.shutdown().await
 }
 
-async fn answer<T>(request: &Request<Incoming>, text: impl Fn() -> T) -> Response<Full<Bytes>>
-where
-    T: Future<Output = Result<String>>,
-{
+async fn answer(request: &Request<Incoming>, pages: &impl Pages) -> Response<Full<Bytes>> {
     let plain = |status, text: String| {
         let mut response = Response::new(Full::from(text));
         *response.status_mut() = status;
         response
     };
-    if request.uri().path() != "/metrics" {
-        return plain(StatusCode::NOT_FOUND, "only /metrics is here\n".into());
+    let (path, health) = (request.uri().path(), pages.health());
+    if path != "/metrics" && (path != "/health" || health.is_none()) {
+        let here = if health.is_some() { "/metrics and /health are" } else { "/metrics is" };
+        return plain(StatusCode::NOT_FOUND, format!("only {here} here\n"));
     }
     if request.method() != Method::GET {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n".into());
     }
-    match text().await {
+    if let ("/health", Some(health)) = (path, health) {
+        return match health {
+            Ok(text) => plain(StatusCode::OK, format!("{text}\n")),
+            Err(text) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{text}\n")),
+        };
+    }
+    match pages.metrics().await {
         Ok(text) => {
             let mut response = plain(StatusCode::OK, text);
             response
@@ -218,5 +251,46 @@ where
             throttled_log!(Error, "metrics: {e}");
             plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As many connections as there may be. The server waits for the client of each since `since`.
+    fn full(since: Option<Instant>) -> Connections {
+        let mut connections = Connections::default();
+        for _ in 0..MAX_CONNECTIONS {
+            let waiting = WaitingSince::default();
+            waiting.set(since);
+            connections.add(waiting, std::future::pending());
+        }
+        connections
+    }
+
+    #[tokio::test]
+    async fn a_connection_keeps_its_place_until_its_request_can_arrive() {
+        let since = Instant::now();
+        let mut connections = full(Some(since));
+        connections.make_room().await;
+        assert!(since.elapsed() >= MIN_CLIENT_WAIT);
+        assert_eq!(connections.open.len(), MAX_CONNECTIONS - 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_task_has_not_run_keeps_its_place() {
+        let mut connections = full(None);
+        let other = WaitingSince::default();
+        connections.open[3].waiting = other.clone();
+        let aborted = connections.open[3].task.clone();
+        let made = tokio::time::timeout(10 * MIN_CLIENT_WAIT, connections.make_room()).await;
+        assert!(made.is_err(), "a place was taken");
+        other.set(Some(Instant::now()));
+        connections.make_room().await;
+        while !aborted.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(connections.open.len(), MAX_CONNECTIONS - 1);
     }
 }

@@ -40,7 +40,7 @@ pub fn code(error: &Error) -> Code {
 }
 
 /// The longest message of a status, in bytes of its header.
-pub const MAX_MESSAGE: usize = 6 << 10;
+pub(crate) const MAX_MESSAGE: usize = 6 << 10;
 
 /// The most bytes that a character takes in a header. Some characters count as escaped although no
 /// client needs that.
@@ -91,7 +91,7 @@ fn rpc(error: &Error) -> Status {
 }
 
 /// The response of an Apply, with the status of each item.
-pub fn apply_response(results: Vec<Result<Applied>>) -> ApplyResponse {
+pub(crate) fn apply_response(results: Vec<Result<Applied>>) -> ApplyResponse {
     let result = |result: Result<Applied>| match result {
         Ok(Applied { etag, seq }) => ApplyResult { etag, seq, ..ApplyResult::default() },
         Err(e) => ApplyResult { status: Some(rpc(&e)).into(), ..ApplyResult::default() },

@@ -11,6 +11,9 @@ fn what_the_check_refuses_no_daemon_starts_with_and_the_sentence_is_one() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().to_str().unwrap().to_owned();
     fs::write(dir.path().join("file"), "").unwrap();
+    fs::create_dir(dir.path().join("taken")).unwrap();
+    fs::write(dir.path().join("taken/images.sock"), "").unwrap();
+    std::os::unix::fs::symlink("nowhere", dir.path().join("dangling")).unwrap();
     let long = format!("state = \"{at}/{}\"", "x".repeat(95 - at.len()));
     let own = format!("state = \"{at}/s\"\nmetrics_address = \"{at}/s/images.sock.ttrpc\"");
     for (text, told) in [
@@ -34,6 +37,11 @@ fn what_the_check_refuses_no_daemon_starts_with_and_the_sentence_is_one() {
         (&own, "is the path of one of the daemon's own sockets"),
         (&format!("root = \"{at}/file\""), "file exists and is not a folder"),
         (&format!("state = \"{at}/file/below\""), "file exists and is not a folder"),
+        (&format!("state = \"{at}/taken\""), "images.sock exists and is not a socket"),
+        (&format!("metrics_address = \"{at}/file\""), "file exists and is not a socket"),
+        (&format!("metrics_address = \"{at}/file/x\""), "file exists and is not a folder"),
+        (&format!("root = \"{at}/dangling\""), "dangling is a link that leads to no folder"),
+        (&format!("root = \"{at}/r\"\nstate = \"{at}/r\""), "is the folder of the store, too"),
         (&format!("state = \"{at}\"\ncontainerd = \"{at}/c\""), "the folder of our own sockets"),
     ] {
         let mut text = text.to_owned();

@@ -37,6 +37,8 @@ fn what_is_no_regular_file_is_not_read() {
                 ("ls --config DIR/", 1),
                 ("check --config DIR/", 2),
                 ("health --config DIR/", 1),
+                ("apply --state DIR/state DIR/", 1),
+                ("fleet nodes --from postgres://n@127.0.0.1:1/d --ca DIR/", 1),
                 ("serve --root ROOT --state DIR/state --config DIR/", 1),
             ] {
                 let ended = run(dir.path(), &args(dir.path(), &format!("{command}{name}")));
@@ -145,4 +147,15 @@ fn a_bolt_file_that_is_empty_or_cut_is_called_so() {
     }
     assert!(tried > 0, "there is no bolt file to cut");
     assert!(!dir.path().join("root").exists());
+}
+
+#[test]
+fn a_lock_file_that_is_a_pipe_hangs_no_reader() {
+    let dir = store(&["a"]);
+    let lock = dir.path().join("root/owner.lock");
+    fs::remove_file(&lock).unwrap();
+    assert!(Command::new("mkfifo").arg(&lock).status().unwrap().success());
+    for line in ["stat --root ROOT", "ls --root ROOT", "check --root ROOT"] {
+        run(dir.path(), &args(dir.path(), line)).worked();
+    }
 }

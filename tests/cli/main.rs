@@ -13,6 +13,8 @@ mod support;
 
 mod config;
 mod files;
+mod forms;
+mod mute;
 mod outputs;
 mod readonly;
 mod records;

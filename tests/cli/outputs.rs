@@ -1,4 +1,4 @@
-//! Standard output that is full or closed, and standard error too.
+//! Standard output that is full, open for reading only, or whose reader is gone, and standard error too.
 
 use std::fs::File;
 use std::path::Path;
@@ -8,7 +8,7 @@ use super::{Ended, args, program, run, store};
 use crate::support;
 
 const FULL: i32 = 4;
-const CLOSED: i32 = 141;
+const NO_READER: i32 = 141;
 
 /// The commands that need no other process, and what those that change something say of it when they
 /// cannot print it.
@@ -50,7 +50,7 @@ fn full() -> Stdio {
 }
 
 /// A pipe whose reader is gone.
-fn closed() -> Stdio {
+fn without_reader() -> Stdio {
     std::io::pipe().unwrap().1.into()
 }
 
@@ -84,12 +84,13 @@ fn an_output_that_is_open_for_reading_only_is_an_error() {
 }
 
 #[test]
-fn a_closed_output_ends_a_command_quietly() {
+fn an_output_without_a_reader_ends_a_command_quietly() {
     let dir = prepared();
     for (line, done) in COMMANDS {
-        let ended = with(dir.path(), &line.replace("OUTPUT", "pipe"), closed(), Stdio::piped());
+        let ended =
+            with(dir.path(), &line.replace("OUTPUT", "pipe"), without_reader(), Stdio::piped());
         let err = ended.err();
-        assert_eq!(ended.status(), CLOSED, "{line}: {err}");
+        assert_eq!(ended.status(), NO_READER, "{line}: {err}");
         assert!(!err.contains("panicked") && !err.contains("writing to"), "{line}: {err}");
         assert!(done.is_none_or(|done| err.contains(done)), "{line}: {err}");
     }
@@ -99,7 +100,7 @@ fn a_closed_output_ends_a_command_quietly() {
 #[test]
 fn a_standard_error_that_fails_changes_nothing() {
     let dir = prepared();
-    for (number, err) in [full, closed].into_iter().enumerate() {
+    for (number, err) in [full, without_reader].into_iter().enumerate() {
         for (line, _) in COMMANDS {
             let line = line.replace("OUTPUT", &number.to_string());
             let status = with(dir.path(), &line, Stdio::piped(), err()).status();
@@ -132,11 +133,34 @@ fn an_export_and_an_import_go_on_without_their_output() {
             "exported 2 images in 1 namespaces: 0 created, 0 overwritten, 0 unchanged, 2 left";
         for (line, done) in [(&export, exported), (&import, "imported 1 images"), (&diff, "")] {
             with(dir.path(), line, full(), Stdio::piped()).failed(FULL, "No space left on device");
-            let ended = with(dir.path(), line, closed(), Stdio::piped());
-            assert_eq!(ended.status(), CLOSED, "{line}: {}", ended.err());
+            let ended = with(dir.path(), line, without_reader(), Stdio::piped());
+            assert_eq!(ended.status(), NO_READER, "{line}: {}", ended.err());
             assert!(ended.err().contains(done), "{line}: {}", ended.err());
         }
         with(dir.path(), &export, full(), Stdio::piped()).failed(FULL, exported);
         run(dir.path(), &args(dir.path(), "inspect --root DIR/import theirs")).worked();
+    }
+}
+
+#[test]
+fn a_change_is_told_though_it_cannot_be_printed() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let served = runtime.block_on(support::Served::start());
+    let client = runtime.block_on(served.client(support::Protocol::Grpc));
+    let request = support::create(support::image("a"));
+    let made = client.call("Create", "default", &request);
+    let _: lmdb_images::api::images::CreateImageResponse = runtime.block_on(made).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let socket = served.daemon.grpc().to_str().unwrap().to_owned();
+    std::fs::write(dir.path().join("batch"), "{\"remove\": \"none\"}\n{\"remove\": \"b\"}\n")
+        .unwrap();
+    for (line, done) in [
+        ("tag --address SOCKET a b", "b points to sha256:"),
+        ("apply --address SOCKET --allow-partial DIR/batch", "1 of 2 changes were made"),
+        ("undo --address SOCKET b", "the undo is made, as change 4"),
+        ("undo --address SOCKET b --dry-run --force", "nothing was changed"),
+    ] {
+        let line = line.replace("SOCKET", &socket);
+        with(dir.path(), &line, full(), Stdio::piped()).failed(FULL, done);
     }
 }

@@ -63,7 +63,7 @@ fn all_that_only_reads_works_there_and_the_rest_says_why_not() {
 }
 
 #[test]
-fn a_damaged_store_is_saved_from_there_by_its_owner_who_is_not_root() {
+fn a_damaged_store_is_saved_from_there_by_an_owner_other_than_root() {
     let dir = store(&["a", "b"]);
     let file = dir.path().join("root/data.mdb");
     let mut bytes = fs::read(&file).unwrap();

@@ -160,3 +160,27 @@ fn a_mute_daemon_is_waited_for_no_longer_than_asked() {
     let took = begun.elapsed();
     assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(8), "{took:?}");
 }
+
+#[test]
+fn an_error_names_the_file_or_the_socket_that_was_asked() {
+    let dir = store(&["a"]);
+    std::fs::write(dir.path().join("no.db"), "x".repeat(9000)).unwrap();
+    for (line, named) in [
+        ("ls --bolt DIR/no.db", "no.db: "),
+        // The files of a store do not answer for a daemon that was named.
+        ("history a --root ROOT --address DIR/none.sock", "none.sock"),
+    ] {
+        run(dir.path(), &args(dir.path(), line)).failed(1, named);
+    }
+    let unnamed = run(dir.path(), &args(dir.path(), "history a --root ROOT --state DIR/none"));
+    assert!(unnamed.worked().contains("sha256:"), "the files answer where no daemon was named");
+}
+
+/// The numbers of changes begin with 1. The service takes 0 for "not given".
+#[test]
+fn a_change_of_number_0_is_refused() {
+    let dir = store(&["a"]);
+    for line in ["watch --from 0", "history a --root ROOT --before 0"] {
+        run(dir.path(), &args(dir.path(), line)).failed(2, "0 is not in 1..");
+    }
+}

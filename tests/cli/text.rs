@@ -146,6 +146,43 @@ fn arguments_paths_and_variables_are_escaped_in_every_error() {
 }
 
 #[test]
+fn a_long_value_is_shortened_in_every_error() {
+    let dir = store(&["plain"]);
+    let long = "x".repeat(5000);
+    let short = |ended: &Ended, what: &str| {
+        check(ended, what);
+        assert_ne!(ended.status(), 0, "{what}");
+        let longest = ended.err().lines().map(str::len).max().unwrap_or_default();
+        assert!((1..1200).contains(&longest), "{what}: {}", ended.err());
+    };
+    for (command, options) in [
+        (
+            "serve",
+            "--log --log-format --gid --metrics-address --max-calls --containerd --root --state",
+        ),
+        ("ls", "--config -o -n --digest --label --format --nonsense"),
+        ("history", "--since --limit"),
+        ("ship", "--log --to"),
+        ("backup", "--root"),
+    ] {
+        for option in options.split(' ') {
+            short(&run(dir.path(), &[command, option, &long]), &format!("{command} {option}"));
+        }
+    }
+    short(&run(dir.path(), &[&long]), "a command");
+    for variable in ["RUST_LOG", "LMDB_IMAGES_GID", "LMDB_IMAGES_STATE"] {
+        let ended = program(dir.path()).arg("serve").env(variable, &long).output().unwrap();
+        short(&Ended(ended), variable);
+    }
+    let file = dir.path().join("long.toml");
+    for key in ["log", "log_format", "gid", "nonsense"] {
+        std::fs::write(&file, format!("{key} = \"{long}\"\n")).unwrap();
+        let ended = run(dir.path(), &["serve", "--config", file.to_str().unwrap()]);
+        short(&ended, &format!("{key} in the file"));
+    }
+}
+
+#[test]
 fn the_log_is_escaped_in_both_formats() {
     for format in ["text", "json"] {
         let dir = tempfile::tempdir().unwrap();

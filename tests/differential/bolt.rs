@@ -1,4 +1,4 @@
-//! Reading the bolt files of real containerds, as they are and damaged in every way that can be
+//! Reader the bolt files of real containerds, as they are and damaged in every way that can be
 //! tried: an error names what is wrong, nothing panics, and a page that lost entries says so.
 
 use std::cell::RefCell;
@@ -7,7 +7,7 @@ use std::io::{self, Read};
 
 use bbolt_read::ReadAt;
 use fastrand::Rng;
-use lmdb_images::admin::import::containerd_schema::{Found, Notes, read, survey};
+use lmdb_images::admin::import::containerd_schema::{Item, Notes, read, survey};
 use lmdb_images::model::image::Image;
 
 const FILES: [(&str, &[u8]); 3] = [
@@ -22,7 +22,7 @@ fn file(index: usize) -> Vec<u8> {
     bytes
 }
 
-fn all(bytes: &[u8]) -> (Vec<Found>, Notes) {
+fn all(bytes: &[u8]) -> (Vec<Item>, Notes) {
     let mut found = Vec::new();
     let notes = read(bytes, |each| {
         found.push(each);
@@ -39,7 +39,7 @@ fn files_of_real_containerds_are_read_whole() {
         let namespaces: Vec<_> = found
             .iter()
             .filter_map(|found| match found {
-                Found::Namespace(_, record) => {
+                Item::Namespace(_, record) => {
                     Some((record.name.as_str(), record.labels.clone().into_iter().collect()))
                 }
                 _ => None,
@@ -55,7 +55,7 @@ fn files_of_real_containerds_are_read_whole() {
         let images: Vec<&Image> = found
             .iter()
             .filter_map(|found| match found {
-                Found::Image(_, image) => Some(image),
+                Item::Image(_, image) => Some(image),
                 _ => None,
             })
             .collect();
@@ -94,7 +94,7 @@ impl ReadAt for Watched<'_> {
 /// damage there must be as many as there were.
 fn damaged(bytes: &[u8], images: u64, what: &str) -> Told {
     let Ok(survey) = survey(bytes) else { return Told::Refused };
-    if survey.lost.is_empty() && survey.notes == Notes::default() {
+    if survey.unreadable.is_empty() && survey.notes == Notes::default() {
         assert_eq!((survey.namespaces, survey.images), (3, images), "{what}: lost without a word");
         return Told::Nothing;
     }
@@ -198,8 +198,11 @@ fn a_page_that_names_itself_ends() {
     }
     assert!(branches > 0);
     let found = survey(bytes.as_slice()).unwrap();
-    assert!(found.lost.iter().all(|lost| lost.to_string().contains("used twice")), "{found:?}");
-    assert!(!found.lost.is_empty());
+    assert!(
+        found.unreadable.iter().all(|lost| lost.to_string().contains("used twice")),
+        "{found:?}"
+    );
+    assert!(!found.unreadable.is_empty());
 }
 
 #[test]

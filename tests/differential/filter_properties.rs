@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use go_compat::regexp::{SIZE_LIMIT, compile};
+use go_compat::text::lossy;
 use lmdb_images::model::filter::{Fields, Filter, Operator};
-use lmdb_images::model::go::regexp::{SIZE_LIMIT, compile};
-use lmdb_images::model::go::text::lossy;
 use proptest::prelude::*;
 
 /// Fields by their dotted path.

@@ -1,15 +1,15 @@
 //! Filters give the same answer however it is found: from the index, from a range of names, or by
 //! decoding and trying every image.
 
+use go_compat::quote::quote;
 use lmdb_images::api::descriptor::Descriptor;
 use lmdb_images::api::images::{Image, ListImagesResponse};
 use lmdb_images::limits::memory::ReplyBuffer;
 use lmdb_images::model::Namespace;
 use lmdb_images::model::filter::Filter;
-use lmdb_images::model::go::quote::quote;
 use lmdb_images::model::image::plan::Plan;
 use lmdb_images::service::cancel::Cancel;
-use lmdb_images::service::images::{Query, list, list_if_few};
+use lmdb_images::service::images::query::{Query, list, list_if_few};
 use lmdb_images::store::{Kind, Records, Store, Transaction};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -228,7 +228,7 @@ fn filters_are_planned_in_every_way() {
         match Plan::new(&Filter::parse_all(&[filter]).unwrap()) {
             Plan::All => panic!("a filter that asks nothing"),
             Plan::Scan { .. } => scans += 1,
-            Plan::LookUp(found) => match found.first().map(Vec::len) {
+            Plan::Lookups(found) => match found.first().map(Vec::len) {
                 None => never += 1,
                 Some(1) => one += 1,
                 Some(_) => more += 1,

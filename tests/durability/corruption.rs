@@ -18,6 +18,7 @@ use lmdb_images::store::{Kind, Records, Store};
 use protobuf::Message;
 
 use crate::support;
+use crate::support::settings::{seed, setting};
 
 /// In the child: the root to open.
 const CHILD: &str = "LMDB_IMAGES_ROT_CHILD";
@@ -204,11 +205,8 @@ struct Figures {
 
 #[test]
 fn a_damaged_file_is_refused_or_serves_only_what_was_written() {
-    let setting = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     let rounds = setting("LMDB_IMAGES_ROT_ROUNDS").unwrap_or(60);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let seed = setting("LMDB_IMAGES_SEED").unwrap_or(now.as_nanos() as u64);
-    println!("LMDB_IMAGES_SEED={seed}");
+    let seed = seed();
     let mut random = Rng::with_seed(seed);
     let origin = tempfile::tempdir().unwrap();
     let written = make(origin.path());
@@ -350,7 +348,7 @@ fn saved(
     context: &dyn Fn() -> String,
 ) {
     let store = Store::open(to).unwrap();
-    let [_, _, before, loose] = report.saved;
+    let recover::SavedCounts { previous, unreferenced, .. } = report.saved;
     let mut all = true;
     store
         .read(|snapshot| {
@@ -361,7 +359,9 @@ fn saved(
                     Some(found) => {
                         assert!(written.ever[name].contains(found), "{name}: {}", context());
                         assert!(
-                            before + loose > 0 || report.found.whole || !report.found.certain,
+                            previous + unreferenced > 0
+                                || report.found.whole
+                                || !report.found.certain,
                             "an old {name} without a word: {report:?} {}",
                             context()
                         );
@@ -384,7 +384,7 @@ fn saved(
                 if !written.last.contains_key(&image.name) {
                     assert!(written.ever.contains_key(&image.name), "{}", context());
                     assert!(
-                        before + loose > 0 || report.found.whole || !report.found.certain,
+                        previous + unreferenced > 0 || report.found.whole || !report.found.certain,
                         "{} is back without a word: {report:?} {}",
                         image.name,
                         context()

@@ -18,7 +18,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::support::changelog::{self, Is};
 use crate::support::daemon_process::DaemonProcess;
-use crate::support::workload::{Content, NAMESPACE, change, content, seed, setting, whole};
+use crate::support::settings::{seed, setting};
+use crate::support::workload::{Content, NAMESPACE, change, content, whole};
 use crate::support::{Client, Failed};
 
 const CLIENTS: usize = 16;

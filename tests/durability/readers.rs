@@ -21,7 +21,7 @@ fn write(store: &Store, name: &str) {
 }
 
 #[test]
-fn a_stopped_reader_blocks_nobody_and_is_told_of() {
+fn a_stopped_reader_blocks_no_writer_and_is_reported() {
     let (_dir, store) = store();
     write(&store, "before");
     let holder = SnapshotHolder::start(store.root(), 1);

@@ -17,6 +17,8 @@ use lmdb_images::model::Namespace;
 use lmdb_images::store::{Kind, Records, Store, Transaction};
 use protobuf::Message;
 
+use crate::support::settings::{seed, setting};
+
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;
 const FILES: [&str; 3] = ["data.mdb", "journal", "store-id"];
@@ -222,10 +224,8 @@ fn judge(history: &History, root: &Path, report: &Report, how: &str, figures: &m
 
 #[test]
 fn a_recovered_record_is_the_newest_or_named() {
-    let setting = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     let rounds = setting("LMDB_IMAGES_RECOVER_ROUNDS").unwrap_or(60);
-    let seed = setting("LMDB_IMAGES_SEED").unwrap_or_else(|| fastrand::u64(..));
-    println!("LMDB_IMAGES_SEED={seed}");
+    let seed = seed();
     let mut random = Rng::with_seed(seed);
     let other = History::make(&mut random, 200);
     let (mut history, mut figures) = (History::make(&mut random, 900), Figures::default());
@@ -325,6 +325,6 @@ fn the_journal_of_another_store_is_set_aside_and_named() {
     std::fs::copy(other.path().join("journal"), root.path().join("journal")).unwrap();
     let (found, report) = recovered(root.path());
     assert_eq!(found, Some(message("x", 1, 10)), "{report:?}");
-    assert!(!report.is_complete() && report.aside == 1, "{report:?}");
+    assert!(!report.is_complete() && report.set_aside == 1, "{report:?}");
     assert!(report.unordered[0].contains("image \"x\" in namespace history"), "{report:?}");
 }

@@ -1,5 +1,9 @@
 //! The changes of the catalogue: watched, polled, looked up, undone.
 
+mod history;
+mod pages;
+mod retention;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -46,6 +50,19 @@ async fn head(catalog: &Catalog) -> HeadResponse {
 
 fn from(epoch: &str, from: u64) -> WatchRequest {
     WatchRequest { epoch: epoch.into(), from, ..WatchRequest::default() }
+}
+
+async fn undo(catalog: &Catalog, request: UndoRequest) -> Result<Option<Change>, Refused> {
+    catalog.call::<UndoResponse>("Undo", request).await.map(|r| r.change.into_option())
+}
+
+fn undo_of(what: undo_request::What) -> UndoRequest {
+    UndoRequest { what: Some(what), ..UndoRequest::default() }
+}
+
+/// How often, or how many, in a long run (`scripts/soak/catalogue`), or `short`.
+fn long(variable: &str, short: usize) -> usize {
+    std::env::var(variable).map_or(short, |count| count.parse().unwrap())
 }
 
 #[tokio::test]
@@ -306,160 +323,6 @@ async fn a_watcher_that_is_killed_and_resumes_sees_each_change_once() {
     assert!(seen.iter().map(|change| change.seq).eq(1..=made));
 }
 
-async fn history(catalog: &Catalog, of: history_request::Of) -> Result<Vec<Change>, Refused> {
-    let mut request = HistoryRequest { of: Some(of), page_size: 2, ..HistoryRequest::default() };
-    let mut found = Vec::new();
-    loop {
-        let page: HistoryResponse = catalog.call("History", request.clone()).await?;
-        found.extend(page.changes);
-        if page.next_page_token.is_empty() {
-            return Ok(found);
-        }
-        request.page_token = page.next_page_token;
-    }
-}
-
-#[tokio::test]
-async fn history_tells_of_a_name_or_a_digest_newest_first() {
-    let served = Served::start().await;
-    for (number, protocol) in BOTH.into_iter().enumerate() {
-        let catalog = Catalog::of(&served, protocol).await;
-        let name = format!("{protocol:?}");
-        let digest = format!("sha256:{:064x}", number + 1);
-        make(&catalog, "n", image(&name)).await;
-        make(&catalog, "n", image(&format!("other-{number}"))).await;
-        make(&catalog, "m", image(&name)).await;
-        set(&catalog, &name, &digest).await;
-        set(&catalog, &name, OTHER).await;
-        delete(&catalog, &name).await;
-        let of = history_request::Of::Name;
-        let found = history(&catalog, of(name.clone())).await.unwrap();
-        let kinds: Vec<_> = found.iter().map(|c| c.kind.enum_value().unwrap()).collect();
-        use Kind::{KIND_CREATED, KIND_DELETED, KIND_UPDATED};
-        let expected = [KIND_DELETED, KIND_UPDATED, KIND_UPDATED, KIND_CREATED, KIND_CREATED];
-        assert_eq!(kinds, expected);
-        assert!(found.iter().map(|change| change.seq).rev().is_sorted());
-        let by_digest = history(&catalog, history_request::Of::Digest(digest)).await.unwrap();
-        assert_eq!(by_digest.len(), 2, "it came and went");
-        let request = HistoryRequest {
-            of: Some(of(name.clone())),
-            namespaces: vec!["m".into()],
-            ..HistoryRequest::default()
-        };
-        let page: HistoryResponse = catalog.call("History", request.clone()).await.unwrap();
-        assert_eq!(page.changes.len(), 1);
-        let request = HistoryRequest {
-            before: found[1].seq,
-            since: found[3].time.clone(),
-            namespaces: vec!["n".into()],
-            ..request
-        };
-        let page: HistoryResponse = catalog.call("History", request.clone()).await.unwrap();
-        assert!(page.changes.iter().all(|c| c.seq < found[1].seq && c.seq >= found[4].seq));
-        assert!(!page.changes.is_empty());
-        let foreign = HistoryRequest { page_token: "x".into(), ..request };
-        let refused = catalog.call::<HistoryResponse>("History", foreign).await.unwrap_err();
-        assert!(refused.is(Code::InvalidArgument, "PAGE_TOKEN"));
-        let refused = history(&catalog, history_request::Of::Digest("x".into())).await.unwrap_err();
-        assert_eq!(refused.code, Code::InvalidArgument);
-        assert_eq!(history(&catalog, of("nothing".into())).await.unwrap(), []);
-    }
-}
-
-async fn get(catalog: &Catalog, name: &str) -> Option<Image> {
-    let filters = vec![format!("name=={name}")];
-    let found: ListResponse =
-        catalog.call("List", ListRequest { filters, ..Default::default() }).await.unwrap();
-    found.images.into_iter().next().and_then(|listed| listed.image.into_option())
-}
-
-async fn undo(catalog: &Catalog, request: UndoRequest) -> Result<Option<Change>, Refused> {
-    catalog.call::<UndoResponse>("Undo", request).await.map(|r| r.change.into_option())
-}
-
-fn undo_of(what: undo_request::What) -> UndoRequest {
-    UndoRequest { what: Some(what), ..UndoRequest::default() }
-}
-
-#[tokio::test]
-async fn undo_brings_back_what_a_change_took_unless_it_was_changed_since() {
-    use undo_request::{To, What};
-    let served = Served::start().await;
-    for protocol in BOTH {
-        let catalog = Catalog::of(&served, protocol).await;
-        let name = format!("{protocol:?}");
-        let mut first = image(&name);
-        first.labels.insert("k".into(), "v".into());
-        make(&catalog, "n", first).await;
-        let before = get(&catalog, &name).await.unwrap();
-        let moved = set(&catalog, &name, OTHER).await;
-        delete(&catalog, &name).await;
-        let deleted = head(&catalog).await.last;
-        // Only said.
-        let dry = UndoRequest { dry_run: true, ..undo_of(What::Seq(deleted)) };
-        let said = undo(&catalog, dry).await.unwrap().unwrap();
-        assert_eq!((said.seq, said.undoes), (0, deleted));
-        assert!(get(&catalog, &name).await.is_none());
-        // The delete.
-        let done = undo(&catalog, undo_of(What::Seq(deleted))).await.unwrap().unwrap();
-        assert_eq!((done.seq, done.undoes), (deleted + 1, deleted));
-        assert_eq!(done.origin.enum_value().unwrap(), Origin::ORIGIN_UNDO);
-        assert_eq!(done.kind.enum_value().unwrap(), Kind::KIND_CREATED);
-        let back = get(&catalog, &name).await.unwrap();
-        assert_eq!(back.target.digest, OTHER);
-        assert_eq!(back.created_at, before.created_at);
-        // The move, after which much happened.
-        let refused = undo(&catalog, undo_of(What::Seq(moved))).await.unwrap_err();
-        assert!(refused.is(Code::FailedPrecondition, "CHANGED_SINCE"), "{refused:?}");
-        assert_eq!(refused.metadata["seq"], done.seq.to_string());
-        let forced = UndoRequest { force: true, ..undo_of(What::Seq(moved)) };
-        undo(&catalog, forced.clone()).await.unwrap().unwrap();
-        let back = get(&catalog, &name).await.unwrap();
-        assert_eq!((back.target.digest.as_str(), &back.labels), (DIGEST, &before.labels));
-        // It has that state already.
-        assert_eq!(undo(&catalog, forced).await.unwrap(), None);
-        // The newest change of a name, which is that undo.
-        undo(&catalog, undo_of(What::Name(name.clone()))).await.unwrap().unwrap();
-        assert_eq!(get(&catalog, &name).await.unwrap().target.digest, OTHER);
-        // As it was after a change of another name.
-        set(&catalog, &format!("{name}/2"), OTHER).await;
-        let between = head(&catalog).await.last;
-        set(&catalog, &name, DIGEST).await;
-        let to = |to| UndoRequest { to: Some(to), ..undo_of(What::Name(name.clone())) };
-        undo(&catalog, to(To::ToSeq(between))).await.unwrap().unwrap();
-        assert_eq!(get(&catalog, &name).await.unwrap().target.digest, OTHER);
-        // As it was at a time: before it was.
-        let long_ago =
-            protobuf::well_known_types::timestamp::Timestamp { seconds: 1, ..Default::default() };
-        let gone = undo(&catalog, to(To::ToTime(long_ago))).await.unwrap().unwrap();
-        assert_eq!(gone.kind.enum_value().unwrap(), Kind::KIND_DELETED);
-        assert!(get(&catalog, &name).await.is_none());
-        for (request, code, reason) in [
-            (undo_of(What::Seq(1 << 40)), Code::OutOfRange, "AHEAD"),
-            (undo_of(What::Seq(0)), Code::OutOfRange, "COMPACTED"),
-            (to(To::ToSeq(1 << 40)), Code::OutOfRange, "AHEAD"),
-            (undo_of(What::Name("nothing".into())), Code::NotFound, ""),
-            (UndoRequest::default(), Code::InvalidArgument, ""),
-            (
-                UndoRequest { to: Some(To::ToSeq(1)), ..undo_of(What::Seq(1)) },
-                Code::InvalidArgument,
-                "",
-            ),
-            (
-                UndoRequest {
-                    epoch: "00000000-0000-4000-8000-000000000000".into(),
-                    ..undo_of(What::Seq(1))
-                },
-                Code::FailedPrecondition,
-                "EPOCH_CHANGED",
-            ),
-        ] {
-            let refused = undo(&catalog, request).await.unwrap_err();
-            assert!(refused.is(code, reason), "{refused:?}");
-        }
-    }
-}
-
 /// Watchers that never read hold no entry, no snapshot, and one message each; writers do not wait for them.
 #[tokio::test(flavor = "multi_thread")]
 async fn watchers_that_never_read_are_bounded() {
@@ -510,7 +373,11 @@ async fn one_client_does_not_take_all_watches() {
     };
     assert_eq!(watches.len(), 1000);
     assert!(refused.is(Code::ResourceExhausted, ""), "{refused:?}");
-    assert!(refused.message.contains("this client has 1000 watches"), "{}", refused.message);
+    assert!(
+        refused.message.contains("this client has 1000 subscriptions and watches"),
+        "{}",
+        refused.message
+    );
     drop(watches);
     // Their places are free again, soon.
     for _ in 0..1000 {
@@ -520,174 +387,4 @@ async fn one_client_does_not_take_all_watches() {
         tokio::task::yield_now().await;
     }
     panic!("no place became free");
-}
-
-/// A daemon that keeps few changes.
-async fn forgetful() -> (tempfile::TempDir, Daemon, Catalog) {
-    let dir = tempfile::tempdir().unwrap();
-    let mut config = config(dir.path(), Limits::default());
-    config.log_keep = Retention { bytes: 64 << 10, age: None };
-    let daemon = Daemon::start(&config).await.unwrap();
-    let catalog = Catalog::grpc(daemon.grpc()).await;
-    (dir, daemon, catalog)
-}
-
-/// Changes an image until old changes go; gives the first that is kept then.
-async fn until_compacted(catalog: &Catalog) -> u64 {
-    let before = head(catalog).await.first;
-    loop {
-        let items = (0..50).map(|n| put(image(&format!("i{n}")), None)).collect();
-        catalog.call::<ApplyResponse>("Apply", batch(items)).await.unwrap();
-        let first = head(catalog).await.first;
-        if first > before {
-            return first;
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_watch_of_another_namespace_that_is_idle_over_compactions_resumes() {
-    let (_dir, _daemon, catalog) = forgetful().await;
-    let epoch = head(&catalog).await.epoch;
-    let (mut next, mut compactions) = (1, 0);
-    while compactions < 10 {
-        let request = WatchRequest { namespaces: vec!["other".into()], ..from(&epoch, next) };
-        let mut watch = catalog.watch(request).await.unwrap();
-        assert!(matches!(watch.is().await, Is::Started(_)));
-        let first = until_compacted(&catalog).await;
-        compactions += 1;
-        while next < first {
-            match watch.is().await {
-                Is::Progress(progress) => next = progress.seq + 1,
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-    make(&catalog, "other", image("mine")).await;
-    let request = WatchRequest { namespaces: vec!["other".into()], ..from(&epoch, next) };
-    let mut watch = catalog.watch(request).await.unwrap();
-    assert_eq!(watch.changes(1).await[0].name, "mine");
-}
-
-#[tokio::test]
-async fn what_is_no_longer_kept_is_refused_with_where_to_begin() {
-    let (_dir, daemon, catalog) = forgetful().await;
-    let epoch = head(&catalog).await.epoch;
-    set(&catalog, "a", DIGEST).await;
-    let first = until_compacted(&catalog).await;
-    let refused = catalog.watch(from(&epoch, 1)).await.map(drop).take_err();
-    assert!(refused.is(Code::OutOfRange, "COMPACTED"), "{refused:?}");
-    assert!(refused.metadata["first"].parse::<u64>().unwrap() >= first);
-    assert_eq!(refused.metadata["epoch"], epoch);
-    let ttrpc = Catalog(Client::ttrpc(daemon.ttrpc()).await);
-    let polled = ChangesRequest { epoch: epoch.clone(), from: 1, ..ChangesRequest::default() };
-    let refused = ttrpc.call::<ChangesResponse>("Changes", polled).await.unwrap_err();
-    assert!(refused.is(Code::OutOfRange, "COMPACTED"), "{refused:?}");
-    let refused = undo(&catalog, undo_of(undo_request::What::Seq(1))).await.unwrap_err();
-    assert!(refused.is(Code::OutOfRange, "COMPACTED"), "{refused:?}");
-    // A running watch whose client is too slow ends the same way.
-    let client = Catalog::grpc(daemon.grpc()).await;
-    let mut slow = client.watch(from(&epoch, head(&catalog).await.first)).await.unwrap();
-    assert!(matches!(slow.is().await, Is::Started(_)));
-    for _ in 0..40 {
-        until_compacted(&catalog).await;
-    }
-    let ended = loop {
-        match slow.next().await.unwrap() {
-            Ok(_) => {}
-            Err(refused) => break refused,
-        }
-    };
-    assert!(ended.is(Code::OutOfRange, "COMPACTED"), "{ended:?}");
-}
-
-#[tokio::test]
-async fn without_a_log_there_are_pages_and_no_changes() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut config = config(dir.path(), Limits::default());
-    config.log_keep = Retention { bytes: 0, age: None };
-    let daemon = Daemon::start(&config).await.unwrap();
-    let catalog = Catalog::grpc(daemon.grpc()).await;
-    let made = set(&catalog, "a", DIGEST).await;
-    assert_eq!(made, 0);
-    let now = head(&catalog).await;
-    assert_eq!((now.epoch.as_str(), now.first, now.last), ("", 0, 0));
-    let page: ListResponse = catalog.call("List", ListRequest::new()).await.unwrap();
-    assert_eq!((page.images.len(), page.seq), (1, 0));
-    let refused = catalog.watch(WatchRequest::new()).await.map(drop).take_err();
-    assert!(refused.is(Code::FailedPrecondition, "LOG_OFF"), "{refused:?}");
-    let refused = undo(&catalog, undo_of(undo_request::What::Seq(1))).await.unwrap_err();
-    assert!(refused.is(Code::FailedPrecondition, "LOG_OFF"), "{refused:?}");
-}
-
-/// How often, or how many, in a long run (`scripts/soak/catalogue`), or `short`.
-fn long(variable: &str, short: usize) -> usize {
-    std::env::var(variable).map_or(short, |count| count.parse().unwrap())
-}
-
-/// Pages are read while images change; watching from the first page's seq leads to the truth.
-#[tokio::test(flavor = "multi_thread")]
-async fn pages_during_writes_and_a_watch_from_the_first_page_are_the_truth() {
-    let images = long("LMDB_IMAGES_PAGED_IMAGES", 3000);
-    let served = Served::start().await;
-    let catalog = Catalog::of(&served, Protocol::Grpc).await;
-    for first in (0..images).step_by(1000) {
-        let items =
-            (first..images.min(first + 1000)).map(|n| put(image(&format!("n{n:07}")), None));
-        catalog.call::<ApplyResponse>("Apply", batch(items.collect())).await.unwrap();
-    }
-    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
-    let writer = {
-        let catalog = catalog.clone();
-        tokio::spawn(async move {
-            let mut random = Rng::with_seed(3);
-            let mut made = 0;
-            while made < 200
-                || stopped.try_recv() == Err(tokio::sync::oneshot::error::TryRecvError::Empty)
-            {
-                let name = format!("n{:07}", random.usize(..images + images / 10));
-                match random.usize(..3) {
-                    0 => {
-                        let request = DeleteImageRequest { name, ..Default::default() };
-                        let _ = catalog.0.call::<Empty>("Delete", "n", &request).await;
-                    }
-                    _ => drop(set(&catalog, &name, OTHER).await),
-                }
-                made += 1;
-            }
-        })
-    };
-    let mut state = BTreeMap::new();
-    let mut request = ListRequest { page_size: 100, ..ListRequest::default() };
-    let (epoch, seq) = loop {
-        let page: ListResponse = catalog.call("List", request.clone()).await.unwrap();
-        for listed in page.images {
-            state.insert(listed.image.name.clone(), listed.image.target.digest.clone());
-        }
-        if page.next_page_token.is_empty() {
-            break (page.epoch, page.seq);
-        }
-        request.page_token = page.next_page_token;
-    };
-    drop(stop);
-    writer.await.unwrap();
-    let last = head(&catalog).await.last;
-    let mut watch = catalog.watch(from(&epoch, seq + 1)).await.unwrap();
-    for change in watch.changes((last - seq) as usize).await {
-        match change.after.as_ref() {
-            Some(after) => state.insert(change.name.clone(), after.target.digest.clone()),
-            None => state.remove(&change.name),
-        };
-    }
-    let mut truth = BTreeMap::new();
-    let mut stream = catalog
-        .stream::<ListResponse>("StreamList", ListRequest { page_size: 1000, ..Default::default() })
-        .await
-        .unwrap();
-    while let Some(page) = stream.next().await {
-        for listed in page.unwrap().images {
-            truth.insert(listed.image.name.clone(), listed.image.target.digest.clone());
-        }
-    }
-    assert_eq!(state, truth);
 }

@@ -1,11 +1,11 @@
-//! What the log of changes says of who changed an image, and why; and which commands begin another epoch.
+//! The actor and the reason that the log of changes has for a change; and which commands begin another epoch.
 
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
 use lmdb_images::admin::{backup, check, compact, import, recover, restore, stat};
-use lmdb_images::api::catalog::{Change, Kind, Origin};
+use lmdb_images::api::catalog::{Change, Kind, ListRequest, ListResponse, Origin};
 use lmdb_images::api::images::{
     CreateImageResponse, DeleteImageRequest, Image, ListImagesResponse, UpdateImageRequest,
     UpdateImageResponse,
@@ -14,7 +14,9 @@ use lmdb_images::api::namespace::{ListNamespacesResponse, Namespace};
 use lmdb_images::store::{LogHead, ReadOnlyStore};
 use protobuf::well_known_types::empty::Empty;
 use protobuf::{Message, MessageField};
+use tonic::Code;
 
+use crate::support::catalog::Catalog;
 use crate::support::containerd::Containerd;
 use crate::support::daemon_process::DaemonProcess;
 use crate::support::fake_containerd::{FakeContainerd, Scripted};
@@ -147,6 +149,9 @@ async fn a_restart_and_compact_keep_the_epoch_a_restore_and_a_recovery_begin_ano
         let _: CreateImageResponse = own.call("Create", "n", &create(image(name))).await.unwrap();
     }
     let file = dir.path().join("backup");
+    let page = |page_token| ListRequest { page_size: 1, page_token, ..ListRequest::default() };
+    let catalog = Catalog(own.clone());
+    let begun = catalog.call::<ListResponse>("List", page(String::new())).await.unwrap();
     // Beside the daemon, with what only the journal has.
     backup::run(&root, &file, false).unwrap();
     delete(&own, "a").await;
@@ -164,6 +169,13 @@ async fn a_restart_and_compact_keep_the_epoch_a_restore_and_a_recovery_begin_ano
     let (restored, changes) = log(&root);
     assert_ne!(restored.epoch, first.epoch);
     assert_eq!((restored.first, restored.last, changes.len()), (1, 2, 2));
+    // A list that began before cannot go on: the changes between its pages are not in this log.
+    let daemon = DaemonProcess::start(dir.path());
+    let catalog = Catalog(client(dir.path(), Protocol::Grpc).await);
+    let refused = catalog.call::<ListResponse>("List", page(begun.next_page_token)).await;
+    let refused = refused.unwrap_err();
+    assert!(refused.is(Code::FailedPrecondition, "EPOCH_CHANGED"), "{refused:?}");
+    daemon.stop();
     assert!(check::run(&root).unwrap().is_whole());
 
     let to = dir.path().join("recovered");
@@ -249,7 +261,7 @@ async fn what_others_change_in_a_real_containerd_is_logged_as_seen_or_as_found_a
     delete(&others, "ours").await;
     logs(&root, &("ours".into(), deleted, Origin::ORIGIN_BEHIND)).await;
     daemon.stop();
-    // Nobody sees these.
+    // No client sees these.
     create(&others, "meanwhile").await;
     delete(&others, "theirs").await;
     let daemon = in_front_of(dir.path(), &containerd.socket());

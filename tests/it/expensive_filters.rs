@@ -11,10 +11,9 @@ use protobuf::Message;
 use tokio::task::JoinSet;
 use tonic::Code;
 
-use crate::support::{BOTH, Client, Failed, Protocol, Served, channel, create, grpc, image};
-
-const LEASES: &str = "containerd.services.leases.v1.Leases";
-const INTROSPECTION: &str = "containerd.services.introspection.v1.Introspection";
+use crate::support::{
+    BOTH, Client, Failed, INTROSPECTION, LEASES, Protocol, Served, channel, create, grpc, image,
+};
 
 /// Longer than a request may take, and much shorter than what is asked for would.
 const PATIENCE: Duration = Duration::from_secs(40);

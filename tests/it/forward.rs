@@ -1,6 +1,9 @@
 //! What is passed on to a containerd arrives there as it was sent, and so back: messages, metadata,
 //! trailers, streams, deadlines, resets; and no client's stall is another's.
 
+mod lifecycle;
+mod load;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -353,150 +356,6 @@ async fn a_reset_upstream_reaches_the_client_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_thousand_open_streams_leave_room_for_a_call() {
-    let chain = Chain::start().await;
-    let mut opening = JoinSet::new();
-    for _ in 0..3_000 {
-        let channel = chain.channel.clone();
-        opening.spawn(async move { open(&channel).await });
-    }
-    let mut streams = soon(opening.join_all()).await;
-    assert_eq!(chain.upstream.calls(), 3_000);
-    is_served(&chain.channel).await;
-    for (sender, replies) in &mut streams {
-        sender.send(b"ping".to_vec()).unwrap();
-        assert_eq!(soon(replies.message()).await.unwrap().unwrap(), b"ping");
-    }
-    drop(streams);
-    chain.upstream.until(|u| u.calls() == 0).await;
-    is_served(&chain.channel).await;
-    assert_eq!(chain.upstream.lines(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_storm_of_cancelled_calls_leaves_the_connection_usable() {
-    let chain = Chain::start().await;
-    let (sender, mut replies) = open(&chain.channel).await;
-    for wave in 0..10u64 {
-        let mut calls = JoinSet::new();
-        for number in 0..500 {
-            let channel = chain.channel.clone();
-            calls.spawn(async move {
-                let call = unary(&channel, "Hang", Request::new(vec![0; 100]));
-                // Some before they are sent, some on the way, some when they have arrived.
-                let _ = tokio::time::timeout(Duration::from_micros(wave * number * 10), call).await;
-            });
-        }
-        soon(calls.join_all()).await;
-    }
-    chain.upstream.until(|u| u.calls() == 1).await;
-    is_served(&chain.channel).await;
-    sender.send(b"ping".to_vec()).unwrap();
-    assert_eq!(soon(replies.message()).await.unwrap().unwrap(), b"ping");
-    assert_eq!(chain.upstream.lines(), 1, "the connection did not break");
-}
-
-/// A client as containerd's Go client is: each stream has 64 KiB, the connection as much as comes.
-async fn go_client(path: &Path) -> Channel {
-    let path = path.to_owned();
-    Endpoint::from_static("http://localhost")
-        .initial_stream_window_size(65_535)
-        .initial_connection_window_size(1 << 30)
-        .connect_with_connector(tower::service_fn(move |_| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        }))
-        .await
-        .unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_does_not_read_stalls_nobody_else() {
-    let chain = Chain::start().await;
-    let stalled = go_client(chain.socket()).await;
-    let mut unread = Vec::new();
-    for _ in 0..64 {
-        let one = futures_util::stream::iter([vec![]]);
-        unread.push(stream(&stalled, "Flood", one).await.unwrap());
-    }
-    // Other connections are as fast as ever.
-    let since = std::time::Instant::now();
-    for _ in 0..200 {
-        is_served(&chain.channel).await;
-    }
-    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
-    // And calls on the same connection pass, as they do to grpc-go without us between.
-    for _ in 0..200 {
-        is_served(&stalled).await;
-    }
-    for stream in &mut unread {
-        for _ in 0..100 {
-            assert_eq!(soon(stream.message()).await.unwrap().unwrap().len(), 16 << 10);
-        }
-    }
-    drop(unread);
-    chain.upstream.until(|u| u.calls() == 0).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_connection_carries_calls_without_end() {
-    let chain = Chain::start().await;
-    for _ in 0..2_000 {
-        is_served(&chain.channel).await;
-    }
-    assert_eq!(chain.upstream.lines(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn uploads_that_upstream_does_not_read_leave_room_for_calls() {
-    let chain = Chain::start().await;
-    let mut unread = Vec::new();
-    for _ in 0..64 {
-        let pieces = futures_util::stream::repeat_with(|| vec![1; 100_000]);
-        unread.push(stream(&chain.channel, "HangOpen", pieces).await.unwrap());
-    }
-    for _ in 0..200 {
-        is_served(&chain.channel).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_upstream_does_not_read_ends_with_its_client() {
-    let mut chain = Chain::start().await;
-    // One goes on, so that the connection does not end with the others.
-    let (mut sender, _connection) = handshake(chain.socket()).await;
-    let (_kept, _replies) = uploading(&mut sender, "HangOpen/kept").await;
-    let (reset, _replies) = uploading(&mut sender, "HangOpen/open").await;
-    reset.send(h2::Reason::CANCEL).unwrap();
-    assert_eq!(chain.ended().await, "HangOpen/open");
-    // And after everything was sent.
-    let (other, mut replies) = open(&chain.channel).await;
-    let all = futures_util::stream::iter([vec![1; 100_000]]);
-    drop(stream(&chain.channel, "HangOpen/whole", all).await.unwrap());
-    assert_eq!(chain.ended().await, "HangOpen/whole");
-    other.send(b"ping".to_vec()).unwrap();
-    assert_eq!(soon(replies.message()).await.unwrap().unwrap(), b"ping");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_never_ends_does_not_hold_up_the_end() {
-    let Chain { upstream, daemon, channel, dir: _dir } = Chain::start().await;
-    let (_sender, mut replies) = open(&channel).await;
-    let silent =
-        tokio::spawn(
-            async move { unary(&channel, "Hang", Request::new(vec![])).await.unwrap_err() },
-        );
-    // A call that its client has not sent by then would end there.
-    upstream.until(|u| u.calls() == 2).await;
-    let stopped = tokio::spawn(daemon.stop());
-    for status in [soon(replies.message()).await.unwrap_err(), soon(silent).await.unwrap()] {
-        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-        assert_eq!(status.message(), "lmdb-images is shutting down");
-    }
-    soon(stopped).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn images_sock_asks_containerd_which_containers_there_are_and_nothing_else_of_them() {
     let chain = Chain::start().await;
     let channel = channel(chain.daemon.grpc()).await.unwrap();
@@ -508,37 +367,4 @@ async fn images_sock_asks_containerd_which_containers_there_are_and_nothing_else
     let deleted = grpc(&channel, containers, "Delete", Some("n"), Vec::new()).await.unwrap_err();
     assert!(deleted.is(Code::Unimplemented), "{deleted:?}");
     assert!(deleted.message.contains("image names only"), "{deleted:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn calls_pass_again_after_upstream_came_back() {
-    let mut chain = Chain::start().await;
-    for _ in 0..20 {
-        is_served(&chain.channel).await;
-        let (_sender, mut replies) = open(&chain.channel).await;
-        chain.upstream.kill().await;
-        // As grpc-go says of a server that broke off, so that clients try again.
-        let broken = soon(replies.message()).await.unwrap_err();
-        assert_eq!(broken.code(), Code::Unavailable, "{broken:?}");
-        let nobody = unary(&chain.channel, "Echo", Request::new(vec![])).await.unwrap_err();
-        assert_eq!(nobody.code(), Code::Unavailable, "{nobody:?}");
-        chain.upstream = FakeContainerd::start(&chain.dir.path().join("c.sock"));
-        is_served(&chain.channel).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn upstream_may_go_in_peace() {
-    let chain = Chain::start().await;
-    let (sender, mut replies) = open(&chain.channel).await;
-    chain.upstream.say_goodbye();
-    // Calls under way go on, new ones take another connection; one that crosses the goodbye may
-    // be broken off.
-    for number in 0..100u8 {
-        let crossed = unary(&chain.channel, "Echo", Request::new(vec![])).await;
-        assert!(number < 5 || crossed.is_ok(), "{crossed:?}");
-        sender.send(vec![number]).unwrap();
-        assert_eq!(soon(replies.message()).await.unwrap(), Some(vec![number]));
-    }
-    assert_eq!(chain.upstream.lines(), 2);
 }

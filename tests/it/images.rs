@@ -264,7 +264,7 @@ async fn beside_images_there_is_version_and_health_and_a_sentence() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_watches_health_is_told_of_the_end() {
+async fn a_client_that_watches_health_learns_of_the_end() {
     let served = Served::start().await;
     let channel = channel(served.daemon.grpc()).await.unwrap();
     let watch = async |service: &str| {

@@ -1,5 +1,10 @@
 //! Clients that misbehave: each is bounded, told or disconnected, and the others are served.
 
+mod crumbs;
+mod memory;
+mod panics;
+mod ttrpc_connections;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +37,7 @@ use lmdb_images::transport::ttrpc::server::TtrpcServer;
 use protobuf::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use crate::support;
@@ -100,56 +106,6 @@ async fn one_connection_too_many_is_closed_at_once() {
     })
     .await
     .unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_ttrpc_is_disconnected() {
-    let served = Served::with(hasty()).await;
-    for bytes in [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], b"GET / HTTP/1.1\r\n\r\n", &[0xff; 10]]
-    {
-        let mut stream = UnixStream::connect(served.daemon.ttrpc()).await.unwrap();
-        stream.write_all(bytes).await.unwrap();
-        assert!(is_ended(&mut stream).await, "{bytes:?}");
-    }
-    is_served(&served).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_half_sent_frame_is_given_a_time() {
-    let served = Served::with(hasty()).await;
-    let whole = get_frame(1);
-    for cut in [1, 9, 10, whole.len() - 1] {
-        let mut stream = UnixStream::connect(served.daemon.ttrpc()).await.unwrap();
-        stream.write_all(&whole[..cut]).await.unwrap();
-        assert!(is_ended(&mut stream).await, "after {cut} bytes");
-    }
-    // Between frames a client may be silent for as long as it likes.
-    let mut stream = UnixStream::connect(served.daemon.ttrpc()).await.unwrap();
-    stream.write_all(&whole).await.unwrap();
-    let mut header = [0; 10];
-    stream.read_exact(&mut header).await.unwrap();
-    let mut rest = vec![0; u32::from_be_bytes(header[..4].try_into().unwrap()) as usize];
-    stream.read_exact(&mut rest).await.unwrap();
-    let silent = tokio::time::timeout(SOON * 3, stream.read_u8()).await;
-    assert!(silent.is_err(), "{silent:?}");
-    is_served(&served).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_frame_over_the_limit_is_answered_and_the_connection_lives() {
-    let served = Served::start().await;
-    let mut stream = UnixStream::connect(served.daemon.ttrpc()).await.unwrap();
-    stream.write_all(&frame(1, &vec![0; (4 << 20) + 1])).await.unwrap();
-    stream.write_all(&get_frame(3)).await.unwrap();
-    let mut codes = Vec::new();
-    for _ in 0..2 {
-        let mut header = [0; 10];
-        stream.read_exact(&mut header).await.unwrap();
-        let mut payload = vec![0; u32::from_be_bytes(header[..4].try_into().unwrap()) as usize];
-        stream.read_exact(&mut payload).await.unwrap();
-        codes.push(ttrpc::Response::parse_from_bytes(&payload).unwrap().status.code.value());
-    }
-    assert_eq!(codes, [Code::InvalidArgument as i32, Code::NotFound as i32]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,28 +212,7 @@ async fn a_grpc_client_that_does_not_read_its_reply_is_disconnected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ttrpc_client_that_does_not_read_is_not_read_and_then_disconnected() {
-    let patient = Duration::from_secs(3);
-    let served = Served::with(Limits { calls: 8, unread_time: patient, ..Limits::default() }).await;
-    let client = served.client(Protocol::Ttrpc).await;
-    let mut big = image("i");
-    big.target.as_mut().unwrap().annotations.insert("filler".into(), "x".repeat(10_000));
-    client.call::<CreateImageResponse>("Create", "n", &create(big)).await.unwrap();
-    let mut stream = UnixStream::connect(served.daemon.ttrpc()).await.unwrap();
-    let mut sent = 0;
-    let ended = tokio::time::timeout(PATIENCE, async {
-        while stream.write_all(&get_frame(2 * sent + 1)).await.is_ok() {
-            sent += 1;
-        }
-    });
-    // Ended, and not before the socket was full of unread requests.
-    assert!(ended.await.is_ok());
-    assert!(sent < 5_000, "{sent} requests were read though no reply was");
-    is_served(&served).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_begins_more_than_its_share_of_all_calls_is_not_read() {
+async fn a_connection_over_its_share_of_all_calls_is_not_read() {
     let limits = Limits { admission: Admission::new(100), ..hasty() };
     let served = Served::with(limits.clone()).await;
     let other = served.client(Protocol::Grpc).await;
@@ -327,212 +262,4 @@ async fn large_requests_of_one_connection_do_not_take_each_others_window() {
         });
     }
     tokio::time::timeout(PATIENCE, calls.join_all()).await.expect("they end");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_grpc_client_that_sends_crumbs_is_disconnected() {
-    let served = Served::start().await;
-    let crumbs = |count| {
-        let frame = |byte: &u8| Bytes::copy_from_slice(&[*byte]);
-        [&[0, 0, 0, 1, 0][..], &vec![0; count]].concat().iter().map(frame).collect::<Vec<_>>()
-    };
-    let stream = TokioIo::new(UnixStream::connect(served.daemon.grpc()).await.unwrap());
-    let http = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-    let (mut sender, connection) = http.handshake(stream).await.unwrap();
-    let connection = tokio::spawn(connection);
-    let sent = crumbs(200).into_iter().map(|f| Ok::<_, std::io::Error>(Frame::data(f)));
-    let body = StreamBody::new(futures_util::StreamExt::chain(
-        futures_util::stream::iter(sent),
-        futures_util::stream::pending(),
-    ));
-    let request = http::Request::post(format!("http://localhost/{}/List", support::IMAGES))
-        .header("content-type", "application/grpc")
-        .header("containerd-namespace", "n")
-        .body(body.boxed_unsync())
-        .unwrap();
-    let response = tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap();
-    assert!(response.is_err(), "{response:?}");
-    let _ = tokio::time::timeout(PATIENCE, connection).await.unwrap();
-    is_served(&served).await;
-}
-
-/// A daemon with one budget for one large request, and half a minute for a message.
-async fn frugal() -> (Served, Limits) {
-    let request_memory = MemoryBudget::new(16 << 20).with_contended_timeout(SOON);
-    let limits = Limits { request_memory, ..Limits::default() };
-    (Served::with(limits.clone()).await, limits)
-}
-
-/// Waits until a client has all memory, and then for the same memory as another client.
-async fn memory_comes_back(limits: &Limits) {
-    let part = (16 << 20) - SMALL;
-    while limits.request_memory.reserve(Sender::Process(1), part).now_or_never().is_some() {
-        tokio::task::yield_now().await;
-    }
-    let waiting = limits.request_memory.reserve(Sender::Process(1), part);
-    tokio::time::timeout(PATIENCE, waiting).await.expect("it comes back before the message's time");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_large_grpc_request_that_stops_gives_its_memory_to_those_that_wait() {
-    let (served, limits) = frugal().await;
-    let announced = vec![Bytes::from_static(&[0, 1, 0, 0, 0, 7, 7])];
-    let call = hyper_call(served.daemon.grpc(), 65_535, announced, true, "60S");
-    let ((answer, _), ()) = tokio::join!(call, memory_comes_back(&limits));
-    assert_eq!(answer.headers()["grpc-status"], (Code::DeadlineExceeded as i32).to_string());
-    let why = answer.headers()["grpc-message"].to_str().unwrap().replace("%20", " ");
-    assert!(why.contains("stopped on its way while others waited"), "{why}");
-    is_served(&served).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_large_ttrpc_request_that_stops_gives_its_memory_to_those_that_wait() {
-    let (served, limits) = frugal().await;
-    let mut stream = UnixStream::connect(served.daemon.ttrpc()).await.unwrap();
-    stream.write_all(&[0, 0x30, 0, 0, 0, 0, 0, 1, 1, 0, 7]).await.unwrap();
-    memory_comes_back(&limits).await;
-    assert!(is_ended(&mut stream).await);
-    is_served(&served).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_request_of_too_many_fields_is_told_so() {
-    let served = Served::start().await;
-    for protocol in BOTH {
-        let client = served.client(protocol).await;
-        let filters = |count| [0x0a, 0].repeat(count);
-        client.raw("List", Some("n"), filters(1000)).await.unwrap();
-        let refused = client.raw("List", Some("n"), filters(1_000_000)).await.unwrap_err();
-        assert!(refused.is(Code::ResourceExhausted), "{refused:?}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn metadata_by_the_thousand_is_no_ttrpc_client() {
-    let served = Served::start().await;
-    let request = |entries| ttrpc::Request {
-        metadata: vec![ttrpc::proto::KeyValue::default(); entries],
-        ..Default::default()
-    };
-    let mut stream = UnixStream::connect(served.daemon.ttrpc()).await.unwrap();
-    let asked = frame(1, &request(100).write_to_bytes().unwrap());
-    stream.write_all(&asked).await.unwrap();
-    let mut head = [0; 10];
-    stream.read_exact(&mut head).await.unwrap();
-    let asked = frame(3, &request(1000).write_to_bytes().unwrap());
-    stream.write_all(&asked).await.unwrap();
-    assert!(is_ended(&mut stream).await);
-    is_served(&served).await;
-}
-
-/// A ttrpc frame with a List of `count` empty filters.
-fn list_frame(stream: u32, filters: usize) -> Vec<u8> {
-    let request = ttrpc::Request {
-        service: support::IMAGES.into(),
-        method: "List".into(),
-        payload: [0x0a, 0].repeat(filters),
-        ..Default::default()
-    };
-    frame(stream, &request.write_to_bytes().unwrap())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_ttrpc_stream_has_one_call_at_a_time() {
-    let limits = Limits::default();
-    let served = Served::with(limits.clone()).await;
-    // Every decoded message that needs a share of the budget waits.
-    let all = limits.request_memory.reserve(Sender::Process(1), usize::MAX).await;
-    for other in [frame(1, b""), list_frame(1, 1), vec![0, 0, 0, 0, 0, 0, 0, 1, 9, 0]] {
-        let mut stream = UnixStream::connect(served.daemon.ttrpc()).await.unwrap();
-        stream.write_all(&list_frame(1, 100)).await.unwrap();
-        stream.write_all(&other).await.unwrap();
-        assert!(is_ended(&mut stream).await, "{other:?}");
-    }
-    drop(all);
-    is_served(&served).await;
-}
-
-/// A service with a fault in it.
-#[derive(Clone)]
-struct Faulty;
-
-impl Router for Faulty {
-    async fn route(
-        &self,
-        asked: IncomingCall,
-        _: listener::Shutdown,
-    ) -> Result<http::Response<Body>> {
-        if asked.path().ends_with("List") {
-            return asked.unary(async |_, _: ListImagesRequest| Ok(Reply::default())).await;
-        }
-        panic!("on purpose")
-    }
-}
-
-#[async_trait]
-impl Images for Faulty {
-    async fn get(&self, _: &CallContext, _: GetImageRequest) -> Result<Reply> {
-        panic!("on purpose")
-    }
-    async fn list(&self, _: &CallContext, _: ListImagesRequest) -> Result<Reply> {
-        Ok(Reply::default())
-    }
-    async fn create(&self, _: &CallContext, _: CreateImageRequest) -> Result<Reply> {
-        panic!("on purpose")
-    }
-    async fn update(&self, _: &CallContext, _: UpdateImageRequest) -> Result<Reply> {
-        panic!("on purpose")
-    }
-    async fn delete(&self, _: &CallContext, _: DeleteImageRequest) -> Result<Reply> {
-        panic!("on purpose")
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_panic_is_answered_internal() {
-    let dir = tempfile::tempdir().unwrap();
-    let (stop, stopping) = tokio::sync::watch::channel(false);
-    let open = |name: &str| {
-        let access = Access { mode: 0o600, uid: None, gid: None };
-        Socket::reserve(dir.path().join(name)).unwrap().open(access).unwrap().into_parts()
-    };
-    let limits = Limits::default();
-    let store = Store::open(&dir.path().join("store")).unwrap();
-    let local = LocalImages::new(store, MemoryBudget::new(1 << 20));
-    let catalog = Catalog::new(local.clone(), Arc::new(local));
-    let (grpc, ttrpc) = (open("grpc"), open("ttrpc"));
-    let threads = Arc::new(WorkerPool::start().unwrap());
-    let servers = {
-        let (shared, stop, lent) = (limits.clone(), stopping.clone(), Arc::clone(&threads));
-        let grpc = tokio::spawn(async move {
-            let limits = shared;
-            let service = GrpcServer::new(Faulty, limits.clone());
-            listener::run(&grpc.0, grpc.2, &limits, &lent, stop, move |s, stop| {
-                service.clone().connection(s, stop)
-            })
-            .await;
-        });
-        let ttrpc = tokio::spawn(async move {
-            let service = TtrpcServer::new(Arc::new(Faulty), catalog, None, limits.clone());
-            listener::run(&ttrpc.0, ttrpc.2, &limits, &threads, stopping, move |s, stop| {
-                service.clone().connection(s, stop)
-            })
-            .await;
-        });
-        [grpc, ttrpc]
-    };
-    for client in [
-        Client::grpc(&dir.path().join("grpc")).await,
-        Client::ttrpc(&dir.path().join("ttrpc")).await,
-    ] {
-        for method in ["Get", "Create", "Update", "Delete"] {
-            let failed = client.raw(method, Some("n"), Vec::new()).await.unwrap_err();
-            assert!(failed.is(Code::Internal), "{failed:?}");
-        }
-        client.raw("List", Some("n"), Vec::new()).await.unwrap();
-    }
-    stop.send(true).unwrap();
-    for server in servers {
-        tokio::time::timeout(PATIENCE, server).await.unwrap().unwrap();
-    }
 }

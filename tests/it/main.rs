@@ -18,6 +18,7 @@ mod clock;
 mod containerd_ttrpc;
 mod deviations;
 mod expensive_filters;
+mod file_size;
 mod forward;
 mod gc;
 mod images;

@@ -9,14 +9,17 @@ use crate::support::daemon_process::DaemonProcess;
 #[tokio::test(flavor = "multi_thread")]
 async fn without_file_handles_it_waits_and_then_serves_again() {
     let dir = tempfile::tempdir().unwrap();
-    let daemon = DaemonProcess::start_with_files(dir.path(), 64);
+    let daemon = DaemonProcess::start_with_limit(dir.path(), "-n 64");
     let before = Client::ttrpc(&dir.path().join("state/images.sock.ttrpc")).await;
+    let spare = UnixStream::connect(dir.path().join("state/images.sock.ttrpc")).unwrap();
     // The system takes connections for the daemon until its backlog is full.
     let many: Vec<_> = (0..100)
         .map(|_| UnixStream::connect(dir.path().join("state/images.sock.ttrpc")).unwrap())
         .collect();
     let error = daemon.error();
     assert!(error.contains("cannot accept a connection"), "{error}");
+    // The daemon accepts one connection more and fails again.
+    drop(spare);
     // A connected client is served all the while; a daemon that spins uses a whole processor.
     let (since, ticks) = (Instant::now(), daemon.ticks());
     let mut calls = 0u64;

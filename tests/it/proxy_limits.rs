@@ -217,7 +217,7 @@ impl Fronted {
 
 fn front(socket: &Path, root: &Path) -> ProxyImages {
     let local = LocalImages::new(Store::open(root).unwrap(), MemoryBudget::new(64 << 20));
-    ProxyImages::new(GrpcClient::lazy(socket), local)
+    ProxyImages::new(GrpcClient::lazy(socket), local, None)
 }
 
 fn call(namespace: &str) -> CallContext {
@@ -331,7 +331,8 @@ async fn a_large_reply_of_containerd_is_not_read_before_there_is_room_for_it() {
     // No task follows its events, so every read asks it.
     let dir = tempfile::tempdir().unwrap();
     let local = LocalImages::new(Store::open(dir.path()).unwrap(), MemoryBudget::new(20 << 20));
-    let front = ProxyImages::new(GrpcClient::lazy(fronted.front.containerd().socket()), local);
+    let front =
+        ProxyImages::new(GrpcClient::lazy(fronted.front.containerd().socket()), local, None);
     let get = |name: &str| {
         let (front, name) = (front.clone(), name.to_owned());
         async move {
@@ -344,7 +345,7 @@ async fn a_large_reply_of_containerd_is_not_read_before_there_is_room_for_it() {
     assert_eq!(get("small").await.unwrap(), ("small".into(), false));
     assert_eq!(get("large").await.unwrap(), ("large".into(), true));
     let all =
-        front.local().share(lmdb_images::limits::client::Client::Process(1), usize::MAX).await;
+        front.local().reserve(lmdb_images::limits::client::Client::Process(1), usize::MAX).await;
     assert_eq!(get("small").await.unwrap(), ("small".into(), false));
     let list = || async { front.list(&call("n"), ListImagesRequest::new()).await };
     let mut waiting = (Box::pin(get("large")), Box::pin(list()));

@@ -9,6 +9,7 @@ use lmdb_images::api::images::{
 };
 use lmdb_images::api::namespace::{ListNamespacesResponse, Namespace};
 use lmdb_images::daemon::Daemon;
+use lmdb_images::model;
 use lmdb_images::service::{CallContext, Images};
 use lmdb_images::transport::Limits;
 use protobuf::Message;
@@ -18,12 +19,11 @@ use tonic::Code;
 
 use crate::support::fake_containerd::{FakeContainerd, Scripted};
 use crate::support::{
-    BOTH, Client, DIGEST, Failed, Protocol, channel, config, create, grpc, image,
+    BOTH, Client, DIGEST, Failed, Protocol, TRANSFER, channel, config, create, grpc, image,
 };
 
 const GET: &str = "/containerd.services.images.v1.Images/Get";
 const LIST: &str = "/containerd.services.images.v1.Images/List";
-const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
 
 fn message(message: &impl Message) -> Scripted {
     Scripted::Message(message.write_to_bytes().unwrap())
@@ -66,6 +66,15 @@ impl Chain {
         let mut config = config(dir.path(), Limits::default());
         config.containerd = Some(upstream.socket().into());
         let daemon = Daemon::start(&config).await.unwrap();
+        // A reconciliation of the start that is late would take what a test scripts.
+        let (synced, namespace) =
+            (daemon.proxy().unwrap().sync_state(), model::Namespace::parse("n").unwrap());
+        let known = async {
+            while !synced.watched_since_sync(&namespace) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), known).await.expect("it is not synced");
         Self { upstream, daemon, _dir: dir }
     }
 

@@ -1,6 +1,8 @@
 //! The services beside Images when no containerd stands behind: Namespaces, Leases, Events,
 //! Transfer, Introspection, and the collector.
 
+mod expiry;
+
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
@@ -33,14 +35,11 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::support;
-use crate::support::{Client, Failed, Protocol, Served, channel, create, grpc, image};
+use crate::support::{
+    CONTAINERS, Client, EVENTS, Failed, INTROSPECTION, LEASES, NAMESPACES, Protocol, Served,
+    TRANSFER, channel, create, grpc, image,
+};
 
-const NAMESPACES: &str = "containerd.services.namespaces.v1.Namespaces";
-const LEASES: &str = "containerd.services.leases.v1.Leases";
-const CONTAINERS: &str = "containerd.services.containers.v1.Containers";
-const EVENTS: &str = "containerd.services.events.v1.Events";
-const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
-const INTROSPECTION: &str = "containerd.services.introspection.v1.Introspection";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn call<R: Message>(
@@ -245,83 +244,6 @@ async fn no_container_uses_an_image() {
     // Clients try this first, and List if there is no such method.
     let stream = grpc(&channel, CONTAINERS, "ListStream", Some("n"), Vec::new()).await;
     assert!(stream.unwrap_err().is(Code::Unimplemented));
-}
-
-const PAST: (&str, &str) = ("containerd.io/gc.expire", "2001-01-01T00:00:00Z");
-const FUTURE: (&str, &str) = ("containerd.io/gc.expire", "2999-01-01T00:00:00+02:00");
-const NEVER: (&str, &str) = ("containerd.io/gc.expire", "some day");
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_has_expired_goes_with_a_sync_delete_and_is_told() {
-    let served = Served::start().await;
-    let channel = channel(served.daemon.grpc()).await.unwrap();
-    let client = served.client(Protocol::Ttrpc).await;
-    for (name, label) in [
-        ("past", PAST),
-        ("leased", PAST),
-        ("future", FUTURE),
-        ("never", NEVER),
-        ("plain", ("a", "b")),
-    ] {
-        made(&client, "n", name, &[label]).await;
-    }
-    let lease = |id: &str, label: (&str, &str)| CreateRequest {
-        id: id.into(),
-        labels: [(label.0.to_owned(), label.1.to_owned())].into(),
-        ..Default::default()
-    };
-    for (id, label) in [("holds", FUTURE), ("expired", PAST)] {
-        let _: CreateResponse = call(&channel, LEASES, "Create", &lease(id, label)).await.unwrap();
-        let resource = Resource {
-            id: if id == "holds" { "leased" } else { "past" }.into(),
-            type_: "images".into(),
-            ..Default::default()
-        };
-        let add = AddResourceRequest {
-            id: id.into(),
-            resource: MessageField::some(resource),
-            ..Default::default()
-        };
-        call::<Empty>(&channel, LEASES, "AddResource", &add).await.unwrap();
-    }
-    let mut events = subscribe(&served, &["topic==\"/images/delete\""]).await;
-    remove(&client, "n", "plain", true).await;
-    assert_eq!(names(&client, "n").await, ["future", "leased", "never"]);
-    for gone in ["plain", "past"] {
-        let event = next(&mut events).await.unwrap();
-        assert_eq!(ImageCreate::parse_from_bytes(&event.event.value).unwrap().name, gone);
-    }
-    let left: ListResponse = call(&channel, LEASES, "List", &ListRequest::new()).await.unwrap();
-    assert_eq!(left.leases.iter().map(|l| l.id.as_str()).collect::<Vec<_>>(), ["holds"]);
-    // A lease given up with `sync` lets go of what it held.
-    let give_up = DeleteRequest { id: "holds".into(), sync: true, ..Default::default() };
-    call::<Empty>(&channel, LEASES, "Delete", &give_up).await.unwrap();
-    assert_eq!(names(&client, "n").await, ["future", "never"]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_has_expired_goes_after_a_hundred_changes_and_at_the_start() {
-    let served = Served::start().await;
-    let client = served.client(Protocol::Ttrpc).await;
-    let mut events = subscribe(&served, &["topic==\"/images/delete\",event.name==past"]).await;
-    made(&client, "n", "past", &[PAST]).await;
-    for i in 0..100 {
-        made(&client, "n", &format!("{i}"), &[]).await;
-    }
-    next(&mut events).await.unwrap();
-    made(&client, "n", "late", &[PAST]).await;
-    let (config, dir) = (support::config(served.dir.path(), Limits::default()), served.dir);
-    served.daemon.stop().await;
-    let again = Served { daemon: Daemon::start(&config).await.unwrap(), dir };
-    let client = again.client(Protocol::Ttrpc).await;
-    let get = GetImageRequest { name: "late".into(), ..Default::default() };
-    tokio::time::timeout(PATIENCE, async {
-        while client.call::<GetImageResponse>("Get", "n", &get).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .unwrap();
 }
 
 fn store(name: &str) -> MessageField<Any> {

@@ -20,13 +20,9 @@ use protobuf::{Message, MessageField};
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::support::{Failed, Served, channel, grpc};
-
-const NAMESPACES: &str = "containerd.services.namespaces.v1.Namespaces";
-const LEASES: &str = "containerd.services.leases.v1.Leases";
-const EVENTS: &str = "containerd.services.events.v1.Events";
-const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
-const INTROSPECTION: &str = "containerd.services.introspection.v1.Introspection";
+use crate::support::{
+    EVENTS, Failed, INTROSPECTION, LEASES, NAMESPACES, Served, TRANSFER, channel, grpc,
+};
 
 struct Ours {
     channel: Channel,

@@ -120,7 +120,7 @@ fn a_daemon_whose_folder_is_gone_is_not_restarted_and_says_why_it_does_not_serve
 }
 
 #[test]
-fn a_listener_that_does_not_read_holds_up_nobody() {
+fn a_notify_socket_that_is_not_read_delays_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut service = Service::start(dir.path(), Duration::from_millis(20));
     service.told("WATCHDOG=1");

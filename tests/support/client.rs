@@ -14,7 +14,14 @@ use protobuf::{Message, MessageField};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 
+// containerd's services.
+pub const CONTAINERS: &str = "containerd.services.containers.v1.Containers";
+pub const EVENTS: &str = "containerd.services.events.v1.Events";
 pub const IMAGES: &str = "containerd.services.images.v1.Images";
+pub const INTROSPECTION: &str = "containerd.services.introspection.v1.Introspection";
+pub const LEASES: &str = "containerd.services.leases.v1.Leases";
+pub const NAMESPACES: &str = "containerd.services.namespaces.v1.Namespaces";
+pub const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
 pub const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -75,6 +75,12 @@ disabled_plugins = [{DISABLED}]
         self.child.wait().unwrap();
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
     /// Starts it once more after a [`kill`](Self::kill), with the same data.
     pub async fn start_again(&mut self) {
         self.child = spawn(&self.bin, self.dir.path());

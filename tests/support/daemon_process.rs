@@ -39,10 +39,10 @@ impl DaemonProcess {
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
-    /// The same with so few open files.
-    pub fn start_with_files(dir: &Path, files: usize) -> Self {
+    /// The same with a limit of the shell's `ulimit`: `-n 64`.
+    pub fn start_with_limit(dir: &Path, limit: &str) -> Self {
         let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("ulimit -n {files}; exec \"$@\""), "sh"]);
+        shell.args(["-c", &format!("ulimit {limit}; exec \"$@\""), "sh"]);
         shell.arg(env!("CARGO_BIN_EXE_lmdb-images"));
         Self::start_by(shell, dir)
     }

@@ -57,6 +57,8 @@ struct Seen {
     calls: AtomicUsize,
     /// The connections that they came by.
     lines: Mutex<BTreeSet<usize>>,
+    /// All connections, also those of the daemon's own calls.
+    accepted: AtomicUsize,
 }
 
 /// A running server. Its methods are in [`answer`].
@@ -112,6 +114,11 @@ impl FakeContainerd {
         self.seen.calls.load(Ordering::SeqCst)
     }
 
+    /// How many connections there were.
+    pub fn accepted(&self) -> usize {
+        self.seen.accepted.load(Ordering::SeqCst)
+    }
+
     /// How many connections brought calls.
     pub fn lines(&self) -> usize {
         self.seen.lines.lock().unwrap().len()
@@ -149,6 +156,7 @@ async fn accept(
     let mut connections = JoinSet::new();
     for number in 0.. {
         let (stream, _) = listener.accept().await.unwrap();
+        seen.accepted.fetch_add(1, Ordering::SeqCst);
         let (seen, ends, stop) = (Arc::clone(&seen), ends.clone(), stop.clone());
         connections.spawn(connection(number, stream, seen, ends, stop));
     }

@@ -9,6 +9,7 @@ pub mod containerd;
 pub mod daemon_process;
 pub mod fake_containerd;
 pub mod random;
+pub mod settings;
 pub mod snapshot_holder;
 pub mod workload;
 
@@ -57,6 +58,7 @@ pub fn config(dir: &Path, limits: Limits) -> Config {
         limits,
         reply_budget: lmdb_images::transport::limits::DEFAULT_MEMORY_BUDGET,
         log_keep: lmdb_images::store::Retention::default(),
+        undo_keep: None,
     }
 }
 

@@ -11,19 +11,6 @@ use crate::support::{Client, Failed, create, image};
 
 pub const NAMESPACE: &str = "kill";
 
-/// A setting of the environment that is a number.
-pub fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|v| v.parse().unwrap())
-}
-
-/// `LMDB_IMAGES_SEED`, which repeats a run's choices, or another one each time; printed.
-pub fn seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let seed = setting("LMDB_IMAGES_SEED").unwrap_or(now.as_nanos() as u64);
-    println!("LMDB_IMAGES_SEED={seed}");
-    seed
-}
-
 /// The content of an image, or no image.
 pub type Content = Option<u64>;
 

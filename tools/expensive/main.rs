@@ -13,6 +13,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![allow(dead_code)]
 
+#[path = "../hostile/attackers.rs"]
+mod attackers;
 #[path = "../../tests/support/client.rs"]
 mod client;
 mod daemon;
@@ -26,16 +28,16 @@ mod probe;
 #[path = "../hostile/requests.rs"]
 mod requests;
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use attackers::attacked;
 use daemon::Daemon;
 use generate::{Trial, trial};
-use load::{Answered, READY, Sockets};
+use load::{Answered, Sockets};
 use probe::{Seen, Waits};
 
 /// How long a trial's clients go on once all is there that they ask for.
@@ -172,33 +174,9 @@ fn mib(bytes: u64) -> f64 {
 fn try_one(program: &Path, other: &Daemon, seed: u64) -> Outcome {
     let daemon = Daemon::start(program);
     let watched = daemon.watched(other);
-    let over = AtomicBool::new(false);
-    let (seen, answered) = std::thread::scope(|scope| {
-        let seen = scope.spawn(|| watched.watch(&over));
-        // It runs when others do not want to, but does get its turn on a busy machine.
-        let mut attackers = Command::new("nice")
-            .args(["-n", "19"])
-            .arg(std::env::current_exe().unwrap())
-            .args(["attack", &seed.to_string()])
-            .args([daemon.grpc(), daemon.ttrpc()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut said = BufReader::new(attackers.stdout.take().unwrap());
-        let mut line = String::new();
-        said.read_line(&mut line).unwrap();
-        assert_eq!(line.trim(), READY, "what attackers say first");
-        std::thread::sleep(TRIAL_TIME);
-        over.store(true, Ordering::Relaxed);
-        let seen = seen.join().unwrap();
-        drop(attackers.stdin.take());
-        let mut answered = String::new();
-        said.read_to_string(&mut answered).unwrap();
-        attackers.wait().unwrap();
-        (seen, answered.trim().to_owned())
-    });
+    // The attackers run when others do not want to, but do get their turn on a busy machine.
+    let args = [seed.to_string().into(), daemon.grpc().into(), daemon.ttrpc().into()];
+    let (seen, answered) = attacked(&watched, &["nice", "-n", "19"], args, TRIAL_TIME);
     let clients = trial(seed).described();
     Outcome { seed, clients, answered, serves: watched.serves(), seen }
 }

@@ -1,26 +1,18 @@
 //! Bytes that attackers send, written by hand: no client library would send these.
 
-use std::time::Instant;
-
 use lmdb_images::api::descriptor::Descriptor;
 use lmdb_images::api::images::{CreateImageRequest, GetImageRequest, Image, ListImagesRequest};
 use protobuf::{Message, MessageField};
 
-const IMAGES: &str = "containerd.services.images.v1.Images";
+use super::client::IMAGES;
 
 /// What an HTTP/2 client says first.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub fn noise(count: usize) -> Vec<u8> {
-    let mut state = Instant::now().elapsed().as_nanos() as u64 | 1;
-    std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    })
-    .take(count)
-    .collect()
+    let mut bytes = vec![0; count];
+    fastrand::fill(&mut bytes);
+    bytes
 }
 
 pub fn image(name: String) -> Vec<u8> {

@@ -12,6 +12,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod attackers;
 mod attacks;
 #[path = "../../tests/support/client.rs"]
 mod client;
@@ -21,15 +22,15 @@ mod probe;
 mod report;
 mod requests;
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::ffi::OsString;
+use std::io::{self, Read};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use attacks::{Attack, Siege};
-use load::{READY, Sockets};
-use probe::{Seen, Watched, fill};
+use attackers::{attacked, watch_for};
+use attacks::Siege;
+use load::Sockets;
+use probe::{Watched, fill};
 use report::Report;
 
 fn main() {
@@ -79,7 +80,8 @@ fn siege(
     let mut report = Report::begin();
     for attack in attacks::all().filter(|attack| is_chosen(attack.name)) {
         let quiet = watch_for(watched, time / 3);
-        let (seen, blows) = attacked(watched, attack, sockets, time);
+        let args = [attack.name].into_iter().chain(sockets).map(OsString::from);
+        let (seen, blows) = attacked(watched, &["chrt", "--idle", "0"], args, time);
         let serves = watched.serves();
         report.add(attack, &blows, &quiet, &seen, serves);
         if !serves {
@@ -88,50 +90,4 @@ fn siege(
     }
     report.end();
     true
-}
-
-/// Watches for a while.
-fn watch_for(watched: &Watched, time: Duration) -> Seen {
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let seen = scope.spawn(|| watched.watch(&over));
-        std::thread::sleep(time);
-        over.store(true, Ordering::Relaxed);
-        seen.join().unwrap()
-    })
-}
-
-/// Watches while attackers do what they do, and how often they did it.
-fn attacked(
-    watched: &Watched,
-    attack: &Attack,
-    sockets: [&str; 3],
-    time: Duration,
-) -> (Seen, String) {
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let seen = scope.spawn(|| watched.watch(&over));
-        let mut attackers = Command::new("chrt")
-            .args(["--idle", "0"])
-            .arg(std::env::current_exe().unwrap())
-            .args(["attack", attack.name])
-            .args(sockets)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut said = BufReader::new(attackers.stdout.take().unwrap());
-        let mut line = String::new();
-        said.read_line(&mut line).unwrap();
-        assert_eq!(line.trim(), READY, "what attackers say first");
-        std::thread::sleep(time);
-        over.store(true, Ordering::Relaxed);
-        let seen = seen.join().unwrap();
-        drop(attackers.stdin.take());
-        let mut blows = String::new();
-        said.read_to_string(&mut blows).unwrap();
-        attackers.wait().unwrap();
-        (seen, blows)
-    })
 }

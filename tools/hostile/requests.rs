@@ -18,14 +18,7 @@ use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::field_mask::FieldMask;
 use protobuf::{Message, MessageField};
 
-use super::client;
-
-pub const IMAGES: &str = client::IMAGES;
-const EVENTS: &str = "containerd.services.events.v1.Events";
-const INTROSPECTION: &str = "containerd.services.introspection.v1.Introspection";
-const LEASES: &str = "containerd.services.leases.v1.Leases";
-const NAMESPACES: &str = "containerd.services.namespaces.v1.Namespaces";
-const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
+use super::client::{self, EVENTS, IMAGES, INTROSPECTION, LEASES, NAMESPACES, TRANSFER};
 
 /// The namespace of the attacks.
 pub const NAMESPACE: &str = "n";

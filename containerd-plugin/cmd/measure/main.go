@@ -2,9 +2,10 @@
 // daemon, and by containerd itself. Both are asked in turn over the same connection, so that the
 // machine's load meets both.
 //
-//	measure SOCKET NAMESPACE TURNS
+//	measure SOCKET NAMESPACE TURNS [TTRPC_SOCKET]
 //
-// It prints a Markdown table of medians in milliseconds.
+// It prints a Markdown table of medians in milliseconds. With the daemon's ttrpc socket it measures Get
+// alone, and beside it what of the daemon's answer is the way to another process and back.
 package main
 
 import (
@@ -24,8 +25,7 @@ import (
 	"lmdb-images/containerd-plugin/images"
 )
 
-// Calls of one kind in a turn last at least this long, so that a short call is not one reading of the
-// clock.
+// How long one side is asked before it is the other side's turn.
 const turnTime = 200 * time.Millisecond
 
 func main() {
@@ -36,8 +36,11 @@ func main() {
 }
 
 func run(arguments []string) error {
-	if len(arguments) != 3 {
-		return fmt.Errorf("usage: measure SOCKET NAMESPACE TURNS")
+	if len(arguments) == 2 && arguments[0] == serveArgument {
+		return serve(arguments[1])
+	}
+	if len(arguments) != 3 && len(arguments) != 4 {
+		return fmt.Errorf("usage: measure SOCKET NAMESPACE TURNS [TTRPC_SOCKET]")
 	}
 	turns, err := strconv.Atoi(arguments[2])
 	if err != nil || turns < 1 {
@@ -80,6 +83,10 @@ func run(arguments []string) error {
 		}},
 	}
 
+	ways := len(arguments) == 4
+	if ways {
+		kinds = kinds[:1]
+	}
 	fmt.Printf("| call, %d images | containerd, ms | with the plugin, ms | times as fast |\n|---|---|---|---|\n", len(all.Images))
 	for _, kind := range kinds {
 		var off, on []float64
@@ -98,22 +105,26 @@ func run(arguments []string) error {
 		plain, plugin := median(off), median(on)
 		fmt.Printf("| %s | %.3f | %.3f | %.2f |\n", kind.name, plain, plugin, plain/plugin)
 	}
+	if ways {
+		return measureWays(arguments[3], arguments[1], name, turns)
+	}
 	return nil
 }
 
-// turn returns the milliseconds of one call, as the mean over turnTime.
+// turn returns the median milliseconds of the calls that end within turnTime, and of one if none does.
 func turn(ctx context.Context, call func(context.Context) error) (float64, error) {
 	if err := call(ctx); err != nil {
 		return 0, err
 	}
-	begin, calls := time.Now(), 0
-	for time.Since(begin) < turnTime {
+	var calls []float64
+	for begin := time.Now(); len(calls) == 0 || time.Since(begin) < turnTime; {
+		one := time.Now()
 		if err := call(ctx); err != nil {
 			return 0, err
 		}
-		calls++
+		calls = append(calls, time.Since(one).Seconds()*1000)
 	}
-	return time.Since(begin).Seconds() * 1000 / float64(calls), nil
+	return median(calls), nil
 }
 
 func median(samples []float64) float64 {

@@ -29,7 +29,7 @@ impl<'s, S: ReadAt + ?Sized> FileAtRest<'s, S> {
         &self.snapshot
     }
 
-    /// What is wrong with the other meta page: if something is, the last transaction may be
+    /// The damage of the other meta page: if there is any, the last transaction may be
     /// missing.
     pub fn other_meta(&self) -> Option<&Damage> {
         self.other_meta.as_ref()

@@ -1,13 +1,13 @@
-//! What is wrong with a page.
+//! Damage of a page.
 
 use std::fmt;
 
-/// What is wrong with a page.
+/// Damage of a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
     /// The page's number.
     pub page: u64,
-    /// What is wrong with it.
+    /// What is wrong with the page.
     pub what: String,
 }
 

@@ -125,6 +125,7 @@
 //!   pages. The meta page could go back. A read that counts still saw what bbolt's readers saw then.
 
 #![forbid(unsafe_code)]
+#![deny(unreachable_pub)]
 
 mod at_rest;
 mod damage;

@@ -10,10 +10,10 @@ use crate::{Damage, ReadAt, Snapshot};
 /// Tries of one read, unless [`LiveReader::with_max_tries`] says another number.
 pub const DEFAULT_MAX_TRIES: u32 = 32;
 
-/// What was read, and the transaction whose state it is.
+/// The result of a read, and the transaction whose state it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exact<T> {
-    /// What the closure made of the snapshot.
+    /// The result of the closure.
     pub value: T,
     /// The transaction. No later one had been answered when the read began.
     pub txid: u64,
@@ -109,7 +109,7 @@ impl<S: ReadAt> LiveReader<S> {
         self
     }
 
-    /// Where the bytes come from.
+    /// The source of the bytes.
     pub fn source(&self) -> &S {
         &self.source
     }

@@ -1,4 +1,4 @@
-//! A live file by its path.
+//! Opens a bbolt file by its path, while another process may write it.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::{LiveError, LiveReader};
 
-/// A file that another process may write while it is read, by its path. It is a [`LiveReader`].
+/// A bbolt file that another process may write at the same time. It dereferences to a [`LiveReader`].
 #[derive(Debug)]
 pub struct LiveFile {
     path: PathBuf,
@@ -18,15 +18,15 @@ pub struct LiveFile {
 }
 
 impl LiveFile {
-    /// Opens the file to read it, and reads its page size. It takes no lock. A symbolic link at the
-    /// end of the path is not followed.
+    /// Opens the file read-only and reads its page size. Takes no lock. If the last component of the path
+    /// is a symbolic link, the open fails.
     ///
     /// # Errors
-    /// [`LiveError::Open`], [`LiveError::NotRegular`], or [`LiveError::Damaged`] when neither meta
-    /// page is whole, as in a file that is not bbolt's.
+    /// [`LiveError::Open`], [`LiveError::NotRegular`], or [`LiveError::Damaged`] if neither meta page is
+    /// valid. No meta page is valid in a file that is not bbolt's.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, LiveError> {
         let path = path.into();
-        // Without NONBLOCK the opening of a named pipe would wait for a writer.
+        // Without NONBLOCK, opening a named pipe would wait until another process opens it to write.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = rustix::fs::open(&path, flags, Mode::empty());
         let file = File::from(opened.map_err(|e| LiveError::Open(e.into()))?);
@@ -42,16 +42,16 @@ impl LiveFile {
         Self { reader: self.reader.with_max_tries(max_tries), ..self }
     }
 
-    /// The path that was opened.
+    /// The path that was given to [`open`](Self::open).
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the path still leads to the file that was opened. After a restore or a compaction
-    /// it leads to another one, and what is read here is the past.
+    /// Returns true if the path still leads to the opened file. A restore or a compaction puts another
+    /// file at the path; this reader then still reads the old file.
     ///
     /// # Errors
-    /// The path cannot be looked at, by another reason than that nothing is there.
+    /// If `lstat(2)` fails. A path that does not exist is no error: the result is false.
     pub fn is_current_path(&self) -> io::Result<bool> {
         let ours = self.reader.source().metadata()?;
         match fs::symlink_metadata(&self.path) {
@@ -65,15 +65,15 @@ impl LiveFile {
         }
     }
 
-    /// The number by which `statfs(2)` names the file system (`f_type`). On one that is shared over
-    /// a network, or that a user's process serves (FUSE), a read need not see what another process
-    /// has written, and no live read is exact there.
+    /// The type of the file system, as `statfs(2)` gives it in `f_type`. On a network file system or a
+    /// FUSE file system, a read may miss what another process has written. So a live read is not exact
+    /// there.
     ///
     /// # Errors
-    /// The file system does not answer.
+    /// If `fstatfs(2)` fails.
     pub fn file_system_type(&self) -> io::Result<u64> {
         let found = rustix::fs::fstatfs(self.reader.source())?;
-        // The kernel's numbers have 32 bits; some C libraries extend their sign.
+        // The kernel's type numbers have 32 bits, but some C libraries sign-extend them to 64.
         Ok(found.f_type as u64 & 0xffff_ffff)
     }
 }

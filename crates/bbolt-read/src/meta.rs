@@ -1,43 +1,46 @@
-//! The two meta pages. Each transaction that commits ends by writing one of them, in turn.
+//! The two meta pages. A commit ends when it writes one meta page; commits alternate between the two.
 
 use std::hash::Hasher;
 
 use fnv::FnvHasher;
 
-use crate::page::{HEADER, number};
+use crate::page::{PAGE_HEADER_BYTES, number};
 use crate::{Damage, ReadAt};
 
 const MAGIC: u64 = 0xED0C_DAED;
 const VERSION: u64 = 2;
-/// Bytes of the record behind the page's header.
-const RECORD: usize = 64;
-/// Bytes of the record that its checksum covers.
-const COVERED: usize = 56;
-/// Powers of two that a page size may be: bbolt itself looks for its second meta page there.
+/// Length of the meta record, which follows the page header.
+const RECORD_BYTES: usize = 64;
+/// Offset of the checksum in the record. The checksum covers all bytes before it.
+const CHECKSUM_OFFSET: usize = 56;
+/// The binary logarithms of the allowed page sizes (1 KiB to 32 MiB). bbolt tries the same sizes when it
+/// looks for the second meta page.
 pub(crate) const PAGE_SIZE_BITS: std::ops::RangeInclusive<u32> = 10..=25;
 
-/// What a meta page says.
+/// The decoded record of a meta page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Meta {
-    /// Bytes of a page.
+pub(crate) struct Meta {
+    /// Size of a page in bytes.
     pub page_size: u64,
-    /// The page of the root bucket.
+    /// Number of the page where the root bucket begins.
     pub root_pgid: u64,
     /// The high water mark: no page from this number on is in use.
     pub page_count: u64,
-    /// The transaction that wrote it.
+    /// Id of the transaction that wrote this meta page.
     pub txid: u64,
-    /// Over everything above and the fields that are not read. Two meta pages that agree in all
-    /// fields here are the same one.
+    /// Checksum (FNV-1a) of the record before this field, including fields that this struct leaves out.
+    /// So two equal values of this struct come from the same write of a meta page.
     pub checksum: u64,
 }
 
-/// Which meta page a reader of a file at rest goes by, and what is wrong with the other one.
+/// Chooses the meta page for a file that no process writes: the valid one with the higher transaction
+/// id. Also returns the damage of the other meta page, if it has any.
 pub(crate) fn newest(source: &(impl ReadAt + ?Sized)) -> Result<(Meta, Option<Damage>), Damage> {
     let first = read(source, 0).map_err(|what| Damage::new(0, what));
     let second = match &first {
         Ok(meta) => read_second(source, meta.page_size),
-        // The page size, and with it the place of the second one, stands in the first alone.
+        // Only the first meta page tells the page size, and the second meta page begins after one page.
+        // So try every allowed size.
         Err(_) => PAGE_SIZE_BITS
             .map(|bits| read_second(source, 1 << bits))
             .find(Result::is_ok)
@@ -59,7 +62,7 @@ fn read_second(source: &(impl ReadAt + ?Sized), page_size: u64) -> Result<Meta, 
     Ok(meta)
 }
 
-/// One of the two meta pages of a file whose page size is known.
+/// Reads meta page `page` (0 or 1) of a file whose page size is known.
 pub(crate) fn read_page(
     source: &(impl ReadAt + ?Sized),
     page: u64,
@@ -74,19 +77,19 @@ pub(crate) fn read_page(
 }
 
 fn read(source: &(impl ReadAt + ?Sized), offset: u64) -> Result<Meta, String> {
-    let mut bytes = [0; HEADER + RECORD];
+    let mut bytes = [0; PAGE_HEADER_BYTES + RECORD_BYTES];
     source
         .read_at(&mut bytes, offset)
         .map_err(|e| format!("this meta page cannot be read: {e}"))?;
-    let (_, record) = bytes.split_at(HEADER);
+    let (_, record) = bytes.split_at(PAGE_HEADER_BYTES);
     parse(record).unwrap_or_else(|| Err("this meta page is incomplete".into()))
 }
 
-/// What the record says, or what is wrong with it; nothing when it is too short.
+/// Decodes a record, or says what is wrong with it. `None` if the record is too short.
 fn parse(record: &[u8]) -> Option<Result<Meta, String>> {
     let magic = number::<4>(record, 0)?;
     let version = number::<4>(record, 4)?;
-    let checksum = number::<8>(record, COVERED)?;
+    let checksum = number::<8>(record, CHECKSUM_OFFSET)?;
     let meta = Meta {
         page_size: number::<4>(record, 8)?,
         root_pgid: number::<8>(record, 16)?,
@@ -95,7 +98,7 @@ fn parse(record: &[u8]) -> Option<Result<Meta, String>> {
         checksum,
     };
     let mut hasher = FnvHasher::default();
-    hasher.write(record.get(..COVERED)?);
+    hasher.write(record.get(..CHECKSUM_OFFSET)?);
     Some(if magic == u64::from((MAGIC as u32).swap_bytes()) {
         Err("it was written by a machine of big-endian byte order, which is not read here".into())
     } else if magic != MAGIC {

@@ -3,9 +3,9 @@
 use crate::damage::quote;
 
 /// Bytes of a page's header, before its elements.
-pub(crate) const HEADER: usize = 16;
+pub(crate) const PAGE_HEADER_BYTES: usize = 16;
 /// Bytes of an element of a branch page or of a leaf page.
-const ELEMENT: usize = 16;
+const ELEMENT_BYTES: usize = 16;
 const BRANCH_PAGE: u64 = 1;
 const LEAF_PAGE: u64 = 2;
 /// The flag of a leaf element whose value is a bucket.
@@ -45,7 +45,7 @@ impl Header {
     }
 }
 
-/// What an element stands for.
+/// The target of an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Child(u64),
@@ -68,7 +68,7 @@ pub(crate) struct Page {
     is_branch: bool,
 }
 
-/// What an element of a page holds.
+/// The content of an element of a page.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Item<'p> {
     /// The page of the keys from this one on.
@@ -89,7 +89,7 @@ impl Page {
         to: Option<&[u8]>,
     ) -> Result<Self, String> {
         let header = Header::parse(&bytes, pgid)?;
-        let mut end = HEADER + header.count * ELEMENT;
+        let mut end = PAGE_HEADER_BYTES + header.count * ELEMENT_BYTES;
         if end > bytes.len() {
             return Err(format!("it has no room for its {} elements", header.count));
         }
@@ -174,7 +174,7 @@ impl Page {
 }
 
 fn element(bytes: &[u8], is_branch: bool, index: usize) -> Option<Element> {
-    let at = HEADER + index * ELEMENT;
+    let at = PAGE_HEADER_BYTES + index * ELEMENT_BYTES;
     let field = |offset| number::<4>(bytes, at + offset).and_then(|n| usize::try_from(n).ok());
     let (position, key, value, kind) = if is_branch {
         (field(0)?, field(4)?, 0, Kind::Child(number::<8>(bytes, at + 8)?))

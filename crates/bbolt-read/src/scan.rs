@@ -1,7 +1,7 @@
 //! A look at every page of a file whose trees cannot be walked from the top.
 
 use crate::meta::{self, PAGE_SIZE_BITS};
-use crate::page::{HEADER, Header};
+use crate::page::{Header, PAGE_HEADER_BYTES};
 use crate::{Damage, Entry, ReadAt, Snapshot};
 
 /// Pages that are looked at, at most, to find the page size.
@@ -47,7 +47,7 @@ fn guess_page_size(source: &(impl ReadAt + ?Sized), size: u64) -> Option<u64> {
     let count = |page_size: u64| {
         let pages = (size / page_size).min(MAX_SAMPLED_PAGES);
         let is_page = |pgid: &u64| {
-            let mut header = [0; HEADER];
+            let mut header = [0; PAGE_HEADER_BYTES];
             source.read_at(&mut header, pgid * page_size).is_ok()
                 && Header::parse(&header, *pgid).is_ok()
         };

@@ -6,7 +6,7 @@ use std::fmt;
 
 use crate::damage::quote;
 use crate::meta::Meta;
-use crate::page::{HEADER, Header, Item, Page, number};
+use crate::page::{Header, Item, PAGE_HEADER_BYTES, Page, number};
 use crate::{Damage, ReadAt};
 
 /// Branch pages above one another. With two children each they reach more pages than a file has.
@@ -17,9 +17,9 @@ const MAX_DEPTH: usize = 64;
 const MAX_PAGE_BYTES: u64 = 256 << 20;
 
 /// Bytes before the page of an inline bucket.
-const BUCKET_HEADER: usize = 16;
+const BUCKET_HEADER_BYTES: usize = 16;
 
-/// What the file holds by one of its meta pages.
+/// The content of the file by one of its meta pages.
 pub struct Snapshot<'s, S: ?Sized> {
     source: &'s S,
     meta: Meta,
@@ -41,7 +41,7 @@ enum Place {
     Inline(Vec<u8>, u64),
 }
 
-/// What a key holds.
+/// The value of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// Bytes.
@@ -53,9 +53,9 @@ pub enum Value {
 /// An entry of a bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its key.
+    /// The key.
     pub key: Vec<u8>,
-    /// What the key holds.
+    /// The value.
     pub value: Value,
     /// The page that the entry lies in.
     pub page: u64,
@@ -64,7 +64,7 @@ pub struct Entry {
 /// Entries that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
-    /// What is wrong.
+    /// The damage.
     pub damage: Damage,
     /// Their keys begin with this one, or are the first.
     pub from: Option<Vec<u8>>,
@@ -170,7 +170,7 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
         entries
     }
 
-    /// What a key of a bucket holds.
+    /// The value of a key of a bucket.
     pub fn get(&self, bucket: &Bucket, key: &[u8]) -> Result<Option<Value>, Damage> {
         let (mut pgid, mut page) = match &bucket.0 {
             Place::Page(pgid) => (*pgid, self.page(*pgid, None, None)?),
@@ -225,7 +225,7 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
     /// Takes the value of a leaf element that lies in the page `outer` as a bucket.
     fn bucket_value(&self, value: &[u8], outer: u64, key: &[u8]) -> Result<Value, Damage> {
         let parse = || {
-            let (_, inline) = value.split_at_checked(BUCKET_HEADER)?;
+            let (_, inline) = value.split_at_checked(BUCKET_HEADER_BYTES)?;
             Some(match number::<8>(value, 0)? {
                 0 => Place::Inline(inline.to_vec(), outer),
                 root_pgid => Place::Page(root_pgid),
@@ -250,7 +250,7 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
         let in_memory = |bytes: u64| usize::try_from(bytes).map_err(|e| damage(e.to_string()));
         let mut bytes = vec![0; in_memory(page_size)?];
         self.source.read_at(&mut bytes, offset).map_err(unread)?;
-        let header = bytes.get(..HEADER).unwrap_or_default();
+        let header = bytes.get(..PAGE_HEADER_BYTES).unwrap_or_default();
         let last = pgid + Header::parse(header, pgid).map_err(damage)?.overflow;
         if last >= pages {
             return Err(damage(format!("it goes on to page {last}, and there are only {pages}")));

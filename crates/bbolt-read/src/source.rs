@@ -1,4 +1,4 @@
-//! Where the bytes of a file come from.
+//! The source of the bytes of a file.
 
 use std::fs::File;
 use std::io;

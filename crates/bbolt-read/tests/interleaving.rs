@@ -9,21 +9,10 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 
 use bbolt_read::{LiveError, LiveReader, ReadAt};
+use fastrand::Rng;
 
 const PAGE: usize = 1024;
 const PATH: &[&[u8]] = &[b"bucket"];
-
-/// Xorshift: the same choices in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % end as u64) as usize
-    }
-}
 
 enum Step {
     Write(usize, Vec<u8>),
@@ -36,7 +25,7 @@ enum Step {
 struct World {
     bytes: Vec<u8>,
     steps: VecDeque<Step>,
-    random: Random,
+    random: Rng,
     /// Sets the pace: the writer goes on at one of this number of moments.
     pace: usize,
     /// The transaction that is being written, or was written last.
@@ -106,7 +95,7 @@ impl World {
         let mut world = Self {
             bytes: vec![0; 6 * PAGE],
             steps: VecDeque::new(),
-            random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            random: Rng::with_seed(seed),
             pace: 2 + (seed % 9) as usize,
             txid: 7,
             serial: 7,
@@ -128,7 +117,7 @@ impl World {
 
     /// A write in two steps, as a read may see the first half of it.
     fn write(&mut self, at: usize, bytes: &[u8]) {
-        let cut = self.random.below(bytes.len());
+        let cut = self.random.usize(..bytes.len());
         self.steps.push_back(Step::Write(at, bytes[..cut].to_vec()));
         self.steps.push_back(Step::Write(at + cut, bytes[cut..].to_vec()));
     }
@@ -158,15 +147,15 @@ impl World {
         // beginning, as a copy whose newest meta page is torn is no longer whole for bbolt itself.
         let may_die = self.committed.len() > 4;
         let is_committing = matches!(self.steps.front(), Some(Step::Committed));
-        if may_die && !is_committing && self.random.below(200) == 0 {
+        if may_die && !is_committing && self.random.usize(..200) == 0 {
             self.steps.clear();
         }
     }
 
     fn go_on(&mut self) {
-        if self.random.below(self.pace) == 0 {
-            let most = [4, 12, 40][self.random.below(3)];
-            let count = self.random.below(most);
+        if self.random.usize(..self.pace) == 0 {
+            let most = [4, 12, 40][self.random.usize(..3)];
+            let count = self.random.usize(..most);
             (0..count).for_each(|_| self.step());
         }
     }
@@ -181,7 +170,7 @@ impl ReadAt for Source {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let world = &mut *self.0.borrow_mut();
-        let cut = world.random.below(buffer.len());
+        let cut = world.random.usize(..buffer.len());
         let (first, second) = buffer.split_at_mut(cut);
         world.go_on();
         let at = offset as usize;

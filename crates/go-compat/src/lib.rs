@@ -27,6 +27,9 @@
 //! # Ok::<(), regexp::RegexpError>(())
 //! ```
 
+#![forbid(unsafe_code)]
+#![deny(unreachable_pub)]
+
 pub mod charset;
 pub mod quote;
 pub mod regexp;

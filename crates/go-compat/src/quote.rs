@@ -1,20 +1,21 @@
-//! Go string literals: writing them as `%q` does, and reading literals with other delimiters, as
-//! containerd's filters have them.
+//! Go string literals. [`quote`] writes them as Go's `%q` does. [`unquote_delimited`] reads the literals of
+//! containerd's filters, which allow more delimiters.
 
 use std::fmt::{self, Write as _};
 
 use super::charset::is_print;
 use super::text::first_rune;
 
-/// `bytes` as Go's `strconv.Quote` and the verb `%q` write them: a double-quoted
-/// literal in which whatever is not printable is escaped.
+/// Quotes `text` as Go's `strconv.Quote` and the verb `%q` do: a double-quoted literal in which everything
+/// that is not printable is escaped.
 pub fn quote(text: impl AsRef<[u8]>) -> String {
     let bytes = text.as_ref();
     let mut literal = String::with_capacity(bytes.len() + 2);
     literal.push('"');
     let mut rest = bytes;
     loop {
-        // Most of any text stands for itself, and may be megabytes of it.
+        // Copies runs of plain characters at once: most characters need no escape, and a text may have
+        // megabytes.
         let is_special = |byte: &u8| !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\');
         let plain = rest.iter().position(is_special).unwrap_or(rest.len());
         let (plain, special) = rest.split_at_checked(plain).unwrap_or((rest, &[]));
@@ -22,7 +23,7 @@ pub fn quote(text: impl AsRef<[u8]>) -> String {
         rest = special;
         let Some((rune, width)) = first_rune(rest) else { break };
         let (encoded, tail) = rest.split_at_checked(width).unwrap_or((rest, &[]));
-        // Writing to a string does not fail.
+        // Writing to a `String` cannot fail.
         let _ = match rune {
             Some(rune) => write_rune(&mut literal, rune),
             None => encoded.iter().try_for_each(|byte| write!(literal, "\\x{byte:02x}")),
@@ -51,7 +52,7 @@ fn write_rune(literal: &mut String, rune: char) -> fmt::Result {
     }
 }
 
-/// The error about a malformed literal.
+/// The literal is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuoteError;
 
@@ -63,11 +64,12 @@ impl fmt::Display for QuoteError {
 
 impl std::error::Error for QuoteError {}
 
-/// The bytes that a literal of containerd's filter language spells. It has the escapes of a Go string, and
-/// is delimited by `"`, `/` or `|` on both sides, which must be escaped inside.
+/// Decodes a literal of containerd's filter language into its bytes. The literal begins and ends with the
+/// same delimiter: `"`, `/` or `|`. Inside, the delimiter must be escaped, and the escapes are those of a Go
+/// string.
 ///
 /// # Errors
-/// Anything else is not a literal.
+/// If `literal` is not such a literal.
 pub fn unquote_delimited(literal: &[u8]) -> Result<Vec<u8>, QuoteError> {
     let [delimiter @ (b'"' | b'/' | b'|'), inner @ .., last] = literal else {
         return Err(QuoteError);
@@ -90,8 +92,8 @@ pub fn unquote_delimited(literal: &[u8]) -> Result<Vec<u8>, QuoteError> {
     Ok(bytes)
 }
 
-/// Appends what the escape sequence at the front of `escape`, its backslash
-/// gone, stands for. Answers what comes after it.
+/// Decodes the escape sequence at the start of `escape` and appends its bytes to `bytes`. The caller has
+/// consumed the backslash. Returns the input after the sequence.
 fn unescape<'l>(
     escape: &'l [u8],
     delimiter: u8,
@@ -126,7 +128,7 @@ fn unescape<'l>(
     Ok(tail)
 }
 
-/// The number in the first `count` digits, and what comes after them.
+/// Parses the first `count` digits as a number. Returns the number and the input after the digits.
 fn number(digits: &[u8], radix: u32, count: usize) -> Result<(u32, &[u8]), QuoteError> {
     let (digits, tail) = digits.split_at_checked(count).ok_or(QuoteError)?;
     let value = digits.iter().try_fold(0, |value: u32, &digit| {
@@ -137,9 +139,9 @@ fn number(digits: &[u8], radix: u32, count: usize) -> Result<(u32, &[u8]), Quote
 }
 
 fn rune<'l>((value, tail): (u32, &'l [u8]), bytes: &mut Vec<u8>) -> Result<&'l [u8], QuoteError> {
-    // A rune is a signed number to containerd. The eight digits of \U can make
-    // it negative, which passes for smaller than any limit, and then only the
-    // lowest byte is kept.
+    // containerd stores a rune in a signed 32-bit integer, and eight digits after `\U` can make it
+    // negative. A negative number passes containerd's check for the largest rune and counts as a single
+    // byte, so containerd appends the lowest byte only.
     if value > i32::MAX as u32 {
         let [.., lowest] = value.to_be_bytes();
         bytes.push(lowest);

@@ -243,7 +243,7 @@ pub struct Node<'p> {
     pub flags: u16,
     /// The length of the value, in bytes, in the page or in a run of its own.
     pub size: u32,
-    /// Its key.
+    /// The key.
     pub key: &'p [u8],
     /// The value, or the reference to its run.
     pub value: &'p [u8],

@@ -29,6 +29,9 @@
 //! `DUPSORT`, `REVERSEKEY` or `INTEGERKEY`, maps of more than [`MAX_MAP_SIZE`], encrypted files, and data
 //! versions other than 1 (LMDB 0.9). Numbers are in the byte order of the machine, as LMDB writes them.
 
+#![forbid(unsafe_code)]
+#![deny(unreachable_pub)]
+
 pub mod layout;
 pub mod pages;
 pub mod state;

@@ -75,8 +75,8 @@ impl<'s, S: ReadAt + ?Sized> Pages<'s, S> {
     }
 
     /// Reads a page without comparing its number.
-    pub fn raw<'b>(&self, number: u64, buffer: &'b mut Vec<u8>) -> Result<Page<'b>, Damage> {
-        self.present(number, 1)?;
+    pub fn read_raw<'b>(&self, number: u64, buffer: &'b mut Vec<u8>) -> Result<Page<'b>, Damage> {
+        self.check_present(number, 1)?;
         buffer.resize(self.size, 0);
         self.fill(number, 0, buffer)?;
         Ok(Page(buffer))
@@ -84,33 +84,38 @@ impl<'s, S: ReadAt + ?Sized> Pages<'s, S> {
 
     /// Reads a page, whose header must have its number.
     pub fn read<'b>(&self, number: u64, buffer: &'b mut Vec<u8>) -> Result<Page<'b>, Damage> {
-        let page = self.raw(number, buffer)?;
-        in_its_place(page, number)?;
+        let page = self.read_raw(number, buffer)?;
+        check_number(page, number)?;
         Ok(page)
     }
 
     /// Reads only the header of a page.
-    pub fn header<'b>(
+    pub fn read_header<'b>(
         &self,
         number: u64,
         buffer: &'b mut [u8; PAGE_HEADER],
     ) -> Result<Page<'b>, Damage> {
-        self.present(number, 1)?;
+        self.check_present(number, 1)?;
         self.fill(number, 0, buffer)?;
         let page = Page(buffer);
-        in_its_place(page, number)?;
+        check_number(page, number)?;
         Ok(page)
     }
 
     /// Reads the value of `length` bytes in the run of pages that begins at `number`.
-    pub fn long(&self, number: u64, length: u32, value: &mut Vec<u8>) -> Result<(), Damage> {
+    pub fn read_overflow(
+        &self,
+        number: u64,
+        length: u32,
+        value: &mut Vec<u8>,
+    ) -> Result<(), Damage> {
         // Checked before the memory is allocated.
-        self.present(number, pages_of(length, self.size))?;
+        self.check_present(number, pages_of(length, self.size))?;
         value.resize(length as usize, 0);
         self.fill(number, PAGE_HEADER as u64, value)
     }
 
-    fn present(&self, number: u64, count: u64) -> Result<(), Damage> {
+    fn check_present(&self, number: u64, count: u64) -> Result<(), Damage> {
         match number.checked_add(count) {
             Some(end) if end <= self.present => Ok(()),
             _ => Err(Damage::page(number, "lies behind the end of the file")),
@@ -125,7 +130,7 @@ impl<'s, S: ReadAt + ?Sized> Pages<'s, S> {
     }
 }
 
-fn in_its_place(page: Page<'_>, number: u64) -> Result<(), Damage> {
+fn check_number(page: Page<'_>, number: u64) -> Result<(), Damage> {
     match page.number() {
         Some(found) if found == number => Ok(()),
         found => Err(Damage::page(
@@ -151,7 +156,7 @@ pub struct PageSet {
 
 impl PageSet {
     /// An empty set of numbers below `bound`.
-    pub fn below(bound: u64) -> Self {
+    pub fn with_bound(bound: u64) -> Self {
         Self { words: vec![0; bound.div_ceil(64) as usize], bound, count: 0 }
     }
 
@@ -183,7 +188,7 @@ impl PageSet {
     }
 
     /// Whether the set has a number.
-    pub fn has(&self, number: u64) -> bool {
+    pub fn contains(&self, number: u64) -> bool {
         self.words.get((number / 64) as usize).is_some_and(|word| word >> (number % 64) & 1 == 1)
     }
 }

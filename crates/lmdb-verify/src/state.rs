@@ -1,41 +1,45 @@
-//! A whole state of a file, from its meta page on: all trees, all free pages.
+//! Verifies one state of a file: its meta page, all trees that the meta page leads to, and all free pages.
+//! A file has two meta pages, so it has two states: the live one and the one before.
 
 use crate::layout::{Db, INTEGER_KEYS, METAS, Meta, NO_PAGE, u64_at};
 use crate::pages::{Damage, PageSet, Pages, ReadAt};
 use crate::tree::{Kind, TreeVerifier, Value};
 
-/// The largest map that is not refused, in bytes. It bounds the memory of the verifier, a bit per page.
+/// The largest map in bytes that the verifier accepts. The verifier takes one bit of memory for each page,
+/// so this constant bounds its memory.
 pub const MAX_MAP_SIZE: u64 = 1 << 40;
 
-/// The most reads of a meta page beside a writer that changes it each time.
+/// The most attempts to read a meta page while a writer keeps changing it.
 const MAX_READS: usize = 100;
 
-/// Both meta pages, each decoded or with what is wrong with it.
+/// Both meta pages: for each the decoded page, or a sentence that says what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metas(pub [Result<Meta, String>; 2]);
 
 /// The summary of a state without damage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// The transaction that wrote it.
+    /// Id of the transaction that wrote this state.
     pub transaction: u64,
-    /// Bytes of a page.
+    /// Size of a page in bytes.
     pub page_size: usize,
-    /// The full length of the file, in bytes. The file may lack free pages at its end that LMDB never wrote.
+    /// The full length of the file in bytes. The file itself may be shorter: LMDB may never have written
+    /// the free pages at its end.
     pub length: u64,
-    /// Pages in use.
+    /// Number of pages in use.
     pub used: u64,
-    /// Free pages.
+    /// Number of free pages.
     pub free: u64,
-    /// Pages that are neither used nor free: harmless, but only a copy gives their space back.
+    /// Number of pages that are neither in use nor free. They do no harm, but LMDB never uses them again;
+    /// only a copy of the data into a new file saves their space.
     pub leaked: u64,
     /// The databases by name, in order.
     pub databases: Vec<(String, Db)>,
 }
 
 impl Metas {
-    /// Reads both. A writer may commit between the two reads, so they are repeated until the transactions
-    /// follow one another, or until nothing changes.
+    /// Reads both meta pages. A writer may commit between the two reads, so this function reads them again
+    /// until their transaction ids differ by at most one, or until two attempts give the same.
     pub fn read<S: ReadAt + ?Sized>(source: &S) -> Result<Self, Damage> {
         let mut metas = Self::read_once(source)?;
         for _ in 0..MAX_READS {
@@ -50,7 +54,8 @@ impl Metas {
         Ok(metas)
     }
 
-    /// Every transaction but an empty file's has the one before it on the other page.
+    /// Whether the two meta pages are of consecutive transactions. LMDB writes them in turn, so they always
+    /// are; in an empty file both have transaction 0.
     fn follow_one_another(&self) -> bool {
         let [Ok(first), Ok(second)] = &self.0 else { return false };
         first.transaction.abs_diff(second.transaction) <= 1
@@ -63,7 +68,8 @@ impl Metas {
             if length < at.saturating_add(bytes.len() as u64) {
                 return Err(format!("is missing: the file has {length} bytes"));
             }
-            // Beside a writer a read may fall into a write, and have half of each.
+            // A read during a write may return parts of the old and of the new page. So read until two reads
+            // in a row are equal.
             for _ in 0..MAX_READS {
                 let before = bytes;
                 let read = source.read_at(&mut bytes, at);
@@ -75,20 +81,21 @@ impl Metas {
             Err("changes all the time".into())
         };
         let first = read(0, 0);
-        // The first page has the page size. If it is damaged, 4 KiB is the usual one.
+        // The first meta page tells the page size. If that page is damaged, assume the usual 4 KiB.
         let second = read(1, first.as_ref().map_or(4096, |meta| meta.page_size as u64));
         Ok(Self([first, second]))
     }
 
-    /// The meta page that LMDB will use.
+    /// The meta page that LMDB will use: the newer one.
     ///
     /// # Errors
-    /// Damage because of which LMDB must use neither.
+    /// Damage that makes both meta pages unsafe for LMDB.
     pub fn live(&self) -> Result<&Meta, Damage> {
         let mut whole = Vec::new();
         for (number, meta) in self.0.iter().enumerate() {
             let meta = meta.as_ref().map_err(|why| Damage(format!("meta page {number} {why}")))?;
-            // A transaction is written to the page of its parity; none has number 0.
+            // A transaction writes meta page 0 if its id is even, and meta page 1 if it is odd. In an empty
+            // file both pages have id 0.
             if meta.transaction != 0 && meta.transaction % 2 != number as u64 {
                 return Err(Damage(format!(
                     "meta page {number} has transaction {}",
@@ -114,14 +121,15 @@ impl Metas {
         Ok(live)
     }
 
-    /// The meta page that is not `live` and can be read.
+    /// The meta page other than `live`, if it is readable.
     pub fn other(&self, live: &Meta) -> Option<&Meta> {
         self.0.iter().flatten().find(|meta| meta.transaction != live.transaction)
     }
 }
 
 impl State {
-    /// The last transaction that freed pages, if the list of free pages is whole: usually that of the state.
+    /// Id of the last transaction that freed pages, usually the one that wrote the state. `None` if the list
+    /// of free pages is damaged.
     pub fn last_freed<S: ReadAt + ?Sized>(source: &S, meta: &Meta) -> Option<u64> {
         length(meta).ok()?;
         let mut last = None;
@@ -133,7 +141,10 @@ impl State {
         walked.ok().and(last)
     }
 
-    /// The free pages of a state, if their list is whole.
+    /// The free pages of the state of `meta`.
+    ///
+    /// # Errors
+    /// The damage of the list of free pages.
     pub fn free_pages<S: ReadAt + ?Sized>(source: &S, meta: &Meta) -> Result<PageSet, Damage> {
         length(meta)?;
         let tree = &mut TreeVerifier::new(Pages::new(source, meta.page_size)?, meta.last_page);
@@ -147,7 +158,7 @@ impl State {
     /// Verifies the state of the live meta page.
     ///
     /// # Errors
-    /// The damage because of which LMDB must not map the file.
+    /// The damage that makes the file unsafe for LMDB to map.
     pub fn read_live<S: ReadAt + ?Sized>(source: &S) -> Result<Self, Damage> {
         Self::read(source, Metas::read(source)?.live()?)
     }
@@ -179,12 +190,12 @@ impl State {
             Ok(TreeVerifier::new(Pages::new(source, meta.page_size)?, meta.last_page))
         })?;
         let free = free_pages(&mut walk, meta)?;
-        // Pages after the end of the file were never written, so they must be free.
+        // LMDB never wrote the pages after the end of the file, so all of them must be free.
         let unwritten = (meta.last_page + 1).saturating_sub(walk.pages.present);
-        if free.beyond != unwritten {
+        if free.beyond_end != unwritten {
             return Err(Damage(format!(
                 "{unwritten} pages are missing at its end, of which {} were free",
-                free.beyond
+                free.beyond_end
             )));
         }
         let used = walk.used.count - free.count;
@@ -200,15 +211,16 @@ impl State {
     }
 }
 
-/// A database with at least this many leaves is verified on a thread of its own; for a smaller one a
-/// thread costs more than it saves.
-const LARGE: u64 = 32;
+/// A database with at least this many leaf pages is verified on its own thread. For a smaller database,
+/// starting a thread takes more time than it saves.
+const MIN_THREAD_LEAVES: u64 = 32;
 
-/// The most threads: a damaged file may seem to have any number of databases.
-const THREADS: usize = 4;
+/// The most threads that verify large databases. Without this bound a damaged file could cause any number
+/// of threads.
+const MAX_THREADS: usize = 4;
 
-/// Walks all databases, the large ones in parallel, each in a `fresh` walk. Merging the sets of their pages
-/// finds pages that two of them share.
+/// Walks all databases. Each large database gets a thread and a `fresh` walk. Afterwards the sets of their
+/// pages are merged into `walk`, which finds a page that two databases share.
 fn walk_databases<'s, S: ReadAt + ?Sized>(
     walk: &mut TreeVerifier<'s, S>,
     databases: &[(String, Db)],
@@ -224,7 +236,7 @@ fn walk_databases<'s, S: ReadAt + ?Sized>(
     std::thread::scope(|scope| {
         let mut others = Vec::new();
         for (name, db) in databases {
-            if db.leaves < LARGE || others.len() == THREADS {
+            if db.leaves < MIN_THREAD_LEAVES || others.len() == MAX_THREADS {
                 one(walk, name, db)?;
                 continue;
             }
@@ -247,7 +259,7 @@ fn walk_databases<'s, S: ReadAt + ?Sized>(
     })
 }
 
-/// The full length of the file of a state, in bytes.
+/// The full length in bytes that the file has according to `meta`.
 fn length(meta: &Meta) -> Result<u64, Damage> {
     let bytes = meta
         .last_page
@@ -262,29 +274,35 @@ fn length(meta: &Meta) -> Result<u64, Damage> {
     Ok(bytes)
 }
 
-struct Free {
+struct FreePages {
     count: u64,
-    /// Free pages after the end of the file.
-    beyond: u64,
+    /// Number of free pages after the end of the file.
+    beyond_end: u64,
 }
 
-/// Walks LMDB's lists of free pages. A list has, under the transaction that freed the pages, a count and that
-/// many falling numbers. A page in a list must not be in use, nor be listed twice.
+/// Walks LMDB's lists of free pages. Each list is stored under the id of the transaction that freed the
+/// pages: first the number of pages, then their page numbers in descending order. A listed page must not be
+/// in use, and must not be listed twice.
 fn free_pages<S: ReadAt + ?Sized>(
     walk: &mut TreeVerifier<'_, S>,
     meta: &Meta,
-) -> Result<Free, Damage> {
+) -> Result<FreePages, Damage> {
     let lists = free_lists(walk, meta)?;
     walk_lists(walk, lists)
 }
 
-/// A list, or the first page and length of its run.
-type List = Result<Vec<u8>, (u64, u32)>;
+/// A list of free pages, as it is stored.
+enum FreeList {
+    /// Inside a leaf page.
+    Inline(Vec<u8>),
+    /// On overflow pages: the number of the first one, and the length in bytes.
+    Overflow(u64, u32),
+}
 
 fn free_lists<S: ReadAt + ?Sized>(
     walk: &mut TreeVerifier<'_, S>,
     meta: &Meta,
-) -> Result<Vec<List>, Damage> {
+) -> Result<Vec<FreeList>, Damage> {
     let mut lists = Vec::new();
     walk.tree(&meta.free, Kind::Free, &mut |key, value| {
         let transaction = u64_at(key, 0).unwrap_or_default();
@@ -292,9 +310,9 @@ fn free_lists<S: ReadAt + ?Sized>(
             return Err(Damage(format!("pages would be free since transaction {transaction}")));
         }
         lists.push(match value {
-            Value::Here(bytes) => Ok(bytes.to_vec()),
-            Value::Long(first, length) => Err((first, length)),
-            Value::Tree(_) => Ok(Vec::new()),
+            Value::Inline(bytes) => FreeList::Inline(bytes.to_vec()),
+            Value::Overflow(first, length) => FreeList::Overflow(first, length),
+            Value::Tree(_) => FreeList::Inline(Vec::new()),
         });
         Ok(())
     })
@@ -304,38 +322,40 @@ fn free_lists<S: ReadAt + ?Sized>(
 
 fn walk_lists<S: ReadAt + ?Sized>(
     walk: &mut TreeVerifier<'_, S>,
-    lists: Vec<List>,
-) -> Result<Free, Damage> {
-    let mut free = Free { count: 0, beyond: 0 };
+    lists: Vec<FreeList>,
+) -> Result<FreePages, Damage> {
+    let mut free = FreePages { count: 0, beyond_end: 0 };
     let mut bytes = Vec::new();
     for list in lists {
         match list {
-            Ok(list) => bytes = list,
-            Err((first, length)) => walk.pages.long(first, length, &mut bytes)?,
+            FreeList::Inline(list) => bytes = list,
+            FreeList::Overflow(first, length) => {
+                walk.pages.read_overflow(first, length, &mut bytes)?
+            }
         }
-        one_list(walk, &bytes, &mut free)?;
+        walk_list(walk, &bytes, &mut free)?;
     }
     Ok(free)
 }
 
-fn one_list<S: ReadAt + ?Sized>(
+fn walk_list<S: ReadAt + ?Sized>(
     walk: &mut TreeVerifier<'_, S>,
     list: &[u8],
-    free: &mut Free,
+    free: &mut FreePages,
 ) -> Result<(), Damage> {
-    let strange = || Damage("a list of free pages is damaged".into());
-    let count = usize::try_from(u64_at(list, 0).ok_or_else(strange)?).map_err(|_| strange())?;
-    let end = count.checked_add(1).and_then(|n| n.checked_mul(8)).ok_or_else(strange)?;
-    let numbers = list.get(8..end).ok_or_else(strange)?;
-    let mut before = u64::MAX;
+    let malformed = || Damage("a list of free pages is damaged".into());
+    let count = usize::try_from(u64_at(list, 0).ok_or_else(malformed)?).map_err(|_| malformed())?;
+    let end = count.checked_add(1).and_then(|n| n.checked_mul(8)).ok_or_else(malformed)?;
+    let numbers = list.get(8..end).ok_or_else(malformed)?;
+    let mut previous = u64::MAX;
     for number in numbers.chunks_exact(8) {
-        let number = u64_at(number, 0).ok_or_else(strange)?;
-        if number >= before || number < METAS || !walk.used.add(number) {
+        let number = u64_at(number, 0).ok_or_else(malformed)?;
+        if number >= previous || number < METAS || !walk.used.add(number) {
             return Err(Damage::page(number, "is listed as free, but is in use or listed twice"));
         }
-        before = number;
+        previous = number;
         free.count += 1;
-        free.beyond += u64::from(number >= walk.pages.present);
+        free.beyond_end += u64::from(number >= walk.pages.present);
     }
     Ok(())
 }

@@ -30,9 +30,9 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy)]
 pub enum Value<'v> {
     /// The bytes.
-    Here(&'v [u8]),
+    Inline(&'v [u8]),
     /// The first page of the run that holds the value, and its length in bytes.
-    Long(u64, u32),
+    Overflow(u64, u32),
     /// A database.
     Tree(Db),
 }
@@ -61,9 +61,9 @@ struct Level {
 
 #[derive(Default, Clone)]
 struct Bounds {
-    /// The first key that may be.
+    /// The lowest key that the page may have.
     low: Option<Vec<u8>>,
-    /// The first that may not.
+    /// The first key behind those that the page may have.
     high: Option<Vec<u8>>,
 }
 
@@ -71,11 +71,11 @@ impl<'s, S: ReadAt + ?Sized> TreeVerifier<'s, S> {
     /// A walk in a state whose highest page is `last_page`.
     pub fn new(pages: Pages<'s, S>, last_page: u64) -> Self {
         let bound = last_page.saturating_add(1);
-        Self { pages, used: PageSet::below(bound), extents: Vec::new() }
+        Self { pages, used: PageSet::with_bound(bound), extents: Vec::new() }
     }
 
-    /// Walks the tree that `db` describes, calling `visit` for each value in order of keys,
-    /// but for those of [`Kind::Values`], which are not looked at.
+    /// Walks the tree that `db` describes, and calls `visit` for each value in order of keys. The values of
+    /// [`Kind::Values`] are not read.
     pub fn tree(&mut self, db: &Db, kind: Kind, visit: &mut Visit<'_>) -> Result<(), Damage> {
         let mut seen = Db { branches: 0, leaves: 0, overflow: 0, entries: 0, ..*db };
         if db.root == NO_PAGE {
@@ -101,7 +101,7 @@ impl<'s, S: ReadAt + ?Sized> TreeVerifier<'s, S> {
                 let leaf_page = layout::page::LEAF;
                 let flags = check(page, number, leaf_page, kind, &bounds, &mut self.extents)?;
                 if kind == Kind::Values && flags == 0 {
-                    // Values in their place, which is nearly all there is: checked by now.
+                    // The usual page, whose values are all on the page: `check` has checked everything.
                     seen.entries += page.count().unwrap_or_default() as u64;
                 } else {
                     self.leaf(&leaf, number, kind, &mut seen, visit)?;
@@ -146,7 +146,7 @@ impl<'s, S: ReadAt + ?Sized> TreeVerifier<'s, S> {
         Ok(())
     }
 
-    /// Notes pages as used by a tree.
+    /// Marks pages as used by a tree.
     fn take(&mut self, first: u64, count: u64) -> Result<(), Damage> {
         let end = first.checked_add(count).filter(|end| *end <= self.pages.present);
         let end = end.ok_or_else(|| Damage::page(first, "lies behind the end of the file"))?;
@@ -177,14 +177,14 @@ impl<'s, S: ReadAt + ?Sized> TreeVerifier<'s, S> {
                 (Kind::Values, 0) => seen.entries += 1,
                 (Kind::Free, 0) => {
                     seen.entries += 1;
-                    visit(node.key, Value::Here(node.value))?;
+                    visit(node.key, Value::Inline(node.value))?;
                 }
                 (Kind::Free | Kind::Values, layout::node::BIG) => {
                     seen.entries += 1;
                     let first = node.run().ok_or_else(strange)?;
                     seen.overflow += self.run(first, node.size)?;
                     if kind == Kind::Free {
-                        visit(node.key, Value::Long(first, node.size))?;
+                        visit(node.key, Value::Overflow(first, node.size))?;
                     }
                 }
                 (Kind::Main, layout::node::TREE) => {
@@ -198,10 +198,10 @@ impl<'s, S: ReadAt + ?Sized> TreeVerifier<'s, S> {
         Ok(())
     }
 
-    /// Checks the run of pages of a long value; gives how many it has.
+    /// Checks the run of pages of a long value. Returns their number.
     fn run(&mut self, first: u64, length: u32) -> Result<u64, Damage> {
         let mut header = [0; PAGE_HEADER];
-        let page = self.pages.header(first, &mut header)?;
+        let page = self.pages.read_header(first, &mut header)?;
         let run = page.run().unwrap_or_default();
         // A value that was written again in its transaction may be shorter than its run.
         if page.flags() != Some(layout::page::OVERFLOW) || run < pages_of(length, self.pages.size) {
@@ -229,7 +229,7 @@ impl Level {
     }
 }
 
-/// Checks a page of nodes: kind, bounds, extents, and order of keys. Gives the flags of all its nodes.
+/// Checks a page of nodes: kind, bounds, extents, and order of keys. Returns the flags of all its nodes.
 fn check(
     page: Page<'_>,
     number: u64,

@@ -167,7 +167,7 @@ fn a_changed_byte_in_the_header_of_a_page_in_use_is_damage() {
         State::free_pages(good.as_slice(), Metas::read(good.as_slice()).unwrap().live().unwrap())
             .unwrap();
     let leaves = (2..good.len() / 4096)
-        .filter(|page| !free.has(*page as u64))
+        .filter(|page| !free.contains(*page as u64))
         // Not the inside of a long value.
         .filter(|page| good[page * 4096..][..8] == (*page as u64).to_ne_bytes());
     let mut changed = 0;
@@ -186,14 +186,14 @@ fn a_changed_byte_in_the_header_of_a_page_in_use_is_damage() {
 #[test]
 fn sets_are_put_together_unless_they_share_a_number() {
     let set = |numbers: &[u64]| {
-        let mut set = PageSet::below(200);
+        let mut set = PageSet::with_bound(200);
         assert!(numbers.iter().all(|number| set.add(*number)));
         set
     };
     let mut all = set(&[2, 63, 64]);
     assert_eq!(all.merge(&set(&[3, 65, 199])), Ok(()));
     assert_eq!(all.count, 6);
-    assert!([2, 3, 63, 64, 65, 199].iter().all(|number| all.has(*number)));
+    assert!([2, 3, 63, 64, 65, 199].iter().all(|number| all.contains(*number)));
     assert_eq!(all.merge(&set(&[4, 199])), Err(199));
 }
 

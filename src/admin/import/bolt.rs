@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::containerd_scan::{self, Guess, Scanned};
-use super::containerd_schema::{self, Found, Unread};
+use super::containerd_schema::{self, Item, UnreadableRecord};
 use super::{MAX_BATCH_RECORDS, Summary, open, put_images, put_namespace};
 use crate::admin::{file, progress};
 use crate::api::images::Image;
@@ -34,14 +34,14 @@ pub struct Outcome {
     /// Counts of the copied records.
     pub summary: Summary,
     /// Records that could not be read.
-    pub lost: Vec<Unread>,
+    pub(crate) unreadable: Vec<UnreadableRecord>,
     /// Images that a look at every page found, of which it is not sure that they are containerd's last.
-    pub guesses: Vec<Guess>,
+    pub(crate) guesses: Vec<Guess>,
 }
 
 /// A bolt file.
 #[derive(Debug)]
-pub enum BoltFile {
+pub(crate) enum BoltFile {
     /// No process has it open. The lock keeps it so.
     AtRest(Flock<File>),
     /// A running containerd has it open.
@@ -71,7 +71,7 @@ pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
         Err(Error::DataLoss(_) | Error::NotFound(_)) if salvage => return scan(root, file, source),
         found => found.map_err(|e| in_file(file, e))?,
     };
-    if !found.lost.is_empty() && !salvage {
+    if !found.unreadable.is_empty() && !salvage {
         return Err(damaged(file, &found));
     }
     if let Some(damage) = &found.notes.other_meta {
@@ -81,33 +81,33 @@ pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
         log::warn!("not imported, because this version does not know it: {unknown}");
     }
     let store = open(root)?;
-    let progress = progress::counting("images");
+    let progress = progress::counter("images");
     let mut copy = Copy::into(&store);
     let read = containerd_schema::read(source, |found| {
         match found {
-            Found::Namespace(namespace, record) => {
+            Item::Namespace(namespace, record) => {
                 copy.flush()?;
                 progress.set_message(format!("namespace {namespace}"));
                 copy.summary.namespaces += 1;
                 store.writer().write_blocking(put_namespace(&namespace, record)?)
             }
-            Found::Image(namespace, image) => {
+            Item::Image(namespace, image) => {
                 progress.inc(1);
                 copy.image(namespace, image)
             }
             // The survey above has already collected these.
-            Found::Lost(_) => Ok(()),
+            Item::Unreadable(_) => Ok(()),
         }
     });
     read.map_err(|e| in_file(file, e))?;
     copy.flush()?;
     progress.finish_and_clear();
     let mut guesses = Vec::new();
-    if found.notes.list_lost {
+    if found.notes.list_is_damaged {
         let scanned = containerd_scan::scan(source).map_err(|e| in_file(file, e))?;
         guesses = copy.guesses(scanned)?;
     }
-    Ok(Outcome { summary: copy.summary, lost: found.lost, guesses })
+    Ok(Outcome { summary: copy.summary, unreadable: found.unreadable, guesses })
 }
 
 /// Copies what a look at every page of the file finds.
@@ -122,14 +122,14 @@ fn scan(root: &Path, file: &Path, source: &File) -> Result<Outcome> {
     let store = open(root)?;
     let mut copy = Copy { store: &store, images: Vec::new(), summary: Summary::default() };
     let guesses = copy.guesses(scanned)?;
-    Ok(Outcome { summary: copy.summary, lost: Vec::new(), guesses })
+    Ok(Outcome { summary: copy.summary, unreadable: Vec::new(), guesses })
 }
 
 fn run_live(root: &Path, database: &Database) -> Result<Outcome> {
     // Before opening the store, which creates it.
     let namespaces = database.namespaces()?;
     let store = open(root)?;
-    let progress = progress::counting("images");
+    let progress = progress::counter("images");
     let mut copy = Copy::into(&store);
     for record in namespaces {
         let namespace = Namespace::parse(&record.name)?;
@@ -150,7 +150,7 @@ fn run_live(root: &Path, database: &Database) -> Result<Outcome> {
 ///
 /// # Errors
 /// The database cannot be read, or `each` fails.
-pub fn each_image(
+pub(crate) fn each_image(
     database: &Database,
     namespace: &Namespace,
     mut each: impl FnMut(Image) -> Result<()>,
@@ -237,7 +237,7 @@ impl<'s> Copy<'s> {
 ///
 /// # Errors
 /// The file cannot be opened, or cannot be read while it is written.
-pub fn open_file(path: &Path) -> Result<BoltFile> {
+pub(crate) fn open_file(path: &Path) -> Result<BoltFile> {
     let file = match path.is_dir() {
         true => {
             return Err(Error::InvalidArgument(format!(
@@ -252,7 +252,11 @@ pub fn open_file(path: &Path) -> Result<BoltFile> {
         Err((_, Errno::EWOULDBLOCK)) => {
             // Only the file itself is opened, not a link to it.
             let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-            Database::open(&path).map(BoltFile::Live).map_err(|why| {
+            let open = Database::open(&path).and_then(|database| {
+                database.check_is_locked()?;
+                Ok(BoltFile::Live(database))
+            });
+            open.map_err(|why| {
                 Error::FailedPrecondition(format!(
                     "the file is in use by a running containerd: {why}; copy its records with \
                      --containerd SOCKET, or stop containerd first"
@@ -302,7 +306,7 @@ fn in_file(file: &Path, error: Error) -> Error {
 }
 
 fn damaged(file: &Path, found: &containerd_schema::Survey) -> Error {
-    let lost = &found.lost;
+    let lost = &found.unreadable;
     let mut text = format!("{} is damaged; nothing was imported", file.display());
     for place in lost.iter().take(MAX_NAMED_PLACES) {
         text += &format!("; {place}");

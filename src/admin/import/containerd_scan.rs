@@ -3,7 +3,7 @@
 //! A page does not say whether it is in use. A free one holds the records of some past transaction, so an
 //! image that is found may have been changed or deleted since. [`Certainty`] says what is known of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bbolt_read::{Entry, ReadAt, Scan, Snapshot, Value};
@@ -13,14 +13,14 @@ use crate::containerd::schema;
 use crate::model::{Error, Namespace, Result};
 
 /// The namespace of images whose own is lost.
-pub const UNKNOWN_NAMESPACE: &str = "salvaged";
+pub(crate) const UNKNOWN_NAMESPACE: &str = "salvaged";
 
-/// How sure it is that an image is what containerd had last.
+/// How certain it is that containerd had this record last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Certainty {
-    /// Its namespace is known, and only one version of it was found.
+pub(crate) enum Certainty {
+    /// The namespace of the image is known, and only one version of the image was found.
     Likely,
-    /// Its namespace is known, and this is the newest of so many versions, by the times in them.
+    /// The namespace is known, and this is the newest of this number of versions, by their times.
     Newest(usize),
     /// The page that says its namespace is lost.
     NamespaceUnknown,
@@ -41,15 +41,15 @@ impl fmt::Display for Certainty {
 /// An image that was found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Guess {
-    /// Its namespace, or [`UNKNOWN_NAMESPACE`].
+    /// The namespace, or [`UNKNOWN_NAMESPACE`].
     pub namespace: Namespace,
-    /// Its record.
+    /// The record.
     pub image: Image,
-    /// How sure it is.
-    pub certainty: Certainty,
+    /// How certain the guess is.
+    pub(crate) certainty: Certainty,
 }
 
-/// What the pages of a file hold.
+/// The records that the pages of a file contain.
 #[derive(Debug, Default)]
 pub struct Scanned {
     /// Labels of the namespaces that were found.
@@ -58,7 +58,7 @@ pub struct Scanned {
     pub images: Vec<Guess>,
 }
 
-type Found = BTreeMap<(Namespace, String), Vec<Image>>;
+type ImagesByName = BTreeMap<(Namespace, String), Vec<Image>>;
 
 /// Looks at every page. Accepts any bytes.
 ///
@@ -68,7 +68,7 @@ pub fn scan<S: ReadAt + ?Sized>(source: &S) -> Result<Scanned> {
     let scan = Scan::open(source).map_err(|damage| Error::DataLoss(damage.to_string()))?;
     let snapshot = scan.snapshot();
     let unknown = Namespace::parse(UNKNOWN_NAMESPACE)?;
-    let (mut scanned, mut placed) = (Scanned::default(), Found::new());
+    let (mut scanned, mut placed) = (Scanned::default(), ImagesByName::new());
     let mut unplaced: BTreeMap<String, Vec<Image>> = BTreeMap::new();
     for entry in scan.leaves().flatten() {
         let Value::Bucket(bucket) = &entry.value else { continue };
@@ -88,15 +88,15 @@ pub fn scan<S: ReadAt + ?Sized>(source: &S) -> Result<Scanned> {
         push(&mut scanned.images, namespace, versions, certainty);
     }
     // A page whose namespace is known leads to its images as well, so most are found twice.
-    for (name, mut versions) in unplaced {
-        let is_placed = |image: &Image| {
-            let named = placed.iter().filter(|((_, placed), _)| *placed == name);
-            named.flat_map(|(_, versions)| versions).any(|placed| placed == image)
-        };
-        let names_other = placed.keys().any(|(_, placed)| *placed == name);
-        versions.retain(|image| !names_other && !is_placed(image));
-        push(&mut scanned.images, &unknown, &versions, Certainty::NamespaceUnknown);
+    let placed: BTreeSet<&String> = placed.keys().map(|(_, name)| name).collect();
+    for (name, versions) in unplaced {
+        if !placed.contains(&name) {
+            push(&mut scanned.images, &unknown, &versions, Certainty::NamespaceUnknown);
+        }
     }
+    scanned
+        .images
+        .sort_by(|a, b| (&a.namespace, &a.image.name).cmp(&(&b.namespace, &b.image.name)));
     Ok(scanned)
 }
 
@@ -105,7 +105,7 @@ fn namespace_of<S: ReadAt + ?Sized>(
     snapshot: &Snapshot<'_, S>,
     entry: &Entry,
     scanned: &mut Scanned,
-    found: &mut Found,
+    found: &mut ImagesByName,
 ) -> Option<Namespace> {
     let Value::Bucket(bucket) = &entry.value else { return None };
     let namespace = Namespace::parse(std::str::from_utf8(&entry.key).ok()?).ok()?;

@@ -1,42 +1,42 @@
-//! All namespaces and images of a containerd's bolt file, in order. Damage to a record costs that record
-//! only. [`schema`] has the layout, and decodes a record.
+//! Reads all namespaces and images of containerd's bolt file, ordered by namespace and name. If one record
+//! is damaged, only that record is lost. [`schema`] knows the layout of the file and decodes records.
 //!
-//! Other buckets are not read, so damage to them does not matter.
+//! This module reads no other buckets, so damage to them does not matter.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bbolt_read::{Bucket, Damage, Entry, FileAtRest, ReadAt, Snapshot, Value};
+use go_compat::quote::quote;
 
 use crate::api::namespace::Namespace as Record;
 use crate::containerd::schema::{self, truncated};
-use crate::model::go::quote::quote;
 use crate::model::image::Image;
 use crate::model::{Error, Namespace, Result};
 
-/// One item read from a file.
+/// An item of the file.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Found {
-    /// A namespace with its labels. Its images follow.
+pub enum Item {
+    /// A namespace with its labels. The next items are its images.
     Namespace(Namespace, Record),
     /// An image of the namespace.
     Image(Namespace, Image),
     /// Records that cannot be read.
-    Lost(Unread),
+    Unreadable(UnreadableRecord),
 }
 
-/// Names records that cannot be read, with the reason.
+/// A sentence that names unreadable records and gives the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unread(String);
+pub struct UnreadableRecord(String);
 
-impl fmt::Display for Unread {
+impl fmt::Display for UnreadableRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-/// Contents of a whole file.
+/// Counts and findings of a whole file.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Survey {
     /// Number of namespaces.
@@ -44,78 +44,88 @@ pub struct Survey {
     /// Number of readable images.
     pub images: u64,
     /// Records that cannot be read.
-    pub lost: Vec<Unread>,
-    /// Observations beside the records.
+    pub unreadable: Vec<UnreadableRecord>,
+    /// Findings that are not about one record.
     pub notes: Notes,
 }
 
-/// Observations beside the records.
+/// Findings that are not about one record.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Notes {
-    /// Damage of the meta page that is not used. If there is any, the last change may be missing.
+    /// Damage of the other meta page, the one that was not chosen. That page may have been the newer one,
+    /// so the last change may be missing.
     pub other_meta: Option<Damage>,
-    /// Unknown keys, with the bucket that they belong to: keys of a later containerd, or damaged ones.
-    /// Their values are not read.
+    /// Unknown keys, each with the bucket that contains it. A later containerd wrote them, or they are
+    /// damaged. Their values are not read.
     pub unknown: BTreeSet<String>,
-    /// Whether a part of the list of buckets or namespaces is lost, and with it the way to all images
-    /// below.
-    pub list_lost: bool,
+    /// Whether a part of a list of buckets or namespaces is unreadable. All images below that part are
+    /// lost, and their names are unknown.
+    pub(crate) list_is_damaged: bool,
 }
 
-/// The one key beside the buckets of the namespaces.
+/// The only key in the bucket of namespaces that is not a namespace.
 const SCHEMA_VERSION: &[u8] = b"version";
 
-/// Known buckets of a namespace beside labels and images.
+/// The buckets of a namespace that containerd knows and this module does not read.
 const OTHER_BUCKETS: [&[u8]; 6] =
     [b"containers", b"content", b"ingests", b"leases", b"sandboxes", b"snapshots"];
 
-/// Number of unknown keys that [`Notes`] keeps.
+/// Largest number of unknown keys that [`Notes`] keeps.
 const MAX_UNKNOWN_KEYS: usize = 20;
 
-/// Reads all records and keeps none of them. Accepts any bytes: a fuzz target calls this function.
+/// Reads and counts all records. A fuzz target calls this function, so it must accept any bytes.
 pub fn survey(source: &(impl ReadAt + ?Sized)) -> Result<Survey> {
     let mut survey = Survey::default();
     survey.notes = read(source, |found| {
         match found {
-            Found::Namespace(..) => survey.namespaces += 1,
-            Found::Image(..) => survey.images += 1,
-            Found::Lost(lost) => survey.lost.push(lost),
+            Item::Namespace(..) => survey.namespaces += 1,
+            Item::Image(..) => survey.images += 1,
+            Item::Unreadable(lost) => survey.unreadable.push(lost),
         }
         Ok(())
     })?;
     Ok(survey)
 }
 
-/// Calls `each` for all records in the order of namespace and name, until it fails.
-pub fn read<S: ReadAt + ?Sized>(
-    source: &S,
-    each: impl FnMut(Found) -> Result<()>,
-) -> Result<Notes> {
+/// Calls `each` with every item, ordered by namespace and name. Stops at the first error of `each`.
+pub fn read<S: ReadAt + ?Sized>(source: &S, each: impl FnMut(Item) -> Result<()>) -> Result<Notes> {
     let file = FileAtRest::open(source).map_err(|damage| Error::DataLoss(damage.to_string()))?;
-    let mut reading =
-        Reading { snapshot: file.snapshot(), each, unknown: RefCell::default(), list_lost: false };
-    reading.file()?;
+    let mut reading = Reader {
+        snapshot: file.snapshot(),
+        each,
+        unknown: RefCell::default(),
+        list_is_damaged: false,
+    };
+    reading.read_file()?;
     Ok(Notes {
         other_meta: file.other_meta().cloned(),
         unknown: reading.unknown.into_inner(),
-        list_lost: reading.list_lost,
+        list_is_damaged: reading.list_is_damaged,
     })
 }
 
-struct Reading<'b, 's, S: ?Sized, F> {
+struct Reader<'b, 's, S: ?Sized, F> {
     snapshot: &'b Snapshot<'s, S>,
     each: F,
     unknown: RefCell<BTreeSet<String>>,
-    list_lost: bool,
+    list_is_damaged: bool,
 }
 
-impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
-    fn lost(&mut self, what: impl fmt::Display, why: impl fmt::Display) -> Result<()> {
-        (self.each)(Found::Lost(Unread(format!("{what} {why}"))))
+impl<S: ReadAt + ?Sized, F: FnMut(Item) -> Result<()>> Reader<'_, '_, S, F> {
+    fn report_unreadable(&mut self, what: impl fmt::Display, why: impl fmt::Display) -> Result<()> {
+        (self.each)(Item::Unreadable(UnreadableRecord(format!("{what} {why}"))))
     }
 
-    fn one_lost(&mut self, what: impl fmt::Display, key: &[u8], damage: &Damage) -> Result<()> {
-        self.lost(format_args!("{what} {}", quote(truncated(key))), format_args!("({damage})"))
+    fn report_damaged(
+        &mut self,
+        what: impl fmt::Display,
+        key: &[u8],
+        damage: &Damage,
+    ) -> Result<()> {
+        self.report_unreadable(
+            format_args!("{what} {}", quote(truncated(key))),
+            format_args!("({damage})"),
+        )
     }
 
     fn unknown(&self, of: &str, key: &[u8]) {
@@ -125,18 +135,18 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
         }
     }
 
-    fn file(&mut self) -> Result<()> {
+    fn read_file(&mut self) -> Result<()> {
         let mut known = false;
         for entry in self.snapshot.entries(&self.snapshot.root()) {
             match entry {
                 Ok(Entry { key, value: Value::Bucket(bucket), .. }) if key == schema::ROOT => {
                     known = true;
-                    self.namespaces(&bucket)?;
+                    self.read_namespaces(&bucket)?;
                 }
                 Ok(_) => {}
                 Err(lost) => {
-                    (known, self.list_lost) = (true, true);
-                    self.lost("the list of buckets", lost)?;
+                    (known, self.list_is_damaged) = (true, true);
+                    self.report_unreadable("the list of buckets", lost)?;
                 }
             }
         }
@@ -148,40 +158,40 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
         ))
     }
 
-    fn namespaces(&mut self, bucket: &Bucket) -> Result<()> {
+    fn read_namespaces(&mut self, bucket: &Bucket) -> Result<()> {
         for entry in self.snapshot.entries(bucket) {
             match entry {
                 Ok(Entry { key, value: Value::Bucket(bucket), page }) => {
                     let parsed = std::str::from_utf8(&key).ok().map(Namespace::parse);
                     match parsed {
-                        Some(Ok(namespace)) => self.namespace(&namespace, &bucket)?,
+                        Some(Ok(namespace)) => self.read_namespace(&namespace, &bucket)?,
                         _ => {
                             let damage = Damage::new(page, "the name is invalid");
-                            self.one_lost("namespace", &key, &damage)?;
+                            self.report_damaged("namespace", &key, &damage)?;
                         }
                     }
                 }
                 Ok(Entry { key, .. }) if key == SCHEMA_VERSION => {}
                 Ok(Entry { key, page, .. }) => {
-                    self.one_lost("namespace", &key, &Damage::new(page, "it is no bucket"))?;
+                    self.report_damaged("namespace", &key, &Damage::new(page, "it is no bucket"))?;
                 }
                 Err(lost) => {
-                    self.list_lost = true;
-                    self.lost("namespaces", lost)?;
+                    self.list_is_damaged = true;
+                    self.report_unreadable("namespaces", lost)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn namespace(&mut self, namespace: &Namespace, bucket: &Bucket) -> Result<()> {
+    fn read_namespace(&mut self, namespace: &Namespace, bucket: &Bucket) -> Result<()> {
         let (mut labels, mut images) = (BTreeMap::new(), None);
         for entry in self.snapshot.entries(bucket) {
             match entry {
                 Ok(Entry { key, value: Value::Bucket(bucket), .. }) => match key.as_slice() {
                     schema::LABELS => match schema::texts(self.snapshot, &bucket) {
                         Ok(read) => labels = read,
-                        Err(damage) => self.one_lost(
+                        Err(damage) => self.report_damaged(
                             "the labels of namespace",
                             namespace.as_str().as_bytes(),
                             &damage,
@@ -193,13 +203,13 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
                 },
                 Ok(Entry { key, .. }) => self.unknown("in a namespace:", &key),
                 Err(lost) => {
-                    self.list_lost = true;
-                    self.lost(format_args!("buckets of namespace {namespace}"), lost)?;
+                    self.list_is_damaged = true;
+                    self.report_unreadable(format_args!("buckets of namespace {namespace}"), lost)?;
                 }
             }
         }
         let record = Record { name: namespace.to_string(), labels, ..Record::default() };
-        (self.each)(Found::Namespace(namespace.clone(), record))?;
+        (self.each)(Item::Namespace(namespace.clone(), record))?;
         let Some(images) = images else { return Ok(()) };
         let image_of = format!("namespace {namespace}: image");
         for entry in self.snapshot.entries(&images) {
@@ -207,14 +217,16 @@ impl<S: ReadAt + ?Sized, F: FnMut(Found) -> Result<()>> Reading<'_, '_, S, F> {
                 Ok(Entry { key, value: Value::Bucket(bucket), page }) => {
                     let mut unknown = |of: &str, key: &[u8]| self.unknown(of, key);
                     match schema::image(self.snapshot, &key, page, &bucket, &mut unknown) {
-                        Ok(image) => (self.each)(Found::Image(namespace.clone(), image))?,
-                        Err(damage) => self.one_lost(&image_of, &key, &damage)?,
+                        Ok(image) => (self.each)(Item::Image(namespace.clone(), image))?,
+                        Err(damage) => self.report_damaged(&image_of, &key, &damage)?,
                     }
                 }
                 Ok(Entry { key, page, .. }) => {
-                    self.one_lost(&image_of, &key, &Damage::new(page, "it is no bucket"))?;
+                    self.report_damaged(&image_of, &key, &Damage::new(page, "it is no bucket"))?;
                 }
-                Err(lost) => self.lost(format_args!("namespace {namespace}: images"), lost)?,
+                Err(lost) => {
+                    self.report_unreadable(format_args!("namespace {namespace}: images"), lost)?
+                }
             }
         }
         Ok(())

@@ -9,11 +9,11 @@ use crate::containerd::client::GrpcClient;
 use crate::model::{Namespace, Result, image};
 
 /// Copies the records of the containerd at `socket` into the store in `root`.
-pub async fn run(root: &Path, socket: &Path) -> Result<Summary> {
+pub(crate) async fn run(root: &Path, socket: &Path) -> Result<Summary> {
     // Connect before opening the store, which creates it: a wrong socket must leave nothing behind.
     let containerd = GrpcClient::connect(socket).await?;
     let store = open(root)?;
-    let progress = progress::counting("images");
+    let progress = progress::counter("images");
     let mut summary = Summary::default();
     for record in await_reply(&containerd, containerd.namespaces()).await? {
         let namespace = Namespace::parse(&record.name)?;

@@ -1,16 +1,17 @@
 //! `lmdb-images import`: copies image records and namespaces into a store, from a running containerd
 //! ([`live`]) or from containerd's bolt file ([`bolt`]). The daemon must be stopped.
 //!
-//! The command keeps the times of records, and keeps records that only the store has. It does not
-//! rewrite a record that the store already has byte for byte, so a second run changes nothing.
+//! An imported record keeps its times of creation and update. A record that only the store has stays. A
+//! record that the store already has byte for byte is not written again, so a second run changes nothing.
 
 pub mod bolt;
 pub mod containerd_scan;
 pub mod containerd_schema;
-pub mod live;
+pub(crate) mod live;
 
 use std::path::Path;
 
+use crate::admin::restore::stop_daemon_hint;
 use crate::api::images::Image;
 use crate::api::namespace::Namespace as Record;
 use crate::model::{Error, Namespace, Result};
@@ -25,13 +26,13 @@ const MAX_BATCH_RECORDS: usize = 256;
 /// Counts of an import.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
-    /// Namespaces of containerd.
+    /// Namespaces that containerd has.
     pub namespaces: u64,
     /// Images that the store did not have.
     pub new: u64,
-    /// Images of which the store had a different record.
+    /// Images that replaced a different or a damaged record of the store.
     pub changed: u64,
-    /// Images of which the store had the same record.
+    /// Images whose record the store already had.
     pub unchanged: u64,
 }
 
@@ -68,35 +69,32 @@ impl Counts {
     }
 }
 
-/// Opens the store to import into.
+/// Opens the store that receives the records. The error tells the user to stop the daemon first.
 fn open(root: &Path) -> Result<Store> {
-    Store::open(root).map_err(|e| match e {
-        Error::FailedPrecondition(m) if m.contains("in use") => Error::FailedPrecondition(format!(
-            "{m}: stop the daemon that serves it, import, and start it again"
-        )),
-        other => other,
-    })
+    Store::open(root).map_err(|e| stop_daemon_hint(e, "import, and start it again"))
 }
 
-/// Returns a write that stores a namespace with its labels, unless the store has the same record.
+/// Returns a closure for the writer thread. It stores a namespace with its labels, unless the store has the
+/// same record.
 fn put_namespace(
     namespace: &Namespace,
     record: Record,
-) -> Result<impl FnMut(&mut Transaction<'_>) -> Result<()> + Send + 'static> {
+) -> Result<impl FnOnce(&mut Transaction<'_>) -> Result<()> + Send + 'static> {
     let known = Record { name: record.name, labels: record.labels, ..Record::default() };
     let (message, namespace) = (encode(&known)?, namespace.clone());
     Ok(move |transaction: &mut Transaction<'_>| match transaction.namespace(&namespace) {
         Ok(Some(stored)) if stored == message => Ok(()),
-        // This includes a damaged record, which the copy replaces.
+        // A damaged record ends up here too: the imported record replaces it.
         _ => transaction.put_namespace(&namespace, &message),
     })
 }
 
-/// Returns a write that stores the images that are new or differ, and counts them.
+/// Returns a closure for the writer thread. It stores the images that are new or differ from the store's
+/// record, and counts the new, changed and unchanged images.
 fn put_images(
     namespace: &Namespace,
     images: Vec<Image>,
-) -> Result<impl FnMut(&mut Transaction<'_>) -> Result<Counts> + Send + 'static> {
+) -> Result<impl FnOnce(&mut Transaction<'_>) -> Result<Counts> + Send + 'static> {
     let namespace = namespace.clone();
     let messages: Vec<_> = images
         .into_iter()

@@ -20,7 +20,7 @@ use crate::store::schema::value;
 use crate::store::{Kind, Records, Store, Transaction};
 
 /// What recovery does with each journal entry.
-pub struct Plan<'j> {
+pub(crate) struct Plan<'j> {
     /// Entries that follow the data file's state, in order.
     newer: Vec<&'j Entry>,
     /// Entries that may be older or newer than that state.
@@ -33,7 +33,7 @@ pub struct Plan<'j> {
 impl<'j> Plan<'j> {
     /// Plans from the facts of the data file, if there is one, and from the store UUID recorded in the
     /// folder.
-    pub fn new(
+    pub(crate) fn new(
         journal: &'j Remains,
         recorded_uuid: Option<&str>,
         found: Option<&Findings>,
@@ -69,7 +69,7 @@ impl<'j> Plan<'j> {
     }
 
     /// Writes the journal's changes to the fresh `store` and reports them.
-    pub fn carry_out(self, store: &Store, report: &mut Report) -> Result<()> {
+    pub(crate) fn carry_out(self, store: &Store, report: &mut Report) -> Result<()> {
         report.from_journal = self.newer.len() as u64;
         report.journal_fault = match &self.fault {
             _ if self.data_file_missing => Some("its data file is missing".to_owned()),
@@ -127,7 +127,7 @@ fn fault(journal: &Remains, found: &Findings, newer: &[&Entry]) -> Option<Fault>
 /// Sets the record of an unordered entry aside, unless it equals the salvaged record.
 fn set_aside(store: &Store, report: &mut Report, key: &[u8], value: Option<&[u8]>) -> Result<()> {
     let name = record::describe_key(key);
-    let Some(message) = value.and_then(|value| value::unseal(key, value).ok()) else {
+    let Some(message) = value.and_then(|value| value::decode(key, value).ok()) else {
         if store.read(|snapshot| snapshot.has_key(key))? {
             report.unordered.push(format!("the journal deletes {name}, at an unknown time"));
         }
@@ -148,7 +148,7 @@ fn set_aside(store: &Store, report: &mut Report, key: &[u8], value: Option<&[u8]
     if kind != Kind::Image {
         return Ok(());
     }
-    report.aside += 1;
+    report.set_aside += 1;
     let message = message.to_vec();
     store
         .writer()

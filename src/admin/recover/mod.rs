@@ -1,12 +1,13 @@
 //! `lmdb-images recover`: saves the readable records of a damaged store into a fresh store.
 //!
-//! [`salvage()`] finds the records in order of certainty, and the first one found for a key is kept.
-//! Then recovery applies the changes that only the journal has ([`journal`]). The fresh store is written
-//! like any other, with indexes. It replaces the damaged data file once it is complete and on disk. The
-//! damaged file is kept.
+//! [`salvage()`] finds the records, the most certain ones first, and recovery keeps the first record that
+//! it finds for a key. Then recovery applies the changes that only the journal has ([`journal`]). Recovery
+//! writes the fresh store through the writer thread, so the fresh store has its index. Once the fresh data
+//! file is complete and on disk, it replaces the damaged data file. The damaged file is kept under another
+//! name.
 //!
-//! **Promise.** Each record in the fresh store is the newest one that was answered, or [`Report`] names
-//! it as perhaps old. Records known to be lost are named too.
+//! **Promise.** Each record in the fresh store is the newest version that a client got an answer for, or
+//! [`Report`] names the record as perhaps old. The report also names the records that are known to be lost.
 
 mod journal;
 mod report;
@@ -29,17 +30,17 @@ use crate::store::journal::replay::{self, Remains};
 use crate::store::recovery::salvage::{Findings, Origin, Saved, salvage};
 use crate::store::{Records, Store, Transaction};
 use journal::Plan;
-pub use report::Report;
+pub use report::{Report, SavedCounts};
 
 /// Number of records that one transaction writes.
 const MAX_BATCH_RECORDS: usize = 256;
 
-/// Remains of a store.
+/// The remains of the damaged store.
 struct Source {
     /// The data file; `None` if it is missing or empty.
     file: Option<File>,
     journal: Remains,
-    /// UUID of the store, as recorded in the folder.
+    /// UUID of the store, as recorded in a file of its folder.
     recorded_uuid: Option<String>,
 }
 
@@ -72,15 +73,15 @@ fn no_store(root: &Path) -> Error {
 /// Recovers the store in `root`, into the new root `to` or in place.
 ///
 /// # Errors
-/// `NotFound` if there is no store, `FailedPrecondition` while a process has the store open. Lost
-/// records are no error: the report names them.
+/// `NotFound` if there is no store, `FailedPrecondition` if a process has the store open. Lost records are
+/// no error: the report names them.
 pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
     let has = |file: &str| Ok::<_, Error>(permissions::stat_regular(&root.join(file))?.is_some());
     if !has(DATA_FILE)? && !has(JOURNAL_FILE)? {
         return Err(no_store(root));
     }
     let root = match to {
-        // The damaged store is only read, so it may be on a read-only file system.
+        // Recovery into another folder only reads the damaged store, which may be on a read-only file system.
         Some(_) => StoreDir::acquire_to_read(root),
         None => StoreDir::lock(root),
     };
@@ -99,25 +100,27 @@ pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
         None => {
             let fresh = ScratchFolder::create_in(root.path())?;
             let mut report = fill(&source, fresh.path())?;
-            // The index has no checksum: an undamaged file may still need a new index.
+            // The index has no checksum, so salvage does not notice a wrong index. `check` notices it, and
+            // then the fresh store brings a new index.
             if !report.is_whole() || !check::run(root.path())?.is_whole() {
-                let kept = backup_name("damaged");
-                root.replace(&fresh.path().join(DATA_FILE), Some(&kept))?;
-                report.kept = Some(kept);
+                let backup = backup_name("damaged");
+                root.replace(&fresh.path().join(DATA_FILE), Some(&backup))?;
+                report.backup = Some(backup);
             }
             Ok(report)
         }
     }
 }
 
-/// Writes the readable records of `source` to a fresh store in `to`. The store is complete and on disk
-/// when this returns.
+/// Writes the readable records of `source` to a fresh store in `to`. When this function returns, the fresh
+/// store is complete and on disk.
 fn fill(source: &Source, to: &Path) -> Result<Report> {
-    let progress = progress::counting("records saved");
+    let progress = progress::counter("records saved");
     let store = Store::open(to)?;
     let mut fill = Fill { store: &store, batch: Vec::new(), report: Report::default() };
-    // Records that may have several versions, kept until all versions are seen.
-    let mut loose: BTreeMap<(bool, Vec<u8>), (Record, Vec<u8>)> = BTreeMap::new();
+    // Records from outside the live state may have several versions, so they wait here until salvage has
+    // seen all versions. The key is whether the record is set aside, and the record's key.
+    let mut candidates: BTreeMap<(bool, Vec<u8>), (Record, Vec<u8>)> = BTreeMap::new();
     let mut unreadable = BTreeSet::new();
     let doubtful = |origin| matches!(origin, Origin::Previous | Origin::Unreferenced);
     let mut origins = BTreeMap::new();
@@ -129,25 +132,26 @@ fn fill(source: &Source, to: &Path) -> Result<Report> {
             return Ok(());
         };
         if saved.origin == Origin::Live {
-            // Damaged pages may refer to one record twice, and to another not at all: count it once.
-            let before = if saved.aside { &mut last_aside } else { &mut last };
-            if saved.key <= before.as_slice() && !fill.is_new(&record, saved.aside)? {
+            // A damaged page may refer to one record twice and miss another. Count the first record only
+            // once, or the total would hide the missing one.
+            let previous = if saved.aside { &mut last_aside } else { &mut last };
+            if saved.key <= previous.as_slice() && !fill.is_new(&record, saved.aside)? {
                 return Ok(());
             }
-            *before = saved.key.to_vec();
+            *previous = saved.key.to_vec();
             return fill.add(record, saved.aside, saved.message, saved.origin);
         }
         if !fill.is_new(&record, saved.aside)? {
             return Ok(());
         }
         let key = (saved.aside, saved.key.to_vec());
-        let newer = match (loose.get(&key), origins.get(&key)) {
+        let newer = match (candidates.get(&key), origins.get(&key)) {
             (Some((known, _)), Some(origin)) => doubtful(*origin) && known.updated < record.updated,
             _ => true,
         };
         if newer {
             origins.insert(key.clone(), saved.origin);
-            loose.insert(key, (record, saved.message.to_vec()));
+            candidates.insert(key, (record, saved.message.to_vec()));
         }
         Ok(())
     };
@@ -155,7 +159,7 @@ fn fill(source: &Source, to: &Path) -> Result<Report> {
         Some(file) => salvage(file, &mut visit)?,
         None => Findings::default(),
     };
-    for ((aside, key), (record, message)) in loose {
+    for ((aside, key), (record, message)) in candidates {
         let origin = origins.get(&(aside, key.clone())).copied().unwrap_or(Origin::Unreferenced);
         if doubtful(origin) {
             fill.report.doubtful.push(record::describe_key(&key));
@@ -188,14 +192,8 @@ struct Fill<'s> {
 
 impl Fill<'_> {
     fn add(&mut self, record: Record, aside: bool, message: &[u8], origin: Origin) -> Result<()> {
-        let [live, orphan, before, loose] = &mut self.report.saved;
-        *match origin {
-            Origin::Live => live,
-            Origin::Orphan => orphan,
-            Origin::Previous => before,
-            Origin::Unreferenced => loose,
-        } += 1;
-        self.report.aside += u64::from(aside);
+        *self.report.saved.of(origin) += 1;
+        self.report.set_aside += u64::from(aside);
         self.batch.push((record, aside, message.to_vec()));
         if self.batch.len() < MAX_BATCH_RECORDS { Ok(()) } else { self.flush() }
     }
@@ -203,7 +201,7 @@ impl Fill<'_> {
     fn flush(&mut self) -> Result<()> {
         let batch = std::mem::take(&mut self.batch);
         self.store.writer().write_blocking(move |change| {
-            // The fresh store's log begins with these records.
+            // Saved records are not changes: the fresh store's log begins after them.
             change.skip_log();
             batch
                 .iter()
@@ -211,9 +209,9 @@ impl Fill<'_> {
         })
     }
 
-    /// Returns true if the store has no more certain record of this name.
+    /// Returns true if the fresh store has no record of this name yet. A record that it has is more certain.
     fn is_new(&mut self, record: &Record, aside: bool) -> Result<bool> {
-        self.flush_some()?;
+        self.flush_if_any()?;
         let there = self.store.read(|snapshot| match &record.named {
             None => Ok(snapshot.namespace(&record.namespace)?.is_some()),
             Some((kind, name)) if aside => snapshot.is_aside(&record.namespace, *kind, name),
@@ -222,17 +220,17 @@ impl Fill<'_> {
         Ok(!there)
     }
 
-    fn flush_some(&mut self) -> Result<()> {
+    fn flush_if_any(&mut self) -> Result<()> {
         if self.batch.is_empty() { Ok(()) } else { self.flush() }
     }
 
-    /// Creates the missing records of namespaces in which images or leases were saved.
+    /// Creates a record for each namespace that has saved images or leases but lost its own record.
     fn create_missing_namespaces(&mut self) -> Result<()> {
         for namespace in self.store.read(|s| s.namespaces())? {
             if self.store.read(|s| Ok(s.namespace(&namespace)?.is_some()))? {
                 continue;
             }
-            self.report.made.push(namespace.to_string());
+            self.report.recreated.push(namespace.to_string());
             let record =
                 NamespaceRecord { name: namespace.to_string(), ..NamespaceRecord::default() };
             let message = encode(&record)?;
@@ -265,9 +263,9 @@ mod tests {
     use crate::store::Kind;
 
     const PAGE: usize = 4096;
-    /// Bytes before the offsets of a page's nodes.
+    /// Length in bytes of a page's header. The offsets of the page's nodes follow.
     const HEAD: usize = 16;
-    /// Bytes before the key of a node.
+    /// Length in bytes of a node's header. The node's key follows.
     const NODE_HEAD: usize = 8;
 
     /// Creates and closes a store of `count` leases.
@@ -289,7 +287,8 @@ mod tests {
     fn a_record_that_a_damaged_page_leads_to_twice_does_not_stand_for_the_one_that_is_missing() {
         let whole = store(200);
         let bytes = fs::read(whole.path().join(DATA_FILE)).unwrap();
-        // Pages with three nodes or more that begin with a lease: leaves of the live or of an old state.
+        // Leaf pages, of the live state or of an old one: the first node is a lease, and at least two more
+        // nodes follow.
         let offset = |page: usize, node: usize| page + HEAD + 2 * node;
         let pages = (0..bytes.len() / PAGE).map(|number| number * PAGE).filter(|page| {
             let lower = u16::from_le_bytes([bytes[page + 12], bytes[page + 13]]);

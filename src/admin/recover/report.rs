@@ -4,38 +4,63 @@ use std::fmt;
 
 use serde_json::json;
 
-use crate::store::recovery::salvage::Findings;
+use crate::store::recovery::salvage::{Findings, Origin};
 
 /// Result of a recovery.
 #[derive(Debug, Default)]
 pub struct Report {
     /// Findings of the salvage.
     pub found: Findings,
-    /// Numbers of saved records by origin: the live state, leaked pages of it, the previous state, other
-    /// pages.
-    pub saved: [u64; 4],
+    /// Numbers of saved records by origin.
+    pub saved: SavedCounts,
     /// Number of saved records that are set aside.
-    pub aside: u64,
+    pub set_aside: u64,
     /// Names of saved records that may be old, or may have been deleted since.
     pub doubtful: Vec<String>,
     /// Namespaces whose lost record was created again because images or leases in them were saved.
-    pub made: Vec<String>,
+    pub recreated: Vec<String>,
     /// Names of records known to be lost.
     pub lost: Vec<String>,
     /// Number of commits that only the journal had.
     pub from_journal: u64,
     /// Damage of the journal.
-    pub journal_fault: Option<String>,
+    pub(crate) journal_fault: Option<String>,
     /// Changes in the journal that may be older or newer than the records: one sentence each.
     pub unordered: Vec<String>,
     /// New name of the damaged data file, if the fresh store replaced it.
-    pub kept: Option<String>,
+    pub backup: Option<String>,
+}
+
+/// Numbers of saved records by origin.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct SavedCounts {
+    /// From the live state.
+    pub live: u64,
+    /// From leaked pages of the live state.
+    pub orphan: u64,
+    /// From the previous state.
+    pub previous: u64,
+    /// From other pages.
+    pub unreferenced: u64,
+}
+
+impl SavedCounts {
+    /// The number of records from `origin`.
+    pub(super) fn of(&mut self, origin: Origin) -> &mut u64 {
+        match origin {
+            Origin::Live => &mut self.live,
+            Origin::Orphan => &mut self.orphan,
+            Origin::Previous => &mut self.previous,
+            Origin::Unreferenced => &mut self.unreferenced,
+        }
+    }
 }
 
 impl Report {
     /// Number of records saved from the data file: images, namespaces and leases.
     pub fn total(&self) -> u64 {
-        self.saved.iter().sum()
+        let SavedCounts { live, orphan, previous, unreferenced } = self.saved;
+        live + orphan + previous + unreferenced
     }
 
     /// Returns true if neither the data file nor the journal is damaged.
@@ -45,10 +70,10 @@ impl Report {
 
     /// Returns true if the newest version of every answered record was saved.
     pub fn is_complete(&self) -> bool {
-        let [live, orphan, _, _] = self.saved;
+        let SavedCounts { live, orphan, .. } = self.saved;
         let all = self.found.whole
             || (self.lost.is_empty()
-                && self.made.is_empty()
+                && self.recreated.is_empty()
                 && self.doubtful.is_empty()
                 && self.found.certain
                 && self.found.expected == Some(live + orphan));
@@ -57,7 +82,7 @@ impl Report {
 
     /// The report as one JSON object.
     pub fn json(&self) -> String {
-        let [live, orphan, before, loose] = self.saved;
+        let SavedCounts { live, orphan, previous, unreferenced } = self.saved;
         json!({
             "whole": self.is_whole(),
             "complete": self.is_complete(),
@@ -66,17 +91,17 @@ impl Report {
             "saved": self.total(),
             "saved_live": live,
             "saved_from_lost_pages": orphan,
-            "saved_from_state_before": before,
-            "saved_perhaps_old": loose,
+            "saved_from_state_before": previous,
+            "saved_perhaps_old": unreferenced,
             "saved_from_journal": self.from_journal,
-            "aside": self.aside,
+            "aside": self.set_aside,
             "perhaps_old": self.doubtful,
             "lost": self.lost,
-            "namespaces_made": self.made,
+            "namespaces_made": self.recreated,
             "damage": self.found.damage,
             "journal_damage": self.journal_fault,
             "journal_unordered": self.unordered,
-            "kept": self.kept,
+            "kept": self.backup,
         })
         .to_string()
     }
@@ -84,7 +109,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [live, orphan, before, loose] = self.saved;
+        let SavedCounts { live, orphan, previous, unreferenced } = self.saved;
         for damage in &self.found.damage {
             writeln!(f, "damaged: {damage}")?;
         }
@@ -103,8 +128,8 @@ impl fmt::Display for Report {
         if !self.found.certain {
             writeln!(f, "the last checkpoint may be missing: its meta page is damaged")?;
         }
-        for made in &self.made {
-            writeln!(f, "made anew, without its labels: namespace {made}")?;
+        for namespace in &self.recreated {
+            writeln!(f, "made anew, without its labels: namespace {namespace}")?;
         }
         write!(f, "saved {} records", self.total())?;
         if let Some(noted) = self.found.expected {
@@ -113,8 +138,8 @@ impl fmt::Display for Report {
         for (count, what) in [
             (live, "in their place"),
             (orphan, "on pages that no page refers to"),
-            (before, "in the state before the last change: they are named above"),
-            (loose, "on other pages: they are named above"),
+            (previous, "in the state before the last change: they are named above"),
+            (unreferenced, "on other pages: they are named above"),
         ] {
             if count > 0 {
                 write!(f, "\n  {count} {what}")?;

@@ -8,24 +8,25 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
 use crate::admin::file;
+use crate::containerd::blobs::blob_path;
 use crate::model::{Error, Result, digest};
 
-/// Bytes of the largest manifest or index that is read. Registries accept 4 MiB.
-pub const MAX_MANIFEST_BYTES: u64 = 8 << 20;
+/// The most bytes of a manifest or an index. Registries accept 4 MiB.
+pub(crate) const MAX_MANIFEST_BYTES: u64 = 8 << 20;
 
-/// Bytes that one read takes when a blob is hashed.
+/// The bytes of one read while a blob is hashed.
 const HASH_BUFFER_BYTES: usize = 256 << 10;
 
-/// What is wrong with a blob.
+/// The fault of a blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
-    /// There is no file.
+pub(crate) enum Fault {
+    /// The file is missing.
     Missing,
     /// The file has another length.
     Size {
-        /// Bytes of the file.
+        /// The bytes of the file.
         found: u64,
-        /// Bytes by the descriptor.
+        /// The bytes that the descriptor says.
         wanted: i64,
     },
     /// The file has other content.
@@ -49,9 +50,9 @@ impl fmt::Display for Fault {
 
 /// A folder with the blobs.
 #[derive(Debug)]
-pub struct Blobs {
+pub(crate) struct Blobs {
     folder: PathBuf,
-    /// Blobs that are known to be damaged.
+    /// Damaged blobs, by digest.
     damaged: BTreeMap<String, Fault>,
 }
 
@@ -60,7 +61,7 @@ impl Blobs {
     ///
     /// # Errors
     /// `FailedPrecondition` if this process cannot see the folder.
-    pub fn of_content(folder: &Path) -> Result<Self> {
+    pub(crate) fn of_content(folder: &Path) -> Result<Self> {
         let folder = folder.join("blobs");
         match folder.metadata() {
             Ok(found) if found.is_dir() => Ok(Self { folder, damaged: BTreeMap::new() }),
@@ -70,24 +71,23 @@ impl Blobs {
     }
 
     /// The folder.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Notes blobs that are damaged.
-    pub fn note_damaged(&mut self, damaged: BTreeMap<String, Fault>) {
+    /// Adds damaged blobs, which [`check`](Self::check) then refuses.
+    pub(crate) fn note_damaged(&mut self, damaged: BTreeMap<String, Fault>) {
         self.damaged.extend(damaged);
     }
 
-    /// The file of a blob. A digest is a path of two parts, and nothing else, by its rules.
-    pub fn path(&self, digest: &str) -> Option<PathBuf> {
+    /// The file of a blob. A valid digest is always a path of two parts.
+    pub(crate) fn path(&self, digest: &str) -> Option<PathBuf> {
         digest::validate(digest).ok()?;
-        let (algorithm, hex) = digest.split_once(':')?;
-        Some(self.folder.join(algorithm).join(hex))
+        blob_path(&self.folder, digest)
     }
 
-    /// Whether the blob is there with its length, and is not known to be damaged.
-    pub fn check(&self, digest: &str, size: i64) -> Result<(), Fault> {
+    /// Checks that the blob has a file of this length, and is not among the damaged ones.
+    pub(crate) fn check(&self, digest: &str, size: i64) -> Result<(), Fault> {
         if let Some(fault) = self.damaged.get(digest) {
             return Err(fault.clone());
         }
@@ -105,7 +105,7 @@ impl Blobs {
     }
 
     /// Reads a manifest or an index, and checks its hash.
-    pub fn read(&self, digest: &str, size: i64) -> Result<Vec<u8>, Fault> {
+    pub(crate) fn read(&self, digest: &str, size: i64) -> Result<Vec<u8>, Fault> {
         self.check(digest, size)?;
         let length = u64::try_from(size).unwrap_or(u64::MAX);
         if length > MAX_MANIFEST_BYTES {
@@ -123,7 +123,7 @@ impl Blobs {
     }
 
     /// Reads the whole blob and compares its hash. `read` is called with the bytes of each read.
-    pub fn verify(&self, digest: &str, mut read: impl FnMut(u64)) -> Result<(), Fault> {
+    pub(crate) fn verify(&self, digest: &str, mut read: impl FnMut(u64)) -> Result<(), Fault> {
         let other = || Fault::Other("is no digest".into());
         let path = self.path(digest).ok_or_else(other)?;
         let mut hasher = Hasher::new(digest).ok_or_else(other)?;

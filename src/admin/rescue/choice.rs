@@ -8,14 +8,14 @@ use crate::api::descriptor::Descriptor;
 use crate::api::images::Image;
 use crate::model::{Error, Namespace, Result, image};
 
-/// Bytes of the largest file that is read.
+/// The most bytes of the file.
 const MAX_BYTES: u64 = 256 << 20;
 
 /// Reads the chosen images.
 ///
 /// # Errors
 /// `InvalidArgument` with the line that is wrong.
-pub fn read(path: &Path) -> Result<Wanted> {
+pub(crate) fn read(path: &Path) -> Result<Wanted> {
     let Some((_, text)) = file::read_text(path, MAX_BYTES)? else {
         return Err(Error::NotFound(format!(
             "{} does not exist: `lmdb-images rescue --from-blobs DIR` prints such a list",

@@ -1,6 +1,6 @@
-//! Names for a rescue without a store: manifests and indexes are found among the blobs. A blob that names
-//! itself, or that another one names, gets that name, any other its digest. The result is a list
-//! that a person edits, and that [`choice`](super::choice) reads.
+//! Names for a rescue without a store, from the manifests and indexes among the blobs. A blob gets the name
+//! in its own annotations, or in those of a blob that refers to it, or else its digest as a name. The
+//! result is a list that a person edits, and that [`choice`](super::choice) reads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,36 +9,37 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::blobs::{Blobs, MAX_MANIFEST_BYTES};
-use super::tree::{self, Content, Descriptor, Kind, Loss};
+use super::manifest::{Content, Descriptor, Kind};
+use super::tree::{self, Loss};
 use crate::admin::file;
 use crate::api::descriptor::Descriptor as Target;
 use crate::model::printable::is_visible;
 use crate::model::{Error, Result};
 
-/// The annotations by which a blob is named, the most trusted first.
+/// The annotations that name a blob, the most trusted first.
 const NAME_ANNOTATIONS: [&str; 2] =
     ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
 /// An image that was found.
 #[derive(Debug, Clone)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// A name, or the digest.
-    pub name: String,
-    /// What it stands for.
-    pub target: Target,
-    /// What of it is lost.
-    pub lost: Vec<Loss>,
-    /// Whether it can get its name.
-    pub usable: bool,
+    pub(crate) name: String,
+    /// The descriptor of the image.
+    pub(crate) target: Target,
+    /// The lost parts of the image.
+    pub(crate) lost: Vec<Loss>,
+    /// Whether the image can get its name.
+    pub(crate) usable: bool,
     /// Whether a newer blob has the same name.
-    pub is_older: bool,
+    pub(crate) is_older: bool,
 }
 
 /// Finds images among the blobs of `folder`: containerd's root, its content folder, or its blobs.
 ///
 /// # Errors
 /// If there is no such folder.
-pub fn find(folder: &Path) -> Result<Vec<Candidate>> {
+pub(crate) fn find(folder: &Path) -> Result<Vec<Candidate>> {
     let blobs = Blobs::of_content(&content_folder(folder)?)?;
     let nodes = nodes(&blobs)?;
     let mut named: BTreeMap<String, BTreeMap<&str, Target>> = BTreeMap::new();
@@ -57,7 +58,7 @@ pub fn find(folder: &Path) -> Result<Vec<Candidate>> {
         }
     }
     let with_name: BTreeSet<&str> = named.values().flat_map(|v| v.keys().copied()).collect();
-    // The index of an archive that was imported only lists images with names.
+    // The index of an imported archive only lists images with names.
     let is_list = |node: &Node| {
         let mut children = node.content.manifests.iter().flatten().peekable();
         children.peek().is_some() && children.all(|c| with_name.contains(c.digest.as_str()))
@@ -133,12 +134,12 @@ fn node(blobs: &Blobs, digest: &str) -> Option<Node> {
     let size = i64::try_from(found.len()).ok()?;
     let mut content: Content = serde_json::from_slice(&blobs.read(digest, size).ok()?).ok()?;
     let media_type = media_type(&content)?;
-    // Which layers it has is read again, and is not kept for all.
+    // The layers are read again later, so that not all of them are in memory.
     content.layers = None;
     Some(Node { media_type, size, time: found.modified().ok()?, content })
 }
 
-/// Most blobs are layers: they need not be read whole.
+/// Most blobs are layers, so only the first bytes of a blob are read.
 fn begins_like_json(path: &Path) -> bool {
     let mut first = [0; 1];
     let read = file::open_to_read(path).is_ok_and(|mut file| file.read_exact(&mut first).is_ok());
@@ -146,7 +147,9 @@ fn begins_like_json(path: &Path) -> bool {
 }
 
 fn media_type(content: &Content) -> Option<String> {
-    if let Some(own) = content.media_type.clone().filter(|own| Kind::of(own) != Kind::Leaf) {
+    if let Some(own) =
+        content.media_type.clone().filter(|own| Kind::from_media_type(own) != Kind::Leaf)
+    {
         return Some(own);
     }
     let docker = |config: &Descriptor| config.media_type.starts_with("application/vnd.docker.");
@@ -183,19 +186,25 @@ fn content_folder(folder: &Path) -> Result<PathBuf> {
     })
 }
 
-/// The first lines of a list.
-pub const HEAD: &str = "\
+/// The comment at the top of a list.
+pub(crate) const LIST_HEADER: &str = "\
 # Images found among the blobs. Remove or add a # to choose; change namespaces and names as you like.
 # Then: lmdb-images rescue --choice THIS-FILE
 # namespace\tname\tdigest\tmedia type\tbytes";
 
 /// A candidate as a line of the list, in a namespace.
 #[derive(Debug)]
-pub struct Line<'c>(pub &'c str, pub &'c Candidate);
+pub(crate) struct CandidateLine<'c> {
+    /// The namespace.
+    pub(crate) namespace: &'c str,
+    /// The image.
+    pub(crate) candidate: &'c Candidate,
+}
 
-impl fmt::Display for Line<'_> {
+impl fmt::Display for CandidateLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(namespace, Candidate { name, target, lost, usable, is_older }) = self;
+        let Self { namespace, candidate } = self;
+        let Candidate { name, target, lost, usable, is_older } = candidate;
         if *is_older {
             writeln!(f, "# an older one of this name:")?;
         }
@@ -271,7 +280,7 @@ mod tests {
             found.iter().map(|c| (c.name.clone(), c.target.digest.clone(), c.usable)).collect();
         assert_eq!(named, expected);
         let lost = found.iter().find(|candidate| !candidate.usable).unwrap();
-        let line = Line("n", lost).to_string();
+        let line = CandidateLine { namespace: "n", candidate: lost }.to_string();
         assert!(line.contains("# lost: sha256:") && line.contains("\n#n\tsha256:"), "{line}");
 
         // A newer manifest of the same name.

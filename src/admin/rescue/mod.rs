@@ -1,44 +1,45 @@
-//! `lmdb-images rescue`: gives a containerd that has lost its database its images back, from the names of
-//! a store and the blobs that still lie on containerd's disk. No byte is sent or copied, and no
-//! network is used.
+//! `lmdb-images rescue`: brings the images back to a containerd that has lost its database, from the names in
+//! a store and the blobs on containerd's disk. It copies no blob and uses no network.
 //!
 //! - [`wanted`]: the names to bring back; [`from_blobs`] finds names without a store, and [`choice`] reads
 //!   which of them a person has chosen
-//! - [`blobs`], [`tree`], [`plan`]: what of their content is there, by the files alone; [`verify`] hashes it,
-//!   [`sources`] guesses labels
-//! - [`preflight`]: what is checked before; [`peers`]: who is connected; [`snapshots`]: whether a
-//!   snapshotter's folder is older than the database
+//! - [`blobs`], [`manifest`], [`tree`], [`plan`]: the content of the images on disk, by the files alone;
+//!   [`verify`] hashes it, [`sources`] guesses labels
+//! - [`preflight`]: the checks before a rescue; [`snapshots`]: whether a snapshotter's folder is older than
+//!   the database
 //! - [`namespace`]: the calls: labels, a lease, blobs, names
-//! - [`prepare`]: what is done before, while containerd is stopped, and undone; [`stopped`]: whether it is
-//! - [`report`]: what is told
+//! - [`prepare`]: the preparation while containerd is stopped, and its way back; `steps`: its steps, each of
+//!   which can be repeated; [`stopped`]: whether containerd is stopped
+//! - [`report`]: the output
 //!
-//! The plan comes from the files, so a dry run says what a run does, and blobs get their labels in
-//! the call that takes them up: a blob costs one call of two messages.
+//! The plan comes from the files alone, so a dry run shows what a run does. A blob gets its labels in the call
+//! that takes it up, so it costs one call of two messages.
 //!
-//! A rescue may be killed at any moment and run again: a lease keeps what was taken up, a name is made
-//! when all its content is there, and what is there already is left.
+//! A rescue may be killed at any moment and run again. A lease keeps the blobs that were taken up, a name is
+//! created when all its content is there, and existing records stay.
 
-pub mod blobs;
+pub(crate) mod blobs;
 mod choice;
-pub mod from_blobs;
+pub(crate) mod from_blobs;
+pub(crate) mod manifest;
 mod namespace;
-mod peers;
-pub mod plan;
-pub mod preflight;
-pub mod prepare;
-pub mod report;
+pub(crate) mod plan;
+pub(crate) mod preflight;
+pub(crate) mod prepare;
+pub(crate) mod report;
 mod snapshots;
 mod sources;
+mod steps;
 mod stopped;
-pub mod tree;
+pub(crate) mod tree;
 mod verify;
-pub mod wanted;
+pub(crate) mod wanted;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use self::blobs::Blobs;
-use self::namespace::Restoring;
+use self::namespace::NamespaceRestorer;
 use self::plan::{Plan, PlannedImage};
 use self::preflight::Preflight;
 use self::report::{Event, ImageResult, Outcome, Summary};
@@ -46,30 +47,31 @@ use self::wanted::Wanted;
 use super::containerd::await_reply;
 use super::diff::{Difference, DifferenceKind, differing_fields};
 use super::export::without_times;
+use super::precondition::refusal;
 use super::progress;
 use crate::containerd::client::GrpcClient;
 use crate::model::{Error, Namespace, Result, image};
 
 /// Options of a rescue.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Options {
-    /// Change nothing, and tell what would be done.
-    pub dry_run: bool,
-    /// Hash every blob before it is taken up.
-    pub verify: bool,
-    /// Give blobs labels that say from which repositories they may have come.
-    pub sources: bool,
-    /// Keep images that containerd has beside those to bring back.
-    pub merge: bool,
+pub(crate) struct Options {
+    /// Change nothing, and report what a run would do.
+    pub(crate) dry_run: bool,
+    /// Hash every blob before containerd takes it up.
+    pub(crate) verify: bool,
+    /// Label blobs with the repositories that they may have come from.
+    pub(crate) sources: bool,
+    /// Keep images of containerd that are not in the plan.
+    pub(crate) merge: bool,
 }
 
-/// Rescues the containerd at `socket` with the names of the store in `root`. Calls `each` for what is to
-/// be told.
+/// Rescues the containerd at `socket` with the names of the store in `root`. Calls `each` with every event of
+/// the report.
 ///
 /// # Errors
-/// `FailedPrecondition` if a check forbids the rescue; nothing was changed then. Otherwise if containerd
-/// stops answering: what was done stays, and the rescue can be run again.
-pub async fn run(
+/// `FailedPrecondition` if a check fails; nothing was changed then. Any other error if containerd stops
+/// answering: the changes so far stay, and the rescue can be run again.
+pub(crate) async fn run(
     root: &Path,
     socket: &Path,
     options: Options,
@@ -79,11 +81,11 @@ pub async fn run(
     rescue(&wanted, Some(root), socket, options, each).await
 }
 
-/// The same with the names of a list that [`from_blobs`] wrote and a person edited.
+/// As [`run`], with the names of a list that [`from_blobs`] wrote and a person edited.
 ///
 /// # Errors
 /// As [`run`]; `InvalidArgument` if the list is wrong.
-pub async fn run_choice(
+pub(crate) async fn run_choice(
     list: &Path,
     socket: &Path,
     options: Options,
@@ -102,12 +104,22 @@ async fn rescue(
 ) -> Result<Summary> {
     let containerd = GrpcClient::connect(socket).await?;
     let layout = await_reply(&containerd, containerd.layout()).await?;
-    let mut blobs = Blobs::of_content(&layout.content)?;
-    let relinked = if options.dry_run { 0 } else { relink(&layout.content)? };
+    let missing = |what: &str| {
+        Error::FailedPrecondition(format!(
+            "what listens at {} does not say where its {what} is: name the socket of a containerd",
+            socket.display()
+        ))
+    };
+    let content = layout.content.as_deref().ok_or_else(|| missing("content"))?;
+    let database = layout.database.as_deref().ok_or_else(|| missing("database"))?;
+    let mut blobs = Blobs::of_content(content)?;
+    let relinked = if options.dry_run { 0 } else { relink(content)? };
     let mut plan = Plan::new(wanted, &blobs, options.sources);
     let preflight = Preflight {
         containerd: &containerd,
         layout: &layout,
+        content,
+        database,
         store,
         plan: &plan,
         merge: options.merge,
@@ -115,7 +127,7 @@ async fn rescue(
     let checks = preflight.run().await?;
     checks.iter().for_each(|check| each(Event::Check(check.clone())));
     each(Event::Plan(plan.extent()));
-    if let Some(refusal) = preflight::refusal(&checks) {
+    if let Some(refusal) = refusal(&checks) {
         return Err(refusal);
     }
     if options.verify {
@@ -123,14 +135,14 @@ async fn rescue(
         plan = Plan::new(wanted, &blobs, options.sources);
     }
     if options.dry_run {
-        return Ok(tell(&plan, each));
+        return Ok(report_plan(&plan, each));
     }
     let namespaces = plan.namespaces.len() as u64;
     let mut summary = Summary { namespaces, relinked, ..Summary::default() };
-    let progress = progress::of("blobs", plan.extent().blobs);
+    let progress = progress::bar("blobs", plan.extent().blobs);
     for (namespace, planned) in &plan.namespaces {
         progress.set_message(format!("namespace {namespace}"));
-        let mut restoring = Restoring {
+        let mut restoring = NamespaceRestorer {
             containerd: &containerd,
             blobs: &blobs,
             summary: &mut summary,
@@ -149,10 +161,10 @@ async fn rescue(
     Ok(summary)
 }
 
-/// Puts blobs back that containerd has collected since `rescue prepare` gave them second names.
+/// Restores the blobs that containerd has collected since `rescue prepare` gave them second names.
 fn relink(content: &Path) -> Result<u64> {
     let links = content.join(prepare::LINK_FOLDER);
-    if links.is_dir() { prepare::link_missing(&links, &content.join("blobs")) } else { Ok(0) }
+    if links.is_dir() { steps::link_missing(&links, &content.join("blobs")) } else { Ok(0) }
 }
 
 fn interrupted(error: &Error) -> Error {
@@ -161,8 +173,8 @@ fn interrupted(error: &Error) -> Error {
     ))
 }
 
-/// Tells what a plan would do.
-fn tell(plan: &Plan, mut each: impl FnMut(Event)) -> Summary {
+/// Reports what a plan would do.
+fn report_plan(plan: &Plan, mut each: impl FnMut(Event)) -> Summary {
     let mut summary = Summary {
         namespaces: plan.namespaces.len() as u64,
         adopted: plan.extent().blobs,
@@ -188,8 +200,8 @@ fn tell(plan: &Plan, mut each: impl FnMut(Event)) -> Summary {
     summary
 }
 
-/// Compares what containerd has at the end with the images that could get their names. Their times may
-/// differ: containerd 1.6 takes none.
+/// Compares the images of containerd at the end with the images that could get their names. Their times may
+/// differ, because containerd 1.6 accepts none.
 async fn compare(
     containerd: &GrpcClient,
     namespace: &Namespace,

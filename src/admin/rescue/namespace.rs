@@ -14,56 +14,64 @@ use crate::admin::export::{self, Put};
 use crate::api::namespace::Namespace as Record;
 use crate::clock;
 use crate::containerd::client::GrpcClient;
-use crate::containerd::content::{Adoption, Wanted};
+use crate::containerd::content::{Adoption, BlobToAdopt};
 use crate::model::{Error, Namespace, Result, UnixTime};
 
-/// What the ids of leases begin with. A rescue that is run again removes those of a killed one.
+/// The prefix of the ids of leases. A rescue removes the leases of an earlier one that was killed.
 const LEASE_PREFIX: &str = "lmdb-images-rescue-";
 
-/// The least time that a lease lasts. A rescue that was killed can be run again within this time, and
-/// loses nothing.
+/// The least time that a lease lasts. After a kill the rescue can be run again within this time without a
+/// loss.
 const MIN_LEASE_SECONDS: i64 = 24 * 60 * 60;
 
-/// The time for one blob by which a longer lease is reckoned: far more than a slow disk takes.
+/// The time that each blob adds to a lease: far more than a slow disk takes.
 const LEASE_MILLISECONDS_PER_BLOB: u64 = 200;
 
-/// Brings a namespace back.
-pub struct Restoring<'r, F> {
+/// Restores a namespace.
+pub(crate) struct NamespaceRestorer<'r, F> {
     /// The containerd.
-    pub containerd: &'r GrpcClient,
+    pub(crate) containerd: &'r GrpcClient,
     /// The blobs on its disk.
-    pub blobs: &'r Blobs,
+    pub(crate) blobs: &'r Blobs,
     /// Counts.
-    pub summary: &'r mut Summary,
-    /// Shows the blobs.
-    pub progress: &'r ProgressBar,
-    /// Called for each image.
-    pub each: &'r mut F,
+    pub(crate) summary: &'r mut Summary,
+    /// Shows the number of adopted blobs.
+    pub(crate) progress: &'r ProgressBar,
+    /// Called with the outcome of each image.
+    pub(crate) each: &'r mut F,
 }
 
-impl<F: FnMut(Event)> Restoring<'_, F> {
-    /// Brings it back. Whatever was done before is not done again, so it may be called after a kill.
-    pub async fn run(&mut self, namespace: &Namespace, planned: &PlannedNamespace) -> Result<()> {
-        self.labels(namespace, planned).await?;
+impl<F: FnMut(Event)> NamespaceRestorer<'_, F> {
+    /// Restores the namespace. It skips what an earlier call has done, so it may be called again after a kill.
+    pub(crate) async fn run(
+        &mut self,
+        namespace: &Namespace,
+        planned: &PlannedNamespace,
+    ) -> Result<()> {
+        self.restore_labels(namespace, planned).await?;
         let id = format!("{LEASE_PREFIX}{}", Uuid::new_v4());
         self.containerd.create_lease(namespace, &id, lease_end(planned)).await?;
         let leased = self.containerd.with_lease(&id)?;
-        let mut taken = BTreeSet::new();
+        let mut adopted = BTreeSet::new();
         for image in &planned.images {
-            self.image(&leased, namespace, planned, image, &mut taken).await?;
+            self.restore_image(&leased, namespace, planned, image, &mut adopted).await?;
         }
         for name in &planned.damaged {
             self.report(namespace, Some(name), false, ImageResult::Damaged, Vec::new());
         }
-        // The names keep the content from here on.
+        // From here on the names keep the content.
         for id in self.containerd.leases(namespace, LEASE_PREFIX).await? {
             self.containerd.delete_lease(namespace, &id).await?;
         }
         Ok(())
     }
 
-    /// Makes the namespace if it is not there, and gives it the labels that it lacks.
-    async fn labels(&mut self, namespace: &Namespace, planned: &PlannedNamespace) -> Result<()> {
+    /// Creates the namespace if it is missing, and adds the labels that it lacks.
+    async fn restore_labels(
+        &mut self,
+        namespace: &Namespace,
+        planned: &PlannedNamespace,
+    ) -> Result<()> {
         let theirs = self.containerd.namespaces().await?;
         let theirs = theirs.into_iter().find(|record| record.name == namespace.as_str());
         let record = |labels: BTreeMap<String, String>| Record {
@@ -85,25 +93,25 @@ impl<F: FnMut(Event)> Restoring<'_, F> {
         }
     }
 
-    async fn image(
+    async fn restore_image(
         &mut self,
         leased: &GrpcClient,
         namespace: &Namespace,
         planned: &PlannedNamespace,
         image: &PlannedImage,
-        taken: &mut BTreeSet<String>,
+        adopted: &mut BTreeSet<String>,
     ) -> Result<()> {
         let mut lost = image.lost.clone();
         let mut result = ImageResult::Lost;
         if image.usable {
-            let refused = self.take_up(leased, namespace, planned, image, taken).await?;
-            // What containerd refuses of a plan that fits is a fault of the whole image.
+            let refused = self.adopt_blobs(leased, namespace, planned, image, adopted).await?;
+            // A refused blob of a fitting plan is a fault of the whole image.
             result = match refused {
                 Some(loss) => {
                     lost.push(loss);
                     ImageResult::Lost
                 }
-                None => self.name(leased, namespace, image).await?,
+                None => self.create_image(leased, namespace, image).await?,
             };
         }
         let wanted = &image.wanted;
@@ -111,41 +119,41 @@ impl<F: FnMut(Event)> Restoring<'_, F> {
         Ok(())
     }
 
-    /// Takes up the blobs of an image. Returns the first that containerd refuses.
-    async fn take_up(
+    /// Has containerd adopt the blobs of an image. Returns the first blob that containerd refuses.
+    async fn adopt_blobs(
         &mut self,
         leased: &GrpcClient,
         namespace: &Namespace,
         planned: &PlannedNamespace,
         image: &PlannedImage,
-        taken: &mut BTreeSet<String>,
+        adopted: &mut BTreeSet<String>,
     ) -> Result<Option<Loss>> {
         let start = Instant::now();
         let mut refused = None;
         for digest in &image.blobs {
-            let Some(blob) = planned.blobs.get(digest).filter(|_| !taken.contains(digest)) else {
+            let Some(blob) = planned.blobs.get(digest).filter(|_| !adopted.contains(digest)) else {
                 continue;
             };
-            if let Err(fault) = self.blob(leased, namespace, blob).await? {
+            if let Err(fault) = self.adopt_blob(leased, namespace, blob).await? {
                 let (digest, part) = (digest.clone(), "a blob".to_owned());
                 refused = Some(Loss { digest, part, fault });
                 break;
             }
-            taken.insert(digest.clone());
+            adopted.insert(digest.clone());
             self.progress.inc(1);
         }
         self.summary.adopting += start.elapsed();
         Ok(refused)
     }
 
-    async fn blob(
+    async fn adopt_blob(
         &mut self,
         leased: &GrpcClient,
         namespace: &Namespace,
         blob: &Blob,
     ) -> Result<Result<(), Fault>> {
         let Blob { digest, size, labels } = blob;
-        match leased.adopt_blob(namespace, &Wanted { digest, size: *size, labels }).await? {
+        match leased.adopt_blob(namespace, &BlobToAdopt { digest, size: *size, labels }).await? {
             Adoption::Adopted => self.summary.adopted += 1,
             Adoption::Known => {
                 self.summary.known += 1;
@@ -154,8 +162,8 @@ impl<F: FnMut(Event)> Restoring<'_, F> {
                     leased.label_content(namespace, digest, labels.clone()).await?;
                 }
             }
-            Adoption::NotSeen => match self.blobs.check(digest, *size) {
-                Ok(()) => return Err(unseen(digest, self.blobs)),
+            Adoption::NotFound => match self.blobs.check(digest, *size) {
+                Ok(()) => return Err(unseen_blob_error(digest, self.blobs)),
                 Err(fault) => return Ok(Err(fault)),
             },
             Adoption::Refused(why) => {
@@ -165,7 +173,7 @@ impl<F: FnMut(Event)> Restoring<'_, F> {
         Ok(Ok(()))
     }
 
-    async fn name(
+    async fn create_image(
         &mut self,
         leased: &GrpcClient,
         namespace: &Namespace,
@@ -217,7 +225,7 @@ fn lease_end(planned: &PlannedNamespace) -> UnixTime {
     end
 }
 
-fn unseen(digest: &str, blobs: &Blobs) -> Error {
+fn unseen_blob_error(digest: &str, blobs: &Blobs) -> Error {
     Error::FailedPrecondition(format!(
         "containerd does not see {digest}, which lies in {}: is this the folder of that containerd, and \
          is its content_sharing_policy \"shared\"? What was taken up before is kept by a lease: run the \

@@ -1,5 +1,5 @@
-//! What a rescue will do, worked out from the files alone: which images come back, which blobs they need,
-//! and what is lost.
+//! The plan of a rescue, made from the files alone: the images that come back, the blobs that they need, and
+//! the losses.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,58 +11,58 @@ use crate::model::Namespace;
 
 /// An image of the plan.
 #[derive(Debug, Clone)]
-pub struct PlannedImage {
-    /// What is wanted.
-    pub wanted: WantedImage,
-    /// The digests of its blobs that are there; what a blob refers to comes before it.
-    pub blobs: Vec<String>,
-    /// What of it is lost.
-    pub lost: Vec<Loss>,
-    /// Whether it can get its name.
-    pub usable: bool,
+pub(crate) struct PlannedImage {
+    /// The image that should be there.
+    pub(crate) wanted: WantedImage,
+    /// The digests of its blobs on disk. A blob comes after the blobs that it refers to.
+    pub(crate) blobs: Vec<String>,
+    /// The lost parts of the image.
+    pub(crate) lost: Vec<Loss>,
+    /// Whether the image can get its name.
+    pub(crate) usable: bool,
 }
 
 /// A namespace of the plan.
 #[derive(Debug, Clone, Default)]
-pub struct PlannedNamespace {
-    /// Its labels, if they are known.
-    pub labels: Option<BTreeMap<String, String>>,
-    /// Its images.
-    pub images: Vec<PlannedImage>,
+pub(crate) struct PlannedNamespace {
+    /// The labels of the namespace, if they are known.
+    pub(crate) labels: Option<BTreeMap<String, String>>,
+    /// The images.
+    pub(crate) images: Vec<PlannedImage>,
     /// The blobs that its images need, by digest.
-    pub blobs: BTreeMap<String, Blob>,
-    /// Names of which the record is damaged.
-    pub damaged: Vec<String>,
+    pub(crate) blobs: BTreeMap<String, Blob>,
+    /// Names whose record is damaged.
+    pub(crate) damaged: Vec<String>,
 }
 
-/// What a rescue will do.
+/// The plan of a rescue.
 #[derive(Debug, Clone, Default)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// By namespace.
-    pub namespaces: BTreeMap<Namespace, PlannedNamespace>,
+    pub(crate) namespaces: BTreeMap<Namespace, PlannedNamespace>,
 }
 
 /// The size of a plan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Extent {
+pub(crate) struct Extent {
     /// Namespaces.
-    pub namespaces: u64,
+    pub(crate) namespaces: u64,
     /// Images that can get their names.
-    pub images: u64,
+    pub(crate) images: u64,
     /// Of these, images that the store has set aside.
-    pub aside: u64,
-    /// Images that cannot.
-    pub unusable: u64,
-    /// Blobs to take up; one counts once in each namespace.
-    pub blobs: u64,
-    /// Their bytes, where each counts once.
-    pub bytes: u64,
+    pub(crate) aside: u64,
+    /// Images that cannot get their names.
+    pub(crate) unusable: u64,
+    /// Blobs to take up. A blob counts once in each namespace.
+    pub(crate) blobs: u64,
+    /// The bytes of the blobs. A blob counts once.
+    pub(crate) bytes: u64,
 }
 
 impl Plan {
-    /// Works it out. With `with_sources` each blob gets labels that say from which repositories it may
-    /// have come.
-    pub fn new(wanted: &Wanted, blobs: &Blobs, with_sources: bool) -> Self {
+    /// Makes the plan. With `with_sources` each blob gets labels with the repositories that it may have come
+    /// from.
+    pub(crate) fn new(wanted: &Wanted, blobs: &Blobs, with_sources: bool) -> Self {
         let mut plan = Self::default();
         for (namespace, wanted) in wanted {
             let mut planned = PlannedNamespace {
@@ -92,8 +92,8 @@ impl Plan {
         plan
     }
 
-    /// How large it is.
-    pub fn extent(&self) -> Extent {
+    /// The size of the plan.
+    pub(crate) fn extent(&self) -> Extent {
         let mut extent = Extent::default();
         let mut counted = BTreeSet::new();
         for namespace in self.namespaces.values() {
@@ -114,8 +114,8 @@ impl Plan {
         extent
     }
 
-    /// All blobs that it takes up, each once.
-    pub fn digests(&self) -> BTreeSet<&str> {
+    /// All blobs to take up, each once.
+    pub(crate) fn digests(&self) -> BTreeSet<&str> {
         self.namespaces.values().flat_map(|n| n.blobs.keys().map(String::as_str)).collect()
     }
 }

@@ -1,54 +1,51 @@
-//! What is checked before a rescue changes anything. A check that fails says what to do.
+//! The checks before a rescue changes anything. A failed check says what to do.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::peers;
+use go_compat::quote::quote;
+
 use super::plan::{Extent, Plan};
 use super::snapshots;
 use crate::admin::containerd::await_reply;
+use crate::admin::peers;
+use crate::admin::precondition::Check;
 use crate::clock;
 use crate::containerd::client::GrpcClient;
 use crate::containerd::layout::Layout;
-use crate::model::go::quote::quote;
-use crate::model::{Error, Namespace, Result};
+use crate::model::{Namespace, Result};
 use crate::store::dir::root;
 
-/// Bytes of containerd's database that one blob and its lease entry may take, and that it needs
-/// beside them.
+/// The bytes of containerd's database that one blob with its lease entry may take, and the bytes that the
+/// database needs beside the blobs.
 const DATABASE_BYTES_PER_BLOB: u64 = 4096;
 const DATABASE_SPARE_BYTES: u64 = 32 << 20;
 
-/// One thing that was checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    /// What was looked at.
-    pub subject: &'static str,
-    /// What was found, or what stands against a rescue and what to do.
-    pub found: Result<String, String>,
-}
-
-/// What the checks look at.
+/// The subjects of the checks.
 #[derive(Debug)]
-pub struct Preflight<'p> {
+pub(crate) struct Preflight<'p> {
     /// The containerd.
-    pub containerd: &'p GrpcClient,
+    pub(crate) containerd: &'p GrpcClient,
     /// Where it keeps its files.
-    pub layout: &'p Layout,
+    pub(crate) layout: &'p Layout,
+    /// The folder of its content store.
+    pub(crate) content: &'p Path,
+    /// The database.
+    pub(crate) database: &'p Path,
     /// The folder of the store, if the names come from one.
-    pub store: Option<&'p Path>,
-    /// What is to be done.
-    pub plan: &'p Plan,
+    pub(crate) store: Option<&'p Path>,
+    /// The plan of the rescue.
+    pub(crate) plan: &'p Plan,
     /// Whether containerd may have other images.
-    pub merge: bool,
+    pub(crate) merge: bool,
 }
 
 impl Preflight<'_> {
-    /// Makes all checks, also after one that failed.
+    /// Makes all checks, even after a failed one.
     ///
     /// # Errors
     /// If containerd does not answer.
-    pub async fn run(&self) -> Result<Vec<Check>> {
+    pub(crate) async fn run(&self) -> Result<Vec<Check>> {
         let extent = self.plan.extent();
         let check = |subject, found| Check { subject, found };
         Ok(vec![
@@ -62,7 +59,7 @@ impl Preflight<'_> {
         ])
     }
 
-    /// Images that containerd has and the plan does not, or with another target.
+    /// The images of containerd that the plan does not have, or has with another target.
     async fn images(&self) -> Result<Result<String, String>> {
         let (mut same, mut others, mut example) = (0_u64, 0_u64, None);
         for record in await_reply(self.containerd, self.containerd.namespaces()).await? {
@@ -103,7 +100,7 @@ impl Preflight<'_> {
     }
 
     fn content(&self) -> Result<String, String> {
-        let folder = self.layout.content.display();
+        let folder = self.content.display();
         if !self.layout.shares_content {
             return Err(
                 "containerd's content_sharing_policy is \"isolated\", so it takes up no blob that lies \
@@ -117,7 +114,7 @@ impl Preflight<'_> {
 
     fn snapshotters(&self) -> Result<String, String> {
         for (name, folder) in &self.layout.snapshotters {
-            match snapshots::unknown(&self.layout.database, name, folder) {
+            match snapshots::find_unknown(self.database, name, folder) {
                 Ok(None) => {}
                 Ok(Some(unknown)) => {
                     return Err(format!(
@@ -155,7 +152,7 @@ impl Preflight<'_> {
                 ))
             }
             Err(e) => Err(format!(
-                "who is connected to {} cannot be known: {e}; run this as root",
+                "the processes connected to {} cannot be listed: {e}; run this as root",
                 socket.display()
             )),
         }
@@ -174,7 +171,7 @@ impl Preflight<'_> {
         }
     }
 
-    /// A clock that was reset would end the lease as soon as it is set right.
+    /// A clock that is behind would end the lease as soon as it is set right.
     fn clock(&self) -> Result<String, String> {
         let images = self.plan.namespaces.values().flat_map(|namespace| &namespace.images);
         let times = images.map(|image| image.wanted.image.updated_at.seconds);
@@ -190,7 +187,7 @@ impl Preflight<'_> {
     }
 
     fn room(&self, extent: Extent) -> Result<String, String> {
-        let folder = self.layout.database.parent().unwrap_or(Path::new("/"));
+        let folder = self.database.parent().unwrap_or(Path::new("/"));
         let needed = DATABASE_SPARE_BYTES + extent.blobs * DATABASE_BYTES_PER_BLOB;
         let free = nix::sys::statvfs::statvfs(folder)
             .map(|fs| fs.blocks_available().saturating_mul(fs.fragment_size()))
@@ -203,16 +200,4 @@ impl Preflight<'_> {
         }
         Ok(format!("{} MiB free for containerd's database", free >> 20))
     }
-}
-
-/// The error after checks of which one failed.
-pub fn refusal(checks: &[Check]) -> Option<Error> {
-    let failed: Vec<_> =
-        checks.iter().filter(|check| check.found.is_err()).map(|check| check.subject).collect();
-    (!failed.is_empty()).then(|| {
-        Error::FailedPrecondition(format!(
-            "nothing was changed: see what is said above of {}",
-            failed.join(", ")
-        ))
-    })
 }

@@ -1,66 +1,41 @@
-//! `lmdb-images rescue prepare` and `unprepare`: what must be done while containerd is stopped, and the way
-//! back. Nothing is copied or removed: folders are renamed, and the blobs get second names, so that
-//! no collection of containerd's can cost one.
+//! `lmdb-images rescue prepare` and `unprepare`: the preparation while containerd is stopped, and the way
+//! back. Both rename folders, and copy and remove nothing. The blobs get second names, so no collection
+//! of containerd can lose one.
 //!
-//! The steps are written to a file before the first is done. A step that is done already is skipped, so
-//! both commands can be run again after a kill.
+//! `prepare` writes all steps to a file before the first. Both commands skip steps that are done already, so
+//! they can be run again after a kill.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
-
+use super::steps::{STEPS_FILE, Step, Steps, failed, names, read, write};
 use super::stopped::{self, SNAPSHOTTER_PREFIX};
-use crate::admin::file;
 use crate::clock;
 use crate::model::{Error, Result};
 
-/// The folder in containerd's root, and in its state folder, with what is put aside.
+/// The folder in containerd's root, and in its state folder, for what a preparation puts aside.
 const ASIDE_FOLDER: &str = "lmdb-images-rescue";
 
-/// The folder beside the blobs with their second names. It must be on the blobs' file system.
-pub const LINK_FOLDER: &str = "lmdb-images-rescue-blobs";
+/// The folder with the second names of the blobs. It must be on the file system of the blobs.
+pub(crate) const LINK_FOLDER: &str = "lmdb-images-rescue-blobs";
 
-const STEPS_FILE: &str = "steps.json";
-const MAX_STEPS_BYTES: u64 = 4 << 20;
 const CONTENT_FOLDER: &str = "io.containerd.content.v1.content";
 const DATABASE: &str = "io.containerd.metadata.v1.bolt/meta.db";
 
 /// The folders of a containerd.
 #[derive(Debug, Clone)]
-pub struct Folders {
-    /// Its `root`, usually /var/lib/containerd.
-    pub root: PathBuf,
-    /// Its `state`, usually /run/containerd.
-    pub state: PathBuf,
+pub(crate) struct Folders {
+    /// The `root` of its settings, usually /var/lib/containerd.
+    pub(crate) root: PathBuf,
+    /// The `state` of its settings, usually /run/containerd.
+    pub(crate) state: PathBuf,
 }
 
-/// One step.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Step {
-    /// Give each blob a second name.
-    Link { from: PathBuf, to: PathBuf },
-    /// Rename a file or a folder.
-    Move { from: PathBuf, to: PathBuf },
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Steps {
-    /// When they were begun.
-    begun: String,
-    /// Whether all are done.
-    done: bool,
-    steps: Vec<Step>,
-}
-
-/// Puts aside what would stand in the way of a rescue. Calls `each` with each step before it is done.
+/// Puts aside the folders that a rescue must not find. Calls `each` with each step before it does the step.
 ///
 /// # Errors
 /// `FailedPrecondition` while anything of containerd runs, or if it is prepared already.
-pub fn prepare(folders: &Folders, dry_run: bool, mut each: impl FnMut(&str)) -> Result<()> {
+pub(crate) fn prepare(folders: &Folders, dry_run: bool, mut each: impl FnMut(&str)) -> Result<()> {
     let Folders { root, state } = folders.resolved()?;
     let _held = stopped::check(&root, &state, &root.join(DATABASE))?;
     let aside = root.join(ASIDE_FOLDER);
@@ -98,11 +73,11 @@ pub fn prepare(folders: &Folders, dry_run: bool, mut each: impl FnMut(&str)) -> 
     Ok(())
 }
 
-/// Undoes [`prepare`]. What containerd has made in the meantime is put aside instead.
+/// Undoes [`prepare`]. Files that containerd has created meanwhile are put aside instead.
 ///
 /// # Errors
 /// `FailedPrecondition` while anything of containerd runs, `NotFound` if nothing was prepared.
-pub fn unprepare(folders: &Folders, mut each: impl FnMut(&str)) -> Result<()> {
+pub(crate) fn unprepare(folders: &Folders, mut each: impl FnMut(&str)) -> Result<()> {
     let Folders { root, state } = folders.resolved()?;
     let aside = root.join(ASIDE_FOLDER);
     let file = aside.join(STEPS_FILE);
@@ -118,7 +93,7 @@ pub fn unprepare(folders: &Folders, mut each: impl FnMut(&str)) -> Result<()> {
         step.undo(&mut each)?;
     }
     fs::remove_file(&file).map_err(|e| failed("removing", &file, &e))?;
-    // The folders stay when something is in them: what containerd made in the meantime.
+    // A folder stays if it has files that containerd created meanwhile.
     for folder in [aside.join("io.containerd.metadata.v1.bolt"), aside, state.join(ASIDE_FOLDER)] {
         let _ = fs::remove_dir(folder);
     }
@@ -126,7 +101,7 @@ pub fn unprepare(folders: &Folders, mut each: impl FnMut(&str)) -> Result<()> {
 }
 
 impl Folders {
-    /// The folders without symbolic links. The state folder may be gone after a start of the machine.
+    /// The folders without symbolic links. The state folder may be missing after a start of the machine.
     fn resolved(&self) -> Result<Self> {
         let root = self.root.canonicalize().map_err(|e| {
             Error::InvalidArgument(format!(
@@ -165,157 +140,6 @@ fn plan(root: &Path, state: &Path, aside: &Path) -> Result<Vec<Step>> {
         }
     }
     Ok(steps)
-}
-
-fn names(folder: &Path) -> Result<Vec<String>> {
-    let unread = |e| failed("reading", folder, &e);
-    let mut names = Vec::new();
-    for entry in folder.read_dir().map_err(unread)? {
-        let name = entry.map_err(unread)?.file_name().into_string().map_err(|name| {
-            let name = name.to_string_lossy();
-            Error::FailedPrecondition(format!(
-                "{} has {name:?}, which is no text",
-                folder.display()
-            ))
-        })?;
-        names.push(name);
-    }
-    names.sort();
-    Ok(names)
-}
-
-impl std::fmt::Display for Step {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Link { from, to } => {
-                write!(f, "link the blobs of {} in {}", from.display(), to.display())
-            }
-            Self::Move { from, to } => write!(f, "move {} to {}", from.display(), to.display()),
-        }
-    }
-}
-
-impl Step {
-    fn run(&self) -> Result<()> {
-        match self {
-            Self::Link { from, to } => link_missing(from, to).map(drop),
-            Self::Move { from, to } => rename(from, to).map(drop),
-        }
-    }
-
-    fn undo(&self, each: &mut impl FnMut(&str)) -> Result<()> {
-        match self {
-            Self::Link { from, to } => {
-                each(&format!("remove the links in {}", to.display()));
-                if to.is_dir() {
-                    // A blob that containerd has collected in the meantime comes back.
-                    link_missing(to, from)?;
-                    fs::remove_dir_all(to).map_err(|e| failed("removing", to, &e))?;
-                }
-                Ok(())
-            }
-            Self::Move { from, to } => {
-                if to.symlink_metadata().is_err() {
-                    return Ok(());
-                }
-                if from.symlink_metadata().is_ok() {
-                    let newer = newer_name(to);
-                    each(&format!("move {} to {}", from.display(), newer.display()));
-                    rename(from, &newer)?;
-                }
-                each(&format!("move {} to {}", to.display(), from.display()));
-                rename(to, from).map(drop)
-            }
-        }
-    }
-}
-
-/// The name for what was made anew in the place of something that was put aside.
-fn newer_name(aside: &Path) -> PathBuf {
-    let mut name = aside.as_os_str().to_owned();
-    name.push(format!(".newer-{}", clock::display_time().strftime("%Y%m%dT%H%M%SZ")));
-    name.into()
-}
-
-/// Links each blob of a folder that another lacks into it. Returns how many.
-pub fn link_missing(from: &Path, to: &Path) -> Result<u64> {
-    let mut linked = 0;
-    for algorithm in names(from)? {
-        let (from, to) = (from.join(&algorithm), to.join(&algorithm));
-        if !from.is_dir() {
-            continue;
-        }
-        fs::create_dir_all(&to).map_err(|e| failed("making", &to, &e))?;
-        for name in names(&from)? {
-            match fs::hard_link(from.join(&name), to.join(&name)) {
-                Ok(()) => linked += 1,
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(failed("linking", &from.join(&name), &e)),
-            }
-        }
-        sync(&to)?;
-    }
-    Ok(linked)
-}
-
-/// Renames; one that is done already is no error. Never replaces anything.
-fn rename(from: &Path, to: &Path) -> Result<bool> {
-    if from.symlink_metadata().is_err() {
-        return Ok(false);
-    }
-    if to.symlink_metadata().is_ok() {
-        return Err(Error::FailedPrecondition(format!(
-            "{} exists already, so {} cannot be moved there: has containerd been started in between? \
-             Run `lmdb-images rescue unprepare` first",
-            to.display(),
-            from.display()
-        )));
-    }
-    let folder = to.parent().unwrap_or(to);
-    fs::create_dir_all(folder).map_err(|e| failed("making", folder, &e))?;
-    fs::rename(from, to).map_err(|e| match e.kind() {
-        ErrorKind::CrossesDevices | ErrorKind::ResourceBusy => Error::FailedPrecondition(format!(
-            "{} is a file system of its own, so it cannot be renamed ({e}): unmount it, or move what is \
-             in it by hand",
-            from.display()
-        )),
-        _ => failed("moving", from, &e),
-    })?;
-    sync(folder)?;
-    from.parent().map_or(Ok(()), sync)?;
-    Ok(true)
-}
-
-fn sync(folder: &Path) -> Result<()> {
-    file::sync_folder(folder).map_err(|e| failed("syncing", folder, &e))
-}
-
-fn read(path: &Path) -> Result<Option<Steps>> {
-    let Some((_, text)) = file::read_text(path, MAX_STEPS_BYTES)? else { return Ok(None) };
-    serde_json::from_str(&text).map(Some).map_err(|e| {
-        Error::DataLoss(format!(
-            "{} cannot be read: {e}: undo by hand what it lists, then remove it",
-            path.display()
-        ))
-    })
-}
-
-fn write(path: &Path, steps: &Steps) -> Result<()> {
-    let text = serde_json::to_string_pretty(steps).map_err(|e| Error::Internal(e.to_string()))?;
-    let unwritten = |e: std::io::Error| failed("writing", path, &e);
-    let folder = path.parent().unwrap_or(path);
-    let mut new = NamedTempFile::new_in(folder).map_err(unwritten)?;
-    new.write_all(text.as_bytes()).map_err(unwritten)?;
-    new.as_file().sync_all().map_err(unwritten)?;
-    file::put(new, path, true)
-}
-
-fn failed(doing: &str, path: &Path, e: &std::io::Error) -> Error {
-    let what = format!("{doing} {}: {e}", path.display());
-    match e.kind() {
-        ErrorKind::PermissionDenied => Error::PermissionDenied(format!("{what}: run this as root")),
-        _ => Error::Unavailable(what),
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! What a rescue tells while it runs, and its end. docs/json.md promises the fields of the JSON forms to
-//! scripts.
+//! The output of a rescue, while it runs and at its end. docs/json.md promises the fields of the JSON forms
+//! to scripts.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,23 +7,23 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::plan::Extent;
-use super::preflight::Check;
 use super::tree::Loss;
 use crate::admin::diff::Difference;
 use crate::admin::export::RecordResult;
+use crate::admin::precondition::Check;
 
-/// What became of an image.
+/// The outcome for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ImageResult {
+pub(crate) enum ImageResult {
     /// containerd has its name and content again.
     Restored,
     /// containerd had the same record.
     Unchanged,
-    /// Too much of its content is lost: it got no name.
+    /// Too much of the image's content is lost, so the image got no name.
     Lost,
-    /// Its record in the store is damaged.
+    /// The image's record in the store is damaged.
     Damaged,
-    /// containerd has a different record of that name, which stays.
+    /// containerd has a different record of that name, which stays as it is.
     Different,
     /// containerd refused it, or a call failed, for this reason.
     Failed(String),
@@ -44,29 +44,29 @@ impl From<Option<RecordResult>> for ImageResult {
     }
 }
 
-/// What became of an image, with what of it is lost.
+/// The outcome for an image, with its losses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name; `None` for the labels of the namespace.
-    pub name: Option<String>,
-    /// Whether the store had set it aside.
-    pub aside: bool,
-    /// What became of it.
-    pub result: ImageResult,
-    /// What of its content is lost.
-    pub lost: Vec<Loss>,
-    /// True if nothing was changed: `result` is what would become of it.
-    pub dry_run: bool,
+pub(crate) struct Outcome {
+    /// The namespace.
+    pub(crate) namespace: String,
+    /// The name; `None` for the labels of the namespace.
+    pub(crate) name: Option<String>,
+    /// Whether the store had set the image aside.
+    pub(crate) aside: bool,
+    /// The outcome.
+    pub(crate) result: ImageResult,
+    /// The lost parts of its content.
+    pub(crate) lost: Vec<Loss>,
+    /// True if nothing was changed: `result` is the outcome that a run would have.
+    pub(crate) dry_run: bool,
 }
 
-/// Losses that the line of an image names; the JSON form has all.
+/// The most losses in the line of an image. The JSON form has all.
 const MAX_NAMED_LOSSES: usize = 5;
 
 impl Outcome {
-    /// Whether something of it did not come back.
-    pub fn is_loss(&self) -> bool {
+    /// Whether a part of the image did not come back.
+    pub(crate) fn is_loss(&self) -> bool {
         !self.lost.is_empty()
             || !matches!(self.result, ImageResult::Restored | ImageResult::Unchanged)
     }
@@ -101,36 +101,36 @@ impl fmt::Display for Outcome {
 
 /// The end of a rescue.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Images to bring back, those with a damaged record too.
-    pub images: u64,
+pub(crate) struct Summary {
+    /// Images to bring back, with those whose record is damaged.
+    pub(crate) images: u64,
     /// Images that containerd has again.
-    pub restored: u64,
-    /// Images that it had.
-    pub unchanged: u64,
-    /// Images that did not come back, or not whole, and namespaces without their labels.
-    pub lost: u64,
+    pub(crate) restored: u64,
+    /// Images that containerd had.
+    pub(crate) unchanged: u64,
+    /// Images that did not come back whole, and namespaces without their labels.
+    pub(crate) lost: u64,
     /// Images with other times than in the store.
-    pub new_times: u64,
+    pub(crate) new_times: u64,
     /// Namespaces.
-    pub namespaces: u64,
+    pub(crate) namespaces: u64,
     /// Blobs that containerd took up.
-    pub adopted: u64,
+    pub(crate) adopted: u64,
     /// Blobs that it had taken up before.
-    pub known: u64,
-    /// Time that the blobs took.
-    pub adopting: Duration,
-    /// Blobs that were put back from the links of `rescue prepare`.
-    pub relinked: u64,
-    /// Images that differ between what should be and what containerd has at the end.
-    pub differences: u64,
+    pub(crate) known: u64,
+    /// The time for all blobs.
+    pub(crate) adopting: Duration,
+    /// Blobs that were restored from the links of `rescue prepare`.
+    pub(crate) relinked: u64,
+    /// Images that containerd has with another record at the end than the plan.
+    pub(crate) differences: u64,
     /// True if nothing was changed.
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
 }
 
 impl Summary {
-    /// Whether all is back.
-    pub fn is_complete(&self) -> bool {
+    /// Whether every image was restored.
+    pub(crate) fn is_complete(&self) -> bool {
         self.lost == 0 && self.differences == 0
     }
 
@@ -164,14 +164,14 @@ impl fmt::Display for Summary {
     }
 }
 
-/// What a rescue tells while it runs.
+/// An event of the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A check before it.
+pub(crate) enum Event {
+    /// A check before the rescue.
     Check(Check),
-    /// What it will do.
+    /// The size of the plan.
     Plan(Extent),
-    /// What became of an image.
+    /// The outcome for an image.
     Outcome(Outcome),
     /// An image that differs at the end.
     Difference(Difference),
@@ -179,7 +179,7 @@ pub enum Event {
 
 impl Event {
     /// The event as one line of JSON.
-    pub fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         match self {
             Self::Check(check) => json!({
                 "check": check.subject, "passed": check.found.is_ok(),
@@ -220,7 +220,7 @@ fn outcome_json(outcome: &Outcome) -> Value {
 
 impl Summary {
     /// The summary as one line of JSON.
-    pub fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         json!({ "summary": {
             "images": self.images, "restored": self.restored, "unchanged": self.unchanged,
             "lost": self.lost, "newTimes": self.new_times, "namespaces": self.namespaces,

@@ -1,9 +1,9 @@
 //! Whether a snapshotter's folder is older than containerd's database.
 //!
-//! A snapshotter numbers its snapshots by names that containerd makes from a counter in its database. A
-//! new database counts from one again. In the old folder of a snapshotter its names then meet those of
-//! before: "parent snapshot … does not exist", or containerd's collector removes what it does not know.
-//! Both databases are bolt files, which can be read while containerd writes them.
+//! containerd names snapshots by a counter in its database. A new database counts from one again. In the old
+//! folder of a snapshotter the new names collide with the old ones: containerd fails with "parent
+//! snapshot … does not exist", or its collector removes snapshots that it does not know. Both
+//! databases are bolt files, which can be read while containerd writes them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,23 +12,27 @@ use bbolt_read::{Bucket, Damage, LiveError, LiveReader, ReadAt, Snapshot, Value}
 
 use crate::admin::file;
 
-/// Names of which the check tells one, and how many there are.
+/// Snapshots that containerd's database does not know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unknown {
-    /// How many snapshots of the folder containerd's database does not know.
-    pub count: usize,
-    /// One of them.
-    pub example: String,
+pub(crate) struct UnknownSnapshots {
+    /// The number of such snapshots in the folder.
+    pub(crate) count: usize,
+    /// The key of one such snapshot.
+    pub(crate) example: String,
 }
 
 /// Compares the snapshots in the folder of a snapshotter with those that containerd's database knows.
 ///
 /// # Errors
 /// A sentence, if a file cannot be read.
-pub fn unknown(database: &Path, name: &str, folder: &Path) -> Result<Option<Unknown>, String> {
+pub(crate) fn find_unknown(
+    database: &Path,
+    name: &str,
+    folder: &Path,
+) -> Result<Option<UnknownSnapshots>, String> {
     let file = folder.join("metadata.db");
     if !file.try_exists().map_err(|e| format!("{}: {e}", file.display()))? {
-        // The snapshotter makes it with the first snapshot, or keeps its records elsewhere.
+        // The snapshotter creates the file with the first snapshot, or keeps its records elsewhere.
         return Ok(None);
     }
     if !may_be_older(&file, database) {
@@ -38,11 +42,11 @@ pub fn unknown(database: &Path, name: &str, folder: &Path) -> Result<Option<Unkn
     let known = read(database, |snapshot| in_containerd(snapshot, name))?;
     let mut unknown = in_folder.difference(&known);
     let example = unknown.next().cloned();
-    Ok(example.map(|example| Unknown { count: 1 + unknown.count(), example }))
+    Ok(example.map(|example| UnknownSnapshots { count: 1 + unknown.count(), example }))
 }
 
-/// False if the snapshotter's file was made after containerd's database. Its names that containerd does
-/// not know are then of snapshots that wait for the collector.
+/// Returns false if the snapshotter's file was created after containerd's database. Names that containerd does
+/// not know then belong to snapshots that wait for the collector.
 fn may_be_older(file: &Path, database: &Path) -> bool {
     let created = |path: &Path| path.metadata().and_then(|found| found.created());
     match (created(file), created(database)) {
@@ -68,11 +72,11 @@ fn in_snapshotter<S: ReadAt + ?Sized>(
     let Some(snapshots) = snapshot.bucket(&[b"v1", b"snapshots"])? else {
         return Ok(BTreeSet::new());
     };
-    let names = snapshot.entries(&snapshots).map(|entry| Ok(shown(&entry?.key)));
+    let names = snapshot.entries(&snapshots).map(|entry| Ok(printable_name(&entry?.key)));
     names.collect()
 }
 
-/// The names by which containerd calls the snapshots of a snapshotter, in all namespaces.
+/// containerd's names for the snapshots of a snapshotter, in all namespaces.
 fn in_containerd<S: ReadAt + ?Sized>(
     snapshot: &Snapshot<'_, S>,
     snapshotter: &str,
@@ -85,7 +89,7 @@ fn in_containerd<S: ReadAt + ?Sized>(
         for entry in snapshot.entries(&snapshots) {
             let Value::Bucket(record) = entry?.value else { continue };
             if let Some(Value::Bytes(name)) = snapshot.get(&record, b"name")? {
-                names.insert(shown(&name));
+                names.insert(printable_name(&name));
             }
         }
     }
@@ -102,6 +106,6 @@ fn buckets<'b, S: ReadAt + ?Sized>(
     })
 }
 
-fn shown(name: &[u8]) -> String {
+fn printable_name(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }

@@ -1,19 +1,19 @@
-//! A guess at the labels by which containerd knows from which repositories a blob came. They were in the
-//! lost database. With them, a push to the same registry can mount a blob instead of sending it.
+//! A guess at the labels with the repositories that a blob came from. The lost database had these labels. With
+//! them, a push to the same registry can mount a blob instead of sending it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::tree::Blob;
 
-/// What the key of such a label begins with; the registry's host follows.
+/// The prefix of the key of such a label. The host of the registry follows.
 const SOURCE_LABEL: &str = "containerd.io/distribution.source.";
 
-/// Bytes that containerd allows a label: key and value together.
+/// The most bytes of a label in containerd, key and value together.
 const MAX_LABEL_BYTES: usize = 4096;
 
-/// Gives the blobs of each image a label with the repository that its name says. `images` are names with
-/// the digests of their blobs.
-pub fn label<'i>(
+/// Labels the blobs of each image with the repository of its name. `images` are names with the digests of
+/// their blobs.
+pub(crate) fn label<'i>(
     images: impl Iterator<Item = (&'i str, &'i [String])>,
     blobs: &mut BTreeMap<String, Blob>,
 ) {

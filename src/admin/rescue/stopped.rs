@@ -7,30 +7,30 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::peers::process_name;
 use crate::admin::file;
+use crate::admin::peers::process_name;
 use crate::model::{Error, Result};
 
-/// What the names of the snapshotters' folders begin with.
-pub const SNAPSHOTTER_PREFIX: &str = "io.containerd.snapshotter.v1.";
+/// The prefix of the names of the snapshotters' folders.
+pub(crate) const SNAPSHOTTER_PREFIX: &str = "io.containerd.snapshotter.v1.";
 
-/// Bytes of the kernel's list of mounts that are read.
+/// The most bytes of the kernel's list of mounts.
 const MAX_MOUNT_LIST_BYTES: u64 = 64 << 20;
 
-/// Holds containerd's database, if there is one, so that no containerd starts meanwhile.
+/// A lock on containerd's database, if there is one, so that no containerd starts meanwhile.
 #[derive(Debug)]
-pub struct Held {
-    _database: Option<Flock<File>>,
+pub(crate) struct DatabaseLock {
+    _lock: Option<Flock<File>>,
 }
 
-/// Checks that nothing of a containerd runs.
+/// Checks that no process of a containerd runs.
 ///
 /// # Errors
 /// `FailedPrecondition` with the process or the mount, and what to do.
-pub fn check(root: &Path, state: &Path, database: &Path) -> Result<Held> {
-    let held = hold(database)?;
+pub(crate) fn check(root: &Path, state: &Path, database: &Path) -> Result<DatabaseLock> {
+    let lock = lock(database)?;
     let bolt = database.parent().unwrap_or(root);
-    for process in Path::new("/proc").read_dir().map_err(|e| unread("/proc", &e))?.flatten() {
+    for process in Path::new("/proc").read_dir().map_err(|e| read_error("/proc", &e))?.flatten() {
         let name = process.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         if pid == std::process::id() {
@@ -47,7 +47,7 @@ pub fn check(root: &Path, state: &Path, database: &Path) -> Result<Held> {
         // A process may end meanwhile.
         let Ok(files) = process.path().join("fd").read_dir() else { continue };
         let mut links = files.flatten().filter_map(|file| file.path().read_link().ok());
-        // The database may have been removed from under it.
+        // The database may have been removed while the process has it open.
         if links.any(|link| link.starts_with(bolt)) {
             let what = format!("has a file open in {}", bolt.display());
             return Err(running(
@@ -58,22 +58,22 @@ pub fn check(root: &Path, state: &Path, database: &Path) -> Result<Held> {
         }
     }
     check_mounts(root, state)?;
-    Ok(held)
+    Ok(lock)
 }
 
-fn hold(database: &Path) -> Result<Held> {
+fn lock(database: &Path) -> Result<DatabaseLock> {
     let file = match file::open_to_read(database) {
-        Err(Error::NotFound(_)) => return Ok(Held { _database: None }),
+        Err(Error::NotFound(_)) => return Ok(DatabaseLock { _lock: None }),
         opened => opened?,
     };
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(locked) => Ok(Held { _database: Some(locked) }),
+        Ok(locked) => Ok(DatabaseLock { _lock: Some(locked) }),
         Err((_, Errno::EWOULDBLOCK)) => Err(Error::FailedPrecondition(format!(
             "{} is in use: stop containerd first, and kubelet and docker before it (`systemctl stop \
              kubelet docker containerd`)",
             database.display()
         ))),
-        Err((_, e)) => Err(unread(&database.display().to_string(), &e.into())),
+        Err((_, e)) => Err(read_error(&database.display().to_string(), &e.into())),
     }
 }
 
@@ -81,11 +81,11 @@ fn running(pid: u32, what: &str, to_do: &str) -> Error {
     Error::FailedPrecondition(format!("{} (pid {pid}) {what}: {to_do}", process_name(pid)))
 }
 
-fn unread(what: &str, e: &std::io::Error) -> Error {
+fn read_error(what: &str, e: &std::io::Error) -> Error {
     Error::Unavailable(format!("{what} cannot be read: {e}; run this as root"))
 }
 
-/// Refuses mounts in what is to be put aside.
+/// Refuses mounts in the folders that `rescue prepare` puts aside.
 fn check_mounts(root: &Path, state: &Path) -> Result<()> {
     // The state folder may be a mount itself, and the content may lie on one.
     let is_in_the_way = |point: &Path| {

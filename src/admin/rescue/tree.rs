@@ -1,116 +1,42 @@
-//! The blobs of an image, by its index, its manifests and what they refer to, as the files say.
+//! The blobs of an image: its index, its manifests and the blobs that these refer to, by the files alone.
 //!
-//! A client pulls one platform of an index, so a manifest of an index need not be there. What a manifest
-//! refers to must be. An image comes back if its target is there and, of an index, one manifest with
-//! all that it refers to.
+//! A client pulls one platform of an index, so a manifest of an index may be missing. All blobs of a manifest
+//! must be there. An image comes back if its target is there and, if that is an index, one manifest
+//! with all its blobs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-use serde::Deserialize;
-
 use super::blobs::{Blobs, Fault};
+use super::manifest::{Content, Descriptor, Kind, REFERENCE_LABEL};
 use crate::api::descriptor::Descriptor as Target;
 
-/// Indexes above one another. Two are usual at most; a hostile file could have any number.
+/// The most nested indexes. Two are usual; a hostile file could have any number.
 const MAX_DEPTH: usize = 8;
 
-/// What the target of an image is called in sentences.
+/// The name of the target in sentences.
 const TARGET: &str = "the target";
 
-/// The label by which containerd's collector goes from a blob to another.
-const REFERENCE_LABEL: &str = "containerd.io/gc.ref.content";
-
-/// A reference from one blob to another, as manifests and indexes have it.
-#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Descriptor {
-    /// The type of the blob.
-    #[serde(default)]
-    pub media_type: String,
-    /// Its digest.
-    pub digest: String,
-    /// Bytes.
-    #[serde(default)]
-    pub size: i64,
-    /// For what machine it is.
-    pub platform: Option<Platform>,
-    /// Notes of the program that wrote it.
-    #[serde(default)]
-    pub annotations: Option<BTreeMap<String, String>>,
-}
-
-/// For what machine a manifest is.
-#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
-pub struct Platform {
-    /// Processor, as Go names it.
-    #[serde(default)]
-    pub architecture: String,
-    /// System, as Go names it.
-    #[serde(default)]
-    pub os: String,
-}
-
-/// The fields of a manifest or an index that are read.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Content {
-    /// The type that it gives itself.
-    pub media_type: Option<String>,
-    /// Of a manifest.
-    pub config: Option<Descriptor>,
-    /// Of a manifest.
-    pub layers: Option<Vec<Descriptor>>,
-    /// Of an index.
-    pub manifests: Option<Vec<Descriptor>>,
-    /// Notes of the program that wrote it.
-    pub annotations: Option<BTreeMap<String, String>>,
-}
-
-/// What a blob is to a walk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// It lists manifests.
-    Index,
-    /// It has a configuration and layers.
-    Manifest,
-    /// Anything else: it refers to nothing.
-    Leaf,
-}
-
-impl Kind {
-    /// The kind of a media type.
-    pub fn of(media_type: &str) -> Self {
-        match media_type {
-            "application/vnd.oci.image.index.v1+json"
-            | "application/vnd.docker.distribution.manifest.list.v2+json" => Self::Index,
-            "application/vnd.oci.image.manifest.v1+json"
-            | "application/vnd.docker.distribution.manifest.v2+json" => Self::Manifest,
-            _ => Self::Leaf,
-        }
-    }
-}
-
-/// A blob that is there.
+/// A blob on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Blob {
-    /// Its digest.
-    pub digest: String,
-    /// Bytes.
-    pub size: i64,
-    /// The labels by which it refers to others.
-    pub labels: BTreeMap<String, String>,
+pub(crate) struct Blob {
+    /// The digest.
+    pub(crate) digest: String,
+    /// The size in bytes.
+    pub(crate) size: i64,
+    /// The labels with which it refers to other blobs.
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
-/// A blob that is not there as it should be.
+/// A missing or damaged blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loss {
-    /// Its digest.
-    pub digest: String,
-    /// What it is to the image.
-    pub part: String,
-    /// What is wrong with it.
-    pub fault: Fault,
+pub(crate) struct Loss {
+    /// The digest.
+    pub(crate) digest: String,
+    /// The role of the blob in the image.
+    pub(crate) part: String,
+    /// The fault.
+    pub(crate) fault: Fault,
 }
 
 impl fmt::Display for Loss {
@@ -121,28 +47,28 @@ impl fmt::Display for Loss {
 
 /// The blobs of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tree {
-    /// Those that are there; what a blob refers to comes before it.
-    pub blobs: Vec<Blob>,
-    /// Those that are not.
-    pub lost: Vec<Loss>,
-    /// Whether the image can be used on some platform: it can get its name.
-    pub usable: bool,
+pub(crate) struct Tree {
+    /// The blobs on disk. A blob comes after the blobs that it refers to.
+    pub(crate) blobs: Vec<Blob>,
+    /// The missing and damaged blobs.
+    pub(crate) lost: Vec<Loss>,
+    /// Whether the image can be used on some platform, and so can get its name.
+    pub(crate) usable: bool,
 }
 
-/// What can be said of a descriptor after a walk.
+/// The state of a descriptor after a walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// All of it is there.
+    /// All its blobs are there.
     Whole,
-    /// A manifest without a single layer, or a blob that is not there at all.
+    /// All layers of the manifest, or the blob itself, are missing.
     Absent,
-    /// A part of it is lost.
+    /// Some of its blobs are lost.
     Broken,
 }
 
-/// Walks down from the target of an image.
-pub fn walk(blobs: &Blobs, target: &Target) -> Tree {
+/// Walks the blobs of an image from its target on.
+pub(crate) fn walk(blobs: &Blobs, target: &Target) -> Tree {
     let top = Descriptor {
         media_type: target.media_type.clone(),
         digest: target.digest.clone(),
@@ -159,7 +85,7 @@ pub fn walk(blobs: &Blobs, target: &Target) -> Tree {
 
 struct Walk<'b> {
     blobs: &'b Blobs,
-    /// What was found of each descriptor: a hostile index may name one blob any number of times.
+    /// The state of each descriptor: a hostile index may name one blob any number of times.
     seen: HashMap<(String, i64, Kind), State>,
     listed: BTreeSet<String>,
     tree: Tree,
@@ -167,7 +93,7 @@ struct Walk<'b> {
 
 impl Walk<'_> {
     fn descriptor(&mut self, descriptor: &Descriptor, part: &str, depth: usize) -> State {
-        let kind = Kind::of(&descriptor.media_type);
+        let kind = Kind::from_media_type(&descriptor.media_type);
         let key = (descriptor.digest.clone(), descriptor.size, kind);
         if let Some(state) = self.seen.get(&key) {
             return *state;
@@ -222,9 +148,8 @@ impl Walk<'_> {
         }
     }
 
-    /// An index is whole with one manifest that is whole. Manifests that are not there were not pulled,
-    /// as far as can be known. That no manifest for this machine is there is more than a choice of a
-    /// client's, so it counts as a loss.
+    /// An index is whole if one of its manifests is. A missing manifest counts as one that no client has
+    /// pulled. But if no manifest for this machine is there, that counts as a loss.
     fn index(&mut self, own: &Descriptor, content: Content, depth: usize) -> State {
         let mut labels = BTreeMap::new();
         let children = content.manifests.unwrap_or_default();
@@ -232,12 +157,12 @@ impl Walk<'_> {
         let (mut absent, mut absent_here) = (Vec::new(), Vec::new());
         for (number, child) in children.iter().enumerate() {
             let before = self.tree.lost.len();
-            let state = self.descriptor(child, &child_part(number, child), depth);
+            let state = self.descriptor(child, &child.part(number), depth);
             if self.listed.contains(&child.digest) {
-                labels.insert(reference_label(child, number), child.digest.clone());
+                labels.insert(child.reference_label(number), child.digest.clone());
             }
-            let for_this_machine = is_for_this_machine(child);
-            if state == State::Whole && !is_attestation(child) {
+            let for_this_machine = child.is_for_this_machine();
+            if state == State::Whole && !child.is_attestation() {
                 is_usable = true;
                 is_usable_here |= for_this_machine;
             }
@@ -270,42 +195,6 @@ impl Walk<'_> {
         self.tree.lost.push(Loss { digest, part, fault });
         state
     }
-}
-
-/// The label with which an index refers to one of its children.
-fn reference_label(child: &Descriptor, number: usize) -> String {
-    match Kind::of(&child.media_type) {
-        Kind::Leaf => format!("{REFERENCE_LABEL}.{number}"),
-        _ => format!("{REFERENCE_LABEL}.m.{number}"),
-    }
-}
-
-fn child_part(number: usize, child: &Descriptor) -> String {
-    if is_attestation(child) {
-        return format!("attestation {number}");
-    }
-    match &child.platform {
-        Some(platform) => format!("the manifest for {}/{}", platform.os, platform.architecture),
-        None => format!("manifest {number}"),
-    }
-}
-
-/// BuildKit's attestations lie beside the manifests of an index, and no machine runs them.
-fn is_attestation(child: &Descriptor) -> bool {
-    let kind = child.annotations.as_ref().and_then(|a| a.get("vnd.docker.reference.type"));
-    kind.is_some_and(|kind| kind == "attestation-manifest")
-        || child.platform.as_ref().is_some_and(|p| p.os == "unknown" && p.architecture == "unknown")
-}
-
-fn is_for_this_machine(child: &Descriptor) -> bool {
-    let own = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" => "ppc64le",
-        other => other,
-    };
-    child.platform.as_ref().is_some_and(|p| p.os == "linux" && p.architecture == own)
 }
 
 #[cfg(test)]

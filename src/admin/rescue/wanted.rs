@@ -1,4 +1,4 @@
-//! The names to bring back: the records of a store, with those that it has set aside.
+//! The names to bring back: the records of a store, with its set-aside records.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,29 +11,29 @@ use crate::store::{Kind, ReadOnlyStore, Records};
 
 /// An image to bring back.
 #[derive(Debug, Clone, PartialEq)]
-pub struct WantedImage {
-    /// Its record.
-    pub image: Image,
+pub(crate) struct WantedImage {
+    /// The record.
+    pub(crate) image: Image,
     /// Whether the store has set it aside.
-    pub aside: bool,
+    pub(crate) aside: bool,
 }
 
-/// What a namespace should have.
+/// The labels and images that a namespace should have.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct WantedNamespace {
-    /// Its labels; `None` if the store no longer has them, or has them damaged.
-    pub labels: Option<BTreeMap<String, String>>,
-    /// Its images, ordered by name.
-    pub images: Vec<WantedImage>,
-    /// Names of which the record is damaged, as far as they are known.
-    pub damaged: Vec<String>,
+pub(crate) struct WantedNamespace {
+    /// The labels; `None` if the store lacks them or has them damaged.
+    pub(crate) labels: Option<BTreeMap<String, String>>,
+    /// The images, ordered by name.
+    pub(crate) images: Vec<WantedImage>,
+    /// The known names whose record is damaged.
+    pub(crate) damaged: Vec<String>,
 }
 
-/// What a containerd should have.
-pub type Wanted = BTreeMap<Namespace, WantedNamespace>;
+/// The namespaces that a containerd should have.
+pub(crate) type Wanted = BTreeMap<Namespace, WantedNamespace>;
 
-/// Reads what the store in `root` has. A daemon that serves it may be running.
-pub fn from_store(root: &Path) -> Result<Wanted> {
+/// Reads the records of the store in `root`. A daemon may be serving it.
+pub(crate) fn from_store(root: &Path) -> Result<Wanted> {
     let store = ReadOnlyStore::open(root)?;
     store.read(|snapshot| {
         let mut wanted = Wanted::new();
@@ -56,7 +56,7 @@ pub fn from_store(root: &Path) -> Result<Wanted> {
         snapshot.for_each_aside(&mut |namespace, entry| {
             let found = wanted.entry(namespace.clone()).or_default();
             match entry.message().and_then(decode::<Image>) {
-                // A record is newer than a copy of the same name.
+                // A record is newer than a set-aside record of the same name.
                 Ok(image) if snapshot.record(namespace, Kind::Image, &image.name)?.is_some() => {}
                 Ok(image) => found.images.push(WantedImage { image, aside: true }),
                 Err(_) => found.damaged.push(entry.display_name()),

@@ -15,7 +15,7 @@ const UNNAMED: &str = "unknown";
 
 /// The sockets that systemd passed, by name.
 #[derive(Debug, Default)]
-pub struct ActivatedSockets {
+pub(crate) struct ActivatedSockets {
     listeners: BTreeMap<String, UnixListener>,
 }
 
@@ -25,7 +25,7 @@ impl ActivatedSockets {
     ///
     /// # Errors
     /// If a socket is not a unix stream listener, has no name, or shares its name with another one.
-    pub fn from_env() -> Result<Self> {
+    pub(crate) fn from_env() -> Result<Self> {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
         let mut passed = ListenFd::from_env();
@@ -51,17 +51,17 @@ impl ActivatedSockets {
     }
 
     /// Returns true if a socket of that name was passed.
-    pub fn contains(&self, name: &str) -> bool {
+    pub(crate) fn contains(&self, name: &str) -> bool {
         self.listeners.contains_key(name)
     }
 
     /// Takes the socket of that name, if it was passed.
-    pub fn take(&mut self, name: &str) -> Option<UnixListener> {
+    pub(crate) fn take(&mut self, name: &str) -> Option<UnixListener> {
         self.listeners.remove(name)
     }
 
     /// Refuses sockets that the daemon did not take: clients could connect, but no process would answer.
-    pub fn reject_unclaimed(&self) -> Result<()> {
+    pub(crate) fn reject_unclaimed(&self) -> Result<()> {
         let Some(name) = self.listeners.keys().next() else { return Ok(()) };
         Err(Error::InvalidArgument(
             if [crate::daemon::sockets::CONTAINERD_SOCK, crate::daemon::sockets::CONTAINERD_TTRPC]

@@ -26,19 +26,19 @@ const STATUS_INTERVAL_STARTUP: Duration = Duration::from_secs(1);
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Reports that the daemon answers calls, with its status.
-pub async fn ready(status: &str) {
+pub(crate) async fn ready(status: &str) {
     let status = status.to_owned();
     let sent = send_on_pool(move || send(&[Ready, Status(&status)]));
     let _ = tokio::time::timeout(NOTIFY_TIMEOUT, sent).await;
 }
 
 /// Reports another status.
-pub async fn status(text: String) {
+pub(crate) async fn status(text: String) {
     send_on_pool(move || send(&[Status(&text)])).await;
 }
 
 /// Reports that the daemon is stopping.
-pub async fn stopping() {
+pub(crate) async fn stopping() {
     let sent =
         send_on_pool(|| send(&[Stopping, Status("stopping: waiting for the calls in flight")]));
     let _ = tokio::time::timeout(NOTIFY_TIMEOUT, sent).await;
@@ -46,7 +46,7 @@ pub async fn stopping() {
 
 /// Sends keep-alives and changes of the status until the task is aborted. `status` is the status of a
 /// healthy daemon.
-pub async fn run(health: Health, status: String) {
+pub(crate) async fn run(health: Health, status: String) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }

@@ -72,11 +72,12 @@ CREATE TABLE fleet.change (
     uid bigint,
     comm text,
     -- The changes of a snapshot have one seq, so ref is in the key.
-    PRIMARY KEY (at, node, epoch, seq, ref)
+    PRIMARY KEY (node, epoch, seq, ref, at)
 ) PARTITION BY RANGE (at);
+-- The newest ones are asked for most.
+CREATE INDEX change_at ON fleet.change (at);
 -- A partition is a day, so these need no time; equal keys take little space.
 CREATE INDEX change_ref ON fleet.change (ref);
-CREATE INDEX change_node ON fleet.change (node);
 CREATE INDEX change_before ON fleet.change (before) WHERE before IS NOT NULL;
 CREATE INDEX change_after ON fleet.change (after) WHERE after IS NOT NULL;
 
@@ -102,17 +103,15 @@ CREATE TABLE fleet.incident (
 );
 CREATE INDEX incident_at ON fleet.incident (at);
 
--- A row of a report, read from its JSON once.
-CREATE TYPE fleet.reported AS (
+-- A change of a report, with the ids of its name and digests.
+CREATE TYPE fleet.resolved AS (
     seq bigint,
     at timestamptz,
     kind smallint,
     origin smallint,
-    hash bytea,
-    ns text,
-    name text,
-    old text,
-    new text,
+    ref integer,
+    before integer,
+    after integer,
     uid bigint,
     comm text
 );

@@ -37,13 +37,13 @@ use std::convert::Infallible;
 use std::fmt;
 
 use fields::MAX_FIELDS;
+use go_compat::regexp;
+use go_compat::regexp::RegexpError;
 
 pub use fields::Fields;
-pub use parser::ParseError;
-pub use selector::{Operator, Pattern, Selector};
-
-use crate::model::go::regexp;
-use crate::model::go::regexp::RegexpError;
+pub(crate) use parser::ParseError;
+pub use selector::Operator;
+pub(crate) use selector::{Pattern, Selector};
 
 /// Memory in bytes for all compiled regular expressions of one request.
 const MAX_REGEXPS_BYTES: usize = 16 << 20;
@@ -112,7 +112,7 @@ impl Filter {
     /// with more memory they may compile.
     ///
     /// # Errors
-    /// Those of `step`.
+    /// The errors of `step`.
     pub fn compile<E>(
         &mut self,
         memory: usize,
@@ -135,7 +135,7 @@ impl Filter {
     }
 
     /// Upper bound of the memory in bytes of a filter that is parsed from these texts, and not compiled.
-    pub fn parsed_size<S: AsRef<[u8]>>(filters: &[S]) -> usize {
+    pub(crate) fn parsed_size<S: AsRef<[u8]>>(filters: &[S]) -> usize {
         // A comma begins a selector, and a dot a name in a path.
         let parts = |text: &[u8]| text.iter().filter(|byte| matches!(byte, b',' | b'.')).count();
         let size = |text: &[u8]| text.len() + (1 + parts(text)) * MAX_PARSED_PART_BYTES;
@@ -154,8 +154,8 @@ impl Filter {
     /// any filter and any object, so `step` can stop a long match.
     ///
     /// # Errors
-    /// Those of `step`.
-    pub fn try_matches<F: Fields + ?Sized, E>(
+    /// The errors of `step`.
+    pub(crate) fn try_matches<F: Fields + ?Sized, E>(
         &self,
         object: &F,
         step: &mut impl FnMut() -> Result<(), E>,
@@ -196,7 +196,7 @@ impl Filter {
 }
 
 impl fmt::Display for Filter {
-    /// Each filter on a line of its own: literals never hold a newline.
+    /// Prints each filter on a line of its own: literals never contain a newline.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (line, selectors) in self.alternatives.iter().enumerate() {
             if line > 0 {

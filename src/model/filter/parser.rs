@@ -2,11 +2,12 @@
 
 use std::fmt;
 
+use go_compat::quote::{quote, unquote_delimited};
+use go_compat::text::lossy;
+
 use super::fields::MAX_FIELDS;
 use super::scanner::{Kind, Lookahead, Scanner, Token};
 use super::selector::{Operator, Pattern, Selector};
-use crate::model::go::quote::{quote, unquote_delimited};
-use crate::model::go::text::lossy;
 
 /// Why a filter does not parse.
 ///

@@ -9,8 +9,8 @@
 
 use std::ops::Range;
 
-use crate::model::go::charset::{is_graphic, is_space};
-use crate::model::go::text::first_rune;
+use go_compat::charset::{is_graphic, is_space};
+use go_compat::text::first_rune;
 
 /// The next piece of input, before it becomes a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(super) enum Lookahead {
     Rune(char),
     /// A byte that is not UTF-8, U+FFFD, or a NUL: no token holds these.
     Illegal,
-    /// Nothing is left.
+    /// The end of the text.
     End,
 }
 

@@ -2,13 +2,14 @@
 
 use std::fmt;
 
+use go_compat::charset::is_print;
+use go_compat::quote::quote;
+use go_compat::regexp::{self, Compiled, RegexpError};
+use go_compat::text::{first_rune, lossy};
+
 use super::fields::Fields;
 use super::scanner;
 use crate::log_throttle::throttled_log;
-use crate::model::go::charset::is_print;
-use crate::model::go::quote::quote;
-use crate::model::go::regexp::{self, Compiled, RegexpError};
-use crate::model::go::text::{first_rune, lossy};
 
 /// A test of one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,7 +141,7 @@ impl Pattern {
 
     /// Returns the literal with which every matching value begins, empty if there is none; `None` if the
     /// expression matches no value because it does not compile.
-    pub fn literal_prefix(&self) -> Option<&[u8]> {
+    pub(crate) fn literal_prefix(&self) -> Option<&[u8]> {
         self.compiled.as_ref().map(|compiled| compiled.beginning.as_slice())
     }
 }

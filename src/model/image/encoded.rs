@@ -17,8 +17,8 @@ use crate::model::filter::Fields;
 #[derive(Debug, Clone, Copy)]
 pub struct Encoded<'m> {
     name: &'m [u8],
-    /// The fields behind it.
-    behind_name: &'m [u8],
+    /// The encoded fields after the name.
+    after_name: &'m [u8],
     /// Encoded entries of the map: tag, length, entry.
     labels: &'m [u8],
     media_type: &'m [u8],
@@ -31,19 +31,19 @@ pub struct Encoded<'m> {
 
 /// Tags of the fields: the field number and the wire type (2: length-delimited, 0: varint).
 mod tag {
-    pub const NAME: u8 = 1 << 3 | 2;
-    pub const LABELS: u8 = 2 << 3 | 2;
-    pub const TARGET: u8 = 3 << 3 | 2;
-    pub const CREATED_AT: u8 = 7 << 3 | 2;
-    pub const UPDATED_AT: u8 = 8 << 3 | 2;
+    pub(crate) const NAME: u8 = 1 << 3 | 2;
+    pub(crate) const LABELS: u8 = 2 << 3 | 2;
+    pub(crate) const TARGET: u8 = 3 << 3 | 2;
+    pub(crate) const CREATED_AT: u8 = 7 << 3 | 2;
+    pub(crate) const UPDATED_AT: u8 = 8 << 3 | 2;
 
-    pub const MEDIA_TYPE: u8 = 1 << 3 | 2;
-    pub const DIGEST: u8 = 2 << 3 | 2;
-    pub const SIZE: u8 = 3 << 3;
-    pub const ANNOTATIONS: u8 = 5 << 3 | 2;
+    pub(crate) const MEDIA_TYPE: u8 = 1 << 3 | 2;
+    pub(crate) const DIGEST: u8 = 2 << 3 | 2;
+    pub(crate) const SIZE: u8 = 3 << 3;
+    pub(crate) const ANNOTATIONS: u8 = 5 << 3 | 2;
 
-    pub const KEY: u8 = 1 << 3 | 2;
-    pub const VALUE: u8 = 2 << 3 | 2;
+    pub(crate) const KEY: u8 = 1 << 3 | 2;
+    pub(crate) const VALUE: u8 = 2 << 3 | 2;
 }
 
 impl<'m> Encoded<'m> {
@@ -51,7 +51,7 @@ impl<'m> Encoded<'m> {
     pub fn new(message: &'m [u8]) -> Option<Self> {
         let mut rest = message;
         let name = field(&mut rest, tag::NAME)?;
-        let behind_name = rest;
+        let after_name = rest;
         let labels = entries(&mut rest, tag::LABELS)?;
         let mut target = field(&mut rest, tag::TARGET)?;
         let times = [field(&mut rest, tag::CREATED_AT)?, field(&mut rest, tag::UPDATED_AT)?];
@@ -63,7 +63,7 @@ impl<'m> Encoded<'m> {
         }
         let annotations = entries(&mut target, tag::ANNOTATIONS)?;
         let all = rest.is_empty() && target.is_empty();
-        all.then_some(Self { name, behind_name, labels, media_type, digest, annotations, times })
+        all.then_some(Self { name, after_name, labels, media_type, digest, annotations, times })
     }
 
     /// Whether the message can be decoded: its strings are UTF-8, and its times are messages.
@@ -76,8 +76,8 @@ impl<'m> Encoded<'m> {
     }
 
     /// All of the message but the name.
-    pub fn without_name(&self) -> &'m [u8] {
-        self.behind_name
+    pub(crate) fn without_name(&self) -> &'m [u8] {
+        self.after_name
     }
 
     /// Name of the image.
@@ -158,22 +158,22 @@ fn entries<'m>(rest: &mut &'m [u8], tag: u8) -> Option<&'m [u8]> {
 
 /// Takes the field of this tag off the front of `rest`. A missing field is empty.
 fn field<'m>(rest: &mut &'m [u8], tag: u8) -> Option<&'m [u8]> {
-    let Some((found, behind)) = rest.split_first() else { return Some(&[]) };
+    let Some((found, after)) = rest.split_first() else { return Some(&[]) };
     if *found != tag {
         return Some(&[]);
     }
-    *rest = behind;
+    *rest = after;
     let length = usize::try_from(varint(rest)?).ok()?;
-    let (body, behind) = rest.split_at_checked(length)?;
-    *rest = behind;
+    let (body, after) = rest.split_at_checked(length)?;
+    *rest = after;
     Some(body)
 }
 
 fn varint(rest: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
-        let (byte, behind) = rest.split_first()?;
-        *rest = behind;
+        let (byte, after) = rest.split_first()?;
+        *rest = after;
         value |= u64::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
             return Some(value);

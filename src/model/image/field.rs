@@ -2,7 +2,7 @@
 
 /// A field of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Field<'p> {
+pub(crate) enum Field<'p> {
     /// `name`. The rest of the path is ignored.
     Name,
     /// `target.digest`. The rest of the path is ignored.
@@ -17,7 +17,7 @@ pub enum Field<'p> {
 
 impl<'p> Field<'p> {
     /// Returns the field at a path; `None` if no image has such a field.
-    pub fn at(path: &'p [Vec<u8>]) -> Option<Self> {
+    pub(crate) fn at(path: &'p [Vec<u8>]) -> Option<Self> {
         let (first, rest) = path.split_first()?;
         Some(match (first.as_slice(), rest) {
             (b"name", _) => Self::Name,
@@ -35,16 +35,16 @@ impl<'p> Field<'p> {
 
 /// The rest of a path as the key of a map: its parts joined by dots, because keys may contain dots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Key<'p>(&'p [Vec<u8>]);
+pub(crate) struct Key<'p>(&'p [Vec<u8>]);
 
 impl<'p> Key<'p> {
     /// Parts of the path.
-    pub fn parts(&self) -> &'p [Vec<u8>] {
+    pub(crate) fn parts(&self) -> &'p [Vec<u8>] {
         self.0
     }
 
     /// Compares without joining the parts.
-    pub fn equals(&self, key: &[u8]) -> bool {
+    pub(crate) fn equals(&self, key: &[u8]) -> bool {
         let Some((first, rest)) = self.0.split_first() else { return key.is_empty() };
         let Some(mut left) = key.strip_prefix(first.as_slice()) else { return false };
         for part in rest {
@@ -57,7 +57,7 @@ impl<'p> Key<'p> {
     }
 
     /// Returns the joined key.
-    pub fn joined(&self) -> Vec<u8> {
+    pub(crate) fn joined(&self) -> Vec<u8> {
         self.0.join(&b'.')
     }
 }

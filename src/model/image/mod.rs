@@ -10,11 +10,11 @@ pub mod plan;
 use std::collections::BTreeMap;
 
 use field::Field;
+use go_compat::quote::quote;
 use protobuf::MessageField;
 use protobuf::well_known_types::timestamp::Timestamp;
 
 use super::filter::Fields;
-use super::go::quote::quote;
 use super::{Error, Result, digest, label};
 use crate::api::descriptor::Descriptor;
 pub use crate::api::images::Image;
@@ -25,7 +25,7 @@ pub use crate::api::images::Image;
 /// # Errors
 /// `InvalidArgument` if `image` or `target` is not set. containerd 1.6 answers the same, 1.7 and 2
 /// crash.
-pub fn from_request(image: MessageField<Image>, request: &str) -> Result<Image> {
+pub(crate) fn from_request(image: MessageField<Image>, request: &str) -> Result<Image> {
     let Some(image) = image.into_option() else {
         return Err(Error::invalid_argument(format_args!("{request}.image must be set")));
     };
@@ -48,7 +48,7 @@ pub fn from_request(image: MessageField<Image>, request: &str) -> Result<Image> 
 }
 
 /// Converts a record of another store: keeps its times and drops unknown fields.
-pub fn normalize_record(image: Image) -> Image {
+pub(crate) fn normalize_record(image: Image) -> Image {
     let time = |t: MessageField<Timestamp>| MessageField::some(normalize_timestamp(&t));
     Image {
         name: image.name,
@@ -65,7 +65,7 @@ fn known_fields(descriptor: Descriptor) -> Descriptor {
 }
 
 /// Validates the labels, then the target. containerd does not validate annotations.
-pub fn validate(image: &Image) -> Result<()> {
+pub(crate) fn validate(image: &Image) -> Result<()> {
     label::validate_sizes(&image.labels)
         .map_err(|e| Error::InvalidArgument(format!("image.Labels: {e}")))?;
     let target = &image.target;
@@ -86,7 +86,7 @@ pub fn validate(image: &Image) -> Result<()> {
 
 /// Drops labels and annotations with an empty value, which containerd does not keep. Refuses an empty
 /// key.
-pub fn drop_empty(image: &mut Image) -> Result<()> {
+pub(crate) fn drop_empty(image: &mut Image) -> Result<()> {
     label::drop_empty(&mut image.labels, "image.Labels")?;
     label::drop_empty(&mut image.target.mut_or_insert_default().annotations, "target.Annotations")
 }
@@ -96,15 +96,15 @@ pub fn drop_empty(image: &mut Image) -> Result<()> {
 ///
 /// # Errors
 /// `InvalidArgument` if the mask names a field that cannot be updated.
-pub fn update(current: &mut Image, mut change: Image, mask: &[String]) -> Result<()> {
+pub fn update(current: &mut Image, change: &Image, mask: &[String]) -> Result<()> {
     if mask.is_empty() {
-        current.labels = change.labels;
-        current.target = change.target;
+        current.labels.clone_from(&change.labels);
+        current.target.clone_from(&change.target);
         return Ok(());
     }
     // Paths may repeat or overlap, and each reads the original `change`. Of several equal paths that copy a
     // whole field only the last is applied: it overwrites what the earlier ones did.
-    let target = change.target.mut_or_insert_default();
+    let target = change.target.get_or_default();
     let last = |name: &str| mask.iter().rposition(|path| path == name);
     let copies = ["labels", "target", "annotations"].map(|name| (name, last(name)));
     for (number, path) in mask.iter().enumerate() {
@@ -138,7 +138,7 @@ pub fn update(current: &mut Image, mut change: Image, mask: &[String]) -> Result
 }
 
 /// Brings the nanoseconds into 0..10⁹ by carrying into the seconds, as Go's `time.Unix` does.
-pub fn normalize_timestamp(time: &Timestamp) -> Timestamp {
+pub(crate) fn normalize_timestamp(time: &Timestamp) -> Timestamp {
     const SECOND: i32 = 1_000_000_000;
     Timestamp {
         seconds: time.seconds.wrapping_add(time.nanos.div_euclid(SECOND).into()),
@@ -160,7 +160,7 @@ impl Fields for Image {
 }
 
 /// Returns `None` for an empty field: filters treat it as absent.
-pub fn non_empty(text: &str) -> Option<&[u8]> {
+pub(crate) fn non_empty(text: &str) -> Option<&[u8]> {
     (!text.is_empty()).then_some(text.as_bytes())
 }
 
@@ -221,7 +221,7 @@ mod tests {
         let mut current = image(&[("a", "1"), ("b", "2")]);
         update(
             &mut current,
-            image(&[("c", "3"), ("a", "9")]),
+            &image(&[("c", "3"), ("a", "9")]),
             &mask(&["labels", "labels.b", "labels.a"]),
         )
         .unwrap();
@@ -247,7 +247,7 @@ mod tests {
             if labels.first().is_some_and(|(key, _)| key == "b") {
                 given.labels.remove("b");
             }
-            update(&mut current, given.clone(), &mask(&paths)).unwrap();
+            update(&mut current, &given, &mask(&paths)).unwrap();
             assert_eq!(current.labels, labels.into_iter().collect(), "{paths:?}");
             let found = &current.target.annotations;
             assert!(annotations.is_empty() || *found == annotations.into_iter().collect());
@@ -256,14 +256,14 @@ mod tests {
         let labels: Vec<_> = labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let (large, mut current) = (image(&labels), image(&[]));
         // 45,000 copies of 20,000 labels would take minutes.
-        update(&mut current, large, &mask(&["labels", "target", "annotations"].repeat(15_000)))
+        update(&mut current, &large, &mask(&["labels", "target", "annotations"].repeat(15_000)))
             .unwrap();
         assert_eq!(current.labels.len(), 20_000);
     }
 
     #[test]
     fn an_unknown_path_is_named() {
-        let error = update(&mut image(&[]), image(&[]), &mask(&["name"])).unwrap_err();
+        let error = update(&mut image(&[]), &image(&[]), &mask(&["name"])).unwrap_err();
         assert_eq!(
             error.message(),
             "cannot update \"name\" field on image \"i\": invalid argument"

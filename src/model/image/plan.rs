@@ -9,9 +9,10 @@
 
 use std::fmt;
 
+use go_compat::quote::quote;
+
 use super::field::Field;
 use crate::model::filter::{Filter, Operator, Selector};
-use crate::model::go::quote::quote;
 
 /// How to find the images that match a filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,11 +22,11 @@ pub enum Plan {
     /// Read every image, because this alternative has no selector that can be looked up.
     Scan {
         /// The alternative, as a filter.
-        because: String,
+        alternative: String,
     },
     /// For every alternative that can match: its lookups, never none. Any one of them finds all images
     /// that match the alternative.
-    LookUp(Vec<Vec<Lookup>>),
+    Lookups(Vec<Vec<Lookup>>),
 }
 
 /// A lookup that the store answers without reading all records.
@@ -50,7 +51,7 @@ pub enum Lookup {
 
 /// How a plan can use one selector.
 enum SelectorUse {
-    LookUp(Lookup),
+    Lookup(Lookup),
     /// The selector matches no image.
     Never,
     /// The selector must be tested on each image.
@@ -65,25 +66,25 @@ impl Plan {
         }
         let mut alternatives = Vec::new();
         for selectors in filter.alternatives() {
-            match look_ups(selectors) {
+            match lookups(selectors) {
                 None => {}
                 Some(none) if none.is_empty() => {
                     let selectors: Vec<_> = selectors.iter().map(Selector::to_string).collect();
-                    return Self::Scan { because: selectors.join(",") };
+                    return Self::Scan { alternative: selectors.join(",") };
                 }
                 Some(some) => alternatives.push(some),
             }
         }
-        Self::LookUp(alternatives)
+        Self::Lookups(alternatives)
     }
 }
 
 /// Returns the lookups of an alternative; `None` if it never matches.
-fn look_ups(selectors: &[Selector]) -> Option<Vec<Lookup>> {
+fn lookups(selectors: &[Selector]) -> Option<Vec<Lookup>> {
     let mut found = Vec::new();
     for selector in selectors {
         match selector_use(selector) {
-            SelectorUse::LookUp(look_up) => found.push(look_up),
+            SelectorUse::Lookup(lookup) => found.push(lookup),
             SelectorUse::Never => return None,
             SelectorUse::Test => {}
         }
@@ -101,10 +102,10 @@ fn selector_use(selector: &Selector) -> SelectorUse {
             (None, _) => SelectorUse::Never,
             (Some([]), _) => SelectorUse::Test,
             (Some(prefix), Some(Field::Name)) => {
-                SelectorUse::LookUp(Lookup::NamePrefix(prefix.to_vec()))
+                SelectorUse::Lookup(Lookup::NamePrefix(prefix.to_vec()))
             }
             (Some(prefix), Some(Field::Digest)) => {
-                SelectorUse::LookUp(Lookup::DigestPrefix(prefix.to_vec()))
+                SelectorUse::Lookup(Lookup::DigestPrefix(prefix.to_vec()))
             }
             _ => SelectorUse::Test,
         },
@@ -119,11 +120,11 @@ fn equality_use(field: Field<'_>, value: &[u8]) -> SelectorUse {
         // Stored values are UTF-8.
         _ if std::str::from_utf8(value).is_err() => SelectorUse::Never,
         Field::Name => {
-            SelectorUse::LookUp(Lookup::Name(String::from_utf8_lossy(value).into_owned()))
+            SelectorUse::Lookup(Lookup::Name(String::from_utf8_lossy(value).into_owned()))
         }
-        Field::Digest => SelectorUse::LookUp(Lookup::Digest(value.to_vec())),
+        Field::Digest => SelectorUse::Lookup(Lookup::Digest(value.to_vec())),
         Field::Label(key) => {
-            SelectorUse::LookUp(Lookup::Label { key: key.joined(), value: value.to_vec() })
+            SelectorUse::Lookup(Lookup::Label { key: key.joined(), value: value.to_vec() })
         }
         Field::MediaType | Field::Annotation(_) => SelectorUse::Test,
     }
@@ -148,16 +149,16 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let alternatives = match self {
             Self::All => return f.write_str("all images"),
-            Self::Scan { because } => return write!(f, "a scan for {because}"),
-            Self::LookUp(alternatives) => alternatives,
+            Self::Scan { alternative } => return write!(f, "a scan for {alternative}"),
+            Self::Lookups(alternatives) => alternatives,
         };
         if alternatives.is_empty() {
             return f.write_str("nothing: no image can match");
         }
-        for (index, look_ups) in alternatives.iter().enumerate() {
+        for (index, lookups) in alternatives.iter().enumerate() {
             f.write_str(if index > 0 { "; and " } else { "" })?;
-            for (index, look_up) in look_ups.iter().enumerate() {
-                write!(f, "{}{look_up}", if index > 0 { " or " } else { "" })?;
+            for (index, lookup) in lookups.iter().enumerate() {
+                write!(f, "{}{lookup}", if index > 0 { " or " } else { "" })?;
             }
         }
         Ok(())

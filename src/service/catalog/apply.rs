@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use super::batch::{self, Applied, Batch, Change, Item, check_bytes, in_item, updated};
 use super::etag::etag;
 use super::undo::{Restore, Restored, check_unchanged};
+use crate::limits::client::Client;
 use crate::model::image::{self, Image};
 use crate::model::{Error, Namespace, Result};
 use crate::service::CallContext;
@@ -17,6 +18,12 @@ use crate::store::{Cause, Kind, Origin, Records, Transaction};
 /// Makes the changes of the catalogue: on the local store, or through a containerd.
 #[async_trait]
 pub trait CatalogWriter: Send + Sync + 'static {
+    /// Has the local store show what was answered to any client before this call, or a later state. Without
+    /// a containerd it always does.
+    async fn catch_up(&self, _client: Client, _namespace: &Namespace) -> Result<()> {
+        Ok(())
+    }
+
     /// Applies a batch. Gives what became of each item, or why the batch was refused as a whole.
     async fn apply(
         &self,
@@ -29,8 +36,8 @@ pub trait CatalogWriter: Send + Sync + 'static {
     async fn restore(&self, call: &CallContext, restore: Restore) -> Result<Restored>;
 }
 
-/// What a change has made.
-struct Made {
+/// The result of a change.
+struct AppliedChange {
     applied: Applied,
     event: OwnEvent,
     /// The bytes of the record that it replaced.
@@ -71,12 +78,12 @@ impl CatalogWriter for LocalImages {
             Ok(results)
         };
         let events = self.events().clone();
-        let told = move |results: &Vec<Result<Made>>| {
+        let emit = move |results: &Vec<Result<AppliedChange>>| {
             for made in results.iter().flatten() {
                 events.emit(&namespace, made.event.clone());
             }
         };
-        let (results, _) = self.change_then(call.client, memory, work, told).await?;
+        let (results, _) = self.change_then(call.client, memory, work, emit).await?;
         Ok(results.into_iter().map(|made| made.map(|made| made.applied)).collect())
     }
 
@@ -103,12 +110,12 @@ impl CatalogWriter for LocalImages {
             Ok(Some(made))
         };
         let events = self.events().clone();
-        let told = move |made: &Option<Made>| {
+        let emit = move |made: &Option<AppliedChange>| {
             if let Some(made) = made {
                 events.emit(&namespace, made.event.clone());
             }
         };
-        let (made, _) = self.change_then(call.client, memory, work, told).await?;
+        let (made, _) = self.change_then(call.client, memory, work, emit).await?;
         Ok(made.map_or(Restored::Unchanged, |made| Restored::Changed(made.applied.seq)))
     }
 }
@@ -118,7 +125,7 @@ fn apply_item(
     namespace: &Namespace,
     lease: Option<&str>,
     item: Item,
-) -> Result<Made> {
+) -> Result<AppliedChange> {
     let stored = change.record(namespace, Kind::Image, &item.name)?;
     item.check(stored)?;
     let (is_there, replaced) = (stored.is_some(), stored.map_or(0, <[u8]>::len));
@@ -128,7 +135,7 @@ fn apply_item(
             leases::release_image(change, namespace, lease, &name)?;
             change.delete(namespace, Kind::Image, &name)?;
             let applied = Applied { etag: String::new(), seq: change.last_seq() };
-            return Ok(Made { applied, event: OwnEvent::ImageDeleted { name }, replaced });
+            return Ok(AppliedChange { applied, event: OwnEvent::ImageDeleted { name }, replaced });
         }
         (batch::Change::Put(mut image), stored) => {
             image::validate(&image)?;
@@ -152,5 +159,5 @@ fn apply_item(
         true => OwnEvent::ImageUpdated { name, labels },
         false => OwnEvent::ImageCreated { name, labels },
     };
-    Ok(Made { applied, event, replaced })
+    Ok(AppliedChange { applied, event, replaced })
 }

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use go_compat::quote::quote;
+
 use super::etag::etag;
 use crate::api::catalog::apply_item::Change as RequestedChange;
 use crate::api::catalog::precondition::Is;
 use crate::api::catalog::{ApplyItem, ApplyRequest, Put};
-use crate::model::go::quote::quote;
 use crate::model::image::{self, Image};
 use crate::model::{Error, Result, digest};
 use crate::service::codec::{decode, encode};
@@ -17,31 +18,31 @@ pub const MAX_ITEMS: usize = 1000;
 
 /// The most bytes that the names, the images and the images that they replace have together: all
 /// changes of a batch are in one message of a watch.
-pub const MAX_BATCH_BYTES: usize = 2 << 20;
+pub(crate) const MAX_BATCH_BYTES: usize = 2 << 20;
 
 /// A valid batch.
 #[derive(Debug)]
 pub struct Batch {
-    /// Its items, each of another name.
+    /// The items. No two have the same name.
     pub items: Vec<Item>,
-    /// Whether items may succeed or fail each by itself.
+    /// Whether each item succeeds or fails by itself.
     pub allow_partial: bool,
     /// The bytes of its names and images.
     pub bytes: usize,
 }
 
-/// One change.
+/// A change of one image, with its precondition.
 #[derive(Debug, Clone)]
 pub struct Item {
     /// The name of the image.
     pub name: String,
-    /// What must be true.
+    /// The precondition.
     pub precondition: Option<Precondition>,
-    /// What to do.
+    /// The change.
     pub change: Change,
 }
 
-/// What an item does.
+/// The change of an item.
 #[derive(Debug, Clone)]
 pub enum Change {
     /// Makes the image, or replaces labels and target of the one that is there.
@@ -52,7 +53,7 @@ pub enum Change {
     Remove,
 }
 
-/// What must be true for a change to be made.
+/// A precondition of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Precondition {
     /// There is no image.
@@ -63,7 +64,7 @@ pub enum Precondition {
     Etag(String),
 }
 
-/// What became of an item that was applied.
+/// The result of an applied item.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
     /// The image's etag; empty if it was removed.
@@ -112,7 +113,7 @@ impl Batch {
 }
 
 /// Refuses a batch that is too large.
-pub fn check_bytes(bytes: usize) -> Result<()> {
+pub(crate) fn check_bytes(bytes: usize) -> Result<()> {
     if bytes > MAX_BATCH_BYTES {
         return Err(Error::ResourceExhausted(format!(
             "the names and images of the batch, and the images that they replace, have more than \
@@ -218,20 +219,20 @@ impl Precondition {
 }
 
 /// Adds to an error which item of a batch it is about.
-pub fn in_item(error: Error, number: usize, name: &str) -> Error {
+pub(crate) fn in_item(error: Error, number: usize, name: &str) -> Error {
     let metadata = vec![("item", number.to_string()), ("name", name.to_owned())];
     error.at(format_args!("item {number}")).with_reason("ITEM", metadata)
 }
 
 /// The new record of an update.
-pub fn updated(stored: &[u8], change: Image, mask: &[String]) -> Result<Image> {
+pub(crate) fn updated(stored: &[u8], change: Image, mask: &[String]) -> Result<Image> {
     let mut image: Image = decode(stored)?;
-    image::update(&mut image, change, mask)?;
+    image::update(&mut image, &change, mask)?;
     image::validate(&image)?;
     Ok(image)
 }
 
 /// The etag of an image that containerd has.
-pub fn etag_of(image: &Image) -> Result<String> {
+pub(crate) fn etag_of(image: &Image) -> Result<String> {
     Ok(etag(&encode(image)?))
 }

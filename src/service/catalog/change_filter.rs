@@ -8,7 +8,7 @@ use crate::model::image::Image;
 use crate::model::{Error, Namespace, Result};
 use crate::service::cancel::Cancel;
 use crate::service::codec::{decode, encode};
-use crate::service::images::Query;
+use crate::service::images::query::Query;
 use crate::service::local::is_simple;
 
 /// The most bytes of a watch's filters and namespaces.
@@ -16,7 +16,7 @@ const MAX_FILTER_BYTES: usize = 16 << 10;
 
 /// Which changes a client wants.
 #[derive(Debug, Default)]
-pub struct ChangeFilter {
+pub(crate) struct ChangeFilter {
     namespaces: BTreeSet<String>,
     filters: Vec<String>,
 }
@@ -26,7 +26,7 @@ impl ChangeFilter {
     ///
     /// # Errors
     /// `InvalidArgument` if a filter or a namespace is none; `ResourceExhausted` if they are too long.
-    pub fn new(namespaces: Vec<String>, filters: Vec<String>) -> Result<Self> {
+    pub(crate) fn new(namespaces: Vec<String>, filters: Vec<String>) -> Result<Self> {
         let bytes: usize =
             namespaces.iter().chain(&filters).map(|text| text.len() + size_of::<String>()).sum();
         if bytes > MAX_FILTER_BYTES {
@@ -43,31 +43,31 @@ impl ChangeFilter {
         Ok(Self { namespaces: namespaces.into_iter().collect(), filters })
     }
 
-    /// Whether it takes little time.
-    pub fn is_simple(&self) -> bool {
+    /// Whether a match takes little time.
+    pub(crate) fn is_simple(&self) -> bool {
         is_simple(&self.filters)
     }
 
     /// The namespaces that are wanted; none stands for all.
-    pub fn namespaces(&self) -> &BTreeSet<String> {
+    pub(crate) fn namespaces(&self) -> &BTreeSet<String> {
         &self.namespaces
     }
 
     /// Compiles the filters. The result is not kept: it may take much memory.
-    pub fn compile(&self, patience: &mut Cancel) -> Result<Option<Query>> {
+    pub(crate) fn compile(&self, cancel: &mut Cancel) -> Result<Option<Query>> {
         match self.filters.as_slice() {
             [] => Ok(None),
-            filters => Query::compile(filters, patience).map(Some),
+            filters => Query::compile(filters, cancel).map(Some),
         }
     }
 
     /// Whether a change is wanted.
-    pub fn matches(
+    pub(crate) fn matches(
         &self,
         query: Option<&Query>,
         seq: u64,
         change: &[u8],
-        patience: &mut Cancel,
+        cancel: &mut Cancel,
     ) -> Result<bool> {
         if self.namespaces.is_empty() && query.is_none() {
             return Ok(true);
@@ -82,7 +82,7 @@ impl ChangeFilter {
         for state in fields.encoded_states() {
             let mut image: Image = decode(state)?;
             image.name = String::from_utf8_lossy(fields.name).into_owned();
-            if query.matches(&encode(&image)?, &mut || patience.check())? {
+            if query.matches(&encode(&image)?, &mut || cancel.check())? {
                 return Ok(true);
             }
         }

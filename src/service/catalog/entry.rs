@@ -9,7 +9,7 @@ use crate::service::codec::decode;
 use crate::store::{Snapshot, whole_state};
 
 /// The change with that number.
-pub fn entry(snapshot: &Snapshot<'_>, seq: u64) -> Result<Change> {
+pub(crate) fn entry(snapshot: &Snapshot<'_>, seq: u64) -> Result<Change> {
     let mut found = None;
     snapshot.for_each_entry(seq, &mut |at, bytes| {
         if at == seq {
@@ -22,20 +22,20 @@ pub fn entry(snapshot: &Snapshot<'_>, seq: u64) -> Result<Change> {
 
 /// The fields of an encoded change that a scan looks at.
 #[derive(Debug)]
-pub struct Fields<'e> {
+pub(crate) struct Fields<'e> {
     /// The number.
-    pub seq: u64,
+    pub(crate) seq: u64,
     /// The namespace.
-    pub namespace: &'e [u8],
+    pub(crate) namespace: &'e [u8],
     /// The name of the image.
-    pub name: &'e [u8],
+    pub(crate) name: &'e [u8],
     time: &'e [u8],
     states: [Option<&'e [u8]>; 2],
 }
 
 impl<'e> Fields<'e> {
     /// Finds the fields of a change. `None` if the bytes are none.
-    pub fn new(seq: u64, mut rest: &'e [u8]) -> Option<Self> {
+    pub(crate) fn new(seq: u64, mut rest: &'e [u8]) -> Option<Self> {
         let empty: &[u8] = &[];
         let mut fields =
             Self { seq, namespace: empty, name: empty, time: empty, states: [None; 2] };
@@ -64,23 +64,23 @@ impl<'e> Fields<'e> {
     }
 
     /// The encoded states before and after, as far as there are.
-    pub fn encoded_states(&self) -> impl Iterator<Item = &'e [u8]> {
+    pub(crate) fn encoded_states(&self) -> impl Iterator<Item = &'e [u8]> {
         self.states.into_iter().flatten()
     }
 
     /// The states before and after, as far as there are.
-    pub fn states(&self) -> impl Iterator<Item = State> {
+    pub(crate) fn states(&self) -> impl Iterator<Item = State> {
         self.encoded_states().filter_map(|state| State::parse_from_bytes(state).ok())
     }
 
     /// Whether a state has these bytes somewhere: a quick test before the states are decoded.
-    pub fn contains(&self, text: &str) -> bool {
+    pub(crate) fn contains(&self, text: &str) -> bool {
         let text = text.as_bytes();
         self.encoded_states().any(|state| state.windows(text.len()).any(|part| part == text))
     }
 
     /// When it was made: seconds and nanoseconds.
-    pub fn time(&self) -> (i64, i32) {
+    pub(crate) fn time(&self) -> (i64, i32) {
         let time = Timestamp::parse_from_bytes(self.time).unwrap_or_default();
         (time.seconds, time.nanos)
     }
@@ -100,7 +100,7 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
 }
 
 /// The state of an encoded image.
-pub fn state_of(record: &[u8]) -> Result<State> {
+pub(crate) fn state_of(record: &[u8]) -> Result<State> {
     let state = whole_state(record)
         .ok_or_else(|| Error::DataLoss("a record passes its checksum but is no Image".into()))?;
     decode(&state)

@@ -1,9 +1,9 @@
 //! The errors of the catalogue that programs are expected to handle, and where in the log a client may
 //! begin to read.
 
+use go_compat::quote::quote;
 use uuid::Uuid;
 
-use crate::model::go::quote::quote;
 use crate::model::{Error, Result};
 use crate::store::LogHead;
 
@@ -17,7 +17,7 @@ fn ends(head: &LogHead) -> Vec<(&'static str, String)> {
 }
 
 /// The log is off.
-pub fn log_off() -> Error {
+pub(crate) fn log_off() -> Error {
     Error::FailedPrecondition(
         "the daemon keeps no log of changes: set log-keep to more than 0 and start it again".into(),
     )
@@ -25,7 +25,7 @@ pub fn log_off() -> Error {
 }
 
 /// The change `seq` is no longer kept.
-pub fn compacted(seq: u64, head: &LogHead) -> Error {
+pub(crate) fn compacted(seq: u64, head: &LogHead) -> Error {
     Error::OutOfRange(format!(
         "change {seq} is no longer kept; the log has {} to {}: list again, then watch from the list's seq",
         head.first, head.last
@@ -44,7 +44,7 @@ fn ahead(seq: u64, head: &LogHead) -> Error {
 }
 
 /// The log began anew.
-pub fn epoch_changed(known: &Uuid, head: &LogHead) -> Error {
+pub(crate) fn epoch_changed(known: &Uuid, head: &LogHead) -> Error {
     Error::FailedPrecondition(format!(
         "the log began anew: its epoch is {}, not {known}: list again, then watch from the list's seq",
         head.epoch
@@ -53,7 +53,7 @@ pub fn epoch_changed(known: &Uuid, head: &LogHead) -> Error {
 }
 
 /// Reads an epoch of a request. `None` if it is empty.
-pub fn parse_epoch(epoch: &str) -> Result<Option<Uuid>> {
+pub(crate) fn parse_epoch(epoch: &str) -> Result<Option<Uuid>> {
     if epoch.is_empty() {
         return Ok(None);
     }
@@ -67,7 +67,7 @@ pub fn parse_epoch(epoch: &str) -> Result<Option<Uuid>> {
 }
 
 /// Refuses an epoch that is not the log's.
-pub fn check_epoch(epoch: Option<Uuid>, head: &LogHead) -> Result<()> {
+pub(crate) fn check_epoch(epoch: Option<Uuid>, head: &LogHead) -> Result<()> {
     match epoch {
         Some(known) if known != head.epoch => Err(epoch_changed(&known, head)),
         _ => Ok(()),
@@ -75,7 +75,7 @@ pub fn check_epoch(epoch: Option<Uuid>, head: &LogHead) -> Result<()> {
 }
 
 /// Refuses a position that is not in the log, nor just behind it.
-pub fn check_position(epoch: &str, from: u64, head: &LogHead) -> Result<()> {
+pub(crate) fn check_position(epoch: &str, from: u64, head: &LogHead) -> Result<()> {
     let epoch = parse_epoch(epoch)?;
     if epoch.is_none() {
         return Err(Error::invalid_argument(format_args!(
@@ -94,7 +94,7 @@ pub fn check_position(epoch: &str, from: u64, head: &LogHead) -> Result<()> {
 }
 
 /// Refuses a change that the log does not have.
-pub fn check_kept(seq: u64, head: &LogHead) -> Result<()> {
+pub(crate) fn check_kept(seq: u64, head: &LogHead) -> Result<()> {
     if seq < head.first {
         return Err(compacted(seq, head));
     }

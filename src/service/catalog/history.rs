@@ -24,7 +24,7 @@ const MAX_PAGE_BYTES: usize = 1 << 20;
 
 /// A valid request.
 #[derive(Debug)]
-pub struct HistoryQuery {
+pub(crate) struct HistoryQuery {
     of: Subject,
     namespaces: BTreeSet<String>,
     before: u64,
@@ -42,7 +42,7 @@ enum Subject {
 
 impl HistoryQuery {
     /// Reads a request. `uuid` is that of the store.
-    pub fn new(request: HistoryRequest, uuid: &str) -> Result<Self> {
+    pub(crate) fn new(request: HistoryRequest, uuid: &str) -> Result<Self> {
         let (of, kind, text) = match request.of {
             Some(Of::Name(name)) if !name.is_empty() => (Subject::Name(name.clone()), "name", name),
             Some(Of::Digest(wanted)) => {
@@ -69,11 +69,11 @@ impl HistoryQuery {
     }
 
     /// Reads a page.
-    pub fn page(
+    pub(crate) fn page(
         &self,
         snapshot: &Snapshot<'_>,
         uuid: &str,
-        patience: &mut Cancel,
+        cancel: &mut Cancel,
     ) -> Result<HistoryResponse> {
         let head = snapshot.log_head()?.ok_or_else(log_off)?;
         let start = Start { epoch: head.epoch, seq: head.last };
@@ -85,7 +85,7 @@ impl HistoryQuery {
         let bound = [place.map(u64::from_be_bytes), Some(self.before).filter(|b| *b > 0)];
         let below = bound.into_iter().flatten().min().unwrap_or(u64::MAX);
         let wanted = |change: &Fields<'_>| change.seq < below && self.is_wanted(change);
-        let found = scan(snapshot, &head, self.size.saturating_add(1), wanted, patience)?;
+        let found = scan(snapshot, &head, self.size.saturating_add(1), wanted, cancel)?;
         let (mut changes, mut bytes) = (Vec::new(), 0);
         for seq in found.iter().rev() {
             let change = entry(snapshot, *seq)?;
@@ -125,37 +125,37 @@ impl HistoryQuery {
 }
 
 /// The newest change of a name.
-pub fn newest_of(
+pub(crate) fn newest_of(
     snapshot: &Snapshot<'_>,
     namespace: &Namespace,
     name: &str,
-    patience: &mut Cancel,
+    cancel: &mut Cancel,
 ) -> Result<Option<Change>> {
     let Some(head) = snapshot.log_head()? else { return Ok(None) };
-    let found = around(snapshot, &head, namespace, name, |_| false, patience)?;
+    let found = around(snapshot, &head, namespace, name, |_| false, cancel)?;
     found.ends.map(|(_, newest)| entry(snapshot, newest)).transpose()
 }
 
 /// Changes of one name, by their numbers.
 #[derive(Debug, Default)]
-pub struct Around {
+pub(crate) struct Around {
     /// The oldest and the newest.
-    pub ends: Option<(u64, u64)>,
+    pub(crate) ends: Option<(u64, u64)>,
     /// The newest of those that count as before.
-    pub before: Option<u64>,
+    pub(crate) before: Option<u64>,
 }
 
 /// Finds the changes of a name around a moment: `is_before` says which changes lie before it.
-pub fn around(
+pub(crate) fn around(
     snapshot: &Snapshot<'_>,
     head: &LogHead,
     namespace: &Namespace,
     name: &str,
     is_before: impl Fn(&Fields<'_>) -> bool,
-    patience: &mut Cancel,
+    cancel: &mut Cancel,
 ) -> Result<Around> {
     let mut found = Around::default();
-    for_each(snapshot, head, patience, |change| {
+    for_each(snapshot, head, cancel, |change| {
         if change.name == name.as_bytes() && change.namespace == namespace.as_str().as_bytes() {
             found.ends = Some((found.ends.map_or(change.seq, |(oldest, _)| oldest), change.seq));
             if is_before(change) {
@@ -166,18 +166,18 @@ pub fn around(
     Ok(found)
 }
 
-/// The numbers of the last `most` changes that are wanted, in order.
+/// The numbers of the last `max` wanted changes, in order.
 fn scan(
     snapshot: &Snapshot<'_>,
     head: &LogHead,
-    most: usize,
+    max: usize,
     mut wanted: impl FnMut(&Fields<'_>) -> bool,
-    patience: &mut Cancel,
+    cancel: &mut Cancel,
 ) -> Result<VecDeque<u64>> {
     let mut found = VecDeque::new();
-    for_each(snapshot, head, patience, |change| {
+    for_each(snapshot, head, cancel, |change| {
         if wanted(change) {
-            if found.len() == most {
+            if found.len() == max {
                 found.pop_front();
             }
             found.push_back(change.seq);
@@ -189,11 +189,11 @@ fn scan(
 fn for_each(
     snapshot: &Snapshot<'_>,
     head: &LogHead,
-    patience: &mut Cancel,
+    cancel: &mut Cancel,
     mut visit: impl FnMut(&Fields<'_>),
 ) -> Result<()> {
     snapshot.for_each_entry(head.first, &mut |seq, bytes| {
-        patience.check()?;
+        cancel.check()?;
         snapshot.check_held()?;
         let fields = Fields::new(seq, bytes)
             .ok_or_else(|| Error::DataLoss(format!("change {seq} of the log is none")))?;

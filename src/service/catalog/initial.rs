@@ -1,4 +1,4 @@
-//! The images that are there when a watch begins, as changes of KIND_PRESENT.
+//! The images that exist when a watch begins, as changes of KIND_PRESENT.
 
 use std::sync::Arc;
 
@@ -12,19 +12,19 @@ use crate::log_throttle::throttled_log;
 use crate::model::{Error, Namespace, Result};
 use crate::service::cancel::Cancel;
 use crate::service::codec::{encode, push_field};
-use crate::service::images::Query;
+use crate::service::images::query::Query;
 use crate::service::local::LocalImages;
 use crate::store::{Entry, Records, Snapshot, Store};
 
 /// The bytes of images that are read and sent at a time.
 const READ_BYTES: usize = 16 << 10;
 
-/// The most images that one read looks at.
+/// The most images that one read examines.
 const MAX_ROWS: usize = 50_000;
 
-/// Where the images go on. Nothing is held between two reads: what changes meanwhile comes as a change.
+/// The position in the images. No snapshot is held between two reads: what changes meanwhile arrives as a change.
 #[derive(Debug)]
-pub struct InitialState {
+pub(crate) struct InitialState {
     filter: Arc<ChangeFilter>,
     cursor: Option<Cursor>,
     is_done: bool,
@@ -36,21 +36,25 @@ struct Cursor {
     place: Vec<u8>,
 }
 
-/// The images of one read, and where the next one begins; none after the last.
+/// The images of one read, and the position of the next read; `None` after the last.
 type Piece = (Vec<u8>, Option<Cursor>);
 
 impl InitialState {
     /// All images that match.
-    pub fn new(filter: Arc<ChangeFilter>) -> Self {
+    pub(crate) fn new(filter: Arc<ChangeFilter>) -> Self {
         Self { filter, cursor: None, is_done: false }
     }
 
     /// The encoded fields `changes` of a `Changes`, with some more images; `None` when there are no more.
-    pub async fn next(&mut self, local: &LocalImages, client: Client) -> Result<Option<Vec<u8>>> {
+    pub(crate) async fn next(
+        &mut self,
+        local: &LocalImages,
+        client: Client,
+    ) -> Result<Option<Vec<u8>>> {
         while !self.is_done {
             let (store, filter) = (local.store().clone(), Arc::clone(&self.filter));
             let cursor = self.cursor.clone();
-            let work = move |patience| read(&store, &filter, cursor.as_ref(), patience);
+            let work = move |cancel| read(&store, &filter, cursor.as_ref(), cancel);
             let (changes, next) = local.pool().run(client, work).await?;
             self.is_done = next.is_none();
             self.cursor = next;
@@ -66,11 +70,11 @@ fn read(
     store: &Store,
     filter: &ChangeFilter,
     cursor: Option<&Cursor>,
-    mut patience: Cancel,
+    mut cancel: Cancel,
 ) -> Result<Piece> {
-    let query = filter.compile(&mut patience)?;
+    let query = filter.compile(&mut cancel)?;
     store.read(|snapshot| {
-        let mut piece = Reading { query, patience, changes: Vec::new(), rows: 0 };
+        let mut piece = PieceBuilder { query, cancel, changes: Vec::new(), rows: 0 };
         for namespace in snapshot.walk_namespaces() {
             let namespace = namespace?;
             let is_wanted =
@@ -97,14 +101,14 @@ fn read(
     })
 }
 
-struct Reading {
+struct PieceBuilder {
     query: Option<Query>,
-    patience: Cancel,
+    cancel: Cancel,
     changes: Vec<u8>,
     rows: usize,
 }
 
-impl Reading {
+impl PieceBuilder {
     fn add(
         &mut self,
         snapshot: &Snapshot<'_>,
@@ -129,7 +133,7 @@ impl Reading {
         namespace: &Namespace,
         entry: &Entry<'_>,
     ) -> Result<Option<Vec<u8>>> {
-        let mut step = || self.patience.check().and_then(|()| snapshot.check_held());
+        let mut step = || self.cancel.check().and_then(|()| snapshot.check_held());
         step()?;
         let record = entry.message()?;
         if let Some(query) = &self.query

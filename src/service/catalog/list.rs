@@ -1,5 +1,6 @@
 //! Pages of images, and counts, in one snapshot.
 
+use go_compat::quote::quote;
 use protobuf::well_known_types::field_mask::FieldMask;
 
 use super::errors::{epoch_changed, log_off};
@@ -10,25 +11,24 @@ use super::token::{RequestHash, Start, Token, page_size, request_hash};
 use crate::api::catalog::{CountRequest, CountResponse, ListRequest, ListResponse, ListedImage};
 use crate::limits::memory::ReplyBuffer;
 use crate::log_throttle::throttled_log;
-use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result};
 use crate::service::cancel::Cancel;
 use crate::service::codec::{encode, push_field};
-use crate::service::images;
+use crate::service::images::query::{candidates, max_lookups};
 use crate::service::reply::{BuildOutcome, ReplyBuilder};
 use crate::store::{Entry, Records, Snapshot};
 
-/// The images of a page, if the client does not say.
-pub const DEFAULT_PAGE_SIZE: usize = 100;
+/// The images of a page, if the client sets no page size.
+pub(crate) const DEFAULT_PAGE_SIZE: usize = 100;
 
 /// The most images of a page.
-pub const MAX_PAGE_SIZE: usize = 1000;
+pub(crate) const MAX_PAGE_SIZE: usize = 1000;
 
 /// The bytes of a page after which it ends, unless it has only one image.
-pub const MAX_PAGE_BYTES: usize = 1 << 20;
+pub(crate) const MAX_PAGE_BYTES: usize = 1 << 20;
 
-/// The most images that a page looks at. A filter that few images match has pages with few images, so
-/// that no page takes long.
+/// The most images that one page examines. With a filter that few images match, pages have few images, so that no
+/// page takes long.
 const MAX_PAGE_ROWS: usize = 50_000;
 
 /// The most images that a page looks up by the index. With more, reading in order is cheaper, as each
@@ -38,9 +38,9 @@ const MAX_LOOKUPS: usize = 2048;
 /// The bytes that the fields behind the images may take.
 const TAIL_BYTES: usize = 2 << 10;
 
-/// What all pages of a list have in common, and where this one begins.
+/// The request of a list, and the position where this page begins.
 #[derive(Debug)]
-pub struct PageQuery {
+pub(crate) struct PageQuery {
     namespace: Namespace,
     filters: Vec<String>,
     without: Vec<String>,
@@ -50,18 +50,18 @@ pub struct PageQuery {
     from: Option<Token>,
 }
 
-/// A page, and where the next one begins.
+/// A page, and the token of the next one.
 #[derive(Debug)]
-pub struct Page {
+pub(crate) struct Page {
     /// The encoded `ListResponse`.
-    pub built: BuildOutcome,
-    /// None after the last page.
-    pub next: Option<Token>,
+    pub(crate) built: BuildOutcome,
+    /// The token of the next page; `None` after the last.
+    pub(crate) next: Option<Token>,
 }
 
 impl PageQuery {
-    /// Reads a request. `uuid` is that of the store.
-    pub fn new(namespace: Namespace, request: ListRequest, uuid: &str) -> Result<Self> {
+    /// Parses a request. `uuid` is the UUID of the store.
+    pub(crate) fn new(namespace: Namespace, request: ListRequest, uuid: &str) -> Result<Self> {
         let mask = ReadMask::parse(request.read_mask.as_ref() as Option<&FieldMask>)?;
         let size = page_size(request.page_size, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
         let (filters, without) = (request.filters, request.without);
@@ -74,31 +74,36 @@ impl PageQuery {
     }
 
     /// Whether a page is read fast enough for the thread that has the request.
-    pub fn is_simple(&self) -> bool {
+    pub(crate) fn is_simple(&self) -> bool {
         self.filters.is_empty() && self.without.is_empty() && self.size <= DEFAULT_PAGE_SIZE
     }
 
-    /// Continues behind a page.
-    pub fn go_on(&mut self, next: Token) {
+    /// The namespace, if this is the first page.
+    pub(crate) fn begins(&self) -> Option<&Namespace> {
+        self.from.is_none().then_some(&self.namespace)
+    }
+
+    /// Continues behind the page that returned this token.
+    pub(crate) fn continue_from(&mut self, next: Token) {
         self.from = Some(next);
     }
 
     /// The selection of its filters.
-    pub fn selection(&self, patience: &mut Cancel) -> Result<Selection> {
-        Selection::compile(&self.filters, &self.without, patience)
+    pub(crate) fn selection(&self, cancel: &mut Cancel) -> Result<Selection> {
+        Selection::compile(&self.filters, &self.without, cancel)
     }
 
-    /// Builds the page. `limit` is what the transport can carry.
-    pub fn page(
+    /// Builds the page. `limit` is the longest message of the transport, in bytes.
+    pub(crate) fn page(
         &self,
         snapshot: &Snapshot<'_>,
         selection: &Selection,
         uuid: &str,
         limit: usize,
         room: ReplyBuffer<'_>,
-        patience: Cancel,
+        cancel: Cancel,
     ) -> Result<Page> {
-        let now = Start::of(snapshot)?;
+        let now = Start::at(snapshot)?;
         let begun = self.from.as_ref().map_or(now, |token| token.start);
         if begun.epoch != now.epoch {
             let head = snapshot.log_head()?.ok_or_else(log_off)?;
@@ -106,18 +111,19 @@ impl PageQuery {
         }
         let place = self.from.as_ref().map_or(&[][..], |token| &token.place);
         let reply = ReplyBuilder::new(room);
-        let mut filling =
-            Filling { page: self, selection, limit, reply, patience, count: 0, damaged: 0 };
-        let last = match found(snapshot, &self.namespace, selection, &mut filling.patience)? {
+        let mut builder =
+            PageBuilder { page: self, selection, limit, reply, cancel, count: 0, damaged: 0 };
+        let last = match find_candidates(snapshot, &self.namespace, selection, &mut builder.cancel)?
+        {
             Some(mut found) => {
                 found.sort_unstable_by_key(Entry::place);
                 found.retain(|entry| entry.place() > place);
-                filling.fill(snapshot, found.into_iter().map(Ok))?
+                builder.fill(snapshot, found.into_iter().map(Ok))?
             }
             None => {
                 let names = selection.name_prefix();
                 let all = snapshot.images_after(&self.namespace, names, place)?;
-                filling.fill(snapshot, all)?
+                builder.fill(snapshot, all)?
             }
         };
         let next = last.map(|place| Token { request: self.hash, start: begun, place });
@@ -125,41 +131,40 @@ impl PageQuery {
             next_page_token: next.as_ref().map(|t| t.encode(uuid)).unwrap_or_default(),
             epoch: begun.epoch_text(),
             seq: begun.seq,
-            damaged: filling.damaged,
+            damaged: builder.damaged,
             ..ListResponse::default()
         };
-        filling.reply.add_fields(&encode(&tail)?);
-        Ok(Page { built: filling.reply.built(), next })
+        builder.reply.add_fields(&encode(&tail)?);
+        Ok(Page { built: builder.reply.built(), next })
     }
 }
 
-/// The images that may match, if few enough can be looked up.
-fn found<'s>(
+/// The candidates by the index; `None` if they are too many, or if the filters have no lookups.
+fn find_candidates<'s>(
     snapshot: &'s Snapshot<'_>,
     namespace: &Namespace,
     selection: &Selection,
-    patience: &mut Cancel,
+    cancel: &mut Cancel,
 ) -> Result<Option<Vec<Entry<'s>>>> {
     match selection.lookups() {
-        Some(query) => images::candidates(snapshot, namespace, query, MAX_LOOKUPS, patience),
+        Some(query) => candidates(snapshot, namespace, query, MAX_LOOKUPS, cancel),
         None => Ok(None),
     }
 }
 
 /// A page under construction.
-struct Filling<'p, 'b> {
+struct PageBuilder<'p, 'b> {
     page: &'p PageQuery,
     selection: &'p Selection,
     limit: usize,
     reply: ReplyBuilder<'b>,
-    patience: Cancel,
+    cancel: Cancel,
     count: usize,
     damaged: u64,
 }
 
-impl Filling<'_, '_> {
-    /// Adds images until the page is full. Gives the place of the last one that was looked at, if there are
-    /// more.
+impl PageBuilder<'_, '_> {
+    /// Adds images until the page is full. Returns the position of the last examined image, if there are more.
     fn fill<'s>(
         &mut self,
         snapshot: &Snapshot<'_>,
@@ -195,8 +200,8 @@ impl Filling<'_, '_> {
 
     /// The encoded `ListedImage`, if the image matches.
     fn item(&mut self, snapshot: &Snapshot<'_>, entry: &Entry<'_>) -> Result<Option<Vec<u8>>> {
-        let patience = &mut self.patience;
-        let mut step = || patience.check().and_then(|()| snapshot.check_held());
+        let cancel = &mut self.cancel;
+        let mut step = || cancel.check().and_then(|()| snapshot.check_held());
         step()?;
         let record = entry.message()?;
         if !self.selection.matches(record, &mut step)? {
@@ -232,24 +237,24 @@ impl Filling<'_, '_> {
     }
 }
 
-/// Counts the images that match. Without filters they are not read, and so may be damaged.
-pub fn count(
+/// Counts the images that match. Without filters it does not read the records, so it counts damaged ones too.
+pub(crate) fn count(
     snapshot: &Snapshot<'_>,
     namespace: &Namespace,
     request: &CountRequest,
-    mut patience: Cancel,
+    mut cancel: Cancel,
 ) -> Result<CountResponse> {
-    let compiled = Selection::compile(&request.filters, &request.without, &mut patience)?;
-    let now = Start::of(snapshot)?;
+    let compiled = Selection::compile(&request.filters, &request.without, &mut cancel)?;
+    let now = Start::at(snapshot)?;
     let mut response =
         CountResponse { epoch: now.epoch_text(), seq: now.seq, ..Default::default() };
-    let most = images::max_lookups(snapshot)?;
+    let limit = max_lookups(snapshot)?;
     let few = match compiled.lookups() {
-        Some(query) => images::candidates(snapshot, namespace, query, most, &mut patience)?,
+        Some(query) => candidates(snapshot, namespace, query, limit, &mut cancel)?,
         None => None,
     };
     let mut add = |entry: Entry<'_>| {
-        let mut step = || patience.check().and_then(|()| snapshot.check_held());
+        let mut step = || cancel.check().and_then(|()| snapshot.check_held());
         step()?;
         let matches = compiled.is_all()
             || match entry.message().and_then(|record| compiled.matches(record, &mut step)) {

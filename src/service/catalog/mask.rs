@@ -1,9 +1,9 @@
 //! Read masks: the fields of an image that a client wants (AIP-157).
 
+use go_compat::quote::quote;
 use protobuf::well_known_types::field_mask::FieldMask;
 
 use crate::api::descriptor::Descriptor;
-use crate::model::go::quote::quote;
 use crate::model::image::Image;
 use crate::model::{Error, Result};
 use crate::service::codec::{decode, encode};
@@ -13,7 +13,7 @@ const MAX_PATHS: usize = 16;
 
 /// The fields that are wanted. The name always is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ReadMask {
+pub(crate) struct ReadMask {
     labels: bool,
     created_at: bool,
     updated_at: bool,
@@ -28,7 +28,7 @@ impl ReadMask {
     ///
     /// # Errors
     /// `InvalidArgument` for a path that is no field.
-    pub fn parse(mask: Option<&FieldMask>) -> Result<Option<Self>> {
+    pub(crate) fn parse(mask: Option<&FieldMask>) -> Result<Option<Self>> {
         let Some(mask) = mask else { return Ok(None) };
         if mask.paths.len() > MAX_PATHS {
             return Err(Error::invalid_argument(format_args!(
@@ -66,7 +66,7 @@ impl ReadMask {
     }
 
     /// The encoded image with the wanted fields of `record`.
-    pub fn apply(self, record: &[u8]) -> Result<Vec<u8>> {
+    pub(crate) fn apply(self, record: &[u8]) -> Result<Vec<u8>> {
         let image: Image = decode(record)?;
         let has_target = self.media_type || self.digest || self.size || self.annotations;
         let target = image.target.into_option().filter(|_| has_target).map(|target| Descriptor {

@@ -1,39 +1,42 @@
 //! The service `lmdbimages.v1.Catalog`: pages, counts and batches of images, and the changes of the past.
 //!
-//! - [`list`]: pages and counts; [`select`], [`mask`], [`token`], [`mod@etag`]: what they are made of
-//! - [`batch`]: what a batch may hold; [`apply`]: batches and undo on the local store
-//! - [`watch`], [`initial`]: the changes as they come; [`history`]: those of the past; [`undo`]
-//! - [`entry`]: changes as the log has them; [`change_filter`]: which of them a client wants
+//! - [`list`]: pages and counts; [`select`]: the filters; [`mask`]: the fields; [`token`]: the position of a page;
+//!   [`mod@etag`]: the version of an image
+//! - [`batch`]: checks a batch; [`apply`]: batches and undo on the local store
+//! - [`watch`], [`initial`]: new changes, as they are made; [`history`]: past changes; [`undo`]
+//! - [`entry`]: changes in the form of the log; [`change_filter`]: the changes that a client wants
 //! - [`errors`]: the errors that programs handle
 //!
-//! What is read comes from the local store, in front of a containerd too: so a page and the log always
-//! fit together.
+//! All reads use the local store, in front of a containerd too, so that a page and the log describe the same
+//! state. A first page and a count are read after the store has caught up with containerd.
 
-pub mod apply;
+pub(crate) mod apply;
 pub mod batch;
-pub mod change_filter;
-pub mod entry;
-pub mod errors;
-pub mod etag;
-pub mod history;
-pub mod initial;
-pub mod list;
-pub mod mask;
-pub mod select;
+pub(crate) mod change_filter;
+pub(crate) mod entry;
+pub(crate) mod errors;
+pub(crate) mod etag;
+pub(crate) mod history;
+pub(crate) mod initial;
+pub(crate) mod list;
+pub(crate) mod mask;
+pub(crate) mod select;
 pub mod token;
-pub mod undo;
-pub mod watch;
+pub(crate) mod undo;
+pub(crate) mod watch;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::api::catalog::{
     ApplyRequest, ChangesRequest, ChangesResponse, CountRequest, HeadRequest, HeadResponse,
     HistoryRequest, ListRequest, UndoRequest, UndoResponse, WatchRequest,
 };
-use crate::limits::memory::ReplyBuffer;
+use crate::limits::client::Client;
+use crate::limits::memory::{MemoryBudget, ReplyBuffer};
 use crate::model::{Error, Result};
 use crate::service::cancel::Cancel;
 use crate::service::codec::encode;
@@ -48,10 +51,12 @@ use history::HistoryQuery;
 use list::{Page, PageQuery};
 use token::Token;
 use undo::Restored;
-use watch::{Watch, Watches, read_changes};
+use watch::{Watch, large_messages_budget, read_changes};
 
-/// The bytes of changes that Changes returns, if the client does not say, and the most.
+/// The bytes of changes that Changes returns, if the client does not say.
 const DEFAULT_CHANGES_BYTES: u32 = 256 << 10;
+
+/// The most bytes of changes that Changes returns, unless one change has more.
 const MAX_CHANGES_BYTES: u32 = 1 << 20;
 
 /// The longest wait of Changes.
@@ -62,13 +67,14 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 pub struct Catalog {
     local: LocalImages,
     writer: Arc<dyn CatalogWriter>,
-    watches: Watches,
+    /// The budget of the large messages of watches.
+    large: MemoryBudget,
 }
 
 impl Catalog {
     /// A catalogue that reads `local`, and changes images through `writer`.
     pub fn new(local: LocalImages, writer: Arc<dyn CatalogWriter>) -> Self {
-        Self { local, writer, watches: Watches::default() }
+        Self { local, writer, large: large_messages_budget() }
     }
 
     /// The identity of the store and the ends of its log. Answers a `HeadResponse`.
@@ -87,15 +93,11 @@ impl Catalog {
     }
 
     /// Begins a watch.
-    pub fn watch(
-        &self,
-        client: crate::limits::client::Client,
-        request: WatchRequest,
-    ) -> Result<Watch> {
-        Watch::begin(&self.local, &self.watches, client, request)
+    pub fn watch(&self, client: Client, request: WatchRequest) -> Result<Watch> {
+        Watch::begin(&self.local, &self.large, client, request)
     }
 
-    /// Changes from a number on, or none after a while. Answers a `ChangesResponse`.
+    /// Changes from a number on. Waits for the first one, as long as the request says. Answers a `ChangesResponse`.
     pub async fn changes(&self, call: &CallContext, request: ChangesRequest) -> Result<Reply> {
         let until = Instant::now() + wait(&request)?;
         let filter = Arc::new(ChangeFilter::new(request.namespaces, request.filters)?);
@@ -107,14 +109,20 @@ impl Catalog {
             ));
         }
         check_position(&request.epoch, request.from, &head)?;
-        let most = match request.max_bytes {
+        let max_bytes = match request.max_bytes {
             0 => DEFAULT_CHANGES_BYTES,
             wanted => wanted.min(MAX_CHANGES_BYTES),
         };
         let mut next = request.from;
         loop {
-            let read =
-                read_changes(&self.local, call.client, head.epoch, next, most as usize, &filter);
+            let read = read_changes(
+                &self.local,
+                call.client,
+                head.epoch,
+                next,
+                max_bytes as usize,
+                &filter,
+            );
             let batch = read.await?;
             next = batch.next;
             let is_behind = next <= batch.head.last;
@@ -146,27 +154,27 @@ impl Catalog {
         };
         let mut message = batch.changes;
         message.extend(encode(&tail)?);
-        self.checked(call, message).await
+        self.sized_reply(call, message).await
     }
 
     /// The changes of a name or a digest. Answers a `HistoryResponse`.
     pub async fn history(&self, call: &CallContext, request: HistoryRequest) -> Result<Reply> {
         let store = self.local.store().clone();
         let query = HistoryQuery::new(request, store.uuid())?;
-        let read = move |mut patience: Cancel| {
-            store.read(|snapshot| query.page(snapshot, store.uuid(), &mut patience))
+        let read = move |mut cancel: Cancel| {
+            store.read(|snapshot| query.page(snapshot, store.uuid(), &mut cancel))
         };
         let found = self.local.pool().run(call.client, read).await?;
-        self.checked(call, encode(&found)?).await
+        self.sized_reply(call, encode(&found)?).await
     }
 
     /// Undoes a change. Answers an `UndoResponse`.
     pub async fn undo(&self, call: &CallContext, request: UndoRequest) -> Result<Reply> {
         let (store, namespace) = (self.local.store().clone(), call.namespace());
         let (force, is_dry) = (request.force, request.dry_run);
-        let plan = move |mut patience: Cancel| {
+        let plan = move |mut cancel: Cancel| {
             store.read(|snapshot| {
-                let mut restore = undo::plan(snapshot, &request, &namespace, &mut patience)?;
+                let mut restore = undo::plan(snapshot, &request, &namespace, &mut cancel)?;
                 if force {
                     restore.expected = None;
                 }
@@ -185,13 +193,13 @@ impl Catalog {
                 Restored::Changed(0) => preview,
                 Restored::Changed(seq) => {
                     let made = self.local.store().read(|snapshot| entry::entry(snapshot, seq));
-                    // It was made, whether it can be read or not.
+                    // The change was made, even if its entry cannot be read.
                     Some(made.unwrap_or_else(|_| preview.unwrap_or_default()))
                 }
             }
         };
         let response = UndoResponse { change: change.into(), ..UndoResponse::default() };
-        self.checked(call, encode(&response)?).await
+        self.sized_reply(call, encode(&response)?).await
     }
 
     /// A page of images. Answers a `ListResponse`.
@@ -200,8 +208,8 @@ impl Catalog {
         self.page(call, &Arc::new(query)).await.map(|(reply, _)| reply)
     }
 
-    /// All pages from one on.
-    pub fn stream_list(&self, call: CallContext, request: ListRequest) -> Result<Pages> {
+    /// The pages of a list, from the page of the request's token on.
+    pub(crate) fn stream_list(&self, call: CallContext, request: ListRequest) -> Result<Pages> {
         let query = PageQuery::new(call.namespace()?, request, self.local.store().uuid())?;
         Ok(Pages { catalog: self.clone(), call, query: Some(query) })
     }
@@ -211,14 +219,17 @@ impl Catalog {
         call: &CallContext,
         query: &Arc<PageQuery>,
     ) -> Result<(Reply, Option<Token>)> {
+        if let Some(namespace) = query.begins() {
+            self.writer.catch_up(call.client, namespace).await?;
+        }
         let (store, limit) = (self.local.store(), call.reply_limit);
         let mut measured = None;
         if query.is_simple() {
-            let (waiting, mut patience) = Cancel::new(INLINE_TIMEOUT, 0);
-            let selection = query.selection(&mut patience)?;
+            let (waiting, mut cancel) = Cancel::new(INLINE_TIMEOUT, 0);
+            let selection = query.selection(&mut cancel)?;
             let room = self.local.room(call);
             let read =
-                |s: &Snapshot<'_>| query.page(s, &selection, store.uuid(), limit, room, patience);
+                |s: &Snapshot<'_>| query.page(s, &selection, store.uuid(), limit, room, cancel);
             match store.read(read) {
                 Ok(Page { built, next }) => match built.reply {
                     Some(reply) => return Ok((reply, next)),
@@ -230,30 +241,31 @@ impl Catalog {
         }
         let next = Arc::new(Mutex::new(None));
         let (query, kept) = (Arc::clone(query), Arc::clone(&next));
-        let build = move |store: &Store, room: ReplyBuffer<'_>, mut patience: Cancel| {
-            let selection = query.selection(&mut patience)?;
+        let build = move |store: &Store, room: ReplyBuffer<'_>, mut cancel: Cancel| {
+            let selection = query.selection(&mut cancel)?;
             let page = store.read(|snapshot| {
-                query.page(snapshot, &selection, store.uuid(), limit, room, patience)
+                query.page(snapshot, &selection, store.uuid(), limit, room, cancel)
             })?;
-            *kept.lock().unwrap_or_else(PoisonError::into_inner) = page.next;
+            *kept.lock() = page.next;
             Ok(page.built)
         };
         let reply = self.local.build_reply(call, measured, build).await?;
-        let next = next.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let next = next.lock().take();
         Ok((reply, next))
     }
 
-    /// How many images match. Answers a `CountResponse`.
+    /// The number of images that match. Answers a `CountResponse`.
     pub async fn count(&self, call: &CallContext, request: CountRequest) -> Result<Reply> {
         let (namespace, store) = (call.namespace()?, self.local.store().clone());
-        let count = move |patience: Cancel| {
-            store.read(|snapshot| list::count(snapshot, &namespace, &request, patience))
+        self.writer.catch_up(call.client, &namespace).await?;
+        let count = move |cancel: Cancel| {
+            store.read(|snapshot| list::count(snapshot, &namespace, &request, cancel))
         };
         let found = self.local.pool().run(call.client, count).await?;
         Ok(Reply { message: encode(&found)?, hold: None })
     }
 
-    /// Applies a batch. Gives what became of each item.
+    /// Applies a batch. Returns the result of each item.
     pub async fn apply(
         &self,
         call: &CallContext,
@@ -264,8 +276,8 @@ impl Catalog {
         self.writer.apply(call, namespace, batch).await
     }
 
-    /// A message with its share of the budget, if the transport can carry it.
-    pub async fn checked(&self, call: &CallContext, message: Vec<u8>) -> Result<Reply> {
+    /// The reply of a message, with a reservation of the budget. An error if the transport cannot carry it.
+    pub async fn sized_reply(&self, call: &CallContext, message: Vec<u8>) -> Result<Reply> {
         if message.len() > call.reply_limit {
             return Err(Error::message_too_large(message.len(), call.reply_limit));
         }
@@ -273,11 +285,11 @@ impl Catalog {
     }
 }
 
-/// The pages of a list, one after the other. Each is another snapshot, and none is held between them.
+/// The pages of a list, one after the other. Each page has its own snapshot, and no snapshot is held between them.
 pub struct Pages {
     catalog: Catalog,
     call: CallContext,
-    /// None after the last page.
+    /// The query of the next page; `None` after the last.
     query: Option<PageQuery>,
 }
 
@@ -290,7 +302,7 @@ impl Pages {
         if let Some(next) = next {
             // The work on the pool has ended, and has dropped its share.
             self.query = Arc::into_inner(query).map(|mut query| {
-                query.go_on(next);
+                query.continue_from(next);
                 query
             });
             if self.query.is_none() {
@@ -301,7 +313,7 @@ impl Pages {
     }
 }
 
-/// How long a Changes may wait.
+/// The time that a Changes waits for its first change.
 fn wait(request: &ChangesRequest) -> Result<Duration> {
     let Some(wait) = request.wait.as_ref() else { return Ok(Duration::ZERO) };
     let seconds = u64::try_from(wait.seconds);

@@ -3,11 +3,11 @@
 use crate::model::Result;
 use crate::model::image::plan::Plan;
 use crate::service::cancel::Cancel;
-use crate::service::images::Query;
+use crate::service::images::query::Query;
 
 /// The images that match a filter, without those that match another.
 #[derive(Debug)]
-pub struct Selection {
+pub(crate) struct Selection {
     wanted: Query,
     unwanted: Option<Query>,
     is_all: bool,
@@ -15,7 +15,11 @@ pub struct Selection {
 
 impl Selection {
     /// Reads the filters, within the time and the memory of `cancel`.
-    pub fn compile(filters: &[String], without: &[String], cancel: &mut Cancel) -> Result<Self> {
+    pub(crate) fn compile(
+        filters: &[String],
+        without: &[String],
+        cancel: &mut Cancel,
+    ) -> Result<Self> {
         let wanted = Query::compile(filters, cancel)?;
         let unwanted = match without {
             [] => None,
@@ -26,23 +30,27 @@ impl Selection {
     }
 
     /// Whether every image matches.
-    pub fn is_all(&self) -> bool {
+    pub(crate) fn is_all(&self) -> bool {
         self.is_all
     }
 
-    /// What all names of matching images begin with.
-    pub fn name_prefix(&self) -> &[u8] {
+    /// The prefix of the names of all matching images.
+    pub(crate) fn name_prefix(&self) -> &[u8] {
         self.wanted.as_name_prefix().unwrap_or_default()
     }
 
     /// The query of the filters, if its plan looks images up by more than the beginning of names.
-    pub fn lookups(&self) -> Option<&Query> {
-        let has_lookups = matches!(self.wanted.plan(), Plan::LookUp(_));
+    pub(crate) fn lookups(&self) -> Option<&Query> {
+        let has_lookups = matches!(self.wanted.plan(), Plan::Lookups(_));
         (has_lookups && self.wanted.as_name_prefix().is_none()).then_some(&self.wanted)
     }
 
     /// Whether an encoded image matches.
-    pub fn matches(&self, image: &[u8], step: &mut impl FnMut() -> Result<()>) -> Result<bool> {
+    pub(crate) fn matches(
+        &self,
+        image: &[u8],
+        step: &mut impl FnMut() -> Result<()>,
+    ) -> Result<bool> {
         if self.is_all {
             return Ok(true);
         }

@@ -1,6 +1,6 @@
-//! Page tokens: where a list goes on.
+//! Page tokens: the position where a list continues.
 //!
-//! A token names the place of the last image, the request that it belongs to, and the log's epoch and
+//! A token contains the position of the last image, the request that it belongs to, and the log's epoch and
 //! newest change when the first page was read. Its end is a plain hash over all of that and the store's
 //! UUID, so a token of another store and one that was cut or edited are refused. A key would add
 //! nothing: a forged token can only name another place in a namespace that its client may read anyway.
@@ -25,8 +25,8 @@ const VERSION: u8 = 1;
 const REQUEST_BYTES: usize = 16;
 const CHECK_BYTES: usize = 8;
 
-/// What identifies a request: its pages must belong to the same one.
-pub type RequestHash = [u8; REQUEST_BYTES];
+/// The hash of a request: all pages must belong to the same request.
+pub(crate) type RequestHash = [u8; REQUEST_BYTES];
 
 /// The moment at which the first page was read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,37 +37,37 @@ pub struct Start {
     pub seq: u64,
 }
 
-/// What a token says.
+/// The content of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
     /// The request.
     pub request: RequestHash,
-    /// When the first page was read.
+    /// The moment at which the first page was read.
     pub start: Start,
-    /// Behind which place to go on.
+    /// The position behind which the next page begins.
     pub place: Vec<u8>,
 }
 
-/// The number of items of a page, by the request's.
-pub fn page_size(wanted: i32, default: usize, most: usize) -> Result<usize> {
+/// The number of items of a page, for the number in a request.
+pub fn page_size(wanted: i32, default: usize, max: usize) -> Result<usize> {
     match usize::try_from(wanted) {
         Ok(0) => Ok(default),
-        Ok(wanted) => Ok(wanted.min(most)),
+        Ok(wanted) => Ok(wanted.min(max)),
         Err(_) => Err(Error::invalid_argument(format_args!(
-            "page_size {wanted} is negative; give 0 for {default}, or at most {most}"
+            "page_size {wanted} is negative; give 0 for {default}, or at most {max}"
         ))),
     }
 }
 
 impl Start {
     /// The moment of a snapshot.
-    pub fn of(snapshot: &Snapshot<'_>) -> Result<Self> {
+    pub fn at(snapshot: &Snapshot<'_>) -> Result<Self> {
         let head = snapshot.log_head()?;
         Ok(head.map_or(Self::default(), |head| Self { epoch: head.epoch, seq: head.last }))
     }
 
     /// The epoch as messages have it: empty while the log is off.
-    pub fn epoch_text(&self) -> String {
+    pub(crate) fn epoch_text(&self) -> String {
         if self.epoch.is_nil() { String::new() } else { self.epoch.to_string() }
     }
 }

@@ -1,5 +1,6 @@
 //! Undo: which state an image is to have again, and whether it may.
 
+use go_compat::quote::quote;
 use protobuf::Message;
 use protobuf::well_known_types::timestamp::Timestamp;
 
@@ -8,7 +9,6 @@ use super::errors::{check_epoch, check_kept, compacted, log_off, parse_epoch};
 use super::history::{around, newest_of};
 use crate::api::catalog::undo_request::{To, What};
 use crate::api::catalog::{Change, Kind, Origin, State, UndoRequest};
-use crate::model::go::quote::quote;
 use crate::model::image::Image;
 use crate::model::{Error, Namespace, Result};
 use crate::service::cancel::Cancel;
@@ -17,20 +17,20 @@ use crate::store::{LogHead, Snapshot};
 /// A state that an image is to have again.
 #[derive(Debug, Clone)]
 pub struct Restore {
-    /// Where the image is.
+    /// The namespace of the image.
     pub namespace: Namespace,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// The state it is to have; none if it is to be removed.
+    /// The state to restore; `None` removes the image.
     pub state: Option<State>,
-    /// The newest change of the image in the log, as long as which is the newest it may be restored.
-    /// None: whatever the image is now.
+    /// The newest change of the image in the log: the image is restored only while this is the newest. `None`: the
+    /// image is restored in any case.
     pub expected: Option<Box<Change>>,
     /// The change that is undone, or 0.
     pub undoes: u64,
 }
 
-/// What became of an undo.
+/// The result of an undo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restored {
     /// The image had that state already.
@@ -41,7 +41,7 @@ pub enum Restored {
 
 impl State {
     /// The image of that name with this state.
-    pub fn into_image(self, name: &str) -> Image {
+    pub(crate) fn into_image(self, name: &str) -> Image {
         Image {
             name: name.to_owned(),
             labels: self.labels,
@@ -60,7 +60,7 @@ impl State {
 
 impl Restore {
     /// Whether the image has the state already.
-    pub fn is_done(&self, stored: Option<&[u8]>) -> Result<bool> {
+    pub(crate) fn is_done(&self, stored: Option<&[u8]>) -> Result<bool> {
         Ok(match (&self.state, stored.map(state_of).transpose()?) {
             (None, None) => true,
             (Some(wanted), Some(found)) => wanted.is_like(&found),
@@ -74,7 +74,7 @@ impl Restore {
     }
 
     /// The change that would be made to `stored`, as the log would have it.
-    pub fn preview(&self, stored: Option<&[u8]>) -> Result<Option<Change>> {
+    pub(crate) fn preview(&self, stored: Option<&[u8]>) -> Result<Option<Change>> {
         if self.is_done(stored)? {
             return Ok(None);
         }
@@ -97,7 +97,7 @@ impl Restore {
 }
 
 /// Refuses to restore an image whose present state is not the one after the change that is undone.
-pub fn check_unchanged(restore: &Restore, stored: Option<&[u8]>) -> Result<()> {
+pub(crate) fn check_unchanged(restore: &Restore, stored: Option<&[u8]>) -> Result<()> {
     let Some(expected) = &restore.expected else { return Ok(()) };
     let found = stored.map(state_of).transpose()?;
     let is_same = match (&*expected.after, &found) {
@@ -117,28 +117,31 @@ pub fn check_unchanged(restore: &Restore, stored: Option<&[u8]>) -> Result<()> {
 }
 
 /// Finds what a request means. `namespace` is that of the call.
-pub fn plan(
+pub(crate) fn plan(
     snapshot: &Snapshot<'_>,
     request: &UndoRequest,
     namespace: &Result<Namespace>,
-    patience: &mut Cancel,
+    cancel: &mut Cancel,
 ) -> Result<Restore> {
     let head = snapshot.log_head()?.ok_or_else(log_off)?;
     check_epoch(parse_epoch(&request.epoch)?, &head)?;
     match (&request.what, &request.to) {
         (None, _) => Err(Error::invalid_argument("UndoRequest.seq or name must be set")),
+        (Some(What::Seq(0)), _) => Err(Error::invalid_argument(
+            "UndoRequest.seq must be at least 1: the numbers of changes begin with it",
+        )),
         (Some(What::Seq(_)), Some(_)) => Err(Error::invalid_argument(
             "UndoRequest.to_seq and to_time go with name only: a seq says already which state is meant",
         )),
-        (Some(What::Seq(seq)), None) => undo_change(snapshot, &head, *seq, request.force, patience),
+        (Some(What::Seq(seq)), None) => undo_change(snapshot, &head, *seq, request.force, cancel),
         (Some(What::Name(name)), None) => {
             let namespace = namespace.as_ref().map_err(Clone::clone)?;
-            let newest = newest_of(snapshot, namespace, name, patience)?;
+            let newest = newest_of(snapshot, namespace, name, cancel)?;
             let Some(newest) = newest else { return Err(unknown(name, &head)) };
             restore_before(newest, None)
         }
         (Some(What::Name(name)), Some(to)) => {
-            restore_to(snapshot, &head, namespace.as_ref(), name, to, patience)
+            restore_to(snapshot, &head, namespace.as_ref(), name, to, cancel)
         }
     }
 }
@@ -158,12 +161,12 @@ fn undo_change(
     head: &LogHead,
     seq: u64,
     force: bool,
-    patience: &mut Cancel,
+    cancel: &mut Cancel,
 ) -> Result<Restore> {
     check_kept(seq, head)?;
     let change = entry(snapshot, seq)?;
     let namespace = Namespace::parse(&change.namespace)?;
-    let newest = newest_of(snapshot, &namespace, &change.name, patience)?;
+    let newest = newest_of(snapshot, &namespace, &change.name, cancel)?;
     match newest {
         Some(newest) if newest.seq != seq && !force => Err(changed_since(&newest, seq)),
         Some(_) if force => restore_before(change, Some(())),
@@ -215,7 +218,7 @@ fn restore_to(
     namespace: std::result::Result<&Namespace, &Error>,
     name: &str,
     to: &To,
-    patience: &mut Cancel,
+    cancel: &mut Cancel,
 ) -> Result<Restore> {
     let namespace = namespace.map_err(Clone::clone)?;
     match to {
@@ -229,7 +232,7 @@ fn restore_to(
         To::ToSeq(seq) => change.seq <= *seq,
         To::ToTime(time) => change.time() <= (time.seconds, time.nanos),
     };
-    let found = around(snapshot, head, namespace, name, is_before, patience)?;
+    let found = around(snapshot, head, namespace, name, is_before, cancel)?;
     let Some((oldest, newest)) = found.ends else { return Err(unknown(name, head)) };
     let (state, source) = match found.before {
         Some(seq) => {

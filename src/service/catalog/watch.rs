@@ -1,8 +1,7 @@
 //! Watching: a cursor in the log, and a filter. A watch has no queue and holds no snapshot: it is woken by
 //! the number of the newest change, reads a few changes, and reads on when its client has taken them.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch::Receiver;
@@ -16,6 +15,7 @@ use crate::api::catalog::watch_response::Is;
 use crate::api::catalog::{InitialEnd, Progress, Started, WatchRequest, WatchResponse};
 use crate::limits::client::Client;
 use crate::limits::memory::{MemoryBudget, Reservation};
+use crate::limits::streams::{StreamKind, StreamSlot};
 use crate::model::{Error, Result};
 use crate::service::Reply;
 use crate::service::cancel::Cancel;
@@ -27,7 +27,7 @@ use crate::store::{LogHead, LogPage, Store};
 /// more.
 const SMALL_READ_BYTES: usize = 16 << 10;
 
-/// The same for a read on the pool, whose filter may drop most of it.
+/// Bytes of the log that a read on the pool copies at a time: its filter may drop most of them.
 const LARGE_READ_BYTES: usize = 256 << 10;
 
 /// How long a watch that has nothing to send keeps what it has seen to itself.
@@ -37,13 +37,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// log may have dropped what its client has seen.
 const PROGRESS_CHANGES: u64 = 1000;
 
-/// How many watches there may be, and how many one client may have.
-const MAX_WATCHES: usize = 1024;
-const MAX_CLIENT_WATCHES: usize = 1000;
-
 /// Changes that were read at once.
 #[derive(Debug)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// The encoded fields `changes` of a `Changes` or a `ChangesResponse`.
     pub changes: Vec<u8>,
     /// The next change to be read.
@@ -52,17 +48,17 @@ pub struct Batch {
     pub head: LogHead,
 }
 
-/// Reads changes from `from` on, about `most` bytes, and keeps those that are wanted.
-pub fn read(
+/// Reads changes from `from` on, about `max_bytes` bytes, and keeps those that are wanted.
+pub(crate) fn read(
     store: &Store,
     epoch: &Uuid,
     from: u64,
-    most: usize,
+    max_bytes: usize,
     filter: &ChangeFilter,
-    patience: &mut Cancel,
+    cancel: &mut Cancel,
 ) -> Result<Batch> {
-    let query = filter.compile(patience)?;
-    let LogPage { head, entries } = store.read_log(from, most)?;
+    let query = filter.compile(cancel)?;
+    let LogPage { head, entries } = store.read_log(from, max_bytes)?;
     let head = head.ok_or_else(log_off)?;
     if head.epoch != *epoch {
         return Err(epoch_changed(epoch, &head));
@@ -72,7 +68,7 @@ pub fn read(
     }
     let mut batch = Batch { changes: Vec::new(), next: from, head };
     for entry in entries {
-        if filter.matches(query.as_ref(), entry.seq, &entry.bytes, patience)? {
+        if filter.matches(query.as_ref(), entry.seq, &entry.bytes, cancel)? {
             push_field(&mut batch.changes, 1, &entry.bytes);
         }
         batch.next = entry.seq.saturating_add(1);
@@ -85,57 +81,11 @@ const LARGE_MESSAGE_BYTES: usize = 32 << 10;
 
 /// The bytes that the large messages of all watches have together. It is a budget of their own: a watcher
 /// that does not read holds its share for a while, and writers must not wait for it.
-const LARGE_MESSAGES_BYTES: u32 = 8 << 20;
+const LARGE_MESSAGES_BYTES: u32 = 4 << 20;
 
-/// The watches that there are. Clones are the same.
-#[derive(Debug, Clone)]
-pub struct Watches {
-    counts: Arc<Mutex<HashMap<Client, usize>>>,
-    large: MemoryBudget,
-}
-
-impl Default for Watches {
-    fn default() -> Self {
-        Self { counts: Arc::default(), large: MemoryBudget::new(LARGE_MESSAGES_BYTES) }
-    }
-}
-
-/// A place for one watch, free again when dropped.
-#[derive(Debug)]
-struct Place {
-    watches: Watches,
-    client: Client,
-}
-
-impl Watches {
-    fn admit(&self, client: Client) -> Result<Place> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.values().sum::<usize>() >= MAX_WATCHES {
-            return Err(Error::ResourceExhausted(format!(
-                "there are {MAX_WATCHES} watches already: try again later"
-            )));
-        }
-        let count = counts.entry(client).or_default();
-        if *count >= MAX_CLIENT_WATCHES {
-            return Err(Error::ResourceExhausted(format!(
-                "this client has {MAX_CLIENT_WATCHES} watches already: end some"
-            )));
-        }
-        *count += 1;
-        Ok(Place { watches: self.clone(), client })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.watches.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.client);
-            }
-        }
-    }
+/// The budget that the large messages of all watches share.
+pub(crate) fn large_messages_budget() -> MemoryBudget {
+    MemoryBudget::new(LARGE_MESSAGES_BYTES).for_streams()
 }
 
 /// A running watch.
@@ -154,7 +104,8 @@ pub struct Watch {
     phase: Phase,
     /// For the next message, if that is large.
     hold: Option<Reservation>,
-    place: Place,
+    large: MemoryBudget,
+    _slot: StreamSlot,
 }
 
 #[derive(Debug)]
@@ -168,12 +119,12 @@ impl Watch {
     /// Begins a watch.
     pub fn begin(
         local: &LocalImages,
-        watches: &Watches,
+        large: &MemoryBudget,
         client: Client,
         request: WatchRequest,
     ) -> Result<Self> {
         let filter = Arc::new(ChangeFilter::new(request.namespaces, request.filters)?);
-        let place = watches.admit(client)?;
+        let slot = local.events().streams().admit(client, StreamKind::Watch)?;
         let mut news = local.store().watch_log();
         let head = (*news.borrow_and_update()).ok_or_else(log_off)?;
         let next = match request.from {
@@ -204,7 +155,8 @@ impl Watch {
             progress_at: Instant::now() + PROGRESS_INTERVAL,
             phase: Phase::Starting(initial),
             hold: None,
-            place,
+            large: large.clone(),
+            _slot: slot,
         })
     }
 
@@ -240,7 +192,7 @@ impl Watch {
                 if size > LARGE_MESSAGE_BYTES && self.hold.is_none() {
                     // Nothing is held while waiting; then it is read again.
                     drop(batch);
-                    self.hold = self.place.watches.large.reserve(self.client, size).await;
+                    self.hold = self.large.reserve(self.client, size).await;
                     continue;
                 }
                 self.next = batch.next;
@@ -307,20 +259,21 @@ impl Watch {
 }
 
 /// Reads changes: at once if that takes little time, else on the pool.
-pub async fn read_changes(
+pub(crate) async fn read_changes(
     local: &LocalImages,
     client: Client,
     epoch: Uuid,
     from: u64,
-    most: usize,
+    max_bytes: usize,
     filter: &Arc<ChangeFilter>,
 ) -> Result<Batch> {
-    if filter.is_simple() && most <= SMALL_READ_BYTES {
-        return read(local.store(), &epoch, from, most, filter, &mut Cancel::never());
+    if filter.is_simple() && max_bytes <= SMALL_READ_BYTES {
+        return read(local.store(), &epoch, from, max_bytes, filter, &mut Cancel::never());
     }
     let (store, filter) = (local.store().clone(), Arc::clone(filter));
-    let most = most.max(LARGE_READ_BYTES);
-    let work = move |mut patience: Cancel| read(&store, &epoch, from, most, &filter, &mut patience);
+    let max_bytes = max_bytes.max(LARGE_READ_BYTES);
+    let work =
+        move |mut cancel: Cancel| read(&store, &epoch, from, max_bytes, &filter, &mut cancel);
     local.pool().run(client, work).await
 }
 

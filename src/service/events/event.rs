@@ -12,29 +12,29 @@ use crate::service::codec::encode;
 
 /// An event.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Event {
+pub(crate) struct Event {
     message: Vec<u8>,
     namespace: String,
     topic: String,
-    /// The name and labels of a known kind of event, encoded as an image without other fields. Decoded,
-    /// small labels take twenty times as much memory.
+    /// The name and labels of a known kind of event, encoded as an image without other fields. Small labels
+    /// take twenty times as much memory when they are decoded.
     named: Vec<u8>,
 }
 
 impl Event {
-    /// The event of an envelope, whose encoding is `message`.
-    pub fn new(envelope: Envelope, message: Vec<u8>) -> Self {
+    /// The event of an envelope. `message` is the encoded envelope.
+    pub(crate) fn new(envelope: Envelope, message: Vec<u8>) -> Self {
         let named = indexed_fields(&envelope.event).unwrap_or_default();
         Self { message, namespace: envelope.namespace, topic: envelope.topic, named }
     }
 
     /// The encoded `Envelope`.
-    pub fn message(&self) -> &[u8] {
+    pub(crate) fn message(&self) -> &[u8] {
         &self.message
     }
 
     /// The memory of the event, in bytes.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         let Self { message, namespace, topic, named } = self;
         size_of::<Self>() + message.len() + namespace.len() + topic.len() + named.len()
     }
@@ -103,7 +103,7 @@ mod tests {
         let message = envelope.write_to_bytes().unwrap();
         let bytes = message.len();
         assert!(bytes > 90_000);
-        // Once in the message, once for filters.
+        // The labels are in the message, and once more for filters.
         assert!(Event::new(envelope, message).size() > bytes * 19 / 10);
     }
 }

@@ -1,26 +1,27 @@
-//! Events: what happened to images and namespaces, and what others publish, to all who subscribe.
+//! Events: changes of images and namespaces, and events that clients publish, for all subscribers.
 //!
-//! An event is sent after the commit of the change it tells of, in the order of commits. It is not
-//! kept: who subscribes later does not see it. A subscriber that reads too slowly loses its place:
-//! it is told how many events it missed, and its stream ends; a writer never waits for it.
+//! The service sends the event of a change after the commit, in the order of commits. It keeps no
+//! events: a later subscriber does not see earlier ones. The writer thread never waits for a subscriber. The
+//! stream of a subscriber that reads too slowly ends with the number of events that it missed.
 //!
-//! - [`event`]: one event; [`queue`]: those that wait
-//! - [`subscribers`]: bounds on all subscribers; [`subscription`]: one of them
+//! - [`event`]: one event; [`queue`]: the events that wait for subscribers
+//! - [`filters`]: the filters that subscriptions share; [`subscription`]: one subscription
 //!
 //! Topics, type URLs and checks are containerd's (`core/events/exchange`, 2.3).
 
-pub mod event;
+pub(crate) mod event;
+mod filters;
 mod queue;
-mod subscribers;
 pub(crate) mod subscription;
 
 use std::collections::BTreeMap;
 
 use event::Event;
+use filters::SharedFilters;
+use go_compat::quote::quote;
 use protobuf::MessageField;
 use protobuf::well_known_types::any::Any;
 use queue::Queue;
-use subscribers::Subscribers;
 use subscription::Subscription;
 
 use super::pool::Pool;
@@ -29,9 +30,9 @@ use crate::api::image_events::{ImageCreate, ImageDelete, ImageUpdate};
 use crate::api::namespace_events::{NamespaceCreate, NamespaceDelete, NamespaceUpdate};
 use crate::clock;
 use crate::limits::client::Client;
+use crate::limits::streams::{StreamKind, Streams};
 use crate::log_throttle::throttled_log;
 use crate::model::filter::Filter;
-use crate::model::go::quote::quote;
 use crate::model::{Error, Namespace, Result, image};
 use crate::service::cancel::Cancel;
 use crate::service::codec::encode;
@@ -43,12 +44,12 @@ const MAX_EVENT_BYTES: usize = 64 << 10;
 const GO_ZERO: i64 = -62_135_596_800;
 
 /// Labels of an image or a namespace.
-pub type Labels = BTreeMap<String, String>;
+pub(crate) type Labels = BTreeMap<String, String>;
 
-/// What happened, as this service tells it itself.
+/// An event that this service makes itself.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
-pub enum OwnEvent {
+pub(crate) enum OwnEvent {
     ImageCreated { name: String, labels: Labels },
     ImageUpdated { name: String, labels: Labels },
     ImageDeleted { name: String },
@@ -58,7 +59,7 @@ pub enum OwnEvent {
 }
 
 impl OwnEvent {
-    /// Its topic, and the event itself.
+    /// The topic, and the event.
     fn into_envelope_parts(self) -> Result<(&'static str, Any)> {
         Ok(match self {
             Self::ImageCreated { name, labels } => {
@@ -91,16 +92,23 @@ fn any<M: protobuf::MessageFull>(message: &M) -> Result<Any> {
     Ok(Any { type_url, value: encode(message)?, ..Any::default() })
 }
 
-/// Where events are handed in and subscribed to. Clones are the same exchange.
+/// The exchange: it takes events and has subscribers. Clones are the same exchange.
 #[derive(Clone, Debug, Default)]
 pub struct Exchange {
     queue: Queue,
-    subscribers: Subscribers,
+    filters: SharedFilters,
+    streams: Streams,
 }
 
 impl Exchange {
-    /// Tells what happened in a namespace, now. It did happen: what cannot be told goes to the log.
-    pub fn emit(&self, namespace: &Namespace, happened: OwnEvent) {
+    /// The open streams: subscriptions, and watches of the catalogue.
+    pub fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    /// Sends an event of a namespace with the time of now. The change is made already, so a failure goes to
+    /// the log only.
+    pub(crate) fn emit(&self, namespace: &Namespace, happened: OwnEvent) {
         let sent = happened.into_envelope_parts().and_then(|(topic, event)| {
             self.send(Envelope {
                 timestamp: Some(clock::record_time()).into(),
@@ -115,7 +123,7 @@ impl Exchange {
         }
     }
 
-    /// Sends a client's event, in the namespace of its call, with the time of now.
+    /// Sends the event of a client in the namespace of its call, with the time of now.
     pub fn publish(
         &self,
         namespace: &Namespace,
@@ -132,14 +140,13 @@ impl Exchange {
         })
     }
 
-    /// Sends an event of elsewhere as it is.
+    /// Sends an event from another exchange as it is.
     pub fn forward(&self, mut envelope: Envelope) -> Result<()> {
         Namespace::parse(&envelope.namespace).map_err(|e| {
             Error::InvalidArgument(format!("event envelope has invalid namespace: {e}"))
         })?;
         check_topic(&envelope.topic)?;
-        // One that is not set is the epoch's beginning, as in containerd; Go's own beginning of
-        // time is what counts as not set.
+        // As in containerd, a missing time is the Unix epoch, and Go's zero time counts as missing.
         let time = image::normalize_timestamp(&envelope.timestamp);
         if (time.seconds, time.nanos) == (GO_ZERO, 0) {
             return Err(Error::invalid_argument("timestamp must be set on forwarded event"));
@@ -160,32 +167,32 @@ impl Exchange {
         Ok(())
     }
 
-    /// The events from now on that match any of the filters; without filters all. They are matched on
-    /// `pool`.
+    /// Subscribes to the events from now on that match any of the filters; without filters to all events. The
+    /// `pool` matches them.
     pub async fn subscribe(
         &self,
         pool: &Pool,
         client: Client,
         filters: Vec<String>,
     ) -> Result<Subscription> {
-        let admission = self.subscribers.admit(client)?;
-        let filter = match self.subscribers.known(&filters) {
+        let slot = self.streams.admit(client, StreamKind::Subscription)?;
+        let filter = match self.filters.known(&filters) {
             Some(known) => known,
             None => {
                 let texts = filters.clone();
                 let filter = pool.run(client, move |cancel| filter(&texts, cancel)).await?;
-                self.subscribers.share(filters, filter)?
+                self.filters.share(filters, filter)?
             }
         };
         let (pool, cursor) = (pool.clone(), self.queue.subscribe());
-        Ok(Subscription { pool, client, filter, cursor, sending: None, _admission: admission })
+        Ok(Subscription { pool, client, filter, cursor, current: None, _slot: slot })
     }
 }
 
 fn filter(texts: &[String], mut cancel: Cancel) -> Result<Filter> {
     cancel.compile(texts, |texts| {
         Filter::parse(texts).map_err(|e| {
-            // Of a stream's errors containerd tells no code.
+            // containerd gives the errors of a stream no code.
             Error::Unknown(format!(
                 "subscription error: failed parsing subscription filters: {}",
                 Error::invalid_argument(e)
@@ -229,7 +236,7 @@ mod tests {
         exchange.subscribe(&Pool::new(), Client::Own, vec![filter.to_owned()]).await
     }
 
-    /// The next event, of all its pieces.
+    /// The next event, put together from its pieces.
     async fn next(subscription: &mut Subscription) -> Result<Envelope> {
         let first = subscription.next().await?;
         let (total, mut bytes) = (first.total.unwrap(), first.bytes);
@@ -272,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_subscriber_is_told_and_holds_nobody_up() {
+    async fn a_slow_subscriber_learns_of_missed_events_and_delays_no_other() {
         let exchange = Exchange::default();
         let mut slow = subscribe(&exchange, "").await.unwrap();
         for _ in 0..queue::MAX_EVENTS + 10 {

@@ -1,26 +1,29 @@
 //! The events that wait for subscribers: one queue for all subscribers.
 //!
-//! An event is in memory once, however many subscribers wait for it. Each subscriber has a position in the
-//! queue and holds no event. When the queue is full it drops the oldest events, even unread ones, and the
-//! slowest subscribers learn that they missed events.
+//! The queue has each event in memory once, for all subscribers. Each subscriber has a position in the
+//! queue and holds no event. A full queue drops the oldest events, even unread ones, and the slowest
+//! subscribers learn that they missed events.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::event::Event;
 
-/// The most events that wait, and the most memory of them together, in bytes.
-pub const MAX_EVENTS: usize = 1024;
-pub const MAX_BYTES: usize = 8 << 20;
+/// The most events in the queue.
+pub(crate) const MAX_EVENTS: usize = 1024;
+
+/// The most memory of the events in the queue, in bytes.
+pub(crate) const MAX_BYTES: usize = 8 << 20;
 
 /// The most memory of the events that subscribers hold while they read them, in bytes.
 const MAX_HELD_BYTES: usize = 4 << 20;
 
 /// The queue. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Queue(Arc<Shared>);
+pub(crate) struct Queue(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -42,7 +45,7 @@ struct State {
 
 /// The number of events that were dropped before the subscriber read them.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Missed(pub u64);
+pub(crate) struct Missed(pub(crate) u64);
 
 impl Default for Queue {
     fn default() -> Self {
@@ -51,8 +54,8 @@ impl Default for Queue {
 }
 
 impl Queue {
-    /// Appends an event, if there is a subscriber.
-    pub fn push(&self, event: impl FnOnce() -> Event) {
+    /// Appends an event if the queue has a subscriber.
+    pub(crate) fn push(&self, event: impl FnOnce() -> Event) {
         if self.lock().positions.is_empty() {
             return;
         }
@@ -68,8 +71,8 @@ impl Queue {
         self.0.end.send_replace(end);
     }
 
-    /// A position after all events.
-    pub fn subscribe(&self) -> Cursor {
+    /// Returns a cursor behind all events.
+    pub(crate) fn subscribe(&self) -> Cursor {
         let mut state = self.lock();
         let position = state.end();
         *state.positions.entry(position).or_default() += 1;
@@ -77,7 +80,7 @@ impl Queue {
     }
 
     /// The event at a position; none at the end.
-    pub fn get(&self, position: u64) -> Result<Option<Arc<Event>>, Missed> {
+    pub(crate) fn get(&self, position: u64) -> Result<Option<Arc<Event>>, Missed> {
         let state = self.lock();
         let index =
             position.checked_sub(state.first).ok_or_else(|| Missed(state.first - position))?;
@@ -86,7 +89,7 @@ impl Queue {
     }
 
     /// Keeps an event that may leave the queue, within [`MAX_HELD_BYTES`].
-    pub fn hold(&self, event: Arc<Event>) -> Option<HeldEvent> {
+    pub(crate) fn hold(&self, event: Arc<Event>) -> Option<HeldEvent> {
         let mut state = self.lock();
         let held_bytes = state.held_bytes + event.size();
         if held_bytes > MAX_HELD_BYTES {
@@ -97,8 +100,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No change of the state can panic halfway, so the state of a poisoned lock is consistent.
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 }
 
@@ -114,7 +116,7 @@ impl State {
         }
     }
 
-    /// A subscriber leaves a position. Events that all subscribers have read are dropped.
+    /// Removes a subscriber from a position, and drops the events that all subscribers have read.
     fn leave(&mut self, position: u64) {
         if let Some(count) = self.positions.get_mut(&position) {
             *count -= 1;
@@ -131,14 +133,14 @@ impl State {
 
 /// An event that a subscriber holds while it reads it.
 #[derive(Debug)]
-pub struct HeldEvent {
+pub(crate) struct HeldEvent {
     queue: Queue,
     event: Arc<Event>,
 }
 
 impl HeldEvent {
     /// The event.
-    pub fn event(&self) -> &Arc<Event> {
+    pub(crate) fn event(&self) -> &Arc<Event> {
         &self.event
     }
 }
@@ -151,7 +153,7 @@ impl Drop for HeldEvent {
 
 /// A subscriber's position.
 #[derive(Debug)]
-pub struct Cursor {
+pub(crate) struct Cursor {
     queue: Queue,
     position: u64,
     end: watch::Receiver<u64>,
@@ -159,22 +161,22 @@ pub struct Cursor {
 
 impl Cursor {
     /// The queue.
-    pub fn queue(&self) -> &Queue {
+    pub(crate) fn queue(&self) -> &Queue {
         &self.queue
     }
 
     /// The position.
-    pub fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
     /// The event at the position; none at the end.
-    pub fn event(&self) -> Result<Option<Arc<Event>>, Missed> {
+    pub(crate) fn event(&self) -> Result<Option<Arc<Event>>, Missed> {
         self.queue.get(self.position)
     }
 
     /// Moves to a later position.
-    pub fn move_to(&mut self, position: u64) {
+    pub(crate) fn move_to(&mut self, position: u64) {
         let mut state = self.queue.lock();
         *state.positions.entry(position).or_default() += 1;
         state.leave(self.position);
@@ -182,7 +184,7 @@ impl Cursor {
     }
 
     /// Waits until there is an event.
-    pub async fn wait(&mut self) {
+    pub(crate) async fn wait(&mut self) {
         let position = self.position;
         // The sender lives as long as the queue.
         let _ = self.end.wait_for(|end| *end > position).await;

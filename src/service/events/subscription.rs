@@ -1,30 +1,30 @@
-//! What one subscriber gets: the events that match its filters, piece by piece.
+//! A subscription: the events that match its filters, piece by piece.
 //!
-//! Filters are matched on the pool, in turns with what other clients have there, never on a thread of
-//! connections. An event leaves in pieces that are copied as the client reads them. While it does, the
-//! subscriber holds the event, if there is memory to spare for that; else it may find that the rest of
-//! the event is gone.
+//! The pool matches filters, in turns with the work of other clients; a connection thread never does. The
+//! subscription copies an event in pieces, as the client reads them. It holds the event meanwhile, if
+//! the memory budget allows; otherwise the queue may drop the event before its last piece is copied.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::filters::SharedFilter;
 use super::queue::{Cursor, HeldEvent, Missed, Queue};
-use super::subscribers::{Admission, SharedFilter};
 use crate::limits::client::Client;
+use crate::limits::streams::StreamSlot;
 use crate::model::{Error, Result};
 use crate::service::cancel::Cancel;
 use crate::service::pool::{Attempt, Lane, Pool, QUICK_TIMEOUT};
 
 /// The most bytes of a piece.
-pub const MAX_PIECE: usize = 8 << 10;
+pub(crate) const MAX_PIECE: usize = 8 << 10;
 
-/// How long events are matched before other work on the pool has its turn.
-const TURN: Duration = Duration::from_millis(20);
+/// How long a subscription matches events before other work of the pool runs.
+const MATCH_QUANTUM: Duration = Duration::from_millis(20);
 
 /// A part of an encoded `Envelope`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Of the first piece of an event: the bytes of all its pieces.
+    /// On the first piece of an event: the bytes of all its pieces.
     pub total: Option<usize>,
     /// The next bytes of the event.
     pub bytes: Vec<u8>,
@@ -38,14 +38,14 @@ pub struct Subscription {
     pub(super) filter: Arc<SharedFilter>,
     pub(super) cursor: Cursor,
     /// The event at the cursor, if it matches.
-    pub(super) sending: Option<Sending>,
-    pub(super) _admission: Admission,
+    pub(super) current: Option<CurrentEvent>,
+    pub(super) _slot: StreamSlot,
 }
 
-/// An event on its way.
+/// An event that the client is reading.
 #[derive(Debug)]
-pub struct Sending {
-    /// How many bytes of it were taken.
+pub(crate) struct CurrentEvent {
+    /// The bytes that the client has taken.
     taken: usize,
     held: Option<HeldEvent>,
 }
@@ -60,32 +60,32 @@ impl Subscription {
             self.cursor.wait().await;
             let (position, matches) = self.find().await?;
             self.cursor.move_to(position);
-            self.sending = matches.then_some(Sending { taken: 0, held: None });
+            self.current = matches.then_some(CurrentEvent { taken: 0, held: None });
         }
     }
 
     fn next_piece(&mut self) -> Result<Option<Piece>> {
-        let Some(mut sending) = self.sending.take() else { return Ok(None) };
-        let event = match &sending.held {
+        let Some(mut current) = self.current.take() else { return Ok(None) };
+        let event = match &current.held {
             Some(held) => Some(Arc::clone(held.event())),
             None => self.cursor.event().map_err(missed)?,
         };
         let Some(event) = event else { return Ok(None) };
         let message = event.message();
-        let rest = message.get(sending.taken..).unwrap_or_default();
+        let rest = message.get(current.taken..).unwrap_or_default();
         let bytes = rest.get(..MAX_PIECE).unwrap_or(rest).to_vec();
-        let total = (sending.taken == 0).then_some(message.len());
-        sending.taken += bytes.len();
-        if sending.taken >= message.len() {
+        let total = (current.taken == 0).then_some(message.len());
+        current.taken += bytes.len();
+        if current.taken >= message.len() {
             self.cursor.move_to(self.cursor.position() + 1);
         } else {
-            sending.held = sending.held.or_else(|| self.cursor.queue().hold(Arc::clone(&event)));
-            self.sending = Some(sending);
+            current.held = current.held.or_else(|| self.cursor.queue().hold(Arc::clone(&event)));
+            self.current = Some(current);
         }
         Ok(Some(Piece { total, bytes }))
     }
 
-    /// The position of the next event that matches, and true; or one up to which none does.
+    /// The position of the next matching event and true, or a position up to which no event matches and false.
     async fn find(&self) -> Result<(u64, bool)> {
         let (queue, from) = (self.cursor.queue().clone(), self.cursor.position());
         if self.filter.filter().matches_all() {
@@ -113,13 +113,13 @@ fn find(
     mut cancel: Cancel,
 ) -> Result<(u64, bool)> {
     let (begun, mut position) = (Instant::now(), from);
-    while begun.elapsed() < TURN {
+    while begun.elapsed() < MATCH_QUANTUM {
         let Some(event) = queue.get(position).map_err(missed)? else { break };
         let mut step = || cancel.check();
         match filter.filter().try_matches(&*event, &mut step) {
             Ok(true) => return Ok((position, true)),
             Ok(false) => position += 1,
-            // Those before it took their part of the time.
+            // The events before it have used a part of the time.
             Err(_) if position > from => break,
             Err(e) => return Err(e),
         }

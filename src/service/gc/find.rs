@@ -25,14 +25,14 @@ use crate::store::read::scan::{Expiring, RecordKey};
 use crate::store::{Kind, Records, Snapshot};
 
 /// Records that are due and looked at together.
-pub const MAX_BATCH: usize = 8_192;
+pub(crate) const MAX_BATCH: usize = 8_192;
 
 /// The label of a lease that keeps what it names, and nothing that this keeps.
 const FLAT: &str = "containerd.io/gc.flat";
 
 /// Where a batch comes from.
 #[derive(Debug)]
-pub enum Source {
+pub(crate) enum Source {
     /// All that is due by the schedule.
     Schedule,
     /// The first that are due from that key on, by the store's list.
@@ -41,26 +41,48 @@ pub enum Source {
 
 /// An entry of which the record may be removed, or is another by now.
 #[derive(Debug)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// When the entry says that the record expires.
-    pub time: UnixTime,
+    pub(crate) time: UnixTime,
     /// The record's key.
-    pub key: RecordKey,
-    /// The name, if the record is an image.
-    pub image: Option<NameId>,
+    pub(crate) key: RecordKey,
+    /// What the entry leads to in the snapshot.
+    pub(crate) subject: Subject,
+}
+
+/// What the entry of a candidate leads to in the snapshot.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Subject {
+    /// An image that has expired.
+    Image(NameId),
+    /// A lease that has expired.
+    Lease,
+    /// No record that expires then. A later change may make one, of which the run does not know what
+    /// references it: the run leaves that record.
+    Stale,
+}
+
+impl Candidate {
+    /// The image, if it is one.
+    pub(crate) fn image(&self) -> Option<NameId> {
+        match self.subject {
+            Subject::Image(id) => Some(id),
+            Subject::Lease | Subject::Stale => None,
+        }
+    }
 }
 
 /// What a batch found.
 #[derive(Debug)]
-pub struct Found {
+pub(crate) struct Found {
     /// Leases first.
-    pub candidates: Vec<Candidate>,
+    pub(crate) candidates: Vec<Candidate>,
     /// Where the next batch begins, unless all that is due was in this one.
-    pub next: Option<RecordKey>,
+    pub(crate) next: Option<RecordKey>,
 }
 
 /// What has expired and is not kept, and entries whose records are others by now.
-pub fn find(
+pub(crate) fn find(
     collector: &Collector,
     snapshot: &Snapshot<'_>,
     source: Source,
@@ -80,13 +102,14 @@ pub fn find(
         let (time, key) = entry;
         match state {
             EntryState::Expired(record) if record.kind == Kind::Image => {
-                let image = Some(collector.id(&record.namespace, &record.name));
-                let candidate = Candidate { time, key, image };
+                let subject = Subject::Image(collector.id(&record.namespace, &record.name));
+                let candidate = Candidate { time, key, subject };
                 images.entry(record.namespace).or_default().push(candidate);
             }
-            EntryState::Expired(_) | EntryState::Stale => {
-                candidates.push(Candidate { time, key, image: None });
+            EntryState::Expired(_) => {
+                candidates.push(Candidate { time, key, subject: Subject::Lease });
             }
+            EntryState::Stale => candidates.push(Candidate { time, key, subject: Subject::Stale }),
             EntryState::Damaged => {}
         }
     }
@@ -134,7 +157,7 @@ fn due_in_store(
 }
 
 /// Reads into the schedule what expires next.
-pub fn load(collector: &Collector, snapshot: &Snapshot<'_>) -> Result<()> {
+pub(crate) fn load(collector: &Collector, snapshot: &Snapshot<'_>) -> Result<()> {
     let (mut loaded, mut unreadable) = (Loaded::default(), Unreadable::default());
     for noted in snapshot.expiring_keys(&RecordKey::first())? {
         let (key, when) = noted?;
@@ -158,18 +181,18 @@ pub fn load(collector: &Collector, snapshot: &Snapshot<'_>) -> Result<()> {
 
 /// What an entry leads to.
 #[derive(Debug)]
-pub enum EntryState {
+pub(crate) enum EntryState {
     /// The record says itself that it expires then.
     Expired(Expiring),
     /// The record is gone, or expires at another time, or never.
     Stale,
-    /// That cannot be told.
+    /// The record is damaged, so its time of expiry is unknown.
     Damaged,
 }
 
 /// What an entry leads to. The list of what expires has no checksum; records have one, and nothing is
 /// removed on the word of damaged bytes.
-pub fn state_of(records: &impl Records, (time, key): &Entry) -> EntryState {
+pub(crate) fn state_of(records: &impl Records, (time, key): &Entry) -> EntryState {
     let found = records.expiring(key).and_then(|found| {
         let Some(record) = found else { return Ok(None) };
         let message = records.record_at(key)?;
@@ -214,7 +237,7 @@ impl Graph<'_> {
             }
         } else {
             // An expired image of another batch may keep one of this batch.
-            let batch: HashSet<_> = images.iter().filter_map(|image| image.image).collect();
+            let batch: HashSet<_> = images.iter().filter_map(Candidate::image).collect();
             let is_candidate = |id| batch.contains(&id);
             for noted in self.snapshot.expiring_images(namespace)? {
                 let (key, when) = noted?;

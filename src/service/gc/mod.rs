@@ -13,7 +13,7 @@
 
 pub(crate) mod find;
 pub(crate) mod references;
-pub mod run;
+pub(crate) mod run;
 pub(crate) mod schedule;
 #[cfg(test)]
 mod tests;
@@ -21,12 +21,12 @@ mod tests;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use go_compat::quote::quote;
+use go_compat::text::lossy;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use crate::model::go::quote::quote;
-use crate::model::go::text::lossy;
 use crate::model::{Namespace, UnixTime};
 use crate::service::events::{Labels, OwnEvent};
 use crate::store::Kind;
@@ -37,7 +37,7 @@ use schedule::Schedule;
 /// The label, on images and leases.
 pub const EXPIRE: &str = "containerd.io/gc.expire";
 
-/// After this number of changes the collector runs.
+/// The collector runs after this number of changes.
 const CHANGES: u64 = 100;
 
 /// Names that changes may keep while a batch is looked for. When there are more, the batch removes
@@ -151,11 +151,11 @@ impl Kept {
 impl Collector {
     fn state(&self) -> MutexGuard<'_, State> {
         // Each change of the state is whole before anything that could panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Takes note of a change, in its job.
-    pub fn observe(&self, namespace: &Namespace, happened: &OwnEvent) {
+    pub(crate) fn observe(&self, namespace: &Namespace, happened: &OwnEvent) {
         match happened {
             OwnEvent::ImageCreated { name, labels } | OwnEvent::ImageUpdated { name, labels } => {
                 self.image_written(namespace, name, labels);
@@ -168,7 +168,7 @@ impl Collector {
     }
 
     /// An image was written: in the job that writes it.
-    pub fn image_written(&self, namespace: &Namespace, name: &str, labels: &Labels) {
+    pub(crate) fn image_written(&self, namespace: &Namespace, name: &str, labels: &Labels) {
         self.expires(namespace, Kind::Image, name, labels);
         if let Some(run) = &mut self.state().run {
             // It may be another image than the run has seen.
@@ -181,12 +181,12 @@ impl Collector {
     }
 
     /// A lease was written: in the job that writes it.
-    pub fn lease_written(&self, namespace: &Namespace, id: &str, labels: &Labels) {
+    pub(crate) fn lease_written(&self, namespace: &Namespace, id: &str, labels: &Labels) {
         self.expires(namespace, Kind::Lease, id, labels);
     }
 
     /// A lease names an image: in the job that has it do so.
-    pub fn image_leased(&self, namespace: &Namespace, name: &str) {
+    pub(crate) fn image_leased(&self, namespace: &Namespace, name: &str) {
         if let Some(run) = &mut self.state().run {
             run.keep(self.id(namespace, name));
         }
@@ -209,8 +209,8 @@ impl Collector {
         }
     }
 
-    /// One more change was made.
-    pub fn record_change(&self) {
+    /// Counts a change.
+    pub(crate) fn record_change(&self) {
         if (self.changes.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(CHANGES) {
             self.due.notify_one();
         }

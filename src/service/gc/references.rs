@@ -14,22 +14,22 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 /// References of the expired images of one namespace, all together.
-pub const MAX_LINKS: usize = 1 << 18;
+pub(crate) const MAX_LINKS: usize = 1 << 18;
 
 /// The expired images of a namespace have more than [`MAX_LINKS`] references.
 #[derive(Debug, PartialEq, Eq)]
-pub struct TooManyLinks;
+pub(crate) struct TooManyLinks;
 
 /// The label by which an image keeps another.
 const REFERENCE: &[u8] = b"containerd.io/gc.ref.image";
 /// The label by which an image is kept with another.
 const BACK_REFERENCE: &[u8] = b"containerd.io/gc.bref.image";
-/// The same, with what is not here.
+/// The labels by which an image is kept with content or a container, which are not in this store.
 const ELSEWHERE: [&[u8]; 2] =
     [b"containerd.io/gc.bref.content", b"containerd.io/gc.bref.container"];
 const ELSEWHERE_SNAPSHOT: &[u8] = b"containerd.io/gc.bref.snapshot.";
 
-/// What a label says about keeping images.
+/// The meaning of a label for the collector.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning<'l> {
     /// The image keeps the one of that name.
@@ -59,7 +59,7 @@ fn meaning<'l>(key: &[u8], value: &'l [u8]) -> Option<Meaning<'l>> {
 }
 
 /// The images that one with these labels keeps.
-pub fn kept_by<'l>(
+pub(crate) fn kept_by<'l>(
     labels: impl Iterator<Item = (&'l [u8], &'l [u8])>,
 ) -> impl Iterator<Item = &'l str> {
     labels.filter_map(|(key, value)| match meaning(key, value) {
@@ -71,11 +71,11 @@ pub fn kept_by<'l>(
 /// Stands for a name in a namespace: a keyed hash, so that the memory for a name does not grow with
 /// its length. Two names with one hash are kept together, so a collision never removes an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NameId(pub u64);
+pub(crate) struct NameId(pub(crate) u64);
 
-/// What the labels of an expired image say about keeping images.
+/// The references in the labels of an expired image.
 #[derive(Debug, Default)]
-pub struct Links {
+pub(crate) struct Links {
     keeps: Vec<NameId>,
     kept_with: Vec<NameId>,
     is_kept_elsewhere: bool,
@@ -83,7 +83,7 @@ pub struct Links {
 
 impl Links {
     /// Reads labels. `id` names an image of the same namespace.
-    pub fn new<'l>(
+    pub(crate) fn new<'l>(
         labels: impl Iterator<Item = (&'l [u8], &'l [u8])>,
         id: impl Fn(&str) -> NameId,
     ) -> Self {
@@ -100,12 +100,12 @@ impl Links {
     }
 
     /// Whether the labels say nothing about keeping images.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Whether the image is kept with something that is not here.
-    pub fn is_kept_elsewhere(&self) -> bool {
+    pub(crate) fn is_kept_elsewhere(&self) -> bool {
         self.is_kept_elsewhere
     }
 
@@ -116,7 +116,7 @@ impl Links {
 
 /// The expired images of some namespaces, and what keeps them.
 #[derive(Debug, Default)]
-pub struct References {
+pub(crate) struct References {
     nodes: HashMap<NameId, Node>,
     /// Candidates that nothing is known to keep.
     unkept: usize,
@@ -130,7 +130,7 @@ struct Node {
     is_expired: bool,
     is_candidate: bool,
     is_kept: bool,
-    /// What is kept with it was kept too.
+    /// The images that it keeps were kept too.
     is_followed: bool,
     keeps: Vec<NameId>,
 }
@@ -141,7 +141,7 @@ impl References {
     ///
     /// # Errors
     /// The images have more than [`MAX_LINKS`] references.
-    pub fn add_expired(
+    pub(crate) fn add_expired(
         &mut self,
         id: NameId,
         is_candidate: bool,
@@ -164,7 +164,7 @@ impl References {
     }
 
     /// Keeps a name, and all that is kept with it.
-    pub fn keep(&mut self, id: NameId) {
+    pub(crate) fn keep(&mut self, id: NameId) {
         let mut ids = vec![id];
         while let Some(id) = ids.pop() {
             self.keep_alone(id);
@@ -176,7 +176,7 @@ impl References {
     }
 
     /// Keeps a name, but not what is kept with it.
-    pub fn keep_alone(&mut self, id: NameId) {
+    pub(crate) fn keep_alone(&mut self, id: NameId) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let was_kept = std::mem::replace(&mut node.is_kept, true);
         if node.is_candidate && !was_kept {
@@ -185,22 +185,22 @@ impl References {
     }
 
     /// Whether an image of that name was added.
-    pub fn is_expired(&self, id: NameId) -> bool {
+    pub(crate) fn is_expired(&self, id: NameId) -> bool {
         self.nodes.get(&id).is_some_and(|node| node.is_expired)
     }
 
     /// Whether a candidate is kept; a name that is no candidate is.
-    pub fn is_kept(&self, id: NameId) -> bool {
+    pub(crate) fn is_kept(&self, id: NameId) -> bool {
         self.nodes.get(&id).is_none_or(|node| node.is_kept || !node.is_candidate)
     }
 
     /// Whether all candidates are kept.
-    pub fn are_all_kept(&self) -> bool {
+    pub(crate) fn are_all_kept(&self) -> bool {
         self.unkept == 0
     }
 
     /// Adds what is known of another namespace.
-    pub fn extend(&mut self, other: Self) {
+    pub(crate) fn extend(&mut self, other: Self) {
         self.unkept += other.unkept;
         for (id, mut node) in other.nodes {
             match self.nodes.entry(id) {
@@ -281,8 +281,8 @@ mod tests {
 
     #[test]
     fn what_is_kept_keeps_others_along_chains_of_both_kinds() {
-        // x is no expired image; nobody is.
-        let images = ["a>b", "b>c >a", "c", "d<a", "e<d", "f>g", "g>f", "h<x", "i<nobody", "j>j"];
+        // x is no expired image.
+        let images = ["a>b", "b>c >a", "c", "d<a", "e<d", "f>g", "g>f", "h<x", "i<none", "j>j"];
         let kept = |roots: &[&str]| {
             let mut references = expired(&images);
             for root in roots {
@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(kept(&["d"]), "de");
         assert_eq!(kept(&["f"]), "fg");
         assert_eq!(kept(&["x"]), "h");
-        assert_eq!(kept(&["nobody", "a", "f", "x", "j"]), "abcdefghij");
+        assert_eq!(kept(&["none", "a", "f", "x", "j"]), "abcdefghij");
     }
 
     #[test]

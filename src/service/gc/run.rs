@@ -21,7 +21,9 @@ use std::time::{Duration, Instant};
 use crate::clock;
 use crate::model::{Error, Result, UnixTime};
 use crate::service::events::{Exchange, OwnEvent};
-use crate::service::gc::find::{self, Candidate, EntryState, Found, Source, find, state_of};
+use crate::service::gc::find::{
+    self, Candidate, EntryState, Found, Source, Subject, find, state_of,
+};
 use crate::service::gc::references::References;
 use crate::service::gc::schedule::Entry;
 use crate::service::gc::{Collector, EXPIRE, Run, State, shown};
@@ -33,14 +35,18 @@ const MAX_SLICE_NAME_BYTES: usize = 1 << 20;
 
 /// Records that one job removes at most: with names of usual length they fit into one entry of the
 /// journal.
-pub const MAX_SLICE: usize = 64;
+pub(crate) const MAX_SLICE: usize = 64;
 
 /// A job that has taken so long removes no further record.
-pub const SLICE_TIME: Duration = Duration::from_millis(2);
+pub(crate) const SLICE_TIME: Duration = Duration::from_millis(2);
 
 /// Removes what has expired and is not kept, and tells of the images that went. When this returns,
 /// all is gone that could be collected when it was called. Callers at one time share a run.
-pub async fn collect(collector: &Arc<Collector>, store: &Store, events: &Exchange) -> Result<()> {
+pub(crate) async fn collect(
+    collector: &Arc<Collector>,
+    store: &Store,
+    events: &Exchange,
+) -> Result<()> {
     let before = collector.begun.load(Ordering::SeqCst);
     let mut finished = collector.finished.lock().await;
     if *finished > before {
@@ -78,7 +84,7 @@ impl Collector {
         // A run that was dropped removes nothing more.
         let Some(run) = state.run_of(number) else { return true };
         // Nothing keeps a lease.
-        candidate.image.is_some_and(|id| run.references.as_ref().is_none_or(|r| r.is_kept(id)))
+        candidate.image().is_some_and(|id| run.references.as_ref().is_none_or(|r| r.is_kept(id)))
     }
 }
 
@@ -220,6 +226,8 @@ pub(super) fn remove(
         }
         let entry = (candidate.time, candidate.key);
         match state_of(change, &entry) {
+            // The record is newer than the snapshot: the next run knows what references it.
+            EntryState::Expired(_) if matches!(candidate.subject, Subject::Stale) => {}
             EntryState::Expired(record) => {
                 collector.state().remove(&entry);
                 change.delete(&record.namespace, record.kind, &record.name)?;

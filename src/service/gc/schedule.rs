@@ -18,16 +18,16 @@ use crate::store::read::scan::RecordKey;
 
 /// Entries after a load, and as many again may be added. What expires later is left to the next
 /// load.
-pub const MAX_ENTRIES: usize = 8_192;
+pub(crate) const MAX_ENTRIES: usize = 8_192;
 
 const FOREVER: UnixTime = UnixTime { seconds: i64::MAX, nanos: 0 };
 
 /// A moment, and the key of a record that expires then.
-pub type Entry = (UnixTime, RecordKey);
+pub(crate) type Entry = (UnixTime, RecordKey);
 
-/// What expires next.
+/// The records that expire next.
 #[derive(Debug)]
-pub struct Schedule {
+pub(crate) struct Schedule {
     entries: BTreeSet<Entry>,
     /// The earliest time of an entry that was left out.
     horizon: UnixTime,
@@ -44,7 +44,7 @@ impl Default for Schedule {
 
 impl Schedule {
     /// Notes when a record expires.
-    pub fn insert(&mut self, entry: Entry) {
+    pub(crate) fn insert(&mut self, entry: Entry) {
         if entry.0 < self.horizon {
             self.entries.insert(entry);
             self.trim();
@@ -62,33 +62,33 @@ impl Schedule {
     }
 
     /// Whether anything may have expired before `now`.
-    pub fn is_due(&self, now: UnixTime) -> bool {
+    pub(crate) fn is_due(&self, now: UnixTime) -> bool {
         self.needs_load(now) || self.entries.first().is_some_and(|(time, _)| *time < now)
     }
 
-    /// Whether what is due can only be told from the store.
-    pub fn needs_load(&self, now: UnixTime) -> bool {
+    /// Whether only the store knows all due records.
+    pub(crate) fn needs_load(&self, now: UnixTime) -> bool {
         !self.is_loaded || self.horizon < now
     }
 
-    /// Whether there was a load.
-    pub fn was_loaded(&self) -> bool {
+    /// Whether the schedule has ever been loaded from the store.
+    pub(crate) fn was_loaded(&self) -> bool {
         self.was_loaded
     }
 
     /// Takes everything in from now on: what is noted while the store is read must not be missed.
-    pub fn begin_load(&mut self) {
+    pub(crate) fn begin_load(&mut self) {
         self.invalidate();
         self.horizon = FOREVER;
     }
 
     /// An entry may be missing: the next run reads the store.
-    pub fn invalidate(&mut self) {
+    pub(crate) fn invalidate(&mut self) {
         self.is_loaded = false;
     }
 
     /// Adds what was read from the store.
-    pub fn end_load(&mut self, loaded: Loaded) {
+    pub(crate) fn end_load(&mut self, loaded: Loaded) {
         let noted = std::mem::replace(&mut self.entries, loaded.entries);
         self.entries.extend(noted);
         self.horizon = self.horizon.min(loaded.horizon);
@@ -96,21 +96,21 @@ impl Schedule {
         self.trim();
     }
 
-    /// What expired before `now`. It stays in the schedule.
-    pub fn due(&self, now: UnixTime) -> Vec<Entry> {
+    /// The records that expired before `now`. They stay in the schedule.
+    pub(crate) fn due(&self, now: UnixTime) -> Vec<Entry> {
         let before = (Bound::Unbounded, Bound::Excluded((now, RecordKey::first())));
         self.entries.range(before).cloned().collect()
     }
 
     /// Removes an entry; on the writer thread.
-    pub fn remove(&mut self, entry: &Entry) {
+    pub(crate) fn remove(&mut self, entry: &Entry) {
         self.entries.remove(entry);
     }
 }
 
 /// The next entries, read from the store.
 #[derive(Debug)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     entries: BTreeSet<Entry>,
     horizon: UnixTime,
 }
@@ -123,7 +123,7 @@ impl Default for Loaded {
 
 impl Loaded {
     /// Adds one; beyond [`MAX_ENTRIES`] the last ones are left out.
-    pub fn add(&mut self, entry: Entry) {
+    pub(crate) fn add(&mut self, entry: Entry) {
         if entry.0 >= self.horizon {
             return;
         }

@@ -84,6 +84,48 @@ fn what_is_kept_before_the_snapshot_is_read_stays() {
 }
 
 #[test]
+fn what_comes_to_expire_after_the_snapshot_is_left_to_the_next_run() {
+    let (_dir, store, collector, ns) = opened();
+    put(&store, &ns, "leased", &[]);
+    put(&store, &ns, "free", &[]);
+    collector.state().schedule.begin_load();
+    store.read(|snapshot| load(&collector, snapshot)).unwrap();
+    let lease = StoredLease {
+        lease: Some(Lease { id: "l".into(), ..Lease::default() }).into(),
+        resources: vec![Resource {
+            id: "leased".into(),
+            type_: "images".into(),
+            ..Resource::default()
+        }],
+        ..StoredLease::default()
+    };
+    let namespace = ns.clone();
+    let put_lease = move |change: &mut Transaction<'_>| {
+        change.put(&namespace, Kind::Lease, "l", &encode(&lease)?, None)
+    };
+    store.writer().write_blocking(put_lease).unwrap();
+    collector.state().begin_batch(NUMBER);
+    let candidates = store.read(|snapshot| {
+        // The entries are there before the snapshot has the records.
+        for name in ["leased", "free"] {
+            collector.image_written(&ns, name, &[(EXPIRE.to_owned(), PAST.to_owned())].into());
+        }
+        find(&collector, snapshot, Source::Schedule, NUMBER, clock::now())
+    });
+    let candidates = candidates.unwrap().candidates;
+    for name in ["leased", "free"] {
+        put(&store, &ns, name, &[(EXPIRE, PAST)]);
+    }
+    let shared = Arc::clone(&collector);
+    let work = move |change: &mut Transaction<'_>| remove(&shared, change, NUMBER, candidates);
+    store.writer().write_blocking(work).unwrap();
+    assert_eq!(names(&store, &ns), ["free", "leased"]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(collect(&collector, &store, &Exchange::default())).unwrap();
+    assert_eq!(names(&store, &ns), ["leased"]);
+}
+
+#[test]
 fn changes_that_keep_too_much_meanwhile_keep_all_images() {
     let (_dir, store, collector, ns) = opened();
     put(&store, &ns, "a", &[(EXPIRE, PAST)]);

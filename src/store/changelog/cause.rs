@@ -1,4 +1,4 @@
-//! Who changes something, and why.
+//! The actor of a change, and its reason.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ impl Actor {
 pub struct Cause {
     /// What led to it.
     pub origin: Origin,
-    /// The process that asked, if one did.
+    /// The actor that asked for the change; none for the daemon itself.
     pub actor: Option<Actor>,
     /// The entry that the change takes back, for [`Origin::ORIGIN_UNDO`].
     pub undoes: u64,

@@ -22,23 +22,23 @@ use crate::store::changelog::cause::Cause;
 
 /// States before and after that have more bytes together are left out: of such a change the log knows
 /// the digests only.
-pub const MAX_STATE_BYTES: usize = 64 << 10;
+pub(crate) const MAX_STATE_BYTES: usize = 64 << 10;
 
 /// Fields of `Change`.
 mod field {
-    pub const SEQ: u32 = 1;
-    pub const COMMIT_LAST: u32 = 2;
-    pub const TIME: u32 = 3;
-    pub const KIND: u32 = 4;
-    pub const ORIGIN: u32 = 5;
-    pub const NAMESPACE: u32 = 6;
-    pub const NAME: u32 = 7;
-    pub const BEFORE: u32 = 8;
-    pub const AFTER: u32 = 9;
-    pub const ACTOR: u32 = 10;
-    pub const UNDOES: u32 = 11;
-    pub const TRUNCATED: u32 = 12;
-    pub const CHAIN: u32 = 13;
+    pub(crate) const SEQ: u32 = 1;
+    pub(crate) const COMMIT_LAST: u32 = 2;
+    pub(crate) const TIME: u32 = 3;
+    pub(crate) const KIND: u32 = 4;
+    pub(crate) const ORIGIN: u32 = 5;
+    pub(crate) const NAMESPACE: u32 = 6;
+    pub(crate) const NAME: u32 = 7;
+    pub(crate) const BEFORE: u32 = 8;
+    pub(crate) const AFTER: u32 = 9;
+    pub(crate) const ACTOR: u32 = 10;
+    pub(crate) const UNDOES: u32 = 11;
+    pub(crate) const TRUNCATED: u32 = 12;
+    pub(crate) const CHAIN: u32 = 13;
 }
 
 /// The field `target` of `State`, and `digest` in it.
@@ -53,14 +53,14 @@ const CHAIN_BYTES: usize = 9;
 pub enum Old<'m> {
     /// There was none.
     Missing,
-    /// Its message.
+    /// The message.
     Known(&'m [u8]),
     /// It is damaged, and nothing is known of it.
     Damaged,
 }
 
 impl<'m> Old<'m> {
-    /// Its message, if that is known.
+    /// The message, if that is known.
     pub fn message(self) -> Option<&'m [u8]> {
         match self {
             Self::Known(message) => Some(message),
@@ -135,7 +135,7 @@ impl Changed<'_> {
 }
 
 /// The encoded `State` of a record: the encoded image without its name. `None` for what is no image.
-pub fn whole_state(record: &[u8]) -> Option<Cow<'_, [u8]>> {
+pub(crate) fn whole_state(record: &[u8]) -> Option<Cow<'_, [u8]>> {
     if let Some(image) = Encoded::new(record) {
         return image.is_decodable().then(|| Cow::Borrowed(image.without_name()));
     }
@@ -201,11 +201,11 @@ fn next_chain(before: u64, entry: &[u8]) -> u64 {
 /// Where an entry stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// Its number.
+    /// The number.
     pub seq: u64,
     /// The last entry of the change of which it is one.
     pub commit_last: u64,
-    /// Its chain.
+    /// The chain.
     pub chain: u64,
 }
 

@@ -13,12 +13,13 @@ use crate::store::schema::log_meta::{LogMeta, Retention};
 use crate::store::schema::tables::Tables;
 use crate::store::schema::value;
 
-/// So many entries go at most in one checkpoint that adds few; twice as many as it adds in any other.
+/// The most entries that a checkpoint removes when it adds few. Otherwise it removes at most twice as many as
+/// it adds.
 const MAX_PRUNED: usize = 512;
 
 /// What a checkpoint does with the log beside adding entries.
 #[derive(Debug, Clone, Copy)]
-pub enum LogStep {
+pub(crate) enum LogStep {
     /// Nothing.
     None,
     /// Old entries go.
@@ -93,7 +94,7 @@ fn excess(txn: &RoTxn<'_>, tables: &Tables, keep: Retention) -> heed::Result<Opt
         return Ok(None);
     }
     let Some((key, value)) = tables.log.first(txn)? else { return Ok(None) };
-    let is_old = |age| value::unseal(key, value).is_ok_and(|entry| entry_age(entry) > age);
+    let is_old = |age| value::decode(key, value).is_ok_and(|entry| entry_age(entry) > age);
     Ok((bytes(&stat) > keep.bytes || keep.age.is_some_and(is_old)).then(|| key.to_vec()))
 }
 
@@ -104,7 +105,7 @@ pub(crate) fn bytes(stat: &heed::DatabaseStat) -> u64 {
 }
 
 /// The age of an entry; zero if its time is in the future, or if it cannot be decoded.
-pub fn entry_age(entry: &[u8]) -> Duration {
+pub(crate) fn entry_age(entry: &[u8]) -> Duration {
     let Some(change) = entry::decode(entry) else { return Duration::ZERO };
     let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
     let now = clock::now();
@@ -114,6 +115,6 @@ pub fn entry_age(entry: &[u8]) -> Duration {
 }
 
 /// The number of an entry, by its key.
-pub fn seq(key: &[u8]) -> Option<u64> {
+pub(crate) fn seq(key: &[u8]) -> Option<u64> {
     key.try_into().ok().map(u64::from_be_bytes)
 }

@@ -1,11 +1,11 @@
 //! The log: every change of an image that this store has had, in order.
 //!
-//! An entry is an encoded [`Change`](crate::api::catalog::Change): the whole state before and after, who
-//! asked, and why. Its number, `seq`, is one more than that of the entry before. The entry is one more
-//! operation of the change that it tells of: in the same entry of the journal, and in the same
-//! checkpoint. So a change that was refused has left none, and one that was answered has exactly one.
+//! An entry is an encoded [`Change`](crate::api::catalog::Change): the whole state before and after, the
+//! actor, and the reason. Its number, `seq`, is one more than that of the entry before. The entry is one
+//! more operation of the change that it records: in the same entry of the journal, and in the same
+//! checkpoint. So a refused change leaves no entry, and an answered one has exactly one.
 //!
-//! - [`cause`]: the process that makes a change, and its reason
+//! - [`cause`]: the actor of a change, and its reason
 //! - [`entry`]: the bytes of an entry, and the chain that ties it to the one before
 //! - [`keep`]: what a checkpoint does with the log: old entries go
 //!
@@ -17,7 +17,7 @@
 //! a restore and a recovery, and when the last entry is damaged: a reader that knows another epoch reads
 //! all images again. While the log is off there is none.
 //!
-//! **Who reads it.** [`Store`](crate::store::Store) has all that a service needs, and none of it holds a
+//! **Readers.** [`Store`](crate::store::Store) has all that a service needs, and none of it holds a
 //! snapshot:
 //!
 //! - [`log_head`](crate::store::Store::log_head): where the log begins and ends, from memory
@@ -36,7 +36,7 @@ use uuid::Uuid;
 /// Where the log begins and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogHead {
-    /// Within which numbers are consecutive.
+    /// The epoch. Numbers are consecutive within it.
     pub epoch: Uuid,
     /// The oldest entry, or the next one if there is none.
     pub first: u64,
@@ -52,7 +52,7 @@ impl LogHead {
         self.last.saturating_add(1).saturating_sub(self.first)
     }
 
-    /// Whether there are none.
+    /// Whether the log has no entry.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -11,6 +11,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use nix::libc::off_t;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
 use crate::model::Error;
 
@@ -20,22 +21,42 @@ const MIN_FREE_BYTES: u64 = 1 << 20;
 /// `st_blocks` counts units of this size on Linux.
 const BLOCK_BYTES: u64 = 512;
 
-/// Whether a call failed because the file system, or a quota on it, is full.
-pub fn is_full_error(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+/// Whether a call failed because the file system, or a quota on it, is full, or a file has the size that the
+/// process may give it (`ulimit -f`).
+pub(crate) fn is_full_error(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+    )
 }
 
-/// Whether a folder's file system, or a quota on it, is as good as full. LMDB reports a write that
+/// Whether a folder's file system, or a quota on it, is as good as full, or a file in it has the size that the
+/// process may give it. LMDB reports a write that
 /// was cut short as EIO, whatever cut it short.
-pub fn is_full(folder: &Path) -> bool {
+pub(crate) fn is_full(folder: &Path) -> bool {
     let free = nix::sys::statvfs::statvfs(folder)
         .map(|fs| fs.blocks_available().saturating_mul(fs.fragment_size()));
     free.is_ok_and(|free| free < MIN_FREE_BYTES)
         || try_to_allocate(folder).is_err_and(|e| is_full_error(&e))
+        || has_file_of_limit(folder).unwrap_or(false)
+}
+
+/// Whether a file of a folder has the size that the process may give it.
+fn has_file_of_limit(folder: &Path) -> io::Result<bool> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+    if limit == RLIM_INFINITY {
+        return Ok(false);
+    }
+    for file in folder.read_dir()? {
+        if file?.metadata()?.len() >= limit {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Says of a failure that LMDB met that the disk is full, if it is.
-pub fn explain(folder: &Path, error: Error) -> Error {
+pub(crate) fn explain(folder: &Path, error: Error) -> Error {
     match error {
         Error::Internal(why) if is_full(folder) => {
             Error::ResourceExhausted(format!("{why}; the disk is full: make room and try again"))
@@ -53,7 +74,7 @@ fn try_to_allocate(folder: &Path) -> io::Result<()> {
 
 /// Gives the first `length` bytes of a file their blocks on the disk; bytes beyond its end become
 /// zeros.
-pub fn allocate(file: &File, length: u64) -> io::Result<()> {
+pub(crate) fn allocate(file: &File, length: u64) -> io::Result<()> {
     let end = off_t::try_from(length).map_err(|_| Errno::EFBIG)?;
     loop {
         match fallocate(file, FallocateFlags::empty(), 0, end) {
@@ -72,7 +93,7 @@ fn extend_with_zeros(mut file: &File, length: u64) -> io::Result<()> {
 }
 
 /// Whether all of a file has blocks on the disk.
-pub fn is_allocated(file: &std::fs::Metadata) -> bool {
+pub(crate) fn is_allocated(file: &std::fs::Metadata) -> bool {
     file.blocks().saturating_mul(BLOCK_BYTES) >= file.len()
 }
 
@@ -82,8 +103,12 @@ mod tests {
 
     #[test]
     fn a_full_quota_is_a_full_disk() {
-        for (errno, is_full) in [(Errno::ENOSPC, true), (Errno::EDQUOT, true), (Errno::EIO, false)]
-        {
+        for (errno, is_full) in [
+            (Errno::ENOSPC, true),
+            (Errno::EDQUOT, true),
+            (Errno::EFBIG, true),
+            (Errno::EIO, false),
+        ] {
             assert_eq!(is_full_error(&errno.into()), is_full, "{errno}");
         }
     }

@@ -5,19 +5,19 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 /// LMDB's data file.
-pub const DATA_FILE: &str = "data.mdb";
+pub(crate) const DATA_FILE: &str = "data.mdb";
 
 /// LMDB's reader table.
-pub const LOCK_FILE: &str = "lock.mdb";
+pub(crate) const LOCK_FILE: &str = "lock.mdb";
 
 /// The file that the owner of the folder has locked.
-pub const OWNER_FILE: &str = "owner.lock";
+pub(crate) const OWNER_FILE: &str = "owner.lock";
 
 /// The journal.
-pub const JOURNAL_FILE: &str = "journal";
+pub(crate) const JOURNAL_FILE: &str = "journal";
 
 /// The store that the folder holds.
-pub const STORE_ID_FILE: &str = "store-id";
+pub(crate) const STORE_ID_FILE: &str = "store-id";
 
 /// Removes a file, which may be missing.
 pub(crate) fn remove(file: &Path) -> io::Result<()> {

@@ -12,7 +12,7 @@ use nix::sys::stat::{major, minor};
 use nix::sys::statfs::statfs;
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use crate::model::{Error, Result};
+use crate::model::{Context, Error, Result};
 
 /// File systems of other machines, by `f_type`: from the kernel's `include/uapi/linux/magic.h`, and
 /// for those that are not in it, from GNU coreutils' list of `stat -f`.
@@ -56,7 +56,7 @@ fn fs_kind(number: u32) -> FsKind {
 
 /// The name of a file system that need not show a process at once what another one has written, by
 /// the `f_type` of `statfs(2)`; nothing for a local one.
-pub fn remote_name(number: u64) -> Option<&'static str> {
+pub(crate) fn remote_name(number: u64) -> Option<&'static str> {
     match fs_kind(u32::try_from(number).ok()?) {
         FsKind::Local => None,
         FsKind::Network(name) => Some(name),
@@ -65,7 +65,7 @@ pub fn remote_name(number: u64) -> Option<&'static str> {
 }
 
 /// Refuses a folder on a network file system or on a read-only one. Logs a file system of unknown type.
-pub fn check(folder: &Path) -> Result<()> {
+pub(crate) fn check(folder: &Path) -> Result<()> {
     if statvfs(folder).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY)) {
         return Err(Error::failed_precondition(format_args!(
             "{} lies on a read-only file system, and nothing in it can be changed: make that writable, \
@@ -74,9 +74,8 @@ pub fn check(folder: &Path) -> Result<()> {
             folder.display()
         )));
     }
-    let found = statfs(folder).map_err(|e| {
-        Error::Internal(format!("looking at the file system of {}: {e}", folder.display()))
-    })?;
+    let found = statfs(folder)
+        .or_internal(format_args!("looking at the file system of {}", folder.display()))?;
     // The type of the number differs between architectures; it has 32 bits on all.
     match fs_kind(found.filesystem_type().0 as u32) {
         FsKind::Local => Ok(()),
@@ -102,7 +101,7 @@ fn refused(folder: &Path, name: &str) -> Error {
 }
 
 /// The type that a folder's file system was mounted as, such as `ext4` or `fuse.sshfs`.
-pub fn mount_type(folder: &Path) -> Option<String> {
+pub(crate) fn mount_type(folder: &Path) -> Option<String> {
     let device = fs::metadata(folder).ok()?.dev();
     let device = format!("{}:{}", major(device), minor(device));
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;

@@ -15,20 +15,20 @@ use nix::sys::stat::{major, minor};
 
 /// A lock that is held until it is dropped.
 #[derive(Debug)]
-pub struct LockFile(Flock<File>);
+pub(crate) struct LockFile(Flock<File>);
 
 /// Why a file could not be locked.
 #[derive(Debug)]
-pub enum LockError {
+pub(crate) enum LockError {
     /// Another process has the lock.
     Held(Option<u32>),
-    /// What failed, and how.
+    /// The operation that failed, and its error.
     Io(&'static str, io::Error),
 }
 
 impl LockFile {
     /// Makes the file if need be, mode 0600, and locks it. It follows no link.
-    pub fn acquire(path: &Path) -> Result<Self, LockError> {
+    pub(crate) fn acquire(path: &Path) -> Result<Self, LockError> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -44,14 +44,14 @@ impl LockFile {
     }
 
     /// Locks a file that is there, and writes nothing to it.
-    pub fn lock(path: &Path) -> Result<Self, LockError> {
+    pub(crate) fn lock(path: &Path) -> Result<Self, LockError> {
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
         Ok(Self(lock(file.map_err(|e| LockError::Io("opening", e))?, path)?))
     }
 
-    /// What the open file is.
-    pub fn metadata(&self) -> io::Result<fs::Metadata> {
+    /// The metadata of the open file.
+    pub(crate) fn metadata(&self) -> io::Result<fs::Metadata> {
         self.0.metadata()
     }
 }
@@ -72,14 +72,14 @@ fn note_pid(file: &mut File) -> io::Result<()> {
     file.set_len(end)
 }
 
-/// What a sentence calls the holder of a lock.
-pub fn describe(holder: Option<u32>) -> String {
+/// The holder of a lock, for a sentence.
+pub(crate) fn describe(holder: Option<u32>) -> String {
     holder.map_or_else(|| "starting".into(), |pid| format!("pid {pid}"))
 }
 
 /// The process that has the lock file locked, if one has, as the kernel lists it. To try the lock
 /// instead would be in the way of a process that takes it just then.
-pub fn holder(path: &Path) -> Option<u32> {
+pub(crate) fn holder(path: &Path) -> Option<u32> {
     let file = fs::metadata(path).ok()?;
     listed_holder(&file).or_else(|| noted_pid(path).filter(|process| has_open(*process, &file)))
 }
@@ -100,6 +100,8 @@ fn listed_holder(file: &fs::Metadata) -> Option<u32> {
 
 /// The process that has written its number into the lock file: the last holder.
 fn noted_pid(path: &Path) -> Option<u32> {
+    // The opening of a named pipe would wait for a writer.
+    fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
     fs::read_to_string(path).ok()?.trim().strip_prefix("pid ")?.parse().ok()
 }
 

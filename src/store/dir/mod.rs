@@ -14,6 +14,6 @@ pub(crate) mod filesystem;
 pub(crate) mod lock_file;
 pub(crate) mod open_files;
 pub(crate) mod permissions;
-pub mod root;
+pub(crate) mod root;
 pub(crate) mod scratch;
 pub(crate) mod store_id;

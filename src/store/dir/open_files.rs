@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::model::{Error, Result};
 
-/// What tells a file from all others while it is open.
+/// The identity of a file while it is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileId {
+pub(crate) struct FileId {
     device: u64,
     inode: u64,
 }
@@ -25,15 +25,15 @@ impl From<Metadata> for FileId {
 }
 
 impl FileId {
-    /// Of the file, or the folder, at a path; links are followed.
-    pub fn of(path: &Path) -> io::Result<Self> {
+    /// The id of the file or folder at a path. Follows links.
+    pub(crate) fn from_path(path: &Path) -> io::Result<Self> {
         fs::metadata(path).map(Self::from)
     }
 }
 
 /// The paths of a store and what is open at each.
 #[derive(Debug)]
-pub struct OpenFiles {
+pub(crate) struct OpenFiles {
     root: PathBuf,
     files: Vec<(PathBuf, FileId)>,
     /// Whether the last check failed: it is logged once.
@@ -42,13 +42,13 @@ pub struct OpenFiles {
 
 impl OpenFiles {
     /// The folder `root`, with what is open.
-    pub fn new(root: PathBuf, files: Vec<(PathBuf, FileId)>) -> Self {
+    pub(crate) fn new(root: PathBuf, files: Vec<(PathBuf, FileId)>) -> Self {
         Self { root, files, has_failed: AtomicBool::new(false) }
     }
 
     /// An error, with what to do, when another file is at one of the paths, or none, or it cannot be
     /// told. The first one is logged, and the first success after it.
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let found = self.files.iter().find_map(|(path, id)| Some((path, difference(path, *id)?)));
         let had_failed = self.has_failed.swap(found.is_some(), Ordering::Relaxed);
         let Some((path, difference)) = found else {
@@ -72,7 +72,7 @@ impl OpenFiles {
 }
 
 fn difference(path: &Path, expected: FileId) -> Option<String> {
-    match FileId::of(path) {
+    match FileId::from_path(path) {
         Ok(found) if found == expected => None,
         Ok(_) => Some("was replaced".into()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Some("was removed".into()),
@@ -89,7 +89,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, away) = (dir.path().join("f"), dir.path().join("away"));
         fs::write(&path, "").unwrap();
-        let id = FileId::of(&path).unwrap();
+        let id = FileId::from_path(&path).unwrap();
         let files = OpenFiles::new(dir.path().to_owned(), vec![(path.clone(), id)]);
         files.check().unwrap();
         fs::rename(&path, &away).unwrap();

@@ -6,38 +6,44 @@
 //! the owner and root can change the files, so there is no check-then-use race with other users.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 
-use crate::model::{Error, Result};
+use crate::model::{Context, Error, Result};
 
 const WRITE_BY_OTHERS: u32 = 0o022;
+
+/// Mode of a folder in which each user may remove only its own files.
+const STICKY: u32 = 0o1000;
 
 /// Creates the folder with `mode` if it is missing, and returns its absolute path. The path may contain
 /// links: that is the owner's choice.
 ///
 /// # Errors
 /// `FailedPrecondition` if users other than its owner and root may change the folder.
-pub fn create_private(path: &Path, mode: u32) -> Result<PathBuf> {
-    let to_error = |doing| {
-        move |e: io::Error| Error::Internal(format!("{doing} the folder {}: {e}", path.display()))
-    };
-    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(to_error("creating"))?;
-    let path = fs::canonicalize(path).map_err(to_error("opening"))?;
-    let found = fs::metadata(&path).map_err(to_error("looking at"))?;
+pub(crate) fn create_private(path: &Path, mode: u32) -> Result<PathBuf> {
+    let given = path.display();
+    let created = DirBuilder::new().recursive(true).mode(mode).create(path);
+    created.or_internal(format_args!("creating the folder {given}"))?;
+    let path = fs::canonicalize(path).or_internal(format_args!("opening the folder {given}"))?;
+    let found = fs::metadata(&path).or_internal(format_args!("looking at the folder {given}"))?;
     let at = path.display();
     if !found.is_dir() {
         return Err(Error::failed_precondition(format_args!("{at} is no folder")));
     }
     owned(&path, &found)?;
     if found.mode() & WRITE_BY_OTHERS != 0 {
+        // A sticky folder, such as /tmp, is meant for all.
+        let advice = match found.mode() & STICKY {
+            0 => format!("chmod go-w {at}, or choose a folder of its own"),
+            _ => "choose a folder of its own".into(),
+        };
         return Err(Error::failed_precondition(format_args!(
-            "others may write in the folder {at} (mode {:o}), and so put files in the place of ours: \
-             chmod go-w {at}, or choose a folder of its own",
+            "others may write in the folder {at} (mode {:o}), and so put files in the place of ours: {advice}",
             found.mode() & 0o7777
         )));
     }
@@ -48,12 +54,12 @@ pub fn create_private(path: &Path, mode: u32) -> Result<PathBuf> {
 ///
 /// # Errors
 /// If the path is not a regular file, or if the file belongs to another user.
-pub fn tighten(path: &Path) -> Result<()> {
+pub(crate) fn tighten(path: &Path) -> Result<()> {
     let Some(found) = stat_regular(path)? else { return Ok(()) };
     owned(path, &found)?;
     if found.mode() & 0o077 != 0 {
         fs::set_permissions(path, Permissions::from_mode(0o600))
-            .map_err(|e| Error::Internal(format!("taking {} from others: {e}", path.display())))?;
+            .or_internal(format_args!("taking {} from others", path.display()))?;
         log::warn!(
             "{} was open to others (mode {:o}): it has mode 600 now",
             path.display(),
@@ -64,7 +70,7 @@ pub fn tighten(path: &Path) -> Result<()> {
 }
 
 /// The metadata of a regular file; `None` if it is missing. Refuses a link and every other kind of file.
-pub fn stat_regular(path: &Path) -> Result<Option<Metadata>> {
+pub(crate) fn stat_regular(path: &Path) -> Result<Option<Metadata>> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_file() => Ok(Some(found)),
         Ok(found) => Err(Error::failed_precondition(format_args!(
@@ -85,7 +91,7 @@ pub fn stat_regular(path: &Path) -> Result<Option<Metadata>> {
 }
 
 /// Whether a path exists, be it a dangling link. A failed check is an error and does not count as absent.
-pub fn exists(path: &Path) -> Result<bool> {
+pub(crate) fn exists(path: &Path) -> Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
@@ -94,7 +100,7 @@ pub fn exists(path: &Path) -> Result<bool> {
 }
 
 /// Opens a file of the store without following a link; `None` if there is none.
-pub fn open_regular(path: &Path, write: bool) -> Result<Option<File>> {
+pub(crate) fn open_regular(path: &Path, write: bool) -> Result<Option<File>> {
     let mut options = OpenOptions::new();
     options.read(true).write(write).custom_flags(OFlag::O_NOFOLLOW.bits());
     match options.open(path) {
@@ -107,7 +113,7 @@ pub fn open_regular(path: &Path, write: bool) -> Result<Option<File>> {
 
 /// Waits until what was read of a file is on disk: another process may have written it and not have
 /// synced it yet. On a file system that is read-only there is nothing to wait for.
-pub fn sync_read(path: &Path, file: &File) -> Result<()> {
+pub(crate) fn sync_read(path: &Path, file: &File) -> Result<()> {
     match file.sync_data() {
         Err(e) if e.kind() != ErrorKind::ReadOnlyFilesystem => Err(Error::Internal(format!(
             "{} is not shown, as what was read of it may not be on the disk: syncing it: {e}",
@@ -118,19 +124,18 @@ pub fn sync_read(path: &Path, file: &File) -> Result<()> {
 }
 
 /// Gives a file that root made in another user's folder to the owner of a file beside it.
-pub fn chown_like(path: &Path, beside: &Metadata) -> Result<()> {
+pub(crate) fn chown_like(path: &Path, beside: &Metadata) -> Result<()> {
     match stat_regular(path)? {
         Some(found) if found.uid() != beside.uid() => {
-            lchown(path, Some(beside.uid()), Some(beside.gid())).map_err(|e| {
-                Error::Internal(format!("giving {} to its owner: {e}", path.display()))
-            })
+            lchown(path, Some(beside.uid()), Some(beside.gid()))
+                .or_internal(format_args!("giving {} to its owner", path.display()))
         }
         _ => Ok(()),
     }
 }
 
 /// The error for a user that is neither the owner nor root.
-pub fn permission_error(path: &Path) -> Error {
+pub(crate) fn permission_error(path: &Path) -> Error {
     Error::failed_precondition(format_args!(
         "{} may be read by its owner and root only; others ask the daemon on \
          readonly.sock, if it serves one",
@@ -172,6 +177,9 @@ mod tests {
             chmod(dir.path(), mode);
             let refused = create_private(dir.path(), 0o700).unwrap_err();
             assert!(refused.message().contains(&format!("mode {mode:o}")), "{refused}");
+            // A sticky folder belongs to all users, so it keeps its mode.
+            let says_chmod = refused.message().contains("chmod go-w");
+            assert_eq!(says_chmod, mode & STICKY == 0, "{refused}");
         }
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::model::{Error, Result};
+use crate::model::{Context, Error, Result};
 use crate::store::dir::lock_file;
 use crate::store::dir::lock_file::{LockError, LockFile};
 use crate::store::dir::open_files::{FileId, OpenFiles};
@@ -18,7 +18,7 @@ use crate::store::dir::{files, filesystem, permissions, scratch, store_id};
 
 /// The folder of a store, locked by this process until the value is dropped.
 #[derive(Debug)]
-pub struct StoreDir {
+pub(crate) struct StoreDir {
     path: PathBuf,
     /// The caller's path, absolute; it may contain links.
     given: PathBuf,
@@ -32,9 +32,9 @@ impl StoreDir {
     /// # Errors
     /// If other users may change the folder, if it is on a network file system, if a link replaces one of
     /// its files, or if another process owns it.
-    pub fn lock(path: &Path) -> Result<Self> {
-        let given = std::path::absolute(path)
-            .map_err(|e| Error::Internal(format!("the folder {}: {e}", path.display())))?;
+    pub(crate) fn lock(path: &Path) -> Result<Self> {
+        let given =
+            std::path::absolute(path).or_internal(format_args!("the folder {}", path.display()))?;
         let path = permissions::create_private(path, 0o700)?;
         filesystem::check(&path)?;
         for file in [OWNER_FILE, DATA_FILE, LOCK_FILE, JOURNAL_FILE, STORE_ID_FILE] {
@@ -47,10 +47,11 @@ impl StoreDir {
 
     /// Locks a folder to read its files, and changes nothing in it. The folder may be on a read-only file
     /// system and belong to any user.
-    pub fn acquire_to_read(path: &Path) -> Result<Self> {
-        let to_error = |e| Error::Internal(format!("opening {}: {e}", path.display()));
-        let given = std::path::absolute(path).map_err(to_error)?;
-        let path = fs::canonicalize(path).map_err(to_error)?;
+    pub(crate) fn acquire_to_read(path: &Path) -> Result<Self> {
+        let given =
+            std::path::absolute(path).or_internal(format_args!("opening {}", path.display()))?;
+        let path =
+            fs::canonicalize(path).or_internal(format_args!("opening {}", path.display()))?;
         let owner = path.join(OWNER_FILE);
         let owner = match permissions::stat_regular(&owner)? {
             Some(_) => Some(LockFile::lock(&owner).map_err(|e| not_locked(&path, e))?),
@@ -61,12 +62,12 @@ impl StoreDir {
 
     /// The files that this process has open in the folder: the lock, and the files that no other process
     /// replaces while the lock is held. They are looked up by the caller's path.
-    pub fn open_files(&self) -> Result<OpenFiles> {
-        let to_error =
-            |e| Error::Internal(format!("looking at the files in {}: {e}", self.given.display()));
-        let mut files = vec![(self.given.clone(), FileId::of(&self.path).map_err(to_error)?)];
+    pub(crate) fn open_files(&self) -> Result<OpenFiles> {
+        let doing = format!("looking at the files in {}", self.given.display());
+        let mut files =
+            vec![(self.given.clone(), FileId::from_path(&self.path).or_internal(&doing)?)];
         if let Some(owner) = &self.owner {
-            files.push((self.given.join(OWNER_FILE), owner.metadata().map_err(to_error)?.into()));
+            files.push((self.given.join(OWNER_FILE), owner.metadata().or_internal(&doing)?.into()));
         }
         for name in [DATA_FILE, JOURNAL_FILE] {
             if let Some(found) = permissions::stat_regular(&self.path.join(name))? {
@@ -77,24 +78,19 @@ impl StoreDir {
     }
 
     /// The folder, absolute.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// LMDB's data file.
-    pub fn data_file(&self) -> PathBuf {
+    pub(crate) fn data_file(&self) -> PathBuf {
         self.path.join(DATA_FILE)
     }
 
     /// Atomically replaces the data file by `new`, a synced file of this folder. The old file, and its
     /// journal, are renamed to `keep`, or deleted if `keep` is `None`. This process must not have the store
     /// open.
-    pub fn replace(&self, new: &Path, keep: Option<&str>) -> Result<()> {
-        let to_error = |doing: &'static str| {
-            move |e: std::io::Error| {
-                Error::Internal(format!("{doing} in {}: {e}", self.path.display()))
-            }
-        };
+    pub(crate) fn replace(&self, new: &Path, keep: Option<&str>) -> Result<()> {
         // A reader that opens the store meanwhile gets both old files or both new files; a reader that
         // has the store open keeps the old files.
         let _exclusive = lock_files(&self.path, FlockArg::LockExclusive)?;
@@ -103,14 +99,18 @@ impl StoreDir {
             && permissions::exists(&data)?
         {
             std::fs::hard_link(&data, self.path.join(keep))
-                .map_err(to_error("keeping the old file"))?;
+                .or_internal(format_args!("keeping the old file in {}", self.path.display()))?;
         }
         // The new file's own identity is written when it is opened.
         store_id::remove(&self.path)?;
         // `lock.mdb` holds the id of the last transaction of the old data file.
-        files::remove(&self.path.join(LOCK_FILE)).map_err(to_error("removing lock.mdb"))?;
+        files::remove(&self.path.join(LOCK_FILE))
+            .or_internal(format_args!("removing lock.mdb in {}", self.path.display()))?;
         self.sync()?;
-        std::fs::rename(new, &data).map_err(to_error("moving the new file into place"))?;
+        std::fs::rename(new, &data).or_internal(format_args!(
+            "moving the new file into place in {}",
+            self.path.display()
+        ))?;
         self.sync()?;
         // The new data file needs no journal, and the old journal does not belong to it.
         let journal = self.path.join(JOURNAL_FILE);
@@ -120,13 +120,13 @@ impl StoreDir {
             }
             _ => files::remove(&journal),
         };
-        gone.map_err(to_error("removing the journal"))?;
+        gone.or_internal(format_args!("removing the journal in {}", self.path.display()))?;
         self.sync()
     }
 
     /// Syncs the folder and its parent: a commit syncs the data file, but not the directory entry that
     /// names it.
-    pub fn sync(&self) -> Result<()> {
+    pub(crate) fn sync(&self) -> Result<()> {
         for folder in [Some(self.path.as_path()), self.path.parent()].into_iter().flatten() {
             match File::open(folder).and_then(|f| f.sync_all()) {
                 // If this process may not open the parent, it has not created the folder there.
@@ -140,14 +140,20 @@ impl StoreDir {
     }
 }
 
+/// The [reason](Error::reason) of the error about a store that another process has locked.
+pub(crate) const IN_USE: &str = "STORE_IN_USE";
+
 /// The error about a folder that could not be locked.
 fn not_locked(path: &Path, error: LockError) -> Error {
     match error {
-        LockError::Held(holder) => Error::failed_precondition(format_args!(
-            "the store in {} is in use by another process ({})",
-            path.display(),
-            lock_file::describe(holder),
-        )),
+        LockError::Held(holder) => {
+            let why = format_args!(
+                "the store in {} is in use by another process ({})",
+                path.display(),
+                lock_file::describe(holder),
+            );
+            Error::failed_precondition(why).with_reason(IN_USE, Vec::new())
+        }
         LockError::Io(_, e) if e.kind() == ErrorKind::PermissionDenied => {
             permissions::permission_error(path)
         }
@@ -158,15 +164,15 @@ fn not_locked(path: &Path, error: LockError) -> Error {
 }
 
 /// The id of the process that owns the folder.
-pub fn owner(folder: &Path) -> Option<u32> {
+pub(crate) fn owner(folder: &Path) -> Option<u32> {
     lock_file::holder(&folder.join(OWNER_FILE))
 }
 
 /// Locks the files of a folder against [`StoreDir::replace`] until the value is dropped.
-pub fn lock_files(path: &Path, how: FlockArg) -> Result<Flock<File>> {
-    let to_error = |e: std::io::Error| Error::Internal(format!("opening {}: {e}", path.display()));
-    let folder = File::open(path).map_err(to_error)?;
-    Flock::lock(folder, how).map_err(|(_, errno)| to_error(errno.into()))
+pub(crate) fn lock_files(path: &Path, how: FlockArg) -> Result<Flock<File>> {
+    let opening = format!("opening {}", path.display());
+    let folder = File::open(path).or_internal(&opening)?;
+    Flock::lock(folder, how).map_err(|(_, errno)| std::io::Error::from(errno)).or_internal(&opening)
 }
 
 #[cfg(test)]

@@ -17,12 +17,12 @@ use tempfile::TempDir;
 use crate::model::{Error, Result};
 use crate::store::dir::disk_space;
 
-/// What the name of each begins with.
-pub const PREFIX: &str = ".lmdb-images-tmp-";
+/// The prefix of the names of all scratch files.
+pub(crate) const PREFIX: &str = ".lmdb-images-tmp-";
 
 /// A temporary folder. It is removed when this is dropped, or by [`remove_abandoned`].
 #[derive(Debug)]
-pub struct ScratchFolder {
+pub(crate) struct ScratchFolder {
     // Dropped in this order: it is removed while it is still locked.
     folder: TempDir,
     _lock: Flock<File>,
@@ -31,7 +31,7 @@ pub struct ScratchFolder {
 impl ScratchFolder {
     /// Makes one in the folder `parent`, mode 0700, and first removes those that killed processes
     /// left there.
-    pub fn create_in(parent: &Path) -> Result<Self> {
+    pub(crate) fn create_in(parent: &Path) -> Result<Self> {
         remove_abandoned(parent);
         let to_error = |e: io::Error| {
             if e.kind() == ErrorKind::NotFound && !parent.exists() {
@@ -62,14 +62,14 @@ impl ScratchFolder {
     }
 
     /// The folder.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 }
 
 /// Removes the temporary folders in `parent` that no process has locked. Logs a folder that cannot be
 /// removed, and leaves it: it does no harm.
-pub fn remove_abandoned(parent: &Path) {
+pub(crate) fn remove_abandoned(parent: &Path) {
     let log_error = |e: io::Error| {
         log::warn!("looking for temporary folders in {}: {e}", parent.display());
     };

@@ -10,24 +10,23 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::model::{Error, Result};
+use crate::model::{Context, Error, Result};
 use crate::store::dir::{disk_space, files, permissions};
 
 /// The UUID of the store that the folder holds or held; empty if the file cannot be understood.
-pub fn read(root: &Path) -> Result<Option<String>> {
+pub(crate) fn read(root: &Path) -> Result<Option<String>> {
     let path = root.join(STORE_ID_FILE);
     if permissions::stat_regular(&path)?.is_none() {
         return Ok(None);
     }
-    let bytes =
-        fs::read(&path).map_err(|e| Error::Internal(format!("reading {}: {e}", path.display())))?;
+    let bytes = fs::read(&path).or_internal(format_args!("reading {}", path.display()))?;
     let text = std::str::from_utf8(&bytes).unwrap_or_default().trim();
     Ok(Some(uuid::Uuid::parse_str(text).map(|uuid| uuid.to_string()).unwrap_or_default()))
 }
 
 /// Refuses a folder that lacks its data file, but has other files of a store. A new store would hide
 /// that records are lost.
-pub fn check_without_data(root: &Path) -> Result<()> {
+pub(crate) fn check_without_data(root: &Path) -> Result<()> {
     let has_content = |name: &str| -> Result<bool> {
         Ok(permissions::stat_regular(&root.join(name))?.is_some_and(|found| found.len() > 0))
     };
@@ -49,7 +48,7 @@ pub fn check_without_data(root: &Path) -> Result<()> {
 }
 
 /// Refuses a folder whose data file belongs to another store than the folder held.
-pub fn check(root: &Path, uuid: &str) -> Result<()> {
+pub(crate) fn check(root: &Path, uuid: &str) -> Result<()> {
     match read(root)? {
         Some(held) if !held.is_empty() && held != uuid => {
             let root = root.display();
@@ -65,7 +64,7 @@ pub fn check(root: &Path, uuid: &str) -> Result<()> {
 }
 
 /// Writes the file, if it is missing or damaged. The caller syncs the folder.
-pub fn write(root: &Path, uuid: &str) -> Result<()> {
+pub(crate) fn write(root: &Path, uuid: &str) -> Result<()> {
     if read(root)?.is_some_and(|held| held == uuid) {
         return Ok(());
     }
@@ -83,13 +82,12 @@ pub fn write(root: &Path, uuid: &str) -> Result<()> {
             log::warn!("writing {}: {e}", path.display());
             Ok(())
         }
-        written => written.map_err(|e| Error::Internal(format!("writing {}: {e}", path.display()))),
+        written => written.or_internal(format_args!("writing {}", path.display())),
     }
 }
 
 /// Removes the file, before another store's data file takes the place of this one's.
-pub fn remove(root: &Path) -> Result<()> {
-    files::remove(&root.join(STORE_ID_FILE)).map_err(|e| {
-        Error::Internal(format!("removing {STORE_ID_FILE} in {}: {e}", root.display()))
-    })
+pub(crate) fn remove(root: &Path) -> Result<()> {
+    files::remove(&root.join(STORE_ID_FILE))
+        .or_internal(format_args!("removing {STORE_ID_FILE} in {}", root.display()))
 }

@@ -16,7 +16,7 @@ use std::io;
 
 use heed::{Env, MdbError, WithoutTls};
 
-use crate::model::{Error, Result};
+use crate::model::{Context, Error, Result};
 use crate::store::changelog::LogHead;
 use crate::store::changelog::keep::{self, LogStep};
 use crate::store::dir::disk_space;
@@ -38,8 +38,9 @@ use crate::store::schema::log_meta::{LogMeta, Retention};
 use crate::store::schema::table::Table;
 use crate::store::schema::tables::Tables;
 
-/// A checkpoint is due when the overlay holds this many keys. More keys would make a checkpoint
-/// longer, and would hardly make checkpoints fewer.
+/// A checkpoint is due when the overlay holds this many keys, without those of the log. More keys would make a
+/// checkpoint longer, and would hardly make checkpoints fewer. Entries of the log do not count: LMDB appends
+/// them, several a page, and each came with at least one other key.
 const CHECKPOINT_KEYS: usize = 400;
 
 /// Commits for one opening of an environment, on the writing thread.
@@ -85,7 +86,7 @@ impl fmt::Display for Failure {
 impl Committer {
     /// Replays the folder's journal on top of the environment that was opened there. `keep` is how much of
     /// the log is kept: as much as before if `None`. `shown` shows the ends of the log.
-    pub fn open(
+    pub(crate) fn open(
         root: &StoreDir,
         env: &Env<WithoutTls>,
         tables: &Tables,
@@ -126,14 +127,14 @@ impl Committer {
             LogStart::Continue(head) => committer.log = head,
             LogStart::Restart(step) => committer
                 .restart_log(env, tables, &version, step)
-                .map_err(|failed| Error::Internal(format!("restarting the log: {failed}")))?,
+                .or_internal("restarting the log")?,
         }
         version.show_log(committer.log);
         Ok((committer, version))
     }
 
     /// Starts a new epoch of the log. Its entries stay.
-    pub fn renew_epoch(
+    pub(crate) fn renew_epoch(
         &mut self,
         env: &Env<WithoutTls>,
         tables: &Tables,
@@ -162,7 +163,7 @@ impl Committer {
     }
 
     /// Commits the writes of a batch.
-    pub fn commit(
+    pub(crate) fn commit(
         &mut self,
         env: &Env<WithoutTls>,
         tables: &Tables,
@@ -251,7 +252,7 @@ impl Committer {
 
     /// Closes the store cleanly: LMDB's file needs no journal from then on. If closing fails, LMDB's
     /// file needs the journal as before.
-    pub fn close(
+    pub(crate) fn close(
         &mut self,
         env: &Env<WithoutTls>,
         tables: &Tables,
@@ -266,19 +267,19 @@ impl Committer {
     }
 
     /// Whether a checkpoint would write anything.
-    pub fn has_uncheckpointed(&self, version: &CurrentVersion) -> bool {
+    pub(crate) fn has_uncheckpointed(&self, version: &CurrentVersion) -> bool {
         self.tail_uncertain || !version.overlay().is_empty()
     }
 
     /// Whether a checkpoint is due before the next batch.
-    pub fn checkpoint_due(&self, version: &CurrentVersion) -> bool {
+    pub(crate) fn checkpoint_due(&self, version: &CurrentVersion) -> bool {
         self.tail_uncertain
             || !self.journal.has_room()
-            || version.overlay().len() >= CHECKPOINT_KEYS
+            || version.overlay().scattered() >= CHECKPOINT_KEYS
     }
 
     /// Writes `overlay`, which includes all published writes, to LMDB's file, and restarts the journal.
-    pub fn checkpoint(
+    pub(crate) fn checkpoint(
         &mut self,
         env: &Env<WithoutTls>,
         tables: &Tables,
@@ -291,7 +292,7 @@ impl Committer {
         self.write_all(env, tables, version, overlay, LogStep::Prune(self.keep))
     }
 
-    /// The same, even if `overlay` is empty.
+    /// As `write_checkpoint`, even if `overlay` is empty.
     fn write_all(
         &mut self,
         env: &Env<WithoutTls>,
@@ -321,6 +322,7 @@ impl Committer {
         (journal, log): (Option<u64>, LogStep),
     ) -> Result<(), Failure> {
         let next = LastCheckpoint { id: checkpoint_id::next_checkpoint(), journal };
+        version.wait_for_snapshots();
         version.checkpoint_started(&overlay);
         let written = write_checkpoint(env, tables, &overlay, next, log);
         version.checkpoint_finished(written.is_ok().then(|| env.info().last_txn_id as u64));
@@ -379,284 +381,4 @@ pub(crate) fn write_checkpoint(
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::store::dir::files::DATA_FILE;
-    use std::fs;
-    use std::os::unix::fs::FileExt;
-    use std::time::Duration;
-
-    use super::*;
-    use crate::model::Namespace;
-    use crate::store::journal;
-    use crate::store::{Kind, ReadOnlyStore, Records, Snapshot, Store};
-
-    /// Where `lock.mdb` has the number of the last transaction.
-    const NUMBER_AT: u64 = 8;
-
-    fn namespace() -> Namespace {
-        Namespace::parse("n").unwrap()
-    }
-
-    fn put(store: &Store, name: &str, size: usize) {
-        let name = name.to_owned();
-        let work = move |c: &mut crate::store::Transaction<'_>| {
-            c.put(&namespace(), Kind::Lease, &name, &vec![7; size], None)
-        };
-        store.writer().write_blocking(work).unwrap();
-    }
-
-    fn names(snapshot: &Snapshot<'_>) -> Result<Vec<String>> {
-        snapshot.scan(&namespace(), Kind::Lease)?.map(|entry| Ok(entry?.display_name())).collect()
-    }
-
-    /// What is on the disk now, as a store of its own.
-    fn crashed(store: &Store) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for file in [DATA_FILE, JOURNAL_FILE] {
-            fs::copy(store.root().join(file), dir.path().join(file)).unwrap();
-        }
-        dir
-    }
-
-    /// A store that makes no checkpoint by itself for a while.
-    fn store() -> (tempfile::TempDir, Store) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        (dir, store)
-    }
-
-    fn checkpoint(store: &Store) {
-        store.checkpoint().unwrap();
-    }
-
-    #[test]
-    fn what_was_answered_is_there_after_a_crash_for_all_who_open_the_store() {
-        let (_dir, store) = store();
-        checkpoint(&store);
-        for (name, then) in [("a", false), ("b", true), ("c", false), ("d", false)] {
-            put(&store, name, 10);
-            if then {
-                checkpoint(&store);
-            }
-            let all: Vec<_> = ["a", "b", "c", "d"].into_iter().filter(|n| *n <= name).collect();
-            let crash = crashed(&store);
-            assert_eq!(ReadOnlyStore::open(crash.path()).unwrap().read(names).unwrap(), all);
-            for _ in 0..2 {
-                assert_eq!(Store::open(crash.path()).unwrap().read(names).unwrap(), all);
-            }
-            assert_eq!(ReadOnlyStore::open(crash.path()).unwrap().read(names).unwrap(), all);
-        }
-    }
-
-    /// LMDB writes the meta page of a transaction, and then the number that transactions begin with.
-    #[test]
-    fn a_reader_beside_a_daemon_that_was_killed_between_meta_page_and_number_ends() {
-        let (_dir, store) = store();
-        put(&store, "a", 10);
-        checkpoint(&store);
-        put(&store, "b", 10);
-        let before = crashed(&store);
-        checkpoint(&store);
-        let crash = crashed(&store);
-        fs::copy(before.path().join(JOURNAL_FILE), crash.path().join(JOURNAL_FILE)).unwrap();
-        let reader = ReadOnlyStore::open(crash.path()).unwrap();
-        let earlier = reader.last_commit() - 1;
-        let lock = fs::File::options().write(true).open(crash.path().join("lock.mdb")).unwrap();
-        lock.write_all_at(&earlier.to_ne_bytes(), NUMBER_AT).unwrap();
-        let (done, wait) = std::sync::mpsc::channel();
-        let thread = std::thread::spawn(move || done.send(reader.read(names)));
-        let found = wait.recv_timeout(Duration::from_secs(20)).expect("the reader does not end");
-        // It has closed the store then.
-        thread.join().unwrap().unwrap();
-        assert_eq!(found.unwrap(), ["a", "b"]);
-        assert_eq!(Store::open(crash.path()).unwrap().read(names).unwrap(), ["a", "b"]);
-    }
-
-    #[test]
-    fn a_journal_goes_on_where_the_process_before_ended() {
-        let (_dir, store) = store();
-        put(&store, "a", 10);
-        let crash = crashed(&store);
-        let next = Store::open(crash.path()).unwrap();
-        put(&next, "b", 10);
-        let again = crashed(&next);
-        assert_eq!(Store::open(again.path()).unwrap().read(names).unwrap(), ["a", "b"]);
-    }
-
-    #[test]
-    fn a_change_that_is_too_large_for_the_journal_is_in_the_file_at_once() {
-        let (_dir, store) = store();
-        put(&store, "a", 10);
-        put(&store, "large", journal::layout::MAX_ENTRY_BYTES);
-        assert!(store.environment.acquire().unwrap().version.overlay().is_empty());
-        put(&store, "z", 10);
-        let crash = crashed(&store);
-        assert_eq!(Store::open(crash.path()).unwrap().read(names).unwrap(), ["a", "large", "z"]);
-    }
-
-    #[test]
-    fn a_store_that_was_closed_in_order_needs_no_journal() {
-        let (dir, store) = store();
-        put(&store, "a", 10);
-        drop(store);
-        fs::remove_file(dir.path().join(JOURNAL_FILE)).unwrap();
-        assert_eq!(ReadOnlyStore::open(dir.path()).unwrap().read(names).unwrap(), ["a"]);
-        assert_eq!(Store::open(dir.path()).unwrap().read(names).unwrap(), ["a"]);
-    }
-
-    fn refusals(root: &std::path::Path) -> [String; 2] {
-        let refused = [
-            Store::open(root).map(drop).unwrap_err(),
-            ReadOnlyStore::open(root).map(drop).unwrap_err(),
-        ];
-        refused.map(|refused| match refused {
-            Error::DataLoss(why) if why.contains("recover") => why,
-            other => panic!("{other}"),
-        })
-    }
-
-    #[test]
-    fn a_journal_that_is_missing_cut_zeroed_or_damaged_is_refused() {
-        let (_dir, store) = store();
-        checkpoint(&store);
-        put(&store, "a", 10);
-        type Harm = fn(&mut Vec<u8>) -> bool;
-        let harms: [(&str, Harm); 5] = [
-            ("missing", |_| false),
-            ("0 bytes", |bytes| {
-                bytes.clear();
-                true
-            }),
-            ("1000 bytes", |bytes| {
-                bytes.truncate(1000);
-                true
-            }),
-            ("header is damaged", |bytes| {
-                bytes.fill(0);
-                true
-            }),
-            ("header is damaged", |bytes| {
-                bytes[40] ^= 1;
-                true
-            }),
-        ];
-        for (why, harm) in harms {
-            let crash = crashed(&store);
-            let file = crash.path().join(JOURNAL_FILE);
-            let mut bytes = fs::read(&file).unwrap();
-            if harm(&mut bytes) {
-                fs::write(&file, &bytes).unwrap();
-            } else {
-                fs::remove_file(&file).unwrap();
-            }
-            for refused in refusals(crash.path()) {
-                assert!(refused.contains(why), "{why}: {refused}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_data_file_that_is_missing_or_empty_is_not_a_new_store() {
-        let (dir, store) = store();
-        put(&store, "a", 10);
-        let data = |root: &std::path::Path| root.join(DATA_FILE);
-        for empty in [false, true] {
-            let crash = crashed(&store);
-            let harm = || {
-                if empty {
-                    fs::write(data(crash.path()), "").unwrap();
-                } else {
-                    fs::remove_file(data(crash.path())).unwrap();
-                }
-            };
-            harm();
-            // By the journal alone, then by what the folder remembers alone.
-            for refused in refusals(crash.path()) {
-                assert!(refused.contains("missing or empty"), "{refused}");
-            }
-            fs::copy(dir.path().join("store-id"), crash.path().join("store-id")).unwrap();
-            fs::remove_file(crash.path().join(JOURNAL_FILE)).unwrap();
-            for refused in refusals(crash.path()) {
-                assert!(refused.contains(store.uuid()), "{refused}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_data_file_of_another_store_is_refused() {
-        let ((_dir, store), (other_dir, other)) = (store(), store());
-        put(&store, "a", 10);
-        drop(other);
-        let crash = crashed(&store);
-        fs::copy(other_dir.path().join("store-id"), crash.path().join("store-id")).unwrap();
-        for refused in [
-            Store::open(crash.path()).map(drop).unwrap_err(),
-            ReadOnlyStore::open(crash.path()).map(drop).unwrap_err(),
-        ] {
-            assert!(refused.message().contains("the folder held the store"), "{refused}");
-        }
-    }
-
-    #[test]
-    fn a_journal_of_another_checkpoint_or_of_another_store_is_refused() {
-        let ((_dir, store), (_other_dir, other)) = (store(), store());
-        checkpoint(&store);
-        put(&store, "a", 10);
-        let old = crashed(&store);
-        checkpoint(&store);
-        put(&store, "b", 10);
-        put(&other, "c", 10);
-        for (from, why) in [(&store, "unknown checkpoint"), (&other, other.uuid())] {
-            fs::copy(from.root().join(JOURNAL_FILE), old.path().join(JOURNAL_FILE)).unwrap();
-            for refused in refusals(old.path()) {
-                assert!(refused.contains(why), "{refused}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_journal_of_the_checkpoint_before_means_nothing() {
-        let (_dir, store) = store();
-        put(&store, "a", 10);
-        let before = crashed(&store);
-        checkpoint(&store);
-        let after = crashed(&store);
-        // As a kill between the checkpoint and the write of the header leaves it.
-        let file = JOURNAL_FILE;
-        fs::copy(before.path().join(file), after.path().join(file)).unwrap();
-        for _ in 0..2 {
-            assert_eq!(ReadOnlyStore::open(after.path()).unwrap().read(names).unwrap(), ["a"]);
-            assert_eq!(Store::open(after.path()).unwrap().read(names).unwrap(), ["a"]);
-        }
-    }
-
-    #[test]
-    fn a_journal_that_lacks_entries_is_refused() {
-        let (_dir, store) = store();
-        put(&store, "a", 10);
-        put(&store, "b", 10);
-        let crash = crashed(&store);
-        let file = crash.path().join(JOURNAL_FILE);
-        let mut bytes = fs::read(&file).unwrap();
-        bytes[journal::layout::SECTOR + 70] ^= 1;
-        fs::write(&file, bytes).unwrap();
-        for refused in refusals(crash.path()) {
-            assert!(refused.contains("entry 0 is missing"), "{refused}");
-        }
-    }
-
-    #[test]
-    fn a_copy_has_what_is_recent() {
-        let (_dir, store) = store();
-        put(&store, "a", 10);
-        checkpoint(&store);
-        put(&store, "b", 10);
-        let copy = tempfile::tempdir().unwrap();
-        let file = copy.path().join(DATA_FILE);
-        fs::write(&file, "").unwrap();
-        let crash = crashed(&store);
-        ReadOnlyStore::open(crash.path()).unwrap().copy_to(&file).unwrap();
-        assert_eq!(fs::read_dir(copy.path()).unwrap().count(), 1);
-        assert_eq!(Store::open(copy.path()).unwrap().read(names).unwrap(), ["a", "b"]);
-    }
-}
+mod tests;

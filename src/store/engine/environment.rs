@@ -3,41 +3,30 @@
 //! After a failed write of a meta page LMDB refuses every transaction until the environment is
 //! closed. The reader or writer thread that meets this refusal reopens the environment: new
 //! transactions wait, running ones end, and the file is closed, verified, made durable
-//! ([`meta_sync`]) and mapped. If reopening fails because the disk is still bad, all callers get an
-//! error, and a later caller tries again.
+//! ([`crate::store::recovery::meta_sync`]) and mapped. If reopening fails because the disk is still
+//! bad, all callers get an error, and a later caller tries again.
 //!
 //! A transaction that LMDB aborted needs no reopening, not even if its sync failed. After a failed
 //! sync the kernel may drop unwritten pages, and reports that once only. But the next transaction
 //! writes all of its pages itself, and LMDB syncs the pages that a transaction references before it
 //! writes the meta page. So a later success never depends on the failed sync.
 
-use crate::store::dir::files::DATA_FILE;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use heed::{Env, WithoutTls};
+use parking_lot::RwLock;
 
 use crate::model::{Error, Result};
+use crate::store::dir::disk_space;
 use crate::store::dir::open_files::OpenFiles;
 use crate::store::dir::root::StoreDir;
-use crate::store::dir::scratch::ScratchFolder;
-use crate::store::dir::{disk_space, permissions, store_id};
-use crate::store::engine::committer::{Committer, Failure};
-use crate::store::engine::transaction::BatchChanges;
-use crate::store::engine::version::{CurrentVersion, ShownLog};
-use crate::store::error::lmdb_error;
-use crate::store::journal::entry::WriteBatch;
-use crate::store::journal::replay;
-use crate::store::lmdb::open::{begin_to_read, map};
+use crate::store::engine::create::create_if_new;
+use crate::store::engine::open_environment::{OpenEnvironment, open};
+use crate::store::engine::version::ShownLog;
 use crate::store::lmdb::reader_table::ReaderTable;
-use crate::store::read::view::{Txn, View};
-use crate::store::recovery::{meta_sync, verify};
-use crate::store::schema::databases;
 use crate::store::schema::log_meta::Retention;
-use crate::store::schema::table::OwnedOp;
-use crate::store::schema::tables::Tables;
 
 /// The shortest time between two attempts to reopen the environment.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
@@ -68,51 +57,10 @@ enum State {
     },
 }
 
-/// An open environment. It is closed when its last `Arc` is dropped, so no holder may keep one longer
-/// than a transaction takes.
-pub(crate) struct OpenEnvironment {
-    committer: Mutex<Committer>,
-    pub version: CurrentVersion,
-    pub env: Env<WithoutTls>,
-    pub tables: Tables,
-    /// Counts how often the environment was opened.
-    number: u64,
-    /// Set when the environment must be closed: long reads end with an error then.
-    pub closing: Arc<AtomicBool>,
-}
-
-impl OpenEnvironment {
-    /// Commits the writes of a batch.
-    pub fn commit(&self, changes: BatchChanges) -> Result<(), Failure> {
-        self.committer().commit(&self.env, &self.tables, &self.version, changes)
-    }
-
-    /// Starts a new epoch of the log.
-    pub fn renew_epoch(&self) -> Result<(), Failure> {
-        self.committer().renew_epoch(&self.env, &self.tables, &self.version)
-    }
-
-    /// Writes the overlay to LMDB's file.
-    pub fn checkpoint(&self) -> Result<(), Failure> {
-        let overlay = self.version.overlay();
-        self.committer().checkpoint(&self.env, &self.tables, &self.version, overlay)
-    }
-
-    /// Writes the overlay to LMDB's file, which needs no journal from then on.
-    pub fn close(&self) -> Result<(), Failure> {
-        self.committer().close(&self.env, &self.tables, &self.version)
-    }
-
-    // Uncontended: almost all calls come from the writer thread.
-    fn committer(&self) -> MutexGuard<'_, Committer> {
-        self.committer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Environment {
     /// Opens the environment in a folder, and creates the store if the folder never held one. `keep` is
     /// how much of the log is kept: as much as before if `None`.
-    pub fn open(root: StoreDir, keep: Option<Retention>) -> Result<Self> {
+    pub(crate) fn open(root: StoreDir, keep: Option<Retention>) -> Result<Self> {
         let log = ShownLog::default();
         let opened = create_if_new(&root).and_then(|()| open(&root, 0, (keep, log.clone())));
         let (opened, uuid) = opened.map_err(|e| disk_space::explain(root.path(), e))?;
@@ -123,12 +71,12 @@ impl Environment {
     }
 
     /// The folder of the store.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         self.root.path()
     }
 
     /// The UUID of the store.
-    pub fn uuid(&self) -> &str {
+    pub(crate) fn uuid(&self) -> &str {
         &self.uuid
     }
 
@@ -136,30 +84,30 @@ impl Environment {
     ///
     /// # Errors
     /// If a file was replaced or removed: writes to it may be lost.
-    pub fn check_files(&self) -> Result<()> {
+    pub(crate) fn check_files(&self) -> Result<()> {
         self.files.check()
     }
 
     /// Whether the file system is almost full. LMDB reports a full disk as it reports any short write,
     /// so the caller has to ask.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         disk_space::is_full(self.root.path())
     }
 
     /// The ends of the log.
-    pub fn log(&self) -> &ShownLog {
+    pub(crate) fn log(&self) -> &ShownLog {
         &self.log
     }
 
     /// LMDB's reader table.
-    pub fn readers(&self) -> &ReaderTable {
+    pub(crate) fn readers(&self) -> &ReaderTable {
         &self.readers
     }
 
     /// The open environment, for one transaction. A caller that holds one must not acquire another:
     /// reopening waits until all are dropped.
-    pub fn acquire(&self) -> Result<Arc<OpenEnvironment>> {
-        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+    pub(crate) fn acquire(&self) -> Result<Arc<OpenEnvironment>> {
+        match &*self.state.read() {
             State::Open(opened) => return Ok(Arc::clone(opened)),
             State::Closed { why, next_attempt } if Instant::now() < *next_attempt => {
                 return Err(why.clone());
@@ -170,24 +118,24 @@ impl Environment {
     }
 
     /// Whether a checkpoint would write anything.
-    pub fn has_uncheckpointed(&self) -> bool {
-        self.is_open_and(|opened| opened.committer().has_uncheckpointed(&opened.version))
+    pub(crate) fn has_uncheckpointed(&self) -> bool {
+        self.is_open_and(OpenEnvironment::has_uncheckpointed)
     }
 
     /// Whether a checkpoint is due before the next batch.
-    pub fn checkpoint_due(&self) -> bool {
-        self.is_open_and(|opened| opened.committer().checkpoint_due(&opened.version))
+    pub(crate) fn checkpoint_due(&self) -> bool {
+        self.is_open_and(OpenEnvironment::checkpoint_due)
     }
 
     fn is_open_and(&self, test: impl FnOnce(&OpenEnvironment) -> bool) -> bool {
-        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.state.read() {
             State::Open(opened) => test(opened),
             State::Closed { .. } => false,
         }
     }
 
     /// Closes a broken environment after all its transactions have ended, and opens it again.
-    pub fn reopen(&self, broken: Arc<OpenEnvironment>) -> Result<Arc<OpenEnvironment>> {
+    pub(crate) fn reopen(&self, broken: Arc<OpenEnvironment>) -> Result<Arc<OpenEnvironment>> {
         let number = broken.number;
         // `replace` waits until all holders have dropped theirs.
         drop(broken);
@@ -196,7 +144,7 @@ impl Environment {
 
     fn replace(&self, broken: Option<u64>) -> Result<Arc<OpenEnvironment>> {
         // While this lock is held no new transaction starts.
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write();
         let now = Instant::now();
         let number = match &*state {
             // Another thread has already reopened it.
@@ -242,93 +190,9 @@ fn unavailable(why: &str) -> Error {
     ))
 }
 
-/// Verifies the data file, makes its meta pages durable and opens the environment for the `number`th
-/// time. Returns the store's UUID too.
-fn open(
-    root: &StoreDir,
-    number: u64,
-    log: (Option<Retention>, ShownLog),
-) -> Result<(OpenEnvironment, String)> {
-    let file = root.data_file();
-    verify::check_before_mmap(&file)?;
-    let newest = meta_sync::make_meta_durable(&file)?;
-    let env = map(root.path())?;
-    if env.info().last_txn_id as u64 != newest {
-        return Err(Error::Unavailable(format!(
-            "{} was left by a failed write in a state that another process, which has it open, \
-             does not know; end that process",
-            file.display()
-        )));
-    }
-    let (tables, uuid) = databases::open(&env, root.path(), &|uuid, checkpoint| {
-        old_journal(root.path(), uuid, checkpoint)
-    })?;
-    store_id::check(root.path(), &uuid)?;
-    let (committer, version) = Committer::open(root, &env, &tables, &uuid, log)?;
-    store_id::write(root.path(), &uuid)?;
-    root.sync()?;
-    let (committer, closing) = (Mutex::new(committer), Arc::default());
-    Ok((OpenEnvironment { committer, version, env, tables, number, closing }, uuid))
-}
-
-/// The writes that the journal of a store of schema 3 holds on top of a checkpoint.
-fn old_journal(root: &Path, uuid: &str, checkpoint: u64) -> Result<Vec<OwnedOp>> {
-    let replay = replay::read_v1(root, uuid, checkpoint)?;
-    let ops = replay.batches.iter().flat_map(WriteBatch::iter);
-    Ok(ops.map(|(table, key, value)| (table, key.to_vec(), value.map(<[u8]>::to_vec))).collect())
-}
-
-/// Creates a store if the folder never held one.
-fn create_if_new(root: &StoreDir) -> Result<()> {
-    if permissions::stat_regular(&root.data_file())?.is_some_and(|found| found.len() > 0) {
-        return Ok(());
-    }
-    store_id::check_without_data(root.path())?;
-    create(root)
-}
-
-/// Creates an empty store in a temporary folder and renames it into place, so that a power cut leaves
-/// no store instead of an incomplete one, which the next start would refuse.
-fn create(root: &StoreDir) -> Result<()> {
-    let to_error = |e| Error::Internal(format!("making a store in {}: {e}", root.path().display()));
-    let scratch = ScratchFolder::create_in(root.path())?;
-    let env = map(scratch.path())?;
-    databases::open(&env, scratch.path(), &|_, _| Ok(Vec::new()))?;
-    env.prepare_for_closing().wait();
-    let made = scratch.path().join(DATA_FILE);
-    std::fs::File::open(&made).and_then(|file| file.sync_all()).map_err(to_error)?;
-    std::fs::rename(&made, root.data_file()).map_err(to_error)?;
-    root.sync()
-}
-
-/// A view of the last committed state; `None` if LMDB refuses the environment.
-pub(crate) fn view(opened: &OpenEnvironment) -> Result<Option<View<'_>>> {
-    let begin = || Ok(begin_to_read(&opened.env)?.map(|txn| (txn.id() as u64, txn)));
-    let limit = opened.version.begin_snapshot();
-    let pinned = opened.version.pin(begin)?;
-    Ok(pinned.map(|(txn, overlay)| {
-        let closing = Arc::clone(&opened.closing);
-        let view = View::new(Txn::Reader(txn), &opened.tables, overlay);
-        view.interrupted_by(closing).with_limit(limit)
-    }))
-}
-
-/// The view of the writer thread; `None` if LMDB refuses the environment. Waits until no other process
-/// writes.
-pub(crate) fn view_to_write(opened: &OpenEnvironment) -> Result<Option<View<'_>>> {
-    let txn = match opened.env.write_txn() {
-        Ok(txn) => txn,
-        Err(heed::Error::Mdb(heed::MdbError::Panic)) => return Ok(None),
-        Err(e) => return Err(lmdb_error("beginning to write", &e)),
-    };
-    // No other transaction commits while this one is open.
-    let overlay = opened.version.pin_for_write((txn.id() as u64).saturating_sub(1));
-    Ok(Some(View::new(Txn::Writer(txn), &opened.tables, overlay)))
-}
-
 #[cfg(test)]
 mod tests {
-    use crate::store::dir::files::{JOURNAL_FILE, LOCK_FILE, STORE_ID_FILE};
+    use crate::store::dir::files::DATA_FILE;
     use std::fs;
     use std::sync::mpsc;
 
@@ -357,32 +221,6 @@ mod tests {
                 .scan(&namespace, Kind::Lease)?
                 .try_fold(0, |count, entry| entry.map(|_| count + 1))
         })
-    }
-
-    #[test]
-    fn an_empty_or_missing_data_file_beside_others_of_a_store_is_damage_and_changes_nothing() {
-        for other in [LOCK_FILE, JOURNAL_FILE, STORE_ID_FILE] {
-            for length in [Some(0), None] {
-                let dir = tempfile::tempdir().unwrap();
-                drop(store(dir.path()));
-                let all = [DATA_FILE, LOCK_FILE, JOURNAL_FILE, STORE_ID_FILE];
-                for file in all.into_iter().filter(|file| *file != other) {
-                    fs::remove_file(dir.path().join(file)).unwrap();
-                }
-                if length.is_some() {
-                    fs::write(dir.path().join(DATA_FILE), "").unwrap();
-                }
-                let refused = Store::open(dir.path()).unwrap_err();
-                assert!(
-                    matches!(&refused, Error::DataLoss(m) if m.contains("missing or empty")),
-                    "{refused}"
-                );
-                let found = permissions::stat_regular(&dir.path().join(DATA_FILE)).unwrap();
-                assert_eq!(found.map(|found| found.len()), length);
-                fs::remove_file(dir.path().join(other)).unwrap();
-                assert_eq!(count(&Store::open(dir.path()).unwrap()).unwrap(), 0);
-            }
-        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::model::{Error, Result};
 use crate::store::engine::transaction::Transaction;
 
 /// A queued write and the channel to its caller.
-pub trait Job: Send {
+pub(crate) trait Job: Send {
     /// Runs in the transaction `change` and keeps the result.
     fn run(&mut self, change: &mut Transaction<'_>);
 
@@ -26,7 +26,7 @@ struct Task<T, F, G> {
 
 /// A job and the receiver of its answer. The writer thread runs `work`, and calls `then` with its result
 /// after the commit and before the answer.
-pub fn job<T, F, G>(work: F, then: G) -> (Box<dyn Job>, oneshot::Receiver<Result<T>>)
+pub(crate) fn job<T, F, G>(work: F, then: G) -> (Box<dyn Job>, oneshot::Receiver<Result<T>>)
 where
     T: Send + 'static,
     F: FnOnce(&mut Transaction<'_>) -> Result<T> + Send + 'static,
@@ -74,6 +74,6 @@ where
 }
 
 /// The error when the writer thread has ended.
-pub fn stopped() -> Error {
+pub(crate) fn stopped() -> Error {
     Error::Unavailable("the store is closed".into())
 }

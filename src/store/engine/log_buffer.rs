@@ -1,4 +1,4 @@
-//! What the jobs of a batch have changed of images, until it is entries of the log.
+//! Keeps the changes of images that the jobs of a batch make, until they are entries of the log.
 //!
 //! A job's entries get their numbers when it has ended well: so a job that fails leaves no gap, and the
 //! entries of a batch know the last of them.
@@ -8,16 +8,17 @@ use crate::model::Result;
 use crate::store::changelog::LogHead;
 use crate::store::changelog::cause::{Cause, Origin};
 use crate::store::changelog::entry::{self, Changed};
+use crate::store::engine::version::KnownLog;
 use crate::store::read::changelog;
 use crate::store::read::view::View;
 use crate::store::schema::value;
 
-/// What is to be logged.
+/// The changes of a batch that are not yet entries of the log.
 #[derive(Debug, Default)]
 pub(crate) struct LogBuffer {
-    /// Where the log ends, with the entries of the jobs that have ended; unknown until a change asks.
-    head: Option<Option<LogHead>>,
-    /// Of the job that runs.
+    /// Where the log ends, with the entries of the jobs that have ended.
+    head: KnownLog,
+    /// The cause of the changes of the running job.
     cause: Cause,
     is_skipped: bool,
     bodies: Vec<Vec<u8>>,
@@ -25,41 +26,45 @@ pub(crate) struct LogBuffer {
 
 /// A state to roll back to.
 #[derive(Debug)]
-pub(crate) struct LogMark {
-    head: Option<Option<LogHead>>,
+pub(crate) struct LogSavepoint {
+    head: KnownLog,
     bodies: usize,
 }
 
 impl LogBuffer {
-    pub fn begin_job(&mut self) {
+    pub(crate) fn new(head: KnownLog) -> Self {
+        Self { head, ..Self::default() }
+    }
+
+    pub(crate) fn begin_job(&mut self) {
         (self.cause, self.is_skipped) = (Cause::default(), false);
         self.bodies.clear();
     }
 
-    pub fn savepoint(&self) -> LogMark {
-        LogMark { head: self.head, bodies: self.bodies.len() }
+    pub(crate) fn savepoint(&self) -> LogSavepoint {
+        LogSavepoint { head: self.head, bodies: self.bodies.len() }
     }
 
-    pub fn rollback_to(&mut self, mark: LogMark) {
-        self.head = mark.head;
-        self.bodies.truncate(mark.bodies);
+    pub(crate) fn rollback_to(&mut self, savepoint: LogSavepoint) {
+        self.head = savepoint.head;
+        self.bodies.truncate(savepoint.bodies);
     }
 
-    pub fn set_cause(&mut self, cause: Cause) {
+    pub(crate) fn set_cause(&mut self, cause: Cause) {
         self.cause = cause;
     }
 
-    pub fn skip(&mut self) {
+    pub(crate) fn skip(&mut self) {
         self.is_skipped = true;
     }
 
-    /// Where the log ends, if it was asked for.
-    pub fn head(&self) -> Option<LogHead> {
+    /// The end of the log, if it is known.
+    pub(crate) fn head(&self) -> Option<LogHead> {
         self.head.flatten()
     }
 
     /// Adds a change of the job that runs. `view` is the state before it.
-    pub fn add(&mut self, view: &View<'_>, changed: &Changed<'_>) -> Result<()> {
+    pub(crate) fn add(&mut self, view: &View<'_>, changed: &Changed<'_>) -> Result<()> {
         if self.is_skipped {
             return Ok(());
         }
@@ -74,13 +79,13 @@ impl LogBuffer {
     }
 
     /// The number that the last change of the job gets if the job ends well; 0 while the log is off.
-    pub fn last_seq(&self) -> u64 {
+    pub(crate) fn last_seq(&self) -> u64 {
         let head = self.head.flatten().filter(|_| !self.bodies.is_empty());
         head.map_or(0, |head| head.last.saturating_add(self.bodies.len() as u64))
     }
 
     /// The keys and values of the entries of the job that has ended.
-    pub fn end_job(&mut self) -> Result<Vec<([u8; 8], Vec<u8>)>> {
+    pub(crate) fn end_job(&mut self) -> Result<Vec<([u8; 8], Vec<u8>)>> {
         let bodies = std::mem::take(&mut self.bodies);
         let Some(mut head) = self.head.flatten().filter(|_| !bodies.is_empty()) else {
             return Ok(Vec::new());
@@ -93,7 +98,7 @@ impl LogBuffer {
             let commit_last = if is_one { end } else { seq };
             let (entry, chain) = entry::finish(&body, seq, commit_last, head.chain)?;
             let key = seq.to_be_bytes();
-            entries.push((key, value::seal(&key, &entry)));
+            entries.push((key, value::encode(&key, &entry)));
             (head.last, head.chain) = (seq, chain);
         }
         self.head = Some(Some(head));

@@ -1,15 +1,15 @@
-//! What becomes of the log when a store is opened.
+//! Decides whether the log continues or restarts when a store is opened.
 
 use crate::model::Result;
 use crate::store::changelog::LogHead;
 use crate::store::changelog::keep::LogStep;
 use crate::store::schema::log_meta::{LogMeta, Retention};
 
-/// What becomes of the log.
+/// What happens to the log when the store is opened.
 pub(crate) enum LogStart {
-    /// It continues, or stays off.
+    /// The log continues, or stays off.
     Continue(Option<LogHead>),
-    /// It restarts.
+    /// The log restarts.
     Restart(LogStep),
 }
 

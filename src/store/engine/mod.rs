@@ -1,18 +1,22 @@
 //! The write path.
 //!
-//! - [`job`]: a change that a caller hands in; [`writer`]: the one thread that runs jobs in batches
-//! - [`transaction`]: what a job sees and changes, in memory
-//! - `log_buffer`: what the jobs of a batch add to the log
-//! - `log_start`: what becomes of the log when a store is opened
+//! - [`job`]: a change that a caller sends; [`writer`]: the one thread that runs jobs in batches
+//! - [`transaction`]: the state that a job reads and changes, in memory
+//! - `log_buffer`: the changes of a batch until they are entries of the log; `log_start`: decides whether the log
+//!   continues or restarts when a store is opened
 //! - [`committer`]: group commit to the journal, and checkpoints into LMDB's file
 //! - [`version`]: the pair of LMDB snapshot and overlay that readers pin
-//! - [`environment`]: the open environment, reopened after a fault of the disk
+//! - [`open_environment`]: one opening of the LMDB environment; [`environment`]: reopens it after a fault of
+//!   the disk
+//! - `create`: a new store
 
 pub(crate) mod committer;
+pub(crate) mod create;
 pub(crate) mod environment;
 pub(crate) mod job;
 pub(crate) mod log_buffer;
 pub(crate) mod log_start;
+pub(crate) mod open_environment;
 pub(crate) mod transaction;
-pub mod version;
+pub(crate) mod version;
 pub(crate) mod writer;

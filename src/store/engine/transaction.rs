@@ -3,13 +3,14 @@
 //! A transaction keeps its writes in memory, on top of the state that it reads. The writer thread
 //! commits the writes or drops them. A transaction never writes to the disk; only its reads can fail.
 
-use crate::store::schema::keys;
+use lmdb_verify::layout::MAX_KEY;
 
 use crate::model::{Error, Namespace, Result};
 use crate::store::changelog::LogHead;
 use crate::store::changelog::cause::Cause;
 use crate::store::changelog::entry::{Changed, Old};
-use crate::store::engine::log_buffer::{LogBuffer, LogMark};
+use crate::store::engine::log_buffer::{LogBuffer, LogSavepoint};
+use crate::store::engine::version::KnownLog;
 use crate::store::journal;
 use crate::store::journal::entry::WriteBatch;
 use crate::store::journal::overlay::Overlay;
@@ -17,16 +18,13 @@ use crate::store::read::records::Records;
 use crate::store::read::scan;
 use crate::store::read::state::{Fault, ReadState, get};
 use crate::store::read::view::View;
-use crate::store::schema::keys::Kind;
+use crate::store::schema::keys::{self, Kind};
 use crate::store::schema::table::Table;
 use crate::store::schema::{index, value};
 
-/// The longest key of LMDB, in bytes.
-const MAX_KEY: usize = 511;
-
 /// The most records that are set aside. A record is set aside when a containerd lost it with its
 /// database. That is rare, but a containerd may lose other names each time.
-pub const MAX_SET_ASIDE: u64 = 1 << 17;
+pub(crate) const MAX_SET_ASIDE: u64 = 1 << 17;
 
 /// A view of the store, and the writes on top of it.
 pub struct Transaction<'e> {
@@ -42,7 +40,7 @@ pub(crate) struct BatchChanges {
     pub overlay: Overlay,
     /// The writes themselves.
     pub writes: WriteBatch,
-    /// The end of the log after them; `None` if no change of an image was made.
+    /// The end of the log after them; `None` while it is off.
     pub log: Option<LogHead>,
 }
 
@@ -50,7 +48,7 @@ pub(crate) struct BatchChanges {
 pub(crate) struct Savepoint {
     overlay: Overlay,
     changes: usize,
-    log: LogMark,
+    log: LogSavepoint,
 }
 
 impl ReadState for Transaction<'_> {
@@ -62,9 +60,9 @@ impl ReadState for Transaction<'_> {
 impl Records for Transaction<'_> {}
 
 impl<'e> Transaction<'e> {
-    pub(crate) fn new(view: View<'e>) -> Self {
+    pub(crate) fn new(view: View<'e>, log: KnownLog) -> Self {
         let batch = WriteBatch::new(journal::layout::MAX_ENTRY_BYTES);
-        Self { view, batch, log: LogBuffer::default() }
+        Self { view, batch, log: LogBuffer::new(log) }
     }
 
     /// A savepoint to [roll back to](Self::rollback_to).
@@ -76,10 +74,10 @@ impl<'e> Transaction<'e> {
         }
     }
 
-    pub(crate) fn rollback_to(&mut self, mark: Savepoint) {
-        self.view.overlay = mark.overlay;
-        self.batch.rollback_to(mark.changes);
-        self.log.rollback_to(mark.log);
+    pub(crate) fn rollback_to(&mut self, savepoint: Savepoint) {
+        self.view.overlay = savepoint.overlay;
+        self.batch.rollback_to(savepoint.changes);
+        self.log.rollback_to(savepoint.log);
     }
 
     /// Begins a job. Returns a savepoint to roll back to if the job fails.
@@ -96,8 +94,8 @@ impl<'e> Transaction<'e> {
         Ok(())
     }
 
-    /// Sets why the job makes its changes, and for whom. The entries in the log say so.
-    pub fn set_cause(&mut self, cause: Cause) {
+    /// Sets the cause of the job's changes, which the entries of the log record.
+    pub(crate) fn set_cause(&mut self, cause: Cause) {
         self.log.set_cause(cause);
     }
 
@@ -113,9 +111,9 @@ impl<'e> Transaction<'e> {
         BatchChanges { overlay: self.view.overlay, writes: self.batch, log }
     }
 
-    /// The number in the log that the last change of an image gets which this job has made; 0 if it has made
-    /// none, or the log is off.
-    pub fn last_seq(&self) -> u64 {
+    /// The number that the log gives to this job's last change of an image; 0 if there is none, or if the log is
+    /// off.
+    pub(crate) fn last_seq(&self) -> u64 {
         self.log.last_seq()
     }
 
@@ -156,18 +154,28 @@ impl<'e> Transaction<'e> {
     }
 
     /// Removes the copy of a record that was set aside; returns whether it existed.
-    pub fn forget_aside(&mut self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
+    pub(crate) fn forget_aside(
+        &mut self,
+        namespace: &Namespace,
+        kind: Kind,
+        name: &str,
+    ) -> Result<bool> {
         self.unset(Table::SetAside, &keys::key(namespace, kind, name))
     }
 
     /// Whether the record `name` may be set aside: the database keeps at most [`MAX_SET_ASIDE`].
-    pub fn can_set_aside(&self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
+    pub(crate) fn can_set_aside(
+        &self,
+        namespace: &Namespace,
+        kind: Kind,
+        name: &str,
+    ) -> Result<bool> {
         let is_aside = || self.view.get(Table::SetAside, &keys::key(namespace, kind, name));
         Ok(self.view.len(Table::SetAside)? < MAX_SET_ASIDE || is_aside()?.is_some())
     }
 
     /// Writes a record to the database of set-aside records and replaces an existing one.
-    pub fn put_aside(
+    pub(crate) fn put_aside(
         &mut self,
         namespace: &Namespace,
         kind: Kind,
@@ -175,7 +183,7 @@ impl<'e> Transaction<'e> {
         message: &[u8],
     ) -> Result<()> {
         let key = keys::key(namespace, kind, name);
-        self.set(Table::SetAside, &key, &value::seal(&key, message))
+        self.set(Table::SetAside, &key, &value::encode(&key, message))
     }
 
     /// Writes the encoded `Namespace` and replaces an existing one.
@@ -195,7 +203,7 @@ impl<'e> Transaction<'e> {
     /// index entries are computed from the records. The log gets no entries.
     pub fn replay(&mut self, changes: &WriteBatch) -> Result<()> {
         for (table, key, value) in changes.iter() {
-            match (table, value.map(|value| (value, value::unseal(key, value)))) {
+            match (table, value.map(|value| (value, value::decode(key, value)))) {
                 (Table::Index | Table::Log, _) => {}
                 (Table::Records, Some((_, Ok(message)))) => {
                     _ = self.replace(key, Some(message), None)?;
@@ -246,7 +254,7 @@ impl<'e> Transaction<'e> {
             self.set(Table::Index, entry, b"")?;
         }
         match new {
-            Some(message) => self.set(Table::Records, key, &value::seal(key, message))?,
+            Some(message) => self.set(Table::Records, key, &value::encode(key, message))?,
             None => _ = self.unset(Table::Records, key)?,
         }
         Ok(existed)

@@ -1,18 +1,19 @@
 //! The writer thread.
 //!
-//! The writer thread takes all queued jobs, runs each on top of the one before, commits their writes
-//! together ([`committer`](crate::store::engine::committer)), and then answers them: the jobs of a
-//! batch share one sync of the disk. The thread never delays a job to wait for others.
+//! The writer thread takes the queued jobs as one batch. It runs the jobs one after the other, and each job
+//! sees the writes of the jobs before it. Then the thread commits all their writes together
+//! ([`committer`](crate::store::engine::committer)) and answers the jobs. So the jobs of a batch share one
+//! sync of the disk. The thread never delays a job to wait for others.
 //!
-//! **Invariant.** If the answer to a job is a success, its writes are on disk. If the answer is an
-//! error, the job changed nothing, unless the error says that the outcome is unknown.
+//! **Invariant.** If the answer to a job is a success, the writes of the job are on disk. If the answer is
+//! an error, the job changed nothing, unless the error says that the outcome is unknown.
 //!
-//! If a job fails or panics, its writes are rolled back; the other jobs of the batch are not
-//! affected. Between batches the thread makes a checkpoint when one is due, or when it has been idle
-//! for [`CHECKPOINT_IDLE`].
+//! If a job fails or panics, the thread rolls back the writes of that job; the other jobs of the batch are
+//! not affected. Between batches the thread makes a checkpoint when one is due, or when the thread has been
+//! idle for [`CHECKPOINT_IDLE`].
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -23,16 +24,16 @@ use tokio::time::timeout;
 
 use crate::log_throttle::throttled_log;
 use crate::metrics::Commits;
-use crate::model::{Error, Result};
+use crate::model::{Context, Error, Result};
 use crate::store::dir::disk_space;
 use crate::store::engine::committer::Failure;
-use crate::store::engine::environment::view_to_write;
-use crate::store::engine::environment::{Environment, OpenEnvironment};
+use crate::store::engine::environment::Environment;
 use crate::store::engine::job::{Job, job, stopped};
+use crate::store::engine::open_environment::{OpenEnvironment, view_to_write};
 use crate::store::engine::transaction::{BatchChanges, Transaction};
 use crate::store::error::lmdb_error;
 
-/// The most jobs that wait in the queue. Callers wait while the queue is full.
+/// The most jobs in the queue. While the queue is full, callers wait.
 const QUEUE_LEN: usize = 1024;
 
 /// The writer thread makes a checkpoint after it has been idle for this long.
@@ -41,7 +42,7 @@ const CHECKPOINT_IDLE: Duration = Duration::from_millis(100);
 /// The time between a failed checkpoint and the next attempt.
 const CHECKPOINT_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The most jobs in a commit. More jobs would only delay the answers: the sync is already shared.
+/// The most jobs in a batch. A larger batch would hardly save syncs, and would delay the answers.
 const MAX_BATCH_JOBS: usize = 256;
 
 /// Sends jobs to the writer thread. Clones share the thread. When the last clone is dropped, the
@@ -50,7 +51,8 @@ const MAX_BATCH_JOBS: usize = 256;
 pub struct Writer {
     queue: mpsc::Sender<Box<dyn Job>>,
     commits: Commits,
-    // Only held: its drop waits for the thread, after `queue` (declared first) is dropped.
+    // Never read. Dropping the last clone waits for the thread to end. `queue` must be dropped before,
+    // because the thread ends when the queue is closed; so `queue` is declared first.
     _thread: Arc<JoinOnDrop>,
 }
 
@@ -60,13 +62,12 @@ impl fmt::Debug for Writer {
     }
 }
 
-struct JoinOnDrop(Mutex<Option<JoinHandle<()>>>);
+struct JoinOnDrop(Option<JoinHandle<()>>);
 
 impl Drop for JoinOnDrop {
     fn drop(&mut self) {
-        let thread = self.0.get_mut().ok().and_then(Option::take);
-        // A panic of the thread was reported when it happened; its callers have their errors.
-        let _ = thread.map(JoinHandle::join);
+        // If the thread panicked, the panic was reported then, and the waiting callers got an error.
+        let _ = self.0.take().map(JoinHandle::join);
     }
 }
 
@@ -75,17 +76,16 @@ impl Writer {
         let (queue, jobs) = mpsc::channel(QUEUE_LEN);
         let commits = Commits::default();
         let metrics = commits.clone();
-        let to_error = |e| Error::Internal(format!("starting the writer thread: {e}"));
         let clock = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
-            .map_err(to_error)?;
+            .or_internal("starting the writer thread")?;
         let writing = WriterThread { environment, commits: metrics, clock, retry_at: None };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writing.run(jobs))
-            .map_err(to_error)?;
-        Ok(Self { queue, commits, _thread: Arc::new(JoinOnDrop(Mutex::new(Some(thread)))) })
+            .or_internal("starting the writer thread")?;
+        Ok(Self { queue, commits, _thread: Arc::new(JoinOnDrop(Some(thread))) })
     }
 
     /// The metrics of commits and checkpoints.
@@ -93,11 +93,12 @@ impl Writer {
         &self.commits
     }
 
-    /// Runs `work` in a transaction and returns after the commit. An accepted job runs to its end even if
-    /// the returned future is dropped.
+    /// Runs `work` in a transaction and returns after the commit. Once the queue has accepted the job, the
+    /// job runs to its end even if the caller drops the returned future.
     ///
     /// # Errors
-    /// The error of `work`; or why the commit failed; or `Unavailable` if the writer thread has ended.
+    /// The error of `work`; or the reason why the commit failed; or `Unavailable` if the writer thread has
+    /// ended.
     pub async fn write<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -106,10 +107,10 @@ impl Writer {
         self.write_then(work, |_| {}).await
     }
 
-    /// Like [`write`](Self::write), and calls `then` with the result of `work` after the commit and before
-    /// the answer. The calls of `then` follow the order of commits, even if the caller is gone. `then`
-    /// runs on the writer thread and must be short.
-    pub async fn write_then<T, F, G>(&self, work: F, then: G) -> Result<T>
+    /// Like [`write`](Self::write), and also calls `then` with the result of `work`, after the commit and
+    /// before the answer. `then` runs on the writer thread, so it must be short. The calls of `then` are in
+    /// the order of the jobs, and happen even if the caller has dropped the future.
+    pub(crate) async fn write_then<T, F, G>(&self, work: F, then: G) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&mut Transaction<'_>) -> Result<T> + Send + 'static,
@@ -137,7 +138,7 @@ struct WriterThread {
     environment: Arc<Environment>,
     commits: Commits,
     clock: Runtime,
-    /// When to retry a failed checkpoint.
+    /// When to retry a failed checkpoint. `None` if the last checkpoint did not fail.
     retry_at: Option<Instant>,
 }
 
@@ -150,7 +151,7 @@ impl WriterThread {
                 job.finish(committed.clone());
             }
             if let Some(broken) = broken {
-                // If reopening fails, the next job gets the error.
+                // If reopening fails, the jobs of the next batch get the error.
                 let _ = self.environment.reopen(broken);
             } else if self.checkpoint_due() {
                 self.checkpoint();
@@ -164,7 +165,8 @@ impl WriterThread {
         }
     }
 
-    /// Waits for jobs and takes the queued ones; returns 0 when the queue is closed.
+    /// Waits until the queue has jobs and moves them into `batch`. Meanwhile makes the checkpoints that are
+    /// due. Returns the number of jobs: 0 when the queue is closed.
     fn wait(
         &mut self,
         jobs: &mut mpsc::Receiver<Box<dyn Job>>,
@@ -185,13 +187,14 @@ impl WriterThread {
 
     fn checkpoint_due(&self) -> bool {
         match self.retry_at {
-            // A batch that was too large for the journal may have made a checkpoint.
+            // If a batch is too large for the journal, its commit makes a checkpoint. Then the next attempt,
+            // which is due at once, clears `retry_at`.
             Some(at) => at <= Instant::now() || !self.environment.has_uncheckpointed(),
             None => self.environment.checkpoint_due(),
         }
     }
 
-    /// Runs the jobs and commits their writes. Returns the environment too if it must be reopened.
+    /// Runs the jobs and commits their writes. Also returns the environment if the caller must reopen it.
     fn commit(&self, jobs: &mut [Box<dyn Job>]) -> (Result<()>, Option<Arc<OpenEnvironment>>) {
         let (opened, changes) = match self.run_in_view(jobs) {
             Ok(done) => done,
@@ -233,8 +236,8 @@ impl WriterThread {
         self.environment.check_files()?;
         let mut opened = self.environment.acquire()?;
         loop {
-            let changed = view_to_write(&opened)?.map(|view| {
-                let mut change = Transaction::new(view);
+            let changed = view_to_write(&opened)?.map(|(view, log)| {
+                let mut change = Transaction::new(view, log);
                 jobs.iter_mut().for_each(|job| job.run(&mut change));
                 change.into_changes()
             });
@@ -245,8 +248,9 @@ impl WriterThread {
         }
     }
 
-    /// Writes the overlay to LMDB's file. If that fails because the disk is full or bad, the writes stay in
-    /// the journal and the thread tries again.
+    /// Writes the overlay (the writes that only the journal has) to LMDB's file. If the disk is full or
+    /// faulty, the writes stay in the journal, and the thread tries again after
+    /// [`CHECKPOINT_RETRY_INTERVAL`].
     fn checkpoint(&mut self) {
         let failed_before =
             self.retry_at.replace(Instant::now() + CHECKPOINT_RETRY_INTERVAL).is_some();
@@ -262,7 +266,7 @@ impl WriterThread {
             return;
         };
         self.commits.failed_checkpoints.inc();
-        // Logged once, not at every attempt while a disk is full.
+        // Log only the first failure: while the disk is full, every attempt fails.
         if !failed_before {
             log::error!(
                 "a checkpoint failed: {failed}; what it was to write is safe in the journal; it is tried \
@@ -275,7 +279,7 @@ impl WriterThread {
     }
 }
 
-/// What is told of a transaction that LMDB aborted when it was to be written.
+/// The error that the jobs of a batch get if LMDB aborted the transaction while it wrote it.
 fn not_committed(environment: &Environment, error: &heed::Error) -> Error {
     match error {
         heed::Error::Io(e) if e.raw_os_error() == Some(EIO) && environment.is_full() => {
@@ -300,7 +304,8 @@ mod tests {
         (dir, store, Namespace::parse("n").unwrap())
     }
 
-    /// A job that holds the thread until it is told to go on, so that others queue up behind it.
+    /// Sends a job that blocks the writer thread until the test sends a message. Jobs sent meanwhile wait in
+    /// the queue and form one batch.
     fn gate(store: &Store) -> (std::sync::mpsc::Sender<()>, std::thread::JoinHandle<Result<()>>) {
         let (go, wait) = std::sync::mpsc::channel();
         let (inside, entered) = std::sync::mpsc::channel();
@@ -367,7 +372,7 @@ mod tests {
         });
         go.send(()).unwrap();
         held.join().unwrap().unwrap();
-        // Behind the abandoned one in the queue.
+        // The queue is in order: once this job is done, the abandoned job is done.
         store.writer().write_blocking(|_| Ok(())).unwrap();
         assert_eq!(names(&store, &ns), 1);
     }

@@ -19,7 +19,7 @@ use crc32fast::Hasher;
 use crate::store::schema::table::{Op, Table};
 
 /// Bytes before the changes.
-pub const HEADER_BYTES: usize = 72;
+pub(crate) const HEADER_BYTES: usize = 72;
 
 /// The first bytes of an entry.
 pub const MAGIC: &[u8; 8] = b"lmdbimj2";
@@ -28,12 +28,11 @@ pub const MAGIC: &[u8; 8] = b"lmdbimj2";
 const MAGIC_V1: &[u8; 8] = b"lmdbimj1";
 
 /// Bytes of a UUID as text.
-pub const UUID: usize = 36;
+pub(crate) const UUID_BYTES: usize = 36;
 /// Bytes before the key of a change.
-const CHANGE_HEAD: usize = 8;
+const CHANGE_HEADER_BYTES: usize = 8;
 
-/// Changes in order, encoded as they stand in an entry. When they grow past what an entry takes they
-/// are no longer kept.
+/// Writes in order, encoded as in an entry. When they grow larger than an entry may be, the batch drops them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WriteBatch {
     bytes: Vec<u8>,
@@ -50,7 +49,7 @@ impl WriteBatch {
     /// Adds a write.
     pub fn push(&mut self, (table, key, value): Op<'_>) {
         let length = value.unwrap_or_default().len();
-        let all = CHANGE_HEAD.saturating_add(key.len()).saturating_add(length);
+        let all = CHANGE_HEADER_BYTES.saturating_add(key.len()).saturating_add(length);
         let lengths = (u16::try_from(key.len()), u32::try_from(length));
         let ((Ok(key_length), Ok(length)), true) = (
             lengths,
@@ -67,27 +66,27 @@ impl WriteBatch {
         self.bytes.extend(value.unwrap_or_default());
     }
 
-    /// Whether there are none.
+    /// Whether the batch has no writes.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty() && !self.has_overflowed
     }
 
-    /// Whether there are more than are kept.
-    pub fn has_overflowed(&self) -> bool {
+    /// Whether the writes were more than an entry holds, so that the batch has dropped them.
+    pub(crate) fn has_overflowed(&self) -> bool {
         self.has_overflowed
     }
 
     /// A savepoint to [roll back to](Self::rollback_to).
-    pub fn savepoint(&self) -> usize {
+    pub(crate) fn savepoint(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Forgets those since the mark; once they are too many, they stay so.
-    pub fn rollback_to(&mut self, mark: usize) {
-        self.bytes.truncate(mark);
+    /// Removes the writes since the savepoint. A batch that has overflowed stays so.
+    pub(crate) fn rollback_to(&mut self, savepoint: usize) {
+        self.bytes.truncate(savepoint);
     }
 
-    /// Each, in order.
+    /// The writes, in order.
     pub fn iter(&self) -> impl Iterator<Item = Op<'_>> {
         let mut rest = self.bytes.as_slice();
         std::iter::from_fn(move || {
@@ -107,7 +106,8 @@ impl WriteBatch {
 }
 
 fn op(bytes: &[u8]) -> Option<(Op<'_>, &[u8])> {
-    let (&[table, put, k0, k1, v0, v1, v2, v3], rest) = bytes.split_first_chunk::<CHANGE_HEAD>()?;
+    let (&[table, put, k0, k1, v0, v1, v2, v3], rest) =
+        bytes.split_first_chunk::<CHANGE_HEADER_BYTES>()?;
     let (key, rest) = rest.split_at_checked(u16::from_le_bytes([k0, k1]).into())?;
     let (value, rest) =
         rest.split_at_checked(u32::from_le_bytes([v0, v1, v2, v3]).try_into().ok()?)?;
@@ -138,7 +138,7 @@ impl Entry {
     /// The entry as bytes. `None` if its changes were too many to be kept, if its UUID has another
     /// length, or if its base is unknown.
     pub fn encode(&self) -> Option<Vec<u8>> {
-        if self.uuid.len() != UUID || self.batch.has_overflowed() {
+        if self.uuid.len() != UUID_BYTES || self.batch.has_overflowed() {
             return None;
         }
         let length = HEADER_BYTES.checked_add(self.batch.bytes.len())?;
@@ -182,7 +182,7 @@ impl Entry {
             None => (None, rest),
         };
         let (number, rest) = rest.split_first_chunk()?;
-        let (uuid, changes) = rest.split_at_checked(UUID)?;
+        let (uuid, changes) = rest.split_at_checked(UUID_BYTES)?;
         let entry = Self {
             checkpoint: u64::from_le_bytes(*checkpoint),
             base,
@@ -219,7 +219,13 @@ mod tests {
         changes.push((Table::Records, b"key", Some(b"value")));
         changes.push((Table::Index, b"entry", Some(b"")));
         changes.push((Table::Expiring, b"key", None));
-        Entry { checkpoint: 41, base: Some(7), number: 2, uuid: "u".repeat(UUID), batch: changes }
+        Entry {
+            checkpoint: 41,
+            base: Some(7),
+            number: 2,
+            uuid: "u".repeat(UUID_BYTES),
+            batch: changes,
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! 68..512   zeros
 //! ```
 
-use super::entry::{UUID, checksum, sign};
+use super::entry::{UUID_BYTES, checksum, sign};
 use super::layout::{LENGTH, SECTOR};
 
 const MAGIC: &[u8; 8] = b"lmdbimjh";
@@ -19,37 +19,37 @@ const VERSION: u32 = 2;
 
 /// A header.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
+pub(crate) struct Header {
     /// The checkpoint that the file's entries follow.
-    pub checkpoint: u64,
+    pub(crate) checkpoint: u64,
     /// The store that the file belongs to.
-    pub uuid: String,
+    pub(crate) uuid: String,
 }
 
 impl Header {
     /// The header as bytes; `None` if the UUID has another length than a UUID.
-    pub fn encode(&self) -> Option<[u8; SECTOR]> {
+    pub(crate) fn encode(&self) -> Option<[u8; SECTOR]> {
         let mut bytes = Vec::with_capacity(SECTOR);
         bytes.extend(MAGIC);
         bytes.extend([0; 8]);
         bytes.extend(VERSION.to_le_bytes());
         bytes.extend(u32::try_from(LENGTH).ok()?.to_le_bytes());
         bytes.extend(self.checkpoint.to_le_bytes());
-        bytes.extend(Some(self.uuid.as_bytes()).filter(|uuid| uuid.len() == UUID)?);
+        bytes.extend(Some(self.uuid.as_bytes()).filter(|uuid| uuid.len() == UUID_BYTES)?);
         bytes.resize(SECTOR, 0);
         sign(&mut bytes);
         bytes.try_into().ok()
     }
 
     /// The header at the start of `bytes`; `None` if it is missing or damaged.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let sector = bytes.get(..SECTOR)?;
         let (length, rest) = sector.strip_prefix(MAGIC)?.split_first_chunk()?;
         let (sum, signed) = rest.split_first_chunk()?;
         let (version, rest) = signed.split_first_chunk()?;
         let (file, rest) = rest.split_first_chunk()?;
         let (checkpoint, rest) = rest.split_first_chunk()?;
-        let uuid = std::str::from_utf8(rest.get(..UUID)?).ok()?.to_owned();
+        let uuid = std::str::from_utf8(rest.get(..UUID_BYTES)?).ok()?.to_owned();
         let is_whole = u32::from_le_bytes(*sum) == checksum(signed)
             && u32::from_le_bytes(*length) as usize == SECTOR
             && u32::from_le_bytes(*version) == VERSION
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_of_a_header_is_seen() {
-        let header = Header { checkpoint: 41, uuid: "u".repeat(UUID) };
+        let header = Header { checkpoint: 41, uuid: "u".repeat(UUID_BYTES) };
         let bytes = header.encode().unwrap();
         assert_eq!(Header::decode(&bytes), Some(header));
         for bit in 0..SECTOR * 8 {

@@ -46,7 +46,7 @@ use replay::Replay;
 
 /// The journal file, open for writing.
 #[derive(Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     /// Opened with `O_DSYNC`: a write is on disk when it returns.
     file: File,
     /// The offset of the next entry, in bytes.
@@ -59,7 +59,7 @@ impl Journal {
     /// Opens the file in the folder `root`, or creates it, to append to the entries that were replayed.
     /// The content is on disk when this function returns; the file's name is on disk after
     /// [`StoreDir::sync`](crate::store::dir::root::StoreDir::sync).
-    pub fn open(root: &Path, header: &Header, replay: &Replay) -> io::Result<Self> {
+    pub(crate) fn open(root: &Path, header: &Header, replay: &Replay) -> io::Result<Self> {
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -81,12 +81,12 @@ impl Journal {
     }
 
     /// The checkpoint that the header on disk names; `None` after a failed write of the header.
-    pub fn checkpoint(&self) -> Option<u64> {
+    pub(crate) fn checkpoint(&self) -> Option<u64> {
         self.checkpoint
     }
 
     /// Restarts the journal: no entries, and `header` names the checkpoint that they will follow.
-    pub fn begin(&mut self, header: &Header) -> io::Result<()> {
+    pub(crate) fn begin(&mut self, header: &Header) -> io::Result<()> {
         self.checkpoint = None;
         self.end = SECTOR;
         let bytes = header.encode().ok_or_else(|| io::Error::other("the store's UUID is none"))?;
@@ -96,12 +96,12 @@ impl Journal {
     }
 
     /// Whether there is room for an entry of any length.
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.end.saturating_add(HEADER_BYTES + MAX_ENTRY_BYTES) <= LENGTH
     }
 
     /// Appends an entry. The entry is on disk when this function returns.
-    pub fn append(&mut self, entry: &[u8]) -> io::Result<()> {
+    pub(crate) fn append(&mut self, entry: &[u8]) -> io::Result<()> {
         self.file.write_all_at(entry, self.end as u64)?;
         self.end = self.end.saturating_add(entry.len()).next_multiple_of(SECTOR);
         Ok(())
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn any_entry_has_room_while_there_is_said_to_be() {
         let dir = tempfile::tempdir().unwrap();
-        let uuid = "u".repeat(entry::UUID);
+        let uuid = "u".repeat(entry::UUID_BYTES);
         let header = Header { checkpoint: 1, uuid: uuid.clone() };
         let mut journal = Journal::open(dir.path(), &header, &Replay::default()).unwrap();
         let mut changes = WriteBatch::new(MAX_ENTRY_BYTES);

@@ -15,7 +15,7 @@ use crate::store::schema::table::{Op, Table};
 type Map = RedBlackTreeMapSync<Arc<[u8]>, Option<Arc<[u8]>>>;
 
 /// Keys in order with their values; a removed key has `None`.
-pub type OverlayRange<'r> = Box<dyn Iterator<Item = (&'r [u8], Option<&'r [u8]>)> + 'r>;
+pub(crate) type OverlayRange<'r> = Box<dyn Iterator<Item = (&'r [u8], Option<&'r [u8]>)> + 'r>;
 
 /// The range of all keys from this key on.
 struct FromKey(Box<[u8]>);
@@ -37,15 +37,15 @@ pub struct Overlay {
     expiring: Map,
     aside: Map,
     log: Map,
-    /// Changes that were made to it.
+    /// The number of changes so far.
     changes: u64,
 }
 
 impl Overlay {
     /// The overlay after applying the batches in order.
-    pub fn replay<'c>(all: impl IntoIterator<Item = &'c WriteBatch>) -> Self {
+    pub fn replay<'c>(batches: impl IntoIterator<Item = &'c WriteBatch>) -> Self {
         let mut overlay = Self::default();
-        for op in all.into_iter().flat_map(WriteBatch::iter) {
+        for op in batches.into_iter().flat_map(WriteBatch::iter) {
             overlay.apply(op);
         }
         overlay
@@ -64,7 +64,7 @@ impl Overlay {
         self.changes += 1;
     }
 
-    /// The number of changes that were made to it. It tells states with the same base apart.
+    /// The number of changes so far, which distinguishes states with the same base.
     pub fn changes(&self) -> u64 {
         self.changes
     }
@@ -76,11 +76,11 @@ impl Overlay {
     }
 
     /// The writes of all keys from `key` on, in order; `None` if the database has no writes.
-    pub fn range_from(&self, table: Table, key: &[u8]) -> Option<OverlayRange<'_>> {
+    pub(crate) fn range_from(&self, table: Table, key: &[u8]) -> Option<OverlayRange<'_>> {
         let map = self.map(table);
-        let known =
+        let writes =
             || map.range(FromKey(key.into())).map(|(key, value)| (&**key, value.as_deref()));
-        (!map.is_empty()).then(|| Box::new(known()) as OverlayRange<'_>)
+        (!map.is_empty()).then(|| Box::new(writes()) as OverlayRange<'_>)
     }
 
     /// All writes, database by database.
@@ -91,7 +91,7 @@ impl Overlay {
     }
 
     /// The newest entry of the log.
-    pub fn last_log_entry(&self) -> Option<(&[u8], &[u8])> {
+    pub(crate) fn last_log_entry(&self) -> Option<(&[u8], &[u8])> {
         let mut entries = self.log.iter().rev();
         entries.find_map(|(key, value)| Some((&**key, value.as_deref()?)))
     }
@@ -104,6 +104,12 @@ impl Overlay {
     /// The number of written keys of all databases.
     pub fn len(&self) -> usize {
         Table::ALL.into_iter().map(|table| self.count(table)).sum()
+    }
+
+    /// The number of written keys whose places in LMDB's file have nothing to do with each other: all but those
+    /// of the log.
+    pub(crate) fn scattered(&self) -> usize {
+        self.len().saturating_sub(self.count(Table::Log))
     }
 
     /// Whether there are no writes.

@@ -1,4 +1,4 @@
-//! What is read of a journal: the changes since the last checkpoint, or why they cannot be known.
+//! Reads a journal: the changes since the last checkpoint, or why they cannot be known.
 
 use crate::store::dir::files::{DATA_FILE, JOURNAL_FILE};
 use std::fmt;
@@ -8,15 +8,15 @@ use std::path::Path;
 use super::entry::{Entry, WriteBatch};
 use super::header::Header;
 use super::layout::{LENGTH, SECTOR};
-use crate::model::{Error, Result};
+use crate::model::{Context, Error, Result};
 use crate::store::dir::permissions;
 use crate::store::schema::checkpoint_id::Expected;
 
 /// The changes since the last checkpoint.
 #[derive(Debug, Default)]
-pub struct Replay {
+pub(crate) struct Replay {
     /// In order.
-    pub batches: Vec<WriteBatch>,
+    pub(crate) batches: Vec<WriteBatch>,
     /// The entries that hold them, as they stand behind the header.
     bytes: Vec<u8>,
 }
@@ -30,7 +30,7 @@ impl Replay {
 
 /// Why a journal cannot be replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// There is no file.
     Missing,
     /// The file ends too early.
@@ -62,7 +62,7 @@ impl fmt::Display for Fault {
 
 impl Fault {
     /// The error about the journal in the folder `root`.
-    pub fn error(&self, root: &Path) -> Error {
+    pub(crate) fn error(&self, root: &Path) -> Error {
         let root = root.display();
         Error::DataLoss(format!(
             "{root}/{JOURNAL_FILE} is damaged: {self}; answered changes may be in it that {root}/{} lacks; \
@@ -75,21 +75,21 @@ impl Fault {
 
 /// Reads the changes that the journal in the folder `root` has on top of LMDB's file. No other process
 /// may be writing it, or the caller confirms a [`Fault`] with [`persists`].
-pub fn read(root: &Path, expected: &Expected) -> Result<Result<Replay, Fault>> {
+pub(crate) fn read(root: &Path, expected: &Expected) -> Result<Result<Replay, Fault>> {
     Ok(examine(bytes(root, false)?.as_deref(), expected))
 }
 
 /// The same beside a daemon that may be writing the journal. What is read is on disk when this returns:
 /// the daemon's own sync of an entry may still be under way, and a power cut must not take back what a
 /// reader has shown.
-pub fn read_and_sync(root: &Path, expected: &Expected) -> Result<Result<Replay, Fault>> {
+pub(crate) fn read_and_sync(root: &Path, expected: &Expected) -> Result<Result<Replay, Fault>> {
     Ok(examine(bytes(root, true)?.as_deref(), expected))
 }
 
 /// Whether a fault is damage, now that `again` was read after it, without a checkpoint in between. A
 /// writer appends an entry after the one before it is whole; so once entry n was seen, a later look
 /// finds all below n.
-pub fn persists(fault: &Fault, again: &Fault) -> bool {
+pub(crate) fn persists(fault: &Fault, again: &Fault) -> bool {
     match (fault, again) {
         (Fault::Gap(_, highest), Fault::Gap(missing, _)) => missing <= highest,
         _ => fault == again,
@@ -122,7 +122,7 @@ fn examine(bytes: Option<&[u8]>, expected: &Expected) -> Result<Replay, Fault> {
 }
 
 /// Reads the changes of a store of schema 3, whose journal has no header.
-pub fn read_v1(root: &Path, uuid: &str, checkpoint: u64) -> Result<Replay> {
+pub(crate) fn read_v1(root: &Path, uuid: &str, checkpoint: u64) -> Result<Replay> {
     let last =
         crate::store::schema::checkpoint_id::LastCheckpoint { id: checkpoint, journal: None };
     let expected = Expected { uuid: uuid.to_owned(), last };
@@ -153,15 +153,15 @@ fn entries(bytes: &[u8], start: usize, expected: &Expected) -> Result<Replay, Fa
 
 /// All that can be read of a journal, whatever it belongs to.
 #[derive(Debug, Default)]
-pub struct Remains {
-    /// Its header, if that is whole.
-    pub header: Option<Header>,
+pub(crate) struct Remains {
+    /// The header, if that is whole.
+    pub(crate) header: Option<Header>,
     /// The entries that are whole, in the order of the file.
-    pub entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry>,
 }
 
 /// Reads all that can be read of the folder's journal: for a store that is damaged.
-pub fn remains(root: &Path) -> Result<Remains> {
+pub(crate) fn remains(root: &Path) -> Result<Remains> {
     let bytes = bytes(root, false)?.unwrap_or_default();
     Ok(Remains { header: Header::decode(&bytes), entries: whole(&bytes, 0).collect() })
 }
@@ -182,7 +182,7 @@ fn bytes(root: &Path, sync: bool) -> Result<Option<Vec<u8>>> {
     (&file)
         .take(LENGTH as u64)
         .read_to_end(&mut bytes)
-        .map_err(|e| Error::Internal(format!("reading {}: {e}", path.display())))?;
+        .or_internal(format_args!("reading {}", path.display()))?;
     if sync {
         permissions::sync_read(&path, &file)?;
     }
@@ -192,13 +192,13 @@ fn bytes(root: &Path, sync: bool) -> Result<Option<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::super::Journal;
-    use super::super::entry::{HEADER_BYTES, UUID};
+    use super::super::entry::{HEADER_BYTES, UUID_BYTES};
     use super::*;
     use crate::store::schema::checkpoint_id::LastCheckpoint;
     use crate::store::schema::table::Table;
 
     fn uuid() -> String {
-        "u".repeat(UUID)
+        "u".repeat(UUID_BYTES)
     }
 
     fn expected(checkpoint: u64) -> Expected {

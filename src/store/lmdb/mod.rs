@@ -1,5 +1,5 @@
 //! LMDB itself: [`open`] maps an environment and takes snapshots of it; [`reader_table`] says which
 //! process holds which snapshot.
 
-pub mod open;
+pub(crate) mod open;
 pub(crate) mod reader_table;

@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 
-use crate::model::{Error, Result};
+use crate::model::{Context, Error, Result};
 use crate::store::bounds::MAX_READERS;
 use crate::store::dir::{disk_space, permissions};
 
@@ -39,7 +39,7 @@ pub struct HeldSnapshot {
 
 /// LMDB's reader table.
 #[derive(Debug)]
-pub struct ReaderTable {
+pub(crate) struct ReaderTable {
     /// `None` on a read-only file system, which has no table.
     file: Option<File>,
 }
@@ -48,9 +48,9 @@ pub struct ReaderTable {
 const MAGIC: u32 = 0xBEEF_C0DE;
 const LOCK_VERSION: u32 = 2;
 const LOCK_VERSION_BITS: u32 = 0xfff;
-const LAST_TRANSACTION: u64 = 8;
-const READERS: usize = 16;
-const SLOT: usize = 64;
+const LAST_TRANSACTION_OFFSET: u64 = 8;
+const SLOT_COUNT_OFFSET: usize = 16;
+const SLOT_BYTES: usize = 64;
 /// The transaction of a slot that is taken but has no snapshot.
 const NO_SNAPSHOT: u64 = u64::MAX;
 
@@ -58,7 +58,8 @@ const NO_SNAPSHOT: u64 = u64::MAX;
 /// cache lines.
 const fn first_slot() -> usize {
     let mutex = size_of::<libc::pthread_mutex_t>();
-    (READERS + 8 + mutex).next_multiple_of(SLOT) + mutex.next_multiple_of(SLOT)
+    (SLOT_COUNT_OFFSET + 8 + mutex).next_multiple_of(SLOT_BYTES)
+        + mutex.next_multiple_of(SLOT_BYTES)
 }
 
 /// Makes the table of the folder if need be, and gives it all its blocks: LMDB would make it sparse
@@ -66,7 +67,7 @@ const fn first_slot() -> usize {
 ///
 /// No environment of this process may be open there, unless the table has its blocks: this closes a
 /// handle of it.
-pub fn allocate_table(root: &Path) -> Result<()> {
+pub(crate) fn allocate_table(root: &Path) -> Result<()> {
     let path = root.join(LOCK_FILE);
     let found = permissions::stat_regular(&path)?;
     if found.is_some_and(|found| found.len() > 0 && disk_space::is_allocated(&found)) {
@@ -78,7 +79,7 @@ pub fn allocate_table(root: &Path) -> Result<()> {
     let allocated = options.open(&path).and_then(|file| {
         // Another process may have mapped a table of another length: it stays as it is.
         let length = match file.metadata()?.len() {
-            0 => (first_slot() + SLOT * MAX_READERS as usize) as u64,
+            0 => (first_slot() + SLOT_BYTES * MAX_READERS as usize) as u64,
             length => length,
         };
         disk_space::allocate(&file, length)
@@ -97,7 +98,7 @@ pub fn allocate_table(root: &Path) -> Result<()> {
 impl ReaderTable {
     /// Opens the table of the environment in `root`, which must be open already, and must be closed
     /// before this is dropped.
-    pub fn open(root: &Path) -> Result<Self> {
+    pub(crate) fn open(root: &Path) -> Result<Self> {
         let path = root.join(LOCK_FILE);
         let opened =
             OpenOptions::new().read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&path);
@@ -109,29 +110,28 @@ impl ReaderTable {
     }
 
     /// The number of the transaction that a snapshot taken now would see; `None` without a table.
-    pub fn last_transaction(&self) -> Result<Option<u64>> {
+    pub(crate) fn last_transaction(&self) -> Result<Option<u64>> {
         let Some(file) = &self.file else { return Ok(None) };
         let mut number = [0; 8];
-        file.read_exact_at(&mut number, LAST_TRANSACTION)
-            .map_err(|e| Error::Internal(format!("reading the readers' table: {e}")))?;
+        file.read_exact_at(&mut number, LAST_TRANSACTION_OFFSET)
+            .or_internal("reading the readers' table")?;
         Ok(Some(u64::from_ne_bytes(number)))
     }
 
     /// The snapshots that are held, the oldest first.
-    pub fn held(&self) -> Result<Vec<HeldSnapshot>> {
+    pub(crate) fn held(&self) -> Result<Vec<HeldSnapshot>> {
         let Some(file) = &self.file else { return Ok(Vec::new()) };
-        let to_error =
-            |e: std::io::Error| Error::Internal(format!("reading the readers' table: {e}"));
         let length =
-            usize::try_from(file.metadata().map_err(to_error)?.len()).unwrap_or(usize::MAX);
+            usize::try_from(file.metadata().or_internal("reading the readers' table")?.len())
+                .unwrap_or(usize::MAX);
         // As many as a table of a million slots would have; ours has 512.
         let mut table = vec![0; length.min(64 << 20)];
-        file.read_exact_at(&mut table, 0).map_err(to_error)?;
+        file.read_exact_at(&mut table, 0).or_internal("reading the readers' table")?;
         let (head, slots) = table.split_at_checked(first_slot()).unwrap_or_default();
         if word32(head, 0) != MAGIC || word32(head, 4) & LOCK_VERSION_BITS != LOCK_VERSION {
             return Err(Error::failed_precondition("lock.mdb is not of this program's LMDB"));
         }
-        let taken = slots.chunks_exact(SLOT).take(word32(head, READERS) as usize);
+        let taken = slots.chunks_exact(SLOT_BYTES).take(word32(head, SLOT_COUNT_OFFSET) as usize);
         let mut held: Vec<HeldSnapshot> = taken
             .filter(|slot| word32(slot, 8) != 0 && word64(slot, 0) != NO_SNAPSHOT)
             .map(|slot| HeldSnapshot {
@@ -181,7 +181,7 @@ fn word64(bytes: &[u8], at: usize) -> u64 {
 
 /// What a process runs: its program and first word, as `lmdb-images ls`. Nothing when that cannot be
 /// known.
-pub fn command_line(process: u32) -> Option<String> {
+pub(crate) fn command_line(process: u32) -> Option<String> {
     let words = std::fs::read(format!("/proc/{process}/cmdline")).ok()?;
     let words = String::from_utf8_lossy(&words);
     let mut words = words.split('\0').filter(|word| !word.is_empty());
@@ -190,8 +190,8 @@ pub fn command_line(process: u32) -> Option<String> {
 }
 
 /// How many seconds ago a process started. Nothing when that cannot be known.
-pub fn seconds_since_start(process: u32) -> Option<u64> {
-    /// What the kernel counts times in for programs, whatever it counts in itself.
+pub(crate) fn seconds_since_start(process: u32) -> Option<u64> {
+    /// The unit in which the kernel shows times to programs, whatever unit it uses itself.
     const TICKS_A_SECOND: u64 = 100;
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The 22nd field; the second is a name that may hold blanks and parentheses.

@@ -11,17 +11,26 @@ use crate::store::{Entry, Kind, Snapshot};
 
 /// A stored record.
 #[derive(Debug, Clone, Copy)]
-pub struct Stored<'t> {
+pub(crate) struct Stored<'t> {
     /// Whether the record was set aside.
     pub aside: bool,
     /// The key of the record.
     pub key: &'t [u8],
     /// The message, if its checksum is correct.
     pub message: Result<&'t [u8], Damaged>,
-    /// The number of index entries that the record needs, and how many of them exist.
-    pub indexed: (u64, u64),
+    /// The entries of the record in the index.
+    pub index_entries: IndexEntries,
     /// The stored expiry time.
     pub expires: Option<&'t [u8]>,
+}
+
+/// How many index entries a record has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct IndexEntries {
+    /// Number of entries that the record needs.
+    pub(crate) needed: u64,
+    /// Number of these entries that exist.
+    pub(crate) present: u64,
 }
 
 /// The number of entries of each database.
@@ -39,29 +48,32 @@ pub struct Counts {
 
 impl Snapshot<'_> {
     /// Calls `visit` with every record in order of keys, then with those set aside.
-    pub fn for_each_record(&self, visit: &mut dyn FnMut(Stored<'_>) -> Result<()>) -> Result<()> {
+    pub(crate) fn for_each_record(
+        &self,
+        visit: &mut dyn FnMut(Stored<'_>) -> Result<()>,
+    ) -> Result<()> {
         for (aside, table) in [(false, Table::Records), (true, Table::SetAside)] {
             for record in self.view.range_from(table, b"")? {
                 let (key, stored) = record?;
-                let message = value::unseal(key, stored);
-                let mut indexed = (0, 0);
+                let message = value::decode(key, stored);
+                let mut index_entries = IndexEntries::default();
                 let mut expires = None;
                 if !aside {
                     for entry in message.map(|m| index::entries(key, m)).unwrap_or_default() {
                         let there = self.view.get(Table::Index, &entry)?.is_some();
-                        indexed.0 += 1;
-                        indexed.1 += u64::from(there);
+                        index_entries.needed += 1;
+                        index_entries.present += u64::from(there);
                     }
                     expires = self.view.get(Table::Expiring, key)?;
                 }
-                visit(Stored { aside, key, message, indexed, expires })?;
+                visit(Stored { aside, key, message, index_entries, expires })?;
             }
         }
         Ok(())
     }
 
     /// Calls `visit` with every image that was set aside, in order of keys.
-    pub fn for_each_aside(
+    pub(crate) fn for_each_aside(
         &self,
         visit: &mut dyn FnMut(&Namespace, Entry<'_>) -> Result<()>,
     ) -> Result<()> {
@@ -76,13 +88,13 @@ impl Snapshot<'_> {
     }
 
     /// Whether there is a record under a key, set aside or not.
-    pub fn has_key(&self, key: &[u8]) -> Result<bool> {
+    pub(crate) fn has_key(&self, key: &[u8]) -> Result<bool> {
         Ok(self.view.get(Table::Records, key)?.is_some()
             || self.view.get(Table::SetAside, key)?.is_some())
     }
 
     /// Whether a record of that name is set aside.
-    pub fn is_aside(&self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
+    pub(crate) fn is_aside(&self, namespace: &Namespace, kind: Kind, name: &str) -> Result<bool> {
         Ok(self.view.get(Table::SetAside, &keys::key(namespace, kind, name))?.is_some())
     }
 

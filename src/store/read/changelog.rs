@@ -12,26 +12,26 @@ use crate::store::schema::value;
 
 /// An entry, copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogEntry {
-    /// Its number.
-    pub seq: u64,
+pub(crate) struct LogEntry {
+    /// The number.
+    pub(crate) seq: u64,
     /// The last entry of the change of which it is one.
-    pub commit_last: u64,
+    pub(crate) commit_last: u64,
     /// The encoded `Change`.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// Entries that follow one another, and where the log began and ended when they were read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogPage {
-    /// Where the log began and ended; none while it is off.
-    pub head: Option<LogHead>,
+pub(crate) struct LogPage {
+    /// The ends of the log; `None` while it is off.
+    pub(crate) head: Option<LogHead>,
     /// The entries.
-    pub entries: Vec<LogEntry>,
+    pub(crate) entries: Vec<LogEntry>,
 }
 
 impl Snapshot<'_> {
-    /// Where the log begins and ends in this state; none while it is off.
+    /// The ends of the log in this state; `None` while it is off.
     pub fn log_head(&self) -> Result<Option<LogHead>> {
         head(&self.view)
     }
@@ -53,8 +53,8 @@ impl Snapshot<'_> {
     }
 
     /// The entries from the number `from` on: at least one, if there is one, and then as many as have
-    /// `most` bytes together. What became visible at once is never split, however much it is.
-    pub fn log_page(&self, from: u64, most: usize) -> Result<LogPage> {
+    /// `max_bytes` bytes together. What became visible at once is never split, however much it is.
+    pub(crate) fn log_page(&self, from: u64, max_bytes: usize) -> Result<LogPage> {
         let head = self.log_head()?;
         let (mut entries, mut bytes) = (Vec::new(), 0_usize);
         let mut visit = |seq, entry: &[u8]| {
@@ -62,7 +62,7 @@ impl Snapshot<'_> {
             bytes = bytes.saturating_add(entry.len());
             let is_whole = place.commit_last <= seq;
             entries.push(LogEntry { seq, commit_last: place.commit_last, bytes: entry.to_vec() });
-            Ok(bytes < most || !is_whole)
+            Ok(bytes < max_bytes || !is_whole)
         };
         if head.is_some() {
             self.for_each_entry(from, &mut visit)?;
@@ -71,19 +71,19 @@ impl Snapshot<'_> {
     }
 
     /// How many bytes of the data file the log takes, and how old its oldest entry is.
-    pub fn log_size(&self) -> Result<(u64, Option<std::time::Duration>)> {
+    pub(crate) fn log_size(&self) -> Result<(u64, Option<std::time::Duration>)> {
         let (txn, tables) = self.view.base();
-        let stat = tables.log.stat(txn).map_err(told)?;
+        let stat = tables.log.stat(txn).map_err(read_error)?;
         let oldest = self.view.range_from(Table::Log, b"")?.next().transpose()?;
         let age = oldest.map(unsealed).transpose()?.map(|(_, entry)| keep::entry_age(entry));
         Ok((keep::bytes(&stat), age))
     }
 }
 
-/// Where the log begins and ends in a state; none while it is off.
+/// The ends of the log in a state; `None` while it is off.
 pub(crate) fn head(view: &View<'_>) -> Result<Option<LogHead>> {
     let (txn, tables) = view.base();
-    let meta = LogMeta::read(txn, tables).map_err(told)?;
+    let meta = LogMeta::read(txn, tables).map_err(read_error)?;
     let Some(epoch) = meta.epoch else { return Ok(None) };
     let (last, chain) = match last(view)? {
         Some(pair) => {
@@ -96,12 +96,11 @@ pub(crate) fn head(view: &View<'_>) -> Result<Option<LogHead>> {
     Ok(Some(LogHead { epoch, first: meta.first, last, chain }))
 }
 
-/// The same, if what is recent continues what LMDB has, and its newest entry is whole: an error says why
-/// not.
+/// As [`head`], and checks that the overlay continues LMDB's log and that the newest entry is whole.
 pub(crate) fn checked_head(view: &View<'_>) -> Result<Option<LogHead>> {
     let Some(found) = head(view)? else { return Ok(None) };
     let (txn, tables) = view.base();
-    let stored = tables.log.last(txn).map_err(told)?.map(unsealed).transpose()?;
+    let stored = tables.log.last(txn).map_err(read_error)?.map(unsealed).transpose()?;
     let mut before = match stored {
         Some((seq, entry)) => Some((seq, entry::place(entry).ok_or_else(|| no_entry(seq))?.chain)),
         None => (found.first == 1).then_some((0, 0)),
@@ -125,14 +124,14 @@ fn last<'v>(view: &'v View<'_>) -> Result<Option<Pair<'v>>> {
     let (txn, tables) = view.base();
     match view.overlay.last_log_entry() {
         Some(recent) => Ok(Some(recent)),
-        None => tables.log.last(txn).map_err(told),
+        None => tables.log.last(txn).map_err(read_error),
     }
 }
 
 fn unsealed<'v>((key, value): Pair<'v>) -> Result<(u64, &'v [u8])> {
     let seq = keep::seq(key).ok_or_else(|| damaged("a key of the log"))?;
     let entry =
-        value::unseal(key, value).map_err(|_| damaged(&format!("entry {seq} of the log")))?;
+        value::decode(key, value).map_err(|_| damaged(&format!("entry {seq} of the log")))?;
     Ok((seq, entry))
 }
 
@@ -140,6 +139,6 @@ fn no_entry(seq: u64) -> Error {
     Error::DataLoss(format!("entry {seq} of the log is none"))
 }
 
-fn told(e: heed::Error) -> Error {
+fn read_error(e: heed::Error) -> Error {
     lmdb_error("reading the log", &e)
 }

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
+use go_compat::quote::quote;
+
 use crate::api::catalog::Change;
 use crate::model::image::encoded::Encoded;
 use crate::model::{Namespace, Result};
@@ -14,28 +16,39 @@ use crate::store::schema::log_meta::LogMeta;
 use crate::store::schema::table::Table;
 use crate::store::schema::value;
 
-/// What was found of the log.
+/// The result of the audit.
 #[derive(Debug, Default)]
-pub struct LogAudit {
-    /// The numbers of the oldest entry and the newest; `None` while the log is off.
-    pub ends: Option<(u64, u64)>,
+pub(crate) struct LogAudit {
+    /// The oldest and the newest entry; `None` while the log is off.
+    pub(crate) ends: Option<LogEnds>,
     /// How many entries there are.
-    pub entries: u64,
+    pub(crate) entries: u64,
     /// One sentence for each damage.
-    pub damage: Vec<String>,
+    pub(crate) damage: Vec<String>,
 }
 
-/// The state of an image that the log knows, as far as it is needed to compare it: a hash of the whole
-/// state, or nothing where the log has only its digest.
+/// The ends of the log. `last` is less than `first` if the log has no entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Known {
+pub(crate) struct LogEnds {
+    /// Number of the oldest entry.
+    pub(crate) first: u64,
+    /// Number of the newest entry.
+    pub(crate) last: u64,
+}
+
+/// The state of an image in the log, as far as a comparison needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LoggedState {
+    /// There is no image.
     Missing,
+    /// The hash of the whole state.
     Image(u64),
+    /// The log has only the digest of the target.
     Unknown,
 }
 
-impl Known {
-    fn of(state: Option<&[u8]>, is_truncated: bool, hasher: &RandomState) -> Self {
+impl LoggedState {
+    fn new(state: Option<&[u8]>, is_truncated: bool, hasher: &RandomState) -> Self {
         match state {
             None => Self::Missing,
             Some(_) if is_truncated => Self::Unknown,
@@ -43,8 +56,8 @@ impl Known {
         }
     }
 
-    /// Whether the two can be one state.
-    fn may_be(self, other: Self) -> bool {
+    /// Whether the two may be the same state.
+    fn may_equal(self, other: Self) -> bool {
         match (self, other) {
             (Self::Missing, other) | (other, Self::Missing) => other == Self::Missing,
             (Self::Unknown, _) | (_, Self::Unknown) => true,
@@ -53,20 +66,30 @@ impl Known {
     }
 }
 
+/// The last entry about an image.
+struct LoggedImage {
+    /// Name and namespace, for an error.
+    name: String,
+    /// Number of the image's last entry.
+    seq: u64,
+    /// The state after that entry.
+    state: LoggedState,
+}
+
 #[derive(Default)]
 struct Audit {
     found: LogAudit,
-    /// The entry before, if it was whole: its number, and its chain.
-    before: Option<(u64, u64)>,
-    /// Of each image in the log the key of its record, its name, its last entry, and its state then.
-    images: HashMap<Vec<u8>, (String, u64, Known)>,
+    /// The chain of the previous entry, if that entry was whole.
+    previous_chain: Option<u64>,
+    /// The images of the log, by the keys of their records.
+    images: HashMap<Vec<u8>, LoggedImage>,
     hasher: RandomState,
 }
 
 impl Snapshot<'_> {
     /// Reads all of the log. Each entry must be whole and follow the one before, its state before must be
     /// the one that the log had last of the image, and the last one that of the record.
-    pub fn audit_log(&self, progress: &mut dyn FnMut()) -> Result<LogAudit> {
+    pub(crate) fn audit_log(&self, progress: &mut dyn FnMut()) -> Result<LogAudit> {
         let (txn, tables) = self.view.base();
         let meta = LogMeta::read(txn, tables).map_err(|e| lmdb_error("reading the log", &e))?;
         let mut audit = Audit::default();
@@ -81,13 +104,13 @@ impl Snapshot<'_> {
             };
             if seq != next {
                 audit.damage(format!("entry {seq} of the log comes where {next} is expected"));
-                audit.before = None;
+                audit.previous_chain = None;
             }
             next = seq.saturating_add(1);
-            audit.entry(seq, value::unseal(key, stored).ok());
+            audit.entry(seq, value::decode(key, stored).ok());
         }
         if meta.epoch.is_some() {
-            audit.found.ends = Some((meta.first, next.saturating_sub(1)));
+            audit.found.ends = Some(LogEnds { first: meta.first, last: next.saturating_sub(1) });
         } else if audit.found.entries > 0 {
             audit.damage("the log is off, and has entries".into());
         }
@@ -97,9 +120,9 @@ impl Snapshot<'_> {
 
     /// Holds the last state of each image in the log to its record. A damaged record is told elsewhere.
     fn compare(&self, audit: &mut Audit) -> Result<()> {
-        for (key, (name, seq, known)) in std::mem::take(&mut audit.images) {
+        for (key, LoggedImage { name, seq, state: known }) in std::mem::take(&mut audit.images) {
             let stored = self.view.get(Table::Records, &key)?;
-            let state = match stored.map(|stored| value::unseal(&key, stored)) {
+            let state = match stored.map(|stored| value::decode(&key, stored)) {
                 None => None,
                 Some(Ok(record)) => match Encoded::new(record) {
                     Some(image) => Some(image.without_name()),
@@ -107,7 +130,7 @@ impl Snapshot<'_> {
                 },
                 Some(Err(_)) => continue,
             };
-            if !known.may_be(Known::of(state, false, &audit.hasher)) {
+            if !known.may_equal(LoggedState::new(state, false, &audit.hasher)) {
                 audit.damage(format!(
                     "entry {seq} of the log is the last of image {name}, and has not the state of its record"
                 ));
@@ -124,23 +147,23 @@ impl Audit {
 
     fn entry(&mut self, seq: u64, entry: Option<&[u8]>) {
         let Some(entry) = entry else {
-            self.before = None;
+            self.previous_chain = None;
             return self.damage(format!("entry {seq} of the log: the checksum is wrong"));
         };
         let read = entry::place(entry).filter(|place| place.seq == seq).zip(entry::decode(entry));
         let Some((place, change)) = read else {
-            self.before = None;
+            self.previous_chain = None;
             return self.damage(format!("entry {seq} of the log is not one that can be read"));
         };
-        let follows = match self.before {
-            Some((_, chain)) => entry::follows(entry, chain),
+        let follows = match self.previous_chain {
+            Some(chain) => entry::follows(entry, chain),
             // What the oldest one follows is gone.
             None => seq != 1 || entry::follows(entry, 0),
         };
         if !follows {
             self.damage(format!("entry {seq} of the log does not follow the one before"));
         }
-        self.before = Some((seq, place.chain));
+        self.previous_chain = Some(place.chain);
         self.image(seq, entry, &change);
     }
 
@@ -149,14 +172,13 @@ impl Audit {
             return self.damage(format!("entry {seq} of the log names no namespace"));
         };
         let [before, after] = entry::states(entry);
-        let known = |state| Known::of(state, change.truncated, &self.hasher);
+        let known = |state| LoggedState::new(state, change.truncated, &self.hasher);
         let (before, after) = (known(before), known(after));
         let key = key(&namespace, Kind::Image, &change.name);
-        let name =
-            format!("{} in namespace {namespace}", crate::model::go::quote::quote(&change.name));
-        let earlier = self.images.insert(key, (name, seq, after));
-        if let Some((name, earlier, known)) = earlier
-            && !known.may_be(before)
+        let name = format!("{} in namespace {namespace}", quote(&change.name));
+        let earlier = self.images.insert(key, LoggedImage { name, seq, state: after });
+        if let Some(LoggedImage { name, seq: earlier, state }) = earlier
+            && !state.may_equal(before)
         {
             self.damage(format!(
                 "entry {seq} of the log replaces another state of image {name} than entry {earlier} left"

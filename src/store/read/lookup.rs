@@ -1,7 +1,7 @@
 //! Finding the images that a plan asks for: by name among the records, by digest or label in the
 //! index.
 //!
-//! What comes out are candidates, in byte order of names and each once: every image that matches the
+//! The result is candidates, in byte order of names and each once: every image that matches the
 //! plan's filter, and maybe others. The caller applies the filter to each.
 
 use crate::model::image::plan::{Lookup, Plan};
@@ -15,20 +15,20 @@ use crate::store::schema::keys::Kind;
 use crate::store::schema::table::Table;
 
 /// The candidates of a plan; `None` if the plan is to look at every image, or if there are more
-/// than `most`. `step` is called now and then; its error ends the search.
-pub fn candidates<'t>(
+/// than `limit`. `step` is called now and then; its error ends the search.
+pub(crate) fn candidates<'t>(
     state: &'t (impl ReadState + ?Sized),
     namespace: &Namespace,
     plan: &Plan,
-    most: usize,
+    limit: usize,
     step: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Option<Vec<Entry<'t>>>> {
-    let Plan::LookUp(alternatives) = plan else { return Ok(None) };
+    let Plan::Lookups(alternatives) = plan else { return Ok(None) };
     let prefix = keys::prefix(namespace, Kind::Image);
-    let mut search = CandidateSearch { state, namespace, prefix, most, found: Vec::new(), step };
-    for look_ups in alternatives {
-        match search.cheapest(look_ups)? {
-            Some(look_up) if search.look_up(look_up)? => {}
+    let mut search = CandidateSearch { state, namespace, prefix, limit, found: Vec::new(), step };
+    for lookups in alternatives {
+        match search.cheapest(lookups)? {
+            Some(lookup) if search.lookup(lookup)? => {}
             _ => return Ok(None),
         }
     }
@@ -42,35 +42,35 @@ pub fn candidates<'t>(
 struct CandidateSearch<'t, 's, T: ?Sized> {
     state: &'t T,
     namespace: &'s Namespace,
-    /// Of the keys of all images of the namespace.
+    /// The prefix of the keys of all images of the namespace.
     prefix: Vec<u8>,
-    most: usize,
+    limit: usize,
     found: Vec<Entry<'t>>,
     step: &'s mut dyn FnMut() -> Result<()>,
 }
 
 /// How many look-ups of an alternative are tried: any one of them finds all that match it.
-const MAX_LOOK_UPS: usize = 8;
+const MAX_LOOKUPS: usize = 8;
 
 impl<'t, T: ReadState + ?Sized> CandidateSearch<'t, '_, T> {
     /// The look-up that finds the fewest: they take steps in turn, and the first that ends has won.
     /// So it costs no more than that one would for each of them.
-    fn cheapest<'l>(&mut self, look_ups: &'l [Lookup]) -> Result<Option<&'l Lookup>> {
-        let name = look_ups.iter().find(|look_up| matches!(look_up, Lookup::Name(_)));
-        match (name, look_ups) {
+    fn cheapest<'l>(&mut self, lookups: &'l [Lookup]) -> Result<Option<&'l Lookup>> {
+        let name = lookups.iter().find(|lookup| matches!(lookup, Lookup::Name(_)));
+        match (name, lookups) {
             (Some(name), _) => return Ok(Some(name)),
             (None, [only]) => return Ok(Some(only)),
             _ => {}
         }
         let mut runners = Vec::new();
-        for look_up in look_ups.iter().take(MAX_LOOK_UPS) {
-            runners.push((look_up, self.range(look_up)?));
+        for lookup in lookups.iter().take(MAX_LOOKUPS) {
+            runners.push((lookup, self.range(lookup)?));
         }
-        for _ in 0..=self.most {
+        for _ in 0..=self.limit {
             (self.step)()?;
-            for (look_up, range) in &mut runners {
+            for (lookup, range) in &mut runners {
                 if range.next().transpose()?.is_none() {
-                    return Ok(Some(look_up));
+                    return Ok(Some(lookup));
                 }
             }
         }
@@ -78,14 +78,14 @@ impl<'t, T: ReadState + ?Sized> CandidateSearch<'t, '_, T> {
     }
 
     /// Adds what a look-up finds; says whether there was room for all of it.
-    fn look_up(&mut self, look_up: &Lookup) -> Result<bool> {
+    fn lookup(&mut self, lookup: &Lookup) -> Result<bool> {
         (self.step)()?;
-        if let Lookup::Name(name) = look_up {
+        if let Lookup::Name(name) = lookup {
             let key = keys::key(self.namespace, Kind::Image, name);
             return self.record(&key);
         }
-        let range = self.range(look_up)?;
-        if let Lookup::NamePrefix(_) = look_up {
+        let range = self.range(lookup)?;
+        if let Lookup::NamePrefix(_) = lookup {
             for record in range {
                 (self.step)()?;
                 let (key, value) = record?;
@@ -110,9 +110,9 @@ impl<'t, T: ReadState + ?Sized> CandidateSearch<'t, '_, T> {
     }
 
     /// The keys that a look-up goes through: records, or entries of the index.
-    fn range(&self, look_up: &Lookup) -> Result<Prefixed<'t>> {
+    fn range(&self, lookup: &Lookup) -> Result<Prefixed<'t>> {
         let namespace = self.namespace.as_str().as_bytes();
-        match look_up {
+        match lookup {
             Lookup::Name(name) => self.records(name.as_bytes()),
             Lookup::NamePrefix(beginning) => self.records(beginning),
             Lookup::Digest(digest) => self.index(index::digest(namespace, digest)),
@@ -142,7 +142,7 @@ impl<'t, T: ReadState + ?Sized> CandidateSearch<'t, '_, T> {
     }
 
     fn add(&mut self, key: &'t [u8], value: &'t [u8]) -> bool {
-        let room = self.found.len() < self.most;
+        let room = self.found.len() < self.limit;
         if room {
             self.found.push(Entry { key, value, prefix: self.prefix.len(), kind: Kind::Image });
         }

@@ -8,7 +8,7 @@
 //! - [`audit`]: every record, for `check`; [`log_audit`]: the log, for `check`; [`usage`]: how large the store is
 
 pub(crate) mod audit;
-pub mod changelog;
+pub(crate) mod changelog;
 pub(crate) mod log_audit;
 pub(crate) mod lookup;
 pub(crate) mod records;

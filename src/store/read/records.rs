@@ -7,7 +7,8 @@
 use crate::store::schema::keys;
 use std::collections::BTreeMap;
 
-use crate::model::go::quote::quote;
+use go_compat::quote::quote;
+
 use crate::model::image::plan::Plan;
 use crate::model::{Namespace, Result};
 use crate::store::read::lookup;
@@ -89,15 +90,15 @@ pub trait Records: ReadState {
     }
 
     /// Images among which are all that match the filter of `plan`, in byte order of names, if that
-    /// takes no more than `most` look-ups. `step` is called now and then; its error ends the search.
+    /// takes no more than `limit` look-ups. `step` is called now and then; its error ends the search.
     fn candidates(
         &self,
         namespace: &Namespace,
         plan: &Plan,
-        most: usize,
+        limit: usize,
         step: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Option<Vec<Entry<'_>>>> {
-        lookup::candidates(self, namespace, plan, most, step)
+        lookup::candidates(self, namespace, plan, limit, step)
     }
 
     /// The approximate number of records of all kinds in all namespaces: writes in the overlay may be
@@ -135,7 +136,7 @@ pub trait Records: ReadState {
         scan::expiring_keys(self, from)
     }
 
-    /// The same, of the images in a namespace.
+    /// The keys of a namespace's images that have a time of expiry, with the values of their labels.
     fn expiring_images(
         &self,
         namespace: &Namespace,
@@ -158,7 +159,7 @@ pub trait Records: ReadState {
 mod tests {
     use super::*;
     use crate::api::images::Image;
-    use crate::store::schema::keys::NAME_HEAD;
+    use crate::store::schema::keys::NAME_PREFIX_BYTES;
     use crate::store::{Store, Transaction};
     use protobuf::Message;
 
@@ -194,8 +195,8 @@ mod tests {
     fn names_of_any_length_list_in_byte_order() {
         let (_dir, store) = store();
         let (before, ns, after) = (namespace("a"), namespace("a.b"), namespace("a0"));
-        let head = "h".repeat(NAME_HEAD);
-        let cut_inside_a_character = format!("{}ü", "h".repeat(NAME_HEAD - 1));
+        let head = "h".repeat(NAME_PREFIX_BYTES);
+        let cut_inside_a_character = format!("{}ü", "h".repeat(NAME_PREFIX_BYTES - 1));
         let mut names: Vec<String> =
             ["", "/", "x", "xyz", "~", "é", "\u{10ffff}", &head, &cut_inside_a_character]
                 .iter()
@@ -203,7 +204,7 @@ mod tests {
                 .chain((0..40).map(|i| format!("{head}/{i}")))
                 .chain([
                     format!("{head}{}", "a".repeat(40_000)),
-                    format!("{}i", "h".repeat(NAME_HEAD - 1)),
+                    format!("{}i", "h".repeat(NAME_PREFIX_BYTES - 1)),
                 ])
                 .filter(|name| !name.is_empty())
                 .collect();

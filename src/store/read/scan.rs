@@ -7,15 +7,15 @@
 use crate::store::schema::keys;
 use std::collections::BTreeMap;
 
+use go_compat::quote::quote;
+use go_compat::text::lossy;
 use protobuf::CodedInputStream;
 
-use crate::model::go::quote::quote;
-use crate::model::go::text::lossy;
 use crate::model::{Namespace, Result};
 use crate::store::read::snapshot_limit::SnapshotLimit;
 use crate::store::read::state::{ReadState, damaged};
 use crate::store::read::view::Prefixed;
-use crate::store::schema::keys::{Kind, LONG_MARKER, NAME_HEAD};
+use crate::store::schema::keys::{Kind, LONG_MARKER, NAME_PREFIX_BYTES};
 use crate::store::schema::table::Table;
 use crate::store::schema::value;
 
@@ -146,7 +146,7 @@ impl<'t> Iterator for Scan<'t> {
 /// The images of a namespace whose names begin with `names`, behind the one at `place`, in order of their
 /// places. Every namespace can be gone through in pieces that way: the next piece begins behind the
 /// place of the last image, whether that is still there or not.
-pub fn images_after<'t>(
+pub(crate) fn images_after<'t>(
     state: &'t (impl ReadState + ?Sized),
     namespace: &Namespace,
     names: &[u8],
@@ -178,12 +178,12 @@ impl<'t> Entry<'t> {
     /// # Errors
     /// `DataLoss` if the record is damaged.
     pub fn message(&self) -> Result<&'t [u8]> {
-        value::unseal(self.key, self.value)
+        value::decode(self.key, self.value)
             .map_err(|_| damaged(&format!("{} {}", self.kind.noun(), quote(self.head()))))
     }
 
     /// The name for error sentences, which may be shortened if the record is damaged.
-    pub fn display_name(&self) -> String {
+    pub(crate) fn display_name(&self) -> String {
         lossy(self.head()).into_owned()
     }
 
@@ -200,11 +200,11 @@ impl<'t> Entry<'t> {
     /// The name as far as the key has it: whole, but for long names.
     fn head(&self) -> &'t [u8] {
         let name = self.key.get(self.prefix..).unwrap_or_default();
-        if self.is_long() { name.get(..NAME_HEAD).unwrap_or(name) } else { name }
+        if self.is_long() { name.get(..NAME_PREFIX_BYTES).unwrap_or(name) } else { name }
     }
 
     fn is_long(&self) -> bool {
-        self.key.get(self.prefix + NAME_HEAD) == Some(&LONG_MARKER)
+        self.key.get(self.prefix + NAME_PREFIX_BYTES) == Some(&LONG_MARKER)
     }
 }
 
@@ -222,7 +222,9 @@ fn first_field(message: &[u8]) -> Option<&[u8]> {
 }
 
 /// The names of all namespaces, in byte order. After an error there are no more.
-pub fn namespaces(state: &(impl ReadState + ?Sized)) -> impl Iterator<Item = Result<Namespace>> {
+pub(crate) fn namespaces(
+    state: &(impl ReadState + ?Sized),
+) -> impl Iterator<Item = Result<Namespace>> {
     let mut from = Some(keys::ROOT_PREFIX.to_vec());
     std::iter::from_fn(move || {
         let found = next_namespace(state, from.take()?);
@@ -253,7 +255,7 @@ fn next_namespace(
 }
 
 /// The keys from `from` on of the records that have a time to go, with the values of their labels.
-pub fn expiring_keys<'s, S: ReadState + ?Sized>(
+pub(crate) fn expiring_keys<'s, S: ReadState + ?Sized>(
     state: &'s S,
     from: &RecordKey,
 ) -> Result<impl Iterator<Item = Result<(RecordKey, String)>> + use<'s, S>> {
@@ -261,8 +263,8 @@ pub fn expiring_keys<'s, S: ReadState + ?Sized>(
     Ok(all.map(|noted| noted.map(expiring_key)))
 }
 
-/// The same, of the images in a namespace.
-pub fn expiring_images(
+/// The keys of a namespace's images that have a time of expiry, with the values of their labels.
+pub(crate) fn expiring_images(
     state: &(impl ReadState + ?Sized),
     namespace: &Namespace,
 ) -> Result<impl Iterator<Item = Result<(RecordKey, String)>>> {
@@ -275,7 +277,10 @@ fn expiring_key((key, when): (&[u8], &[u8])) -> (RecordKey, String) {
 }
 
 /// The record under a key, if it has an expiry time.
-pub fn expiring(state: &(impl ReadState + ?Sized), key: &RecordKey) -> Result<Option<Expiring>> {
+pub(crate) fn expiring(
+    state: &(impl ReadState + ?Sized),
+    key: &RecordKey,
+) -> Result<Option<Expiring>> {
     let key = &*key.0;
     let (when, value) =
         (state.view().get(Table::Expiring, key)?, state.view().get(Table::Records, key)?);
@@ -289,7 +294,9 @@ pub fn expiring(state: &(impl ReadState + ?Sized), key: &RecordKey) -> Result<Op
 }
 
 /// The number of set-aside images by namespace.
-pub fn aside_by_namespace(state: &(impl ReadState + ?Sized)) -> Result<BTreeMap<String, u64>> {
+pub(crate) fn aside_by_namespace(
+    state: &(impl ReadState + ?Sized),
+) -> Result<BTreeMap<String, u64>> {
     let mut found = BTreeMap::new();
     for noted in state.view().range_from(Table::SetAside, b"")? {
         let (key, _) = noted?;
@@ -301,7 +308,10 @@ pub fn aside_by_namespace(state: &(impl ReadState + ?Sized)) -> Result<BTreeMap<
 }
 
 /// The keys that begin with `prefix`.
-pub fn collect_keys(state: &(impl ReadState + ?Sized), prefix: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+pub(crate) fn collect_keys(
+    state: &(impl ReadState + ?Sized),
+    prefix: Vec<u8>,
+) -> Result<Vec<Vec<u8>>> {
     state.view().prefix(Table::Records, prefix)?.map(|found| Ok(found?.0.to_vec())).collect()
 }
 

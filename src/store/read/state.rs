@@ -38,7 +38,7 @@ pub(crate) fn get<'t>(
     key: &[u8],
 ) -> Result<Option<&'t [u8]>, Fault> {
     let value = state.view().get(Table::Records, key).map_err(Fault::Store)?;
-    value.map(|value| value::unseal(key, value)).transpose().map_err(|_| Fault::Damaged)
+    value.map(|value| value::decode(key, value)).transpose().map_err(|_| Fault::Damaged)
 }
 
 pub(crate) fn damaged(what: &str) -> Error {

@@ -1,4 +1,4 @@
-//! How large a store is, and what of it is in use.
+//! The size of a store, and the part of it that is in use.
 
 use crate::store::dir::files::DATA_FILE;
 use std::os::unix::fs::MetadataExt;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use heed::{Env, WithoutTls};
 
-use crate::model::{Error, Result};
+use crate::model::{Context, Result};
 use crate::store::error::lmdb_error;
 use crate::store::read::view::View;
 use crate::store::schema::table::Table;
@@ -20,23 +20,23 @@ pub struct Usage {
     pub pages: u64,
     /// Pages that hold records, indexes, or the trees above them. The others are free, or list what
     /// is free: a compacted copy is without them.
-    pub used_pages: u64,
+    pub(crate) used_pages: u64,
     /// Length of the file, in bytes.
-    pub file_bytes: u64,
-    /// What the file takes of the disk, in bytes.
-    pub disk_bytes: u64,
+    pub(crate) file_bytes: u64,
+    /// The size of the file on the disk, in bytes.
+    pub(crate) disk_bytes: u64,
     /// To how many bytes the file can grow.
-    pub map_bytes: u64,
+    pub(crate) map_bytes: u64,
     /// The number of the last commit.
     pub last_commit: u64,
-    /// Each database.
+    /// The use of each database.
     pub databases: Vec<Database>,
 }
 
-/// What a database takes.
+/// The size of a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Database {
-    /// Its name, as in `schema`.
+    /// The name, as in `schema`.
     pub name: &'static str,
     /// How many entries it has.
     pub entries: u64,
@@ -46,7 +46,7 @@ pub struct Database {
 
 impl Usage {
     /// Pages that are free, or list what is free.
-    pub fn free_pages(&self) -> u64 {
+    pub(crate) fn free_pages(&self) -> u64 {
         self.pages.saturating_sub(self.used_pages)
     }
 
@@ -56,8 +56,8 @@ impl Usage {
         let to_error = |e: heed::Error| lmdb_error("measuring the store", &e);
         let (info, main) = (env.info(), env.unnamed_database_stat());
         let path = root.join(DATA_FILE);
-        let file = std::fs::metadata(&path)
-            .map_err(|e| Error::Internal(format!("looking at {}: {e}", path.display())))?;
+        let file =
+            std::fs::metadata(&path).or_internal(format_args!("looking at {}", path.display()))?;
         let pages_of = |stat: &heed::DatabaseStat| {
             (stat.branch_pages + stat.leaf_pages + stat.overflow_pages) as u64
         };

@@ -18,10 +18,10 @@ use crate::store::schema::table::Table;
 use crate::store::schema::tables::Tables;
 
 /// A stored key and its value.
-pub type Pair<'v> = (&'v [u8], &'v [u8]);
+pub(crate) type Pair<'v> = (&'v [u8], &'v [u8]);
 
 /// A transaction that sees LMDB's last state.
-pub enum Txn<'e> {
+pub(crate) enum Txn<'e> {
     /// The transaction of a reader.
     Reader(RoTxn<'e, WithoutTls>),
     /// The transaction of the writer thread. It needs no reader slot, and no other transaction writes while
@@ -73,7 +73,7 @@ impl<'e> View<'e> {
     }
 
     /// The value of a key.
-    pub fn get(&self, table: Table, key: &[u8]) -> Result<Option<&[u8]>> {
+    pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<&[u8]>> {
         match self.overlay.get(table, key) {
             Some(value) => Ok(value),
             // LMDB has no empty keys, and takes none.
@@ -83,7 +83,7 @@ impl<'e> View<'e> {
     }
 
     /// The first key that is not less than `key`, with its value.
-    pub fn seek(&self, table: Table, key: &[u8]) -> Result<Option<Pair<'_>>> {
+    pub(crate) fn seek(&self, table: Table, key: &[u8]) -> Result<Option<Pair<'_>>> {
         if key.is_empty() || self.overlay.count(table) > 0 {
             return self.range_from(table, key)?.next().transpose();
         }
@@ -91,7 +91,7 @@ impl<'e> View<'e> {
     }
 
     /// All keys from `key` on, in order.
-    pub fn range_from(&self, table: Table, key: &[u8]) -> Result<Range<'_>> {
+    pub(crate) fn range_from(&self, table: Table, key: &[u8]) -> Result<Range<'_>> {
         let from = if key.is_empty() { Bound::Unbounded } else { Bound::Included(key) };
         let bounds = (from, Bound::Unbounded);
         Ok(Range {
@@ -103,12 +103,12 @@ impl<'e> View<'e> {
     }
 
     /// All keys with that prefix, in order.
-    pub fn prefix<'v>(&'v self, table: Table, prefix: Vec<u8>) -> Result<Prefixed<'v>> {
+    pub(crate) fn prefix<'v>(&'v self, table: Table, prefix: Vec<u8>) -> Result<Prefixed<'v>> {
         Ok(Prefixed { range: self.range_from(table, &prefix)?, prefix })
     }
 
     /// The keys that begin with `prefix`, in order, from `from` on.
-    pub fn prefix_from<'v>(
+    pub(crate) fn prefix_from<'v>(
         &'v self,
         table: Table,
         prefix: Vec<u8>,
@@ -118,7 +118,7 @@ impl<'e> View<'e> {
     }
 
     /// The number of keys.
-    pub fn len(&self, table: Table) -> Result<u64> {
+    pub(crate) fn len(&self, table: Table) -> Result<u64> {
         let stored = self.tables.get(table);
         let mut count = stored.len(self.txn()).map_err(read_error)?;
         for (key, value) in self.overlay.range_from(table, b"").into_iter().flatten() {
@@ -132,19 +132,19 @@ impl<'e> View<'e> {
     }
 
     /// An upper bound of the number of keys: counts every write in the overlay as a new key.
-    pub fn approximate_len(&self, table: Table) -> Result<u64> {
+    pub(crate) fn approximate_len(&self, table: Table) -> Result<u64> {
         let stored = self.tables.get(table).len(self.txn()).map_err(read_error)?;
         Ok(stored.saturating_add(self.overlay.count(table) as u64))
     }
 
     /// The state that this is. Equal states may have different revisions, but two states with one
     /// revision are equal.
-    pub fn revision(&self) -> Revision {
+    pub(crate) fn revision(&self) -> Revision {
         Revision { base_txn: self.txn().id() as u64, changes: self.overlay.changes() }
     }
 
     /// The LMDB transaction under the overlay, and its databases.
-    pub fn base(&self) -> (&RoTxn<'_>, &'e Tables) {
+    pub(crate) fn base(&self) -> (&RoTxn<'_>, &'e Tables) {
         (self.txn(), self.tables)
     }
 
@@ -170,7 +170,7 @@ fn interrupted() -> Error {
 }
 
 /// Keys in order, with their values.
-pub struct Range<'v> {
+pub(crate) struct Range<'v> {
     base: RoRange<'v, Bytes, Bytes>,
     /// LMDB's next pair, if the overlay's next key comes before it.
     peeked_base: Option<Pair<'v>>,
@@ -224,7 +224,7 @@ impl<'v> Iterator for Range<'v> {
 }
 
 /// Keys in order that begin alike.
-pub struct Prefixed<'v> {
+pub(crate) struct Prefixed<'v> {
     range: Range<'v>,
     prefix: Vec<u8>,
 }

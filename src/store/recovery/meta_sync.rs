@@ -17,14 +17,14 @@ use std::path::Path;
 use crate::model::{Error, Result};
 
 /// Bytes of a page header and the meta record behind it.
-const META_END: usize = 152;
-/// Where a meta page has the size of pages, and its transaction.
-const PAGE_SIZE_AT: usize = 40;
-const TRANSACTION_AT: usize = 144;
+const META_BYTES: usize = 152;
+/// The offsets of a meta page's page size and transaction.
+const PAGE_SIZE_OFFSET: usize = 40;
+const TRANSACTION_OFFSET: usize = 144;
 
 /// Rewrites and syncs the meta pages of a verified file that no other process writes. Returns the id of
 /// its newest transaction.
-pub fn make_meta_durable(path: &Path) -> Result<u64> {
+pub(crate) fn make_meta_durable(path: &Path) -> Result<u64> {
     rewrite_meta(path).map_err(|e| {
         Error::Unavailable(format!("writing the meta pages of {} again: {e}", path.display()))
     })
@@ -35,16 +35,16 @@ fn rewrite_meta(path: &Path) -> io::Result<u64> {
     let mut newest = 0;
     let mut at = 0;
     for _ in 0..2 {
-        let mut meta = [0; META_END];
+        let mut meta = [0; META_BYTES];
         file.read_exact_at(&mut meta, at)?;
         file.write_all_at(&meta, at)?;
-        newest = newest.max(u64::from_ne_bytes(bytes(&meta, TRANSACTION_AT)));
-        at = u64::from(u32::from_ne_bytes(bytes(&meta, PAGE_SIZE_AT)));
+        newest = newest.max(u64::from_ne_bytes(bytes(&meta, TRANSACTION_OFFSET)));
+        at = u64::from(u32::from_ne_bytes(bytes(&meta, PAGE_SIZE_OFFSET)));
     }
     file.sync_all()?;
     Ok(newest)
 }
 
-fn bytes<const N: usize>(meta: &[u8; META_END], at: usize) -> [u8; N] {
+fn bytes<const N: usize>(meta: &[u8; META_BYTES], at: usize) -> [u8; N] {
     meta.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
 }

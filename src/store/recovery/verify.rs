@@ -10,7 +10,7 @@ use std::path::Path;
 
 use lmdb_verify::{Damage, Metas, State};
 
-use crate::model::{Error, Result};
+use crate::model::{Context, Error, Result};
 use crate::store::dir::{disk_space, permissions};
 
 /// Verifies a file before LMDB maps it. Accepts a missing or an empty file: that is a new store. A file
@@ -19,16 +19,16 @@ use crate::store::dir::{disk_space, permissions};
 ///
 /// # Errors
 /// `DataLoss` if LMDB must not map the file.
-pub fn check_before_mmap(path: &Path) -> Result<()> {
+pub(crate) fn check_before_mmap(path: &Path) -> Result<()> {
     let Some(file) = permissions::open_regular(path, true)? else { return Ok(()) };
-    let to_error = |e| Error::Internal(format!("extending {}: {e}", path.display()));
-    let length = file.metadata().map_err(to_error)?.len();
+    let length = file.metadata().or_internal(format_args!("extending {}", path.display()))?.len();
     if length == 0 {
         return Ok(());
     }
     let state = state(&file).map_err(|damage| damage_error(path, &file, &damage))?;
     if length < state.length {
-        disk_space::allocate(&file, state.length).map_err(to_error)?;
+        disk_space::allocate(&file, state.length)
+            .or_internal(format_args!("extending {}", path.display()))?;
     }
     Ok(())
 }
@@ -41,13 +41,13 @@ pub fn state(file: &File) -> Result<State, Damage> {
 }
 
 /// Checks the two meta pages only: all that LMDB itself looks at when it opens a file.
-pub fn metas(path: &Path, file: &File) -> Result<()> {
+pub(crate) fn metas(path: &Path, file: &File) -> Result<()> {
     let checked = Metas::read(file).and_then(|metas| metas.live().map(drop));
     checked.map_err(|damage| damage_error(path, file, &damage))
 }
 
 /// The error about a damaged file.
-pub fn damage_error(path: &Path, file: &File, damage: &Damage) -> Error {
+pub(crate) fn damage_error(path: &Path, file: &File, damage: &Damage) -> Error {
     let before =
         if older_is_whole(file) { "; its state before the last change is whole" } else { "" };
     let root = path.parent().unwrap_or(path);

@@ -12,25 +12,25 @@ const JOURNAL: &str = "journal";
 
 /// The record of the last checkpoint in LMDB's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LastCheckpoint {
+pub(crate) struct LastCheckpoint {
     /// The identifier of the checkpoint.
-    pub id: u64,
+    pub(crate) id: u64,
     /// The checkpoint that the journal's header named when this one was made; `None` if the file needs
     /// no journal.
-    pub journal: Option<u64>,
+    pub(crate) journal: Option<u64>,
 }
 
 /// The journal that LMDB's file expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Expected {
+pub(crate) struct Expected {
     /// The UUID of the store.
-    pub uuid: String,
+    pub(crate) uuid: String,
     /// The last checkpoint of the store.
-    pub last: LastCheckpoint,
+    pub(crate) last: LastCheckpoint,
 }
 
 /// Reads the last checkpoint of a state.
-pub fn last_checkpoint(txn: &RoTxn<'_>, tables: &Tables) -> Result<LastCheckpoint> {
+pub(crate) fn last_checkpoint(txn: &RoTxn<'_>, tables: &Tables) -> Result<LastCheckpoint> {
     let told = |e: heed::Error| lmdb_error("reading the store", &e);
     let id = number(tables.meta.get(txn, CHECKPOINT).map_err(told)?).unwrap_or_default();
     let journal = number(tables.meta.get(txn, JOURNAL).map_err(told)?);
@@ -44,12 +44,12 @@ pub(crate) fn number(stored: Option<&[u8]>) -> Option<u64> {
 
 /// A random identifier for the next checkpoint. A client cannot guess it, so a label that looks like an
 /// entry of the journal is never replayed.
-pub fn next_checkpoint() -> u64 {
+pub(crate) fn next_checkpoint() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0
 }
 
 /// Records the checkpoint that a transaction makes.
-pub fn put_checkpoint(
+pub(crate) fn put_checkpoint(
     txn: &mut RwTxn<'_>,
     tables: &Tables,
     checkpoint: LastCheckpoint,
@@ -63,18 +63,18 @@ pub fn put_checkpoint(
 
 /// The entries of the database `meta` that were found in a damaged file.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The store's UUID.
-    pub uuid: Option<String>,
+    pub(crate) uuid: Option<String>,
     /// The identifier of the last checkpoint.
-    pub checkpoint: Option<u64>,
+    pub(crate) checkpoint: Option<u64>,
     /// The checkpoint that the journal's header named then.
-    pub journal: Option<u64>,
+    pub(crate) journal: Option<u64>,
 }
 
 impl Facts {
     /// Adds an entry of the database.
-    pub fn add(&mut self, name: &[u8], value: &[u8]) {
+    pub(crate) fn add(&mut self, name: &[u8], value: &[u8]) {
         if name == UUID.as_bytes() {
             self.uuid = std::str::from_utf8(value).ok().map(str::to_owned);
         } else if name == CHECKPOINT.as_bytes() {
@@ -82,12 +82,6 @@ impl Facts {
         } else if name == JOURNAL.as_bytes() {
             self.journal = number(Some(value));
         }
-    }
-
-    /// The journal that the file expects, if its entries were found.
-    pub fn expected(&self) -> Option<Expected> {
-        let last = LastCheckpoint { id: self.checkpoint?, journal: self.journal };
-        Some(Expected { uuid: self.uuid.clone()?, last })
     }
 }
 

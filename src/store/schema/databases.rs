@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use go_compat::text::lossy;
 use heed::types::{Bytes, Str};
 use heed::{CommitOrAbort, Env, WithoutTls};
 
@@ -11,15 +12,14 @@ use super::log_meta::LogMeta;
 use super::migrate;
 use super::table::OwnedOp;
 use super::tables::Tables;
-use crate::model::go::text::lossy;
 use crate::model::{Error, Result};
 use crate::store::error::lmdb_error;
 
 /// The version this program writes and reads.
-pub const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 5;
 
 /// The most databases of the environment: more than this version has, for later versions.
-pub const MAX_DATABASES: u32 = 8;
+pub(crate) const MAX_DATABASES: u32 = 8;
 
 const SCHEMA: &str = "schema";
 
@@ -29,7 +29,7 @@ const SCHEMA: &str = "schema";
 ///
 /// # Errors
 /// `FailedPrecondition` if the schema is newer.
-pub fn open(
+pub(crate) fn open(
     env: &Env<WithoutTls>,
     root: &Path,
     old_journal: &dyn Fn(&str, u64) -> Result<Vec<OwnedOp>>,
@@ -90,7 +90,7 @@ pub fn open(
 
 /// Opens the databases of an environment that is only read, which must have this schema. Gives the
 /// store's UUID too.
-pub fn open_to_read(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
+pub(crate) fn open_to_read(env: &Env<WithoutTls>, root: &Path) -> Result<(Tables, String)> {
     let to_error = |e: heed::Error| lmdb_error("opening the databases", &e);
     let txn = env.read_txn().map_err(to_error)?;
     let mut uuid = String::new();

@@ -16,7 +16,7 @@
 //!   (`schema`). So entries with one beginning are in the order of the records.
 //! - `<namespace>` and `<namespace, key, value>` are eight bytes of a SHA-256: keys in LMDB have 511
 //!   bytes at most.
-//! - `<digest>` is the first [`DIGEST_HEAD`] bytes of the digest as text, zeros behind a shorter one: in
+//! - `<digest>` is the first [`DIGEST_PREFIX_BYTES`] bytes of the digest as text, zeros behind a shorter one: in
 //!   the order of digests, so that a prefix of a digest can be looked up.
 //!
 //! So an entry may belong to an image with another digest or label: **an entry says where to look, the
@@ -35,7 +35,7 @@ use sha2::{Digest, Sha256};
 use crate::model::image::encoded::Encoded;
 
 /// The number of bytes of a digest in an entry: `sha256:`, and 68 bits.
-pub const DIGEST_HEAD: usize = 24;
+pub const DIGEST_PREFIX_BYTES: usize = 24;
 
 /// Images with more labels than this are unindexed.
 pub const MAX_INDEXED_LABELS: usize = 64;
@@ -69,24 +69,24 @@ pub fn entries(key: &[u8], message: &[u8]) -> BTreeSet<Vec<u8>> {
 
 /// The end of the record's key in an entry.
 pub fn name(entry: &[u8]) -> Option<&[u8]> {
-    entry.get(if entry.first() == Some(&DIGEST) { 9 + DIGEST_HEAD } else { 9 }..)
+    entry.get(if entry.first() == Some(&DIGEST) { 9 + DIGEST_PREFIX_BYTES } else { 9 }..)
 }
 
-/// What the entries of images with this digest begin with.
+/// The prefix of the entries of images with this digest.
 pub fn digest(namespace: &[u8], digest: &[u8]) -> Vec<u8> {
-    let mut head = [0; DIGEST_HEAD];
+    let mut head = [0; DIGEST_PREFIX_BYTES];
     for (to, from) in head.iter_mut().zip(digest) {
         *to = *from;
     }
     entry_prefix(DIGEST, &[namespace], &head)
 }
 
-/// What the entries of images whose digest begins so begin with.
-pub fn digest_prefix(namespace: &[u8], prefix: &[u8]) -> Vec<u8> {
-    entry_prefix(DIGEST, &[namespace], prefix.get(..DIGEST_HEAD).unwrap_or(prefix))
+/// The prefix of the entries of images whose digest has this prefix.
+pub(crate) fn digest_prefix(namespace: &[u8], prefix: &[u8]) -> Vec<u8> {
+    entry_prefix(DIGEST, &[namespace], prefix.get(..DIGEST_PREFIX_BYTES).unwrap_or(prefix))
 }
 
-/// What the entries of images with this label begin with.
+/// The prefix of the entries of images with this label.
 pub fn label(namespace: &[u8], key: &[u8], value: &[u8]) -> Vec<u8> {
     entry_prefix(LABEL, &[namespace, key, value], b"")
 }
@@ -130,7 +130,7 @@ mod tests {
     fn no_entry_is_longer_than_lmdb_takes() {
         let namespace = Namespace::parse(&"n".repeat(76)).unwrap();
         let digest = format!("sha512:{}", "a".repeat(128));
-        for length in [1, keys::NAME_HEAD, 40_000] {
+        for length in [1, keys::NAME_PREFIX_BYTES, 40_000] {
             let key = keys::key(&namespace, Kind::Image, &"x".repeat(length));
             let entries = entries(&key, &image(3, &digest));
             assert_eq!(entries.len(), 4);
@@ -236,7 +236,7 @@ mod tests {
             let (txn, tables) = (opened.env.read_txn().unwrap(), &opened.tables);
             let records = tables.records.iter(&txn).unwrap().map(|record| {
                 let (key, value) = record.unwrap();
-                entries(key, crate::store::schema::value::unseal(key, value).unwrap())
+                entries(key, crate::store::schema::value::decode(key, value).unwrap())
             });
             let expected: BTreeSet<_> = records.flatten().collect();
             let index = tables.index.iter(&txn).unwrap().map(|entry| entry.unwrap().0.to_vec());

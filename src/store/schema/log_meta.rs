@@ -1,4 +1,4 @@
-//! What `meta` says about the log: its epoch, its first entry, and how much of it is kept.
+//! The fields of `meta` about the log: its epoch, its first entry, and its retention.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ const FIRST: &str = "log_first";
 const KEEP: &str = "log_keep";
 
 /// The default of [`Retention::bytes`]: about 20,000 changes.
-pub const DEFAULT_KEEP_BYTES: u64 = 8 << 20;
+pub(crate) const DEFAULT_KEEP_BYTES: u64 = 8 << 20;
 
-/// How much of the log is kept.
+/// The retention of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Bytes of the data file that the entries may take. 0 turns the log off.
@@ -53,25 +53,25 @@ impl Retention {
     }
 }
 
-/// What `meta` says about the log.
+/// The fields of `meta` about the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogMeta {
+pub(crate) struct LogMeta {
     /// The epoch; `None` while the log is off.
     pub epoch: Option<Uuid>,
     /// The number of the oldest entry, or of the next one if there is none.
     pub first: u64,
-    /// What the last daemon was told to keep.
+    /// The retention that was set for the last daemon.
     pub keep: Option<Retention>,
 }
 
 impl LogMeta {
     /// The log of a store that has none yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { epoch: Some(Uuid::new_v4()), first: 1, keep: None }
     }
 
-    /// What a state says.
-    pub fn read(txn: &RoTxn<'_>, tables: &Tables) -> heed::Result<Self> {
+    /// Reads the fields in a state.
+    pub(crate) fn read(txn: &RoTxn<'_>, tables: &Tables) -> heed::Result<Self> {
         let get = |key| tables.meta.get(txn, key);
         Ok(Self {
             epoch: get(EPOCH)?.and_then(|stored| Uuid::from_slice(stored).ok()),
@@ -81,7 +81,11 @@ impl LogMeta {
     }
 
     /// Writes it, as far as it differs from what is there.
-    pub fn write(&self, txn: &mut RwTxn<'_>, meta: Database<'_, Str, Bytes>) -> heed::Result<()> {
+    pub(crate) fn write(
+        &self,
+        txn: &mut RwTxn<'_>,
+        meta: Database<'_, Str, Bytes>,
+    ) -> heed::Result<()> {
         let keep = self.keep.map(Retention::to_bytes);
         for (key, value) in [
             (EPOCH, self.epoch.as_ref().map(|epoch| epoch.as_bytes().as_slice())),

@@ -60,7 +60,7 @@ fn build_index(txn: &mut RwTxn<'_>, records: Stored<'_>, index: Stored<'_>) -> h
         let bounds = (Bound::Excluded(from.as_slice()), Bound::Unbounded);
         for record in records.range(txn, &bounds)? {
             let (key, value) = record?;
-            if let Ok(message) = value::unseal(key, value) {
+            if let Ok(message) = value::decode(key, value) {
                 let entries = index::entries(key, message);
                 size += entries.iter().map(Vec::len).sum::<usize>();
                 batch.extend(entries);
@@ -93,7 +93,9 @@ mod tests {
     use crate::store::journal;
     use crate::store::journal::entry::{Entry, sign};
     use crate::store::lmdb::open::map;
+    use crate::store::schema::databases;
     use crate::store::schema::keys::key;
+    use crate::store::schema::log_meta::LogMeta;
     use crate::store::{Kind, ReadOnlyStore, Records, Store};
 
     fn image(name: &str) -> Vec<u8> {
@@ -135,12 +137,12 @@ mod tests {
             .iter()
             .map(|name| {
                 let key = key(&namespace, Kind::Image, name);
-                let value = value::seal(&key, &image(name));
+                let value = value::encode(&key, &image(name));
                 (key, value)
             })
             .collect();
         let lease = key(&namespace, Kind::Lease, "l");
-        records.push((lease.clone(), value::seal(&lease, b"")));
+        records.push((lease.clone(), value::encode(&lease, b"")));
         records.push((key(&namespace, Kind::Image, "bad"), b"rotten".to_vec()));
         version_1(dir.path(), &records);
 
@@ -155,7 +157,7 @@ mod tests {
             let tables = &opened.tables;
             let mut expected: Vec<_> = records
                 .iter()
-                .filter_map(|(key, value)| Some((key, value::unseal(key, value).ok()?)))
+                .filter_map(|(key, value)| Some((key, value::decode(key, value).ok()?)))
                 .flat_map(|(key, message)| index::entries(key, message))
                 .collect();
             expected.sort();
@@ -172,6 +174,54 @@ mod tests {
             s.record(&namespace, Kind::Image, &names[7]).map(|r| r == Some(&image(&names[7])))
         };
         assert_eq!(found.read(whole), Ok(true));
+    }
+
+    /// A store as that version closed it: it has no log.
+    fn closed_by_version(version: u32, root: &std::path::Path) {
+        version_1(root, &[]);
+        let env = map(root).unwrap();
+        let txn = env.write_txn().unwrap();
+        env.create_databases_and_commit(txn, |opener, txn| {
+            let meta = opener.create_database::<Str, Bytes>(txn, Some("meta"))?;
+            meta.put(txn, "schema", &version.to_le_bytes())?;
+            meta.put(txn, "checkpoint", &41u64.to_le_bytes())?;
+            opener.create_database::<Bytes, Bytes>(txn, Some("index"))?;
+            heed::Result::Ok(CommitOrAbort::<_, ()>::Commit(()))
+        })
+        .unwrap();
+        env.prepare_for_closing().wait();
+    }
+
+    #[test]
+    fn the_migrating_transaction_itself_begins_the_log() {
+        for version in [1, 3, 4] {
+            let dir = tempfile::tempdir().unwrap();
+            closed_by_version(version, dir.path());
+            // Killed behind that transaction: the store has the new schema, and is read before it is
+            // opened to write.
+            let env = map(dir.path()).unwrap();
+            let no_journal = |_: &str, _| Ok(Vec::new());
+            let (tables, _) = databases::open(&env, dir.path(), &no_journal).unwrap();
+            let meta = LogMeta::read(&env.read_txn().unwrap(), &tables).unwrap();
+            let epoch = meta.epoch.unwrap_or_else(|| panic!("version {version}: no epoch"));
+            assert_eq!((meta.first, meta.keep), (1, None), "version {version}");
+            env.prepare_for_closing().wait();
+            // It is the epoch of the log from then on.
+            let head = Store::open(dir.path()).unwrap().log_head().unwrap();
+            assert_eq!((head.epoch, head.first, head.last), (epoch, 1, 0), "version {version}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_is_migrated_by_a_daemon_without_a_log_stays_without_one() {
+        for version in [1, 3, 4] {
+            let dir = tempfile::tempdir().unwrap();
+            closed_by_version(version, dir.path());
+            let off = Some(crate::store::Retention { bytes: 0, age: None });
+            assert_eq!(Store::open_and_keep(dir.path(), off).unwrap().log_head(), None);
+            // A command does as the daemon was told.
+            assert_eq!(Store::open(dir.path()).unwrap().log_head(), None, "version {version}");
+        }
     }
 
     /// An entry of a journal of schema 3, which has no transaction.
@@ -191,7 +241,7 @@ mod tests {
         let namespace = Namespace::parse("n").unwrap();
         let record = |name: &str| {
             let key = key(&namespace, Kind::Image, name);
-            (key.clone(), value::seal(&key, &image(name)))
+            (key.clone(), value::encode(&key, &image(name)))
         };
         let put = |name: &str| {
             let mut changes = WriteBatch::new(journal::layout::MAX_ENTRY_BYTES);

@@ -36,7 +36,7 @@
 //! never inside another.
 //!
 //! **Long names.** LMDB takes keys of 511 bytes, containerd names of any length. A name of more
-//! than [`NAME_HEAD`](keys::NAME_HEAD) bytes is keyed by its first `NAME_HEAD` bytes, the byte `0xff` and the
+//! than [`NAME_PREFIX_BYTES`](keys::NAME_PREFIX_BYTES) bytes is keyed by its first `NAME_PREFIX_BYTES` bytes, the byte `0xff` and the
 //! SHA-256 of the whole name; the name itself is in the record. `0xff` is in no UTF-8 text, so the
 //! two forms never collide, and all long names with one head are adjacent, behind the short name
 //! that is the head itself: sorting each such run by name gives the byte order of all names

@@ -33,13 +33,13 @@ impl Table {
     }
 
     /// The table with that number.
-    pub fn from_number(number: u8) -> Option<Self> {
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|table| *table as u8 == number)
     }
 }
 
 /// A write: a table, a key, and its new value; `None` removes the key.
-pub type Op<'c> = (Table, &'c [u8], Option<&'c [u8]>);
+pub(crate) type Op<'c> = (Table, &'c [u8], Option<&'c [u8]>);
 
 /// An owned [`Op`].
-pub type OwnedOp = (Table, Vec<u8>, Option<Vec<u8>>);
+pub(crate) type OwnedOp = (Table, Vec<u8>, Option<Vec<u8>>);

@@ -7,7 +7,7 @@ use super::table::Table;
 
 /// The databases of an open environment.
 #[derive(Clone, Copy, Debug)]
-pub struct Tables {
+pub(crate) struct Tables {
     /// Facts about the environment.
     pub(crate) meta: Database<'static, Str, Bytes>,
     /// Everything containerd's bolt file would hold, by flattened path.

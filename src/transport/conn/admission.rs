@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The limit on calls in flight. The task of one call takes some 7 KiB until the call ends.
-const MAX_IN_FLIGHT: usize = 2048;
+const MAX_IN_FLIGHT: usize = 1536;
 
-/// The same for calls that containerd answers.
+/// The limit on calls in flight that containerd answers.
 const MAX_FORWARDED_IN_FLIGHT: usize = 4096;
 
 /// Headers of this size weigh as much as one call.
-pub const HEADER_BYTES_PER_SLOT: usize = 4 << 10;
+pub(crate) const HEADER_BYTES_PER_SLOT: usize = 4 << 10;
 
 /// The calls in flight on all connections. Clones share one count.
 #[derive(Clone, Debug)]
@@ -70,7 +70,7 @@ pub struct ConnectionAdmission {
 impl ConnectionAdmission {
     /// Whether the connection may begin one more call: the server is below its limit, or the
     /// connection is below its fair share, which is at least one call.
-    pub fn can_admit(&self) -> bool {
+    pub(crate) fn can_admit(&self) -> bool {
         let Shared { calls, connections, limit } = &*self.shared;
         let (total, own) = (calls.load(Ordering::Relaxed), self.calls.load(Ordering::Relaxed));
         let share = *limit / connections.load(Ordering::Relaxed).max(1);
@@ -78,12 +78,12 @@ impl ConnectionAdmission {
     }
 
     /// Whether all connections together have reached the limit.
-    pub fn is_saturated(&self) -> bool {
+    pub(crate) fn is_saturated(&self) -> bool {
         self.shared.calls.load(Ordering::Relaxed) >= self.shared.limit
     }
 
     /// Begins a call of this weight. An ordinary call weighs 1.
-    pub fn admit(&self, weight: usize) {
+    pub(crate) fn admit(&self, weight: usize) {
         self.shared.calls.fetch_add(weight, Ordering::Relaxed);
         self.calls.fetch_add(weight, Ordering::Relaxed);
     }

@@ -17,10 +17,10 @@ use tokio::sync::{Semaphore, oneshot};
 
 /// The input that a connection may read in one round, in bytes of data. [`CALL_COST`] converts a
 /// call into bytes.
-pub const QUANTUM: usize = 8 * CALL_COST;
+pub(crate) const QUANTUM: usize = 8 * CALL_COST;
 
 /// The cost of a new call: beginning one takes about as long as reading this many bytes of data.
-pub const CALL_COST: usize = 16 << 10;
+pub(crate) const CALL_COST: usize = 16 << 10;
 
 thread_local! {
     /// One permit: a thread runs one round at a time.
@@ -28,7 +28,7 @@ thread_local! {
 }
 
 /// The quantum of one connection.
-pub struct FairShare {
+pub(crate) struct FairShare {
     round: Arc<Semaphore>,
     left: usize,
     next: Option<oneshot::Receiver<()>>,
@@ -43,7 +43,7 @@ impl Default for FairShare {
 
 impl FairShare {
     /// Ready while some of the quantum is left, else when the connection's next round begins.
-    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.left == 0 {
             let round = &self.round;
             // An error means that the runtime shuts down, and the connection with it.
@@ -55,18 +55,18 @@ impl FairShare {
     }
 
     /// Takes `cost` off the quantum.
-    pub fn charge(&mut self, cost: usize) {
+    pub(crate) fn charge(&mut self, cost: usize) {
         self.left = self.left.saturating_sub(cost);
     }
 
     /// Restores the full quantum: the connection has read all its input.
-    pub fn refill(&mut self) {
+    pub(crate) fn refill(&mut self) {
         self.left = QUANTUM;
     }
 }
 
 /// Waits for the next round of this thread.
-pub async fn next_round() {
+pub(crate) async fn next_round() {
     // An error means that the runtime shuts down.
     let _ = ROUND.with(queue).await;
 }

@@ -7,11 +7,12 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::log_throttle::throttled_log;
 use crate::transport::Limits;
@@ -24,14 +25,9 @@ const MIN_ACCEPT_BACKOFF: Duration = Duration::from_millis(20);
 /// The longest pause after a failed accept.
 const MAX_ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Becomes true when the daemon shuts down.
-pub type Shutdown = watch::Receiver<bool>;
-
-/// Waits until the daemon shuts down.
-pub async fn wait(stop: &mut Shutdown) {
-    // An error means that the daemon has dropped the sender, which is a shutdown too.
-    let _ = stop.wait_for(|stop| *stop).await;
-}
+/// A shortage of file descriptors has ended when no accept failed for this long. The log has one line a
+/// shortage.
+const SHORTAGE_END: Duration = Duration::from_secs(10);
 
 /// Accepts from `listener` and runs `serve` for each connection, until `stop`. Then the connections,
 /// which see the shutdown by their own `stop`, have `limits.drain_time` to end. Log lines name the
@@ -41,21 +37,21 @@ pub async fn run<S, F>(
     listener: UnixListener,
     limits: &Limits,
     workers: &WorkerPool,
-    stop: Shutdown,
+    stop: CancellationToken,
     serve: S,
 ) where
-    S: Fn(UnixStream, Shutdown) -> F + Clone + Send + 'static,
+    S: Fn(UnixStream, CancellationToken) -> F + Clone + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
     let permits = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
-    let mut stopping = stop.clone();
     let mut pause = MIN_ACCEPT_BACKOFF;
+    let mut last_failure: Option<Instant> = None;
     let mut at_capacity = false;
     loop {
         let accepted = tokio::select! {
             biased;
-            () = wait(&mut stopping) => break,
+            () = stop.cancelled() => break,
             // This frees the task of each connection that has ended.
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
@@ -75,7 +71,8 @@ pub async fn run<S, F>(
                     continue;
                 };
                 at_capacity = false;
-                let (serve, stop, socket) = (serve.clone(), stop.clone(), name.to_owned());
+                // Each connection clones a token of its own for its calls: a clone locks the token.
+                let (serve, stop, socket) = (serve.clone(), stop.child_token(), name.to_owned());
                 let peer_pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
                 workers.spawn(&mut connections, peer_pid, async move {
                     fair::next_round().await;
@@ -92,11 +89,13 @@ pub async fn run<S, F>(
             }
             Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(e) => {
-                if pause == MIN_ACCEPT_BACKOFF {
+                // A handle that is freed in between lets one connection in: still the same shortage.
+                if last_failure.replace(Instant::now()).is_none_or(|at| at.elapsed() > SHORTAGE_END)
+                {
                     log::error!("{name}: cannot accept a connection: {e}; trying again");
                 }
                 tokio::select! {
-                    () = wait(&mut stopping) => break,
+                    () = stop.cancelled() => break,
                     () = tokio::time::sleep(pause) => {}
                 }
                 pause = (pause * 2).min(MAX_ACCEPT_BACKOFF);
@@ -120,11 +119,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("s");
         let listener = UnixListener::bind(&socket).unwrap();
-        let (end, stop) = watch::channel(false);
+        let stop = CancellationToken::new();
+        let end = stop.clone();
         let (served, mut where_served) = tokio::sync::mpsc::unbounded_channel();
-        let serve = move |_, mut stop| {
+        let serve = move |_, stop: CancellationToken| {
             served.send(std::thread::current().id()).unwrap();
-            async move { wait(&mut stop).await }
+            async move { stop.cancelled().await }
         };
         let (threads, limits) = (WorkerPool::of(2).unwrap(), Limits::default());
         let clients = async {
@@ -136,7 +136,7 @@ mod tests {
             while on.len() < open.len() {
                 on.push(where_served.recv().await.unwrap());
             }
-            end.send(true).unwrap();
+            end.cancel();
             on.dedup();
             on.len()
         };

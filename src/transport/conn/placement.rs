@@ -8,11 +8,13 @@
 //! process in a pid namespace that the daemon cannot see, so a pid of 0 may stand for several.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 /// Assigns connections to threads. Clones share the assignments.
 #[derive(Debug, Clone)]
-pub struct Placement(Arc<Mutex<Assignments>>);
+pub(crate) struct Placement(Arc<Mutex<Assignments>>);
 
 #[derive(Debug)]
 struct Assignments {
@@ -24,16 +26,16 @@ struct Assignments {
 
 /// The thread of a connection. Dropping the value unassigns the connection.
 #[derive(Debug)]
-pub struct Assignment {
+pub(crate) struct Assignment {
     placement: Placement,
     /// The index of the thread.
-    pub thread: usize,
+    pub(crate) thread: usize,
     peer_pid: Option<i32>,
 }
 
 impl Placement {
     /// Assigns connections to `threads` threads.
-    pub fn new(threads: usize) -> Self {
+    pub(crate) fn new(threads: usize) -> Self {
         Self(Arc::new(Mutex::new(Assignments {
             threads: vec![0; threads],
             processes: HashMap::new(),
@@ -41,14 +43,14 @@ impl Placement {
     }
 
     /// Assigns a connection of the process `peer_pid` to a thread.
-    pub fn assign(&self, peer_pid: Option<i32>) -> Assignment {
+    pub(crate) fn assign(&self, peer_pid: Option<i32>) -> Assignment {
         let peer_pid = peer_pid.filter(|pid| *pid > 0);
         let thread = self.change(|assignments| assignments.assign(peer_pid));
         Assignment { placement: self.clone(), thread, peer_pid }
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Assignments) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.0.lock())
     }
 }
 

@@ -2,16 +2,19 @@
 //! calls, and the age of its unsent replies.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::limits::client::Client;
 use crate::limits::memory::Reservation;
+use crate::metrics::calls::Calls;
+use crate::metrics::clients::Program;
 use crate::store::Actor;
 use crate::transport::conn::admission;
 use crate::transport::conn::admission::{Admission, ConnectionAdmission};
@@ -23,18 +26,20 @@ pub struct Peer {
     pub client: Client,
     /// The process as the log of changes names it.
     pub actor: Actor,
+    /// The program as the metrics name it.
+    pub program: Program,
 }
 
 impl Peer {
     /// The process at the other end of `stream`.
-    pub fn of(stream: &UnixStream) -> Self {
+    pub fn of(stream: &UnixStream, metrics: &Calls) -> Self {
         let credentials = stream.peer_cred().ok();
         let pid = credentials.and_then(|peer| peer.pid()).unwrap_or_default();
         // The process may have ended, and then has no name.
         let comm = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
         let comm = String::from_utf8_lossy(comm.trim_ascii_end()).into_owned();
         let actor = Actor::new(credentials.map(|peer| peer.uid()), pid, &comm);
-        Self { client: client(stream), actor }
+        Self { client: client(stream), actor, program: metrics.clients.program(&comm) }
     }
 }
 
@@ -86,13 +91,18 @@ impl ConnectionState {
         self.peer.actor.clone()
     }
 
+    /// The program at the other end, as the metrics name it.
+    pub fn program(&self) -> &Program {
+        &self.peer.program
+    }
+
     /// The connection's calls in flight.
     pub fn admission(&self) -> &ConnectionAdmission {
         &self.admission
     }
 
     /// Begins a call with `header_bytes` bytes of headers. The call ends when the guard is dropped.
-    pub fn admit(self: &Arc<Self>, header_bytes: usize) -> CallGuard {
+    pub(crate) fn admit(self: &Arc<Self>, header_bytes: usize) -> CallGuard {
         let weight = 1 + header_bytes / admission::HEADER_BYTES_PER_SLOT;
         self.admission.admit(weight);
         CallGuard { connection: Arc::clone(self), weight }
@@ -100,24 +110,24 @@ impl ConnectionState {
 
     /// Whether no further call may begin. If so, a call is in flight, and its end wakes the task of
     /// `cx`.
-    pub fn poll_admission(&self, cx: &Context<'_>) -> bool {
+    pub(crate) fn poll_admission(&self, cx: &Context<'_>) -> bool {
         if self.admission.can_admit() {
             return false;
         }
-        *lock(&self.paused) = Some(cx.waker().clone());
+        *self.paused.lock() = Some(cx.waker().clone());
         // The call may have ended before the waker was stored.
         !self.admission.can_admit()
     }
 
     /// Waits until one more call may run. The call keeps the slot until its reply is sent.
-    pub async fn acquire_call_slot(&self) -> Option<OwnedSemaphorePermit> {
+    pub(crate) async fn acquire_call_slot(&self) -> Option<OwnedSemaphorePermit> {
         // The semaphore is never closed.
         Arc::clone(&self.calls).acquire_owned().await.ok()
     }
 
     /// Records that the protocol has a reply to send. The reply counts as sent when the guard is
     /// dropped.
-    pub fn track_reply(
+    pub(crate) fn track_reply(
         self: &Arc<Self>,
         slot: Option<OwnedSemaphorePermit>,
         mut reservation: Option<Reservation>,
@@ -125,7 +135,7 @@ impl ConnectionState {
         if let Some(reservation) = &mut reservation {
             reservation.restart();
         }
-        let mut unsent = lock(&self.unsent);
+        let mut unsent = self.unsent.lock();
         let number = unsent.last_key_value().map_or(0, |(last, _)| last.wrapping_add(1));
         unsent.insert(number, UnsentReply { since: Instant::now(), reservation });
         ReplyGuard { connection: Arc::clone(self), number, _slot: slot }
@@ -133,15 +143,15 @@ impl ConnectionState {
 
     /// Whether a reply has waited for longer than `time` to be sent, or for too long while other
     /// clients wait for its memory.
-    pub fn has_stalled_reply(&self, time: Duration) -> bool {
-        let unsent = lock(&self.unsent);
+    pub(crate) fn has_stalled_reply(&self, time: Duration) -> bool {
+        let unsent = self.unsent.lock();
         unsent.first_key_value().is_some_and(|(_, reply)| reply.since.elapsed() > time)
             || unsent.values().filter_map(|r| r.reservation.as_ref()).any(Reservation::is_overdue)
     }
 
     /// Begins a ttrpc call on `stream`. Returns false when the stream has an unanswered call.
     pub fn open(&self, stream: u32) -> bool {
-        let mut reservations = lock(&self.reservations);
+        let mut reservations = self.reservations.lock();
         let is_new = !reservations.contains_key(&stream);
         if is_new {
             reservations.insert(stream, Reservations::default());
@@ -151,48 +161,48 @@ impl ConnectionState {
 
     /// Keeps the memory of the request on `stream` until [`detach`](Self::detach). A call that has
     /// been answered already, because its deadline passed, keeps nothing.
-    pub fn attach_request(&self, stream: u32, reservation: Option<Reservation>) {
-        if let Some(attached) = lock(&self.reservations).get_mut(&stream) {
+    pub(crate) fn attach_request(&self, stream: u32, reservation: Option<Reservation>) {
+        if let Some(attached) = self.reservations.lock().get_mut(&stream) {
             attached.request = reservation;
         }
     }
 
     /// Keeps the memory of the reply on `stream` in the same way.
-    pub fn attach_reply(&self, stream: u32, mut reservation: Option<Reservation>) {
+    pub(crate) fn attach_reply(&self, stream: u32, mut reservation: Option<Reservation>) {
         if let Some(reservation) = &mut reservation {
             reservation.restart();
         }
-        if let Some(attached) = lock(&self.reservations).get_mut(&stream) {
+        if let Some(attached) = self.reservations.lock().get_mut(&stream) {
             attached.reply = reservation;
         }
     }
 
     /// Shrinks the reservation of the request on `stream` to `bytes`. Returns whether the request
     /// has one.
-    pub fn shrink(&self, stream: u32, bytes: usize) -> bool {
-        let mut reservations = lock(&self.reservations);
+    pub(crate) fn shrink(&self, stream: u32, bytes: usize) -> bool {
+        let mut reservations = self.reservations.lock();
         let request = reservations.get_mut(&stream).and_then(|attached| attached.request.as_mut());
         request.map(|reservation| reservation.shrink(bytes)).is_some()
     }
 
     /// Whether the memory of the request on `stream`, which has not arrived whole, is
     /// [overdue](Reservation::is_overdue).
-    pub fn is_request_overdue(&self, stream: u32) -> bool {
-        let reservations = lock(&self.reservations);
+    pub(crate) fn is_request_overdue(&self, stream: u32) -> bool {
+        let reservations = self.reservations.lock();
         let request = reservations.get(&stream).and_then(|attached| attached.request.as_ref());
         request.is_some_and(Reservation::is_overdue)
     }
 
     /// Whether the memory of a reply is [overdue](Reservation::is_overdue).
-    pub fn is_reply_overdue(&self) -> bool {
-        let reservations = lock(&self.reservations);
+    pub(crate) fn is_reply_overdue(&self) -> bool {
+        let reservations = self.reservations.lock();
         let mut replies = reservations.values().filter_map(|attached| attached.reply.as_ref());
         replies.any(Reservation::is_overdue)
     }
 
     /// Releases the reservations of the call on `stream`.
-    pub fn detach(&self, stream: u32) {
-        lock(&self.reservations).remove(&stream);
+    pub(crate) fn detach(&self, stream: u32) {
+        self.reservations.lock().remove(&stream);
     }
 }
 
@@ -205,7 +215,7 @@ struct Reservations {
 
 /// A call in flight.
 #[derive(Debug)]
-pub struct CallGuard {
+pub(crate) struct CallGuard {
     connection: Arc<ConnectionState>,
     weight: usize,
 }
@@ -213,7 +223,7 @@ pub struct CallGuard {
 impl Drop for CallGuard {
     fn drop(&mut self) {
         self.connection.admission.release(self.weight);
-        if let Some(reader) = lock(&self.connection.paused).take() {
+        if let Some(reader) = self.connection.paused.lock().take() {
             reader.wake();
         }
     }
@@ -227,7 +237,7 @@ pub struct ReplyGuard {
     _slot: Option<OwnedSemaphorePermit>,
 }
 
-/// What is known of a reply that the protocol has not sent yet.
+/// A reply that the protocol has not sent yet.
 #[derive(Debug)]
 struct UnsentReply {
     /// When the protocol got it.
@@ -237,15 +247,10 @@ struct UnsentReply {
 
 impl Drop for ReplyGuard {
     fn drop(&mut self) {
-        let reply = lock(&self.connection.unsent).remove(&self.number);
+        let reply = self.connection.unsent.lock().remove(&self.number);
         // The end of its reservation, which other clients wait for, needs no lock.
         drop(reply);
     }
-}
-
-/// Locks `mutex`. Code that holds one of these locks cannot panic, so poison means nothing.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::model::{Error, Result};
+use crate::model::{Context, Result};
 use crate::transport::conn::placement::Placement;
 
 /// The nice value that a background thread adds to its own. Beside a busy thread of ordinary
@@ -41,7 +41,9 @@ thread_local! {
 
 /// Runs `work` on the thread for large requests, or on the current thread if there is none. Dropping
 /// the future drops `work`.
-pub async fn offload<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+pub(crate) async fn offload<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> T {
     let thread = OFFLOAD.with_borrow(Clone::clone);
     let Some(thread) = thread else { return work.await };
     let mut set = JoinSet::new();
@@ -76,10 +78,10 @@ impl WorkerPool {
     /// Starts one worker per processor, and the thread for large requests.
     ///
     /// # Errors
-    /// [`Error::Internal`] when the system refuses a thread or a runtime.
+    /// [`Error::Internal`](crate::model::Error::Internal) when the system refuses a thread or a runtime.
     pub fn start() -> Result<Self> {
         let count = std::thread::available_parallelism().map_or(2, usize::from);
-        Self::of(count).map_err(|e| Error::Internal(format!("starting a connection thread: {e}")))
+        Self::of(count).or_internal("starting a connection thread")
     }
 
     pub(crate) fn of(count: usize) -> io::Result<Self> {

@@ -36,7 +36,7 @@ const OFFSET_TAG: u8 = 1 << 3;
 const DATA_TAG: u8 = 2 << 3 | 2;
 
 /// The messages of a range of a blob.
-pub struct BlobBody {
+pub(crate) struct BlobBody {
     blob: Arc<Blob>,
     /// The next byte of the file.
     position: u64,
@@ -51,13 +51,13 @@ pub struct BlobBody {
 
 impl BlobBody {
     /// The messages of `range`.
-    pub fn new(range: BlobRange) -> Self {
+    pub(crate) fn new(range: BlobRange) -> Self {
         let BlobRange { blob, offset, length } = range;
         Self { blob, position: offset, sent: 0, length, waiting: None, is_done: false }
     }
 
     /// As the body of a response.
-    pub fn boxed(self) -> Body {
+    pub(crate) fn boxed(self) -> Body {
         BodyExt::boxed_unsync(self)
     }
 

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::{Body as HttpBody, Frame, Incoming};
+use hyper::body::{Body as HttpBody, Frame};
 use protobuf::MessageFull;
 use tokio::sync::oneshot;
 
@@ -25,6 +25,7 @@ use crate::limits::memory::{MemoryBudget, Reservation, SMALL};
 use crate::model::{Error, Result};
 use crate::service::events::subscription::Piece;
 use crate::transport::conn::state::ReplyGuard;
+use crate::transport::grpc::request_body::RequestBody;
 use crate::transport::limits::{GRPC_MESSAGE, OFFLOAD_THRESHOLD};
 use crate::transport::{Limits, status};
 
@@ -42,7 +43,7 @@ pub struct RawRequest {
 
 impl RawRequest {
     /// Whether decoding takes so long that the thread for large requests must do it.
-    pub fn is_large(&self) -> bool {
+    pub(crate) fn is_large(&self) -> bool {
         self.bytes.len() > OFFLOAD_THRESHOLD
     }
 
@@ -75,7 +76,7 @@ impl RawRequest {
 /// # Errors
 /// [`Error::InvalidArgument`] when the body is not one message, [`Error::ResourceExhausted`] when the
 /// message is too large, [`Error::DeadlineExceeded`] when it does not arrive in time.
-pub async fn read(body: Incoming, limits: &Limits, client: Client) -> Result<RawRequest> {
+pub async fn read(body: RequestBody, limits: &Limits, client: Client) -> Result<RawRequest> {
     let time = limits.message_time;
     let (bytes, reservation) = tokio::time::timeout(time, collect(body, limits, client))
         .await
@@ -84,7 +85,7 @@ pub async fn read(body: Incoming, limits: &Limits, client: Client) -> Result<Raw
 }
 
 async fn collect(
-    mut body: Incoming,
+    mut body: RequestBody,
     limits: &Limits,
     client: Client,
 ) -> Result<(Vec<u8>, Option<Reservation>)> {
@@ -131,7 +132,7 @@ async fn collect(
 
 /// The next frame of a request that has this memory.
 async fn next_frame(
-    body: &mut Incoming,
+    body: &mut RequestBody,
     reservation: Option<&Reservation>,
 ) -> Result<Option<std::result::Result<Frame<Bytes>, hyper::Error>>> {
     let Some(reservation) = reservation else { return Ok(body.frame().await) };
@@ -143,16 +144,16 @@ async fn next_frame(
     }
 }
 
-/// Reads a body to its end, if that comes within [`SMALL`] bytes. Returns what was read, and what
-/// remains.
+/// Reads a message, if it is whole within [`SMALL`] bytes. Returns what was read, and what remains. As in
+/// grpc-go, the client need not have ended its request.
 ///
 /// # Errors
 /// [`Error::DeadlineExceeded`] when it does not arrive in time, [`Error::Unavailable`] when the client
 /// breaks it off.
-pub async fn peek(mut body: Incoming, limits: &Limits) -> Result<(Bytes, Incoming)> {
+pub(crate) async fn peek(mut body: RequestBody, limits: &Limits) -> Result<(Bytes, RequestBody)> {
     let collect = async {
         let mut read = Bytes::new();
-        while read.len() < SMALL && !body.is_end_stream() {
+        while read.len() < SMALL && whole(&read).is_none() {
             let Some(frame) = body.frame().await else { break };
             let frame =
                 frame.map_err(|e| Error::Unavailable(format!("reading the request: {e}")))?;
@@ -210,7 +211,7 @@ pub fn deadline<B>(request: &Request<B>) -> Option<Duration> {
 }
 
 /// Runs `call` until the client's deadline.
-pub async fn with_deadline<T>(
+pub(crate) async fn with_deadline<T>(
     deadline: Option<Duration>,
     call: impl Future<Output = Result<T>>,
 ) -> Result<T> {
@@ -253,7 +254,7 @@ impl AsRef<[u8]> for UnsentMessage {
 }
 
 /// A body that cannot fail.
-pub fn infallible_body(
+pub(crate) fn infallible_body(
     body: impl HttpBody<Data = Bytes, Error = Infallible> + Send + 'static,
 ) -> Body {
     body.map_err(|never| match never {}).boxed_unsync()
@@ -269,7 +270,7 @@ pub fn response(body: Body) -> Response<Body> {
 }
 
 /// A response with the status of `error` and no message.
-pub fn error_response(error: &Error) -> Response<Body> {
+pub(crate) fn error_response(error: &Error) -> Response<Body> {
     status::grpc(error).into_http()
 }
 
@@ -280,7 +281,10 @@ pub fn frame(message: &[u8]) -> Bytes {
 
 /// One message with its prefix. `keep` is dropped when the bytes are written to the connection, and the
 /// receiver ends.
-pub fn tracked_frame<T: Send + 'static>(message: &[u8], keep: T) -> (Bytes, oneshot::Receiver<()>) {
+pub(crate) fn tracked_frame<T: Send + 'static>(
+    message: &[u8],
+    keep: T,
+) -> (Bytes, oneshot::Receiver<()>) {
     let (sent, receiver) = oneshot::channel();
     let bytes = [&prefix(message.len())[..], message].concat();
     (Bytes::from_owner(TrackedBytes { bytes, _keep: keep, _sent: sent }), receiver)
@@ -289,7 +293,7 @@ pub fn tracked_frame<T: Send + 'static>(message: &[u8], keep: T) -> (Bytes, ones
 struct TrackedBytes<T> {
     bytes: Vec<u8>,
     _keep: T,
-    /// Its drop ends the receiver.
+    /// The drop ends the receiver.
     _sent: oneshot::Sender<()>,
 }
 
@@ -308,7 +312,7 @@ pub fn piece(piece: Piece) -> Bytes {
 }
 
 /// The trailers of success.
-pub fn ok_trailers() -> HeaderMap {
+pub(crate) fn ok_trailers() -> HeaderMap {
     HeaderMap::from_iter([(
         http::HeaderName::from_static("grpc-status"),
         HeaderValue::from_static("0"),

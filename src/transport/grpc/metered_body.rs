@@ -16,9 +16,9 @@ use crate::transport::grpc::message::Body;
 
 /// Attaches `call` and its `guard` to the response. The call ends when hyper takes the status, or
 /// when the client disconnects.
-pub fn meter(response: Response<Body>, mut call: Call, guard: CallGuard) -> Response<Body> {
+pub(crate) fn meter(response: Response<Body>, mut call: Call, guard: CallGuard) -> Response<Body> {
     if let Some(code) = code(response.headers()) {
-        call.ends(code);
+        call.set_code(code);
         return response;
     }
     response.map(|body| MeteredBody { body, call: Some(call), _guard: guard }.boxed_unsync())
@@ -52,7 +52,7 @@ impl HttpBody for MeteredBody {
         if let Some(code) = trailers.and_then(code)
             && let Some(mut call) = self.call.take()
         {
-            call.ends(code);
+            call.set_code(code);
         }
         Poll::Ready(frame)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Method, Request, Response, StatusCode, header};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -22,16 +22,17 @@ use crate::log_throttle::throttled_log;
 use crate::model::{Error, Result};
 use crate::service::{CallContext, Reply};
 use crate::transport::conn::coalesce::CoalescingStream;
-use crate::transport::conn::listener::{Shutdown, wait};
 use crate::transport::conn::state::{CallGuard, ConnectionState, Peer};
 use crate::transport::conn::workers;
 use crate::transport::grpc::forward::upstream::Upstream;
 use crate::transport::grpc::message;
 use crate::transport::grpc::message::Body;
 use crate::transport::grpc::metered_body::meter;
+use crate::transport::grpc::request_body::RequestBody;
 use crate::transport::grpc::throttle::ThrottledStream;
 use crate::transport::limits::{GRPC_MESSAGE, MAX_STREAMS};
 use crate::transport::{Limits, status};
+use tokio_util::sync::CancellationToken;
 
 /// The header that carries the namespace.
 const NAMESPACE: &str = "containerd-namespace";
@@ -40,7 +41,7 @@ const NAMESPACE: &str = "containerd-namespace";
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The most bytes of request headers.
-pub const MAX_HEADER_LIST: u32 = 64 << 10;
+pub(crate) const MAX_HEADER_LIST: u32 = 64 << 10;
 
 /// The flow-control window of a stream. It is small, because the memory budget does not count its
 /// bytes: a large request waits for the budget after its first bytes.
@@ -73,21 +74,19 @@ pub trait Router: Clone + Send + Sync + 'static {
     /// The most bytes of a stream that wait to be sent.
     const SEND_BUFFER_BYTES: usize = SEND_BUFFER_BYTES;
 
-    /// Whether a client may send any number of small DATA frames on one stream.
-    fn allows_small_frames(&self) -> bool {
-        false
-    }
-
     /// A router for the calls of one connection.
     fn for_connection(&self) -> Self {
         self.clone()
     }
 
+    /// A client has begun to speak: its first call will come soon.
+    fn begin(&self, _stop: &CancellationToken) {}
+
     /// Answers one call. `stop` becomes true when the daemon shuts down.
     fn route(
         &self,
         call: IncomingCall,
-        stop: Shutdown,
+        stop: CancellationToken,
     ) -> impl Future<Output = Result<Response<Body>>> + Send;
 }
 
@@ -105,7 +104,7 @@ impl<R: Router> GrpcServer<R> {
     }
 
     /// Serves one connection until it ends. After `stop` the connection ends with its last call.
-    pub async fn connection(mut self, mut stream: UnixStream, mut stop: Shutdown) {
+    pub async fn connection(mut self, mut stream: UnixStream, stop: CancellationToken) {
         self.router = self.router.for_connection();
         // A silent client takes up one of the connections, and gRPC clients send first.
         let mut preface = [0; PREFACE.len()];
@@ -114,16 +113,23 @@ impl<R: Router> GrpcServer<R> {
             Ok(Ok(_)) if preface == *PREFACE => {}
             _ => return log::debug!("a client that does not speak HTTP/2 is disconnected"),
         }
+        self.router.begin(&stop);
         let unread_time = self.limits.unread_time;
-        let peer = Peer::of(&stream);
+        let peer = Peer::of(&stream, &self.limits.metrics);
         let connection = ConnectionState::new(self.limits.calls, &self.limits.admission, peer);
         let stream = CoalescingStream::new(stream, PREFACE);
-        let stream = ThrottledStream::new(stream, Arc::clone(&connection), PREFACE.len())
-            .allow_small_frames(self.router.allows_small_frames());
+        let unread = self.limits.unread_data.connection();
+        let stream = ThrottledStream::new(
+            stream,
+            Arc::clone(&connection),
+            Arc::clone(&unread),
+            PREFACE.len(),
+        );
         let _open = self.limits.metrics.connection("grpc");
         let stopping = stop.clone();
         let state = Arc::clone(&connection);
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: Request<Incoming>| {
+            let request = request.map(|body| RequestBody::new(body, Arc::clone(&unread)));
             let (grpc, state, stop) = (self.clone(), Arc::clone(&state), stopping.clone());
             // The call must count before its task runs, because the stream reads on meanwhile.
             let guard = state.admit(header_list_bytes(request.headers()));
@@ -156,7 +162,7 @@ impl<R: Router> GrpcServer<R> {
                     }
                     return;
                 }
-                () = wait(&mut stop), if !stopping => {
+                () = stop.cancelled(), if !stopping => {
                     stopping = true;
                     http.as_mut().graceful_shutdown();
                 }
@@ -170,9 +176,9 @@ impl<R: Router> GrpcServer<R> {
     /// Answers one request. An invalid request and a panic of the handler get an answer, too.
     async fn answer(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         connection: &Arc<ConnectionState>,
-        stop: Shutdown,
+        stop: CancellationToken,
         guard: CallGuard,
     ) -> Response<Body> {
         let is_grpc = request
@@ -187,7 +193,7 @@ impl<R: Router> GrpcServer<R> {
         let metered_call = {
             let path = request.uri().path().trim_start_matches('/');
             let (service, method) = path.split_once('/').unwrap_or((path, ""));
-            self.limits.metrics.begin("grpc", service, method)
+            self.limits.metrics.begin(connection.program(), "grpc", service, method)
         };
         let call = IncomingCall {
             request,
@@ -207,7 +213,7 @@ impl<R: Router> GrpcServer<R> {
 
 /// One call. The server has read its headers, and not its message.
 pub struct IncomingCall {
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
     connection: Arc<ConnectionState>,
     limits: Limits,
 }
@@ -219,7 +225,7 @@ impl IncomingCall {
     }
 
     /// The unchanged request, for forwarding.
-    pub fn into_request(self) -> Request<Incoming> {
+    pub(crate) fn into_request(self) -> Request<RequestBody> {
         self.request
     }
 
@@ -227,7 +233,7 @@ impl IncomingCall {
     ///
     /// # Errors
     /// [`Error::DeadlineExceeded`] when it does not arrive in time.
-    pub async fn peek(self) -> Result<PeekedCall> {
+    pub(crate) async fn peek(self) -> Result<PeekedCall> {
         let context = self.context();
         let (head, body) = self.request.into_parts();
         let (read, body) = message::peek(body, &self.limits).await?;
@@ -306,10 +312,10 @@ impl IncomingCall {
 }
 
 /// A call whose message, or the beginning of it, has been read.
-pub struct PeekedCall {
+pub(crate) struct PeekedCall {
     head: http::request::Parts,
     read: Bytes,
-    body: Incoming,
+    body: RequestBody,
     context: Result<CallContext>,
     connection: Arc<ConnectionState>,
 }
@@ -317,14 +323,14 @@ pub struct PeekedCall {
 impl PeekedCall {
     /// The context of the call, and its message; nothing if there is more or less than a small message
     /// of type `M`, or the headers are wrong.
-    pub fn message<M: MessageFull>(&self) -> Option<(&CallContext, M)> {
+    pub(crate) fn message<M: MessageFull>(&self) -> Option<(&CallContext, M)> {
         let context = self.context.as_ref().ok()?;
-        let message = self.body.is_end_stream().then(|| message::whole(&self.read)).flatten()?;
+        let message = message::whole(&self.read)?;
         Some((context, M::parse_from_bytes(message).ok()?))
     }
 
     /// A response with a reply of this call.
-    pub fn reply(&self, Reply { message, hold }: Reply) -> Response<Body> {
+    pub(crate) fn reply(&self, Reply { message, hold }: Reply) -> Response<Body> {
         message::reply(message, self.connection.track_reply(None, hold))
     }
 
@@ -332,7 +338,11 @@ impl PeekedCall {
     ///
     /// # Errors
     /// As for [`Upstream::forward`].
-    pub async fn forward(self, upstream: &Upstream, stop: &Shutdown) -> Result<Response<Body>> {
+    pub(crate) async fn forward(
+        self,
+        upstream: &Upstream,
+        stop: &CancellationToken,
+    ) -> Result<Response<Body>> {
         upstream.forward_begun(self.head, self.read, self.body, stop).await
     }
 }

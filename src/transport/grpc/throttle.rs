@@ -7,7 +7,8 @@
 //! because the library polls the stream before each call that it begins. While the server is
 //! saturated, the stream does not read a connection above its fair share. It does not read a client
 //! that leaves replies unread either: a refusal is no call in flight once it is written, so admission
-//! control cannot bound refusals.
+//! control cannot bound refusals. Nor does it read a client whose calls leave much data unread while all
+//! clients together have too much of it ([`unread_data`](crate::limits::unread_data)).
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -19,11 +20,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::log_throttle::throttled_log;
+use crate::limits::unread_data::ConnectionUnreadData;
 use crate::transport::conn::coalesce::CoalescingStream;
 use crate::transport::conn::fair::{CALL_COST, FairShare};
 use crate::transport::conn::state::ConnectionState;
-use crate::transport::grpc::frames::H2FrameScanner;
+use crate::transport::grpc::frames::{H2FrameScanner, Scanned};
 
 /// The cost of a byte outside DATA frames, in units. The shortest frame has nine bytes, and each
 /// frame may need an answer.
@@ -43,11 +44,12 @@ const READ_CHUNK_SATURATED_BYTES: usize = 128;
 const HANGUP_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A stream with a limited rate of reading.
-pub struct ThrottledStream {
+pub(crate) struct ThrottledStream {
     stream: CoalescingStream,
     connection: Arc<ConnectionState>,
     frames: H2FrameScanner,
     share: FairShare,
+    unread: Arc<ConnectionUnreadData>,
     /// The last read was mostly data, so the next one is likely to be.
     bulk: bool,
     /// Runs while the stream does not read: reading would show that the client has disconnected.
@@ -55,24 +57,24 @@ pub struct ThrottledStream {
 }
 
 impl ThrottledStream {
-    /// Throttles `stream`, whose first `preface` bytes are no frames.
-    pub fn new(stream: CoalescingStream, connection: Arc<ConnectionState>, preface: usize) -> Self {
+    /// Throttles `stream`, whose first `preface` bytes are no frames. The data that arrives is added to
+    /// `unread`.
+    pub(crate) fn new(
+        stream: CoalescingStream,
+        connection: Arc<ConnectionState>,
+        unread: Arc<ConnectionUnreadData>,
+        preface: usize,
+    ) -> Self {
         let frames = H2FrameScanner::after(preface);
         Self {
             stream,
             connection,
             frames,
             share: FairShare::default(),
+            unread,
             bulk: false,
             hangup_timer: None,
         }
-    }
-
-    /// Whether a stream may have any number of small DATA frames.
-    #[must_use]
-    pub fn allow_small_frames(mut self, are_allowed: bool) -> Self {
-        self.frames.allow_small_frames(are_allowed);
-        self
     }
 
     /// Pending while the client is connected, then the end of the stream.
@@ -95,7 +97,7 @@ impl AsyncRead for ThrottledStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.connection.poll_admission(cx) {
+        if this.connection.poll_admission(cx) || this.unread.poll_paused(cx) {
             return this.poll_hang_up(cx);
         }
         this.hangup_timer = None;
@@ -124,18 +126,14 @@ impl AsyncRead for ThrottledStream {
         }
         ready!(polled)?;
         let read = buf.filled().get(before..).unwrap_or_default();
-        let (heads, data) = this.frames.scan(read);
-        if this.frames.has_too_many_small_frames() {
-            let why = "a gRPC client is disconnected: it sends a message in too many small frames";
-            throttled_log!(Warn, "{why}");
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
-        }
+        let Scanned { heads, data_frames, data_bytes } = this.frames.scan(read);
+        this.unread.add(data_bytes, data_frames);
         this.share.charge(
             heads * CALL_COST
-                + (read.len() - data) * CONTROL_BYTE_COST
-                + data / DATA_BYTES_PER_UNIT,
+                + (read.len() - data_bytes) * CONTROL_BYTE_COST
+                + data_bytes / DATA_BYTES_PER_UNIT,
         );
-        this.bulk = data * 2 > read.len();
+        this.bulk = data_bytes * 2 > read.len();
         Poll::Ready(Ok(()))
     }
 }
@@ -173,23 +171,29 @@ impl AsyncWrite for ThrottledStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::unread_data::UnreadData;
     use crate::transport::conn::admission::Admission;
     use crate::transport::conn::fair::QUANTUM;
     use crate::transport::conn::state::Peer;
     use crate::transport::grpc::frames::{FRAME_DATA, FRAME_HEADERS};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
 
     fn frame(kind: u8, length: usize) -> Vec<u8> {
         let [_, head @ ..] = (length as u32).to_be_bytes();
         [&head[..], &[kind, 0, 0, 0, 0, 1], &vec![0xff; length]].concat()
     }
 
+    fn throttle(ours: UnixStream, connection: Arc<ConnectionState>) -> ThrottledStream {
+        let unread = UnreadData::default().connection();
+        ThrottledStream::new(CoalescingStream::new(ours, &[]), connection, unread, 0)
+    }
+
     #[tokio::test]
     async fn everything_comes_through_and_heads_a_few_at_a_time() {
-        let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
         let connection = ConnectionState::new(1, &Admission::default(), Peer::default());
-        let mut stream =
-            ThrottledStream::new(CoalescingStream::new(ours, &[]), Arc::clone(&connection), 0);
+        let mut stream = throttle(ours, Arc::clone(&connection));
         let sent = [frame(FRAME_HEADERS, 20).repeat(2000), frame(FRAME_DATA, 16 << 10).repeat(10)]
             .concat();
         let bytes = sent.clone();
@@ -208,7 +212,7 @@ mod tests {
                     if Pin::new(&mut stream).poll_read(cx, &mut buf).is_pending() {
                         continue;
                     }
-                    heads += turn.scan(buf.filled()).0;
+                    heads += turn.scan(buf.filled()).heads;
                     got.extend_from_slice(buf.filled());
                     buf.clear();
                 }
@@ -234,10 +238,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_does_not_read_is_not_read() {
-        let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+    async fn a_client_that_does_not_read_is_not_read() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
         let connection = ConnectionState::new(1, &Admission::default(), Peer::default());
-        let mut stream = ThrottledStream::new(CoalescingStream::new(ours, &[]), connection, 0);
+        let mut stream = throttle(ours, connection);
         // Until neither the socket nor what is gathered has room.
         let mut more = true;
         while std::mem::take(&mut more) {
@@ -264,13 +268,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_has_more_than_its_share_is_not_read_until_a_call_ends() {
+    async fn a_connection_over_its_share_is_not_read_until_a_call_ends() {
         let all = Admission::new(2);
-        let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
         let connection = ConnectionState::new(1, &all, Peer::default());
         let _other = ConnectionState::new(1, &all, Peer::default());
-        let mut stream =
-            ThrottledStream::new(CoalescingStream::new(ours, &[]), Arc::clone(&connection), 0);
+        let mut stream = throttle(ours, Arc::clone(&connection));
         theirs.write_all(&frame(FRAME_HEADERS, 1)).await.unwrap();
         let places = [connection.admit(0), connection.admit(0)];
         let mut space = [0; 10];

@@ -9,7 +9,7 @@ const MAX_FIELDS: u32 = 128;
 
 /// Counts the fields of one request.
 #[derive(Debug, Default)]
-pub struct FieldCounter {
+pub(crate) struct FieldCounter {
     fields: u32,
     at: Position,
     number: u64,
@@ -33,7 +33,7 @@ enum Position {
 
 impl FieldCounter {
     /// Scans the next bytes of the request. Returns whether the count is within [`MAX_FIELDS`].
-    pub fn feed(&mut self, mut bytes: &[u8]) -> bool {
+    pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> bool {
         while let Some((byte, rest)) = bytes.split_first() {
             if let Position::Bytes(left) = self.at {
                 let count = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));

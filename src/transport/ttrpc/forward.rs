@@ -13,15 +13,15 @@ use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::UnixStream;
 
 use crate::metrics::calls::Calls;
-use crate::transport::conn::listener::{Shutdown, wait};
 use crate::transport::limits::{CONNECT_TIMEOUT, DRAIN_GRACE};
+use tokio_util::sync::CancellationToken;
 
 /// The buffer of one direction of a connection, in bytes.
 const BUFFER_BYTES: usize = 16 << 10;
 
 /// Forwards connections to one socket. Clones share their state.
 #[derive(Clone, Debug)]
-pub struct TtrpcForwarder {
+pub(crate) struct TtrpcForwarder {
     socket: Arc<Path>,
     metrics: Calls,
     /// The log says that containerd does not answer, and containerd has not answered since.
@@ -30,12 +30,12 @@ pub struct TtrpcForwarder {
 
 impl TtrpcForwarder {
     /// A forwarder to `socket`.
-    pub fn new(socket: &Path, metrics: Calls) -> Self {
+    pub(crate) fn new(socket: &Path, metrics: Calls) -> Self {
         Self { socket: Arc::from(socket), metrics, is_reported: Arc::default() }
     }
 
     /// Forwards one connection until either side closes it, or until [`DRAIN_GRACE`] after `stop`.
-    pub async fn connection(self, mut client: UnixStream, mut stop: Shutdown) {
+    pub(crate) async fn connection(self, mut client: UnixStream, stop: CancellationToken) {
         let _open = self.metrics.connection("ttrpc");
         let mut containerd = match self.connect().await {
             Ok(stream) => stream,
@@ -43,7 +43,7 @@ impl TtrpcForwarder {
         };
         self.is_reported.store(false, Ordering::Relaxed);
         let past_grace = async {
-            wait(&mut stop).await;
+            stop.cancelled().await;
             tokio::time::sleep(DRAIN_GRACE).await;
         };
         tokio::select! {

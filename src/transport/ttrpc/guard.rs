@@ -41,7 +41,7 @@ const MAX_PLAUSIBLE_FRAME: u32 = 64 << 20;
 type Share = Pin<Box<dyn Future<Output = Option<Reservation>> + Send + Sync>>;
 
 /// A stream that enforces the limits of its connection.
-pub struct GuardedStream {
+pub(crate) struct GuardedStream {
     stream: UnixStream,
     connection: Arc<ConnectionState>,
     calls: usize,
@@ -61,7 +61,7 @@ pub struct GuardedStream {
     reply_timer: Timer,
     /// When to look whether other clients wait for the memory of an incomplete request.
     request_check: Interval,
-    /// The same for replies that the socket does not take.
+    /// When to look whether other clients wait for the memory of a reply that the socket does not take.
     reply_check: Interval,
     /// Dropped with the stream.
     _end: oneshot::Sender<()>,
@@ -69,7 +69,7 @@ pub struct GuardedStream {
 
 impl GuardedStream {
     /// Guards `stream`. The guard drops `end` when the connection closes.
-    pub fn new(
+    pub(crate) fn new(
         stream: UnixStream,
         connection: Arc<ConnectionState>,
         limits: &Limits,
@@ -123,8 +123,8 @@ impl GuardedStream {
         let skipped = head.length as usize > MESSAGE_LENGTH_MAX;
         if !skipped && head.length as usize > SMALL {
             let (budget, client) = (self.requests.clone(), self.connection.client());
-            let most = decoded_size::max_decoded_size(head.length as usize);
-            self.share = Some(Box::pin(async move { budget.reserve(client, most).await }));
+            let bytes = decoded_size::max_decoded_size(head.length as usize);
+            self.share = Some(Box::pin(async move { budget.reserve(client, bytes).await }));
         }
         Ok(())
     }

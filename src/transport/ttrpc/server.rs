@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::{FutureExt, stream};
+use go_compat::quote::quote;
 use protobuf::MessageFull;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
@@ -20,18 +21,17 @@ use ttrpc::r#async::{MethodHandler, Server, Service, TtrpcContext};
 use crate::api::events::ForwardRequest;
 use crate::limits::decoded_size;
 use crate::log_throttle::throttled_log;
-use crate::model::go::quote::quote;
 use crate::model::{Error, Result};
 use crate::service::catalog::Catalog;
 use crate::service::codec::{encode, required};
 use crate::service::events::Exchange;
 use crate::service::{CallContext, Images, Reply};
-use crate::transport::conn::listener::{Shutdown, wait};
 use crate::transport::conn::state::{ConnectionState, Peer};
 use crate::transport::conn::workers;
 use crate::transport::limits::{CATALOG, IMAGES, OFFLOAD_THRESHOLD};
 use crate::transport::ttrpc::guard::GuardedStream;
 use crate::transport::{Limits, status};
+use tokio_util::sync::CancellationToken;
 
 /// The metadata key that carries the namespace.
 const NAMESPACE: &str = "containerd-namespace-ttrpc";
@@ -44,10 +44,10 @@ const EVENTS: &str = "containerd.services.events.ttrpc.v1.Events";
 
 /// The largest message of a reply, in bytes: a frame carries 4 MiB, and some bytes go to the
 /// envelope around the message.
-pub const MAX_REPLY: usize = ttrpc::proto::MESSAGE_LENGTH_MAX - 16;
+pub(crate) const MAX_REPLY: usize = ttrpc::proto::MESSAGE_LENGTH_MAX - 16;
 
 /// The log target of the library whose trace lines contain whole messages.
-pub const PAYLOAD_LOG_TARGET: &str = "ttrpc::asynchronous::connection";
+pub(crate) const PAYLOAD_LOG_TARGET: &str = "ttrpc::asynchronous::connection";
 
 /// Serves the calls of ttrpc connections.
 #[derive(Clone)]
@@ -71,8 +71,8 @@ impl TtrpcServer {
     }
 
     /// Serves one connection until it ends. After `stop` the connection ends with its last call.
-    pub async fn connection(self, stream: UnixStream, mut stop: Shutdown) {
-        let peer = Peer::of(&stream);
+    pub async fn connection(self, stream: UnixStream, stop: CancellationToken) {
+        let peer = Peer::of(&stream, &self.limits.metrics);
         let connection = ConnectionState::new(self.limits.calls, &self.limits.admission, peer);
         let _open = self.limits.metrics.connection("ttrpc");
         let (end, mut ended) = oneshot::channel();
@@ -87,7 +87,7 @@ impl TtrpcServer {
         // The guard never sends on `end`. It drops `end` when the connection closes.
         tokio::select! {
             _ = &mut ended => return,
-            () = wait(&mut stop) => {}
+            () = stop.cancelled() => {}
         }
         server.disconnect().await;
         let _ = ended.await;
@@ -98,7 +98,7 @@ impl TtrpcServer {
     fn services(
         &self,
         connection: &Arc<ConnectionState>,
-        stop: &Shutdown,
+        stop: &CancellationToken,
     ) -> HashMap<String, Service> {
         let service = |methods: &[(&str, Method)]| {
             let handler = |(name, method): &(&str, Method)| {
@@ -161,7 +161,7 @@ const CATALOG_METHODS: &[(&str, Method)] = &[
 struct MethodHandlerImpl {
     server: TtrpcServer,
     connection: Arc<ConnectionState>,
-    stop: Shutdown,
+    stop: CancellationToken,
     method: Method,
 }
 
@@ -205,10 +205,10 @@ impl MethodHandlerImpl {
             Method::Delete => images.delete(&call, self.parse(stream, payload).await?).await,
             Method::Head => catalog.head(&call, self.parse(stream, payload).await?).await,
             Method::Changes => {
-                let (request, mut stop) = (self.parse(stream, payload).await?, self.stop.clone());
+                let request = self.parse(stream, payload).await?;
                 tokio::select! {
                     biased;
-                    () = wait(&mut stop) => Err(Error::shutting_down()),
+                    () = self.stop.cancelled() => Err(Error::shutting_down()),
                     reply = catalog.changes(&call, request) => reply,
                 }
             }
@@ -218,7 +218,7 @@ impl MethodHandlerImpl {
             Method::Count => catalog.count(&call, self.parse(stream, payload).await?).await,
             Method::Apply => {
                 let results = catalog.apply(&call, self.parse(stream, payload).await?).await?;
-                catalog.checked(&call, encode(&status::apply_response(results))?).await
+                catalog.sized_reply(&call, encode(&status::apply_response(results))?).await
             }
             Method::Forward => {
                 let request: ForwardRequest = self.parse(stream, payload).await?;
@@ -252,18 +252,18 @@ impl MethodHandler for MethodHandlerImpl {
         context: TtrpcContext,
         request: ttrpc::Request,
     ) -> ttrpc::Result<ttrpc::Response> {
-        let metrics = &self.server.limits.metrics;
-        let mut call = metrics.begin("ttrpc", &request.service, &request.method);
+        let (metrics, program) = (&self.server.limits.metrics, self.connection.program());
+        let mut call = metrics.begin(program, "ttrpc", &request.service, &request.method);
         // A panic drops the state of its call, and the store rolls back its transaction.
         let answer = AssertUnwindSafe(self.answer(&context, request.payload)).catch_unwind().await;
         let mut response = ttrpc::Response::new();
         match answer.unwrap_or_else(|_| Err(status::panicked())) {
             Ok(message) => {
-                call.ends(0);
+                call.set_code(0);
                 response.payload = message;
             }
             Err(error) => {
-                call.ends(status::code(&error) as i32);
+                call.set_code(status::code(&error) as i32);
                 response.status = Some(status::ttrpc(&error)).into();
             }
         }

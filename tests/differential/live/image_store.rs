@@ -8,7 +8,7 @@ use lmdb_images::api::images::{
     CreateImageResponse, DeleteImageRequest, GetImageRequest, GetImageResponse, Image,
     ListImagesRequest, ListImagesResponse, UpdateImageRequest, UpdateImageResponse,
 };
-use lmdb_images::daemon::Daemon;
+use lmdb_images::daemon::{Config, Daemon};
 use lmdb_images::transport::Limits;
 use protobuf::well_known_types::empty::Empty;
 use protobuf::well_known_types::field_mask::FieldMask;
@@ -115,7 +115,8 @@ async fn get(client: &Client, namespace: &str) -> Image {
     reply.image.unwrap()
 }
 
-async fn updates(client: &Client, socket: &str) {
+/// Changes go through `client`, reads through `reader`.
+async fn updates(client: &Client, reader: &Client, socket: &str) {
     for (number, case) in cases().into_iter().enumerate() {
         let (namespace, what) = (format!("u{number}"), format!("{}, {socket}", case.what));
         let before = create(with(LABELS, ANNOTATIONS, |_| {}));
@@ -130,7 +131,7 @@ async fn updates(client: &Client, socket: &str) {
         let image = MessageField::some(case.given);
         let request = UpdateImageRequest { image, update_mask, ..Default::default() };
         let answer = client.call::<UpdateImageResponse>("Update", &namespace, &request).await;
-        let stored = get(client, &namespace).await;
+        let stored = get(reader, &namespace).await;
         match (answer, case.expected) {
             (Ok(reply), Ok(expected)) => {
                 let reply = reply.image.unwrap();
@@ -157,7 +158,7 @@ async fn updates(client: &Client, socket: &str) {
     }
 }
 
-async fn filters(client: &Client, socket: &str) {
+async fn filters(client: &Client, reader: &Client, socket: &str) {
     for number in 0..8u32 {
         let mut image = image(&format!("image-{number}"));
         image.labels = owned(&[("parity", ["even", "odd"][number as usize % 2])]);
@@ -188,14 +189,14 @@ async fn filters(client: &Client, socket: &str) {
             filters: filters.iter().map(|filter| filter.to_string()).collect(),
             ..Default::default()
         };
-        let reply: ListImagesResponse = client.call("List", "f", &request).await.unwrap();
+        let reply: ListImagesResponse = reader.call("List", "f", &request).await.unwrap();
         let names: Vec<String> = reply.images.into_iter().map(|image| image.name).collect();
         let expected: Vec<String> = expected.iter().map(|n| format!("image-{n}")).collect();
         assert_eq!(names, expected, "{filters:?}, {socket}");
     }
     let broken = ListImagesRequest { filters: vec!["name==".into()], ..Default::default() };
     let bytes = broken.write_to_bytes().unwrap();
-    let refused = client.raw("List", Some("f"), bytes).await.unwrap_err();
+    let refused = reader.raw("List", Some("f"), bytes).await.unwrap_err();
     assert!(refused.is(Code::InvalidArgument), "{refused:?}, {socket}");
 }
 
@@ -205,30 +206,50 @@ async fn alone_the_store_does_what_containerds_tests_ask() {
         let served = Served::start().await;
         let client = served.client(protocol).await;
         let socket = format!("{protocol:?}");
-        updates(&client, &socket).await;
-        filters(&client, &socket).await;
+        updates(&client, &client, &socket).await;
+        filters(&client, &client, &socket).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_images_sock_stores_readonly_sock_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { readonly: true, ..config(dir.path(), Limits::default()) };
+    let daemon = Daemon::start(&config).await.unwrap();
+    let client = Client::grpc(daemon.grpc()).await;
+    let reader = Client::grpc(daemon.readonly().unwrap()).await;
+    updates(&client, &reader, "readonly.sock").await;
+    filters(&client, &reader, "readonly.sock").await;
+    let change = create(image("i")).write_to_bytes().unwrap();
+    let refused = reader.raw("Create", Some("n"), change).await.unwrap_err();
+    assert!(refused.is(Code::PermissionDenied), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs LMDB_IMAGES_CONTAINERD_BIN"]
 async fn in_front_of_a_containerd_the_store_does_what_its_tests_ask() {
     let bin = Containerd::bin();
-    for socket in ["containerd's own", "containerd.sock", "images.sock", "images.sock.ttrpc"] {
+    for socket in
+        ["containerd's own", "containerd.sock", "images.sock", "images.sock.ttrpc", "readonly.sock"]
+    {
         let containerd = Containerd::start(&bin).await;
         let dir = tempfile::tempdir().unwrap();
         let mut config = config(dir.path(), Limits::default());
-        config.containerd = Some(containerd.socket());
+        (config.containerd, config.readonly) = (Some(containerd.socket()), true);
         let daemon = Daemon::start(&config).await.unwrap();
         let client = match socket {
             "containerd.sock" => Client::grpc(daemon.containerd_socket().unwrap()).await,
-            "images.sock" => Client::grpc(daemon.grpc()).await,
+            "images.sock" | "readonly.sock" => Client::grpc(daemon.grpc()).await,
             "images.sock.ttrpc" => Client::ttrpc(daemon.ttrpc()).await,
             _ => containerd.client().await,
         };
-        updates(&client, socket).await;
-        filters(&client, socket).await;
-        drop(client);
+        let reader = match socket {
+            "readonly.sock" => Client::grpc(daemon.readonly().unwrap()).await,
+            _ => client.clone(),
+        };
+        updates(&client, &reader, socket).await;
+        filters(&client, &reader, socket).await;
+        drop((client, reader));
         daemon.stop().await;
     }
 }

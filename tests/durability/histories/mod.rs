@@ -15,13 +15,12 @@ mod model;
 mod run;
 mod tools;
 
+use crate::support::settings::{seed, setting};
+
 #[test]
 fn histories_are_linearizable_across_kills() {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let kills = number("LMDB_IMAGES_HISTORIES_KILLS").unwrap_or(8);
-    let seed = number("LMDB_IMAGES_SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
-    println!("histories: LMDB_IMAGES_SEED={seed}");
-    let figures = run::run(kills, seed);
+    let kills = setting("LMDB_IMAGES_HISTORIES_KILLS").unwrap_or(8);
+    let figures = run::run(kills, seed());
     for violation in &figures.violations {
         println!("violation: {violation}");
     }

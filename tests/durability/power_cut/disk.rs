@@ -153,7 +153,7 @@ impl Disk {
                 }
             }
             Entry::Length(length) => {
-                assert!(*length >= self.length, "nobody shortens the file");
+                assert!(*length >= self.length, "no write shortens the file");
                 self.grow(*length);
             }
             Entry::Placed(data) => {

@@ -12,7 +12,8 @@ use lmdb_images::store::{Kind, Records, Store};
 
 use super::Recorded;
 use super::disk::{Disks, Entry, PAGE, SECTOR, State, Write};
-use crate::support::workload::{NAMESPACE, record, seed, setting, whole};
+use crate::support::settings::{seed, setting};
+use crate::support::workload::{NAMESPACE, record, whole};
 use protobuf::Message;
 
 /// The databases of schema 4.

@@ -32,7 +32,8 @@ use self::disk::{Disks, Entry, PAGE, SECTOR, State};
 use self::load::{Change, Writer, allowed};
 use crate::support::changelog;
 use crate::support::daemon_process::DaemonProcess;
-use crate::support::workload::{Content, NAMESPACE, content, seed, setting, whole};
+use crate::support::settings::{seed, setting};
+use crate::support::workload::{Content, NAMESPACE, content, whole};
 use crate::support::{self, Client};
 
 const CLIENTS: u64 = 4;

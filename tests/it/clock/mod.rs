@@ -6,15 +6,13 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::daemon_process::DaemonProcess;
-use crate::support::{BOTH, Client, Protocol, channel, create, grpc, image};
+use crate::support::{BOTH, Client, LEASES, Protocol, channel, create, grpc, image};
 use lmdb_images::api::images::{
     CreateImageResponse, DeleteImageRequest, ListImagesRequest, ListImagesResponse,
 };
 use lmdb_images::api::leases::CreateRequest;
 use protobuf::Message;
 use protobuf::well_known_types::empty::Empty;
-
-const LEASES: &str = "containerd.services.leases.v1.Leases";
 
 /// The environment in which the clock shows that second.
 fn at(dir: &Path, seconds: i64) -> Vec<(&'static str, OsString)> {

@@ -24,7 +24,7 @@ pub const ATTACKS: &[Attack] = &[
         publishers.request = |_, p| forward("a".into(), p.count, p.length);
         Plan { before: Vec::new(), loads: vec![subscribers(all, 0, 0), publishers] }
     }),
-    calls("grpc: subscriptions with slow filters", || {
+    calls("alone: subscriptions with slow filters", || {
         let request = |n, p: &Parameters| {
             subscribe(vec![format!("event.name~=\"a[ab]{{{}}}[c-z]{n}\"", p.length)])
         };

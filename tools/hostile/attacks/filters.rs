@@ -15,14 +15,14 @@ pub const ATTACKS: &[Attack] = &[
         before: long_names(),
         loads: vec![load(Protocol::Grpc, 16, |_, _| list_images(Vec::new())), writers(), writers()],
     }),
-    calls("grpc: Leases/List with 1,000 patterns", || Plan {
+    calls("alone: Leases/List with 1,000 patterns", || Plan {
         before: (0..200).map(|n| create_lease(&format!("l{n}"), 10, 4000)).collect(),
         loads: vec![load(Protocol::Grpc, 16, |n, _| {
             let pattern = |m| format!("labels.l1~=\"a[ab]{{50}}[c-z]{n}x{m}\"");
             list_leases((0..1000).map(pattern).collect())
         })],
     }),
-    calls("grpc: Plugins with 1,000 patterns", || Plan {
+    calls("alone: Plugins with 1,000 patterns", || Plan {
         before: Vec::new(),
         loads: vec![load(Protocol::Grpc, 16, |n, _| {
             plugins((0..1000).map(|m| format!("id~=\"a[ab]{{100}}[c-z]{n}x{m}\"")).collect())

@@ -52,7 +52,8 @@ const fn reads(name: &'static str, plan: fn() -> Plan) -> Attack {
 }
 
 /// All of them. The part of a name before the colon says on which sockets: `grpc` on all of gRPC, `ttrpc`
-/// on that of ttrpc, `alone` where changes are not a containerd's, `metrics` on that of metrics.
+/// on that of ttrpc, `alone` where the daemon itself does the work and not a containerd, `metrics` on that of
+/// metrics.
 pub fn all() -> impl Iterator<Item = &'static Attack> {
     [
         protocol::ATTACKS,

@@ -9,11 +9,12 @@ use super::super::requests::{
 use super::{Attack, calls};
 
 pub const ATTACKS: &[Attack] = &[
-    calls("grpc: Leases/List of 300 leases of 200 KiB", || Plan {
+    // A containerd takes 23 GiB for this: forwarded, these two would try containerd and not the daemon.
+    calls("alone: Leases/List of 300 leases of 200 KiB", || Plan {
         before: (0..300).map(|n| create_lease(&n.to_string(), 50, 4000)).collect(),
         loads: vec![load(Protocol::Grpc, 64, true, |_, _| list_leases(Vec::new()))],
     }),
-    calls("grpc: Namespaces/List of 300 namespaces of 200 KiB", || Plan {
+    calls("alone: Namespaces/List of 300 namespaces of 200 KiB", || Plan {
         before: (0..300).map(|n| create_namespace(&format!("a{n}"), 50, 4000)).collect(),
         loads: vec![load(Protocol::Grpc, 64, true, |_, _| list_namespaces())],
     }),

@@ -1,4 +1,4 @@
-//! Classes: brackets, `\d` and the like, `\p{…}`.
+//! Parses character classes: `[…]`, `\d` and the other Perl classes, `\p{…}`.
 
 use regex_syntax::hir::{Class, Hir};
 
@@ -7,15 +7,15 @@ use super::parse::Parser;
 use super::property;
 use crate::charset::{CharSet, fold, ranges};
 
-/// Folding a class takes time even if few ranges come of it. A class that is
-/// folded counts as this many more.
+/// Case folding a class takes time even if the result has few ranges. So a folded class counts as this
+/// many ranges more.
 const FOLD_COST: usize = 64;
 
 const DIGIT: &[(char, char)] = &[('0', '9')];
 const SPACE: &[(char, char)] = &[('\t', '\n'), ('\x0c', '\r'), (' ', ' ')];
 const WORD: &[(char, char)] = &[('0', '9'), ('A', 'Z'), ('_', '_'), ('a', 'z')];
 
-/// The named classes of POSIX: `[:alpha:]` in brackets.
+/// The POSIX classes, which are allowed inside brackets only: `[[:alpha:]]`.
 const NAMED: &[(&str, &[(char, char)])] = &[
     ("alnum", &[('0', '9'), ('A', 'Z'), ('a', 'z')]),
     ("alpha", &[('A', 'Z'), ('a', 'z')]),
@@ -34,12 +34,12 @@ const NAMED: &[(&str, &[(char, char)])] = &[
 ];
 
 impl Parser<'_> {
-    /// Reads a class in brackets, the opening one gone.
+    /// Reads a class in brackets. The caller has consumed the opening bracket.
     pub(super) fn brackets(&mut self) -> Result<Hir, RegexpError> {
         let negated = self.eat("^");
         let mut found: Vec<(char, char)> = Vec::new();
         loop {
-            // At first, so that a closing bracket may be an item.
+            // An item comes before the test for `]`, so that `]` is a literal at the start: `[]a]`.
             let item = self.item()?;
             self.classes.count(&item)?;
             found.extend(item.ranges().iter().map(|range| (range.start(), range.end())));
@@ -59,7 +59,7 @@ impl Parser<'_> {
         Ok(Hir::class(Class::Unicode(set)))
     }
 
-    /// Reads one item in brackets.
+    /// Reads one item of a bracketed class: a named class, an escape, a rune or a range of runes.
     fn item(&mut self) -> Result<CharSet, RegexpError> {
         if let Some(set) = self.named_class()? {
             return Ok(set);
@@ -70,7 +70,7 @@ impl Parser<'_> {
         }
         let first = if escaped { self.rune_escape()? } else { self.bare_rune()? };
         let mut last = first;
-        // A hyphen before the closing bracket, or the end, is itself.
+        // A hyphen directly before the closing bracket, or at the end of the pattern, is a literal.
         if self.rest().len() >= 2 && !self.rest().starts_with("-]") && self.eat("-") {
             last = if self.eat("\\") { self.rune_escape()? } else { self.bare_rune()? };
         }
@@ -84,7 +84,7 @@ impl Parser<'_> {
         self.next().map(u32::from).ok_or(RegexpError::MissingBracket)
     }
 
-    /// `[:alpha:]` or `[:^alpha:]`, if it comes next.
+    /// Reads `[:alpha:]` or `[:^alpha:]`; `None` if the input continues with something else.
     fn named_class(&mut self) -> Result<Option<CharSet>, RegexpError> {
         let Some(text) = self.rest().strip_prefix("[:").filter(|_| !self.classes.no_more_names)
         else {
@@ -115,8 +115,8 @@ impl Parser<'_> {
         set
     }
 
-    /// Reads `\d`, `\p{…}` and the like, the backslash gone; `None` if that is
-    /// not what comes next.
+    /// Reads a class escape such as `\d` or `\p{…}`; `None` if the input continues with something else.
+    /// The caller has consumed the backslash.
     pub(super) fn class_escape(&mut self) -> Result<Option<CharSet>, RegexpError> {
         let (class, negated) = match self.peek() {
             Some('d') => (DIGIT, false),
@@ -135,7 +135,8 @@ impl Parser<'_> {
         Ok(Some(self.ascii_class(class, negated)))
     }
 
-    /// Reads the name of a property: one letter, or any in braces.
+    /// Reads the name of a Unicode property, and returns its set. A name is one letter, or any text in
+    /// braces.
     fn property(&mut self, negated: bool) -> Result<CharSet, RegexpError> {
         let start = self.rest();
         let name = match self.next().ok_or(RegexpError::InvalidCharRange)? {
@@ -156,7 +157,8 @@ impl Parser<'_> {
     }
 }
 
-/// The set of all runes between these two, which may be surrogates themselves.
+/// The set of all runes from `first` to `last`, both included, without surrogates. `first` and `last`
+/// may be surrogates.
 fn without_surrogates(first: u32, last: u32) -> CharSet {
     let first = char::from_u32(first).unwrap_or('\u{e000}');
     let last = char::from_u32(last).unwrap_or('\u{d7ff}');

@@ -1,4 +1,4 @@
-//! What the classes of one pattern share: a bound for their ranges, and the properties looked up.
+//! The state that the classes of one pattern share: a bound for their ranges, and the properties looked up.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use crate::charset::{CharSet, fold, ranges};
 /// times as many, which would take gigabytes to compile here.
 const MAX_RANGES: usize = 128 << 10;
 
-/// What the classes of one pattern have in common.
+/// The state that the classes of one pattern share.
 #[derive(Default)]
 pub(super) struct Classes {
     pub(super) ranges: usize,

@@ -1,4 +1,4 @@
-//! What follows a backslash.
+//! Escape sequences: the text after a backslash.
 
 use regex_syntax::hir::{Class, Hir, Look};
 

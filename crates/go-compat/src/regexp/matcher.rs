@@ -37,7 +37,7 @@ pub struct Matcher(Arc<Shared>);
 struct Shared {
     automaton: DFA,
     cache: Mutex<Cache>,
-    /// What one byte of text may take, in states of the pattern.
+    /// The most states of the pattern that one byte of text may visit.
     states: usize,
 }
 
@@ -86,7 +86,7 @@ impl Matcher {
     /// more than one; its error ends the match.
     ///
     /// # Errors
-    /// Those of `step`.
+    /// The errors of `step`.
     pub fn try_match<E>(
         &self,
         text: &str,
@@ -133,7 +133,7 @@ mod tests {
     use super::super::{SIZE_LIMIT, compile, on_rune_boundaries, parse};
     use super::*;
 
-    /// What `regex` says of the same tree, printed.
+    /// The result of `regex` for the same tree, printed.
     fn by_regex(pattern: &str, text: &str) -> bool {
         let (tree, _) = parse::parse(pattern).unwrap();
         let printed = on_rune_boundaries(tree).to_string();

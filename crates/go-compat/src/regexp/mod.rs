@@ -1,42 +1,39 @@
 //! Go's regular expressions, matched by the automata of the `regex` crate.
 //!
-//! Both descend from RE2, and look alike enough that a pattern mostly means the
-//! same to both; mostly is not enough. So a pattern is parsed here, by the rules
-//! of Go 1.26's `regexp.Compile`, into the syntax tree of `regex-syntax`, which
-//! `regex-automata` compiles. `regex-syntax` brings the Unicode tables and set
-//! operations; [`matcher`] says why the automata are used and not `regex` itself.
+//! Go's `regexp` and the `regex` crate both descend from RE2, and most patterns mean the same in both, but
+//! not all. So this module parses a pattern by the rules of Go 1.26's `regexp.Compile`. The result is a
+//! syntax tree of `regex-syntax`, which `regex-automata` compiles. `regex-syntax` provides the Unicode tables
+//! and set operations. [`matcher`] says why this module uses the automata and not `regex` itself.
 //!
-//! Only *whether* a pattern matches is kept. Which part matches, and so capture
-//! groups and greediness, is dropped.
+//! A compiled pattern only tells *whether* a text matches, not which part of it. So capture groups and
+//! greediness have no effect, and are dropped.
 //!
-//! # What Go does, and other dialects do not
-//! - `\d`, `\s` (no `\v`), `\w`, `\b` and `[[:alpha:]]` are ASCII. `(?i)` is not:
-//!   `(?i)k` matches the Kelvin sign, `(?i)\w` too.
-//! - `$` is the very end of the text unless `(?m)`; `\Z`, `\C`, `\G`, look-around,
+//! # How Go differs from other dialects
+//! - `\d`, `\s` (which does not match `\v`), `\w`, `\b` and `[[:alpha:]]` cover ASCII only. `(?i)` covers
+//!   Unicode: `(?i)k` matches the Kelvin sign, and so does `(?i)\w`.
+//! - Without `(?m)`, `$` matches only at the very end of the text. `\Z`, `\C`, `\G`, look-around,
 //!   backreferences and possessive operators are errors.
-//! - A repetition operator may not follow another (`a**`), but may if something
-//!   empty stands between them (`a*(?i)*`).
+//! - A repetition operator directly after another is an error (`a**`). It is allowed if an empty expression
+//!   stands between them (`a*(?i)*`).
 //! - `{` is a literal unless a repetition like `{2}`, `{2,}` or `{2,3}` follows.
-//!   No count may be above 1000, nor may nested counts multiply to more.
+//!   A count is at most 1000, and so is the product of nested counts.
 //! - In brackets only `\`, `]`, `-` between two characters, `[:` and a leading
 //!   `^` are special: there are no nested brackets and no set operators.
 //! - Group names may repeat.
-//! - `\p{…}` takes general categories and their long names, scripts by their
-//!   full name, `Any`, `ASCII` and `Assigned`; case, spaces, hyphens and
-//!   underscores in the name do not matter since Go 1.25. A script whose name is
-//!   of two words (`Old_Italic`) is not found since then.
+//! - `\p{…}` accepts general categories and their long names, the full names of scripts, `Any`, `ASCII` and
+//!   `Assigned`. Since Go 1.25 it ignores case, spaces, hyphens and underscores in the name, and no longer
+//!   finds a script whose name has two words (`Old_Italic`).
 //!
 //! # Limits
-//! As in Go, a pattern that nests deeper than 1000 or compiles to more than 3.3
-//! million instructions is an error. Go's compiled programs may take hundreds
-//! of megabytes, however; here there is a limit to what one may take, and one
-//! that exceeds it is [`RegexpError::TooLarge`], though Go might take it: one
-//! with hundreds of copies of a large Unicode class (`\pL{1000}` would take
-//! 44 MiB), or one longer than 128 KiB.
+//! As in Go, a pattern is an error if it nests deeper than 1000 levels or compiles to more than 3.3 million
+//! instructions. A program compiled by Go may take hundreds of megabytes. This module also limits the memory
+//! of a compiled pattern and the length of a pattern (128 KiB). A pattern above a limit is
+//! [`RegexpError::TooLarge`], even if Go accepts it. An example is a pattern with hundreds of copies of a
+//! large Unicode class: `\pL{1000}` would take 44 MiB.
 //!
-//! Not followed are two slips of Go's: where alternatives begin with the same
-//! letter, one folded and one not (`É(?i)É|é`), Go's factoring takes both for the
-//! same; and `^\x{d800}` matches U+FFFD in Go.
+//! This module does not copy two bugs of Go. If two alternatives begin with the same letter, one with case
+//! folding and one without (`É(?i)É|é`), Go treats both beginnings as equal. And in Go `^\x{d800}` matches
+//! U+FFFD.
 
 mod class;
 mod class_budget;
@@ -52,14 +49,14 @@ use matcher::Matcher;
 use regex_syntax::hir::literal::Extractor;
 use regex_syntax::hir::{Dot, Hir, Look, Repetition};
 
-/// The memory a compiled pattern may take unless a caller says less.
+/// The usual value of `size_limit` for [`compile`]: the most memory of a compiled pattern, in bytes.
 pub const SIZE_LIMIT: usize = 10 << 20;
 
-/// The longest pattern looked at, in bytes. The syntax tree takes some hundred
-/// times as much.
+/// The longest pattern that is parsed, in bytes. Its syntax tree takes about a hundred times as much memory.
 const PATTERN_LIMIT: usize = 128 << 10;
 
-/// Why a pattern does not compile: Go's reasons, and one of our own.
+/// Why a pattern does not compile. The reasons are Go's; [`TooLarge`](Self::TooLarge) also covers the limits
+/// of this module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegexpError {
     /// The pattern is not UTF-8.
@@ -86,14 +83,14 @@ pub enum RegexpError {
     TrailingBackslash,
     /// `a)`.
     UnexpectedParen,
-    /// More than 1000 operators inside each other.
+    /// Operators nest deeper than 1000 levels.
     NestingDepth,
-    /// More than Go, or we, are willing to compile.
+    /// The pattern exceeds a limit of Go or of this module.
     TooLarge,
 }
 
 impl fmt::Display for RegexpError {
-    /// In Go's words.
+    /// Writes the words that Go uses.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             RegexpError::InvalidUtf8 => "invalid UTF-8",
@@ -119,19 +116,19 @@ impl std::error::Error for RegexpError {}
 /// A compiled pattern.
 #[derive(Clone, Debug)]
 pub struct Compiled {
-    /// For text in which each byte that is not UTF-8 is one U+FFFD, as
-    /// [`lossy`](super::text::lossy) makes it: that is what Go sees in it.
+    /// The matcher. A text with invalid UTF-8 must first go through [`lossy`](super::text::lossy), which
+    /// replaces each invalid byte by U+FFFD: Go's `regexp` reads such a text in the same way.
     pub matcher: Matcher,
-    /// What every text in which the pattern is found begins with; empty if nothing is known.
+    /// Every text that matches begins with these bytes. Empty if no common beginning is known.
     pub beginning: Vec<u8>,
 }
 
 /// Compiles a Go pattern.
 ///
-/// `size_limit` is how many bytes the compiled pattern may take.
+/// `size_limit` is the most memory of the compiled pattern, in bytes.
 ///
 /// # Errors
-/// A pattern that Go refuses, or that exceeds the limit.
+/// If Go refuses the pattern, or the pattern exceeds a limit.
 pub fn compile(pattern: &[u8], size_limit: usize) -> Result<Compiled, RegexpError> {
     let pattern = std::str::from_utf8(pattern).map_err(|_| RegexpError::InvalidUtf8)?;
     if pattern.len() > PATTERN_LIMIT {
@@ -144,8 +141,8 @@ pub fn compile(pattern: &[u8], size_limit: usize) -> Result<Compiled, RegexpErro
     if height <= SHALLOW {
         return Ok(Compiled { matcher: build()?, beginning });
     }
-    // The compiler goes down the tree by recursion. What Go allows would be too
-    // deep for the stack of an ordinary thread.
+    // The compiler is recursive. Go allows trees that are too deep for the stack of an ordinary thread, so
+    // a deep tree is compiled on a thread with a larger stack.
     let matcher = std::thread::scope(|scope| {
         std::thread::Builder::new()
             .stack_size(DEEP_STACK)
@@ -157,8 +154,8 @@ pub fn compile(pattern: &[u8], size_limit: usize) -> Result<Compiled, RegexpErro
     Ok(Compiled { matcher, beginning })
 }
 
-/// What every text begins with in which `tree` is found: if it is anchored at the start of the text,
-/// the longest beginning that all its matches share.
+/// The longest beginning that all matches of `tree` share. Empty if the pattern is not anchored at the start
+/// of the text: then a match may begin anywhere.
 fn beginning(tree: &Hir) -> Vec<u8> {
     if !tree.properties().look_set_prefix().contains(Look::Start) {
         return Vec::new();
@@ -167,13 +164,15 @@ fn beginning(tree: &Hir) -> Vec<u8> {
     matches.longest_common_prefix().unwrap_or_default().to_vec()
 }
 
-/// How deep a tree may be to be compiled on the caller's thread, and the stack
-/// that the deepest one is given: ten times what it takes without optimization.
+/// The largest height of a tree that is compiled on the caller's thread.
 const SHALLOW: u32 = 50;
+
+/// The stack in bytes of the thread that compiles a deeper tree: ten times what the deepest tree takes in a
+/// build without optimization.
 const DEEP_STACK: usize = 32 << 20;
 
-/// Keeps `\B` from matching between the bytes of a rune: only whole runes are
-/// skipped on the way from the start of the text.
+/// Keeps `\B` from matching between the bytes of a rune. The new pattern is anchored at the start of the
+/// text and skips whole runes before `tree`, so `tree` can begin only at the start of a rune.
 fn on_rune_boundaries(tree: Hir) -> Hir {
     if !tree.properties().look_set().contains(Look::WordAsciiNegate) {
         return tree;
@@ -223,8 +222,8 @@ mod tests {
         assert_eq!(compile(b"\xff", SIZE_LIMIT).err(), Some(RegexpError::InvalidUtf8));
     }
 
-    /// Depth costs no stack: the threads that serve requests have 2 MiB, and even
-    /// without optimization that must do.
+    /// The threads that serve requests have a stack of 2 MiB. It must suffice for the deepest pattern, even
+    /// in a build without optimization.
     #[test]
     fn the_deepest_pattern_compiles_on_a_small_stack() {
         let deepest = |open: &str, levels: usize, close: &str| {
@@ -246,7 +245,7 @@ mod tests {
         }
     }
 
-    /// Found by comparing with Go.
+    /// A comparison with Go found this difference.
     #[test]
     fn what_is_not_a_word_boundary_lies_between_runes() {
         assert!(!matches(r"\B", "aéa"));
@@ -255,7 +254,7 @@ mod tests {
         assert!(matches(r"\B", ""));
     }
 
-    /// Found by comparing with Go.
+    /// A comparison with Go found this difference.
     #[test]
     fn a_repetition_may_be_repeated() {
         assert!(matches("^(?:(?:a){2})?$", ""));
@@ -263,7 +262,7 @@ mod tests {
         assert!(matches("^a*(?i)*$", "aaa"));
     }
 
-    /// Each takes minutes where a step of the translation is quadratic.
+    /// If a step of the translation takes quadratic time, each of these patterns takes minutes.
     #[test]
     fn hostile_patterns_are_refused() {
         for (pattern, expected) in [

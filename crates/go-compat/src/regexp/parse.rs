@@ -22,7 +22,7 @@ pub(super) fn parse(pattern: &str) -> Result<(Hir, u32), RegexpError> {
     parser.run()
 }
 
-/// What `(?ims)` turns on. `U` is accepted but makes no difference here.
+/// The flags of `(?ims)`. `U` is accepted but makes no difference here.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Flags {
     pub(super) fold: bool,
@@ -42,16 +42,17 @@ pub(super) struct Parser<'p> {
     pub(super) classes: Classes,
 }
 
-/// What was read of a group so far.
+/// The pieces of an open group, or of the pattern outside all groups.
 #[derive(Default)]
 struct Level {
-    /// Those that a `|` has ended.
+    /// The alternatives that a `|` has ended.
     alternatives: Vec<Piece>,
     sequence: Vec<Piece>,
 }
 
+/// An open group.
 struct Group {
-    /// What it interrupts.
+    /// The pieces outside the group.
     around: Level,
     /// The flags to go back to.
     flags: Flags,
@@ -90,7 +91,7 @@ impl<'p> Parser<'p> {
         rest.is_some()
     }
 
-    /// What comes before the next `delimiter`, if there is one; both are skipped.
+    /// Skips the next `delimiter`, if there is one, and returns the text before it.
     pub(super) fn until(&mut self, delimiter: &str) -> Option<&'p str> {
         let (before, after) = self.rest.split_once(delimiter)?;
         self.rest = after;

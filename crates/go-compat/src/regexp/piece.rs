@@ -1,4 +1,4 @@
-//! Parts of a syntax tree, with what Go's limits need to know of them.
+//! Parts of a syntax tree, with the numbers that Go's limits apply to.
 
 use regex_syntax::hir::{Capture, Hir, HirKind, Repetition};
 
@@ -8,8 +8,8 @@ use super::RegexpError;
 pub(super) const MAX_HEIGHT: u32 = 1000;
 /// Go's limit on a repetition count, alone or multiplied with those inside.
 pub(super) const MAX_REPEATS: u32 = 1000;
-/// Go's limit on instructions: as many of 40 bytes as 128 MiB hold.
-const MAX_SIZE: u64 = (128 << 20) / 40;
+/// Go's limit on instructions: those of 40 bytes each that fit into 128 MiB.
+const MAX_INSTRUCTIONS: u64 = (128 << 20) / 40;
 
 /// A subtree.
 #[derive(Debug)]
@@ -18,13 +18,13 @@ pub(super) struct Piece {
     shape: Shape,
     /// Levels of operators, counted as Go nests them.
     height: u32,
-    /// The largest product of repetition counts on a way down.
+    /// The largest product of repetition counts on a path from the root to a leaf.
     repeats: u32,
     /// Instructions in Go's estimate.
     size: u64,
 }
 
-/// What Go melts into its neighbours: literals that follow each other are one,
+/// The shape of a piece, by which Go merges neighbours: literals that follow each other are one,
 /// and a sequence in a sequence, or a choice in a choice, is no level of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
@@ -40,12 +40,12 @@ impl Piece {
         Piece { tree, shape: Shape::Literal { folded }, height: 1, repeats: 0, size: 1 }
     }
 
-    /// A class, an assertion or nothing at all.
+    /// A class, an assertion, or an empty expression.
     pub(super) fn leaf(tree: Hir) -> Self {
         Piece { tree, shape: Shape::Other, height: 1, repeats: 0, size: 1 }
     }
 
-    /// The tree and its height, when all is done.
+    /// The tree and its height.
     pub(super) fn into_tree(self) -> (Hir, u32) {
         (self.tree, self.height)
     }
@@ -72,7 +72,7 @@ impl Piece {
             Some(max) => sub.saturating_mul(max.into()) + u64::from(max.saturating_sub(min)),
         };
         let repeats = match max {
-            // Nothing in it will ever be repeated.
+            // `{0}` repeats no part of the piece.
             Some(0) => 0,
             _ => max.unwrap_or(min).max(1).saturating_mul(self.repeats.max(1)),
         };
@@ -89,9 +89,8 @@ impl Piece {
         repeats: u32,
         size: u64,
     ) -> Result<Self, RegexpError> {
-        // A tree is printed to be compiled, and a repetition in a repetition would
-        // come out as `a{2}?`, which means something else. A group keeps them
-        // apart.
+        // The matcher compiles the printed tree, and a repetition of a repetition would be printed as
+        // `a{2}?`, which means something else. A group separates them.
         let sub = match self.tree.kind() {
             HirKind::Repetition(_) => {
                 Hir::capture(Capture { index: 1, name: None, sub: Box::new(self.tree) })
@@ -118,7 +117,7 @@ impl Piece {
         Piece::joined(pieces, shape, Hir::concat)
     }
 
-    /// Any of the pieces.
+    /// One of the pieces.
     pub(super) fn choice(mut pieces: Vec<Piece>) -> Result<Self, RegexpError> {
         match pieces.pop() {
             Some(only) if pieces.is_empty() => Ok(only),
@@ -147,7 +146,7 @@ impl Piece {
     }
 
     fn within_limits(self) -> Result<Self, RegexpError> {
-        if self.size > MAX_SIZE {
+        if self.size > MAX_INSTRUCTIONS {
             return Err(RegexpError::TooLarge);
         }
         if self.height > MAX_HEIGHT {

@@ -11,36 +11,44 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::{Body, Frame};
 use tokio::task::JoinSet;
 
 use crate::model::Error;
 use crate::transport::conn::coalesce::ConnectionAborter;
+use crate::transport::grpc::request_body::RequestBody;
 use crate::transport::status;
 
 /// Sends the body of a request to containerd.
-pub struct RequestPump {
-    body: Incoming,
+pub(crate) struct RequestPump {
+    body: RequestBody,
     stream: SendStream<Bytes>,
     /// The piece that waits for send capacity, and whether it is the last.
     waiting: Option<(Bytes, bool)>,
+    /// No piece has been sent.
+    is_first: bool,
 }
+
+/// The longest first piece that does not wait for send capacity, which a stream has only after its headers
+/// were sent. So headers and message of most calls are one write, and containerd wakes up once.
+const MAX_FIRST_BYTES: usize = 16 << 10;
 
 impl RequestPump {
     /// Sends `read`, which was read of the body before, and then `body` on `stream`.
-    pub fn new(read: Bytes, body: Incoming, mut stream: SendStream<Bytes>) -> Self {
+    pub(crate) fn new(read: Bytes, body: RequestBody, mut stream: SendStream<Bytes>) -> Self {
         let waiting = (!read.is_empty()).then(|| {
             // As for each later piece.
             stream.reserve_capacity(1);
             (read, body.is_end_stream())
         });
-        Self { body, stream, waiting }
+        Self { body, stream, waiting, is_first: true }
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         loop {
             if let Some((data, is_last)) = self.waiting.take() {
-                if self.stream.capacity() == 0 && !data.is_empty() {
+                let waits = !self.is_first || data.len() > MAX_FIRST_BYTES;
+                if waits && self.stream.capacity() == 0 && !data.is_empty() {
                     self.waiting = Some((data, is_last));
                     match ready!(self.stream.poll_capacity(cx)) {
                         Some(room) => room?,
@@ -48,6 +56,7 @@ impl RequestPump {
                     };
                     continue;
                 }
+                self.is_first = false;
                 self.stream.send_data(data, is_last)?;
                 if is_last {
                     return Poll::Ready(Ok(()));
@@ -92,7 +101,7 @@ fn reason(error: &hyper::Error) -> Reason {
 }
 
 /// The body of containerd's response, forwarded as it arrives.
-pub struct ResponseBody {
+pub(crate) struct ResponseBody {
     body: RecvStream,
     /// Sends the rest of the request: a client may go on sending before it reads the response. The
     /// task ends with the response.
@@ -104,7 +113,7 @@ pub struct ResponseBody {
 
 impl ResponseBody {
     /// The response of the containerd `name`. `upload` sends the rest of the request.
-    pub fn new(
+    pub(crate) fn new(
         body: RecvStream,
         upload: Option<RequestPump>,
         name: String,
@@ -134,7 +143,7 @@ impl ResponseBody {
 }
 
 /// The reason of the reset, if `error` is the reset of a stream.
-pub fn reset_reason(error: &h2::Error) -> Option<Reason> {
+pub(crate) fn reset_reason(error: &h2::Error) -> Option<Reason> {
     error.is_reset().then(|| error.reason()).flatten()
 }
 

@@ -23,7 +23,7 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri};
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
@@ -31,26 +31,32 @@ use crate::containerd::DIRECT_HEADER;
 use crate::containerd::client::MAX_HEADER_LIST;
 use crate::model::{Error, Result};
 use crate::transport::conn::coalesce::{CoalescingStream, ConnectionAborter};
-use crate::transport::conn::listener::{Shutdown, wait};
 use crate::transport::grpc::forward::body::{RequestPump, ResponseBody, reset_reason};
 use crate::transport::grpc::message::Body;
+use crate::transport::grpc::request_body::RequestBody;
 use crate::transport::limits::{CONNECT_TIMEOUT, DRAIN_GRACE, MAX_STREAMS};
+use tokio_util::sync::CancellationToken;
 
 /// The flow-control window of a stream, to containerd and from it. Only unread data takes memory.
 /// With a smaller window, containerd often stops and waits, which costs a large Read a tenth of its
 /// rate.
-pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 
 /// The flow-control window of a connection. With a smaller window, a few unread streams would stall
 /// the others.
-pub const CONNECTION_WINDOW_BYTES: u32 = 256 << 20;
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 256 << 20;
 
-/// The connection to containerd for the calls of one client connection. The first call opens it; a
-/// call that finds it closed opens a new one.
+/// The clients for which connections to containerd are opened before their first call.
+const MAX_OPENED_AHEAD: usize = 64;
+
+/// The connection to containerd for the calls of one client connection. The first call opens it, unless it
+/// was opened ahead; a call that finds it closed opens a new one.
 #[derive(Debug)]
-pub struct Upstream {
+pub(crate) struct Upstream {
     socket: Arc<Path>,
     live: Mutex<Option<LiveConnection>>,
+    /// One clone for each upstream of this socket: for each client connection.
+    clients: Arc<()>,
 }
 
 /// An open connection to containerd. It closes when the last clone of its aborter is dropped: the
@@ -63,13 +69,24 @@ struct LiveConnection {
 
 impl Upstream {
     /// An upstream for the containerd at `socket`.
-    pub fn new(socket: Arc<Path>) -> Self {
-        Self { socket, live: Mutex::new(None) }
+    pub(crate) fn new(socket: Arc<Path>) -> Self {
+        Self { socket, live: Mutex::new(None), clients: Arc::default() }
     }
 
     /// An upstream for the same containerd, with a connection of its own.
-    pub fn fresh(&self) -> Self {
-        Self::new(Arc::clone(&self.socket))
+    pub(crate) fn fresh(&self) -> Self {
+        let (socket, clients) = (Arc::clone(&self.socket), Arc::clone(&self.clients));
+        Self { socket, live: Mutex::new(None), clients }
+    }
+
+    /// Opens the connection while the first call is still to come. If that fails, the call tells. When
+    /// there are many clients, the first call opens it: a connection takes memory.
+    pub(crate) fn open_ahead(self: &Arc<Self>, stop: &CancellationToken) {
+        if Arc::strong_count(&self.clients) > MAX_OPENED_AHEAD {
+            return;
+        }
+        let (upstream, stop) = (Arc::clone(self), stop.clone());
+        tokio::spawn(async move { upstream.connection(&stop).await.map(drop) });
     }
 
     /// Forwards a call and returns the response. [`DRAIN_GRACE`] after `stop` the call is cut off.
@@ -77,10 +94,10 @@ impl Upstream {
     /// # Errors
     /// [`Error::Unavailable`] when containerd cannot be reached; [`Error::Upstream`] when containerd
     /// resets the call.
-    pub async fn forward(
+    pub(crate) async fn forward(
         &self,
-        request: Request<Incoming>,
-        stop: &Shutdown,
+        request: Request<RequestBody>,
+        stop: &CancellationToken,
     ) -> Result<Response<Body>> {
         let (head, body) = request.into_parts();
         self.forward_begun(head, Bytes::new(), body, stop).await
@@ -90,12 +107,12 @@ impl Upstream {
     ///
     /// # Errors
     /// As for [`forward`](Self::forward).
-    pub async fn forward_begun(
+    pub(crate) async fn forward_begun(
         &self,
         mut head: Parts,
         read: Bytes,
-        body: Incoming,
-        stop: &Shutdown,
+        body: RequestBody,
+        stop: &CancellationToken,
     ) -> Result<Response<Body>> {
         head.uri = uri(head.uri.path_and_query().cloned())?;
         head.version = http::Version::HTTP_2;
@@ -137,7 +154,7 @@ impl Upstream {
     }
 
     /// The open connection, if it accepts calls, else a new one.
-    async fn connection(&self, stop: &Shutdown) -> Result<LiveConnection> {
+    async fn connection(&self, stop: &CancellationToken) -> Result<LiveConnection> {
         let mut live = self.live.lock().await;
         if let Some(LiveConnection { sender, aborter }) = live.as_ref()
             && let Ok(sender) = sender.clone().ready().await
@@ -151,7 +168,7 @@ impl Upstream {
         Ok(live.insert(connected?).clone())
     }
 
-    async fn connect(&self, stop: &Shutdown) -> Result<LiveConnection> {
+    async fn connect(&self, stop: &CancellationToken) -> Result<LiveConnection> {
         let unreachable = |e: &dyn std::fmt::Display| {
             Error::Unavailable(format!("{} cannot be reached: {e}", self.name()))
         };
@@ -171,10 +188,10 @@ impl Upstream {
             .await
             .map_err(|e| unreachable(&e))?;
         // The task ends with the last sender. The calls report a failure of the connection.
-        let (mut stop, last) = (stop.clone(), Arc::downgrade(&aborter));
+        let (stop, last) = (stop.clone(), Arc::downgrade(&aborter));
         tokio::spawn(async move {
             let past_grace = async {
-                wait(&mut stop).await;
+                stop.cancelled().await;
                 tokio::time::sleep(DRAIN_GRACE).await;
             };
             tokio::select! {

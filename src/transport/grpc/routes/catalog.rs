@@ -1,5 +1,5 @@
-//! The service `lmdbimages.v1.Catalog`, the same on every gRPC socket; on `readonly.sock` without what
-//! changes images.
+//! The service `lmdbimages.v1.Catalog`, the same on every gRPC socket. `readonly.sock` has only the methods
+//! that do not change images.
 
 use futures_util::{StreamExt, stream};
 use http::Response;
@@ -13,34 +13,33 @@ use crate::service::catalog::watch::Watch;
 use crate::service::catalog::{Catalog, Pages};
 use crate::service::codec::encode;
 use crate::service::{CallContext, Reply};
-use crate::transport::conn::listener::{Shutdown, wait};
 use crate::transport::conn::state::ConnectionState;
 use crate::transport::grpc::message;
 use crate::transport::grpc::message::Body;
 use crate::transport::grpc::server::IncomingCall;
 use crate::transport::limits::CATALOG;
 use crate::transport::status;
+use tokio_util::sync::CancellationToken;
 
-/// The methods that change nothing.
-pub const READING: [&str; 7] =
+/// The methods that do not change images.
+pub(crate) const READ_METHODS: [&str; 7] =
     ["Head", "Watch", "Changes", "History", "List", "StreamList", "Count"];
 
 /// Answers a call of the Catalog service.
-pub async fn answer(
+pub(crate) async fn answer(
     catalog: &Catalog,
     call: IncomingCall,
     method: &str,
-    stop: Shutdown,
+    stop: CancellationToken,
 ) -> Result<Response<Body>> {
     let catalog = catalog.clone();
     match method {
         "Head" => call.unary(async move |c, m| catalog.head(&c, m).await).await,
         "Changes" => {
             let changes = async move |c: CallContext, m| {
-                let mut stop = stop;
                 tokio::select! {
                     biased;
-                    () = wait(&mut stop) => Err(Error::shutting_down()),
+                    () = stop.cancelled() => Err(Error::shutting_down()),
                     reply = catalog.changes(&c, m) => reply,
                 }
             };
@@ -53,7 +52,7 @@ pub async fn answer(
         "Apply" => {
             let apply = async move |c: CallContext, m| {
                 let results = catalog.apply(&c, m).await?;
-                catalog.checked(&c, encode(&status::apply_response(results))?).await
+                catalog.sized_reply(&c, encode(&status::apply_response(results))?).await
             };
             call.unary(apply).await
         }
@@ -61,19 +60,19 @@ pub async fn answer(
             let (client, connection) = (call.client(), call.connection());
             let watch = catalog.watch(client, call.message().await?)?;
             let source = Source::Watch(Box::new(watch));
-            Ok(respond(Open { source, connection, stop, unsent: None }))
+            Ok(respond(OpenStream { source, connection, stop, in_flight: None }))
         }
         "StreamList" => {
             let (context, connection) = (call.context()?, call.connection());
             let pages = catalog.stream_list(context, call.message().await?)?;
             let source = Source::Pages(Box::new(pages));
-            Ok(respond(Open { source, connection, stop, unsent: None }))
+            Ok(respond(OpenStream { source, connection, stop, in_flight: None }))
         }
         _ => Err(Error::Unimplemented(format!("unknown method {method} of service {CATALOG}"))),
     }
 }
 
-/// Where the messages of a stream come from.
+/// The source of the messages of a stream.
 enum Source {
     Watch(Box<Watch>),
     Pages(Box<Pages>),
@@ -88,20 +87,20 @@ impl Source {
     }
 }
 
-/// An open stream. It has one message on its way at a time: the next one is read when that is written to the
-/// connection. So a client that does not read holds one message.
-struct Open {
+/// An open stream. It has at most one message in flight: it reads the next message after the previous one
+/// has been written to the connection. So a client that does not read holds one message.
+struct OpenStream {
     source: Source,
     connection: std::sync::Arc<ConnectionState>,
-    stop: Shutdown,
-    unsent: Option<oneshot::Receiver<()>>,
+    stop: CancellationToken,
+    in_flight: Option<oneshot::Receiver<()>>,
 }
 
-impl Open {
+impl OpenStream {
     async fn next(&mut self) -> Result<Option<Reply>> {
-        if let Some(unsent) = self.unsent.take() {
-            // It ends without a value.
-            let _ = unsent.await;
+        if let Some(in_flight) = self.in_flight.take() {
+            // The sender is dropped, without a value, when the message has been written.
+            let _ = in_flight.await;
         }
         self.source.next().await
     }
@@ -109,20 +108,20 @@ impl Open {
     fn frame(&mut self, reply: Reply) -> Frame<bytes::Bytes> {
         let Reply { message, hold } = reply;
         let guard = hold.map(|hold: Reservation| self.connection.track_reply(None, Some(hold)));
-        let (frame, unsent) = message::tracked_frame(&message, guard);
-        self.unsent = Some(unsent);
+        let (frame, in_flight) = message::tracked_frame(&message, guard);
+        self.in_flight = Some(in_flight);
         Frame::data(frame)
     }
 }
 
 /// Streams the messages. The stream ends when the client leaves, and when the daemon shuts down.
-fn respond(open: Open) -> Response<Body> {
+fn respond(open: OpenStream) -> Response<Body> {
     let frames = stream::unfold(Some(open), |open| async {
         let mut open = open?;
-        let mut stop = open.stop.clone();
+        let stop = open.stop.clone();
         let next = tokio::select! {
             biased;
-            () = wait(&mut stop) => Err(Error::shutting_down()),
+            () = stop.cancelled() => Err(Error::shutting_down()),
             next = open.next() => next,
         };
         Some(match next {

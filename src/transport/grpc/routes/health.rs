@@ -13,16 +13,16 @@ use crate::health::Health;
 use crate::model::{Error, Result};
 use crate::service::Reply;
 use crate::service::codec::encode;
-use crate::transport::conn::listener::{Shutdown, wait};
 use crate::transport::grpc::message;
 use crate::transport::grpc::message::Body;
 use crate::transport::grpc::routes::unimplemented::unimplemented;
 use crate::transport::grpc::server::IncomingCall;
 use crate::transport::limits::IMAGES;
 use crate::transport::status;
+use tokio_util::sync::CancellationToken;
 
 /// The full name of the Health service.
-pub const HEALTH: &str = "grpc.health.v1.Health";
+pub(crate) const HEALTH: &str = "grpc.health.v1.Health";
 
 /// The services that have a health. The empty name stands for the server.
 const KNOWN: [&str; 2] = ["", IMAGES];
@@ -31,11 +31,11 @@ const KNOWN: [&str; 2] = ["", IMAGES];
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Answers a call of the Health service.
-pub async fn answer(
+pub(crate) async fn answer(
     health: &Health,
     call: IncomingCall,
     method: &str,
-    stop: Shutdown,
+    stop: CancellationToken,
 ) -> Result<Response<Body>> {
     match method {
         "Check" => {
@@ -59,12 +59,12 @@ pub async fn answer(
 }
 
 /// Streams the current status, then each change, until the daemon shuts down.
-fn watch(health: Health, request: &HealthCheckRequest, stop: Shutdown) -> Response<Body> {
+fn watch(health: Health, request: &HealthCheckRequest, stop: CancellationToken) -> Response<Body> {
     let is_known = is_known(request);
     let frames = stream::unfold(Some((health, stop, None)), move |open| async move {
-        let (health, mut stop, last) = open?;
+        let (health, stop, last) = open?;
         loop {
-            let stopping = *stop.borrow();
+            let stopping = stop.is_cancelled();
             let now = if is_known {
                 serving_status(&health, &stop).await
             } else {
@@ -83,7 +83,7 @@ fn watch(health: Health, request: &HealthCheckRequest, stop: Shutdown) -> Respon
                 return Some((Ok(Frame::trailers(message::ok_trailers())), None));
             }
             tokio::select! {
-                () = wait(&mut stop) => {}
+                () = stop.cancelled() => {}
                 () = tokio::time::sleep(WATCH_INTERVAL) => {}
             }
         }
@@ -95,8 +95,8 @@ fn is_known(request: &HealthCheckRequest) -> bool {
     KNOWN.contains(&request.service.as_str())
 }
 
-async fn serving_status(health: &Health, stop: &Shutdown) -> ServingStatus {
-    if !*stop.borrow() && health.check().await.is_ok() {
+async fn serving_status(health: &Health, stop: &CancellationToken) -> ServingStatus {
+    if !stop.is_cancelled() && health.check().await.is_ok() {
         ServingStatus::SERVING
     } else {
         ServingStatus::NOT_SERVING

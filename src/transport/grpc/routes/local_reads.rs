@@ -1,5 +1,5 @@
-//! Calls beside Images that are answered from containerd's files. Each function gives nothing where the
-//! call must be forwarded.
+//! Calls of other services than Images that the daemon answers from containerd's files. A function returns
+//! `None` if the files cannot answer the call; the caller then forwards the call to containerd.
 
 use http::Response;
 
@@ -12,8 +12,8 @@ use crate::transport::grpc::message;
 use crate::transport::grpc::message::Body;
 use crate::transport::grpc::server::PeekedCall;
 
-/// Answers Content/Info.
-pub async fn content_info(
+/// Answers Content/Info from the metadata database.
+pub(crate) async fn content_info(
     proxy: &ProxyImages,
     call: &PeekedCall,
 ) -> Option<Result<Response<Body>>> {
@@ -22,15 +22,21 @@ pub async fn content_info(
     Some(answer.map(|reply| call.reply(reply)))
 }
 
-/// Answers Content/Read.
-pub fn content_read(proxy: &ProxyImages, call: &PeekedCall) -> Option<Result<Response<Body>>> {
+/// Answers Content/Read from the file of the blob.
+pub(crate) fn content_read(
+    proxy: &ProxyImages,
+    call: &PeekedCall,
+) -> Option<Result<Response<Body>>> {
     let (context, request) = call.message::<ReadContentRequest>()?;
     let range = proxy.content_range(context.namespace.as_deref(), &request)?;
     Some(range.map(|range| message::response(BlobBody::new(range).boxed())))
 }
 
-/// Answers Namespaces/Get.
-pub async fn namespace(proxy: &ProxyImages, call: &PeekedCall) -> Option<Result<Response<Body>>> {
+/// Answers Namespaces/Get from the metadata database.
+pub(crate) async fn namespace(
+    proxy: &ProxyImages,
+    call: &PeekedCall,
+) -> Option<Result<Response<Body>>> {
     let (context, request) = call.message::<GetNamespaceRequest>()?;
     let answer = proxy.namespace_labels(context, &request.name).await?;
     Some(answer.map(|reply| call.reply(reply)))

@@ -2,10 +2,10 @@
 //! [`health`] and [`catalog`]. [`local_reads`] are the calls that proxy mode answers from containerd's
 //! files.
 
-pub mod catalog;
-pub mod health;
+pub(crate) mod catalog;
+pub(crate) mod health;
 mod local_reads;
-pub mod proxy;
+pub(crate) mod proxy;
 pub(crate) mod readonly;
-pub mod standalone;
+pub(crate) mod standalone;
 pub(crate) mod unimplemented;

@@ -15,7 +15,6 @@ use crate::model::{Error, Namespace, Result};
 use crate::proxy::images::ProxyImages;
 use crate::service::Images;
 use crate::service::catalog::Catalog;
-use crate::transport::conn::listener::Shutdown;
 use crate::transport::grpc::forward::upstream;
 use crate::transport::grpc::forward::upstream::Upstream;
 use crate::transport::grpc::message::Body;
@@ -27,6 +26,7 @@ use crate::transport::grpc::routes::standalone::{self, CONTAINERS};
 use crate::transport::grpc::routes::unimplemented;
 use crate::transport::grpc::server::{IncomingCall, Router};
 use crate::transport::limits::{CATALOG, IMAGES};
+use tokio_util::sync::CancellationToken;
 
 const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
 const CONTENT: &str = "containerd.services.content.v1.Content";
@@ -49,7 +49,7 @@ const FORWARDED_ON_IMAGES_SOCK: [&str; 6] = [
 
 /// Dispatches calls in proxy mode.
 #[derive(Clone)]
-pub struct ProxyRouter {
+pub(crate) struct ProxyRouter {
     proxy: ProxyImages,
     images: Arc<dyn Images>,
     catalog: Catalog,
@@ -60,7 +60,7 @@ pub struct ProxyRouter {
 
 impl ProxyRouter {
     /// The router of `containerd.sock`: it forwards every service.
-    pub fn forwards_all(
+    pub(crate) fn forwards_all(
         proxy: ProxyImages,
         catalog: Catalog,
         health: Health,
@@ -70,7 +70,7 @@ impl ProxyRouter {
     }
 
     /// The router of `images.sock`: it forwards the services around image names.
-    pub fn images_only(
+    pub(crate) fn images_only(
         proxy: ProxyImages,
         catalog: Catalog,
         health: Health,
@@ -90,7 +90,11 @@ impl ProxyRouter {
         Self { proxy, images, catalog, health, upstream: Arc::new(upstream), forwards_all }
     }
 
-    async fn introspection(&self, call: IncomingCall, stop: &Shutdown) -> Result<Response<Body>> {
+    async fn introspection(
+        &self,
+        call: IncomingCall,
+        stop: &CancellationToken,
+    ) -> Result<Response<Body>> {
         let answer = self.upstream.forward(call.into_request(), stop);
         tokio::time::timeout(INTROSPECTION_TIMEOUT, answer).await.unwrap_or_else(|_| {
             Err(Error::Unavailable(format!(
@@ -101,7 +105,11 @@ impl ProxyRouter {
 
     /// Forwards a Transfer, and schedules a reconciliation of its namespace: not every containerd sends
     /// events of the images that a Transfer creates.
-    async fn transfer(&self, call: IncomingCall, stop: &Shutdown) -> Result<Response<Body>> {
+    async fn transfer(
+        &self,
+        call: IncomingCall,
+        stop: &CancellationToken,
+    ) -> Result<Response<Body>> {
         let namespace = Namespace::required(call.namespace()?.as_deref()).ok();
         let _end = namespace.map(|namespace| ReconcileOnDrop(self.proxy.clone(), namespace));
         // containerd sends nothing before the end of the Transfer.
@@ -113,7 +121,7 @@ impl ProxyRouter {
         &self,
         call: IncomingCall,
         method: &str,
-        stop: &Shutdown,
+        stop: &CancellationToken,
     ) -> Result<Response<Body>> {
         let call = call.peek().await?;
         let answer = match method {
@@ -142,16 +150,18 @@ impl Router for ProxyRouter {
 
     const CONNECTION_WINDOW_BYTES: u32 = upstream::CONNECTION_WINDOW_BYTES;
 
-    fn allows_small_frames(&self) -> bool {
-        // Streams of containerd's services, of which a client may send many small messages.
-        self.forwards_all
-    }
-
     fn for_connection(&self) -> Self {
         Self { upstream: Arc::new(self.upstream.fresh()), ..self.clone() }
     }
 
-    async fn route(&self, call: IncomingCall, stop: Shutdown) -> Result<Response<Body>> {
+    fn begin(&self, stop: &CancellationToken) {
+        // Of most clients the first call is one to forward: ctr's, docker's.
+        if self.forwards_all {
+            self.upstream.open_ahead(stop);
+        }
+    }
+
+    async fn route(&self, call: IncomingCall, stop: CancellationToken) -> Result<Response<Body>> {
         let path = call.path().to_owned();
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
         match service {

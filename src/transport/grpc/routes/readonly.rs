@@ -15,7 +15,6 @@ use crate::model::{Error, Result};
 use crate::service::catalog::Catalog;
 use crate::service::codec::encode;
 use crate::service::{Images, Reply, introspection};
-use crate::transport::conn::listener::Shutdown;
 use crate::transport::grpc::message::Body;
 use crate::transport::grpc::routes::catalog;
 use crate::transport::grpc::routes::health;
@@ -23,10 +22,11 @@ use crate::transport::grpc::routes::health::HEALTH;
 use crate::transport::grpc::routes::standalone;
 use crate::transport::grpc::server::{IncomingCall, Router};
 use crate::transport::limits::{CATALOG, IMAGES};
+use tokio_util::sync::CancellationToken;
 
 /// Dispatches the calls that only read.
 #[derive(Clone)]
-pub struct ReadOnlyRouter {
+pub(crate) struct ReadOnlyRouter {
     images: Arc<dyn Images>,
     catalog: Catalog,
     health: Health,
@@ -35,20 +35,25 @@ pub struct ReadOnlyRouter {
 
 impl ReadOnlyRouter {
     /// A router that reads `images` and `catalog`. `uuid` is that of the store.
-    pub fn new(images: Arc<dyn Images>, catalog: Catalog, health: Health, uuid: &str) -> Self {
+    pub(crate) fn new(
+        images: Arc<dyn Images>,
+        catalog: Catalog,
+        health: Health,
+        uuid: &str,
+    ) -> Self {
         Self { images, catalog, health, uuid: uuid.into() }
     }
 }
 
 impl Router for ReadOnlyRouter {
-    async fn route(&self, call: IncomingCall, stop: Shutdown) -> Result<Response<Body>> {
+    async fn route(&self, call: IncomingCall, stop: CancellationToken) -> Result<Response<Body>> {
         let path = call.path().to_owned();
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
         match (service, method) {
             (IMAGES, "Get" | "List") => {
                 standalone::call_images(Arc::clone(&self.images), call, method).await
             }
-            (CATALOG, _) if catalog::READING.contains(&method) => {
+            (CATALOG, _) if catalog::READ_METHODS.contains(&method) => {
                 catalog::answer(&self.catalog, call, method, stop).await
             }
             (HEALTH, _) => health::answer(&self.health, call, method, stop).await,

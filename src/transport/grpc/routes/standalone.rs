@@ -20,7 +20,6 @@ use crate::service::codec::encode;
 use crate::service::events::subscription::{MAX_PIECE, Subscription};
 use crate::service::standalone::Standalone;
 use crate::service::{CallContext, Images, Reply};
-use crate::transport::conn::listener::{Shutdown, wait};
 use crate::transport::grpc::message;
 use crate::transport::grpc::message::Body;
 use crate::transport::grpc::routes::catalog;
@@ -30,13 +29,14 @@ use crate::transport::grpc::routes::unimplemented::unimplemented;
 use crate::transport::grpc::server::{IncomingCall, Router};
 use crate::transport::limits::{CATALOG, IMAGES};
 use crate::transport::status;
+use tokio_util::sync::CancellationToken;
 
 /// The service that clients ask which images are in use.
-pub const CONTAINERS: &str = "containerd.services.containers.v1.Containers";
+pub(crate) const CONTAINERS: &str = "containerd.services.containers.v1.Containers";
 
 /// Dispatches calls in standalone mode.
 #[derive(Clone)]
-pub struct StandaloneRouter {
+pub(crate) struct StandaloneRouter {
     standalone: Arc<Standalone>,
     images: Arc<dyn Images>,
     catalog: Catalog,
@@ -45,7 +45,7 @@ pub struct StandaloneRouter {
 
 impl StandaloneRouter {
     /// A router for the services of `standalone`, and for `catalog`.
-    pub fn new(standalone: Standalone, catalog: Catalog, health: Health) -> Self {
+    pub(crate) fn new(standalone: Standalone, catalog: Catalog, health: Health) -> Self {
         let images = Arc::new(standalone.local().clone());
         Self { standalone: Arc::new(standalone), images, catalog, health }
     }
@@ -55,7 +55,7 @@ impl Router for StandaloneRouter {
     /// One piece of an event: no more waits for a subscriber that does not read.
     const SEND_BUFFER_BYTES: usize = MAX_PIECE;
 
-    async fn route(&self, call: IncomingCall, stop: Shutdown) -> Result<Response<Body>> {
+    async fn route(&self, call: IncomingCall, stop: CancellationToken) -> Result<Response<Body>> {
         dispatch(self, call, stop).await
     }
 }
@@ -63,7 +63,7 @@ impl Router for StandaloneRouter {
 async fn dispatch(
     router: &StandaloneRouter,
     call: IncomingCall,
-    stop: Shutdown,
+    stop: CancellationToken,
 ) -> Result<Response<Body>> {
     let standalone = &router.standalone;
     let path = call.path().to_owned();
@@ -113,7 +113,7 @@ async fn dispatch(
 }
 
 /// Answers a call of Images with `images`, in any mode.
-pub async fn call_images(
+pub(crate) async fn call_images(
     images: Arc<dyn Images>,
     call: IncomingCall,
     method: &str,
@@ -251,12 +251,12 @@ where
 
 /// A stream of events. It ends when the subscriber disconnects or falls behind, and when the daemon
 /// shuts down.
-fn events(subscription: Subscription, stop: Shutdown) -> Response<Body> {
+fn events(subscription: Subscription, stop: CancellationToken) -> Response<Body> {
     let frames = stream::unfold(Some((subscription, stop)), |open| async {
-        let (mut subscription, mut stop) = open?;
+        let (mut subscription, stop) = open?;
         let event = tokio::select! {
             biased;
-            () = wait(&mut stop) => Err(Error::shutting_down()),
+            () = stop.cancelled() => Err(Error::shutting_down()),
             event = subscription.next() => event,
         };
         Some(match event {

@@ -8,22 +8,12 @@
 mod graph;
 mod server;
 
-use std::time::SystemTime;
-
 use self::graph::Graph;
 use self::server::{Left, Server};
 use crate::support::Served;
 use crate::support::containerd::Containerd;
 use crate::support::random::Rng;
-
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().unwrap())
-}
-
-fn seed() -> u64 {
-    let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
-    number("LMDB_IMAGES_SEED").unwrap_or_else(now)
-}
+use crate::support::settings::{seed, setting};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs LMDB_IMAGES_CONTAINERD_BIN"]
@@ -37,7 +27,7 @@ async fn of_random_graphs_the_same_names_are_left() {
     let theirs = Server::connect(&containerd.socket()).await;
     let ours = Server::connect(served.daemon.grpc()).await;
     let seed = seed();
-    let rounds = number("LMDB_IMAGES_COLLECTOR_ROUNDS").unwrap_or(20);
+    let rounds = setting("LMDB_IMAGES_COLLECTOR_ROUNDS").unwrap_or(20);
     let (mut images, mut left, mut differences) = (0, 0, Vec::new());
     for round in 0..rounds {
         let seed = seed.wrapping_add(round);

@@ -17,9 +17,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::graph::{self, EXPIRE, Graph, Removal};
-use crate::support::{self, IMAGES, Raw};
+use crate::support::{self, IMAGES, LEASES, Raw};
 
-const LEASES: &str = "containerd.services.leases.v1.Leases";
 /// Nothing of a graph is in it.
 const OWN_NAMESPACE: &str = "trigger";
 

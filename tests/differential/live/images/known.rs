@@ -1,36 +1,24 @@
-//! How other versions of containerd are known to differ from 2.3, whose answers ours are. As narrow
-//! as can be: what a rule does not foretell to the letter is a difference.
+//! How other versions of containerd are known to differ from 2.3, whose answers ours are.
 
-use lmdb_images::model::go::text::lossy;
+use go_compat::text::lossy;
 use lmdb_images::model::label;
 use tonic::Code;
 
 use super::answer::Answer;
 use super::step::{Request, Step};
+use crate::live::engine::Sent;
+use crate::live::engine::known::{FIRST, Known, LAST, Versions, within};
 use crate::support::containerd::Version;
 
-/// A rule: what containerd answers where we answer something else.
-pub struct Known {
-    pub name: &'static str,
-    /// From this version on, and before that one.
-    pub versions: (Version, Version),
-    pub reason: &'static str,
-    /// The answer due from containerd where we give this one; none where the rule says nothing.
-    due: fn(&Step, &Answer) -> Option<Answer>,
-}
-
 /// What a version does not know is not sent to it, nor to us.
-pub struct Unsent {
-    pub name: &'static str,
-    pub versions: (Version, Version),
-    pub reason: &'static str,
+struct Unsent {
+    name: &'static str,
+    versions: Versions,
+    reason: &'static str,
     strip: fn(&mut Request),
 }
 
-pub const FIRST: Version = (0, 0, 0);
-pub const LAST: Version = (u32::MAX, 0, 0);
-
-pub const UNSENT: &[Unsent] = &[
+const UNSENT: &[Unsent] = &[
     Unsent {
         name: "Delete.target",
         versions: (FIRST, (2, 0, 0)),
@@ -80,7 +68,7 @@ pub const UNSENT: &[Unsent] = &[
     },
 ];
 
-pub const KNOWN: &[Known] = &[
+pub const KNOWN: &[Known<Step, Answer>] = &[
     Known {
         name: "empty key",
         versions: (FIRST, LAST),
@@ -132,43 +120,16 @@ pub const KNOWN: &[Known] = &[
     },
 ];
 
-pub fn within(versions: (Version, Version), version: Version) -> bool {
-    versions.0 <= version && version < versions.1
-}
-
-/// The step as it may be sent to a containerd of `version`, and the rules that changed it.
-pub fn sendable(step: &Step, version: Version) -> (Step, Vec<&'static Unsent>) {
+/// The step as it may be sent to a containerd of `version`.
+pub fn sendable(step: &Step, version: Version) -> Sent<Step> {
     let mut step = step.clone();
-    let mut met = Vec::new();
+    let mut reasons = Vec::new();
     for unsent in UNSENT.iter().filter(|u| within(u.versions, version)) {
         let before = step.request.clone();
         (unsent.strip)(&mut step.request);
         if step.request != before {
-            met.push(unsent);
+            reasons.push(format!("{} is not sent: {}", unsent.name, unsent.reason));
         }
     }
-    (step, met)
-}
-
-/// The rule that foretells exactly `theirs`.
-pub fn explains(
-    version: Version,
-    step: &Step,
-    theirs: &Answer,
-    ours: &Answer,
-) -> Option<&'static Known> {
-    let mut rules = KNOWN.iter().filter(|k| within(k.versions, version));
-    rules.find(|known| (known.due)(step, ours).as_ref() == Some(theirs))
-}
-
-impl std::fmt::Display for Known {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.name, self.reason)
-    }
-}
-
-impl std::fmt::Display for Unsent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} is not sent: {}", self.name, self.reason)
-    }
+    Sent { step: Some(step), reasons }
 }

@@ -7,11 +7,13 @@ use tonic::Code;
 
 use super::answer::Answer;
 use super::generate;
-use super::run::{Servers, seed};
+use super::servers::Servers;
 use super::step::{Request, Space, Step};
+use crate::live::engine::{Sequence, Servers as _, play};
 use crate::live::text;
 use crate::support::containerd::Containerd;
 use crate::support::random::Rng;
+use crate::support::settings::seed;
 use crate::support::{self, Client, Failed};
 
 /// The largest message of gRPC here and there.
@@ -115,7 +117,6 @@ async fn a_request_that_is_too_large_is_refused_alike() {
 async fn long_lists_are_in_one_order() {
     let bin = Containerd::bin();
     let seed = seed();
-    println!("LMDB_IMAGES_SEED={seed}");
     let mut servers = Servers::start(&bin).await;
     let mut random = Rng::with_seed(seed);
     let mut steps: Vec<Step> = (0..200)
@@ -130,7 +131,8 @@ async fn long_lists_are_in_one_order() {
     let others = (0..20).flat_map(|n| generate::sequence(seed.wrapping_add(n)));
     steps.extend(others.map(|step| Step { space: Space::Own(0), ..step }));
     steps.push(Step { space: Space::Own(0), request: list(&[]) });
-    let difference = servers.play(&steps, &mut Default::default()).await;
+    let sequence = Sequence { steps, setup: () };
+    let difference = play(&mut servers, &sequence, &mut Default::default()).await;
     assert!(difference.is_none(), "seed {seed}: {difference:?}");
     servers.stop().await;
 }

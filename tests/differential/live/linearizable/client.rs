@@ -38,9 +38,6 @@ pub struct Recorder {
     /// By namespace and name.
     pub registers: Vec<Mutex<Vec<Operation>>>,
     pub stop: AtomicBool,
-    /// Whether answers count. They do not while a daemon of ours that has never seen containerd serves its
-    /// copy alone.
-    pub counts: AtomicBool,
     pub knows_transfer: bool,
 }
 
@@ -52,7 +49,6 @@ impl Recorder {
             operations: AtomicU64::default(),
             registers: (0..NAMESPACES.len() * NAMES.len()).map(|_| Mutex::default()).collect(),
             stop: AtomicBool::default(),
-            counts: AtomicBool::new(true),
             knows_transfer,
         }
     }
@@ -199,10 +195,6 @@ impl One<'_> {
     }
 
     fn record(&self, register: usize, begin: u64, end: u64, effect: Effect, in_doubt: bool) {
-        let is_read = !effect.is_write() && effect != Effect::Present;
-        if is_read && !self.recorder.counts.load(SeqCst) {
-            return;
-        }
         let client = self.caller.name;
         self.recorder.push(register, Operation { client, effect, begin, end, in_doubt });
     }

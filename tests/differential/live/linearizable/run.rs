@@ -15,10 +15,14 @@ use super::register;
 use crate::support::containerd::Containerd;
 use crate::support::daemon_process::DaemonProcess;
 use crate::support::random::{Draw, Rng};
+use crate::support::settings::{seed, setting};
 use crate::support::{IMAGES, channel, create, grpc, image};
 
 /// How long the clients of a round call.
 const ROUND: Duration = Duration::from_secs(2);
+
+/// How long a daemon is down or stopped.
+const A_MOMENT: Duration = Duration::from_millis(200);
 
 /// Calls that a round ends with at the latest: each is kept until it is checked.
 const MAX_CALLS: u64 = 200_000;
@@ -30,11 +34,16 @@ enum Disturbance {
     KillDaemon,
     KillContainerd,
     KillBoth,
+    /// The same, and the daemon starts first.
+    KillBothDaemonFirst,
     /// The daemon is stopped for a moment, so its events are late.
     PauseDaemon,
+    /// containerd is killed, starts again, answers some clients and hangs for a moment, while the daemon is
+    /// stopped at first.
+    HangAfterStart,
 }
 
-const DISTURBANCES: [Disturbance; 8] = [
+const DISTURBANCES: [Disturbance; 10] = [
     Disturbance::Nothing,
     Disturbance::Nothing,
     Disturbance::Nothing,
@@ -43,6 +52,8 @@ const DISTURBANCES: [Disturbance; 8] = [
     Disturbance::KillDaemon,
     Disturbance::KillContainerd,
     Disturbance::KillBoth,
+    Disturbance::KillBothDaemonFirst,
+    Disturbance::HangAfterStart,
 ];
 
 struct World {
@@ -102,12 +113,12 @@ impl World {
         ]
     }
 
-    async fn disturb(&mut self, disturbance: Disturbance, recorder: &Recorder) {
+    async fn disturb(&mut self, disturbance: Disturbance) {
         match disturbance {
             Disturbance::Nothing => {}
             Disturbance::PauseDaemon => {
                 self.daemon.as_ref().unwrap().signal("STOP");
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                tokio::time::sleep(A_MOMENT).await;
                 self.daemon.as_ref().unwrap().signal("CONT");
             }
             Disturbance::KillDaemon => {
@@ -122,11 +133,26 @@ impl World {
             Disturbance::KillBoth => {
                 self.containerd.kill();
                 drop(self.daemon.take());
-                // A daemon that has not seen containerd since it started has its copy only.
-                recorder.counts.store(false, SeqCst);
                 self.containerd.start_again().await;
                 self.start_daemon();
-                recorder.counts.store(true, SeqCst);
+            }
+            Disturbance::KillBothDaemonFirst => {
+                drop(self.daemon.take());
+                tokio::time::sleep(A_MOMENT).await;
+                self.containerd.kill();
+                self.start_daemon();
+                tokio::time::sleep(A_MOMENT).await;
+                self.containerd.start_again().await;
+            }
+            Disturbance::HangAfterStart => {
+                self.daemon.as_ref().unwrap().signal("STOP");
+                self.containerd.kill();
+                self.containerd.start_again().await;
+                tokio::time::sleep(A_MOMENT).await;
+                self.containerd.signal("STOP");
+                self.daemon.as_ref().unwrap().signal("CONT");
+                tokio::time::sleep(A_MOMENT).await;
+                self.containerd.signal("CONT");
             }
         }
     }
@@ -145,7 +171,7 @@ impl World {
             .collect();
         let end = Instant::now() + ROUND;
         tokio::time::sleep(ROUND / 3).await;
-        self.disturb(disturbance, &recorder).await;
+        self.disturb(disturbance).await;
         while Instant::now() < end && recorder.operations.load(SeqCst) < MAX_CALLS {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -172,11 +198,9 @@ impl World {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs LMDB_IMAGES_CONTAINERD_BIN"]
 async fn a_read_through_us_is_never_older_than_an_answer_of_containerd() {
-    let environment = |name: &str| std::env::var(name).ok().map(|value| value.parse().unwrap());
-    let seed = environment("LMDB_IMAGES_SEED").unwrap_or_else(|| fastrand::u64(..));
-    let seconds = environment("LMDB_IMAGES_LINEARIZABLE_SECONDS").unwrap_or(0);
+    let seed = seed();
+    let seconds = setting("LMDB_IMAGES_LINEARIZABLE_SECONDS").unwrap_or(0);
     let mut rng = Rng::with_seed(seed);
-    println!("seed {seed}");
     let mut world = World::start(&Containerd::bin()).await;
     let end = Instant::now() + Duration::from_secs(seconds);
     let (mut rounds, mut calls) = (0, 0);

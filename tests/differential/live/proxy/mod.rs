@@ -6,7 +6,9 @@
 //! `LMDB_IMAGES_DIFFERENTIAL_SECONDS` says for how long random requests are compared, and
 //! `LMDB_IMAGES_SEED` is the seed.
 
+mod catalog;
 mod content;
 mod faults;
 mod front;
 mod random;
+mod restart;

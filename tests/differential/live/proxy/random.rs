@@ -9,13 +9,10 @@ use super::front::Front;
 use crate::support::containerd::Containerd;
 use crate::support::image;
 use crate::support::random::{Draw, Rng};
+use crate::support::settings::{seed, setting};
 
 /// With the namespaces of the records: one that is missing, two that are invalid, and none.
 const NAMESPACES: [&str; 6] = ["first", "second", "third", "missing", "-invalid", ""];
-
-fn environment(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().unwrap())
-}
 
 fn labels(rng: &mut Rng, most: usize) -> Vec<(String, String)> {
     // One label at most where the order of entries would not be told: Go's maps have none.
@@ -104,13 +101,12 @@ const JUNK: [&[u8]; 5] = [b"", b"\x0a", b"\x0a\x05a", b"\x0a\x01\xff", b"\x0a\x0
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs LMDB_IMAGES_CONTAINERD_BIN"]
 async fn a_read_from_containerds_files_is_containerds_answer() {
-    let seed = environment("LMDB_IMAGES_SEED").unwrap_or_else(|| fastrand::u64(..));
+    let seed = seed();
     let mut rng = Rng::with_seed(seed);
-    println!("seed {seed}");
     let front = Front::start(&Containerd::bin()).await;
     let world = World::fill(&front, &mut rng).await;
     let end = Instant::now()
-        + Duration::from_secs(environment("LMDB_IMAGES_DIFFERENTIAL_SECONDS").unwrap_or(0));
+        + Duration::from_secs(setting("LMDB_IMAGES_DIFFERENTIAL_SECONDS").unwrap_or(0));
     let (mut requests, mut good, before) = (0, 0, front.answered_from_files());
     while requests < 1000 || Instant::now() < end {
         let (path, message) = world.request(&mut rng);

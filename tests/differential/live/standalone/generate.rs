@@ -16,14 +16,14 @@ use protobuf::MessageField;
 use protobuf::well_known_types::field_mask::FieldMask;
 
 use super::generate_events::{events, tied_to, watch};
-use super::play::Sequence;
 use super::request::{Request, Step, TOKEN};
+use crate::live::engine::Sequence;
 use crate::live::text;
 use crate::support;
 use crate::support::random::{Draw, Rng};
 
 /// A sequence: mostly of one service, with some of the others.
-pub fn sequence(seed: u64) -> Sequence {
+pub fn sequence(seed: u64) -> Sequence<Step, Vec<Vec<String>>> {
     let mut r = Rng::with_seed(seed);
     let weights = r.one(&[[80, 10, 10], [80, 10, 10], [10, 80, 10], [10, 10, 80], [34, 33, 33]]);
     let length = r.usize(3..=24);
@@ -62,7 +62,7 @@ pub fn sequence(seed: u64) -> Sequence {
     // What all came to.
     steps.push(Step { space: None, request: Request::ListNamespaces(Default::default()) });
     let watches = (0..r.one(&[0, 1, 1, 2])).map(|_| watch(&mut r)).collect();
-    Sequence { steps, watches }
+    Sequence { steps, setup: watches }
 }
 
 pub fn some<M>(message: M) -> MessageField<M> {

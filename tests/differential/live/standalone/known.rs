@@ -1,10 +1,9 @@
-//! How the services beside Images are known to differ on containerds. As narrow as can be: what a
-//! rule does not foretell to the letter is a difference.
+//! How the services beside Images are known to differ on containerds.
 
+use go_compat::text::lossy;
 use lmdb_images::api::imagestore::ImageStore;
 use lmdb_images::api::transfer::TransferRequest;
 use lmdb_images::model::Namespace;
-use lmdb_images::model::go::text::lossy;
 use lmdb_images::model::label::MAX_SIZE;
 use protobuf::well_known_types::timestamp::Timestamp;
 use protobuf::{Message, MessageField};
@@ -12,21 +11,12 @@ use tonic::Code;
 
 use super::answer::Answer;
 use super::request::{Request, Step};
-use crate::live::images::known::{FIRST, LAST, within};
+use crate::live::engine::Sent;
+use crate::live::engine::known::{FIRST, Known, LAST};
 use crate::support::Failed;
 use crate::support::containerd::Version;
 
-/// A rule: what containerd answers where we answer something else.
-pub struct Known {
-    pub name: &'static str,
-    /// From this version on, and before that one.
-    pub versions: (Version, Version),
-    pub reason: &'static str,
-    /// The answer due from containerd where we give this one; none where the rule says nothing.
-    due: fn(&Step, &Answer) -> Option<Answer>,
-}
-
-pub const KNOWN: &[Known] = &[
+pub const KNOWN: &[Known<Step, Answer>] = &[
     Known {
         name: "answer of an update",
         versions: (FIRST, (1, 7, 0)),
@@ -149,7 +139,7 @@ pub const KNOWN: &[Known] = &[
 ];
 
 /// Why such a request is not sent to that version, nor to us, if it is not.
-pub fn unsent(request: &Request, version: Version) -> Option<&'static str> {
+fn unsent(request: &Request, version: Version) -> Option<&'static str> {
     let resource = match request {
         Request::AddResource(r) => r.resource.type_.as_str(),
         Request::DeleteResource(r) => r.resource.type_.as_str(),
@@ -212,9 +202,12 @@ fn is_plain(time: Option<&Timestamp>) -> bool {
     time.is_some_and(|t| (0..1_000_000_000).contains(&t.nanos) && t.seconds <= 253_402_300_799)
 }
 
-/// The step as it is sent to that version: 1.6 tells the events of Namespaces in the namespace of
-/// the call, others in the one that they are about.
-pub fn sent(step: &Step, version: Version) -> Step {
+/// The step as it may be sent to a containerd of `version`: 1.6 tells the events of Namespaces in the
+/// namespace of the call, others in the one that they are about.
+pub fn sendable(step: &Step, version: Version) -> Sent<Step> {
+    if let Some(reason) = unsent(&step.request, version) {
+        return Sent { step: None, reasons: vec![reason.into()] };
+    }
     let mut step = step.clone();
     if version < (1, 7, 0) {
         match &step.request {
@@ -224,22 +217,5 @@ pub fn sent(step: &Step, version: Version) -> Step {
             _ => {}
         }
     }
-    step
-}
-
-/// The rule that foretells exactly `theirs`.
-pub fn explains(
-    version: Version,
-    step: &Step,
-    theirs: &Answer,
-    ours: &Answer,
-) -> Option<&'static Known> {
-    let mut rules = KNOWN.iter().filter(|k| within(k.versions, version));
-    rules.find(|known| (known.due)(step, ours).as_ref() == Some(theirs))
-}
-
-impl std::fmt::Display for Known {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.name, self.reason)
-    }
+    Sent { step: Some(step), reasons: Vec::new() }
 }

@@ -18,16 +18,10 @@ use lmdb_images::api::namespace::{
 use lmdb_images::api::transfer::TransferRequest;
 use protobuf::Message;
 
-use crate::support::IMAGES;
+use crate::support::{EVENTS, IMAGES, INTROSPECTION, LEASES, NAMESPACES, TRANSFER};
 
 /// Stands for the number of a sequence.
 pub const TOKEN: &str = "S0000000";
-
-pub const NAMESPACES: &str = "containerd.services.namespaces.v1.Namespaces";
-pub const LEASES: &str = "containerd.services.leases.v1.Leases";
-pub const EVENTS: &str = "containerd.services.events.v1.Events";
-const INTROSPECTION: &str = "containerd.services.introspection.v1.Introspection";
-const TRANSFER: &str = "containerd.services.transfer.v1.Transfer";
 
 #[derive(Clone, PartialEq)]
 pub enum Request {

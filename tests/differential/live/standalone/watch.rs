@@ -12,8 +12,8 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::answer;
-use super::request::{EVENTS, TOKEN, unnumbered};
-use crate::support::{Failed, Raw, grpc};
+use super::request::{TOKEN, unnumbered};
+use crate::support::{EVENTS, Failed, Raw, grpc};
 
 /// The namespace of events that tell where a stream stands.
 const MARKER: &str = "marker";

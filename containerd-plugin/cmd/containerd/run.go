@@ -1,0 +1,11 @@
+//go:build !containerd_2_3
+
+package main
+
+import (
+	"context"
+
+	"github.com/containerd/containerd/v2/cmd/containerd/command"
+)
+
+func run(arguments []string) error { return command.App().Run(context.Background(), arguments) }

@@ -1,0 +1,28 @@
+# shellcheck shell=bash
+# A booted Debian in a container, with systemd as PID 1; sourced after common.sh and debian.sh, never run.
+# debian_root makes its files.
+
+# machine_boot: boots DEBIAN_ROOT, with the further arguments for systemd-nspawn in MACHINE_ARGUMENTS. What it
+# prints goes to $WORK/boot.log; it ends with the script.
+MACHINE_ARGUMENTS=()
+machine_boot() {
+    # As its own, without the machine's systemd, which need not be there.
+    systemd-nspawn --quiet --boot --register=no --keep-unit --private-network --console=pipe \
+        --machine="li-$$" --directory="$DEBIAN_ROOT" "${MACHINE_ARGUMENTS[@]}" </dev/null >>"$WORK/boot.log" 2>&1 &
+    MACHINE_PID=$!
+    record_pid "$MACHINE_PID"
+    await 60 "PID 1" machine_is_booted || { tail -n 20 "$WORK/boot.log" >&2; die "no systemd boots in a container here"; }
+}
+machine_is_booted() { machine systemctl is-system-running | grep -E 'running|degraded'; }
+
+# machine_stop: shuts it down in order, as TERM is nspawn's word for that.
+machine_stop() { stop_process "$MACHINE_PID"; }
+
+# machine COMMAND...: in it, as from a login. Its first process is nspawn's only child.
+machine() {
+    local first
+    read -r first _ < <(cat /proc/"$MACHINE_PID"/task/*/children) || true
+    [[ $first ]] || return
+    nsenter --target "$first" --mount --uts --ipc --net --pid --cgroup --root --wd \
+        env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 SYSTEMD_PAGER= "$@"
+}

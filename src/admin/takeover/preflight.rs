@@ -1,0 +1,170 @@
+//! The checks before a takeover. The error of a check says what to do.
+
+use std::path::Path;
+
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, access, geteuid};
+
+use super::layout::{ADDRESS, CONTAINERD_UNIT, OUR_UNIT, UPSTREAM};
+use super::node::Node;
+use super::systemd::{Systemd, property};
+use super::unit;
+use crate::admin::diff::{self, DifferenceKind};
+use crate::admin::peers;
+use crate::admin::precondition::Check;
+use crate::store::dir::files::DATA_FILE;
+
+/// Free space that the file system of the store must have. A copy of 100,000 images takes about a quarter.
+const MIN_FREE_BYTES: u64 = 256 << 20;
+
+/// Checks that need no containerd.
+pub(crate) fn of_machine(systemd: &mut impl Systemd) -> Vec<Check> {
+    let check = |subject, found| Check { subject, found };
+    let mut checks = vec![check("user", check_user()), check("systemd", check_systemd())];
+    if checks.iter().all(|check| check.found.is_ok()) {
+        checks.push(check("units", check_units(systemd)));
+    }
+    checks
+}
+
+fn check_user() -> Result<String, String> {
+    if !geteuid().is_root() {
+        return Err("this changes units of systemd: run it as root".into());
+    }
+    let folder = "/etc/systemd/system";
+    access(folder, AccessFlags::W_OK).map_err(|e| {
+        format!("{folder} cannot be written: {e}: a takeover keeps its units there")
+    })?;
+    Ok("root".into())
+}
+
+fn check_systemd() -> Result<String, String> {
+    if Path::new("/run/systemd/system").is_dir() {
+        return Ok("runs this machine".into());
+    }
+    Err("this machine is not run by systemd: point clients at our socket instead, see docs/proxy.md".into())
+}
+
+/// Units that would hold a socket of the same name as the takeover's.
+fn check_units(systemd: &mut impl Systemd) -> Result<String, String> {
+    let text = |e: crate::model::Error| e.message().to_owned();
+    for unit in [CONTAINERD_UNIT, OUR_UNIT] {
+        if property(systemd, unit, "LoadState").map_err(text)? != "loaded" {
+            return Err(format!("there is no {unit}: install its package first"));
+        }
+    }
+    for unit in ["lmdb-images-containerd.socket", "lmdb-images-containerd-ttrpc.socket"] {
+        if property(systemd, unit, "ActiveState").map_err(text)? == "active" {
+            return Err(format!(
+                "{unit} is active, and the takeover brings a socket of the same name: `systemctl disable \
+                 --now {unit}`"
+            ));
+        }
+    }
+    Ok(format!("{CONTAINERD_UNIT} and {OUR_UNIT} are there"))
+}
+
+/// Checks of what was found.
+pub(crate) async fn of_node(
+    node: &Node,
+    systemd: &mut impl Systemd,
+    store: &Path,
+    program: &Path,
+) -> Vec<Check> {
+    let check = |subject, found| Check { subject, found };
+    vec![
+        check("containerd", Ok(format!("listens on {ADDRESS}, started by `{}`", node.command))),
+        check("containers", check_containers(systemd)),
+        check("program", check_program(systemd, program)),
+        check("store", check_names(store, node.service_was_active).await),
+        check("room", check_room(store)),
+        check("address", check_upstream()),
+        check("clients", Ok(describe_clients())),
+    ]
+}
+
+fn check_containers(systemd: &mut impl Systemd) -> Result<String, String> {
+    match property(systemd, CONTAINERD_UNIT, "KillMode") {
+        Ok(mode) if mode == "process" => {
+            Ok("go on: containerd's restart leaves their shims".into())
+        }
+        Ok(mode) => Err(format!(
+            "{CONTAINERD_UNIT} has KillMode={mode}, so its restart would end every container: set \
+             KillMode=process, as containerd's own unit does"
+        )),
+        Err(e) => Err(e.message().into()),
+    }
+}
+
+/// The service must be of this version: it reads what this program writes.
+fn check_program(systemd: &mut impl Systemd, program: &Path) -> Result<String, String> {
+    let text = systemd.systemctl(&["cat", OUR_UNIT]).map_err(|e| e.message().to_owned())?;
+    let command = unit::command(&text)?;
+    let started = Path::new(unit::program(&command));
+    if started.canonicalize().ok() != program.canonicalize().ok() {
+        return Err(format!(
+            "{OUR_UNIT} starts {}, and this is {}: run that one",
+            started.display(),
+            program.display()
+        ));
+    }
+    Ok(format!("{} {}", program.display(), env!("CARGO_PKG_VERSION")))
+}
+
+/// A name that only the store has would be set aside: containerd's names hold in front of it.
+async fn check_names(store: &Path, is_in_front: bool) -> Result<String, String> {
+    if !store.join(DATA_FILE).exists() {
+        return Ok(format!("{} is made when the service starts", store.display()));
+    }
+    let found = diff::run(store, Path::new(ADDRESS)).await.map_err(|e| e.message().to_owned())?;
+    let counts = |kind: &DifferenceKind| is_in_front || *kind == DifferenceKind::OnlyHere;
+    let differing: Vec<_> = found.differences.iter().filter(|found| counts(&found.kind)).collect();
+    match differing.first() {
+        None => Ok("has no name that containerd does not have".into()),
+        Some(first) => Err(format!(
+            "{} images differ from containerd's, {:?} in namespace {} for example ({}): `lmdb-images diff` \
+             lists them, `lmdb-images export` gives containerd those that only the store has",
+            differing.len(),
+            first.name,
+            first.namespace,
+            first.kind
+        )),
+    }
+}
+
+fn check_room(store: &Path) -> Result<String, String> {
+    let folder = store.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"));
+    let free = statvfs(folder)
+        .map(|fs| fs.blocks_available().saturating_mul(fs.fragment_size()))
+        .map_err(|e| format!("the free space of {} is not known: {e}", folder.display()))?;
+    if free < MIN_FREE_BYTES {
+        return Err(format!(
+            "{} has {} MiB free, and the names may need {} MiB: make room first",
+            folder.display(),
+            free >> 20,
+            MIN_FREE_BYTES >> 20
+        ));
+    }
+    Ok(format!("{} MiB free for the names", free >> 20))
+}
+
+fn check_upstream() -> Result<String, String> {
+    match std::os::unix::net::UnixStream::connect(UPSTREAM) {
+        Ok(_) if !Path::new(UPSTREAM).is_symlink() => {
+            Err(format!("a process listens on {UPSTREAM}, where containerd is to move: stop it"))
+        }
+        _ => Ok(format!("{UPSTREAM} is free")),
+    }
+}
+
+/// The clients of now, which connect again.
+fn describe_clients() -> String {
+    match peers::connected(Path::new(ADDRESS)) {
+        Ok(peers) if peers.is_empty() => "none is connected".into(),
+        Ok(peers) => {
+            let peers: Vec<_> = peers.iter().map(ToString::to_string).collect();
+            format!("connect again, and calls under way fail: {}", peers.join(", "))
+        }
+        Err(e) => format!("not known: {e}"),
+    }
+}

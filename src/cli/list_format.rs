@@ -1,0 +1,156 @@
+//! The line of `ls --format`: text with fields in braces.
+
+use std::fmt::Write;
+use std::str::FromStr;
+
+use go_compat::quote::quote;
+
+use super::output::visible;
+use crate::admin::image_json::ImageJson;
+
+/// One field of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Field {
+    Namespace,
+    Name,
+    MediaType,
+    Digest,
+    Size,
+    CreatedAt,
+    UpdatedAt,
+    Labels,
+    Label(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Field(Field),
+}
+
+/// A parsed format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ListFormat {
+    pieces: Vec<Piece>,
+}
+
+/// The fields, for an error.
+const FIELDS: &str = "{namespace}, {name}, {mediaType}, {digest}, {size}, {createdAt}, {updatedAt}, {labels} \
+                      and {labels.KEY}";
+
+impl FromStr for ListFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (mut pieces, mut rest) = (Vec::new(), text);
+        while let Some((before, behind)) = rest.split_once('{') {
+            let end = || format!("a \"{{\" in {} has no \"}}\": add it", quote(text));
+            let (field, after) = behind.split_once('}').ok_or_else(end)?;
+            pieces.push(Piece::Text(before.to_owned()));
+            pieces.push(Piece::Field(field.parse()?));
+            rest = after;
+        }
+        pieces.push(Piece::Text(rest.to_owned()));
+        Ok(Self { pieces })
+    }
+}
+
+impl FromStr for Field {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Ok(match name {
+            "namespace" => Self::Namespace,
+            "name" => Self::Name,
+            "mediaType" => Self::MediaType,
+            "digest" => Self::Digest,
+            "size" => Self::Size,
+            "createdAt" => Self::CreatedAt,
+            "updatedAt" => Self::UpdatedAt,
+            "labels" => Self::Labels,
+            _ => match name.strip_prefix("labels.") {
+                Some(key) if !key.is_empty() => Self::Label(key.to_owned()),
+                _ => {
+                    return Err(format!(
+                        "there is no field {}: the fields are {FIELDS}",
+                        quote(name)
+                    ));
+                }
+            },
+        })
+    }
+}
+
+impl ListFormat {
+    /// Returns the line of an image. Texts of the image are escaped; an absent one is empty.
+    pub(crate) fn line(&self, image: &ImageJson) -> String {
+        let mut line = String::new();
+        for piece in &self.pieces {
+            // Writing to a string cannot fail.
+            let _ = match piece {
+                Piece::Text(text) => write!(line, "{text}"),
+                Piece::Field(field) => write!(line, "{}", field.of(image)),
+            };
+        }
+        line
+    }
+}
+
+impl Field {
+    fn of(&self, image: &ImageJson) -> String {
+        let text =
+            |text: &str| if text.is_empty() { String::new() } else { visible(text).into_owned() };
+        let target = &image.target;
+        match self {
+            Self::Namespace => image.namespace.clone(),
+            Self::Name => text(&image.name),
+            Self::MediaType => text(&target.media_type),
+            Self::Digest => text(&target.digest),
+            Self::Size => target.size.to_string(),
+            Self::CreatedAt => image.created_at.map(|at| at.to_string()).unwrap_or_default(),
+            Self::UpdatedAt => image.updated_at.map(|at| at.to_string()).unwrap_or_default(),
+            Self::Labels => {
+                let labels = image.labels.iter().map(|(key, value)| format!("{key}={value}"));
+                text(&labels.collect::<Vec<_>>().join(","))
+            }
+            Self::Label(key) => image.labels.get(key).map(|value| text(value)).unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::descriptor::Descriptor;
+    use crate::api::images::Image;
+    use crate::model::Namespace;
+
+    #[test]
+    fn fields_are_filled_and_escaped() {
+        let image = Image {
+            name: "a\u{1b}:1".into(),
+            target: Some(Descriptor { digest: "sha256:ab".into(), size: 7, ..Default::default() })
+                .into(),
+            labels: [("stage".to_owned(), "live".to_owned())].into(),
+            ..Image::default()
+        };
+        let image = ImageJson::new(&Namespace::parse("n").unwrap(), image);
+        let line = |format: &str| ListFormat::from_str(format).unwrap().line(&image);
+        assert_eq!(line("{namespace}/{name} {digest}\t{size}"), "n/\"a\\x1b:1\" sha256:ab\t7");
+        assert_eq!(line("{labels.stage}|{labels.none}|{labels}|{createdAt}"), "live||stage=live|");
+        assert_eq!(line("plain }"), "plain }");
+    }
+
+    #[test]
+    fn a_wrong_format_says_what_is_there() {
+        for (format, says) in [
+            ("{nmae}", "no field \"nmae\": the fields are {namespace}"),
+            ("{labels.}", "no field \"labels.\""),
+            ("{}", "no field \"\""),
+            ("x {name", "has no \"}\""),
+        ] {
+            let error = ListFormat::from_str(format).unwrap_err();
+            assert!(error.contains(says), "{format}: {error}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! `lmdb-images takeover` and `lmdb-images release`.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::output::{Failure, Output};
+use super::{StoreArgs, block_on};
+use crate::admin::takeover::{self, ADDRESS, Event, State, UPSTREAM};
+use crate::model::printable::one_line;
+use crate::model::{Error, Result};
+
+/// Take the address of this machine's containerd, so that every client goes through us
+///
+/// For a containerd that systemd runs. containerd moves to /run/containerd/containerd-upstream.sock by a
+/// drop-in of its unit, and sockets that systemd holds for lmdb-images.service take its address: no client
+/// needs another setting. containerd is restarted once; containers go on. Prints what it checks and
+/// everything that it will write or restart, changes nothing if a check fails, and goes back by itself if
+/// one fails afterwards. It goes on when the terminal goes, and systemd goes back if it is killed.
+///
+/// The store is the daemon's. `lmdb-images release` is the way back.
+#[derive(Args)]
+pub(crate) struct Takeover {
+    #[command(flatten)]
+    root: StoreArgs,
+
+    /// Change nothing, and print the checks and what would be done
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Do the steps in this process: systemd calls this
+    #[arg(long, hide = true, conflicts_with = "dry_run")]
+    here: bool,
+}
+
+/// Give containerd its address back, the way back from takeover
+///
+/// Restarts containerd once; containers go on. Works after a takeover that was interrupted anywhere, and
+/// can be repeated. The store, its names and the settings stay.
+#[derive(Args)]
+pub(crate) struct Release {
+    /// Change nothing, and print what would be done
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Do the steps in this process: systemd calls this
+    #[arg(long, hide = true, conflicts_with = "dry_run")]
+    here: bool,
+
+    /// Do nothing unless a command was interrupted: systemd calls this
+    #[arg(long, hide = true, requires = "here")]
+    if_interrupted: bool,
+}
+
+impl Takeover {
+    /// Checks, prints the plan, and has systemd do it.
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        let store = self.root.folder()?;
+        let mut out = Output::new();
+        if self.here {
+            block_on(takeover::take(&store, |event| print_event(&mut out, &event)))?;
+            return finish(out, &taken_message());
+        }
+        match takeover::state()? {
+            State::Taken => return finish(out, &format!("{ADDRESS} is ours already")),
+            State::Interrupted => {
+                return Err(Error::FailedPrecondition(
+                    "a takeover or release has not come to its end: run `lmdb-images release` first".into(),
+                )
+                .into());
+            }
+            State::Released => {}
+        }
+        let program = program()?;
+        block_on(takeover::prepare(&store, &program, |event| print_event(&mut out, &event)))?;
+        if self.dry_run {
+            return finish(out, "nothing was done");
+        }
+        out.finish("nothing was done")?;
+        in_unit(&["takeover".as_ref(), "--here".as_ref(), "--root".as_ref(), store.as_os_str()])
+    }
+}
+
+impl Release {
+    /// Prints the plan, and has systemd do it.
+    pub(crate) fn run(self) -> Result<ExitCode, Failure> {
+        let mut out = Output::new();
+        let state = takeover::state()?;
+        let is_interrupted = state == State::Interrupted;
+        if state == State::Released || (self.if_interrupted && !is_interrupted) {
+            // systemd asks after every end; only a person wants an answer.
+            return if self.here {
+                Ok(ExitCode::SUCCESS)
+            } else {
+                finish(out, &released_message())
+            };
+        }
+        if self.here {
+            block_on(takeover::release(|event| print_event(&mut out, &event)))?;
+            return finish(out, &released_message());
+        }
+        takeover::plan_release()?.lines().iter().for_each(|line| out.line(line));
+        if self.dry_run {
+            return finish(out, "nothing was done");
+        }
+        out.finish("nothing was done")?;
+        in_unit(&["release".as_ref(), "--here".as_ref()])
+    }
+}
+
+fn taken_message() -> String {
+    format!("taken over: clients of {ADDRESS} come to us, and containerd listens on {UPSTREAM}")
+}
+
+fn released_message() -> String {
+    format!("released: containerd has {ADDRESS}")
+}
+
+fn print_event(out: &mut Output, event: &Event<'_>) {
+    match event {
+        Event::Check(check) => match &check.found {
+            Ok(found) => out.line(format_args!("ok    {}: {}", check.subject, one_line(found))),
+            Err(why) => out.line(format_args!("STOP  {}: {why}", check.subject)),
+        },
+        Event::Plan(plan) => plan.lines().iter().for_each(|line| out.line(line)),
+        Event::Step(step) => out.line(format_args!("do    {step}")),
+    }
+}
+
+fn finish(mut out: Output, line: &str) -> Result<ExitCode, Failure> {
+    out.line(line);
+    out.finish(line)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn program() -> Result<PathBuf> {
+    std::env::current_exe()
+        .map_err(|e| Error::Internal(format!("finding the path of this program: {e}")))
+}
+
+/// Name of the unit. systemd has one of a name, so two commands never run at once.
+const UNIT: &str = "lmdb-images-takeover-run";
+
+/// How long systemd may take to end and to forget a unit.
+const FORGET_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The time between two looks at it: systemd does not announce that it has forgotten a unit.
+const FORGET_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Waits until systemd has forgotten the unit of the last command. Until then it refuses another one of that name,
+/// also for a moment after the last one has ended.
+fn await_forgotten() {
+    let deadline = Instant::now() + FORGET_TIMEOUT;
+    while Instant::now() < deadline && is_known() {
+        std::thread::sleep(FORGET_INTERVAL);
+    }
+}
+
+/// Whether systemd knows the unit. If systemd does not answer, systemd-run says so.
+fn is_known() -> bool {
+    let mut show = Command::new("systemctl");
+    let Ok(shown) = show.args(["show", "--value", "--property=FragmentPath", UNIT]).output() else {
+        return false;
+    };
+    !shown.stdout.trim_ascii().is_empty()
+}
+
+/// Runs this program with these arguments in a unit of systemd's. Whatever ends it, systemd then has the way
+/// back run if it was interrupted.
+fn in_unit(arguments: &[&OsStr]) -> Result<ExitCode, Failure> {
+    let program = program()?;
+    let path = program.to_str().filter(|path| !path.contains(['"', '\\', '%', '$']));
+    let path = path.ok_or_else(|| {
+        Error::InvalidArgument("this program's path has special characters: move it".into())
+    })?;
+    let after = format!("ExecStopPost=\"{path}\" release --here --if-interrupted");
+    await_forgotten();
+    let mut command = Command::new("systemd-run");
+    command.args([
+        "--quiet",
+        "--collect",
+        "--pipe",
+        "--wait",
+        "--service-type=exec",
+        "--unit",
+        UNIT,
+    ]);
+    // The steps wait for containerd and the daemon as long as their own units do.
+    command.args(["--property", &after, "--property", "TimeoutStopSec=600", "--"]);
+    let status = command.arg(&program).args(arguments).status();
+    let status = status.map_err(|e| Error::Internal(format!("running systemd-run: {e}")))?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}

@@ -1,0 +1,294 @@
+//! `lmdb-images top`.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::Style;
+use ratatui::text::Line;
+use ratatui::widgets::{Row as TableRow, Table};
+use ratatui::{DefaultTerminal, Frame};
+
+use super::block_on;
+use super::output::{Failure, print, table};
+use super::settings_file::File;
+use crate::admin::top::figures::between;
+use crate::admin::top::{Endpoint, Figures, Samples, scrape};
+use crate::daemon::metrics::Address;
+use crate::model::printable::one_line;
+use crate::model::{Error, Result};
+
+/// Show what a running daemon does: calls by method and by program, their times, containerd
+///
+/// Reads the daemon's metrics, so metrics_address must be set in its settings. The time of a method is what
+/// 99 of 100 calls took at most, by the limits of the metrics' buckets. Calls under way are counted as the last
+/// reading found them; a watch is under way as long as it is open. q ends it.
+#[derive(Args)]
+pub(crate) struct Top {
+    #[command(flatten)]
+    file: File,
+
+    /// Where the daemon gives out its metrics [default: metrics_address of its settings]
+    #[arg(long, env = "LMDB_IMAGES_METRICS_ADDRESS", value_name = "ADDRESS")]
+    metrics_address: Option<Address>,
+
+    /// Seconds between two readings
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    interval: u64,
+
+    /// Print the figures of one interval and end
+    #[arg(long)]
+    once: bool,
+}
+
+impl Top {
+    /// Reads the metrics, and shows them until it is ended.
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        let address = match self.metrics_address.clone() {
+            Some(address) => address,
+            None => self.file.read()?.metrics_address.ok_or_else(|| {
+                Error::FailedPrecondition(
+                    "the daemon gives out no metrics: set metrics_address in its settings, such as \
+                     \"/run/lmdb-images/metrics.sock\", or name the address with --metrics-address"
+                        .into(),
+                )
+            })?,
+        };
+        let endpoint = match address {
+            Address::Unix(path) => Endpoint::Unix(path),
+            Address::Tcp(address) => Endpoint::Tcp(address),
+        };
+        let interval = Duration::from_secs(self.interval);
+        let mut readings = Readings::begin(endpoint)?;
+        if self.once {
+            std::thread::sleep(interval);
+            let figures = readings.next()?;
+            return print_once(&head(&readings.endpoint, &figures, None), &figures);
+        }
+        let terminal = ratatui::try_init()
+            .map_err(|e| Error::Internal(format!("taking the terminal: {e}; --once needs none")))?;
+        let shown = show(terminal, &mut readings, interval);
+        ratatui::restore();
+        Ok(shown?)
+    }
+}
+
+/// The last reading.
+struct Readings {
+    endpoint: Endpoint,
+    samples: Samples,
+    at: Instant,
+}
+
+impl Readings {
+    fn begin(endpoint: Endpoint) -> Result<Self> {
+        let samples = block_on(scrape(&endpoint))?;
+        Ok(Self { endpoint, samples, at: Instant::now() })
+    }
+
+    /// Figures since the last reading.
+    fn next(&mut self) -> Result<Figures> {
+        let samples = block_on(scrape(&self.endpoint))?;
+        let now = Instant::now();
+        let figures = between(&self.samples, &samples, now - self.at);
+        (self.samples, self.at) = (samples, now);
+        Ok(figures)
+    }
+}
+
+fn show(mut terminal: DefaultTerminal, readings: &mut Readings, interval: Duration) -> Result<()> {
+    let failed = |e: std::io::Error| Error::Internal(format!("the terminal: {e}"));
+    let (mut figures, mut error) = (Figures::default(), None);
+    let mut due = Instant::now() + interval.min(Duration::from_secs(1));
+    loop {
+        let head = head(&readings.endpoint, &figures, error.as_deref());
+        terminal.draw(|frame| draw(frame, &head, &figures)).map_err(failed)?;
+        let left = due.saturating_duration_since(Instant::now());
+        if event::poll(left).map_err(failed)? {
+            if is_end(&event::read().map_err(failed)?) {
+                return Ok(());
+            }
+            continue;
+        }
+        // A daemon that restarts is waited for.
+        match readings.next() {
+            Ok(found) => (figures, error) = (found, None),
+            Err(e) => error = Some(e.message().to_owned()),
+        }
+        due = Instant::now() + interval;
+    }
+}
+
+fn is_end(event: &Event) -> bool {
+    let Event::Key(key) = event else { return false };
+    let is_interrupt =
+        key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c');
+    key.kind == KeyEventKind::Press && (key.code == KeyCode::Char('q') || is_interrupt)
+}
+
+/// The lines above the table.
+fn head(endpoint: &Endpoint, figures: &Figures, error: Option<&str>) -> Vec<String> {
+    let count = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.0}"));
+    let mut lines = vec![
+        match error {
+            Some(error) => one_line(error),
+            None => format!("lmdb-images at {endpoint}"),
+        },
+        format!(
+            "{:.0} connections, {:.0} calls under way, {:.0} of them watches and {:.0} subscriptions",
+            figures.connections, figures.in_flight, figures.watches, figures.subscriptions,
+        ),
+        format!(
+            "{} images, change {}; {:.1} commits/s, 99% within {}",
+            count(figures.images),
+            count(figures.last_change),
+            figures.commits,
+            within(figures.commit_p99, figures.commits),
+        ),
+    ];
+    if let Some(following) = figures.following {
+        let reads: Vec<_> = figures
+            .reads
+            .iter()
+            .map(|(source, rate)| format!("{rate:.1}/s from {}", one_line(source)))
+            .collect();
+        let state = if following { "followed" } else { "NOT FOLLOWED" };
+        lines.push(format!("containerd is {state}; reads: {}", reads.join(", ")));
+    }
+    lines
+}
+
+const METHOD_HEADS: [&str; 6] = ["METHOD", "BY", "CALLS/S", "FAILED/S", "UNDER WAY", "99% WITHIN"];
+
+fn method_cells(figures: &Figures) -> impl Iterator<Item = [String; 6]> {
+    figures.rows.iter().map(|row| {
+        [
+            one_line(&row.method),
+            one_line(&row.transport),
+            format!("{:.1}", row.rate),
+            format!("{:.1}", row.failed),
+            format!("{:.0}", row.in_flight),
+            within(row.p99, row.rate),
+        ]
+    })
+}
+
+const CLIENT_HEADS: [&str; 3] = ["CLIENT", "METHOD", "CALLS/S"];
+
+fn client_cells(figures: &Figures) -> impl Iterator<Item = [String; 3]> {
+    figures
+        .clients
+        .iter()
+        .map(|row| [one_line(&row.client), one_line(&row.method), format!("{:.1}", row.rate)])
+}
+
+/// A time, or that it is beyond what is counted.
+fn within(time: Option<Duration>, rate: f64) -> String {
+    match time {
+        Some(time) => format!("{time:?}"),
+        None if rate > 0.0 => "more".into(),
+        None => "-".into(),
+    }
+}
+
+fn draw(frame: &mut Frame<'_>, head: &[String], figures: &Figures) {
+    let lines = u16::try_from(head.len()).unwrap_or(u16::MAX);
+    let [above, methods, clients] = Layout::vertical([
+        Constraint::Length(lines.saturating_add(1)),
+        Constraint::Fill(1),
+        Constraint::Fill(1),
+    ])
+    .areas(frame.area());
+    let text: Vec<_> = head.iter().map(|line| Line::from(line.as_str())).collect();
+    frame.render_widget(ratatui::text::Text::from(text), above);
+    let widths = [20, 6, 10, 10, 10, 12];
+    draw_table(frame, methods, METHOD_HEADS, widths, method_cells(figures));
+    draw_table(frame, clients, CLIENT_HEADS, [20, 30, 10], client_cells(figures));
+}
+
+/// Draws a table whose columns have at least these widths.
+fn draw_table<const N: usize>(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    heads: [&str; N],
+    widths: [u16; N],
+    cells: impl Iterator<Item = [String; N]>,
+) {
+    let heads = TableRow::new(heads).style(Style::new().bold());
+    let table = Table::new(cells.map(TableRow::new), widths.map(Constraint::Min)).header(heads);
+    frame.render_widget(table, area);
+}
+
+fn print_once(head: &[String], figures: &Figures) -> Result<(), Failure> {
+    print(|out| {
+        for line in head {
+            writeln!(out, "{line}")?;
+        }
+        writeln!(out)?;
+        table(out, &METHOD_HEADS.join("\t"), |rows| {
+            method_cells(figures).try_for_each(|cells| writeln!(rows, "{}", cells.join("\t")))
+        })?;
+        writeln!(out)?;
+        table(out, &CLIENT_HEADS.join("\t"), |rows| {
+            client_cells(figures).try_for_each(|cells| writeln!(rows, "{}", cells.join("\t")))
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::top::{ClientRow, Row};
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    #[test]
+    fn the_screen_has_the_figures_and_no_control_character() {
+        let row = Row {
+            method: "Images/Get\u{1b}[31m".into(),
+            transport: "grpc".into(),
+            rate: 12.34,
+            failed: 0.0,
+            in_flight: 2.0,
+            p99: Some(Duration::from_millis(5)),
+        };
+        let client =
+            ClientRow { client: "ctr\u{1b}[31m".into(), method: "Images/Get".into(), rate: 7.89 };
+        let figures = Figures {
+            rows: vec![row],
+            clients: vec![client],
+            watches: 4.0,
+            connections: 3.0,
+            following: Some(false),
+            reads: vec![("files".into(), 2.0)],
+            ..Figures::default()
+        };
+        let mut terminal = Terminal::new(TestBackend::new(80, 12)).unwrap();
+        let endpoint = Endpoint::Unix("/run/m.sock".into());
+        let head = head(&endpoint, &figures, None);
+        terminal.draw(|frame| draw(frame, &head, &figures)).unwrap();
+        let screen = terminal.backend().to_string();
+        for part in [
+            "/run/m.sock",
+            "3 connections",
+            "4 of them watches",
+            "NOT FOLLOWED; reads: 2.0/s from files",
+            "12.3",
+            "5ms",
+            "ctr",
+            "7.9",
+        ] {
+            assert!(screen.contains(part), "{part} is not in {screen}");
+        }
+        assert!(!screen.contains('\u{1b}'), "{screen}");
+    }
+
+    #[test]
+    fn an_error_stands_in_the_place_of_the_address() {
+        let endpoint = Endpoint::Unix("/run/m.sock".into());
+        let lines = head(&endpoint, &Figures::default(), Some("gone\nforged"));
+        assert_eq!(lines[0], "gone\\nforged");
+        assert_eq!(lines.len(), 3, "nothing is said of a containerd that is not there");
+    }
+}

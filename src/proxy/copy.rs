@@ -1,0 +1,165 @@
+//! The copy in LMDB: reading one record of containerd's again, storing it and removing it.
+//!
+//! **Invariant.** The copy of a record equalled containerd's record at some moment while the record's
+//! lock was held.
+
+use go_compat::quote::quote;
+use http::HeaderMap;
+
+use crate::api::images::{GetImageRequest, GetImageResponse, Image};
+use crate::containerd::client::MAX_NAME;
+use crate::log_throttle::throttled_log;
+use crate::model::{Error, Namespace, Result, image};
+use crate::proxy::images::ProxyImages;
+use crate::proxy::outcome::{READ_TIMEOUT, UpstreamOutcome};
+use crate::service::codec::encode;
+use crate::service::{gc, namespaces};
+use crate::store::engine::transaction::MAX_SET_ASIDE;
+use crate::store::{Cause, Kind, Origin, Records, Transaction};
+
+/// The result of a refresh: the record in containerd, and the effect in LMDB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refreshed {
+    /// containerd has the record, and LMDB has stored it.
+    Stored,
+    /// containerd does not have the record, and LMDB has removed it.
+    Removed,
+    /// Neither has the record.
+    Absent,
+}
+
+impl ProxyImages {
+    /// Reads one record from containerd and stores it. If containerd does not have the record, LMDB
+    /// deletes its copy, or sets it aside when `aside` is true.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when containerd does not answer; [`Error::Upstream`] when it refuses.
+    pub(crate) async fn refresh(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+        aside: bool,
+    ) -> Result<Refreshed> {
+        self.refresh_as(Origin::ORIGIN_BEHIND, namespace, name, aside).await
+    }
+
+    /// As [`refresh`](Self::refresh), with the origin that the log of changes records.
+    pub(crate) async fn refresh_as(
+        &self,
+        origin: Origin,
+        namespace: &Namespace,
+        name: &str,
+        aside: bool,
+    ) -> Result<Refreshed> {
+        let cause = Cause::own(origin);
+        let _lock = self.shared.locks.lock(namespace, name).await;
+        match self.live().map(|files| files.database.image(namespace, name)) {
+            Some(Ok(Some(found))) => {
+                return self
+                    .store_record(cause, namespace, Some(found))
+                    .await
+                    .map(|_| Refreshed::Stored);
+            }
+            Some(Ok(None)) => return self.remove(cause, namespace, name, aside).await,
+            // containerd must say what it has.
+            Some(Err(_)) | None => {}
+        }
+        if name.len() > MAX_NAME {
+            return match self.shared.containerd.find_image(namespace, name).await? {
+                Some(found) => self
+                    .store_record(cause, namespace, Some(found))
+                    .await
+                    .map(|_| Refreshed::Stored),
+                None => self.remove(cause, namespace, name, aside).await,
+            };
+        }
+        let request = GetImageRequest { name: name.to_owned(), ..Default::default() };
+        let path = "/containerd.services.images.v1.Images/Get";
+        let headers = HeaderMap::new();
+        match self
+            .ask::<_, GetImageResponse>(path, namespace, &headers, request, READ_TIMEOUT)
+            .await
+        {
+            UpstreamOutcome::Answer(found) => {
+                let found = found.image.into_option();
+                self.store_record(cause, namespace, found).await.map(|_| Refreshed::Stored)
+            }
+            UpstreamOutcome::Refused(Error::Upstream(code, _))
+                if code == tonic::Code::NotFound as i32 =>
+            {
+                self.remove(cause, namespace, name, aside).await
+            }
+            UpstreamOutcome::Refused(e) => Err(e),
+            UpstreamOutcome::NotSent(why) | UpstreamOutcome::Indeterminate(why) => {
+                Err(Error::Unavailable(why))
+            }
+        }
+    }
+
+    async fn remove(
+        &self,
+        cause: Cause,
+        namespace: &Namespace,
+        name: &str,
+        aside: bool,
+    ) -> Result<Refreshed> {
+        let was_there = self.remove_record(cause, namespace, name, aside).await?.is_some();
+        Ok(if was_there { Refreshed::Removed } else { Refreshed::Absent })
+    }
+
+    /// Stores a record of containerd, and its namespace. Gives the number of the change in the log, or 0.
+    pub(super) async fn store_record(
+        &self,
+        cause: Cause,
+        namespace: &Namespace,
+        found: Option<Image>,
+    ) -> Result<u64> {
+        let Some(found) = found else { return Ok(0) };
+        let found = image::normalize_record(found);
+        let (record, ns) = (encode(&found)?, namespace.clone());
+        let work = move |change: &mut Transaction<'_>| {
+            change.set_cause(cause);
+            if change.record(&ns, Kind::Image, &found.name).is_ok_and(|r| r == Some(&record)) {
+                return Ok(0);
+            }
+            namespaces::ensure(change, &ns)?;
+            let expires = gc::expires(&found.labels);
+            // containerd has the image again, so its copy of before has done its work.
+            change.forget_aside(&ns, Kind::Image, &found.name)?;
+            change.put(&ns, Kind::Image, &found.name, &record, expires)?;
+            Ok(change.last_seq())
+        };
+        self.shared.local.store().writer().write(work).await
+    }
+
+    /// Deletes a record from LMDB, or sets it aside. Gives the number of the change in the log if the record
+    /// existed.
+    pub(crate) async fn remove_record(
+        &self,
+        cause: Cause,
+        namespace: &Namespace,
+        name: &str,
+        aside: bool,
+    ) -> Result<Option<u64>> {
+        let (ns, name) = (namespace.clone(), name.to_owned());
+        let work = move |change: &mut Transaction<'_>| {
+            change.set_cause(cause);
+            let was_there = if !aside {
+                change.delete(&ns, Kind::Image, &name)?
+            } else if change.can_set_aside(&ns, Kind::Image, &name)? {
+                change.set_aside(&ns, Kind::Image, &name)?
+            } else {
+                throttled_log!(
+                    Warn,
+                    "image {} in namespace {ns}, which containerd no longer has, is removed and not set \
+                     aside: {MAX_SET_ASIDE} images are set aside, and no more are kept; to drop those, \
+                     start the daemon with a new root folder: it reads all names from containerd",
+                    quote(&name)
+                );
+                change.delete(&ns, Kind::Image, &name)?
+            };
+            Ok(was_there.then(|| change.last_seq()))
+        };
+        self.shared.local.store().writer().write(work).await
+    }
+}

@@ -1,0 +1,104 @@
+//! The paths of containerd's files, as containerd last told them: kept in the folder of the store, for a daemon
+//! that starts while containerd does not answer.
+//!
+//! The file is no part of the store. Without it, such a daemon has its copy only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::containerd::layout::Layout;
+use crate::model::Result;
+use crate::model::{Error, printable};
+
+/// The name of the file.
+const FILE: &str = "containerd.json";
+
+/// The file with the paths of containerd's files.
+#[derive(Debug)]
+pub(crate) struct KnownFiles {
+    file: PathBuf,
+    socket: PathBuf,
+}
+
+/// The content of the file.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct KnownLayout {
+    /// The socket of the containerd that told it. Another socket may be another containerd's.
+    socket: PathBuf,
+    layout: Layout,
+}
+
+impl KnownFiles {
+    /// The file in the folder `root`, for the containerd at `socket`.
+    pub(crate) fn new(root: &Path, socket: &Path) -> Self {
+        Self { file: root.join(FILE), socket: socket.to_owned() }
+    }
+
+    /// What containerd last told. `None` if it never did, or the file cannot be parsed.
+    pub(crate) fn read(&self) -> Option<Layout> {
+        let known: KnownLayout = serde_json::from_slice(&fs::read(&self.file).ok()?).ok()?;
+        (known.socket == self.socket).then_some(known.layout)
+    }
+
+    /// Stores what containerd told. With `None`, removes what it told before.
+    pub(crate) fn write(&self, layout: Option<&Layout>) {
+        if self.read().as_ref() == layout {
+            return;
+        }
+        if let Err(e) = self.replace(layout) {
+            log::warn!(
+                "where containerd keeps its files cannot be kept in {}: {e}; if this daemon starts while \
+                 containerd is down, names are served as they were last seen",
+                printable::escaped(&self.file.display().to_string())
+            );
+        }
+    }
+
+    fn replace(&self, layout: Option<&Layout>) -> Result<()> {
+        let failed = |e: &dyn std::error::Error| Error::Internal(e.to_string());
+        let Some(layout) = layout else {
+            return fs::remove_file(&self.file).map_err(|e| failed(&e));
+        };
+        let known = KnownLayout { socket: self.socket.clone(), layout: layout.clone() };
+        let text = serde_json::to_vec_pretty(&known).map_err(|e| failed(&e))?;
+        let new = self.file.with_extension("new");
+        fs::write(&new, text).and_then(|()| fs::rename(&new, &self.file)).map_err(|e| failed(&e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_containerd_told_is_not_anothers() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = KnownFiles::new(dir.path(), Path::new("/run/a.sock"));
+        let layout = |uuid: &str| Layout {
+            database: Some("/r/meta.db".into()),
+            content: None,
+            shares_content: true,
+            snapshotters: Vec::new(),
+            uuid: uuid.into(),
+        };
+        assert_eq!(known.read(), None);
+        known.write(Some(&layout("u")));
+        assert_eq!(known.read(), Some(layout("u")));
+        let other = KnownFiles::new(dir.path(), Path::new("/run/b.sock"));
+        assert_eq!(other.read(), None);
+        other.write(Some(&layout("v")));
+        assert_eq!((known.read(), other.read()), (None, Some(layout("v"))));
+        other.write(None);
+        assert_eq!(other.read(), None);
+        other.write(None);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        for junk in ["", "{}", "[1]", "{\"socket\": \"/run/a.sock\"}"] {
+            fs::write(dir.path().join(FILE), junk).unwrap();
+            assert_eq!(known.read(), None, "{junk:?}");
+        }
+        known.write(Some(&layout("u")));
+        assert_eq!(known.read(), Some(layout("u")));
+    }
+}

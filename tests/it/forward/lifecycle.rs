@@ -1,0 +1,68 @@
+//! The start and the end of this daemon and of containerd.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_never_ends_does_not_hold_up_the_end() {
+    let Chain { upstream, daemon, channel, dir: _dir } = Chain::start().await;
+    let (_sender, mut replies) = open(&channel).await;
+    let silent =
+        tokio::spawn(
+            async move { unary(&channel, "Hang", Request::new(vec![])).await.unwrap_err() },
+        );
+    // A call that its client has not sent by then would end there.
+    upstream.until(|u| u.calls() == 2).await;
+    let stopped = tokio::spawn(daemon.stop());
+    for status in [soon(replies.message()).await.unwrap_err(), soon(silent).await.unwrap()] {
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        assert_eq!(status.message(), "lmdb-images is shutting down");
+    }
+    soon(stopped).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_pass_again_after_upstream_came_back() {
+    let mut chain = Chain::start().await;
+    for _ in 0..20 {
+        is_served(&chain.channel).await;
+        let (_sender, mut replies) = open(&chain.channel).await;
+        chain.upstream.kill().await;
+        // As grpc-go says of a server that broke off, so that clients try again.
+        let broken = soon(replies.message()).await.unwrap_err();
+        assert_eq!(broken.code(), Code::Unavailable, "{broken:?}");
+        let unreached = unary(&chain.channel, "Echo", Request::new(vec![])).await.unwrap_err();
+        assert_eq!(unreached.code(), Code::Unavailable, "{unreached:?}");
+        chain.upstream = FakeContainerd::start(&chain.dir.path().join("c.sock"));
+        is_served(&chain.channel).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_connection_to_containerd_is_there_before_the_first_call() {
+    let chain = Chain::start().await;
+    is_served(&chain.channel).await;
+    let before = chain.upstream.accepted();
+    let _silent = channel(chain.socket()).await.unwrap();
+    chain.upstream.until(|upstream| upstream.accepted() == before + 1).await;
+    // This socket is used for image names, which need none.
+    let _names = channel(chain.daemon.grpc()).await.unwrap();
+    let other = channel(chain.socket()).await.unwrap();
+    is_served(&other).await;
+    assert_eq!((chain.upstream.accepted(), chain.upstream.lines()), (before + 2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upstream_may_go_in_peace() {
+    let chain = Chain::start().await;
+    let (sender, mut replies) = open(&chain.channel).await;
+    chain.upstream.say_goodbye();
+    // Calls under way go on, new ones take another connection; one that crosses the goodbye may
+    // be broken off.
+    for number in 0..100u8 {
+        let crossed = unary(&chain.channel, "Echo", Request::new(vec![])).await;
+        assert!(number < 5 || crossed.is_ok(), "{crossed:?}");
+        sender.send(vec![number]).unwrap();
+        assert_eq!(soon(replies.message()).await.unwrap(), Some(vec![number]));
+    }
+    assert_eq!(chain.upstream.lines(), 2);
+}
