@@ -1,9 +1,10 @@
 //! Creates listening sockets with an owner and a mode.
 //!
-//! A socket is bound under a temporary name, gets its owner and mode, starts to listen, and is then
-//! renamed to its path. The kernel refuses connections to a socket that does not listen yet, so no
-//! client can connect while the mode is still the one of the umask. The rename replaces only a socket
-//! that no process answers.
+//! A socket is bound under a temporary name with mode 0, gets its owner and mode, starts to listen, and
+//! is then renamed to its path. The mode is 0 from the first moment, whatever the umask: the kernel
+//! checks a client's rights before it looks whether the socket listens, so a client that passes the
+//! check before the mode is set could be accepted after. The rename replaces only a socket that no
+//! process answers.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -12,6 +13,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Mode;
 use tokio::net::{UnixListener, UnixSocket};
 
 use crate::model::{Context, Error, Result};
@@ -211,6 +213,8 @@ impl Socket {
         // A process with the same pid may have left the file when it was killed during the steps below.
         let _ = fs::remove_file(temporary);
         let socket = UnixSocket::new_stream().map_err(failed("making"))?;
+        // On Linux the file that `bind` makes has the mode of the descriptor, less the umask.
+        rustix::fs::fchmod(&socket, Mode::empty()).map_err(|e| failed("making")(e.into()))?;
         socket.bind(temporary).map_err(failed("making"))?;
         let finish = || {
             if access.uid.is_some() || access.gid.is_some() {
@@ -218,7 +222,6 @@ impl Socket {
             }
             fs::set_permissions(temporary, fs::Permissions::from_mode(access.mode))?;
             let inode = fs::symlink_metadata(temporary)?.ino();
-            // Not before: with the mode from the umask the socket must not accept a client.
             let listener = socket.listen(MAX_BACKLOG)?;
             fs::rename(temporary, &self.path)?;
             Ok((inode, listener))
