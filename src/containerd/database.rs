@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use bbolt_read::{Damage, Entry, LiveError, LiveFile, Snapshot, Value};
 use go_compat::quote::quote;
@@ -28,6 +29,12 @@ use crate::store::dir::filesystem;
 /// likely to commit meanwhile, and then the step begins again.
 const MAX_STEP_IMAGES: usize = 64;
 
+/// The bytes of pages after which a step of a walk ends, so that large images are read one by one.
+const MAX_STEP_BYTES: u64 = 256 << 10;
+
+/// The time after which a read that containerd's commits overtake is given up: containerd answers then.
+const MAX_READ_TIME: Duration = Duration::from_millis(50);
+
 /// The kernel's list of file locks.
 const LOCK_LIST: &str = "/proc/locks";
 
@@ -37,6 +44,15 @@ pub struct Database {
     file: LiveFile,
     device: u64,
     inode: u64,
+}
+
+/// The result of a read that may take a given number of bytes.
+#[derive(Debug)]
+pub(crate) enum Bounded<T> {
+    /// What was read.
+    Read(T),
+    /// The pages to read have more bytes.
+    TooLarge,
 }
 
 /// Some images of a namespace, in order of their names.
@@ -60,6 +76,7 @@ impl Database {
         let shown = path.display().to_string();
         let shown = printable::escaped(&shown);
         let file = LiveFile::open(path).map_err(|e| format!("{shown}: {e}"))?;
+        let file = file.with_max_time(MAX_READ_TIME);
         let source: &File = file.source();
         let number =
             file.file_system_type().map_err(|e| format!("{shown}: its file system: {e}"))?;
@@ -143,29 +160,42 @@ impl Database {
     /// # Errors
     /// The file cannot be read, or this version does not know the record.
     pub fn image(&self, namespace: &Namespace, name: &str) -> Result<Option<Image>> {
-        self.read(|snapshot| {
-            let path = [ROOT, namespace.as_str().as_bytes(), IMAGES];
-            let Some(images) = snapshot.bucket(&path)? else { return Ok(None) };
-            match snapshot.get(&images, name.as_bytes())? {
-                Some(value) => image(snapshot, name.as_bytes(), 0, value).map(Some),
-                None => Ok(None),
-            }
-        })
+        self.read(|snapshot| image_of(snapshot, namespace, name))
     }
 
-    /// The next images of a namespace, from a name on. Each step of a walk sees a state of its own.
+    /// The image of that name, if the pages on the way to it and its own have `max_bytes` bytes at most.
+    ///
+    /// # Errors
+    /// The file cannot be read, or this version does not know the record.
+    pub(crate) fn image_at_most(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+        max_bytes: u64,
+    ) -> Result<Bounded<Option<Image>>> {
+        self.read_at_most(max_bytes, |snapshot| image_of(snapshot, namespace, name))
+    }
+
+    /// The next images of a namespace, from a name on. Each step of a walk sees a state of its own, and
+    /// reads pages of at most `max_bytes` bytes.
     ///
     /// # Errors
     /// The file cannot be read, or this version does not know a record.
-    pub(crate) fn images_from(&self, namespace: &Namespace, from: &[u8]) -> Result<Images> {
-        self.read(|snapshot| {
+    pub(crate) fn images_from(
+        &self,
+        namespace: &Namespace,
+        from: &[u8],
+        max_bytes: u64,
+    ) -> Result<Bounded<Images>> {
+        self.read_at_most(max_bytes, |snapshot| {
             let transaction = snapshot.txid();
             let mut found = Images { images: Vec::new(), next: None, transaction };
             let path = [ROOT, namespace.as_str().as_bytes(), IMAGES];
             let Some(bucket) = snapshot.bucket(&path)? else { return Ok(found) };
             for entry in snapshot.entries_from(&bucket, from) {
                 let Entry { key, value, page } = entry.map_err(|lost| lost.damage)?;
-                if found.images.len() == MAX_STEP_IMAGES {
+                let is_long = snapshot.bytes_read() > MAX_STEP_BYTES && !found.images.is_empty();
+                if is_long || found.images.len() == MAX_STEP_IMAGES {
                     found.next = Some(key);
                     break;
                 }
@@ -203,6 +233,18 @@ impl Database {
         let read = self.file.read(read).map_err(unreadable)?;
         Ok(read.value)
     }
+
+    fn read_at_most<T>(
+        &self,
+        max_bytes: u64,
+        read: impl FnMut(&Snapshot<'_, File>) -> Result<T, Damage>,
+    ) -> Result<Bounded<T>> {
+        match self.file.read_at_most(max_bytes, read) {
+            Ok(read) => Ok(Bounded::Read(read.value)),
+            Err(LiveError::TooLarge { .. }) => Ok(Bounded::TooLarge),
+            Err(e) => Err(unreadable(e)),
+        }
+    }
 }
 
 /// Whether a line of [`LOCK_LIST`] is about bbolt's lock. A line about a waiting process has an arrow.
@@ -217,6 +259,20 @@ fn is_lock_of(line: &str, process: i32, file: &str) -> bool {
 /// The sentence for a database that cannot be read. A client does not see it: containerd answers instead.
 fn unreadable(e: LiveError) -> Error {
     Error::Unavailable(format!("containerd's database cannot be read: {e}"))
+}
+
+/// The image of a name.
+fn image_of<S: bbolt_read::ReadAt + ?Sized>(
+    snapshot: &Snapshot<'_, S>,
+    namespace: &Namespace,
+    name: &str,
+) -> Result<Option<Image>, Damage> {
+    let path = [ROOT, namespace.as_str().as_bytes(), IMAGES];
+    let Some(images) = snapshot.bucket(&path)? else { return Ok(None) };
+    match snapshot.get(&images, name.as_bytes())? {
+        Some(value) => image(snapshot, name.as_bytes(), 0, value).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// The image of an entry. An unknown key may change what containerd answers.

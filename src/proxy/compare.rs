@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
-use crate::containerd::database::Database;
+use crate::containerd::database::{Bounded, Database};
 use crate::model::image::encoded::Encoded;
 use crate::model::{Error, Namespace, Result};
 use crate::service::cancel::Cancel;
@@ -156,7 +156,12 @@ fn walk(
     let mut is_one_state = true;
     loop {
         cancel.check()?;
-        let step = database.images_from(namespace, &from)?;
+        let max_bytes = cancel.memory() as u64;
+        let Bounded::Read(step) = database.images_from(namespace, &from, max_bytes)? else {
+            return Err(cancel.lack_memory(format!(
+                "an image of namespace {namespace} takes more than {max_bytes} bytes"
+            )));
+        };
         is_one_state &= *first.get_or_insert(step.transaction) == step.transaction;
         for image in step.images {
             if !each(image)? {

@@ -8,9 +8,11 @@ use http::HeaderMap;
 
 use crate::api::images::{GetImageRequest, GetImageResponse, Image};
 use crate::containerd::client::MAX_NAME;
+use crate::containerd::database::Bounded;
 use crate::log_throttle::throttled_log;
 use crate::model::{Error, Namespace, Result, image};
 use crate::proxy::images::ProxyImages;
+use crate::proxy::live_reads::MAX_INLINE_BYTES;
 use crate::proxy::outcome::{READ_TIMEOUT, UpstreamOutcome};
 use crate::service::codec::encode;
 use crate::service::{gc, namespaces};
@@ -52,18 +54,28 @@ impl ProxyImages {
         aside: bool,
     ) -> Result<Refreshed> {
         let cause = Cause::own(origin);
-        let _lock = self.shared.locks.lock(namespace, name).await;
-        match self.live().map(|files| files.database.image(namespace, name)) {
-            Some(Ok(Some(found))) => {
-                return self
-                    .store_record(cause, namespace, Some(found))
-                    .await
-                    .map(|_| Refreshed::Stored);
+        let mut turn = None;
+        let _lock = loop {
+            let lock = self.shared.locks.lock(namespace, name).await;
+            match self.read_image(namespace, name, turn.is_some()).await {
+                Some(Ok(Bounded::Read(Some(found)))) => {
+                    return self
+                        .store_record(cause, namespace, Some(found))
+                        .await
+                        .map(|_| Refreshed::Stored);
+                }
+                Some(Ok(Bounded::Read(None))) => {
+                    return self.remove(cause, namespace, name, aside).await;
+                }
+                // A large record has its turn before its lock, as the turn may be long.
+                Some(Ok(Bounded::TooLarge)) if turn.is_none() => {
+                    drop(lock);
+                    turn = self.large_refresh_permit().await;
+                }
+                // containerd must say what it has.
+                Some(Ok(Bounded::TooLarge) | Err(_)) | None => break lock,
             }
-            Some(Ok(None)) => return self.remove(cause, namespace, name, aside).await,
-            // containerd must say what it has.
-            Some(Err(_)) | None => {}
-        }
+        };
         if name.len() > MAX_NAME {
             return match self.shared.containerd.find_image(namespace, name).await? {
                 Some(found) => self
@@ -94,6 +106,23 @@ impl ProxyImages {
                 Err(Error::Unavailable(why))
             }
         }
+    }
+
+    /// Reads a record from containerd's database, if its files can be read. Only a small one, unless
+    /// `is_large`: then on a thread of its own.
+    async fn read_image(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+        is_large: bool,
+    ) -> Option<Result<Bounded<Option<Image>>>> {
+        let files = self.live()?;
+        if !is_large {
+            return Some(files.database.image_at_most(namespace, name, MAX_INLINE_BYTES));
+        }
+        let (namespace, name) = (namespace.clone(), name.to_owned());
+        let read = move || files.database.image(&namespace, &name).map(Bounded::Read);
+        tokio::task::spawn_blocking(read).await.ok()
     }
 
     async fn remove(

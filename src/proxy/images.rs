@@ -33,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) locks: RecordLocks,
     reconcile_queue: ReconcileQueue,
     resyncs: Semaphore,
+    large_refreshes: Semaphore,
     /// How long content is kept for an undo.
     pub(crate) undo_keep: Option<Duration>,
     upstream: Upstream,
@@ -40,6 +41,9 @@ pub(crate) struct Shared {
 
 /// Reconciliations that run at a time.
 const MAX_RESYNCS: usize = 2;
+
+/// Large records that are read again and stored at a time.
+const MAX_LARGE_REFRESHES: usize = 1;
 
 impl ProxyImages {
     /// Forwards writes to `containerd`, and serves reads from `local`.
@@ -53,6 +57,7 @@ impl ProxyImages {
             locks: RecordLocks::default(),
             reconcile_queue: ReconcileQueue::default(),
             resyncs: Semaphore::new(MAX_RESYNCS),
+            large_refreshes: Semaphore::new(MAX_LARGE_REFRESHES),
             undo_keep,
             upstream: Upstream::default(),
         };
@@ -68,6 +73,12 @@ impl ProxyImages {
     pub(crate) async fn reconcile_permit(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed.
         self.shared.resyncs.acquire().await.ok()
+    }
+
+    /// Waits until one more large record may be read again. The permit allows it.
+    pub(super) async fn large_refresh_permit(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        self.shared.large_refreshes.acquire().await.ok()
     }
 
     /// The files of containerd, if they can be read now.

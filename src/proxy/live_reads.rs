@@ -10,10 +10,11 @@ use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 
 use crate::api::content::{InfoResponse, ReadContentRequest};
-use crate::api::images::{GetImageResponse, ListImagesRequest};
+use crate::api::images::{GetImageResponse, Image, ListImagesRequest};
 use crate::api::namespace::{GetNamespaceResponse, Namespace as Record};
 use crate::containerd::blobs::Blob;
-use crate::limits::memory::SMALL;
+use crate::containerd::database::Bounded;
+use crate::limits::memory::{Reservation, SMALL};
 use crate::log_throttle::throttled_log;
 use crate::metrics::Source;
 use crate::model::{Error, Namespace, Result, digest};
@@ -23,6 +24,7 @@ use crate::proxy::images::ProxyImages;
 use crate::proxy::live::LiveFiles;
 use crate::service::cancel::Cancel;
 use crate::service::codec::encode;
+use crate::service::pool::{Attempt, Lane};
 use crate::service::{CallContext, Reply, images};
 use crate::store::{Origin, Snapshot};
 
@@ -32,6 +34,10 @@ const MAX_COMPARISONS: usize = 8;
 
 /// Records that are refreshed at a time.
 const MAX_REFRESHES: usize = 32;
+
+/// The bytes of the pages that are read on the thread of a connection. A larger record takes
+/// milliseconds, and several times its size in memory.
+pub(super) const MAX_INLINE_BYTES: u64 = 128 << 10;
 
 /// The longest name that an error repeats here. A longer one may not fit into the headers of a reply.
 const MAX_NAME_IN_ERROR: usize = 4 << 10;
@@ -51,23 +57,70 @@ impl ProxyImages {
     /// Answers Images/Get.
     pub(super) async fn get_live(
         &self,
-        files: &LiveFiles,
+        files: &Arc<LiveFiles>,
         call: &CallContext,
         namespace: &Namespace,
         name: &str,
     ) -> Option<Result<Reply>> {
-        let read = || match files.database.image(namespace, name) {
-            Ok(Some(image)) => {
-                let image = Some(image).into();
-                encode(&GetImageResponse { image, ..Default::default() })
-            }
-            Ok(None) => Err(images::not_found(name)),
-            Err(e) => Err(e),
+        let read = || match files.database.image_at_most(namespace, name, MAX_INLINE_BYTES)? {
+            Bounded::Read(found) => image_reply(name, found).map(Bounded::Read),
+            Bounded::TooLarge => Ok(Bounded::TooLarge),
+        };
+        let small = || match read()? {
+            Bounded::Read(reply) => Ok(reply),
+            Bounded::TooLarge => Err(Error::Unavailable("the image has grown".into())),
         };
         match read() {
+            Ok(Bounded::TooLarge) => self.get_large(files, call, namespace, name).await,
+            Ok(Bounded::Read(reply)) => self.live_reply(call, Ok(reply), small).await,
             Err(Error::NotFound(_)) if name.len() > MAX_NAME_IN_ERROR => None,
-            found => self.live_reply(call, found, read).await,
+            Err(e) => self.live_reply(call, Err(e), small).await,
         }
+    }
+
+    /// Answers Images/Get for a large record. It is read in the heavy place of the pool, so one at a
+    /// time: first for its size, and again when that is reserved.
+    async fn get_large(
+        &self,
+        files: &Arc<LiveFiles>,
+        call: &CallContext,
+        namespace: &Namespace,
+        name: &str,
+    ) -> Option<Result<Reply>> {
+        let mut hold: Option<Reservation> = None;
+        for _ in 0..2 {
+            let reserved = hold.as_ref().map_or(0, Reservation::bytes);
+            let (files, namespace, name) = (Arc::clone(files), namespace.clone(), name.to_owned());
+            let read = move |_| {
+                let message = image_reply(&name, files.database.image(&namespace, &name)?)?;
+                let size = message.len();
+                Ok((size, (size <= reserved).then_some(message)))
+            };
+            match self.local().pool().run_in(Lane::Heavy, call.client, read).await {
+                Ok(Attempt::Done((size, _))) if size > call.reply_limit => {
+                    return Some(Err(Error::message_too_large(size, call.reply_limit)));
+                }
+                Ok(Attempt::Done((size, Some(message)))) => {
+                    if let Some(hold) = &mut hold {
+                        hold.shrink(size);
+                    }
+                    self.upstream().read(Source::Files);
+                    return Some(Ok(Reply { message, hold }));
+                }
+                Ok(Attempt::Done((size, None))) => {
+                    drop(hold.take());
+                    hold = self.local().reserve(call.client, size).await;
+                }
+                Ok(Attempt::Again(_)) => return None,
+                Err(e @ Error::NotFound(_)) => return Some(Err(self.not_found(e))),
+                Err(e) => {
+                    throttled_log!(Warn, "a read is passed on to containerd: {e}");
+                    return None;
+                }
+            }
+        }
+        // It grew meanwhile.
+        None
     }
 
     /// Answers Images/List.
@@ -243,6 +296,12 @@ fn accepts(
         *differing.lock() = found.differing;
         Ok(is_equal)
     }
+}
+
+/// The encoded reply of a Get.
+fn image_reply(name: &str, found: Option<Image>) -> Result<Vec<u8>> {
+    let image = Some(found.ok_or_else(|| images::not_found(name))?).into();
+    encode(&GetImageResponse { image, ..Default::default() })
 }
 
 fn no_content(digest: &str) -> Error {

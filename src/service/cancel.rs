@@ -1,4 +1,4 @@
-//! Cancellation of long reads: a read ends at its deadline, when its filters take too much memory, or
+//! Cancellation of long reads: a read ends at its deadline, when it needs too much memory, or
 //! when its caller is gone.
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub struct Cancel {
     time: Duration,
     until: Option<Instant>,
     steps: u32,
-    filter_memory: usize,
+    memory: usize,
 }
 
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl CancelOnDrop {
         self.0.over.load(Ordering::Relaxed)
     }
 
-    /// Whether the filters of the work need more memory than they may take.
+    /// Whether the work needs more memory than it may take.
     pub(crate) fn lacks_memory(&self) -> bool {
         self.0.lacks_memory.load(Ordering::Relaxed)
     }
@@ -51,12 +51,12 @@ impl Drop for CancelOnDrop {
 }
 
 impl Cancel {
-    /// Allows work for `time` from now on, while the returned [`CancelOnDrop`] lives. Its filters may
-    /// take `filter_memory` bytes.
-    pub fn new(time: Duration, filter_memory: usize) -> (CancelOnDrop, Self) {
+    /// Allows work for `time` from now on, while the returned [`CancelOnDrop`] lives. Its filters, and
+    /// each record that it reads from containerd's database, may take `memory` bytes.
+    pub fn new(time: Duration, memory: usize) -> (CancelOnDrop, Self) {
         let state = Arc::<State>::default();
         let until = Instant::now().checked_add(time);
-        (CancelOnDrop(Arc::clone(&state)), Self { state, time, until, steps: 0, filter_memory })
+        (CancelOnDrop(Arc::clone(&state)), Self { state, time, until, steps: 0, memory })
     }
 
     /// Allows work without a deadline, for a command at a terminal.
@@ -66,7 +66,7 @@ impl Cancel {
             time: Duration::MAX,
             until: None,
             steps: 0,
-            filter_memory: usize::MAX,
+            memory: usize::MAX,
         }
     }
 
@@ -80,17 +80,27 @@ impl Cancel {
         filters: &[String],
         parse: impl FnOnce(&[String]) -> Result<Filter>,
     ) -> Result<Filter> {
-        let memory = self.filter_memory;
+        let memory = self.memory;
         if Filter::parsed_size(filters) <= memory {
             let mut filter = parse(filters)?;
             if filter.compile(memory, &mut || self.check())? {
                 return Ok(filter);
             }
         }
-        self.state.lacks_memory.store(true, Ordering::Relaxed);
-        Err(Error::ResourceExhausted(format!(
+        Err(self.lack_memory(format!(
             "the filters of the request take more than {memory} bytes: ask with fewer or simpler ones"
         )))
+    }
+
+    /// The bytes that the filters may take, and each record that is read from containerd's database.
+    pub(crate) fn memory(&self) -> usize {
+        self.memory
+    }
+
+    /// Notes that the work needs more memory than it may take. Returns the error with which it ends.
+    pub(crate) fn lack_memory(&self, why: String) -> Error {
+        self.state.lacks_memory.store(true, Ordering::Relaxed);
+        Error::ResourceExhausted(why)
     }
 
     /// Counts one more step of the work.

@@ -1,7 +1,7 @@
 //! The pool of threads for long requests, and the order in which requests get a thread.
 //!
 //! The pool has three lanes. Work starts in the quick lane and may run there for a short time. If it
-//! needs more time, the pool ends it and starts it again in the slow lane. If its filters need much
+//! needs more time, the pool ends it and starts it again in the slow lane. If it needs much
 //! memory, the pool starts it again in the heavy lane, which runs one request at a time. So a quick
 //! request never waits for a slow one. In each lane clients take turns: a client waits for at most one
 //! turn of each other client, not for all that another client has queued. One client gets at most half
@@ -25,8 +25,9 @@ pub(crate) const QUICK_TIMEOUT: Duration = Duration::from_millis(100);
 /// images, reach this bound.
 const SLOW_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The memory in bytes that the filters of one request may take in a quick or a slow place. Only large
-/// regular expressions, and thousands of selectors, take more.
+/// The memory in bytes that the filters of one request, or a record of containerd's database, may take in a
+/// quick or a slow place. Only large regular expressions, thousands of selectors and records with very many
+/// or very long labels take more.
 const LIGHT_FILTER_BYTES: usize = 1 << 20;
 
 /// A lane of the pool.
@@ -36,7 +37,7 @@ pub(crate) enum Lane {
     Quick,
     /// For a long time.
     Slow,
-    /// For a long time, with filters of any size.
+    /// For a long time, with filters and records of any size.
     Heavy,
 }
 

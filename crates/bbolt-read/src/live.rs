@@ -3,12 +3,16 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
 
 use crate::meta::{self, Meta};
 use crate::{Damage, ReadAt, Snapshot};
 
 /// Tries of one read, unless [`LiveReader::with_max_tries`] says another number.
 pub const DEFAULT_MAX_TRIES: u32 = 32;
+
+/// Tries of one read, however long they take: see [`LiveReader::with_max_time`].
+const MIN_TRIES: u32 = 4;
 
 /// The result of a read, and the transaction whose state it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +40,11 @@ pub enum LiveError {
         /// The number of tries.
         tries: u32,
     },
+    /// The pages to read have more bytes than [`LiveReader::read_at_most`] allowed.
+    TooLarge {
+        /// The bytes that were allowed.
+        max_bytes: u64,
+    },
 }
 
 impl fmt::Display for LiveError {
@@ -47,6 +56,9 @@ impl fmt::Display for LiveError {
             Self::Busy { tries } => {
                 write!(f, "a transaction committed during each of {tries} tries to read the file")
             }
+            Self::TooLarge { max_bytes } => {
+                write!(f, "the pages to read have more than {max_bytes} bytes")
+            }
         }
     }
 }
@@ -56,7 +68,7 @@ impl std::error::Error for LiveError {
         match self {
             Self::Open(e) => Some(e),
             Self::Damaged(damage) => Some(damage),
-            Self::NotRegular | Self::Busy { .. } => None,
+            Self::NotRegular | Self::Busy { .. } | Self::TooLarge { .. } => None,
         }
     }
 }
@@ -90,6 +102,7 @@ pub struct LiveReader<S> {
     source: S,
     page_size: u64,
     max_tries: u32,
+    max_time: Duration,
 }
 
 impl<S: ReadAt> LiveReader<S> {
@@ -99,13 +112,26 @@ impl<S: ReadAt> LiveReader<S> {
     /// [`LiveError::Damaged`] when neither meta page is whole.
     pub fn new(source: S) -> Result<Self, LiveError> {
         let (meta, _) = until_whole(|| meta::newest(&source))?;
-        Ok(Self { source, page_size: meta.page_size, max_tries: DEFAULT_MAX_TRIES })
+        Ok(Self {
+            source,
+            page_size: meta.page_size,
+            max_tries: DEFAULT_MAX_TRIES,
+            max_time: Duration::MAX,
+        })
     }
 
     /// Sets how often one read is tried, at least once.
     #[must_use]
     pub fn with_max_tries(mut self, max_tries: u32) -> Self {
         self.max_tries = max_tries.max(1);
+        self
+    }
+
+    /// Sets the time after which one read is not tried again. The tries are still four, because a read
+    /// of a busy processor may take any time.
+    #[must_use]
+    pub fn with_max_time(mut self, max_time: Duration) -> Self {
+        self.max_time = max_time;
         self
     }
 
@@ -137,17 +163,38 @@ impl<S: ReadAt> LiveReader<S> {
     /// failed in a try that was not.
     pub fn read<T>(
         &self,
+        read: impl FnMut(&Snapshot<'_, S>) -> Result<T, Damage>,
+    ) -> Result<Exact<T>, LiveError> {
+        self.read_at_most(u64::MAX, read)
+    }
+
+    /// As [`read`](Self::read), of pages that have `max_bytes` bytes together at most. So a caller can
+    /// bound the memory and the time that a record of unknown size takes.
+    ///
+    /// # Errors
+    /// [`LiveError::TooLarge`], and those of [`read`](Self::read).
+    pub fn read_at_most<T>(
+        &self,
+        max_bytes: u64,
         mut read: impl FnMut(&Snapshot<'_, S>) -> Result<T, Damage>,
     ) -> Result<Exact<T>, LiveError> {
-        for tries in 1..=self.max_tries {
+        let begun = Instant::now();
+        let mut tries = 0;
+        while tries < self.max_tries && (tries < MIN_TRIES || begun.elapsed() < self.max_time) {
+            tries += 1;
             let candidate = until_whole(|| self.candidate())?;
-            let found = read(&Snapshot::live(&self.source, candidate.meta));
-            if self.is_still_newest(candidate) {
-                let value = found.map_err(LiveError::Damaged)?;
-                return Ok(Exact { value, txid: candidate.meta.txid, tries });
+            let snapshot = Snapshot::live(&self.source, candidate.meta).with_max_bytes(max_bytes);
+            let found = read(&snapshot);
+            if !self.is_still_newest(candidate) {
+                continue;
             }
+            if snapshot.is_exhausted() {
+                return Err(LiveError::TooLarge { max_bytes });
+            }
+            let value = found.map_err(LiveError::Damaged)?;
+            return Ok(Exact { value, txid: candidate.meta.txid, tries });
         }
-        Err(LiveError::Busy { tries: self.max_tries })
+        Err(LiveError::Busy { tries })
     }
 
     /// The bytes of a key in the bucket to which a path leads; see [`Snapshot::value`].

@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -40,6 +41,12 @@ impl LiveFile {
     #[must_use]
     pub fn with_max_tries(self, max_tries: u32) -> Self {
         Self { reader: self.reader.with_max_tries(max_tries), ..self }
+    }
+
+    /// See [`LiveReader::with_max_time`].
+    #[must_use]
+    pub fn with_max_time(self, max_time: Duration) -> Self {
+        Self { reader: self.reader.with_max_time(max_time), ..self }
     }
 
     /// The path that was given to [`open`](Self::open).

@@ -1,6 +1,6 @@
 //! The buckets and entries of one committed transaction.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt;
 
@@ -27,6 +27,9 @@ pub struct Snapshot<'s, S: ?Sized> {
     page_count: u64,
     /// The pages that were read; only where none may be read twice.
     seen: Option<RefCell<HashSet<u64>>>,
+    /// The bytes of the pages that were read.
+    bytes_read: Cell<u64>,
+    max_bytes: u64,
 }
 
 /// A bucket, not yet read.
@@ -95,19 +98,43 @@ impl From<Lost> for Damage {
 impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
     /// Of a file that is being written: its size says nothing, as it may grow at any moment.
     pub(crate) fn live(source: &'s S, meta: Meta) -> Self {
-        Self { source, meta, page_count: meta.page_count, seen: None }
+        Self::new(source, meta, meta.page_count, None)
     }
 
     /// Of a file of `size` bytes at rest. It may be damaged, so no page is read twice.
     pub(crate) fn at_rest(source: &'s S, meta: Meta, size: u64) -> Self {
         let page_count = meta.page_count.min(size / meta.page_size);
-        Self { source, meta, page_count, seen: Some(RefCell::default()) }
+        Self::new(source, meta, page_count, Some(RefCell::default()))
     }
 
     /// Of a file without a whole meta page. Any page may be asked for, any number of times.
     pub(crate) fn without_meta(source: &'s S, page_size: u64, page_count: u64) -> Self {
         let meta = Meta { page_size, root_pgid: 0, page_count, txid: 0, checksum: 0 };
-        Self { source, meta, page_count, seen: None }
+        Self::new(source, meta, page_count, None)
+    }
+
+    fn new(
+        source: &'s S,
+        meta: Meta,
+        page_count: u64,
+        seen: Option<RefCell<HashSet<u64>>>,
+    ) -> Self {
+        Self { source, meta, page_count, seen, bytes_read: Cell::new(0), max_bytes: u64::MAX }
+    }
+
+    /// Reads no more than `max_bytes` of pages. A read beyond that is an error.
+    pub(crate) fn with_max_bytes(self, max_bytes: u64) -> Self {
+        Self { max_bytes, ..self }
+    }
+
+    /// Whether a read failed because of [`with_max_bytes`](Self::with_max_bytes).
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.bytes_read.get() > self.max_bytes
+    }
+
+    /// The bytes of the pages that were read so far. Pages that are read again count again.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read.get()
     }
 
     /// The number of pages that can be in use.
@@ -258,6 +285,10 @@ impl<'s, S: ReadAt + ?Sized> Snapshot<'s, S> {
         let size = (last + 1 - pgid).saturating_mul(page_size);
         if size > MAX_PAGE_BYTES {
             return Err(damage(format!("it goes on for {size} bytes, which is not believed")));
+        }
+        self.bytes_read.set(self.bytes_read.get().saturating_add(size));
+        if self.is_exhausted() {
+            return Err(damage(format!("more than {} bytes would be read", self.max_bytes)));
         }
         if let Some(seen) = &self.seen {
             for each in pgid..=last {

@@ -21,7 +21,7 @@ use super::{MAX_BATCH_RECORDS, Summary, open, put_images, put_namespace};
 use crate::admin::{file, progress};
 use crate::api::images::Image;
 use crate::api::namespace::Namespace as Record;
-use crate::containerd::database::Database;
+use crate::containerd::database::{Bounded, Database};
 use crate::model::{Error, Namespace, Result};
 use crate::store::{Kind, Records, Store};
 
@@ -157,7 +157,9 @@ pub(crate) fn each_image(
 ) -> Result<()> {
     let mut from = Some(Vec::new());
     while let Some(start) = from {
-        let step = database.images_from(namespace, &start)?;
+        let Bounded::Read(step) = database.images_from(namespace, &start, u64::MAX)? else {
+            return Err(Error::Internal("a read without a bound was too large".into()));
+        };
         step.images.into_iter().try_for_each(&mut each)?;
         from = step.next;
     }
