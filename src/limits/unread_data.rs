@@ -17,9 +17,9 @@ use std::task::{Context, Waker};
 use parking_lot::Mutex;
 
 /// The unread data of all connections together, beyond [`CONNECTION_BYTES`] of each. It has room for 24
-/// uploads to a containerd that reads none of them, each with a window of 1 MiB: they must not stall other
+/// uploads to a containerd that reads none of them, each with a window of 256 KiB: they must not stall other
 /// calls of their connection.
-const MAX_UNREAD_BYTES: usize = 32 << 20;
+const MAX_UNREAD_BYTES: usize = 7 << 20;
 
 /// The unread data that each connection may always have, in bytes. A call reads only whole frames, so this
 /// is the largest frame (16 KiB) and the overhead of a few.

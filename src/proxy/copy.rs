@@ -9,12 +9,14 @@ use http::HeaderMap;
 use crate::api::images::{GetImageRequest, GetImageResponse, Image};
 use crate::containerd::client::MAX_NAME;
 use crate::containerd::database::Bounded;
+use crate::limits::client::Client;
 use crate::log_throttle::throttled_log;
 use crate::model::{Error, Namespace, Result, image};
 use crate::proxy::images::ProxyImages;
 use crate::proxy::live_reads::MAX_INLINE_BYTES;
 use crate::proxy::outcome::{READ_TIMEOUT, UpstreamOutcome};
 use crate::service::codec::encode;
+use crate::service::pool::{Attempt, Lane};
 use crate::service::{gc, namespaces};
 use crate::store::engine::transaction::MAX_SET_ASIDE;
 use crate::store::{Cause, Kind, Origin, Records, Transaction};
@@ -109,7 +111,7 @@ impl ProxyImages {
     }
 
     /// Reads a record from containerd's database, if its files can be read. Only a small one, unless
-    /// `is_large`: then on a thread of its own.
+    /// `is_large`: then in the heavy place of the pool.
     async fn read_image(
         &self,
         namespace: &Namespace,
@@ -121,8 +123,12 @@ impl ProxyImages {
             return Some(files.database.image_at_most(namespace, name, MAX_INLINE_BYTES));
         }
         let (namespace, name) = (namespace.clone(), name.to_owned());
-        let read = move || files.database.image(&namespace, &name).map(Bounded::Read);
-        tokio::task::spawn_blocking(read).await.ok()
+        let read = move |_| files.database.image(&namespace, &name).map(Bounded::Read);
+        match self.local().pool().run_in(Lane::Heavy, Client::Own, read).await {
+            Ok(Attempt::Done(found)) => Some(Ok(found)),
+            Ok(Attempt::Again(_)) => None,
+            Err(e) => Some(Err(e)),
+        }
     }
 
     async fn remove(

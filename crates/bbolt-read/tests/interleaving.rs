@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::time::Duration;
 
 use bbolt_read::{LiveError, LiveReader, ReadAt};
 use fastrand::Rng;
@@ -183,6 +184,39 @@ impl ReadAt for Source {
         second.copy_from_slice(&world.bytes[at + cut..at + cut + second.len()]);
         Ok(())
     }
+}
+
+/// A transaction commits at each read of the file.
+struct Restless(RefCell<World>);
+
+impl ReadAt for Restless {
+    fn size(&self) -> io::Result<u64> {
+        Ok(6 * PAGE as u64)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let world = &mut *self.0.borrow_mut();
+        let committed = world.committed.len();
+        while world.committed.len() == committed || !world.steps.is_empty() {
+            world.step();
+        }
+        buffer.copy_from_slice(&world.bytes[offset as usize..][..buffer.len()]);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_read_that_is_always_overtaken_gives_up_after_its_tries_or_its_time() {
+    let tries_within = |max_time| {
+        let source = Restless(RefCell::new(World::new(1, false)));
+        let reader = LiveReader::new(source).unwrap().with_max_time(max_time);
+        match reader.read(|snapshot| snapshot.value(&[], b"serial")) {
+            Err(LiveError::Busy { tries }) => tries,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(tries_within(Duration::MAX), 32);
+    assert_eq!(tries_within(Duration::ZERO), 4);
 }
 
 #[test]

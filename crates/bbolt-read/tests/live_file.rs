@@ -66,6 +66,26 @@ fn files_of_real_containerds_are_looked_up() {
 }
 
 #[test]
+fn a_read_of_too_many_bytes_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let live = LiveFile::open(file(folder.path(), &bytes("2.1.9"))).unwrap();
+    let count = |max_bytes: u64| {
+        live.read_at_most(max_bytes, |snapshot| {
+            let images = snapshot.bucket(&[b"v1", b"many", b"images"])?.unwrap();
+            let all: Vec<_> = snapshot.entries(&images).collect::<Result<_, _>>()?;
+            Ok((all.len(), snapshot.bytes_read()))
+        })
+    };
+    let (all, bytes_read) = count(u64::MAX).unwrap().value;
+    assert!(all > 0 && bytes_read > 3 * PAGE as u64, "{bytes_read}");
+    assert_eq!(count(bytes_read).unwrap().value, (all, bytes_read));
+    for max_bytes in [0, PAGE as u64, bytes_read - 1] {
+        let ended = count(max_bytes).unwrap_err();
+        assert!(matches!(ended, LiveError::TooLarge { max_bytes: told } if told == max_bytes));
+    }
+}
+
+#[test]
 fn a_file_at_rest_and_a_live_one_show_the_same() {
     let bytes = bytes("2.1.9");
     let at_rest = FileAtRest::open(bytes.as_slice()).unwrap();

@@ -10,5 +10,6 @@ mod catalog;
 mod content;
 mod faults;
 mod front;
+mod large;
 mod random;
 mod restart;
