@@ -37,10 +37,9 @@ use crate::transport::grpc::request_body::RequestBody;
 use crate::transport::limits::{CONNECT_TIMEOUT, DRAIN_GRACE, MAX_STREAMS};
 use tokio_util::sync::CancellationToken;
 
-/// The flow-control window of a stream, to containerd and from it. Only unread data takes memory.
-/// With a smaller window, containerd often stops and waits, which costs a large Read a tenth of its
-/// rate.
-pub(crate) const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// The flow-control window of a stream, to containerd and from it. In smaller windows a large upload is
+/// slower. With larger ones, streams that are not read would take more memory.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 
 /// The flow-control window of a connection. With a smaller window, a few unread streams would stall
 /// the others.

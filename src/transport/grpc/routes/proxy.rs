@@ -146,9 +146,7 @@ impl Drop for ReconcileOnDrop {
 }
 
 impl Router for ProxyRouter {
-    // A large upload in smaller windows is slower. With larger ones, uploads to a containerd that hangs would
-    // take more memory.
-    const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+    const STREAM_WINDOW_BYTES: u32 = upstream::STREAM_WINDOW_BYTES;
 
     const CONNECTION_WINDOW_BYTES: u32 = upstream::CONNECTION_WINDOW_BYTES;
 
