@@ -13,7 +13,7 @@ const MAX_IN_FLIGHT: usize = 1536;
 
 /// The limit on calls in flight on `containerd.sock`. The sum of memory in front of a containerd must not be
 /// larger than that of a daemon alone, whose subscriptions take what these calls take.
-const MAX_FORWARDED_IN_FLIGHT: usize = 1280;
+const MAX_FORWARDED_IN_FLIGHT: usize = 1024;
 
 /// Headers of this size weigh as much as one call.
 pub(crate) const HEADER_BYTES_PER_SLOT: usize = 4 << 10;
