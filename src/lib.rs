@@ -12,16 +12,16 @@
 //! | [`transport`] | gRPC and ttrpc: connections, messages, routing, status codes |
 //! | [`health`] | tests whether the store and containerd can answer |
 //! | [`proxy`] | Images in front of a containerd |
-//! | [`service`] | what requests mean, on the local store |
+//! | [`service`] | the operations of Images and of the services around it, on the local store |
 //! | [`containerd`] | the client for a containerd |
 //! | [`store`] | records in LMDB; the only module with heed and `unsafe` |
-//! | [`limits`], [`clock`], [`metrics`] | the memory of requests and replies; the system's clock; counters |
+//! | [`limits`], [`clock`], [`metrics`] | limits that clients share; the system's clock; counters |
 //! | [`model`] | images, namespaces, digests, filters, errors: values only |
-//! | [`api`], [`log_throttle`] | messages generated from `protos/`; log lines that clients cause |
+//! | [`api`], [`log_throttle`] | messages generated from `protos/`; limits on log lines that clients cause |
 //!
-//! The crates under `crates/` know nothing of this crate.
+//! The crates under `crates/` import nothing from this crate.
 //!
-//! # The way of a request
+//! # The path of a request
 //!
 //! A Create over gRPC, standing alone (without a containerd):
 //!
@@ -37,9 +37,9 @@
 //! 5. [`store::engine::committer`] appends the changes of a group of jobs to the [`store::journal`] and
 //!    waits for the disk. Then [`store::engine::version`] shows them to readers. A later checkpoint moves
 //!    them to LMDB's file.
-//! 6. The reply goes back the same way.
+//! 6. The reply takes the same path back.
 //!
-//! `docs/architecture.md` has more, and follows a Get too.
+//! `docs/architecture.md` has more, also about reads.
 //!
 //! # Examples
 //!
@@ -47,8 +47,8 @@
 //!
 //! ```
 //! use lmdb_images::api::images::Image;
-//! use lmdb_images::model::Namespace;
-//! use lmdb_images::store::{Kind, Records, Store, Transaction};
+//! use lmdb_images::store::{Kind, Records, Transaction};
+//! use lmdb_images::{Namespace, Store};
 //! use protobuf::Message;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -75,10 +75,9 @@
 //!
 //! ```
 //! use lmdb_images::containerd::client::GrpcClient;
-//! use lmdb_images::daemon::{Config, Daemon};
-//! use lmdb_images::model::Namespace;
 //! use lmdb_images::store::Retention;
 //! use lmdb_images::transport::Limits;
+//! use lmdb_images::{Config, Daemon, Namespace};
 //!
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -128,5 +127,5 @@ pub mod store;
 pub mod transport;
 
 pub use daemon::{Config, Daemon};
-pub use model::{Error, Namespace, Result};
-pub use store::{ReadOnlyStore, Store};
+pub use model::{Error, Namespace};
+pub use store::Store;

@@ -19,8 +19,8 @@ use super::service::Service;
 const HEAD: usize = 10;
 const RESPONSE: u8 = 2;
 
-/// Long against what a reply takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Much longer than a reply takes.
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// See the module.
 pub fn run(data: &[u8]) {
@@ -41,11 +41,14 @@ pub fn run(data: &[u8]) {
             let _ = write.shutdown().await;
         });
         let mut replies = Vec::new();
-        let read = tokio::time::timeout(PATIENCE, read.read_to_end(&mut replies)).await;
+        let read = tokio::time::timeout(TEST_TIMEOUT, read.read_to_end(&mut replies)).await;
         // A reset is an end too.
         let _ = read.expect("the connection ends");
         let _ = saying.await;
-        tokio::time::timeout(PATIENCE, served).await.expect("serving it ends").expect("no panic");
+        tokio::time::timeout(TEST_TIMEOUT, served)
+            .await
+            .expect("serving it ends")
+            .expect("no panic");
         replies
     });
     let streams: BTreeSet<u32> = frames(data).map(|frame| frame.stream).collect();

@@ -30,7 +30,7 @@ pub fn run(data: &[u8]) {
 fn read(data: &[u8]) {
     let states = entry::states(data);
     let follows = entry::follows(data, 7);
-    let Some(place) = entry::place(data) else {
+    let Some(position) = entry::position(data) else {
         assert!(!follows);
         return;
     };
@@ -40,8 +40,8 @@ fn read(data: &[u8]) {
     let is_ours =
         change.chain != 0 && change.special_fields.unknown_fields().iter().next().is_none();
     if is_ours && change.write_to_bytes().is_ok_and(|bytes| bytes == data) {
-        assert_eq!((place.seq, place.commit_last), (change.seq, change.commit_last));
-        assert_eq!(place.chain, change.chain);
+        assert_eq!((position.seq, position.commit_last), (change.seq, change.commit_last));
+        assert_eq!(position.chain, change.chain);
         for (found, state) in states.into_iter().zip([&change.before, &change.after]) {
             let encoded = state.as_ref().map(|state| state.write_to_bytes().expect("a state"));
             assert_eq!(found, encoded.as_deref());
@@ -58,8 +58,8 @@ fn write(old: Old<'_>, new: Option<&[u8]>) {
         .expect("it is encoded");
     let (written, chain) = entry::finish(&body, 3, 5, 7).expect("it is encoded");
     assert!(entry::follows(&written, 7) && !entry::follows(&written, 8));
-    let place = entry::place(&written).expect("an entry");
-    assert_eq!((place.seq, place.commit_last, place.chain), (3, 5, chain));
+    let position = entry::position(&written).expect("an entry");
+    assert_eq!((position.seq, position.commit_last, position.chain), (3, 5, chain));
     let change = entry::decode(&written).expect("it is decoded");
     for (record, state) in [(old.message(), &change.before), (new, &change.after)] {
         assert_eq!(record.is_some(), state.is_some());

@@ -1,4 +1,4 @@
-//! Page tokens: any text is refused or read, and what is read is written the same again.
+//! Page tokens: each text is refused or decoded, and a decoded token is encoded to the same text.
 
 use lmdb_images::service::catalog::token::{Start, Token, request_hash};
 

@@ -60,7 +60,7 @@ pub fn verify(file: &File, what: &str) -> Result<u64> {
         Ok(())
     })?;
     progress.finish_and_clear();
-    if found.whole {
+    if found.is_whole {
         return Ok(records);
     }
     let first = found.damage.first().map_or("", String::as_str);

@@ -29,8 +29,8 @@ pub(crate) async fn await_reply<T>(
     }
 }
 
-/// Returns true if containerd still answers. After a failed call about one record this tells a fault
-/// of that record from a containerd that is gone.
+/// Returns true if containerd still answers. After a failed call about one record, this distinguishes a fault of
+/// that record from a containerd that is down.
 pub(crate) async fn still_answers(containerd: &GrpcClient) -> bool {
     matches!(tokio::time::timeout(PROBE_TIMEOUT, containerd.namespaces()).await, Ok(Ok(_)))
 }

@@ -10,12 +10,12 @@ use crate::service::cancel::Cancel;
 use crate::service::catalog::history::HistoryQuery;
 use crate::store::ReadOnlyStore;
 
-/// The changes that are kept.
+/// The changes of a name or a digest that the log still has.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    /// Newest first.
+    /// The changes, newest first.
     pub(crate) changes: Vec<Change>,
-    /// The oldest change in the log, whatever its name.
+    /// The number of the oldest change in the log, of any image.
     pub(crate) first: u64,
     /// Whether the log has more changes of the image than the call asked for.
     pub(crate) has_more: bool,
@@ -68,9 +68,9 @@ impl History {
     /// Adds a page. Returns the token of the next page if the caller wants more changes.
     fn add(&mut self, page: HistoryResponse, max: usize) -> Option<String> {
         self.first = page.first;
-        let room = max.saturating_sub(self.changes.len());
-        self.has_more = page.changes.len() > room || !page.next_page_token.is_empty();
-        self.changes.extend(page.changes.into_iter().take(room));
+        let left = max.saturating_sub(self.changes.len());
+        self.has_more = page.changes.len() > left || !page.next_page_token.is_empty();
+        self.changes.extend(page.changes.into_iter().take(left));
         let is_full = self.changes.len() >= max;
         Some(page.next_page_token).filter(|token| !token.is_empty() && !is_full)
     }

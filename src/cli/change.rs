@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_changed_is_told_apart() {
+    fn each_kind_of_change_has_its_own_text() {
         let mut labelled = state("a");
         labelled.labels.insert("k".into(), "v".into());
         let of = |before: Option<State>, after: Option<State>| {

@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_passes_the_output_but_lines_and_the_styles_of_a_head() {
+    fn control_characters_are_escaped_except_line_ends_and_head_styles() {
         let mut out = EscapingWriter::new(Vec::new());
         let bold = |text: &str| format!("{}{text}{}", BOLD[0], BOLD[1]);
         writeln!(out, "{}  {}", bold("NAME"), bold("SIZE")).unwrap();

@@ -46,7 +46,7 @@ impl Recover {
         let report = recover::run(&root, self.to.as_deref())?;
         let kept = match &report.backup {
             Some(kept) => Some(format!("the damaged file is kept as {kept}")),
-            None if report.found.whole && self.to.is_none() => {
+            None if report.found.is_whole && self.to.is_none() => {
                 Some("nothing is damaged: the store was left as it is".into())
             }
             None => None,

@@ -12,7 +12,7 @@ use go_compat::quote::quote;
 /// The longest span, in seconds: ten years.
 const MAX_SECONDS: u64 = 10 * 365 * 86_400;
 
-/// A span of whole seconds. It is shown as it was written.
+/// A span of whole seconds. It is printed as the user wrote it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(crate) struct Span {

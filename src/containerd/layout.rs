@@ -1,4 +1,4 @@
-//! The paths of a containerd's files, as its Introspection service tells them.
+//! The paths of a containerd's files, from its Introspection service.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_files_are_where_the_plugins_say() {
+    fn the_layout_has_the_paths_of_the_plugins() {
         let database =
             plugin(METADATA_PLUGIN, "bolt", &[("path", "/r/m/meta.db"), ("policy", "shared")]);
         let content = plugin(CONTENT_PLUGIN, "content", &[("root", "/r/c")]);

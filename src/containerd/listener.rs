@@ -1,5 +1,4 @@
-//! Which process listens on a socket, as the kernel tells. That is known of a process that does not
-//! answer, too.
+//! Finds the process that listens on a socket. The kernel reports it, even if the process does not answer.
 
 use std::os::fd::AsRawFd;
 use std::path::Path;

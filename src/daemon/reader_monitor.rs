@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_held_for_long_is_logged_once() {
+    fn a_snapshot_that_is_open_for_long_is_logged_once() {
         let (mut monitor, start) = (ReaderMonitor::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         assert!(monitor.observe(&[held(0, 7)], 8, at(0)).is_empty());

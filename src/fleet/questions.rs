@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_digest_or_its_beginning_is_told_from_a_name() {
+    fn a_digest_or_its_prefix_is_distinguished_from_a_name() {
         for digest in ["sha256:", "sha256:ab12", "sha512:00ff"] {
             assert_eq!(Question::locate(digest), Question::WhereDigest(digest.into()));
         }

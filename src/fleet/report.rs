@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_size_of_a_row_is_told_before_it_is_written() {
+    fn the_size_of_a_row_is_known_before_it_is_written() {
         let name = "é\n\"".repeat(500);
         let change = Change { name: name.clone(), seq: u64::MAX, ..Change::default() };
         let rows = [

@@ -1,4 +1,4 @@
-//! Reports all images of the node: for its first report, and when its log no longer has what is missing.
+//! Reports all images of the node: for its first report, and when its log no longer has the missing changes.
 
 use protobuf::MessageField;
 use uuid::Uuid;

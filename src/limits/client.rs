@@ -1,4 +1,4 @@
-//! The client that makes a call: limits that clients share count by this value.
+//! The client of a call. Limits that clients share count by client.
 
 /// A client: a process, or a connection whose process is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

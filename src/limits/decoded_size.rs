@@ -1,6 +1,6 @@
 //! An estimate of the memory that a decoded message takes.
 //!
-//! A decoded field takes many times its bytes on the wire, where an empty string in a list takes two bytes.
+//! A decoded field can take many times its bytes on the wire: an empty string in a list has two bytes there.
 //! So the transport counts the fields of a message before it decodes the message.
 
 use std::io;
@@ -118,9 +118,9 @@ fn count(
         {
             count(&nested, inner, fields, depth + 1)?;
             if nested.full_name() == "google.protobuf.Any"
-                && let Some((held, value)) = unpack_any(inner)
+                && let Some((packed, value)) = unpack_any(inner)
             {
-                count(&held, value, fields, depth + 1)?;
+                count(&packed, value, fields, depth + 1)?;
             }
         }
     }
@@ -252,14 +252,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_counted_as_far_as_it_goes() {
+    fn a_malformed_message_is_counted_up_to_its_error() {
         for broken in [&[0x0a; 99][..], &[0x0b; 99], &[0xff; 99]] {
             assert!(decoded_size::<CreateImageRequest>(broken).is_ok());
         }
     }
 
     #[test]
-    fn no_message_takes_more_than_the_most_of_its_size() {
+    fn no_message_takes_more_than_the_bound_for_its_size() {
         for message in [create(0), create(500), [0x0a, 0].repeat(1000)] {
             assert!(
                 decoded_size::<CreateImageRequest>(&message).unwrap()

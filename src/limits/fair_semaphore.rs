@@ -1,11 +1,11 @@
-//! A semaphore whose permits clients share fairly: clients take turns, and one client holds at most a part
-//! of the permits.
+//! A semaphore whose permits clients share fairly: clients take turns, and one client has at most a part of
+//! the permits.
 //!
-//! A client waits for at most one turn of each other client, not for all that another client has queued. A
-//! client that holds permits gets no more than its part, so other clients always find some. A client
-//! that holds none may take any number at once, also more than the part, when it has its turn.
+//! A client waits for at most one turn of each other client, however many waiters that client has queued. A
+//! client that has permits gets no more than its part, so the other clients can always get some. A client
+//! without permits may take any number at once, even more than the part, when its turn comes.
 //!
-//! No waiter overtakes the one whose turn it is. Otherwise a waiter that needs many permits would wait for
+//! No waiter overtakes the waiter whose turn it is. Otherwise a waiter that needs many permits could wait for
 //! ever.
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,11 +24,11 @@ pub(crate) struct FairSemaphore(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     free: usize,
-    /// The permits that one client may have, unless it takes them all at once.
+    /// The most permits of one client, unless it takes more at once while it has none.
     part: usize,
     /// The permits that each client has.
     taken: HashMap<Client, usize>,
-    /// The waiters of each client by their numbers. No client has an empty queue.
+    /// The waiters of each client, by number. A client without waiters has no queue here.
     waiting: BTreeMap<Client, BTreeMap<u64, Waiter>>,
     next_number: u64,
     /// The client whose turn was the last.
@@ -50,7 +50,7 @@ pub(crate) struct Permit {
 }
 
 impl FairSemaphore {
-    /// A semaphore of `permits` permits. A client that holds some gets no more than `part`.
+    /// A semaphore of `permits` permits. A client that has permits gets no more than `part`.
     pub(crate) fn new(permits: usize, part: usize) -> Self {
         Self(Arc::new(Mutex::new(State {
             free: permits,
@@ -62,24 +62,24 @@ impl FairSemaphore {
         })))
     }
 
-    /// Waits for `count` permits. The semaphore must have as many.
+    /// Waits for `count` permits. The semaphore must have at least `count` in all.
     pub(crate) async fn acquire(&self, client: Client, count: usize) -> Permit {
         if let Some(permit) = self.try_acquire(client, count) {
             return permit;
         }
         let (granted, permit) = oneshot::channel();
         let number = self.lock().enqueue(client, Waiter { count, granted });
-        // This value is dropped with the future, so the queue has no waiter without a future.
+        // This value is dropped with the future, and then removes the waiter from the queue.
         let _place = QueuePlace { semaphore: self, client, number };
         self.hand_out();
         match permit.await {
             Ok(permit) => permit,
-            // The sender is dropped only after the waiter has left the queue, which this future does last.
+            // Not reached: the sender is dropped without a permit only when `_place` is dropped.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Takes `count` permits if they are free and no client waits for them.
+    /// Takes `count` permits if they are free and no client has an earlier claim to them.
     pub(crate) fn try_acquire(&self, client: Client, count: usize) -> Option<Permit> {
         let mut state = self.lock();
         if !state.may_take(client, count)
@@ -93,17 +93,18 @@ impl FairSemaphore {
         Some(Permit { semaphore: self.clone(), client, count })
     }
 
-    /// Whether a client waits for permits that another client holds.
+    /// Whether a client waits that could take its permits, if enough of them were free. A client that already
+    /// has its part does not count: it waits for its own permits.
     pub(crate) fn is_wanted(&self) -> bool {
         self.lock().next_client().is_some()
     }
 
-    /// Whether any client waits for permits, also one that holds some itself.
+    /// Whether any client waits for permits, including one that waits for its own.
     pub(crate) fn has_waiters(&self) -> bool {
         !self.lock().waiting.is_empty()
     }
 
-    /// The permits that no client holds.
+    /// The number of free permits.
     #[cfg(test)]
     pub(crate) fn free(&self) -> usize {
         self.lock().free
@@ -112,8 +113,8 @@ impl FairSemaphore {
     /// Gives free permits to waiters.
     fn hand_out(&self) {
         loop {
-            // The lock is released before the permit is sent: if the waiter is gone, the permit is dropped
-            // here, which takes the lock again.
+            // The lock is released before the permit is sent. If the waiter is gone, the permit is dropped
+            // here, and its drop takes the lock again.
             let Some((client, Waiter { count, granted })) = self.lock().next() else { return };
             let _ = granted.send(Permit { semaphore: self.clone(), client, count });
         }
@@ -136,17 +137,17 @@ impl Permit {
         self.release(released);
     }
 
-    /// Adds the permits of `other`, which is of the same semaphore and client.
+    /// Adds the permits of `other`, which must have the same semaphore and client.
     pub(crate) fn merge(&mut self, mut other: Self) {
         self.count += std::mem::take(&mut other.count);
     }
 
-    /// Whether a client waits for permits that another client holds.
+    /// See [`FairSemaphore::is_wanted`].
     pub(crate) fn is_wanted(&self) -> bool {
         self.semaphore.is_wanted()
     }
 
-    /// Whether any client waits for permits, also the one that holds these.
+    /// See [`FairSemaphore::has_waiters`].
     pub(crate) fn has_waiters(&self) -> bool {
         self.semaphore.has_waiters()
     }
@@ -176,7 +177,7 @@ struct QueuePlace<'s> {
 impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         if self.semaphore.lock().dequeue(self.client, self.number).is_some() {
-            // Other waiters may have waited for the turn of this one.
+            // Other waiters may have waited because it was this waiter's turn.
             self.semaphore.hand_out();
         }
     }
@@ -199,7 +200,7 @@ impl State {
         waiter
     }
 
-    /// Whether the client may hold `count` permits more: any number if it holds none.
+    /// Whether the client may take `count` more permits. A client without permits may take any number.
     fn may_take(&self, client: Client, count: usize) -> bool {
         self.taken.get(&client).is_none_or(|taken| taken + count <= self.part)
     }
@@ -220,7 +221,7 @@ impl State {
         }
     }
 
-    /// The client whose turn it is: the next one that waits and may hold the permits that it waits for.
+    /// The client whose turn it is: the next one with a waiter that may take its permits.
     fn next_client(&self) -> Option<Client> {
         let behind = self.waiting.range((Excluded(self.last), Unbounded));
         let mut clients = behind.chain(self.waiting.range(..=self.last));
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_take_turns_whatever_one_has_queued() {
+    fn clients_take_turns_even_if_one_has_many_waiters() {
         let semaphore = FairSemaphore::new(1, 1);
         let first = granted(&mut acquire(&semaphore, ONE, 1));
         let mut queued: Vec<_> = (0..5).map(|_| acquire(&semaphore, ONE, 1)).collect();
@@ -287,28 +288,28 @@ mod tests {
     #[test]
     fn one_client_leaves_some_permits_to_the_others() {
         let semaphore = FairSemaphore::new(10, 5);
-        let held = semaphore.try_acquire(ONE, 4).unwrap();
+        let permit = semaphore.try_acquire(ONE, 4).unwrap();
         assert!(semaphore.try_acquire(ONE, 2).is_none());
         let mut more = acquire(&semaphore, ONE, 2);
         assert!(granted(&mut more).is_none());
         assert!(semaphore.try_acquire(ONE, 1).is_none(), "it does not overtake itself");
         let other = semaphore.try_acquire(TWO, 5).unwrap();
-        drop(held);
+        drop(permit);
         assert_eq!(granted(&mut more).unwrap().count(), 2);
         drop(other);
         assert_eq!(semaphore.free(), 10);
     }
 
     #[test]
-    fn a_client_that_holds_nothing_may_take_everything_and_is_not_overtaken() {
+    fn a_client_without_permits_may_take_all_of_them_and_is_not_overtaken() {
         let semaphore = FairSemaphore::new(10, 5);
-        let held = semaphore.try_acquire(ONE, 1).unwrap();
+        let permit = semaphore.try_acquire(ONE, 1).unwrap();
         let mut large = acquire(&semaphore, TWO, 10);
         assert!(granted(&mut large).is_none());
         assert!(semaphore.try_acquire(THREE, 1).is_none());
         let mut small = acquire(&semaphore, THREE, 1);
         assert!(granted(&mut small).is_none());
-        drop(held);
+        drop(permit);
         let large = granted(&mut large).unwrap();
         assert!(granted(&mut small).is_none());
         drop(large);
@@ -316,9 +317,9 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_that_is_gone_holds_up_no_other_and_leaves_nothing() {
+    fn a_waiter_that_is_gone_delays_no_other_and_leaves_no_entry() {
         let semaphore = FairSemaphore::new(10, 5);
-        let held = semaphore.try_acquire(ONE, 1).unwrap();
+        let permit = semaphore.try_acquire(ONE, 1).unwrap();
         let mut gone = acquire(&semaphore, TWO, 10);
         let mut other = acquire(&semaphore, THREE, 1);
         assert!(granted(&mut gone).is_none() && granted(&mut other).is_none());
@@ -326,7 +327,7 @@ mod tests {
         assert!(granted(&mut other).is_some());
         let mut granted_unseen = acquire(&semaphore, TWO, 10);
         assert!(granted(&mut granted_unseen).is_none());
-        drop(held);
+        drop(permit);
         drop(granted_unseen);
         assert_eq!(semaphore.free(), 10);
         assert!(semaphore.lock().waiting.is_empty() && semaphore.lock().taken.is_empty());

@@ -1,6 +1,11 @@
-//! Limits that clients share: [`memory`] reserves parts of a budget, [`decoded_size`] estimates the memory of
-//! a message, [`fair_semaphore`] shares permits between [`client`]s, [`streams`] counts open streams,
-//! [`unread_data`] the data of requests that no call has read.
+//! Limits that clients share.
+//!
+//! - [`client`]: the identity of a client, for limits that count by client
+//! - [`memory`]: reservations of a memory budget
+//! - [`decoded_size`]: an estimate of the memory of a decoded message
+//! - [`fair_semaphore`]: shares permits fairly between clients
+//! - [`streams`]: counts open streams
+//! - [`unread_data`]: counts the request data that no call has read
 
 pub mod client;
 pub(crate) mod decoded_size;

@@ -1,6 +1,6 @@
 //! Limits on open streams: subscriptions to events and watches of the catalogue. A stream takes memory as
-//! long as its client keeps it open. So one limit bounds the streams of all clients together, one the
-//! streams of one client, and one its subscriptions.
+//! long as its client keeps it open. There are three limits: on the streams of all clients together, on the
+//! streams of one client, and on the subscriptions of one client.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use crate::limits::client::Client;
 use crate::model::{Error, Result};
 
-/// The most streams of all clients together. A stream takes about 20 KiB for the bytes on their way to its
-/// client. This limit is above [`MAX_CLIENT_STREAMS`], so that one client always leaves some streams to others.
+/// The most streams of all clients together. A stream takes about 20 KiB for bytes that are being sent. This
+/// limit is above [`MAX_CLIENT_STREAMS`], so that one client cannot take all streams.
 const MAX_STREAMS: usize = 1120;
 
 /// The most streams of one client.

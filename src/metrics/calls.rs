@@ -127,7 +127,7 @@ pub struct Call {
 
 impl Call {
     /// Sets the status code with which the call ends.
-    pub fn set_code(&mut self, code: i32) {
+    pub(crate) fn set_code(&mut self, code: i32) {
         self.code = Some(code);
     }
 }

@@ -66,7 +66,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_clock_of_any_year_is_a_moment_that_can_be_stored_and_shown() {
+    fn a_clock_of_any_year_gives_a_time_that_can_be_stored_and_printed() {
         let epoch = SystemTime::UNIX_EPOCH;
         let far = Duration::from_secs(i64::MAX as u64);
         for (clock, seconds, nanos, stored, shown) in [

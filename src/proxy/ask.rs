@@ -16,27 +16,27 @@ use crate::service::{CallContext, Reply};
 const MAX_REPLY_BYTES: usize = 16 << 20;
 
 impl ProxyImages {
-    /// Makes a unary call with the timeout `time`.
+    /// Makes a unary call with the timeout `timeout`.
     pub(crate) async fn ask<Q: Message, R: Message>(
         &self,
         path: &'static str,
         namespace: &Namespace,
         headers: &HeaderMap,
         request: Q,
-        time: Duration,
+        timeout: Duration,
     ) -> UpstreamOutcome<R> {
         let call = self.shared.containerd.call(path, Some(namespace), headers, request);
-        self.within(time, call).await
+        self.outcome(timeout, call).await
     }
 
-    /// The outcome of `call` within `time`.
-    async fn within<R>(
+    /// Waits for `call`, for `timeout` at most.
+    async fn outcome<R>(
         &self,
-        time: Duration,
+        timeout: Duration,
         call: impl Future<Output = std::result::Result<R, Status>>,
     ) -> UpstreamOutcome<R> {
         let name = self.shared.containerd.socket().display();
-        match tokio::time::timeout(time, call).await {
+        match tokio::time::timeout(timeout, call).await {
             Ok(Ok(answer)) => UpstreamOutcome::Answer(answer),
             Ok(Err(status)) if is_containerds(&status) => UpstreamOutcome::Refused(
                 Error::Upstream(status.code() as i32, status.message().to_owned()),
@@ -54,14 +54,14 @@ impl ProxyImages {
                 }
             }
             Err(_) => UpstreamOutcome::Indeterminate(format!(
-                "containerd at {name} did not answer within {time:?}"
+                "containerd at {name} did not answer within {timeout:?}"
             )),
         }
     }
 
-    /// Calls containerd for a reply that the client gets undecoded, with its reservation of memory. The
-    /// reply may have any size, so this function reserves the memory before it reads the reply. A reply
-    /// of at most `small` bytes needs no reservation.
+    /// Calls containerd, and returns the encoded reply with its reservation of memory. The reply may have any
+    /// size, so this function reserves the memory before it reads the reply. If `small` is not zero, it first
+    /// tries a call for a reply of at most `small` bytes, which needs no reservation.
     pub(crate) async fn ask_for_reply<Q: Message>(
         &self,
         call: &CallContext,
@@ -72,11 +72,11 @@ impl ProxyImages {
     ) -> UpstreamOutcome<Reply> {
         let containerd = &self.shared.containerd;
         if small > 0 {
-            let asked = request.clone();
-            let reply = containerd.call_for_bytes(path, namespace, &call.headers, asked, small);
-            match self.within(READ_TIMEOUT, reply).await {
+            let first = request.clone();
+            let reply = containerd.call_for_bytes(path, namespace, &call.headers, first, small);
+            match self.outcome(READ_TIMEOUT, reply).await {
                 UpstreamOutcome::Answer(Some(message)) => {
-                    return UpstreamOutcome::Answer(Reply { message, hold: None });
+                    return UpstreamOutcome::Answer(Reply { message, reservation: None });
                 }
                 UpstreamOutcome::Answer(None) => {}
                 UpstreamOutcome::Refused(e) => return UpstreamOutcome::Refused(e),
@@ -84,15 +84,15 @@ impl ProxyImages {
                 UpstreamOutcome::Indeterminate(why) => return UpstreamOutcome::Indeterminate(why),
             }
         }
-        let mut hold = self.shared.local.reserve(call.client, MAX_REPLY_BYTES).await;
+        let mut reservation = self.shared.local.reserve(call.client, MAX_REPLY_BYTES).await;
         let reply =
             containerd.call_for_bytes(path, namespace, &call.headers, request, MAX_REPLY_BYTES);
-        match self.within(READ_TIMEOUT, reply).await {
+        match self.outcome(READ_TIMEOUT, reply).await {
             UpstreamOutcome::Answer(Some(message)) if message.len() <= call.reply_limit => {
-                if let Some(hold) = &mut hold {
-                    hold.shrink(message.len());
+                if let Some(reservation) = &mut reservation {
+                    reservation.shrink(message.len());
                 }
-                UpstreamOutcome::Answer(Reply { message, hold })
+                UpstreamOutcome::Answer(Reply { message, reservation })
             }
             UpstreamOutcome::Answer(found) => {
                 let size = found.map_or(MAX_REPLY_BYTES + 1, |message| message.len());

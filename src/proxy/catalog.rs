@@ -1,8 +1,9 @@
-//! The catalogue's changes in front of a containerd: each item of a batch, and each undo, is one call to
-//! containerd under the lock of the record.
+//! The catalogue's changes in proxy mode. Each item of a batch, and each undo, is one call to containerd, under
+//! the lock of the record.
 //!
-//! A precondition is tested on containerd's record, just read. The lock excludes all other clients of this
-//! daemon until the change is made; it does not exclude what CRI and Transfer do inside containerd.
+//! The daemon reads containerd's record, and checks the precondition against it. Until the change is made, the
+//! lock excludes all other clients of this daemon. It does not exclude CRI and Transfer, which run inside
+//! containerd.
 
 use std::time::Duration;
 
@@ -31,8 +32,8 @@ use crate::service::catalog::undo::{Restore, Restored, check_unchanged};
 use crate::service::codec::encode;
 use crate::store::{Cause, Origin};
 
-/// How long the lease lives that keeps content while an undo makes its image. The undo removes it; this
-/// counts if the daemon is killed in between.
+/// The lifetime of the lease that keeps content while an undo makes its image. The undo removes the lease. If
+/// the daemon is killed before that, the lease expires.
 const UNDO_LEASE_SECONDS: i64 = 300;
 
 /// A change in containerd.
@@ -72,7 +73,7 @@ impl CatalogWriter for ProxyImages {
             ))
             .with_reason("PARTIAL_ONLY", Vec::new()));
         }
-        let _hold = self.shared.local.reserve(call.client, batch.memory()).await;
+        let _reservation = self.shared.local.reserve(call.client, batch.memory()).await;
         let mut results = Vec::with_capacity(batch.items.len());
         for (number, item) in (1..).zip(batch.items) {
             let name = item.name.clone();
@@ -90,7 +91,7 @@ impl CatalogWriter for ProxyImages {
     async fn restore(&self, call: &CallContext, restore: Restore) -> Result<Restored> {
         let cause = Cause { origin: Origin::ORIGIN_UNDO, undoes: restore.undoes, ..call.cause() };
         let (namespace, name) = (restore.namespace.clone(), restore.name.clone());
-        let _hold = self.shared.local.reserve(call.client, restore.memory()).await;
+        let _reservation = self.shared.local.reserve(call.client, restore.memory()).await;
         let task = self.change_task(call, cause, namespace, name)?;
         task.detach(async move |task| task.restore(restore).await).await
     }
@@ -147,7 +148,7 @@ impl ChangeTask {
             Change::Put(image) if found.is_some() => Step::Update(image, Vec::new()),
             Change::Put(image) => Step::Create(image),
             Change::Update(image, mask) => {
-                // containerd takes no update without a target, also where the mask does not name it.
+                // containerd refuses an Update without a target, even if the mask does not name the target.
                 let target =
                     found.map(|found| found.target).filter(|_| image.target.digest.is_empty());
                 Step::Update(Image { target: target.unwrap_or(image.target), ..image }, mask)
@@ -175,14 +176,14 @@ impl ChangeTask {
         };
         let (proxy, namespace) = (self.proxy.clone(), self.namespace.clone());
         let made = self.write(step).await;
-        // It would go by itself.
+        // If this fails, the lease expires.
         if let Err(e) = proxy.containerd().delete_lease(&namespace, &lease).await {
             throttled_log!(Warn, "removing lease {lease} in namespace {namespace}: {e}");
         }
         made.map(|made| Restored::Changed(made.seq))
     }
 
-    /// Has a lease keep the content of an image that is to be made. An error if containerd does not have
+    /// Makes a lease that keeps the content of the image that the undo makes. Fails if containerd does not have
     /// the content.
     async fn keep_content(&self, digest: &str) -> Result<String> {
         let containerd = self.proxy.containerd();

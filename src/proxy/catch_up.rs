@@ -1,7 +1,8 @@
-//! Makes the copy of a namespace as new as what containerd has answered, before pages of it are read.
+//! Brings the copy of a namespace up to date before pages of it are read.
 //!
-//! A page and the log must fit together, so pages and counts come from the copy. Each record of it that
-//! differs from containerd's is read again before, once: what changes meanwhile need not be shown.
+//! A page and the log must describe the same state, so pages and counts come from the copy. The daemon first
+//! reads each record again that differs from containerd's. It does so once, because a page need not have the
+//! changes that containerd makes meanwhile.
 
 use std::sync::Arc;
 
@@ -17,14 +18,15 @@ use crate::proxy::reconcile::read_list;
 use crate::service::cancel::Cancel;
 use crate::store::Origin;
 
-/// The most comparisons. Each one after the first means that more records differed than one names.
+/// The most comparisons. A further comparison follows if the one before found [`MAX_NAMES`] names.
 const MAX_ROUNDS: usize = 1000;
 
 impl ProxyImages {
-    /// Has the copy of a namespace show what containerd has answered before this call, or a later state.
+    /// Brings the copy of a namespace to a state that is at least as new as each answer of containerd before
+    /// this call.
     ///
     /// # Errors
-    /// containerd listens and does not answer, and its files cannot be read.
+    /// [`Error::Unavailable`] if containerd listens and does not answer, and its files cannot be read.
     pub(super) async fn catch_up(&self, client: Client, namespace: &Namespace) -> Result<()> {
         if self.catch_up_with(self.live(), client, namespace).await? {
             return Ok(());
@@ -49,7 +51,7 @@ impl ProxyImages {
         }
     }
 
-    /// Catches up by containerd's files. Returns false if they cannot be read.
+    /// Catches up with containerd's files. Returns false if they cannot be read.
     async fn catch_up_with(
         &self,
         files: Option<Arc<LiveFiles>>,

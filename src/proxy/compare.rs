@@ -1,9 +1,9 @@
-//! Comparing the copy of a namespace with containerd's database.
+//! Compares the copy of a namespace with containerd's database.
 //!
-//! A List is answered from a snapshot of the copy that was compared with the database after the List
-//! began, record by record. So each record of the answer is what containerd had at some moment of the
-//! List, however the copy came about, and whatever is written to it meanwhile. While neither the
-//! database nor the copy changes, one comparison is enough for all Lists ([`ComparisonCache`]).
+//! The answer of a List comes from a snapshot of the copy. After the List began, the daemon compared each
+//! record of that snapshot with the database. So containerd had each record of the answer at some moment
+//! during the List. While neither the database nor the copy changes, one comparison is enough for all Lists
+//! ([`ComparisonCache`]).
 
 use std::collections::HashMap;
 
@@ -16,10 +16,10 @@ use crate::service::cancel::Cancel;
 use crate::service::codec::encode;
 use crate::store::{Kind, Records, Revision, Snapshot};
 
-/// Names that one comparison finds at most.
+/// The most differing names that one comparison finds.
 pub(crate) const MAX_NAMES: usize = 4096;
 
-/// Namespaces whose last comparison is remembered.
+/// The most namespaces whose last comparison is remembered.
 const MAX_REMEMBERED: usize = 1024;
 
 /// The comparisons that found no difference.
@@ -39,16 +39,17 @@ struct Versions {
 /// The result of a comparison.
 #[derive(Debug, Default)]
 pub(crate) struct Comparison {
-    /// The images that differ, or that only one of the two has. With more than a bound, some of them.
+    /// The names of images that differ, or that only one of the two has: [`MAX_NAMES`] at most.
     pub(crate) differing: Vec<String>,
-    /// Images that the copy has.
+    /// The number of images in the copy.
     pub ours: usize,
-    /// The transaction of the database, if the whole walk was in it.
+    /// The transaction of the database, if the comparison read the whole namespace in one.
     transaction: Option<u64>,
 }
 
 impl ComparisonCache {
-    /// Whether the last comparison of the namespace still holds. It takes one look at the database.
+    /// Whether the last comparison of the namespace is still valid. This reads only the number of the
+    /// database's transaction.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -74,7 +75,7 @@ impl ComparisonCache {
             return;
         };
         let mut equal = self.equal.lock();
-        // Any client may name a namespace. To forget all of them costs each one comparison.
+        // A client can name any number of namespaces. After a clear, each namespace needs one more comparison.
         if equal.len() >= MAX_REMEMBERED && !equal.contains_key(namespace) {
             equal.clear();
         }
@@ -85,7 +86,7 @@ impl ComparisonCache {
 /// Compares a namespace of the copy with the database.
 ///
 /// # Errors
-/// The database or the copy cannot be read, or `cancel` says so.
+/// The database or the copy cannot be read, or `cancel` ends the comparison.
 pub(crate) fn compare(
     database: &Database,
     namespace: &Namespace,
@@ -123,11 +124,11 @@ pub(crate) fn compare(
     if found.ours == common {
         return Ok(found);
     }
-    // The names of this walk count, not those of another: an image may have come back meanwhile, with
-    // another record than the one that the snapshot has.
+    // Compare with the names of the walk above, not with a second look at the database: containerd may have
+    // created an image again meanwhile, with another record than the one in the snapshot.
     for entry in snapshot.scan(namespace, Kind::Image)? {
         cancel.check()?;
-        // The name of a damaged record is not known. `check` finds it.
+        // The name of a damaged record is unknown. The command `check` finds the record.
         let Ok(message) = entry?.message() else { continue };
         let name = Encoded::new(message).map(|image| image.name());
         let Some(name) = name.and_then(|name| std::str::from_utf8(name).ok()) else { continue };
@@ -137,14 +138,15 @@ pub(crate) fn compare(
         }
     }
     if found.differing.is_empty() {
-        // Only damaged records are left, which a List leaves out.
+        // Only damaged records differ, and a List leaves them out.
         found.transaction = None;
     }
     Ok(found)
 }
 
-/// Calls `each` for the images of a namespace in order of their names, until it says false. Returns
-/// whether all were seen, and the transaction in which all were, if it was one.
+/// Calls `each` for the images of a namespace, in order of their names, until it returns false. Returns
+/// `None` if it returned false. Otherwise returns the transaction of the database, if the walk read all images
+/// in one.
 fn walk(
     database: &Database,
     namespace: &Namespace,

@@ -1,4 +1,4 @@
-//! The copy in LMDB: reading one record of containerd's again, storing it and removing it.
+//! The copy in LMDB: reads a record of containerd again, stores it and removes it.
 //!
 //! **Invariant.** The copy of a record equalled containerd's record at some moment while the record's
 //! lock was held.
@@ -33,8 +33,8 @@ pub(crate) enum Refreshed {
 }
 
 impl ProxyImages {
-    /// Reads one record from containerd and stores it. If containerd does not have the record, LMDB
-    /// deletes its copy, or sets it aside when `aside` is true.
+    /// Reads one record from containerd and stores it. If containerd does not have the record, the copy is
+    /// deleted, or set aside if `aside` is true.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when containerd does not answer; [`Error::Upstream`] when it refuses.
@@ -142,7 +142,8 @@ impl ProxyImages {
         Ok(if was_there { Refreshed::Removed } else { Refreshed::Absent })
     }
 
-    /// Stores a record of containerd, and its namespace. Gives the number of the change in the log, or 0.
+    /// Stores a record of containerd, and its namespace. Returns the number of the change in the log, or 0 if
+    /// nothing was changed.
     pub(super) async fn store_record(
         &self,
         cause: Cause,
@@ -159,7 +160,7 @@ impl ProxyImages {
             }
             namespaces::ensure(change, &ns)?;
             let expires = gc::expires(&found.labels);
-            // containerd has the image again, so its copy of before has done its work.
+            // containerd has the image again, so the store no longer needs the copy that is set aside.
             change.forget_aside(&ns, Kind::Image, &found.name)?;
             change.put(&ns, Kind::Image, &found.name, &record, expires)?;
             Ok(change.last_seq())
@@ -167,8 +168,8 @@ impl ProxyImages {
         self.shared.local.store().writer().write(work).await
     }
 
-    /// Deletes a record from LMDB, or sets it aside. Gives the number of the change in the log if the record
-    /// existed.
+    /// Deletes a record from LMDB, or sets it aside. Returns the number of the change in the log, or `None` if
+    /// the record did not exist.
     pub(crate) async fn remove_record(
         &self,
         cause: Cause,

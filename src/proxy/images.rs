@@ -1,7 +1,7 @@
 //! Images in proxy mode: writes go through containerd, reads come from its files.
 //!
-//! This is what all ways share. The calls are in [`service`](super::service), the way of a read in
-//! [`read`](super::read), that of a write in [`write`](super::write), and what becomes of the copy in LMDB in
+//! This module has the state that all calls share. The calls are in [`service`](super::service), the steps of a
+//! read in [`read`](super::read), those of a write in [`write`](super::write), and the changes of the copy in
 //! [`copy`](super::copy).
 
 use std::sync::Arc;
@@ -32,17 +32,17 @@ pub(crate) struct Shared {
     pub(crate) sync_state: SyncState,
     pub(crate) locks: RecordLocks,
     reconcile_queue: ReconcileQueue,
-    resyncs: Semaphore,
+    reconciliations: Semaphore,
     large_refreshes: Semaphore,
     /// How long content is kept for an undo.
     pub(crate) undo_keep: Option<Duration>,
     upstream: Upstream,
 }
 
-/// Reconciliations that run at a time.
-const MAX_RESYNCS: usize = 2;
+/// The most reconciliations that run at a time.
+const MAX_RECONCILIATIONS: usize = 2;
 
-/// Large records that are read again and stored at a time.
+/// The most large records that are read again and stored at a time.
 const MAX_LARGE_REFRESHES: usize = 1;
 
 impl ProxyImages {
@@ -56,7 +56,7 @@ impl ProxyImages {
             sync_state: SyncState::default(),
             locks: RecordLocks::default(),
             reconcile_queue: ReconcileQueue::default(),
-            resyncs: Semaphore::new(MAX_RESYNCS),
+            reconciliations: Semaphore::new(MAX_RECONCILIATIONS),
             large_refreshes: Semaphore::new(MAX_LARGE_REFRESHES),
             undo_keep,
             upstream: Upstream::default(),
@@ -65,14 +65,14 @@ impl ProxyImages {
     }
 
     /// The queue of reconciliations.
-    pub fn reconcile_queue(&self) -> &ReconcileQueue {
+    pub(crate) fn reconcile_queue(&self) -> &ReconcileQueue {
         &self.shared.reconcile_queue
     }
 
     /// Waits until one more reconciliation may run. The permit allows it.
     pub(crate) async fn reconcile_permit(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed.
-        self.shared.resyncs.acquire().await.ok()
+        self.shared.reconciliations.acquire().await.ok()
     }
 
     /// Waits until one more large record may be read again. The permit allows it.
@@ -86,13 +86,13 @@ impl ProxyImages {
         self.shared.live.get()
     }
 
-    /// Finds out what can be read if containerd does not answer.
+    /// The files to read when containerd does not answer.
     pub(super) fn fallback(&self) -> Fallback {
         self.shared.live.fallback()
     }
 
-    /// Finds the files of containerd, unless an earlier daemon did. Before it, a read knows only what the copy
-    /// has, if containerd ends after its answers.
+    /// Finds the files of containerd, unless an earlier daemon has found them. Until the files are known, a read
+    /// can use only the copy if containerd stops.
     pub(crate) async fn know_files(&self) {
         if !self.shared.live.are_known() {
             self.find_files().await;
@@ -109,7 +109,7 @@ impl ProxyImages {
         &self.shared.sync_state
     }
 
-    /// The metrics of containerd.
+    /// The metrics about containerd.
     pub fn upstream(&self) -> &Upstream {
         &self.shared.upstream
     }

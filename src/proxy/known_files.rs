@@ -1,7 +1,7 @@
-//! The paths of containerd's files, as containerd last told them: kept in the folder of the store, for a daemon
-//! that starts while containerd does not answer.
+//! The paths of containerd's files, as containerd last reported them. They are stored in a file in the store's
+//! folder, for a daemon that starts while containerd does not answer.
 //!
-//! The file is no part of the store. Without it, such a daemon has its copy only.
+//! The file is not part of the store. Without it, such a daemon can read only its copy.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub(crate) struct KnownFiles {
 /// The content of the file.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct KnownLayout {
-    /// The socket of the containerd that told it. Another socket may be another containerd's.
+    /// The socket of the containerd that reported the layout. Another socket may belong to another containerd.
     socket: PathBuf,
     layout: Layout,
 }
@@ -36,13 +36,14 @@ impl KnownFiles {
         Self { file: root.join(FILE), socket: socket.to_owned() }
     }
 
-    /// What containerd last told. `None` if it never did, or the file cannot be parsed.
+    /// The layout that containerd last reported. `None` if the file does not exist, cannot be parsed, or is about
+    /// another socket.
     pub(crate) fn read(&self) -> Option<Layout> {
         let known: KnownLayout = serde_json::from_slice(&fs::read(&self.file).ok()?).ok()?;
         (known.socket == self.socket).then_some(known.layout)
     }
 
-    /// Stores what containerd told. With `None`, removes what it told before.
+    /// Stores the layout. `None` removes the stored one.
     pub(crate) fn write(&self, layout: Option<&Layout>) {
         if self.read().as_ref() == layout {
             return;
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_one_containerd_told_is_not_anothers() {
+    fn a_layout_is_valid_only_for_the_socket_of_its_containerd() {
         let dir = tempfile::tempdir().unwrap();
         let known = KnownFiles::new(dir.path(), Path::new("/run/a.sock"));
         let layout = |uuid: &str| Layout {

@@ -1,19 +1,20 @@
-//! The files of the containerd that the daemon stands in front of, read while it runs.
+//! The files of the containerd behind this daemon, and whether they may be read while it runs.
 //!
-//! [`LiveFiles`] are used only while they are certainly those of the containerd that clients reach
-//! through its socket. It told where they are, and its identity lies beside the database, whose path still
-//! leads to the same file. And one of these holds:
+//! The daemon uses [`LiveFiles`] only while they certainly belong to the containerd that clients reach through
+//! its socket. containerd must have reported their paths, the root folder above the database must have the file
+//! with containerd's identity, and the path of the database must still lead to the same file. In addition, one
+//! of these conditions must be true:
 //!
-//! - the socket is bound as it was when containerd told;
-//! - the process that listens on the socket holds bbolt's lock on the database;
-//! - nothing listens on the socket: a containerd that ended changes its database no more.
+//! - the socket is bound as it was when containerd reported the paths;
+//! - the process that listens on the socket has bbolt's lock on the database;
+//! - no process listens on the socket: a containerd that has ended does not change its database.
 //!
-//! None of them needs an answer of containerd's, so its files can be read while it hangs or is down, also
-//! after it started again. Where it told the files to an earlier daemon, that is kept
+//! No condition needs an answer of containerd. So the daemon can read the files while containerd hangs or is
+//! down, also after containerd was restarted. The paths are stored for later daemons
 //! ([`known_files`](super::known_files)).
 //!
-//! Where the files cannot be used, [`LiveReads::get`] gives nothing, the log says once why, and
-//! containerd is asked as before.
+//! If the files cannot be used, [`LiveReads::get`] returns `None`, the log says once why, and the daemon calls
+//! containerd instead.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -70,7 +71,7 @@ pub(crate) struct Fallback {
 }
 
 /// Identifies one binding of a socket to its path. A file system may give a new file the inode number of a removed
-/// one, so the time counts, too: that of the last modification, which a change of owner or mode leaves the same.
+/// one, so the time of the last modification counts too. A change of owner or mode does not change that time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct SocketBinding {
     device: u64,
@@ -107,12 +108,12 @@ impl LiveFiles {
         Ok(Self { database: Database::open(path)?, blobs, comparisons: ComparisonCache::default() })
     }
 
-    /// Opens the files of the containerd that told where they are, and listens on `socket`.
+    /// Opens the files of the containerd that reported `layout` and listens on `socket`.
     fn open_running(layout: &Layout, socket: &Path) -> Result<Self, String> {
         let files = Self::open(layout)?;
         let is_locked = files.database.check_is_locked();
-        // A containerd that has ended since it told has a lock no more. The next one takes it before it
-        // listens.
+        // A containerd that has ended since its report no longer has the lock. The next containerd locks the
+        // database before it listens.
         if is_locked.is_err() && Listener::find(socket) != Listener::Absent {
             files.database.check_is_locked()?;
         }
@@ -121,7 +122,8 @@ impl LiveFiles {
 }
 
 impl LiveReads {
-    /// The files of the containerd at `socket`. What it told an earlier daemon is in the folder `root`.
+    /// The files of the containerd at `socket`. The folder `root` has the paths that it reported to an earlier
+    /// daemon.
     pub(crate) fn new(root: &Path, socket: &Path) -> Self {
         let known = KnownFiles::new(root, socket);
         let files = known.read().and_then(|layout| LiveFiles::open(&layout).ok()).map(Arc::new);
@@ -129,7 +131,7 @@ impl LiveReads {
         Self { socket: socket.to_owned(), known, state }
     }
 
-    /// Whether containerd told the paths of its files, and the daemon can read them.
+    /// Whether containerd has reported the paths of its files, and the daemon could open them.
     pub(crate) fn are_known(&self) -> bool {
         self.state.lock().files.is_some()
     }
@@ -148,8 +150,8 @@ impl LiveReads {
         self.fallback().files
     }
 
-    /// Finds out what can be read now if containerd does not answer. Both fields describe the same moment:
-    /// if nothing listens then, the files are current.
+    /// The files to read now if containerd does not answer. Both fields describe the same moment: if no process
+    /// listens then, the files are current.
     pub(crate) fn fallback(&self) -> Fallback {
         let now = SocketBinding::read(&self.socket);
         let listener = Listener::find(&self.socket);
@@ -161,20 +163,20 @@ impl LiveReads {
         let Some(files) = files.filter(|files| files.database.is_current()) else {
             return Fallback { files: None, is_down };
         };
-        let is_theirs = match listener {
+        let belong_to_listener = match listener {
             Listener::Absent => true,
             _ if now == binding => true,
             Listener::Process(process) => {
-                let is_theirs = files.database.is_locked_by(process)
+                let has_lock = files.database.is_locked_by(process)
                     && SocketBinding::read(&self.socket) == now;
-                if is_theirs {
+                if has_lock {
                     self.set_binding(&files, now);
                 }
-                is_theirs
+                has_lock
             }
             Listener::Unknown => false,
         };
-        Fallback { files: is_theirs.then_some(files), is_down }
+        Fallback { files: belong_to_listener.then_some(files), is_down }
     }
 
     fn set_binding(&self, files: &Arc<LiveFiles>, binding: Option<SocketBinding>) {
@@ -184,10 +186,10 @@ impl LiveReads {
         }
     }
 
-    /// Asks containerd for its files, and uses them from now on if they can be used. If it does not answer,
-    /// nothing is changed: what it told before may still be right.
+    /// Asks containerd for the paths of its files, and uses the files from now on if possible. If containerd does
+    /// not answer, the known files stay: the paths may still be right.
     pub(crate) async fn find(&self, containerd: &GrpcClient) {
-        // Read before containerd is asked: one that is replaced meanwhile binds the socket anew.
+        // Read this before the call: if another containerd replaces this one meanwhile, it binds the socket anew.
         let binding = SocketBinding::read(&self.socket);
         let layout = tokio::time::timeout(READ_TIMEOUT, containerd.layout()).await;
         let (layout, found) = match layout {

@@ -1,8 +1,8 @@
-//! Reads that are answered from containerd's files, without a call to containerd.
+//! Answers reads from containerd's files, without a call to containerd.
 //!
-//! The answers are containerd's own, byte by byte but for the order of map entries. Each function gives
-//! nothing where containerd must answer: its files cannot be used, a record is damaged or unknown to this
-//! version, or the request is one that containerd refuses.
+//! The answers equal containerd's byte by byte, except for the order of map entries. Each function returns
+//! `None` if containerd must answer: its files cannot be used, a record is damaged or has an unknown format, or
+//! containerd refuses such a request.
 
 use std::sync::Arc;
 
@@ -28,18 +28,17 @@ use crate::service::pool::{Attempt, Lane};
 use crate::service::{CallContext, Reply, images};
 use crate::store::{Origin, Snapshot};
 
-/// Comparisons that one List makes at most. Each one after the first means that containerd changed an
-/// image of the namespace meanwhile.
+/// The most comparisons of one List. A further comparison follows if the one before found differing images.
 const MAX_COMPARISONS: usize = 8;
 
-/// Records that are refreshed at a time.
+/// The most records that are refreshed at a time.
 const MAX_REFRESHES: usize = 32;
 
-/// The bytes of the pages that are read on the thread of a connection. A larger record takes
+/// The most bytes of pages that a read on the thread of a connection may take. A larger record takes
 /// milliseconds, and several times its size in memory.
 pub(super) const MAX_INLINE_BYTES: u64 = 128 << 10;
 
-/// The longest name that an error repeats here. A longer one may not fit into the headers of a reply.
+/// The longest name that an error may contain, in bytes. A longer one may not fit into the headers of a reply.
 const MAX_NAME_IN_ERROR: usize = 4 << 10;
 
 /// The bytes of a blob that a Read asks for.
@@ -47,9 +46,9 @@ const MAX_NAME_IN_ERROR: usize = 4 << 10;
 pub(crate) struct BlobRange {
     /// The blob.
     pub(crate) blob: Arc<Blob>,
-    /// Where they begin.
+    /// The offset of the first byte.
     pub(crate) offset: u64,
-    /// How many they are.
+    /// The number of bytes.
     pub(crate) length: u64,
 }
 
@@ -78,8 +77,8 @@ impl ProxyImages {
         }
     }
 
-    /// Answers Images/Get for a large record. It is read in the heavy place of the pool, so one at a
-    /// time: first for its size, and again when that is reserved.
+    /// Answers Images/Get for a large record. It reads the record in the heavy lane of the pool, where one read
+    /// runs at a time: first to learn the size, and again after the size is reserved.
     async fn get_large(
         &self,
         files: &Arc<LiveFiles>,
@@ -87,9 +86,9 @@ impl ProxyImages {
         namespace: &Namespace,
         name: &str,
     ) -> Option<Result<Reply>> {
-        let mut hold: Option<Reservation> = None;
+        let mut reservation: Option<Reservation> = None;
         for _ in 0..2 {
-            let reserved = hold.as_ref().map_or(0, Reservation::bytes);
+            let reserved = reservation.as_ref().map_or(0, Reservation::bytes);
             let (files, namespace, name) = (Arc::clone(files), namespace.clone(), name.to_owned());
             let read = move |_| {
                 let message = image_reply(&name, files.database.image(&namespace, &name)?)?;
@@ -101,15 +100,15 @@ impl ProxyImages {
                     return Some(Err(Error::message_too_large(size, call.reply_limit)));
                 }
                 Ok(Attempt::Done((size, Some(message)))) => {
-                    if let Some(hold) = &mut hold {
-                        hold.shrink(size);
+                    if let Some(reservation) = &mut reservation {
+                        reservation.shrink(size);
                     }
                     self.upstream().read(Source::Files);
-                    return Some(Ok(Reply { message, hold }));
+                    return Some(Ok(Reply { message, reservation }));
                 }
                 Ok(Attempt::Done((size, None))) => {
-                    drop(hold.take());
-                    hold = self.local().reserve(call.client, size).await;
+                    drop(reservation.take());
+                    reservation = self.local().reserve(call.client, size).await;
                 }
                 Ok(Attempt::Again(_)) => return None,
                 Err(e @ Error::NotFound(_)) => return Some(Err(self.not_found(e))),
@@ -119,7 +118,7 @@ impl ProxyImages {
                 }
             }
         }
-        // It grew meanwhile.
+        // The record has grown meanwhile.
         None
     }
 
@@ -140,7 +139,7 @@ impl ProxyImages {
                     return Some(Ok(reply));
                 }
                 Ok(None) => {}
-                // Maybe it was containerd's database that could not be read.
+                // Perhaps containerd's database could not be read.
                 Err(Error::Unavailable(why)) => {
                     throttled_log!(Warn, "a List of namespace {namespace} is passed on: {why}");
                     return None;
@@ -220,7 +219,7 @@ impl ProxyImages {
         Some(Ok(BlobRange { blob: Arc::new(blob), offset, length }))
     }
 
-    /// Answers Namespaces/Get. A namespace that is not there has no labels, and is no error.
+    /// Answers Namespaces/Get. As in containerd, a namespace that does not exist has no labels, and is no error.
     pub(crate) async fn namespace_labels(
         &self,
         call: &CallContext,
@@ -235,13 +234,13 @@ impl ProxyImages {
         self.live_reply(call, read(), read).await
     }
 
-    /// Counts a read that found nothing.
+    /// Counts a read that ends with NOT_FOUND.
     fn not_found(&self, error: Error) -> Error {
         self.upstream().read(Source::Files);
         error
     }
 
-    /// The reply to a read: `found`, or if that is large, what `read` finds once its size is reserved.
+    /// The reply of a read: `found`, if that is small. Otherwise this reserves the size, and reads again.
     async fn live_reply(
         &self,
         call: &CallContext,
@@ -251,9 +250,9 @@ impl ProxyImages {
         let size = match found {
             Ok(message) if message.len() <= SMALL => {
                 self.upstream().read(Source::Files);
-                return Some(Ok(Reply { message, hold: None }));
+                return Some(Ok(Reply { message, reservation: None }));
             }
-            // Not kept while waiting: only what is reserved may wait.
+            // A call that waits for its reservation must not keep an unreserved message.
             Ok(message) => message.len(),
             Err(e @ Error::NotFound(_)) => return Some(Err(self.not_found(e))),
             Err(e) => {
@@ -264,20 +263,20 @@ impl ProxyImages {
         if size > call.reply_limit {
             return Some(Err(Error::message_too_large(size, call.reply_limit)));
         }
-        let hold = self.local().reserve(call.client, size).await;
+        let reservation = self.local().reserve(call.client, size).await;
         match read() {
             Ok(message) if message.len() <= size => {
                 self.upstream().read(Source::Files);
-                Some(Ok(Reply { message, hold }))
+                Some(Ok(Reply { message, reservation }))
             }
             Err(e @ Error::NotFound(_)) => Some(Err(self.not_found(e))),
-            // It grew, or cannot be read any more.
+            // The record has grown, or can no longer be read.
             _ => None,
         }
     }
 }
 
-/// Accepts a snapshot that equals containerd's database in a namespace. The names that differ go to
+/// Accepts a snapshot whose namespace equals that in containerd's database. Stores the differing names in
 /// `differing`.
 fn accepts(
     files: Arc<LiveFiles>,

@@ -1,14 +1,18 @@
 //! Proxy mode: Images in front of a running containerd.
 //!
-//! - [`images`]: writes go to containerd, reads come from its files or from LMDB
-//! - [`service`]: its calls; [`mod@read`]: the way of a read; [`mod@write`]: the way of a write; [`copy`]: the copy in LMDB
-//! - [`catalog`]: batches and undo; [`catch_up`]: makes the copy new enough for pages
-//! - [`live`]: the files of containerd, while they can be used; [`live_reads`]: the reads from them;
-//!   [`known_files`]: where they are, for a daemon that starts first
-//! - [`compare`]: the copy in LMDB beside containerd's database
-//! - [`ask`]: one call to containerd, with a timeout; [`outcome`]: what can become of it
+//! Writes go to containerd. Reads come from containerd's files, or else from containerd, or from the copy in
+//! LMDB.
+//!
+//! - [`images`]: the state that all calls share
+//! - [`service`]: the five calls of Images; [`mod@read`]: the steps of a read; [`mod@write`]: the steps of a
+//!   write; [`copy`]: stores and removes records of the copy
+//! - [`catalog`]: batches and undo; [`catch_up`]: brings the copy up to date before a page is read
+//! - [`live`]: containerd's files, and whether they may be used; [`live_reads`]: the reads from them;
+//!   [`known_files`]: their paths, for a daemon that starts before containerd
+//! - [`compare`]: compares the copy with containerd's database
+//! - [`ask`]: one call to containerd, with a timeout; [`outcome`]: its possible outcomes
 //! - [`record_locks`]: one writer per record
-//! - [`sync_state`]: the namespaces of which no event was missed
+//! - [`sync_state`]: whether events of a namespace were missed
 //! - [`watch`]: the events of containerd
 //! - [`reconcile`]: makes a namespace equal to containerd's; [`reconcile_queue`]: the scheduled work
 //!

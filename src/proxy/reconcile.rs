@@ -1,11 +1,10 @@
 //! Reconciliation: makes a namespace in LMDB equal to containerd's.
 //!
-//! A reconciliation finds the differences in containerd's database, or if that cannot be read, in a List.
-//! Either is only a hint: a record may change before the comparison. So the reconciler
-//! reads each differing record again under its lock, and applies the result. If containerd lacks an
-//! image after a gap in its events, LMDB sets the image aside instead of deleting it: a containerd
-//! with a lost or replaced database must not destroy the last copy. Without a gap, it is the same
-//! containerd as before, and a client has deleted the image.
+//! A reconciliation finds the differing records by containerd's database. If the database cannot be read, it
+//! finds them by a List. A record may change after that. So the reconciler reads each differing record again
+//! under its lock, and applies the result. If containerd lacks an image after a gap in its events, the copy is
+//! set aside, and not deleted: a containerd with a lost or replaced database must not destroy the last copy.
+//! Without a gap, it is the same containerd as before, and a client has deleted the image.
 //!
 //! The reconciler skips a namespace or a record that LMDB cannot store, and logs it once: any client
 //! of containerd may have made it, and it must not block the others.
@@ -35,8 +34,8 @@ use crate::store::{Cause, Kind, Origin, Records, Transaction};
 /// The pause after a failed list of namespaces.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The most comparisons of one reconciliation. A namespace that changes all the time is compared again
-/// by the next event or List.
+/// The most comparisons of one reconciliation. If the namespace still differs then, the next event or List
+/// compares it again.
 const MAX_ROUNDS: usize = 1000;
 
 /// The most names in a log line.
@@ -155,9 +154,9 @@ fn is_stored(proxy: &ProxyImages, namespace: &Namespace) -> bool {
 }
 
 /// Makes the namespaces and labels in LMDB equal to containerd's. A namespace that containerd lacks is
-/// deleted from LMDB, unless it still has images, which only [`reconcile`] may remove, or images that are
-/// set aside, which come back into it with its labels. Returns all
-/// names, and the invalid names of containerd, which it skips.
+/// deleted from LMDB, unless LMDB still has images of it. Only [`reconcile`] may remove those images. Images
+/// that are set aside keep the namespace too, so that they can come back with its labels. Returns all names,
+/// and the invalid names of containerd, which it skips.
 async fn namespaces(proxy: &ProxyImages) -> Result<(Vec<Namespace>, BTreeSet<String>)> {
     let theirs = proxy.containerd().namespaces().await?;
     let mut records = std::collections::BTreeMap::new();
@@ -234,7 +233,7 @@ async fn read_database(
     files: Arc<LiveFiles>,
 ) -> Result<()> {
     let mut set_aside = 0;
-    // Each round finds a bounded number of names, and what changed in the round before.
+    // Each round finds a bounded number of names, and the records that changed during the round before.
     for _ in 0..MAX_ROUNDS {
         let (store, ns) = (proxy.local().store().clone(), namespace.clone());
         let files = Arc::clone(&files);

@@ -10,44 +10,44 @@ use crate::model::Namespace;
 
 /// The work that events and calls request, and that the reconciler takes.
 #[derive(Debug, Default)]
-pub struct ReconcileQueue {
+pub(crate) struct ReconcileQueue {
     due: Mutex<DueWork>,
     scheduled: Notify,
 }
 
 /// The scheduled reconciliations.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct DueWork {
+pub(crate) struct DueWork {
     /// The list of namespaces, with their labels.
-    pub list: bool,
+    pub(crate) list: bool,
     /// All images of each namespace on that list.
-    pub all: bool,
+    pub(crate) all: bool,
     /// All images of these namespaces.
-    pub namespaces: BTreeSet<Namespace>,
+    pub(crate) namespaces: BTreeSet<Namespace>,
 }
 
 impl ReconcileQueue {
     /// Schedules the images of a namespace.
-    pub fn schedule(&self, namespace: &Namespace) {
+    pub(crate) fn schedule(&self, namespace: &Namespace) {
         self.due.lock().namespaces.insert(namespace.clone());
         self.scheduled.notify_one();
     }
 
     /// Schedules the list of namespaces.
-    pub fn schedule_list(&self) {
+    pub(crate) fn schedule_list(&self) {
         self.due.lock().list = true;
         self.scheduled.notify_one();
     }
 
     /// Schedules the list of namespaces and all their images.
-    pub fn schedule_all(&self) {
+    pub(crate) fn schedule_all(&self) {
         let mut due = self.due.lock();
         (due.list, due.all) = (true, true);
         self.scheduled.notify_one();
     }
 
     /// Waits for work, and takes all of it.
-    pub async fn take(&self) -> DueWork {
+    pub(crate) async fn take(&self) -> DueWork {
         loop {
             let due = std::mem::take(&mut *self.due.lock());
             if due != DueWork::default() {
@@ -64,7 +64,7 @@ mod tests {
     use futures_util::FutureExt;
 
     #[test]
-    fn what_is_wanted_often_is_taken_once() {
+    fn equal_requests_merge_into_one() {
         let (queue, ns) = (ReconcileQueue::default(), Namespace::parse("n").unwrap());
         for _ in 0..1000 {
             queue.schedule(&ns);

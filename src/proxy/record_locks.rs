@@ -1,5 +1,5 @@
-//! One lock per record. A task holds it from its call to containerd until it has stored the answer, so
-//! LMDB stores the answers in containerd's order.
+//! One lock for each record. A task has the lock from before its call to containerd until LMDB has stored the
+//! answer. So LMDB stores the answers in containerd's order.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::model::Namespace;
 
-/// The number of locks for all records. Two records may share a lock, which is safe: no task holds
-/// two locks.
+/// The number of locks for all records. Two records may share a lock, which cannot deadlock: no task takes a
+/// second lock.
 const LOCK_COUNT: usize = 1024;
 
 /// The locks of all records.

@@ -1,4 +1,4 @@
-//! The calls of Images in proxy mode, each with what it needs.
+//! The five calls of Images in proxy mode: each checks its request and computes the memory that it needs.
 
 use std::path::Path;
 

@@ -1,9 +1,9 @@
-//! The synchronization state of containerd's namespaces: whether events of a namespace were missed since it was
-//! reconciled.
+//! The synchronization state of each namespace: whether the daemon has missed events of the namespace since it
+//! was reconciled.
 //!
-//! Reads do not depend on it. It decides what becomes of an image that containerd no longer has: after a
-//! gap in the events containerd may have lost its database, so the image is set aside instead of
-//! deleted.
+//! Reads do not depend on this state. It matters for an image that containerd no longer has. Without a gap in
+//! the events, a client has deleted the image, so the copy is deleted too. After a gap, containerd may have
+//! lost its database, so the copy is set aside.
 //!
 //! Each namespace of containerd has an entry. A name that only a client uses gets none, because a client
 //! may use any name.
@@ -24,7 +24,7 @@ pub struct SyncState {
 struct Inner {
     /// Events arrive without a gap.
     watching: bool,
-    /// The gaps so far.
+    /// The number of gaps so far.
     gaps: u64,
     namespaces: HashMap<Namespace, NamespaceState>,
 }

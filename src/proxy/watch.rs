@@ -1,9 +1,8 @@
 //! Watches containerd's events, which report the changes of containerd's other clients.
 //!
-//! An event is only a hint that a record changed: the watcher reads the record again under its lock,
-//! so an event of the proxy's own write has no effect. No read depends on events: they keep the copy in
-//! LMDB fresh for the time when containerd is gone. The end of a gap schedules a reconciliation of all
-//! namespaces.
+//! An event is only a hint that a record has changed: the daemon reads the record again under its lock. So an
+//! event of the daemon's own write has no effect. No read depends on events: they keep the copy in LMDB up to
+//! date for the time when containerd is down. After a gap in the events, all namespaces are reconciled.
 //!
 //! containerd does not report when a subscription takes effect. So the watcher publishes a probe event
 //! (topic `/lmdb-images/following`) until the subscription delivers it. The probe is the only thing
@@ -43,7 +42,7 @@ const FIND_FILES_INTERVAL: Duration = Duration::from_secs(10);
 /// The longest name of an image, in bytes: a key of containerd's bolt file has no more.
 const MAX_NAME_BYTES: usize = 32 << 10;
 
-/// The most records that events refresh at a time.
+/// The most records that the watcher refreshes at a time.
 const MAX_CONCURRENT: usize = 16;
 
 const PROBE_TOPIC: &str = "/lmdb-images/following";
@@ -117,17 +116,17 @@ async fn publish_probe(proxy: &ProxyImages) -> Result<(), Status> {
 
 /// Applies events until the stream ends. Returns the reason.
 async fn watch(proxy: &ProxyImages, mut events: Streaming<Envelope>) -> String {
-    let room = std::sync::Arc::new(Semaphore::new(MAX_CONCURRENT));
-    let mut again = tokio::time::interval(RECONCILE_INTERVAL);
-    let mut retry = tokio::time::interval(FIND_FILES_INTERVAL);
+    let permits = std::sync::Arc::new(Semaphore::new(MAX_CONCURRENT));
+    let mut reconcile = tokio::time::interval(RECONCILE_INTERVAL);
+    let mut find_files = tokio::time::interval(FIND_FILES_INTERVAL);
     loop {
         let event = tokio::select! {
             event = events.message() => event,
-            _ = again.tick() => {
+            _ = reconcile.tick() => {
                 proxy.reconcile_queue().schedule_all();
                 continue;
             }
-            _ = retry.tick() => {
+            _ = find_files.tick() => {
                 if proxy.live().is_none() {
                     proxy.find_files().await;
                 }
@@ -150,7 +149,8 @@ async fn watch(proxy: &ProxyImages, mut events: Streaming<Envelope>) -> String {
             continue;
         }
         let Some(name) = image_name(&event.event.value) else { continue };
-        let (proxy, permit) = (proxy.clone(), std::sync::Arc::clone(&room).acquire_owned().await);
+        let (proxy, permit) =
+            (proxy.clone(), std::sync::Arc::clone(&permits).acquire_owned().await);
         tokio::spawn(async move {
             match proxy.refresh(&namespace, &name, false).await {
                 Ok(Refreshed::Stored) => proxy.observe(&namespace),

@@ -69,7 +69,7 @@ impl ProxyImages {
                     if let Some(hold) = &mut hold {
                         hold.shrink(message.len());
                     }
-                    Ok(Reply { message, hold })
+                    Ok(Reply { message, reservation: hold })
                 }
                 UpstreamOutcome::Refused(e) => Err(e),
                 UpstreamOutcome::NotSent(why) => Err(Error::Unavailable(format!(

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_that_take_too_much_memory_are_told_from_those_that_are_wrong() {
+    fn filters_with_too_much_memory_get_another_error_than_invalid_ones() {
         let compile = |memory, filter: &str| {
             let (waiting, mut cancel) = Cancel::new(Duration::from_secs(30), memory);
             let parse = |texts: &[String]| Filter::parse(texts).map_err(Error::invalid_argument);

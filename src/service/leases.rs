@@ -75,11 +75,11 @@ pub(crate) fn list(
     records: &impl Records,
     namespace: &Namespace,
     filter: &Filter,
-    room: ReplyBuffer<'_>,
+    buffer: ReplyBuffer<'_>,
     mut cancel: Cancel,
 ) -> Result<BuildOutcome> {
     let mut step = || cancel.check().and_then(|()| records.check_held());
-    let mut reply = ReplyBuilder::new(room);
+    let mut reply = ReplyBuilder::new(buffer);
     for entry in records.scan(namespace, Kind::Lease)? {
         step()?;
         let lease = decode::<StoredLease>(entry?.message()?)?.lease.unwrap_or_default();
@@ -194,11 +194,11 @@ pub(crate) fn resources(
     records: &impl Records,
     namespace: &Namespace,
     id: &str,
-    room: ReplyBuffer<'_>,
+    buffer: ReplyBuffer<'_>,
 ) -> Result<BuildOutcome> {
     let mut resources = stored(records, namespace, id)?.resources;
     resources.sort_by(|a, b| (&a.type_, &a.id).cmp(&(&b.type_, &b.id)));
-    let mut reply = ReplyBuilder::new(room);
+    let mut reply = ReplyBuilder::new(buffer);
     for resource in &resources {
         reply.add(&encode(resource)?);
     }
@@ -273,7 +273,7 @@ mod tests {
     use crate::store::Store;
 
     #[test]
-    fn a_lease_and_what_it_names_have_a_bound_and_can_be_emptied() {
+    fn a_lease_with_its_resources_is_bounded_and_can_be_emptied() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let ns = Namespace::parse("n").unwrap();
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_is_checked_more_when_it_is_added() {
+    fn a_resource_is_validated_more_strictly_when_it_is_added() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let ns = Namespace::parse("n").unwrap();

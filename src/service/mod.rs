@@ -84,8 +84,8 @@ impl CallContext {
 pub struct Reply {
     /// The bytes of the message.
     pub message: Vec<u8>,
-    /// The reservation of a large message, which the transport holds until the message is sent.
-    pub hold: Option<Reservation>,
+    /// The reservation of a large message. The transport keeps it until the message is sent.
+    pub reservation: Option<Reservation>,
 }
 
 /// containerd's Images service. The local store is one implementation, the proxy in front of a containerd

@@ -25,11 +25,11 @@ const MAX_NAMESPACE_BYTES: usize = 256 << 10;
 pub(crate) fn get(
     records: &impl Records,
     name: &str,
-    room: ReplyBuffer<'_>,
+    buffer: ReplyBuffer<'_>,
 ) -> Result<BuildOutcome> {
     let namespace = Namespace::parse(name);
     let stored = namespace.as_ref().map_or(Ok(None), |namespace| records.namespace(namespace))?;
-    let mut reply = ReplyBuilder::new(room);
+    let mut reply = ReplyBuilder::new(buffer);
     match stored {
         Some(record) => reply.add(record),
         None => reply.add(&encode(&Record { name: name.to_owned(), ..Record::default() })?),
@@ -41,10 +41,10 @@ pub(crate) fn get(
 /// until it is cancelled.
 pub(crate) fn list(
     records: &impl Records,
-    room: ReplyBuffer<'_>,
+    buffer: ReplyBuffer<'_>,
     mut cancel: Cancel,
 ) -> Result<BuildOutcome> {
-    let mut reply = ReplyBuilder::new(room);
+    let mut reply = ReplyBuilder::new(buffer);
     for namespace in records.walk_namespaces() {
         cancel.check()?;
         if let Some(record) = records.namespace(&namespace?)? {
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_of_what_is_not_there_makes_it_only_to_set_labels() {
+    fn an_update_of_a_missing_namespace_creates_it_only_to_set_labels() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let apply = |of: &[(&str, &str)], paths: &[&str]| {
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_labels_of_a_namespace_have_a_bound_however_they_come() {
+    fn the_labels_of_a_namespace_are_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let add = |number: usize| {

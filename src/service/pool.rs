@@ -1,13 +1,15 @@
 //! The pool of threads for long requests, and the order in which requests get a thread.
 //!
-//! The pool has three lanes. Work starts in the quick lane and may run there for a short time. If it
+//! The pool has three lanes, each with a number of places. Work in a place runs on a thread of its own.
+//!
+//! Work starts in the quick lane and may run there for a short time. If it
 //! needs more time, the pool ends it and starts it again in the slow lane. If it needs much
 //! memory, the pool starts it again in the heavy lane, which runs one request at a time. So a quick
 //! request never waits for a slow one. In each lane clients take turns: a client waits for at most one
 //! turn of each other client, not for all that another client has queued. One client gets at most half
 //! of the places of the slow lane.
 //!
-//! Work that waits holds no snapshot, no thread and no compiled filter.
+//! Work that waits has no snapshot, no thread and no compiled filter.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +64,7 @@ impl Pool {
     /// A pool with one quick place for each processor, half as many slow places, but at least two, and one
     /// heavy place.
     pub fn new() -> Self {
-        // More threads than processors would wait for each other while they hold snapshots.
+        // More threads than processors would wait for each other while their snapshots are open.
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
         let slow = (processors / 2).max(2);
         Self {
@@ -136,7 +138,7 @@ mod tests {
     const TWO: Client = Client::Process(2);
 
     #[tokio::test]
-    async fn slow_work_starts_again_among_the_slow_and_the_quick_do_not_wait_for_it() {
+    async fn slow_work_moves_to_a_slow_thread_and_does_not_delay_quick_work() {
         let pool = Pool::new();
         let (begun, mut slow_begun) = tokio::sync::mpsc::unbounded_channel();
         let slow: Vec<_> = (0..8)

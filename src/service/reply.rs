@@ -23,7 +23,7 @@ pub struct BuildOutcome {
 pub(crate) struct ReplyBuilder<'b> {
     message: Vec<u8>,
     size: usize,
-    room: ReplyBuffer<'b>,
+    buffer: ReplyBuffer<'b>,
     left_out: u64,
 }
 
@@ -32,15 +32,15 @@ impl<'b> ReplyBuilder<'b> {
     const RECORDS: u8 = 1;
 
     /// An empty response in that buffer.
-    pub(crate) fn new(room: ReplyBuffer<'b>) -> Self {
-        Self { message: Vec::new(), size: 0, room, left_out: 0 }
+    pub(crate) fn new(buffer: ReplyBuffer<'b>) -> Self {
+        Self { message: Vec::new(), size: 0, buffer, left_out: 0 }
     }
 
     /// Adds an encoded record, or only its size once the buffer is full.
     pub(crate) fn add(&mut self, record: &[u8]) {
         let head = 1 + protobuf::rt::compute_raw_varint64_size(record.len() as u64) as usize;
         self.size += head + record.len();
-        if !self.room.try_grow(self.size) {
+        if !self.buffer.try_grow(self.size) {
             self.message = Vec::new();
             return;
         }
@@ -56,7 +56,7 @@ impl<'b> ReplyBuilder<'b> {
     /// Adds the encoded fields of the response that follow its records.
     pub(crate) fn add_fields(&mut self, fields: &[u8]) {
         self.size += fields.len();
-        if self.room.try_grow(self.size) {
+        if self.buffer.try_grow(self.size) {
             self.message.extend_from_slice(fields);
         } else {
             self.message = Vec::new();
@@ -70,13 +70,13 @@ impl<'b> ReplyBuilder<'b> {
 
     /// The response.
     pub(crate) fn built(mut self) -> BuildOutcome {
-        let fits = self.room.try_grow(self.size);
-        let hold = self.room.finish(self.size);
-        if fits && hold.is_some() {
+        let fits = self.buffer.try_grow(self.size);
+        let reservation = self.buffer.finish(self.size);
+        if fits && reservation.is_some() {
             // The buffer grew by doubling, and the reservation is of the size of the message.
             self.message.shrink_to_fit();
         }
-        let reply = fits.then_some(Reply { message: self.message, hold });
+        let reply = fits.then_some(Reply { message: self.message, reservation });
         BuildOutcome { size: self.size, reply, left_out: self.left_out }
     }
 }
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_without_room_is_only_measured() {
+    fn a_reply_that_does_not_fit_is_only_measured() {
         let mut builder = ReplyBuilder::new(ReplyBuffer::fixed(10, None));
         builder.add(&[0; 5]);
         builder.add(&[0; 5]);

@@ -66,8 +66,8 @@ impl Standalone {
         call: &CallContext,
         request: GetNamespaceRequest,
     ) -> Result<Reply> {
-        let build = move |store: &Store, room: ReplyBuffer<'_>, _: Cancel| {
-            store.read(|s| namespaces::get(s, &request.name, room))
+        let build = move |store: &Store, buffer: ReplyBuffer<'_>, _: Cancel| {
+            store.read(|s| namespaces::get(s, &request.name, buffer))
         };
         self.local.build_reply(call, None, build).await
     }
@@ -78,8 +78,8 @@ impl Standalone {
         call: &CallContext,
         _: ListNamespacesRequest,
     ) -> Result<Reply> {
-        let build = |store: &Store, room: ReplyBuffer<'_>, cancel: Cancel| {
-            store.read(|s| namespaces::list(s, room, cancel))
+        let build = |store: &Store, buffer: ReplyBuffer<'_>, cancel: Cancel| {
+            store.read(|s| namespaces::list(s, buffer, cancel))
         };
         self.local.build_reply(call, None, build).await
     }
@@ -159,9 +159,9 @@ impl Standalone {
     /// Answers a `ListResponse`.
     pub async fn list_leases(&self, call: &CallContext, request: ListRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let build = move |store: &Store, room: ReplyBuffer<'_>, mut cancel: Cancel| {
+        let build = move |store: &Store, buffer: ReplyBuffer<'_>, mut cancel: Cancel| {
             let filter = leases::filter(&request.filters, &mut cancel)?;
-            store.read(|s| leases::list(s, &namespace, &filter, room, cancel))
+            store.read(|s| leases::list(s, &namespace, &filter, buffer, cancel))
         };
         self.local.build_reply(call, None, build).await
     }
@@ -206,8 +206,8 @@ impl Standalone {
         request: ListResourcesRequest,
     ) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let build = move |store: &Store, room: ReplyBuffer<'_>, _: Cancel| {
-            store.read(|s| leases::resources(s, &namespace, &request.id, room))
+        let build = move |store: &Store, buffer: ReplyBuffer<'_>, _: Cancel| {
+            store.read(|s| leases::resources(s, &namespace, &request.id, buffer))
         };
         self.local.build_reply(call, None, build).await
     }
@@ -315,7 +315,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn publish_tells_what_it_could_not_do() {
+    fn a_failed_publish_names_its_reason() {
         let told = |header| publish_error(Namespace::required(header).unwrap_err());
         assert_eq!(
             told(None),

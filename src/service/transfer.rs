@@ -1,6 +1,6 @@
 //! Transfer from image store to image store, which `ctr images tag` of containerd 2.x calls.
 //!
-//! Every other transfer moves content, and this process has none.
+//! Every other kind of Transfer moves content, which this daemon does not have.
 
 use go_compat::quote::quote;
 use protobuf::Message;
@@ -18,14 +18,14 @@ use crate::service::codec::decode;
 use crate::service::gc::EXPIRE;
 use crate::store::{Kind, Records, Transaction};
 
-/// The label that ties an image to another of its namespace: it is collected with that image.
+/// The label that ties an image to another one of its namespace: the collector keeps both, or neither.
 pub(crate) const BACK_REFERENCE: &str = "containerd.io/gc.bref.image";
 
 /// The most names of one Transfer: one transaction writes them all, and other writers wait for it.
 const MAX_NAMES: usize = 1000;
 
-/// The most bytes of all records that one Transfer reads and writes. One name always fits: the largest
-/// record that it replaces, and the largest that it becomes.
+/// The most bytes of all records that one Transfer reads and writes. One name always fits: it replaces at most
+/// the largest record by another one of that size.
 const MAX_BYTES: usize = 2 * images::MAX_RECORD_BYTES;
 
 /// New names for the target of an image.
@@ -39,7 +39,7 @@ pub(crate) struct Tag {
 #[derive(Debug, PartialEq, Eq, Clone)]
 pub(crate) struct TagResult {
     names: Vec<RequestedName>,
-    /// The label with the time of expiry of all names but the first.
+    /// The time of expiry of all names except the first.
     expires: String,
 }
 
@@ -47,9 +47,9 @@ pub(crate) struct TagResult {
 #[derive(Debug, PartialEq, Eq, Clone)]
 struct RequestedName {
     name: String,
-    /// The name stands in the request beside the first.
+    /// The name is not the first of the request.
     is_extra: bool,
-    /// An image of that name was there.
+    /// An image with this name existed before.
     was_there: bool,
 }
 
@@ -79,8 +79,8 @@ fn check_count(count: usize) -> Result<()> {
 }
 
 impl Tag {
-    /// Writes all names or none. A name that exists is moved, as in containerd 2. Names that expire are
-    /// added to the `lease` of the call.
+    /// Writes all names or none. A name that exists gets the new target, as in containerd 2. Names that expire
+    /// are added to the `lease` of the call.
     pub(crate) fn apply(
         &self,
         change: &mut Transaction<'_>,
@@ -146,8 +146,8 @@ impl Tag {
         })
     }
 
-    /// The names to write, each with whether it is an extra name beside the first. A reference that is only
-    /// a prefix, without a digest, is for images unpacked from an archive, and is ignored as in containerd.
+    /// The names to write, each with whether it is an extra name, that is, not the first. A reference that is
+    /// only a prefix, without a digest, is for images from an archive, and is ignored as in containerd.
     fn names(&self, digest: &str) -> impl Iterator<Item = (String, bool)> {
         let first = Some(self.to.name.clone()).filter(|name| !name.is_empty());
         let is_whole = |reference: &&ImageReference| !reference.is_prefix || reference.add_digest;
@@ -159,8 +159,8 @@ impl Tag {
         first.into_iter().map(|name| (name, false)).chain(extra.map(|name| (name, true)))
     }
 
-    /// The labels of a name. An extra name is removed with the first: it has expired from the beginning,
-    /// and is kept by its reference to the first.
+    /// The labels of a name. The collector removes an extra name together with the first one: an extra name has
+    /// expired from the beginning, and only its reference to the first name keeps it.
     fn labels(&self, is_extra: bool, expires: &str) -> Labels {
         let mut labels = self.to.labels.clone();
         if is_extra && !self.to.name.is_empty() {
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_beside_the_first_goes_with_it_and_one_alone_stays() {
+    fn an_extra_name_is_collected_with_the_first_one_and_a_single_name_stays() {
         let (_dir, store, ns) = store();
         make(&store, &ns, source(1));
         let to = |name: &str, extra: &str| ImageStore {

@@ -49,8 +49,8 @@ pub struct ReadOnlyStore {
 }
 
 impl ReadOnlyStore {
-    /// Opens the store in the folder `root`, which must be there. Nothing in it is changed but
-    /// LMDB's list of readers.
+    /// Opens the store in the folder `root`, which must exist. Changes nothing in the folder except LMDB's reader
+    /// table.
     pub fn open(root: &Path) -> Result<Self> {
         let path = root.join(DATA_FILE);
         let missing = || Error::not_found(format_args!("there is no store in {}", root.display()));
@@ -74,22 +74,22 @@ impl ReadOnlyStore {
         let opened = with_largest_map(|size| {
             let mut options = EnvOpenOptions::new().read_txn_without_tls();
             options.map_size(size).max_readers(MAX_READERS).max_dbs(databases::MAX_DATABASES);
-            // SAFETY: its owner changes the file through LMDB only, whose readers' list this
-            // environment is entered in; READ_ONLY takes nothing away from that. Opening reads at the
-            // meta pages only, which were verified; all else is verified below, before it is read.
+            // SAFETY: the owner changes the file only through LMDB, and this environment is in LMDB's reader
+            // table, also with READ_ONLY. Opening reads only the meta pages, which were verified. All other
+            // pages are verified below, before they are read.
             unsafe { options.flags(EnvFlags::READ_ONLY).open(root) }
         });
         let (env, _) =
             opened.map_err(|e| lmdb_error(&format!("opening {} to read", root.display()), &e))?;
         free_dead_readers(&env)?;
         let state = {
-            // While this transaction is open no page of its state is used again, nor one of any
-            // later state: what is verified cannot change under the eyes of the verifier.
-            let _held = begin_to_read(&env)?;
+            // While this transaction is open, LMDB reuses no page of its state or of a later one. So the
+            // verified pages do not change during the verification.
+            let _snapshot = begin_to_read(&env)?;
             let state = verify::state(&file)
                 .map_err(|damage| verify::damage_error(&path, &file, &damage))?;
-            // A daemon that was killed may have left its last meta page in the kernel's memory. One that
-            // lives syncs it before any reader learns of it.
+            // The last meta page of a killed daemon may be only in the page cache. A running daemon syncs it
+            // before a reader can use it.
             permissions::sync_read(&path, &file)?;
             state
         };
@@ -107,8 +107,8 @@ impl ReadOnlyStore {
         &self.state
     }
 
-    /// Writes one state of the store into the empty file at `path`, without the pages that are free. The
-    /// copy is a checkpoint of its own: no journal fits it.
+    /// Writes one state of the store into the empty file at `path`, without free pages. The copy has a new
+    /// checkpoint identifier, so no journal belongs to it.
     pub(crate) fn copy_to(&self, path: &Path) -> Result<()> {
         let view = self.view()?;
         let to_error = |e: heed::Error| lmdb_error("copying the store", &e);
@@ -141,20 +141,20 @@ impl ReadOnlyStore {
         work(&Snapshot { view: self.view()? })
     }
 
-    /// LMDB's last state, with what the journal has on top of it. A daemon may append to the journal
-    /// and make a checkpoint meanwhile: then it is read again, until both belong together.
+    /// LMDB's last state, with the changes of the journal on top of it. A daemon may append to the journal and make
+    /// a checkpoint meanwhile. Then this function reads both again, until they belong together.
     fn view(&self) -> Result<View<'_>> {
         let mut before: Option<(LastCheckpoint, Fault)> = None;
         let mut reads = 0;
         loop {
-            // Only what writes is ever refused its environment.
+            // LMDB refuses an environment only after a failed write.
             let txn = begin_to_read(&self.env)?.ok_or_else(environment_lost_error)?;
             let last = checkpoint_id::last_checkpoint(&txn, &self.tables)?;
             let expected = Expected { uuid: self.uuid.clone(), last };
             let replayed = replay::read_and_sync(&self.root, &expected)?;
-            // After a checkpoint the journal is written over. The number that transactions begin with is
-            // asked for: where the daemon was killed between its meta page and that number, the two
-            // differ until the next daemon, and the journal still belongs to the state before.
+            // A checkpoint overwrites the journal. Compare with the number that transactions begin with: if the
+            // daemon was killed after it wrote its meta page and before it wrote that number, the two differ
+            // until the next daemon starts, and the journal still belongs to the state before.
             let begins_with = self.readers.last_transaction()?;
             if begins_with.unwrap_or(self.last_commit()) != txn.id() as u64 {
                 continue;

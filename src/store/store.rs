@@ -75,7 +75,7 @@ impl Store {
         }
     }
 
-    /// The ends of the log; `None` while it is off. What it shows can be read.
+    /// The ends of the log; `None` while it is off. A reader can read up to these ends.
     pub fn log_head(&self) -> Option<LogHead> {
         *self.environment.log().borrow()
     }
@@ -86,8 +86,8 @@ impl Store {
     }
 
     /// Copies entries of the log, from the number `from` on: at least one, if there is one, and then as many
-    /// as have `max_bytes` together. It never splits the entries of one batch. It holds no snapshot when it
-    /// returns. A reader whose `from` is no longer kept sees that in the head that comes with the entries.
+    /// as have `max_bytes` together. It never splits the entries of one commit (`commit_last`), and keeps no snapshot open. If the
+    /// log no longer has the entry `from`, the returned head shows it.
     pub(crate) fn read_log(&self, from: u64, max_bytes: usize) -> Result<LogPage> {
         self.read(|snapshot| snapshot.log_page(from, max_bytes))
     }

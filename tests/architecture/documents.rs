@@ -248,13 +248,13 @@ fn every_test_that_a_document_says_how_to_run_exists() {
 }
 
 #[test]
-fn what_is_not_there_is_seen() {
+fn a_missing_file_or_test_is_found() {
     let here = "tests/architecture/documents.rs";
     assert_eq!(
         missing_files(here, "`src/lib.rs`, `src/{lib,none}.rs` and `scripts/none 60`"),
         [format!("{here} names src/none.rs"), format!("{here} names scripts/none")]
     );
-    assert!(missing_files(here, &format!("`{here}::what_is_not_there_is_seen`")).is_empty());
+    assert!(missing_files(here, &format!("`{here}::a_missing_file_or_test_is_found`")).is_empty());
     assert_eq!(missing_files(here, &format!("`{here}::none`")).len(), 1);
     let of_a_crate = "crates/bbolt-read/README.md";
     assert_eq!(missing_files(of_a_crate, "`tests/bbolt.rs` `tests/none.rs`").len(), 1);

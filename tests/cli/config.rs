@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::{HUNG, args, program, run};
 
 #[test]
-fn what_the_check_refuses_no_daemon_starts_with_and_the_sentence_is_one() {
+fn config_check_and_serve_refuse_the_same_settings_with_the_same_message() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().to_str().unwrap().to_owned();
     fs::write(dir.path().join("file"), "").unwrap();

@@ -23,7 +23,7 @@ fn odd_files(dir: &Path) -> Vec<(&'static str, &'static str)> {
 }
 
 #[test]
-fn what_is_no_regular_file_is_not_read() {
+fn only_regular_files_are_read() {
     let dir = store(&["a"]);
     for (name, called) in odd_files(dir.path()) {
         let link = format!("link-{name}");
@@ -51,7 +51,7 @@ fn what_is_no_regular_file_is_not_read() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_not_replaced() {
+fn only_regular_files_are_replaced() {
     let dir = store(&["a"]);
     let mut odd = odd_files(dir.path());
     symlink("folder", dir.path().join("link")).unwrap();
@@ -115,7 +115,7 @@ fn a_restore_copies_no_more_than_is_in_use() {
 
 /// The advice about it must not lead in a circle.
 #[test]
-fn of_a_store_without_data_and_changes_it_is_said_that_nothing_can_be_saved() {
+fn recover_says_that_nothing_can_be_saved_without_data_and_changes() {
     let dir = store(&["a"]);
     run(dir.path(), &args(dir.path(), "ls --root ROOT")).worked();
     fs::write(dir.path().join("root/data.mdb"), "").unwrap();

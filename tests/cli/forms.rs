@@ -89,7 +89,7 @@ fn a_shell_is_offered_commands_namespaces_and_names_of_the_store() {
 }
 
 #[test]
-fn top_shows_what_grew_between_two_readings() {
+fn top_shows_the_difference_of_two_scrapes() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let daemon = std::thread::spawn(move || {

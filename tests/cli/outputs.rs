@@ -143,7 +143,7 @@ fn an_export_and_an_import_go_on_without_their_output() {
 }
 
 #[test]
-fn a_change_is_told_though_it_cannot_be_printed() {
+fn a_change_that_cannot_be_printed_is_reported_on_standard_error() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let served = runtime.block_on(support::Served::start());
     let client = runtime.block_on(served.client(support::Protocol::Grpc));

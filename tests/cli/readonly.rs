@@ -24,7 +24,7 @@ fn readonly(dir: &Path, before: &str, line: &str) -> Option<Ended> {
 }
 
 #[test]
-fn all_that_only_reads_works_there_and_the_rest_says_why_not() {
+fn reading_commands_work_on_a_read_only_file_system_and_others_say_why_not() {
     let dir = store(&["a"]);
     // Open to others: to close them is not possible there, and must not be said.
     for entry in fs::read_dir(dir.path().join("root")).unwrap() {

@@ -146,7 +146,7 @@ fn every_byte_that_matters_may_be_wrong() {
 }
 
 #[test]
-fn nothing_is_believed_of_a_damaged_file() {
+fn a_damaged_file_yields_no_wrong_record() {
     let rounds = std::env::var("LMDB_IMAGES_ROUNDS").map_or(1500, |n| n.parse().unwrap());
     let mut random = Rng::with_seed(0x2_3456_789a);
     for index in 0..FILES.len() {
@@ -206,7 +206,7 @@ fn a_page_that_names_itself_ends() {
 }
 
 #[test]
-fn an_older_state_is_used_when_the_last_meta_page_is_damaged_and_it_is_said() {
+fn recover_uses_and_reports_the_older_state_if_the_last_meta_page_is_damaged() {
     let mut bytes = file(0);
     let transaction = |bytes: &[u8], page: usize| bytes[page * 4096 + 64];
     let newer = usize::from(transaction(&bytes, 1) > transaction(&bytes, 0));
@@ -219,7 +219,7 @@ fn an_older_state_is_used_when_the_last_meta_page_is_damaged_and_it_is_said() {
 }
 
 #[test]
-fn what_is_no_bolt_file_is_said() {
+fn a_file_that_is_no_bolt_file_is_an_error() {
     let refused = |bytes: &[u8]| survey(bytes).unwrap_err().to_string();
     assert_eq!(
         refused(&[0; 9000]),

@@ -93,12 +93,12 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_parse_or_do_not(filter: Vec<u8>) {
+    fn arbitrary_bytes_cause_no_panic(filter: Vec<u8>) {
         let _ = Filter::parse_all(&[filter]).map_err(|error| error.to_string());
     }
 
     #[test]
-    fn what_is_printed_parses_to_the_same(filters in prop::collection::vec(
+    fn a_printed_filter_parses_to_the_same_filter(filters in prop::collection::vec(
         prop_oneof![well_formed().prop_map(String::into_bytes), filter_like()], 0..3,
     )) {
         if let Ok(filter) = Filter::parse_all(&filters) {

@@ -360,8 +360,8 @@ fn saved(
                         assert!(written.ever[name].contains(found), "{name}: {}", context());
                         assert!(
                             previous + unreferenced > 0
-                                || report.found.whole
-                                || !report.found.certain,
+                                || report.found.is_whole
+                                || !report.found.is_newest_known,
                             "an old {name} without a word: {report:?} {}",
                             context()
                         );
@@ -384,7 +384,9 @@ fn saved(
                 if !written.last.contains_key(&image.name) {
                     assert!(written.ever.contains_key(&image.name), "{}", context());
                     assert!(
-                        previous + unreferenced > 0 || report.found.whole || !report.found.certain,
+                        previous + unreferenced > 0
+                            || report.found.is_whole
+                            || !report.found.is_newest_known,
                         "{} is back without a word: {report:?} {}",
                         image.name,
                         context()

@@ -41,7 +41,7 @@ fn a_stopped_reader_blocks_no_writer_and_is_reported() {
 }
 
 #[test]
-fn the_places_of_a_killed_reader_are_taken_back() {
+fn the_slots_of_a_killed_reader_are_freed() {
     let (_dir, store) = store();
     let mut holder = SnapshotHolder::start(store.root(), 3);
     let mut other = SnapshotHolder::start(store.root(), 1);
@@ -60,7 +60,7 @@ fn the_places_of_a_killed_reader_are_taken_back() {
 }
 
 #[test]
-fn when_all_places_are_taken_those_of_the_dead_are_given_to_the_living() {
+fn a_full_reader_table_reuses_the_slots_of_dead_processes() {
     let (_dir, store) = store();
     let mut holder = SnapshotHolder::start(store.root(), MAX_READERS);
     let full = store.read(|s| s.namespaces()).unwrap_err();

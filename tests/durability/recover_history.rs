@@ -179,7 +179,8 @@ fn judge(history: &History, root: &Path, report: &Report, how: &str, figures: &m
     // A journal whose last entries are damaged, or which is an older copy of itself, cannot be told from
     // one whose last entries were never finished.
     let tail_may_be_lost = how.contains("journal: ") || how.contains("an older journal");
-    let said = !report.found.certain || how.contains("journal") || how.contains("no data file");
+    let said =
+        !report.found.is_newest_known || how.contains("journal") || how.contains("no data file");
     let named = |name: &str| {
         let quoted = format!("{name:?}");
         [&report.doubtful, &report.lost, &report.unordered]
@@ -284,7 +285,7 @@ fn recovered(root: &Path) -> (Option<Vec<u8>>, Report) {
 }
 
 #[test]
-fn an_entry_that_a_checkpoint_has_taken_does_not_replace_a_newer_record() {
+fn an_entry_before_the_last_checkpoint_does_not_replace_a_newer_record() {
     let root = killed(|store| {
         put(store, 2, 10);
         // Too large for the journal: it goes to LMDB's file at once, with all before it.

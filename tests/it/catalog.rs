@@ -82,7 +82,7 @@ async fn count(catalog: &Catalog, filters: &[&str], without: &[&str]) -> u64 {
 }
 
 #[tokio::test]
-async fn pages_together_are_the_list_with_long_names_and_filters_too() {
+async fn the_pages_of_a_list_have_each_image_once() {
     let served = Served::start().await;
     let catalog = Catalog::of(&served, Protocol::Grpc).await;
     let head = "h".repeat(384);
@@ -172,7 +172,7 @@ async fn a_stream_has_all_pages_and_a_mask_leaves_only_what_is_asked_for() {
 }
 
 #[tokio::test]
-async fn a_page_token_of_another_store_request_or_making_is_refused() {
+async fn a_page_token_of_another_store_or_request_or_a_forged_one_is_refused() {
     let (served, other) = (Served::start().await, Served::start().await);
     for protocol in BOTH {
         let catalog = Catalog::of(&served, protocol).await;

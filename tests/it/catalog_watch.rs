@@ -66,7 +66,7 @@ fn long(variable: &str, short: usize) -> usize {
 }
 
 #[tokio::test]
-async fn a_watch_sends_every_change_of_its_filter_once_and_a_batch_whole() {
+async fn a_watch_sends_every_matching_change_once_and_never_splits_a_batch() {
     let served = Served::start().await;
     let catalog = Catalog::of(&served, Protocol::Grpc).await;
     make(&catalog, "n", image("before")).await;
@@ -118,7 +118,7 @@ async fn a_watch_sends_every_change_of_its_filter_once_and_a_batch_whole() {
 }
 
 #[tokio::test]
-async fn the_initial_state_and_what_follows_are_the_truth() {
+async fn the_initial_state_and_later_changes_give_the_state() {
     let served = Served::start().await;
     let catalog = Catalog::of(&served, Protocol::Grpc).await;
     for number in 0..300 {

@@ -102,7 +102,7 @@ async fn import(root: std::path::PathBuf, file: std::path::PathBuf) -> import::b
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_expired_and_what_is_imported_is_logged_as_such() {
+async fn expired_and_imported_images_are_logged_with_their_origin() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = DaemonProcess::start(dir.path());
     let root = dir.path().join("root");
@@ -192,7 +192,7 @@ fn message(message: &impl Message) -> Scripted {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_front_of_a_containerd_our_clients_changes_differ_from_those_that_are_found_there() {
+async fn in_proxy_mode_changes_of_clients_and_found_changes_have_different_origins() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
     let upstream = FakeContainerd::start(&dir.path().join("c.sock"));
@@ -242,7 +242,7 @@ async fn logs(root: &Path, change: &(String, Kind, Origin)) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs LMDB_IMAGES_CONTAINERD_BIN"]
-async fn what_others_change_in_a_real_containerd_is_logged_as_seen_or_as_found_after_a_gap() {
+async fn changes_of_others_in_a_real_containerd_are_logged_as_seen_or_found_after_a_gap() {
     let containerd = Containerd::start(&Containerd::bin()).await;
     let others = containerd.client().await;
     let dir = tempfile::tempdir().unwrap();

@@ -12,10 +12,10 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::support::config;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what).await.expect("it hangs")
+    tokio::time::timeout(TEST_TIMEOUT, what).await.expect("it hangs")
 }
 
 /// Where the containerd of that folder serves ttrpc.
@@ -67,7 +67,7 @@ async fn bytes_pass_both_ways_and_so_does_the_end_of_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_side_that_does_not_read_holds_the_other_back() {
+async fn a_side_that_does_not_read_stops_the_sender() {
     let dir = tempfile::tempdir().unwrap();
     let containerd = UnixListener::bind(ttrpc(dir.path())).unwrap();
     let daemon = in_front(&dir).await;

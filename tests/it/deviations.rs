@@ -117,7 +117,7 @@ async fn invalid_utf8_is_an_invalid_argument() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_message_is_an_invalid_argument() {
+async fn a_malformed_message_is_an_invalid_argument() {
     for protocol in BOTH {
         let served = Served::start().await;
         let client = served.client(protocol).await;
@@ -131,7 +131,7 @@ async fn what_is_no_message_is_an_invalid_argument() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_reply_could_carry_is_not_stored() {
+async fn an_image_that_no_reply_could_carry_is_not_stored() {
     for (protocol, limit) in [(Protocol::Grpc, 16 << 20), (Protocol::Ttrpc, 4 << 20)] {
         let served = Served::start().await;
         let client = served.client(protocol).await;
@@ -191,7 +191,7 @@ async fn keys_of_annotations_have_no_bound() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_labels_too_long_the_first_is_named() {
+async fn the_error_names_the_first_of_several_long_labels() {
     for protocol in BOTH {
         let served = Served::start().await;
         let client = served.client(protocol).await;

@@ -15,8 +15,8 @@ use crate::support::{
     BOTH, Client, Failed, INTROSPECTION, LEASES, Protocol, Served, channel, create, grpc, image,
 };
 
-/// Longer than a request may take, and much shorter than what is asked for would.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// Longer than a request may take, and much shorter than the requested Lists would take without a timeout.
+const TEST_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Finds nothing in `busy`, and keeps some 500 states of the pattern alive for each of its bytes.
 const EXPENSIVE: &str = "a[ab]{999}[c-z]";
@@ -41,7 +41,7 @@ async fn names(client: &Client, filters: &[String]) -> Result<Vec<String>, Faile
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn expensive_lists_are_ended_and_keep_no_others_waiting() {
+async fn expensive_lists_end_and_delay_no_other_list() {
     let served = Served::start().await;
     let client = served.client(Protocol::Grpc).await;
     make(&client, "small").await;
@@ -58,13 +58,13 @@ async fn expensive_lists_are_ended_and_keep_no_others_waiting() {
         for protocol in BOTH {
             let other = served.client(protocol).await;
             let cheap = ["name~=/^sm/".to_owned()];
-            let found = tokio::time::timeout(PATIENCE, names(&other, &cheap)).await.unwrap();
+            let found = tokio::time::timeout(TEST_TIMEOUT, names(&other, &cheap)).await.unwrap();
             assert_eq!(found.unwrap(), ["small"]);
             let get = GetImageRequest { name: "small".into(), ..Default::default() };
             other.call::<GetImageResponse>("Get", "n", &get).await.unwrap();
         }
         rounds += 1;
-        assert!(begun.elapsed() < PATIENCE, "no list is ended");
+        assert!(begun.elapsed() < TEST_TIMEOUT, "no list is ended");
         if let Ok(ended) = tokio::time::timeout(Duration::ZERO, first.as_mut()).await {
             break ended;
         }
@@ -80,7 +80,7 @@ async fn every_method_with_filters_ends_when_they_take_too_long() {
     let channel = channel(served.daemon.grpc()).await.unwrap();
     let call = async |service: &str, method: &str, message: Vec<u8>| {
         let call = grpc(&channel, service, method, Some("n"), message);
-        tokio::time::timeout(PATIENCE, call).await.expect("it ends")
+        tokio::time::timeout(TEST_TIMEOUT, call).await.expect("it ends")
     };
     for n in 0..200 {
         let labels = [("l".to_owned(), busy(4000))].into();

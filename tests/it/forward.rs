@@ -28,7 +28,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use crate::support::fake_containerd::{FakeContainerd, Scripted, message};
 use crate::support::{Raw, channel, config, grpc};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A daemon in front of an upstream, and a connection to it.
 struct Chain {
@@ -60,7 +60,7 @@ impl Chain {
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, what).await.expect("it hangs")
+    tokio::time::timeout(TEST_TIMEOUT, what).await.expect("it hangs")
 }
 
 fn path(method: &str) -> PathAndQuery {
@@ -319,7 +319,7 @@ fn reset(status: &Status) -> Option<u32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reset_upstream_reaches_the_client_as_it_was() {
+async fn a_reset_by_upstream_reaches_the_client_unchanged() {
     let chain = Chain::start().await;
     let direct = channel(chain.upstream.socket()).await.unwrap();
     let codes = [

@@ -185,7 +185,7 @@ async fn a_flat_lease_keeps_what_it_names_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_lease_of_the_header_holds_an_image_that_expires() {
+async fn an_expiring_image_is_added_to_the_lease_of_the_header() {
     let (_dir, s) = services();
     s.lease("l", &[], &[]).await;
     s.create("held", &[PAST], Some("l")).await.unwrap();
@@ -205,7 +205,7 @@ async fn a_lease_of_the_header_holds_an_image_that_expires() {
 }
 
 #[tokio::test]
-async fn a_lease_of_the_header_must_be_there_for_an_image_that_expires() {
+async fn an_expiring_image_needs_an_existing_lease_in_the_header() {
     let (_dir, s) = services();
     let missing = Err(Error::NotFound("lease does not exist: not found".into()));
     assert_eq!(s.create("a", &[PAST], Some("none")).await, missing);
@@ -221,7 +221,7 @@ async fn a_lease_of_the_header_must_be_there_for_an_image_that_expires() {
 }
 
 #[tokio::test]
-async fn times_are_those_that_go_reads() {
+async fn times_are_parsed_as_by_go() {
     let (_dir, s) = services();
     for (name, when) in [
         ("kept-1", "2020-01-01 00:00:00+00:00"),
@@ -266,7 +266,7 @@ async fn begin(s: &Services, run: &mut (impl Future<Output = Result<()>> + Unpin
 }
 
 #[tokio::test]
-async fn a_run_goes_in_slices_and_what_it_removed_stays_so() {
+async fn a_run_goes_in_slices_and_each_slice_is_final() {
     let (dir, s) = many().await;
     {
         let mut run = pin!(s.local().collect());
@@ -282,7 +282,7 @@ async fn a_run_goes_in_slices_and_what_it_removed_stays_so() {
 }
 
 #[tokio::test]
-async fn a_run_that_was_dropped_is_made_up_for_by_the_next() {
+async fn the_next_run_completes_a_dropped_run() {
     let (_dir, s) = many().await;
     {
         let mut run = pin!(s.local().collect());
@@ -292,7 +292,7 @@ async fn a_run_that_was_dropped_is_made_up_for_by_the_next() {
 }
 
 #[tokio::test]
-async fn what_is_kept_while_a_run_goes_on_stays() {
+async fn an_image_that_a_change_keeps_during_a_run_stays() {
     let (_dir, s) = many().await;
     s.update("0901", &[PAST, (REFERENCE, "0902")], None).await.unwrap();
     s.update("0911", &[PAST, (BACK_REFERENCE, "late")], None).await.unwrap();
@@ -349,7 +349,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn of_any_images_and_leases_those_stay_that_something_keeps(
+    fn exactly_the_kept_images_of_a_random_graph_stay(
         images in prop::collection::vec(drawn(), 1..NAMES - 2),
         leases in prop::collection::vec((any::<bool>(), prop::collection::vec(0..NAMES, 0..3)), 0..3),
     ) {

@@ -34,7 +34,7 @@ fn large(name: &str, bytes: usize) -> Image {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_protocol_writes_the_other_reads() {
+async fn one_protocol_reads_the_writes_of_the_other() {
     let served = Served::start().await;
     for (writer, reader) in [(BOTH[0], BOTH[1]), (BOTH[1], BOTH[0])] {
         let (writer, reader) = (served.client(writer).await, served.client(reader).await);
@@ -83,7 +83,7 @@ async fn requests_that_end_containerd_are_invalid_arguments() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_message_is_an_invalid_argument() {
+async fn a_malformed_message_is_an_invalid_argument() {
     let served = Served::start().await;
     for protocol in BOTH {
         let client = served.client(protocol).await;
@@ -232,7 +232,7 @@ async fn the_namespace_must_be_valid() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn beside_images_there_is_version_and_health_and_a_sentence() {
+async fn version_and_health_answer_and_other_services_name_this_daemon() {
     let served = Served::start().await;
     let channel = channel(served.daemon.grpc()).await.unwrap();
     let version =
@@ -264,7 +264,7 @@ async fn beside_images_there_is_version_and_health_and_a_sentence() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_watches_health_learns_of_the_end() {
+async fn a_health_watch_reports_the_shutdown() {
     let served = Served::start().await;
     let channel = channel(served.daemon.grpc()).await.unwrap();
     let watch = async |service: &str| {

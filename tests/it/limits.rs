@@ -43,9 +43,9 @@ use tonic::Code;
 use crate::support;
 use crate::support::{BOTH, Client, Protocol, Served, create, image};
 
-/// Long enough for a busy machine, short against the test's patience.
+/// Long enough for a busy machine, short compared with TEST_TIMEOUT.
 const SOON: Duration = Duration::from_millis(300);
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn hasty() -> Limits {
     Limits { message_time: SOON, unread_time: SOON, ..Limits::default() }
@@ -55,7 +55,7 @@ fn hasty() -> Limits {
 async fn is_ended(stream: &mut UnixStream) -> bool {
     let mut rest = Vec::new();
     // A reset is an end too.
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.is_ok()
+    tokio::time::timeout(TEST_TIMEOUT, stream.read_to_end(&mut rest)).await.is_ok()
 }
 
 async fn is_served(served: &Served) {
@@ -63,7 +63,7 @@ async fn is_served(served: &Served) {
         let client = served.client(protocol).await;
         let everything = ListImagesRequest::new();
         let listed = client.call::<ListImagesResponse>("List", "n", &everything);
-        tokio::time::timeout(PATIENCE, listed).await.unwrap().unwrap();
+        tokio::time::timeout(TEST_TIMEOUT, listed).await.unwrap().unwrap();
     }
 }
 
@@ -98,7 +98,7 @@ async fn one_connection_too_many_is_closed_at_once() {
         drop((first, second));
     }
     // Once the others are gone there is room again; when they are seen to be is up to the daemon.
-    tokio::time::timeout(PATIENCE, async {
+    tokio::time::timeout(TEST_TIMEOUT, async {
         while served.client(Protocol::Ttrpc).await.raw("List", Some("n"), Vec::new()).await.is_err()
         {
             tokio::task::yield_now().await;
@@ -109,7 +109,7 @@ async fn one_connection_too_many_is_closed_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_grpc_or_says_nothing_is_disconnected() {
+async fn a_client_that_is_silent_or_does_not_speak_grpc_is_disconnected() {
     let served = Served::with(hasty()).await;
     for bytes in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.1\r\n\r\n", &[0xff; 100]] {
         let mut stream = UnixStream::connect(served.daemon.grpc()).await.unwrap();
@@ -148,12 +148,12 @@ async fn hyper_call(
         .header("grpc-timeout", deadline)
         .body(body.boxed_unsync())
         .unwrap();
-    let response = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
+    let response = tokio::time::timeout(TEST_TIMEOUT, sender.send_request(request)).await;
     (response.unwrap().unwrap(), connection)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_half_sent_grpc_message_is_given_a_time() {
+async fn a_half_sent_grpc_message_has_a_timeout() {
     let served = Served::with(hasty()).await;
     for half in [&b""[..], b"\0\0", b"\0\0\0\0\x05ab"] {
         let (response, _) = hyper_call(
@@ -186,7 +186,7 @@ async fn a_half_sent_grpc_message_is_given_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_of_the_client_is_kept() {
+async fn the_deadline_of_the_client_ends_its_call() {
     let served = Served::start().await;
     // The message never comes: only the deadline can end the call.
     let (response, _) = hyper_call(served.daemon.grpc(), 65_535, Vec::new(), true, "50m").await;
@@ -206,7 +206,7 @@ async fn a_grpc_client_that_does_not_read_its_reply_is_disconnected() {
     // Its window lets one byte of the reply come, and it reads none.
     let message = vec![Bytes::from_static(b"\0\0\0\0\0")];
     let (unread, connection) = hyper_call(served.daemon.grpc(), 1, message, false, "60S").await;
-    assert!(tokio::time::timeout(PATIENCE, connection).await.is_ok());
+    assert!(tokio::time::timeout(TEST_TIMEOUT, connection).await.is_ok());
     drop(unread);
     is_served(&served).await;
 }
@@ -261,5 +261,5 @@ async fn large_requests_of_one_connection_do_not_take_each_others_window() {
             client.call::<CreateImageResponse>("Create", "n", &create(large)).await.unwrap();
         });
     }
-    tokio::time::timeout(PATIENCE, calls.join_all()).await.expect("they end");
+    tokio::time::timeout(TEST_TIMEOUT, calls.join_all()).await.expect("they end");
 }

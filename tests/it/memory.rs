@@ -123,7 +123,7 @@ async fn unread(path: &Path) -> Channel {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn small_updates_of_a_large_image_wait_for_the_room_of_their_replies() {
+async fn small_updates_of_a_large_image_wait_for_the_memory_of_their_replies() {
     let starved = Starved::start();
     let mut large = image("a");
     large.target.as_mut().unwrap().annotations.insert("a".into(), "x".repeat(15 << 20));
@@ -158,7 +158,7 @@ async fn small_updates_of_a_large_image_wait_for_the_room_of_their_replies() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_of_many_labels_wait_as_they_came() {
+async fn events_with_many_labels_wait_in_encoded_form() {
     let starved = Starved::start();
     let socket = channel(&starved.socket()).await.unwrap();
     let mut grpc = tonic::client::Grpc::new(socket);

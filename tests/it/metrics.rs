@@ -15,7 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::support::snapshot_holder::SnapshotHolder;
 use crate::support::{Client, IMAGES, Protocol, Served, channel, config, create, grpc, image};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a daemon that is well has at zero.
 const ZERO: [&str; 3] = [
@@ -114,7 +114,7 @@ async fn every_metric_is_documented_and_set() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, followed).await.unwrap();
+    tokio::time::timeout(TEST_TIMEOUT, followed).await.unwrap();
 
     create_image(&Client::Grpc(other.clone()), "c").await;
     let get = GetImageRequest { name: "c".into(), ..Default::default() };
@@ -126,7 +126,7 @@ async fn every_metric_is_documented_and_set() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, told).await.unwrap();
+    tokio::time::timeout(TEST_TIMEOUT, told).await.unwrap();
 
     let refused = async {
         let mut many = Vec::new();
@@ -134,7 +134,7 @@ async fn every_metric_is_documented_and_set() {
             many.push(UnixStream::connect(alone.daemon.ttrpc()).await.unwrap());
         }
     };
-    tokio::time::timeout(PATIENCE, refused).await.unwrap();
+    tokio::time::timeout(TEST_TIMEOUT, refused).await.unwrap();
 
     let checkpoint = async {
         for (daemon, name) in [
@@ -146,7 +146,7 @@ async fn every_metric_is_documented_and_set() {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, checkpoint).await.unwrap();
+    tokio::time::timeout(TEST_TIMEOUT, checkpoint).await.unwrap();
 
     let (first, second) = (scrape(&alone.daemon).await, scrape(&front).await);
     drop(holder);
@@ -187,7 +187,7 @@ async fn every_metric_is_documented_and_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_hold_connections_stop_no_scrape() {
+async fn idle_connections_block_no_scrape() {
     for address in [None, Some("127.0.0.1:0".parse().unwrap())] {
         let dir = tempfile::tempdir().unwrap();
         let mut served = config(dir.path(), Limits::default());

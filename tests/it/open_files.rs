@@ -7,7 +7,7 @@ use crate::support::Client;
 use crate::support::daemon_process::DaemonProcess;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_file_handles_it_waits_and_then_serves_again() {
+async fn without_file_descriptors_the_daemon_waits_and_then_serves_again() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = DaemonProcess::start_with_limit(dir.path(), "-n 64");
     let before = Client::ttrpc(&dir.path().join("state/images.sock.ttrpc")).await;

@@ -41,7 +41,7 @@ use tokio::task::JoinSet;
 
 use crate::support::image;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What the fake containerd has.
 struct Fake {
@@ -188,7 +188,7 @@ impl Fronted {
     }
 
     async fn until(&self, what: impl Fn(&Self) -> bool, why: &str) {
-        let waited = tokio::time::timeout(PATIENCE, async {
+        let waited = tokio::time::timeout(TEST_TIMEOUT, async {
             while !what(self) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -247,7 +247,7 @@ async fn accept(listener: UnixListener, fake: Arc<Fake>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_in_a_namespace_that_containerd_has_not_leaves_nothing() {
+async fn a_list_in_an_unknown_namespace_stores_nothing() {
     let fronted = Fronted::start(&["n"]).await;
     fronted.until(|f| f.front.sync_state().is_watching(), "it follows").await;
     fronted.fake.make("n", "a");
@@ -268,7 +268,7 @@ async fn a_list_in_a_namespace_that_containerd_has_not_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_odd_namespace_and_an_odd_image_stop_none_of_the_others() {
+async fn an_invalid_namespace_or_image_does_not_block_the_others() {
     let fronted = Fronted::start(&["-", "n", &"x".repeat(100), "o"]).await;
     for name in ["a", "odd", "z"] {
         fronted.fake.make("n", name);
@@ -287,7 +287,7 @@ async fn an_odd_namespace_and_an_odd_image_stop_none_of_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn namespaces_that_cannot_be_listed_stop_no_image() {
+async fn a_failing_list_of_namespaces_blocks_no_image() {
     let fronted = Fronted::start(&["n"]).await;
     *fronted.fake.list_fails.lock().unwrap() = true;
     fronted.until(|f| f.front.sync_state().is_watching(), "it follows").await;
@@ -300,7 +300,7 @@ async fn namespaces_that_cannot_be_listed_stop_no_image() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_events_of_namespaces_are_one_list_and_hold_up_no_image() {
+async fn many_namespace_events_cause_one_list_and_delay_no_image() {
     let fronted = Fronted::start(&["n"]).await;
     fronted.until(|f| f.front.sync_state().is_watching(), "it follows").await;
     fronted.fake.make("n", "a");
@@ -320,7 +320,7 @@ async fn many_events_of_namespaces_are_one_list_and_hold_up_no_image() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_reply_of_containerd_is_not_read_before_there_is_room_for_it() {
+async fn a_large_reply_of_containerd_waits_for_its_reservation() {
     let fronted = Fronted::start(&[]).await;
     let mut large = image("large");
     large.target.as_mut().unwrap().annotations.insert("a".into(), "x".repeat(100_000));
@@ -339,7 +339,10 @@ async fn a_large_reply_of_containerd_is_not_read_before_there_is_room_for_it() {
             let get = GetImageRequest { name, ..Default::default() };
             let reply = front.get(&call("n"), get).await?;
             let found = GetImageResponse::parse_from_bytes(&reply.message).unwrap();
-            Ok::<_, lmdb_images::model::Error>((found.image.name.clone(), reply.hold.is_some()))
+            Ok::<_, lmdb_images::model::Error>((
+                found.image.name.clone(),
+                reply.reservation.is_some(),
+            ))
         }
     };
     assert_eq!(get("small").await.unwrap(), ("small".into(), false));

@@ -172,7 +172,7 @@ async fn an_error_with_a_long_name_arrives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_a_name_whose_errors_would_not_arrive_is_refused_before_it_is_made() {
+async fn a_change_of_a_name_that_is_too_long_for_an_error_is_refused_first() {
     let chain = Chain::start().await;
     let name = "x".repeat((64 << 10) + 1);
     for protocol in BOTH {

@@ -19,8 +19,8 @@ use crate::support::{Client, create, image};
 const SERVING: i32 = 1;
 const NOT_SERVING: i32 = 2;
 
-/// Far more than the daemon's interval between two looks.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Much longer than the interval at which the daemon checks its folder.
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 async fn watch_health(socket: &Path) -> tonic::Streaming<Vec<u8>> {
     let mut grpc = tonic::client::Grpc::new(support::channel(socket).await.unwrap());
@@ -33,7 +33,7 @@ async fn watch_health(socket: &Path) -> tonic::Streaming<Vec<u8>> {
 
 async fn next_status(health: &mut tonic::Streaming<Vec<u8>>) -> i32 {
     let message =
-        tokio::time::timeout(PATIENCE, health.message()).await.expect("no change of health");
+        tokio::time::timeout(TEST_TIMEOUT, health.message()).await.expect("no change of health");
     HealthCheckResponse::parse_from_bytes(&message.unwrap().unwrap()).unwrap().status.value()
 }
 
@@ -84,7 +84,7 @@ impl Drop for Daemon {
 
 /// Of daemons that start at once with one folder of sockets, one serves; the others name it.
 #[test]
-fn a_folder_of_sockets_has_one_daemon_of_many_that_start_at_once() {
+fn only_one_of_many_starting_daemons_gets_the_folder_of_sockets() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     for round in 0..5 {
@@ -101,7 +101,7 @@ fn a_folder_of_sockets_has_one_daemon_of_many_that_start_at_once() {
             Daemon(command.stderr(Stdio::piped()).spawn().unwrap())
         };
         let mut daemons: Vec<_> = (0..3).map(serve).collect();
-        let deadline = std::time::Instant::now() + PATIENCE;
+        let deadline = std::time::Instant::now() + TEST_TIMEOUT;
         while daemons.len() > 1 {
             assert!(std::time::Instant::now() < deadline, "{} daemons live", daemons.len());
             let ended =

@@ -48,7 +48,7 @@ fn connect_without_rights(
 }
 
 #[test]
-fn a_client_without_rights_connects_in_no_start() {
+fn a_client_without_rights_never_connects_during_a_start() {
     // In a process of its own: all threads share the umask.
     let output = support::rerun("socket_access::connect_at_every_start").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

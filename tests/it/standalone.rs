@@ -40,7 +40,7 @@ use crate::support::{
     TRANSFER, channel, create, grpc, image,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 async fn call<R: Message>(
     channel: &Channel,
@@ -69,7 +69,7 @@ async fn subscribe(served: &Served, filters: &[&str]) -> tonic::Streaming<Vec<u8
 }
 
 async fn next(events: &mut tonic::Streaming<Vec<u8>>) -> Result<Envelope, tonic::Status> {
-    let event = tokio::time::timeout(PATIENCE, events.message()).await.unwrap()?;
+    let event = tokio::time::timeout(TEST_TIMEOUT, events.message()).await.unwrap()?;
     Ok(Envelope::parse_from_bytes(&event.unwrap()).unwrap())
 }
 
@@ -91,7 +91,7 @@ async fn remove(client: &Client, namespace: &str, name: &str, sync: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_image_makes_its_namespace_which_goes_when_it_is_empty() {
+async fn the_first_image_creates_its_namespace_and_an_empty_one_can_be_deleted() {
     let served = Served::start().await;
     let channel = channel(served.daemon.grpc()).await.unwrap();
     let client = served.client(Protocol::Ttrpc).await;
@@ -196,7 +196,7 @@ async fn events_are_published_and_forwarded_on_both_protocols() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subscriber_that_does_not_read_is_told_and_holds_no_writer_up() {
+async fn a_subscriber_that_does_not_read_gets_an_error_and_delays_no_writer() {
     let served = Served::start().await;
     let channel = channel(served.daemon.grpc()).await.unwrap();
     let mut slow = subscribe(&served, &[]).await;
@@ -224,7 +224,7 @@ async fn a_subscriber_that_does_not_read_is_told_and_holds_no_writer_up() {
 async fn a_subscription_ends_when_the_daemon_stops() {
     let served = Served::start().await;
     let mut events = subscribe(&served, &[]).await;
-    tokio::time::timeout(PATIENCE, served.daemon.stop()).await.unwrap();
+    tokio::time::timeout(TEST_TIMEOUT, served.daemon.stop()).await.unwrap();
     let told = next(&mut events).await.unwrap_err();
     assert_eq!((told.code(), told.message()), (Code::Unavailable, "lmdb-images is shutting down"));
 }

@@ -77,7 +77,7 @@ fn update(name: &str) -> UpdateNamespaceRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_unset_is_refused() {
+async fn a_request_without_its_record_is_refused() {
     let ours = Ours::start().await;
     let empty = Empty::default();
     for (service, method, field) in [

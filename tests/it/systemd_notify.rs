@@ -69,7 +69,7 @@ fn health(dir: &Path) -> Option<i32> {
 }
 
 #[test]
-fn ready_alive_and_stopping_are_told() {
+fn ready_alive_and_stopping_are_notified() {
     let dir = tempfile::tempdir().unwrap();
     let mut service = Service::start(dir.path(), Duration::from_secs(1));
     let ready = service.told("READY=1");
@@ -83,7 +83,7 @@ fn ready_alive_and_stopping_are_told() {
 }
 
 #[test]
-fn a_store_that_hangs_is_no_sign_of_life() {
+fn a_store_that_hangs_stops_the_watchdog_notifications() {
     let dir = tempfile::tempdir().unwrap();
     let service = Service::start(dir.path(), Duration::from_secs(1));
     service.told("WATCHDOG=1");

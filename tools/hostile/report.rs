@@ -1,19 +1,20 @@
-//! The table of a siege, and which of its figures are beyond what is asked.
+//! The table of a siege, and the figures that exceed their bounds.
 
 use std::time::Duration;
 
 use super::attacks::Attack;
 use super::probe::{Seen, Waits};
 
-/// What is asked, on two processors, whatever clients do.
+/// The most memory of the daemon under any attack, in bytes. This bound and those below are for two processors.
 pub const MAX_MEMORY: u64 = 256 << 20;
+/// The longest wait of a Get, a Create and a List.
 pub const MAX_GET: Duration = Duration::from_millis(100);
 pub const MAX_CREATE: Duration = Duration::from_secs(1);
 pub const MAX_LIST: Duration = Duration::from_secs(5);
-/// How far the data file may grow beside reads.
+/// The most bytes by which the data file may grow during reads.
 pub const MAX_GROWTH: u64 = 64 << 20;
 
-/// The lines so far.
+/// The bounds that attacks exceeded so far, and the most memory.
 pub struct Report {
     beyond: Vec<String>,
     most_memory: (u64, &'static str),
@@ -64,8 +65,8 @@ impl Report {
     }
 }
 
-/// What is beyond what is asked. A wait counts as far as the other daemon's was shorter: the machine holds
-/// up both.
+/// The bounds that an attack exceeded, as text. The longest wait at the other daemon is subtracted from each
+/// wait, because the machine causes it.
 pub fn beyond(seen: &Seen, reads: bool) -> Vec<String> {
     let machine = seen.elsewhere.longest().unwrap_or_default();
     let waits = [

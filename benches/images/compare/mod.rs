@@ -1,4 +1,4 @@
-//! Every operation on both servers, in turn.
+//! Measures every operation on both servers, in turn.
 
 mod reads;
 mod resources;
@@ -16,7 +16,7 @@ use crate::{Arguments, Result, machine};
 /// The images of the store whose start is measured, as a multiple of those of the compared store.
 const START_STORE_FACTOR: u32 = 10;
 
-/// Measures everything; gives back the goals that were not reached.
+/// Measures all rows. Returns the goals that were not reached.
 pub async fn run(arguments: &Arguments, report: &Report) -> Result<Vec<String>> {
     let kind = Kind::containerd(&arguments.containerd)?;
     let version = kind.version()?;

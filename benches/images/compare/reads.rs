@@ -15,10 +15,10 @@ use crate::{Result, store};
 /// How long a burst of reads lasts.
 const BURST_TIME: Duration = Duration::from_millis(250);
 
-/// The longest reply of gRPC that is asked for.
+/// The longest requested reply over gRPC, in bytes.
 const MAX_GRPC_REPLY: u64 = 16 << 20;
 
-/// The longest reply of ttrpc that is asked for.
+/// The longest requested reply over ttrpc, in bytes.
 const MAX_TTRPC_REPLY: u64 = 4 << 20;
 
 /// The most bytes of an image in a reply.
@@ -28,9 +28,9 @@ const MAX_IMAGE_BYTES: u64 = 320;
 pub struct Read {
     pub row: Row,
     method: &'static str,
-    /// In turn, so that no answer is always the same.
+    /// The filters of the requests, used in turn, so that the answers differ.
     filters: Vec<Option<String>>,
-    /// Hits of each.
+    /// The number of images that each filter finds.
     hits: usize,
 }
 
@@ -92,7 +92,7 @@ pub fn reads(images: u32) -> Vec<Read> {
     ]
 }
 
-/// A column's requests for a read; none when the answer would be too long for the protocol.
+/// The requests of a column; `None` if the reply would be too long for the protocol.
 fn requests(read: &Read, target: &Target, images: u32) -> Result<Option<Arc<[Prepared]>>> {
     if read.method == "Get" {
         let gets = store::mixed(0, images).take(4096).map(store::get);
@@ -105,7 +105,7 @@ fn requests(read: &Read, target: &Target, images: u32) -> Result<Option<Arc<[Pre
     prepare(target.protocol, "List", read.filters.iter().cloned().map(store::list)).map(Some)
 }
 
-/// Verifies that all targets find the images that are there.
+/// Checks that all targets find the right number of images.
 pub async fn verify(both: &Both, read: &Read, images: u32) -> Result<()> {
     if read.method != "List" {
         return Ok(());
@@ -137,7 +137,7 @@ pub async fn measure(
     turns: u32,
     progress: &Progress,
 ) -> Result<()> {
-    // The first turn is to warm up.
+    // The first turn is a warm-up.
     for turn in 0..=turns {
         for (column, target) in both.turn(turn) {
             let Some(requests) = requests(read, target, images)? else { continue };

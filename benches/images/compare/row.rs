@@ -1,29 +1,29 @@
-//! A line of the table of comparison, and the goal that it must reach.
+//! A row of the table that compares the servers, and the goal of the row.
 
 use serde_json::{Value, json};
 
 use crate::burst::{Burst, median};
 use crate::report::{Unit, cell, times};
 
-/// A line of the table: containerd, ours by gRPC, ours by ttrpc.
+/// A row of the table: containerd, lmdb-images over gRPC, lmdb-images over ttrpc.
 pub struct Row {
     pub operation: String,
     pub clients: usize,
     pub unit: Unit,
     values: [Vec<f64>; 3],
-    /// The server's processor time, and the calls it is for.
+    /// The processor time of the server, and the number of calls that took it.
     cpu: [(f64, usize); 3],
     goal: Option<Goal>,
 }
 
-/// What the project promises itself of a line, of gRPC.
+/// The goal of a row, for gRPC.
 #[derive(Clone, Copy)]
 pub enum Goal {
-    /// The factor by which it must be better than containerd.
+    /// The factor by which lmdb-images must be better than containerd.
     Ratio(f64),
     /// That factor, and the most processor time as a share of containerd's.
     RatioAndCpu(f64, f64),
-    /// No more than this.
+    /// The largest accepted value.
     AtMost(f64),
 }
 

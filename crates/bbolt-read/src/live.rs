@@ -1,4 +1,5 @@
-//! Reading while another process writes; [the crate's page](crate) says why it is exact.
+//! Reads a file while another process writes it. [The crate's documentation](crate) proves that the reads are
+//! exact.
 
 use std::fmt;
 use std::io;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::meta::{self, Meta};
 use crate::{Damage, ReadAt, Snapshot};
 
-/// Tries of one read, unless [`LiveReader::with_max_tries`] says another number.
+/// The most tries of one read, unless [`LiveReader::with_max_tries`] sets another number.
 pub const DEFAULT_MAX_TRIES: u32 = 32;
 
 /// Tries of one read, however long they take: see [`LiveReader::with_max_time`].
@@ -19,21 +20,20 @@ const MIN_TRIES: u32 = 4;
 pub struct Exact<T> {
     /// The result of the closure.
     pub value: T,
-    /// The transaction. No later one had been answered when the read began.
+    /// The transaction. When the read began, no later transaction had been answered.
     pub txid: u64,
-    /// Tries that the read took. Each one after the first means that a transaction committed
-    /// during the try before.
+    /// The number of tries. A further try follows if a transaction committed during the one before.
     pub tries: u32,
 }
 
-/// Why a live read gave nothing.
+/// The error of a live read.
 #[derive(Debug)]
 pub enum LiveError {
     /// The file cannot be opened.
     Open(io::Error),
-    /// The path leads to something else than a regular file.
+    /// The path does not lead to a regular file.
     NotRegular,
-    /// The file is damaged: what is wrong was read while no transaction committed.
+    /// The file is damaged: no transaction committed while the damage was read.
     Damaged(Damage),
     /// A transaction committed during each try.
     Busy {
@@ -73,8 +73,9 @@ impl std::error::Error for LiveError {
     }
 }
 
-/// Reads of the two meta pages until one is whole. Both are torn when a transaction writes over the
-/// one while it is read, and the next over the other: that does not happen often in turn.
+/// The most reads of the two meta pages until one of them is whole. Both are torn if one transaction writes the
+/// first page while it is read, and the next transaction the second page. This rarely happens several times in
+/// a row.
 const MAX_META_READS: u32 = 32;
 
 fn until_whole<T>(mut read: impl FnMut() -> Result<T, Damage>) -> Result<T, LiveError> {
@@ -88,15 +89,15 @@ fn until_whole<T>(mut read: impl FnMut() -> Result<T, Damage>) -> Result<T, Live
     found.map_err(LiveError::Damaged)
 }
 
-/// A meta page, and which of the two pages it is.
+/// A meta page, and its number: 0 or 1.
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
     meta: Meta,
     page: u64,
 }
 
-/// Reads a file that another process may write at the same time. It takes no lock and holds no
-/// state of the file but its page size, so any number of threads may share it.
+/// Reads a file that another process may write at the same time. The reader takes no lock and stores only the
+/// page size of the file, so any number of threads may share it.
 #[derive(Debug)]
 pub struct LiveReader<S> {
     source: S,
@@ -120,7 +121,7 @@ impl<S: ReadAt> LiveReader<S> {
         })
     }
 
-    /// Sets how often one read is tried, at least once.
+    /// Sets the most tries of one read; zero means one.
     #[must_use]
     pub fn with_max_tries(mut self, max_tries: u32) -> Self {
         self.max_tries = max_tries.max(1);
@@ -140,12 +141,12 @@ impl<S: ReadAt> LiveReader<S> {
         &self.source
     }
 
-    /// Bytes of a page.
+    /// The size of a page in bytes.
     pub fn page_size(&self) -> u64 {
         self.page_size
     }
 
-    /// The newest transaction. While it stays the same, so does everything in the file.
+    /// The newest transaction. While its number stays the same, the state of the file does not change.
     ///
     /// # Errors
     /// See [`LiveReader::read`].
@@ -153,14 +154,14 @@ impl<S: ReadAt> LiveReader<S> {
         Ok(self.read(|_| Ok(()))?.txid)
     }
 
-    /// Calls `read` until no transaction commits meanwhile, and gives what that call gave: all it
-    /// saw is the state of one transaction, and no later one had been answered when this method
-    /// was called. A call that is overtaken may see anything, and its result or its error is
-    /// dropped, so `read` should not do anything but read.
+    /// Calls `read` until no transaction commits during the call, and returns the result of that call. The
+    /// result is of the state of one transaction. When this method was called, no later transaction had been
+    /// answered. If a transaction commits during a call, `read` may see any bytes, and its result or error is
+    /// dropped. So `read` must have no side effects.
     ///
     /// # Errors
-    /// [`LiveError::Busy`] when each try was overtaken, and [`LiveError::Damaged`] when `read`
-    /// failed in a try that was not.
+    /// [`LiveError::Busy`] when a transaction committed during each try, and [`LiveError::Damaged`] when `read`
+    /// failed in a try without a commit.
     pub fn read<T>(
         &self,
         read: impl FnMut(&Snapshot<'_, S>) -> Result<T, Damage>,

@@ -243,7 +243,7 @@ fn build(writer: &Path, page_size: u64, transactions: &[(Vec<Change>, bool)]) {
 }
 
 #[test]
-fn what_bbolt_wrote_is_read() {
+fn files_of_bbolt_are_read() {
     let Some(writers) = writers() else { return };
     let transactions = prop::collection::vec(
         (prop::collection::vec(change(), 0..6), prop::bool::weighted(0.8)),

@@ -162,7 +162,7 @@ fn another_file_under_the_path_is_noticed() {
 }
 
 #[test]
-fn what_is_no_such_file_is_refused() {
+fn links_pipes_and_missing_files_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), &bytes("1.6.20"));
     let link = folder.path().join("link");

@@ -1,10 +1,10 @@
-//! Sets of code points, as Go's Unicode tables have them.
+//! Sets of code points, equal to those of Go's Unicode tables.
 //!
-//! Go 1.26 carries Unicode 15.0 while `regex-syntax` moves on, so every set is
-//! cut down to what was assigned in 15.0 (the `Age` property). What remains
-//! agrees: a code point's category and script hardly ever change once assigned,
-//! and the few case pairs that later versions added between old code points are
-//! listed in `UNFOLDED`.
+//! Go 1.26 has Unicode 15.0, and `regex-syntax` has a later version. So every set
+//! is restricted to the code points that were assigned in 15.0 (the `Age`
+//! property). The rest agrees: the category and the script of a code point hardly
+//! ever change once assigned. `UNFOLDED` lists the few case pairs that later
+//! versions added between old code points.
 
 use std::sync::LazyLock;
 
@@ -13,12 +13,11 @@ use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, HirKind};
 /// The Unicode version of Go 1.26's tables, as an `Age` property value.
 const VERSION: &str = "15.0";
 
-/// Code points of Unicode 15.0 that later versions gave their first simple case
-/// folding, for an opposite number that is new or another of these: Go leaves
-/// them alone.
+/// The code points of Unicode 15.0 that got their first simple case folding in a
+/// later version. Go does not fold them.
 const UNFOLDED: &str = "\u{19b}\u{264}\u{390}\u{3b0}\u{1fd3}\u{1fe3}\u{fb05}\u{fb06}";
 
-/// A set of code points other than surrogates, which no text holds.
+/// A set of code points without surrogates, which no text contains.
 pub type CharSet = ClassUnicode;
 
 /// Whether Go's `unicode.IsGraphic` holds: letters, marks, numbers,
@@ -51,7 +50,7 @@ pub fn is_space(rune: char) -> bool {
 pub fn category(name: &str) -> CharSet {
     let mut set = parse(&format!(r"\p{{gc={name}}}"));
     match name {
-        // What was assigned later is unassigned still.
+        // In Unicode 15.0, code points that were assigned later are unassigned.
         "C" | "Cn" => set.union(&later()),
         _ => set.intersect(&AGED),
     }
@@ -65,10 +64,10 @@ pub fn script(name: &str) -> CharSet {
     set
 }
 
-/// Adds to `set` all that Go's `unicode.SimpleFold` reaches from it.
+/// Adds to `set` all code points that Go's `unicode.SimpleFold` reaches from it.
 pub fn fold(set: &mut CharSet) {
-    // What Go does not fold is never reached from what it does, so the two
-    // parts of the set can be told apart before and put together after.
+    // Folding never leads from a code point that Go folds to one that it does not
+    // fold. So the set is split, one part is folded, and both are joined again.
     static FIXED: LazyLock<CharSet> = LazyLock::new(|| {
         let mut set = later();
         set.union(&ranges(UNFOLDED.chars().map(|rune| (rune, rune))));
@@ -77,7 +76,7 @@ pub fn fold(set: &mut CharSet) {
     let mut fixed = FIXED.clone();
     fixed.intersect(set);
     set.difference(&fixed);
-    // The error is a build without folding tables; then nothing folds.
+    // The only error is a build without folding tables. Then no code point folds.
     let _ = set.try_case_fold_simple();
     set.union(&fixed);
 }
@@ -87,7 +86,7 @@ pub fn ranges(ranges: impl IntoIterator<Item = (char, char)>) -> CharSet {
     ClassUnicode::new(ranges.into_iter().map(|(first, last)| ClassUnicodeRange::new(first, last)))
 }
 
-/// All code points that had been assigned, or set aside, in [`VERSION`].
+/// All code points that were assigned or reserved in [`VERSION`].
 static AGED: LazyLock<CharSet> = LazyLock::new(|| parse(&format!(r"\p{{Age={VERSION}}}")));
 
 fn later() -> CharSet {
@@ -96,8 +95,8 @@ fn later() -> CharSet {
     set
 }
 
-/// The set that a class of `regex-syntax` stands for. Those here are all known
-/// to it, as the tests make sure.
+/// The set of a class of `regex-syntax`. The library knows all classes of this
+/// module; the tests check this.
 fn parse(class: &str) -> CharSet {
     match regex_syntax::parse(class).map(|hir| hir.into_kind()) {
         Ok(HirKind::Class(Class::Unicode(set))) => set,
@@ -135,9 +134,9 @@ mod tests {
         assert_eq!(folded('\u{10d50}'), "\u{10d50}");
     }
 
-    /// [`fold`] relies on it.
+    /// [`fold`] depends on this.
     #[test]
-    fn what_go_does_not_fold_is_out_of_reach() {
+    fn case_folding_does_not_reach_characters_that_go_does_not_fold() {
         let mut fixed = later();
         fixed.union(&ranges(UNFOLDED.chars().map(|rune| (rune, rune))));
         let mut others = fixed.clone();

@@ -1,14 +1,14 @@
-//! Byte strings the way Go reads them.
+//! Byte strings, decoded as in Go.
 //!
-//! A Go string is any bytes. Where runes are wanted Go decodes UTF-8 and takes
-//! each byte that does not fit as one U+FFFD of width one. Rust's
+//! A Go string can contain any bytes. To get runes, Go decodes UTF-8, and reads
+//! each invalid byte as one U+FFFD of width one. Rust's
 //! [`String::from_utf8_lossy`] differs: it makes one U+FFFD of a whole
 //! truncated sequence, so `"\xe2\x98"` would be one character short.
 
 use std::borrow::Cow;
 
-/// The first rune of `bytes` and its width: `None` for the rune when the
-/// bytes there are not UTF-8 (width 1), nothing at all at the end of the input.
+/// The first rune of `bytes` and its width. The rune is `None`, with width 1, if
+/// the first bytes are not UTF-8. Returns `None` if `bytes` is empty.
 ///
 /// # Examples
 /// `"é!"` starts with `(Some('é'), 2)`, `"\xff!"` with `(None, 1)`.
@@ -26,10 +26,10 @@ pub fn first_rune(bytes: &[u8]) -> Option<(Option<char>, usize)> {
     Some((rune, rune.map_or(1, char::len_utf8)))
 }
 
-/// `bytes` as text, each byte that is not part of valid UTF-8 as one U+FFFD.
+/// `bytes` as text. Each byte that is not part of valid UTF-8 becomes one U+FFFD.
 ///
-/// This is how grpc-go writes a status message, and how Go's `regexp` sees its
-/// input.
+/// grpc-go writes a status message in this way, and Go's `regexp` reads its
+/// input in this way.
 pub fn lossy(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Cow::Borrowed(text),

@@ -11,7 +11,7 @@ use go_compat::regexp::{SIZE_LIMIT, compile};
 use go_compat::text::lossy;
 
 #[test]
-fn patterns_mean_what_they_mean_to_go() {
+fn patterns_have_the_meaning_of_go() {
     let table = include_str!("data/go_regexp.tsv");
     let bytes = |literal: &str| unquote_delimited(literal.as_bytes()).expect("a literal");
     let (mut accepted, mut refused) = (0, 0);

@@ -1,14 +1,14 @@
-//! Holds the parser of times to a table of what Go's `time.Parse` answered.
+//! Compares the parser of times with a table of the results of Go's `time.Parse`.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use go_compat::rfc3339::{Time, parse};
 
-/// What Go 1.26 made of each text: `tests/data/go_rfc3339.go.txt` writes the table.
+/// The results of Go 1.26 for each text: `tests/data/go_rfc3339.go.txt` writes the table.
 const TABLE: &str = include_str!("data/go_rfc3339.tsv");
 
 #[test]
-fn times_are_read_as_go_reads_them() {
+fn times_are_parsed_as_in_go() {
     let mut parsed = 0;
     for line in TABLE.lines() {
         let fields: Vec<&str> = line.split('\t').collect();

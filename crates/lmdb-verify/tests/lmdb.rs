@@ -29,7 +29,7 @@ fn verified(file: &Path) -> State {
 /// Changes at random, of all kinds of values, while readers come and go; after each commit the
 /// verifier must find nothing, and count what LMDB counts.
 #[test]
-fn whatever_lmdb_writes_is_found_whole() {
+fn every_file_that_lmdb_writes_is_accepted() {
     let setting = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     let rounds = setting("LMDB_VERIFY_COMMITS").unwrap_or(400);
     let seed = setting("LMDB_VERIFY_SEED").unwrap_or(7);

@@ -110,7 +110,7 @@ pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
     Ok(Outcome { summary: copy.summary, unreadable: found.unreadable, guesses })
 }
 
-/// Copies what a look at every page of the file finds.
+/// Copies the images that a scan of every page of the file finds.
 fn scan(root: &Path, file: &Path, source: &File) -> Result<Outcome> {
     let scanned = containerd_scan::scan(source).map_err(|e| in_file(file, e))?;
     if scanned.images.is_empty() {

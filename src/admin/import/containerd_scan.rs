@@ -1,7 +1,7 @@
-//! Images of a bolt file whose list of buckets or whose meta pages are lost: every page is looked at.
+//! Finds images in every page of a bolt file, for a file whose list of buckets or whose meta pages are lost.
 //!
-//! A page does not say whether it is in use. A free one holds the records of some past transaction, so an
-//! image that is found may have been changed or deleted since. [`Certainty`] says what is known of each.
+//! A page does not say whether it is in use. A free page has records of a past transaction. So an image that is
+//! found may have been changed or deleted since. [`Certainty`] says how certain each image is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,14 +15,14 @@ use crate::model::{Error, Namespace, Result};
 /// The namespace of images whose own is lost.
 pub(crate) const UNKNOWN_NAMESPACE: &str = "salvaged";
 
-/// How certain it is that containerd had this record last.
+/// How certain it is that this is the last record that containerd had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Certainty {
     /// The namespace of the image is known, and only one version of the image was found.
     Likely,
     /// The namespace is known, and this is the newest of this number of versions, by their times.
     Newest(usize),
-    /// The page that says its namespace is lost.
+    /// The page with the name of its namespace is lost.
     NamespaceUnknown,
 }
 
@@ -60,7 +60,7 @@ pub struct Scanned {
 
 type ImagesByName = BTreeMap<(Namespace, String), Vec<Image>>;
 
-/// Looks at every page. Accepts any bytes.
+/// Reads every page. Accepts any bytes.
 ///
 /// # Errors
 /// `DataLoss` if no page is one of bolt's.
@@ -87,7 +87,7 @@ pub fn scan<S: ReadAt + ?Sized>(source: &S) -> Result<Scanned> {
         };
         push(&mut scanned.images, namespace, versions, certainty);
     }
-    // A page whose namespace is known leads to its images as well, so most are found twice.
+    // The page of a namespace leads to its images, so the scan finds most images twice.
     let placed: BTreeSet<&String> = placed.keys().map(|(_, name)| name).collect();
     for (name, versions) in unplaced {
         if !placed.contains(&name) {
@@ -100,7 +100,7 @@ pub fn scan<S: ReadAt + ?Sized>(source: &S) -> Result<Scanned> {
     Ok(scanned)
 }
 
-/// The namespace of an entry whose bucket has images, which are added to `found`.
+/// The namespace of an entry whose bucket has images. Adds these images to `found`.
 fn namespace_of<S: ReadAt + ?Sized>(
     snapshot: &Snapshot<'_, S>,
     entry: &Entry,

@@ -13,7 +13,7 @@ use crate::admin::recover::report::Report;
 use crate::model::Result;
 use crate::store::journal::entry::Entry;
 use crate::store::journal::header::Header;
-use crate::store::journal::replay::{Fault, Remains};
+use crate::store::journal::replay::{Fault, ReadableJournal};
 use crate::store::recovery::salvage::Findings;
 use crate::store::schema::table::Table;
 use crate::store::schema::value;
@@ -34,7 +34,7 @@ impl<'j> Plan<'j> {
     /// Plans from the facts of the data file, if there is one, and from the store UUID recorded in the
     /// folder.
     pub(crate) fn new(
-        journal: &'j Remains,
+        journal: &'j ReadableJournal,
         recorded_uuid: Option<&str>,
         found: Option<&Findings>,
     ) -> Self {
@@ -45,7 +45,7 @@ impl<'j> Plan<'j> {
         };
         let (mut newer, mut unordered) = (Vec::new(), Vec::new());
         // If data file and folder name different stores, either of them may be damaged.
-        let known = match (found.facts.uuid.as_deref(), recorded_uuid) {
+        let known = match (found.identity.uuid.as_deref(), recorded_uuid) {
             (Some(uuid), Some(recorded_uuid)) if uuid != recorded_uuid => None,
             (uuid, recorded_uuid) => uuid.or(recorded_uuid),
         };
@@ -53,7 +53,7 @@ impl<'j> Plan<'j> {
             journal.header.as_ref().is_some_and(|header| Some(header.uuid.as_str()) == known);
         for entry in &journal.entries {
             let is_ours = known == Some(entry.uuid.as_str());
-            if is_ours && found.facts.checkpoint == Some(entry.checkpoint) {
+            if is_ours && found.identity.checkpoint == Some(entry.checkpoint) {
                 newer.push(entry);
             } else if known.is_some() && !is_ours {
                 // Under a header of this store, such entries are remains of an earlier file in the same
@@ -99,24 +99,24 @@ impl<'j> Plan<'j> {
 /// Returns true if the data file certainly contains the entry: the entry follows an earlier checkpoint.
 fn is_checkpointed(entry: &Entry, found: &Findings) -> bool {
     match (entry.base, found.transaction) {
-        _ if !found.certain => false,
+        _ if !found.is_newest_known => false,
         (Some(base), Some(transaction)) => base < transaction,
         // A journal of schema 3 keeps entries of earlier checkpoints after those of the last one.
-        (None, _) => found.facts.checkpoint.is_some(),
+        (None, _) => found.identity.checkpoint.is_some(),
         (Some(_), None) => false,
     }
 }
 
-fn fault(journal: &Remains, found: &Findings, newer: &[&Entry]) -> Option<Fault> {
+fn fault(journal: &ReadableJournal, found: &Findings, newer: &[&Entry]) -> Option<Fault> {
     let missing = newer.iter().zip(0..).find(|(entry, number)| entry.number != *number);
     if let Some((_, number)) = missing {
         let highest = newer.iter().map(|entry| entry.number).max();
         return Some(Fault::Gap(number, highest.unwrap_or_default()));
     }
-    let named = found.facts.journal?;
+    let named = found.identity.journal?;
     let fits = |header: &Header| {
-        Some(&header.uuid) == found.facts.uuid.as_ref()
-            && (header.checkpoint == named || Some(header.checkpoint) == found.facts.checkpoint)
+        Some(&header.uuid) == found.identity.uuid.as_ref()
+            && (header.checkpoint == named || Some(header.checkpoint) == found.identity.checkpoint)
     };
     match &journal.header {
         None => Some(Fault::Header),

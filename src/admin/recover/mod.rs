@@ -26,8 +26,8 @@ use crate::service::codec::encode;
 use crate::store::dir::root::StoreDir;
 use crate::store::dir::scratch::ScratchFolder;
 use crate::store::dir::{permissions, store_id};
-use crate::store::journal::replay::{self, Remains};
-use crate::store::recovery::salvage::{Findings, Origin, Saved, salvage};
+use crate::store::journal::replay::{self, ReadableJournal};
+use crate::store::recovery::salvage::{Findings, Origin, SavedRecord, salvage};
 use crate::store::{Records, Store, Transaction};
 use journal::Plan;
 pub use report::{Report, SavedCounts};
@@ -39,14 +39,14 @@ const MAX_BATCH_RECORDS: usize = 256;
 struct Source {
     /// The data file; `None` if it is missing or empty.
     file: Option<File>,
-    journal: Remains,
+    journal: ReadableJournal,
     /// UUID of the store, as recorded in a file of its folder.
     recorded_uuid: Option<String>,
 }
 
 impl Source {
     fn open(root: &Path) -> Result<Self> {
-        let journal = replay::remains(root)?;
+        let journal = replay::read_damaged(root)?;
         let path = root.join(DATA_FILE);
         let has_content = permissions::stat_regular(&path)?.is_some_and(|found| found.len() > 0);
         let file = if has_content { permissions::open_regular(&path, false)? } else { None };
@@ -125,7 +125,7 @@ fn fill(source: &Source, to: &Path) -> Result<Report> {
     let doubtful = |origin| matches!(origin, Origin::Previous | Origin::Unreferenced);
     let mut origins = BTreeMap::new();
     let (mut last, mut last_aside) = (Vec::new(), Vec::new());
-    let mut visit = |saved: Saved<'_>| {
+    let mut visit = |saved: SavedRecord<'_>| {
         progress.inc(1);
         let Ok(record) = record::read(saved.key, saved.message) else {
             unreadable.insert(saved.key.to_vec());
@@ -134,17 +134,17 @@ fn fill(source: &Source, to: &Path) -> Result<Report> {
         if saved.origin == Origin::Live {
             // A damaged page may refer to one record twice and miss another. Count the first record only
             // once, or the total would hide the missing one.
-            let previous = if saved.aside { &mut last_aside } else { &mut last };
-            if saved.key <= previous.as_slice() && !fill.is_new(&record, saved.aside)? {
+            let previous = if saved.is_set_aside { &mut last_aside } else { &mut last };
+            if saved.key <= previous.as_slice() && !fill.is_new(&record, saved.is_set_aside)? {
                 return Ok(());
             }
             *previous = saved.key.to_vec();
-            return fill.add(record, saved.aside, saved.message, saved.origin);
+            return fill.add(record, saved.is_set_aside, saved.message, saved.origin);
         }
-        if !fill.is_new(&record, saved.aside)? {
+        if !fill.is_new(&record, saved.is_set_aside)? {
             return Ok(());
         }
-        let key = (saved.aside, saved.key.to_vec());
+        let key = (saved.is_set_aside, saved.key.to_vec());
         let newer = match (candidates.get(&key), origins.get(&key)) {
             (Some((known, _)), Some(origin)) => doubtful(*origin) && known.updated < record.updated,
             _ => true,
@@ -174,7 +174,7 @@ fn fill(source: &Source, to: &Path) -> Result<Report> {
     store.detach_journal()?;
     progress.finish_and_clear();
     let mut report = fill.report;
-    for key in found.damaged.iter().chain(&unreadable) {
+    for key in found.damaged_keys.iter().chain(&unreadable) {
         let saved = store.read(|snapshot| snapshot.has_key(key))?;
         if !saved {
             report.lost.push(record::describe_key(key));
@@ -201,7 +201,7 @@ impl Fill<'_> {
     fn flush(&mut self) -> Result<()> {
         let batch = std::mem::take(&mut self.batch);
         self.store.writer().write_blocking(move |change| {
-            // Saved records are not changes: the fresh store's log begins after them.
+            // SavedRecord records are not changes: the fresh store's log begins after them.
             change.skip_log();
             batch
                 .iter()
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_a_damaged_page_leads_to_twice_does_not_stand_for_the_one_that_is_missing() {
+    fn a_record_that_is_found_twice_does_not_hide_a_missing_one() {
         let whole = store(200);
         let bytes = fs::read(whole.path().join(DATA_FILE)).unwrap();
         // Leaf pages, of the live state or of an old one: the first node is a lease, and at least two more

@@ -65,18 +65,18 @@ impl Report {
 
     /// Returns true if neither the data file nor the journal is damaged.
     pub fn is_whole(&self) -> bool {
-        self.found.whole && self.journal_fault.is_none() && self.unordered.is_empty()
+        self.found.is_whole && self.journal_fault.is_none() && self.unordered.is_empty()
     }
 
     /// Returns true if the newest version of every answered record was saved.
     pub fn is_complete(&self) -> bool {
         let SavedCounts { live, orphan, .. } = self.saved;
-        let all = self.found.whole
+        let all = self.found.is_whole
             || (self.lost.is_empty()
                 && self.recreated.is_empty()
                 && self.doubtful.is_empty()
-                && self.found.certain
-                && self.found.expected == Some(live + orphan));
+                && self.found.is_newest_known
+                && self.found.expected_records == Some(live + orphan));
         all && self.journal_fault.is_none() && self.unordered.is_empty()
     }
 
@@ -86,8 +86,8 @@ impl Report {
         json!({
             "whole": self.is_whole(),
             "complete": self.is_complete(),
-            "certain": self.found.certain,
-            "noted": self.found.expected,
+            "certain": self.found.is_newest_known,
+            "noted": self.found.expected_records,
             "saved": self.total(),
             "saved_live": live,
             "saved_from_lost_pages": orphan,
@@ -125,14 +125,14 @@ impl fmt::Display for Report {
         for what in &self.unordered {
             writeln!(f, "in doubt: {what}")?;
         }
-        if !self.found.certain {
+        if !self.found.is_newest_known {
             writeln!(f, "the last checkpoint may be missing: its meta page is damaged")?;
         }
         for namespace in &self.recreated {
             writeln!(f, "made anew, without its labels: namespace {namespace}")?;
         }
         write!(f, "saved {} records", self.total())?;
-        if let Some(noted) = self.found.expected {
+        if let Some(noted) = self.found.expected_records {
             write!(f, " of {noted}")?;
         }
         for (count, what) in [

@@ -171,7 +171,7 @@ impl Preflight<'_> {
         }
     }
 
-    /// A clock that is behind would end the lease as soon as it is set right.
+    /// Checks the clock. If the clock is behind, the lease would expire as soon as the clock is corrected.
     fn clock(&self) -> Result<String, String> {
         let images = self.plan.namespaces.values().flat_map(|namespace| &namespace.images);
         let times = images.map(|image| image.wanted.image.updated_at.seconds);

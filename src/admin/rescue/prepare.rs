@@ -1,6 +1,6 @@
 //! `lmdb-images rescue prepare` and `unprepare`: the preparation while containerd is stopped, and the way
-//! back. Both rename folders, and copy and remove nothing. The blobs get second names, so no collection
-//! of containerd can lose one.
+//! back. Both rename folders, and neither copy nor remove a file. The blobs get second names, so containerd's
+//! collector cannot remove their data.
 //!
 //! `prepare` writes all steps to a file before the first. Both commands skip steps that are done already, so
 //! they can be run again after a kill.
@@ -13,7 +13,7 @@ use super::stopped::{self, SNAPSHOTTER_PREFIX};
 use crate::clock;
 use crate::model::{Error, Result};
 
-/// The folder in containerd's root, and in its state folder, for what a preparation puts aside.
+/// The folder in containerd's root, and in its state folder, for the files that a preparation moves.
 const ASIDE_FOLDER: &str = "lmdb-images-rescue";
 
 /// The folder with the second names of the blobs. It must be on the file system of the blobs.
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn prepare_puts_aside_and_unprepare_brings_all_back() {
+    fn unprepare_restores_what_prepare_has_moved() {
         let dir = tempfile::tempdir().unwrap();
         let folders = made(dir.path());
         let before = files(dir.path());

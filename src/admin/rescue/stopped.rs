@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_is_held_or_open_is_refused() {
+    fn a_locked_or_open_database_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (root, state) = (dir.path().join("root"), dir.path().join("state"));
         let database = root.join("bolt/meta.db");

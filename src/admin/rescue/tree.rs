@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_manifest_refers_to_comes_first_and_is_labelled() {
+    fn the_blobs_of_a_manifest_come_before_it_and_are_labelled() {
         let folder = Folder::new();
         let manifest = folder.manifest("a", own());
         let tree = folder.walk(&manifest);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_index_one_platform_is_enough() {
+    fn one_complete_platform_of_an_index_is_enough() {
         let folder = Folder::new();
         let (ours, other) = (folder.manifest("a", own()), folder.manifest("b", "s390x"));
         let mut attestation = folder.manifest("c", "unknown");

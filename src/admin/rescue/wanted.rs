@@ -78,7 +78,7 @@ mod tests {
     use crate::store::{Store, Transaction};
 
     #[test]
-    fn records_and_copies_that_were_set_aside_are_wanted_once() {
+    fn a_record_and_its_copy_that_is_set_aside_are_wanted_once() {
         let dir = tempfile::tempdir().unwrap();
         let namespace = Namespace::parse("n").unwrap();
         let image = |name: &str, digest: &str| {

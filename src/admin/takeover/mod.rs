@@ -2,17 +2,17 @@
 //! client goes through it without a changed setting. `lmdb-images release`: the way back.
 //!
 //! - [`layout`]: the addresses, and the files that a takeover makes; [`texts`]: their texts; [`disk`] writes them
-//! - [`mod@unit`]: reads how containerd is started; [`listening`]: where it listens; [`node`]: what is on this
-//!   machine; [`preflight`]: what is checked before
-//! - [`plan`]: the steps, as data: what is printed is what is done; [`steps`]: does one
-//! - [`record`]: what a takeover that was interrupted leaves for the way back
-//! - [`systemd`]: systemctl; [`shims`]: containers that were started in the meantime
-//! - [`postflight`]: what is checked after
+//! - [`mod@unit`]: reads containerd's command from its unit; [`listening`]: the sockets that it listens on;
+//!   [`node`]: the state of this machine; [`preflight`]: the checks before the first step
+//! - [`plan`]: the steps, as data, so that the command prints exactly the steps that it takes; [`steps`]: takes one
+//! - [`record`]: the state of a takeover, which a release needs after an interruption
+//! - [`systemd`]: systemctl; [`shims`]: containers that were started during the takeover
+//! - [`postflight`]: the checks after the last step
 //!
 //! **One file decides.** Every file of a takeover has an effect only while `takeover.env` exists: the two
-//! sockets have it as a condition, and without it containerd's command ends in an empty variable. It is made
-//! after all others and removed before them, so a machine that loses its power at any moment boots into one of
-//! the two states.
+//! sockets have it as a condition, and without it containerd's command ends in an empty variable. The takeover
+//! makes it after all other files, and the release removes it before them. So a machine that loses its power at
+//! any moment boots into one of the two states.
 //!
 //! **systemd finishes.** The steps run in a transient unit of systemd's. If their process is killed, systemd
 //! runs `release`, which begins anywhere and can be repeated.

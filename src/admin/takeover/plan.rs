@@ -1,4 +1,4 @@
-//! The steps of both commands, as data: what is printed is what is done.
+//! The steps of both commands, as data, so that a command prints exactly the steps that it takes.
 
 use std::fmt;
 use std::path::PathBuf;

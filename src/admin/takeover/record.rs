@@ -1,4 +1,4 @@
-//! The state of a takeover, in a file: what one that was interrupted leaves for the way back.
+//! The state of a takeover, in a file. After an interruption, the release reads it.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use super::layout::Files;
 use crate::admin::file;
 use crate::model::{Error, Result};
 
-/// The longest record that is read.
+/// The longest accepted record, in bytes.
 const MAX_RECORD_BYTES: u64 = 64 << 10;
 
 /// How far a command has come.
@@ -33,7 +33,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// Reads the file; `None` if there is none. A damaged one tells nothing but that a command has begun.
+    /// Reads the file; `None` if there is none. A damaged file only shows that a command has begun.
     pub(crate) fn read(files: &Files) -> Result<Option<Self>> {
         let Some((_, text)) = file::read_text(&files.record, MAX_RECORD_BYTES)? else {
             return Ok(None);

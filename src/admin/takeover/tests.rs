@@ -229,7 +229,7 @@ impl Systemd for Machine {
 }
 
 #[test]
-fn there_and_back_again_restarts_containerd_twice_and_leaves_nothing() {
+fn takeover_and_release_restart_containerd_twice_and_leave_nothing() {
     for was_active in [false, true] {
         let mut machine = Machine::new();
         if was_active {

@@ -50,7 +50,7 @@ fn socket_unit(path: &str, owner: &SocketOwner) -> String {
     unit
 }
 
-/// The whole command again, as it is in containerd's unit: a drop-in cannot append to it.
+/// The whole command from containerd's unit: a drop-in cannot append to a command.
 fn containerd_drop_in(command: &str) -> String {
     format!(
         "{FILE_HEADER}[Service]\n\

@@ -1,7 +1,7 @@
 //! Reads the command of a service from the text of its unit.
 //!
-//! `systemctl show` has the command too, but without its quotes and with variables left as they are, so that
-//! it cannot be written again. The text can be: this module returns it as it stands.
+//! `systemctl show` has the command too, but without its quotes, so its output cannot be written to another unit.
+//! This module returns the unchanged text of the unit, which can.
 
 use std::path::Path;
 
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_is_the_one_that_holds_as_it_stands() {
+    fn the_last_command_of_a_unit_is_used_unchanged() {
         let text = "# /lib/systemd/system/containerd.service\n\
                     [Unit]\nExecStart=/not/this\n[Service]\nExecStartPre=-/sbin/modprobe overlay\n\
                     ExecStart=/usr/bin/containerd\n\

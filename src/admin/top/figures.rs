@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_what_grew() {
+    fn rates_are_differences_per_second() {
         let found = between(&Samples::parse(BEFORE), &after(300), Duration::from_secs(2));
         let row = &found.rows[0];
         assert_eq!((row.method.as_str(), row.transport.as_str()), ("Images/Get", "grpc"));

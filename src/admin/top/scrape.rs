@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_daemon_is_an_error_that_names_the_address() {
+    async fn another_program_at_the_address_is_an_error_with_the_address() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let missing = scrape(&Endpoint::Unix(path.clone())).await.unwrap_err();

@@ -5,22 +5,22 @@
 //! - [`publish`]: `ship --to nats://…`
 //! - [`collect`]: `fleet collect`, which hands the reports on to the database
 //!
-//! **The same reports.** A message of the stream is a report as PostgreSQL takes it. The collector does not
-//! look into it: it calls `fleet.report_of` with the node that the subject names, and acknowledges the message
-//! after the database has committed. The function takes a report once, however often the message comes.
+//! **The same reports.** A message of the stream is a report in the form that PostgreSQL accepts. The collector
+//! does not decode it: it calls `fleet.report_of` with the node that the subject names, and acknowledges the
+//! message after the database has committed. The function stores a report once, however often the message arrives.
 //!
 //! **The newest message of a node keeps the position** until the database has it: its header says up
 //! to which change the node has reported. A publisher reads it when it starts, and each message names the
 //! sequence number of the message before, so that two publishers of one node cannot interleave.
 //!
-//! **The way back.** A publisher does not see the answer of the database. Where the answer is not what the
-//! header says, the collector sends it back on a subject of the node: the tables were restored from a backup,
-//! or messages were lost. The publisher then goes back to that change, or sends a snapshot. An answer that
-//! is lost comes again with the next heartbeat. Before a node sends a snapshot it waits for the answer to its
-//! hello: where the stream is new, the database may know the node.
+//! **The way back.** A publisher does not see the answer of the database. If the answer differs from the header,
+//! the collector sends the answer on a subject of the node: the tables were restored from a backup, or messages
+//! were lost. The publisher then continues from that change, or sends a snapshot. If such an answer is lost, the
+//! next heartbeat causes another one. Before a node sends a snapshot, it waits for the answer to its hello: the
+//! database may know the node although the stream is new.
 //!
-//! **Order.** The reports of a node stay in order: nodes are divided into partitions, and of each
-//! partition one message is with a collector at a time. Several collectors share the partitions.
+//! **Order.** The reports of a node stay in order: the nodes are divided into partitions, and a collector gets one
+//! message of a partition at a time. Several collectors share the partitions.
 
 use std::fmt;
 

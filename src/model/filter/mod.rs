@@ -267,14 +267,14 @@ mod tests {
     }
 
     #[test]
-    fn any_filter_but_all_of_its_selectors() {
+    fn an_object_matches_any_filter_and_all_selectors_of_it() {
         assert!(parse(&["name==x", "name==alpine"]).matches(&OBJECT));
         assert!(!parse(&["name==alpine,labels.os==x"]).matches(&OBJECT));
         assert!(parse(&["name==alpine,labels.os==linux"]).matches(&OBJECT));
     }
 
     #[test]
-    fn nothing_asked_is_always() {
+    fn a_request_without_filters_matches_all() {
         assert!(parse(&[]).matches_all());
         assert!(parse(&["name==x", ""]).matches_all());
         assert!(parse(&["name==x", ""]).matches(&OBJECT));

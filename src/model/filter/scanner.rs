@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_complaint_stands() {
+    fn the_first_error_is_reported() {
         for (input, complaint) in [
             ("\"a", "quoted literal not terminated"),
             ("\"a\n\"", "quoted literal not terminated"),

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn of_paths_that_copy_a_map_the_last_is_done_in_its_place() {
+    fn only_the_last_of_the_paths_that_copy_a_map_is_applied() {
         let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let mut given = image(&[("a", "9")]);
         given.target.as_mut().unwrap().annotations = [label("n", "1")].into();

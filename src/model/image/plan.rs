@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn selectors_of_an_alternative_are_a_choice_and_alternatives_are_all_needed() {
+    fn a_plan_needs_one_lookup_of_each_alternative() {
         for (filters, expected) in [
             (&["name==a,labels.b==c"][..], r#"the name "a" or the label "b" with the value "c""#),
             (&["name!=a,labels.b==c"], r#"the label "b" with the value "c""#),

@@ -18,13 +18,13 @@ use crate::store::{Cause, Kind, Origin, Records, Transaction};
 /// Makes the changes of the catalogue: on the local store, or through a containerd.
 #[async_trait]
 pub trait CatalogWriter: Send + Sync + 'static {
-    /// Has the local store show what was answered to any client before this call, or a later state. Without
-    /// a containerd it always does.
+    /// Brings the local store to a state that is at least as new as each answer before this call. Without a
+    /// containerd, the store always has such a state.
     async fn catch_up(&self, _client: Client, _namespace: &Namespace) -> Result<()> {
         Ok(())
     }
 
-    /// Applies a batch. Gives what became of each item, or why the batch was refused as a whole.
+    /// Applies a batch. Returns the result of each item, or the reason why the whole batch was refused.
     async fn apply(
         &self,
         call: &CallContext,

@@ -13,7 +13,7 @@ use crate::model::{Error, Namespace, Result, digest};
 use crate::service::cancel::Cancel;
 use crate::store::{LogHead, Records, Snapshot};
 
-/// The changes of a page, if the client does not say.
+/// The number of changes of a page, if the request does not set it.
 const DEFAULT_PAGE_SIZE: usize = 100;
 
 /// The most changes of a page.
@@ -111,7 +111,7 @@ impl HistoryQuery {
     fn is_wanted(&self, change: &Fields<'_>) -> bool {
         let is_of = match &self.of {
             Subject::Name(name) => change.name == name.as_bytes(),
-            // The digest is somewhere in the bytes, or the states need not be decoded.
+            // If the bytes do not contain the digest, the states need not be decoded.
             Subject::Digest(wanted) => {
                 change.contains(wanted) && change.states().any(|s| s.target.digest == *wanted)
             }
@@ -132,29 +132,29 @@ pub(crate) fn newest_of(
     cancel: &mut Cancel,
 ) -> Result<Option<Change>> {
     let Some(head) = snapshot.log_head()? else { return Ok(None) };
-    let found = around(snapshot, &head, namespace, name, |_| false, cancel)?;
+    let found = changes_of_name(snapshot, &head, namespace, name, |_| false, cancel)?;
     found.ends.map(|(_, newest)| entry(snapshot, newest)).transpose()
 }
 
-/// Changes of one name, by their numbers.
+/// The result of [`changes_of_name`].
 #[derive(Debug, Default)]
-pub(crate) struct Around {
-    /// The oldest and the newest.
+pub(crate) struct NameChanges {
+    /// The numbers of the oldest and the newest change.
     pub(crate) ends: Option<(u64, u64)>,
-    /// The newest of those that count as before.
+    /// The number of the newest change for which `is_before` returned true.
     pub(crate) before: Option<u64>,
 }
 
-/// Finds the changes of a name around a moment: `is_before` says which changes lie before it.
-pub(crate) fn around(
+/// Finds the oldest and the newest change of a name, and the newest one for which `is_before` returns true.
+pub(crate) fn changes_of_name(
     snapshot: &Snapshot<'_>,
     head: &LogHead,
     namespace: &Namespace,
     name: &str,
     is_before: impl Fn(&Fields<'_>) -> bool,
     cancel: &mut Cancel,
-) -> Result<Around> {
-    let mut found = Around::default();
+) -> Result<NameChanges> {
+    let mut found = NameChanges::default();
     for_each(snapshot, head, cancel, |change| {
         if change.name == name.as_bytes() && change.namespace == namespace.as_str().as_bytes() {
             found.ends = Some((found.ends.map_or(change.seq, |(oldest, _)| oldest), change.seq));

@@ -100,7 +100,7 @@ impl PageQuery {
         selection: &Selection,
         uuid: &str,
         limit: usize,
-        room: ReplyBuffer<'_>,
+        buffer: ReplyBuffer<'_>,
         cancel: Cancel,
     ) -> Result<Page> {
         let now = Start::at(snapshot)?;
@@ -110,7 +110,7 @@ impl PageQuery {
             return Err(epoch_changed(&begun.epoch, &head));
         }
         let place = self.from.as_ref().map_or(&[][..], |token| &token.place);
-        let reply = ReplyBuilder::new(room);
+        let reply = ReplyBuilder::new(buffer);
         let mut builder =
             PageBuilder { page: self, selection, limit, reply, cancel, count: 0, damaged: 0 };
         let last = match find_candidates(snapshot, &self.namespace, selection, &mut builder.cancel)?

@@ -89,7 +89,7 @@ impl Catalog {
             chain: head.map_or(0, |head| head.chain),
             ..HeadResponse::default()
         })?;
-        Ok(Reply { message, hold: None })
+        Ok(Reply { message, reservation: None })
     }
 
     /// Begins a watch.
@@ -227,9 +227,9 @@ impl Catalog {
         if query.is_simple() {
             let (waiting, mut cancel) = Cancel::new(INLINE_TIMEOUT, 0);
             let selection = query.selection(&mut cancel)?;
-            let room = self.local.room(call);
+            let buffer = self.local.reply_buffer(call);
             let read =
-                |s: &Snapshot<'_>| query.page(s, &selection, store.uuid(), limit, room, cancel);
+                |s: &Snapshot<'_>| query.page(s, &selection, store.uuid(), limit, buffer, cancel);
             match store.read(read) {
                 Ok(Page { built, next }) => match built.reply {
                     Some(reply) => return Ok((reply, next)),
@@ -241,10 +241,10 @@ impl Catalog {
         }
         let next = Arc::new(Mutex::new(None));
         let (query, kept) = (Arc::clone(query), Arc::clone(&next));
-        let build = move |store: &Store, room: ReplyBuffer<'_>, mut cancel: Cancel| {
+        let build = move |store: &Store, buffer: ReplyBuffer<'_>, mut cancel: Cancel| {
             let selection = query.selection(&mut cancel)?;
             let page = store.read(|snapshot| {
-                query.page(snapshot, &selection, store.uuid(), limit, room, cancel)
+                query.page(snapshot, &selection, store.uuid(), limit, buffer, cancel)
             })?;
             *kept.lock() = page.next;
             Ok(page.built)
@@ -262,7 +262,7 @@ impl Catalog {
             store.read(|snapshot| list::count(snapshot, &namespace, &request, cancel))
         };
         let found = self.local.pool().run(call.client, count).await?;
-        Ok(Reply { message: encode(&found)?, hold: None })
+        Ok(Reply { message: encode(&found)?, reservation: None })
     }
 
     /// Applies a batch. Returns the result of each item.
@@ -277,7 +277,7 @@ impl Catalog {
     }
 
     /// The reply of a message, with a reservation of the budget. An error if the transport cannot carry it.
-    pub async fn sized_reply(&self, call: &CallContext, message: Vec<u8>) -> Result<Reply> {
+    pub(crate) async fn sized_reply(&self, call: &CallContext, message: Vec<u8>) -> Result<Reply> {
         if message.len() > call.reply_limit {
             return Err(Error::message_too_large(message.len(), call.reply_limit));
         }

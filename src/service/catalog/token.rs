@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_taken_by_its_store_and_its_request_only() {
+    fn a_token_is_valid_only_for_its_store_and_its_request() {
         let token = token();
         let text = token.encode(STORE);
         assert_eq!(Token::decode(&text, STORE, &token.request), Ok(token.clone()));
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_do_not_run_into_each_other_in_the_hash_of_a_request() {
+    fn the_hash_of_a_request_separates_its_texts() {
         let of = |filters: &[&str], without: &[&str]| {
             let owned = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
             request_hash("List", &[&owned(filters), &owned(without)])

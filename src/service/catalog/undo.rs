@@ -6,7 +6,7 @@ use protobuf::well_known_types::timestamp::Timestamp;
 
 use super::entry::{Fields, entry, state_of};
 use super::errors::{check_epoch, check_kept, compacted, log_off, parse_epoch};
-use super::history::{around, newest_of};
+use super::history::{changes_of_name, newest_of};
 use crate::api::catalog::undo_request::{To, What};
 use crate::api::catalog::{Change, Kind, Origin, State, UndoRequest};
 use crate::model::image::Image;
@@ -232,7 +232,7 @@ fn restore_to(
         To::ToSeq(seq) => change.seq <= *seq,
         To::ToTime(time) => change.time() <= (time.seconds, time.nanos),
     };
-    let found = around(snapshot, head, namespace, name, is_before, cancel)?;
+    let found = changes_of_name(snapshot, head, namespace, name, is_before, cancel)?;
     let Some((oldest, newest)) = found.ends else { return Err(unknown(name, head)) };
     let (state, source) = match found.before {
         Some(seq) => {

@@ -23,21 +23,21 @@ use crate::service::codec::{encode, push_field};
 use crate::service::local::LocalImages;
 use crate::store::{LogHead, LogPage, Store};
 
-/// The bytes of changes that a watch reads and sends at a time. A commit is never split, so there may be
-/// more.
+/// The bytes of changes that a watch reads and sends at a time. It never splits a commit, so a message may be
+/// larger.
 const SMALL_READ_BYTES: usize = 16 << 10;
 
-/// Bytes of the log that a read on the pool copies at a time: its filter may drop most of them.
+/// The bytes of the log that a read on the pool copies at a time. Its filter may drop most of them.
 const LARGE_READ_BYTES: usize = 256 << 10;
 
-/// How long a watch that has nothing to send keeps what it has seen to itself.
+/// The longest time between two messages with the position of a watch that has read changes.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The changes that do not match after which a watch says how far it is: in less than the time above the
-/// log may have dropped what its client has seen.
+/// The number of changes without a match after which a watch sends its position. Within the interval above,
+/// the log could drop the changes after the position that the client knows.
 const PROGRESS_CHANGES: u64 = 1000;
 
-/// Changes that were read at once.
+/// The changes of one read.
 #[derive(Debug)]
 pub(crate) struct Batch {
     /// The encoded fields `changes` of a `Changes` or a `ChangesResponse`.
@@ -48,7 +48,7 @@ pub(crate) struct Batch {
     pub head: LogHead,
 }
 
-/// Reads changes from `from` on, about `max_bytes` bytes, and keeps those that are wanted.
+/// Reads changes from `from` on, about `max_bytes` bytes, and keeps those that match `filter`.
 pub(crate) fn read(
     store: &Store,
     epoch: &Uuid,
@@ -76,11 +76,11 @@ pub(crate) fn read(
     Ok(batch)
 }
 
-/// The bytes of a message from which on it takes a share of the budget of watches.
+/// A message of more bytes needs a reservation of the budget of watches.
 const LARGE_MESSAGE_BYTES: usize = 32 << 10;
 
-/// The bytes that the large messages of all watches have together. It is a budget of their own: a watcher
-/// that does not read holds its share for a while, and writers must not wait for it.
+/// The most bytes of the large messages of all watches together. It is a separate budget: a watcher that does
+/// not read keeps its reservation for a while, and writers must not wait for it.
 const LARGE_MESSAGES_BYTES: u32 = 4 << 20;
 
 /// The budget that the large messages of all watches share.
@@ -98,12 +98,12 @@ pub struct Watch {
     epoch: Uuid,
     /// The next change to be read.
     next: u64,
-    /// The newest change that the client knows to be handled.
-    told: u64,
+    /// The newest position that the watch has sent to the client.
+    reported: u64,
     progress_at: Instant,
     phase: Phase,
-    /// For the next message, if that is large.
-    hold: Option<Reservation>,
+    /// The reservation of the next message, if that is large.
+    reservation: Option<Reservation>,
     large: MemoryBudget,
     _slot: StreamSlot,
 }
@@ -151,20 +151,20 @@ impl Watch {
             news,
             epoch: head.epoch,
             next,
-            told: next.saturating_sub(1),
+            reported: next.saturating_sub(1),
             progress_at: Instant::now() + PROGRESS_INTERVAL,
             phase: Phase::Starting(initial),
-            hold: None,
+            reservation: None,
             large: large.clone(),
             _slot: slot,
         })
     }
 
-    /// Waits for the next message, an encoded `WatchResponse`. A large one has a share of a budget, and
-    /// should be read soon. After an error the watch has ended.
+    /// Waits for the next message, an encoded `WatchResponse`. A large message has a reservation, so the client
+    /// should read it soon. After an error the watch has ended.
     pub async fn next(&mut self) -> Result<Reply> {
         let message = self.next_message().await?;
-        Ok(Reply { message, hold: self.hold.take() })
+        Ok(Reply { message, reservation: self.reservation.take() })
     }
 
     async fn next_message(&mut self) -> Result<Vec<u8>> {
@@ -179,7 +179,7 @@ impl Watch {
                     return Ok(changes_message(&changes));
                 }
                 self.phase = Phase::Changes;
-                let end = InitialEnd { seq: self.told, ..InitialEnd::default() };
+                let end = InitialEnd { seq: self.reported, ..InitialEnd::default() };
                 return message(Is::InitialEnd(end));
             }
             let head = (*self.news.borrow_and_update()).ok_or_else(log_off)?;
@@ -189,23 +189,23 @@ impl Watch {
             if self.next <= head.last {
                 let batch = self.read().await?;
                 let size = batch.changes.len();
-                if size > LARGE_MESSAGE_BYTES && self.hold.is_none() {
-                    // Nothing is held while waiting; then it is read again.
+                if size > LARGE_MESSAGE_BYTES && self.reservation.is_none() {
+                    // A watch must not have the batch in memory while it waits. It reads the batch again.
                     drop(batch);
-                    self.hold = self.large.reserve(self.client, size).await;
+                    self.reservation = self.large.reserve(self.client, size).await;
                     continue;
                 }
                 self.next = batch.next;
                 if !batch.changes.is_empty() {
-                    self.is_told();
+                    self.set_reported();
                     return Ok(changes_message(&batch.changes));
                 }
-                if self.must_tell(&batch.head) {
+                if self.must_report(&batch.head) {
                     return self.progress();
                 }
                 continue;
             }
-            if self.must_tell(&head) {
+            if self.must_report(&head) {
                 return self.progress();
             }
             tokio::select! {
@@ -217,11 +217,12 @@ impl Watch {
         }
     }
 
-    /// Whether the client must hear now how far the watch is, or else could not resume.
-    fn must_tell(&self, head: &LogHead) -> bool {
+    /// Whether the watch must send its position now, because otherwise the client could not resume.
+    fn must_report(&self, head: &LogHead) -> bool {
         let seen = self.next.saturating_sub(1);
-        seen > self.told
-            && (seen - self.told >= PROGRESS_CHANGES || self.told.saturating_add(1) < head.first)
+        seen > self.reported
+            && (seen - self.reported >= PROGRESS_CHANGES
+                || self.reported.saturating_add(1) < head.first)
     }
 
     fn started(&self) -> Result<Vec<u8>> {
@@ -236,12 +237,12 @@ impl Watch {
     }
 
     fn progress(&mut self) -> Result<Vec<u8>> {
-        self.is_told();
-        message(Is::Progress(Progress { seq: self.told, ..Progress::default() }))
+        self.set_reported();
+        message(Is::Progress(Progress { seq: self.reported, ..Progress::default() }))
     }
 
-    fn is_told(&mut self) {
-        self.told = self.next.saturating_sub(1);
+    fn set_reported(&mut self) {
+        self.reported = self.next.saturating_sub(1);
         self.progress_at = Instant::now() + PROGRESS_INTERVAL;
     }
 

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_filters_are_one_and_all_are_bounded() {
+    fn equal_filters_are_stored_once_and_all_are_bounded() {
         let filters = SharedFilters::default();
         let first = share(&filters, "a").unwrap();
         assert!(first.bytes < MAX_SMALL_FILTER_BYTES, "{}", first.bytes);

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn subscribers_get_what_they_asked_for() {
+    async fn subscribers_get_the_events_that_match_their_filters() {
         let exchange = Exchange::default();
         let last = "topic==\"/last\"";
         for (filter, matches) in [

@@ -1,8 +1,8 @@
 //! The events that wait for subscribers: one queue for all subscribers.
 //!
-//! The queue has each event in memory once, for all subscribers. Each subscriber has a position in the
-//! queue and holds no event. A full queue drops the oldest events, even unread ones, and the slowest
-//! subscribers learn that they missed events.
+//! The queue has each event in memory once, for all subscribers. Each subscriber has only a position in the
+//! queue. A full queue drops the oldest events, even unread ones, and the slowest subscribers learn that they
+//! missed events.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(crate) const MAX_EVENTS: usize = 1024;
 /// The most memory of the events in the queue, in bytes.
 pub(crate) const MAX_BYTES: usize = 8 << 20;
 
-/// The most memory of the events that subscribers hold while they read them, in bytes.
+/// The most memory of the events that subscribers are reading, in bytes.
 const MAX_HELD_BYTES: usize = 4 << 20;
 
 /// The queue. Clones share it.
@@ -88,15 +88,16 @@ impl Queue {
         Ok(state.events.get(index).cloned())
     }
 
-    /// Keeps an event that may leave the queue, within [`MAX_HELD_BYTES`].
-    pub(crate) fn hold(&self, event: Arc<Event>) -> Option<HeldEvent> {
+    /// Keeps an event in memory, even if the queue drops it. `None` if the kept events would take more than
+    /// [`MAX_HELD_BYTES`].
+    pub(crate) fn try_keep(&self, event: Arc<Event>) -> Option<KeptEvent> {
         let mut state = self.lock();
         let held_bytes = state.held_bytes + event.size();
         if held_bytes > MAX_HELD_BYTES {
             return None;
         }
         state.held_bytes = held_bytes;
-        Some(HeldEvent { queue: self.clone(), event })
+        Some(KeptEvent { queue: self.clone(), event })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -131,21 +132,21 @@ impl State {
     }
 }
 
-/// An event that a subscriber holds while it reads it.
+/// An event that stays in memory while a subscriber reads it.
 #[derive(Debug)]
-pub(crate) struct HeldEvent {
+pub(crate) struct KeptEvent {
     queue: Queue,
     event: Arc<Event>,
 }
 
-impl HeldEvent {
+impl KeptEvent {
     /// The event.
     pub(crate) fn event(&self) -> &Arc<Event> {
         &self.event
     }
 }
 
-impl Drop for HeldEvent {
+impl Drop for KeptEvent {
     fn drop(&mut self) {
         self.queue.lock().held_bytes -= self.event.size();
     }
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded_in_number_and_in_bytes() {
+    fn waiting_events_are_bounded_in_number_and_bytes() {
         let queue = Queue::default();
         let slow = queue.subscribe();
         for _ in 0..MAX_EVENTS + 10 {
@@ -221,17 +222,17 @@ mod tests {
     }
 
     #[test]
-    fn what_subscribers_hold_is_bounded() {
+    fn the_events_that_subscribers_read_are_bounded() {
         let queue = Queue::default();
         let event = || Arc::new(Event::new(Envelope::default(), vec![0; MAX_HELD_BYTES / 2]));
-        let held = queue.hold(event());
-        assert!(held.is_some() && queue.hold(event()).is_none());
-        drop(held);
-        assert!(queue.hold(event()).is_some());
+        let kept = queue.try_keep(event());
+        assert!(kept.is_some() && queue.try_keep(event()).is_none());
+        drop(kept);
+        assert!(queue.try_keep(event()).is_some());
     }
 
     #[test]
-    fn what_all_have_read_takes_no_memory() {
+    fn an_event_that_all_subscribers_have_read_takes_no_memory() {
         let queue = Queue::default();
         push(&queue, 10);
         assert_eq!(queue.lock().events.len(), 0, "without a subscriber");

@@ -1,14 +1,14 @@
 //! A subscription: the events that match its filters, piece by piece.
 //!
 //! The pool matches filters, in turns with the work of other clients; a connection thread never does. The
-//! subscription copies an event in pieces, as the client reads them. It holds the event meanwhile, if
-//! the memory budget allows; otherwise the queue may drop the event before its last piece is copied.
+//! subscription copies an event in pieces, as the client reads them. Meanwhile the event stays in memory, if the
+//! bound on such events allows; otherwise the queue may drop the event before its last piece is copied.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::filters::SharedFilter;
-use super::queue::{Cursor, HeldEvent, Missed, Queue};
+use super::queue::{Cursor, KeptEvent, Missed, Queue};
 use crate::limits::client::Client;
 use crate::limits::streams::StreamSlot;
 use crate::model::{Error, Result};
@@ -45,9 +45,9 @@ pub struct Subscription {
 /// An event that the client is reading.
 #[derive(Debug)]
 pub(crate) struct CurrentEvent {
-    /// The bytes that the client has taken.
-    taken: usize,
-    held: Option<HeldEvent>,
+    /// The number of bytes that the client has read.
+    read: usize,
+    kept: Option<KeptEvent>,
 }
 
 impl Subscription {
@@ -60,26 +60,27 @@ impl Subscription {
             self.cursor.wait().await;
             let (position, matches) = self.find().await?;
             self.cursor.move_to(position);
-            self.current = matches.then_some(CurrentEvent { taken: 0, held: None });
+            self.current = matches.then_some(CurrentEvent { read: 0, kept: None });
         }
     }
 
     fn next_piece(&mut self) -> Result<Option<Piece>> {
         let Some(mut current) = self.current.take() else { return Ok(None) };
-        let event = match &current.held {
-            Some(held) => Some(Arc::clone(held.event())),
+        let event = match &current.kept {
+            Some(kept) => Some(Arc::clone(kept.event())),
             None => self.cursor.event().map_err(missed)?,
         };
         let Some(event) = event else { return Ok(None) };
         let message = event.message();
-        let rest = message.get(current.taken..).unwrap_or_default();
+        let rest = message.get(current.read..).unwrap_or_default();
         let bytes = rest.get(..MAX_PIECE).unwrap_or(rest).to_vec();
-        let total = (current.taken == 0).then_some(message.len());
-        current.taken += bytes.len();
-        if current.taken >= message.len() {
+        let total = (current.read == 0).then_some(message.len());
+        current.read += bytes.len();
+        if current.read >= message.len() {
             self.cursor.move_to(self.cursor.position() + 1);
         } else {
-            current.held = current.held.or_else(|| self.cursor.queue().hold(Arc::clone(&event)));
+            current.kept =
+                current.kept.or_else(|| self.cursor.queue().try_keep(Arc::clone(&event)));
             self.current = Some(current);
         }
         Ok(Some(Piece { total, bytes }))

@@ -1,12 +1,13 @@
-//! What has expired and is not kept, found on a snapshot: the first half of a batch, beside the writing
-//! thread.
+//! Finds the expired records that no record keeps, in a snapshot. This is the first half of a batch. It does
+//! not run on the writer thread.
 //!
-//! Memory: the keys of a batch, and for the images of one namespace at a time what they refer to
-//! ([`References`]). Names are hashed; records are read one at a time.
+//! It has in memory the keys of a batch, and the references of the expired images of one namespace at a
+//! time ([`References`]). Names are hashed, and records are read one at a time.
 //!
-//! A damaged record may have kept any image of its namespace: its labels, or what the lease names, are
-//! lost with it. So no image of that namespace is removed until it is deleted or written again. Leases,
-//! and other namespaces, are not concerned: references stay within a namespace.
+//! A damaged record may have kept any image of its namespace, because its references are unreadable. So the
+//! collector removes no image of that namespace until a client deletes the damaged record or writes it again.
+//! The collector still removes leases, and images of other namespaces: a reference stays within its
+//! namespace.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -19,46 +20,46 @@ use crate::service::codec::decode;
 use crate::service::events::Labels;
 use crate::service::gc::references::{Links, MAX_LINKS, NameId, References};
 use crate::service::gc::schedule::{Entry, Loaded};
-use crate::service::gc::{Collector, EXPIRE, Unreadable, expires, never, references};
+use crate::service::gc::{Collector, EXPIRE, Unreadable, expires, references, unreadable_time};
 use crate::service::leases;
 use crate::store::read::scan::{Expiring, RecordKey};
 use crate::store::{Kind, Records, Snapshot};
 
-/// Records that are due and looked at together.
+/// The most due records of one batch.
 pub(crate) const MAX_BATCH: usize = 8_192;
 
-/// The label of a lease that keeps what it names, and nothing that this keeps.
+/// The label of a flat lease: it keeps the images that it names, and not the images that those keep.
 const FLAT: &str = "containerd.io/gc.flat";
 
-/// Where a batch comes from.
+/// The list that a batch is taken from.
 #[derive(Debug)]
 pub(crate) enum Source {
-    /// All that is due by the schedule.
+    /// All due entries of the schedule.
     Schedule,
-    /// The first that are due from that key on, by the store's list.
+    /// The first due entries of the store's list, from this key on.
     Store(RecordKey),
 }
 
-/// An entry of which the record may be removed, or is another by now.
+/// A due entry whose record may be removed, or has changed since the entry was made.
 #[derive(Debug)]
 pub(crate) struct Candidate {
-    /// When the entry says that the record expires.
+    /// The time when the record expires, by the entry.
     pub(crate) time: UnixTime,
     /// The record's key.
     pub(crate) key: RecordKey,
-    /// What the entry leads to in the snapshot.
+    /// The record of the entry in the snapshot.
     pub(crate) subject: Subject,
 }
 
-/// What the entry of a candidate leads to in the snapshot.
+/// The record of a candidate in the snapshot.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Subject {
     /// An image that has expired.
     Image(NameId),
     /// A lease that has expired.
     Lease,
-    /// No record that expires then. A later change may make one, of which the run does not know what
-    /// references it: the run leaves that record.
+    /// The snapshot has no record that expires at the time of the entry. If a later change makes one, the
+    /// run leaves it, because the run does not know its references.
     Stale,
 }
 
@@ -72,23 +73,23 @@ impl Candidate {
     }
 }
 
-/// What a batch found.
+/// The result of a search.
 #[derive(Debug)]
-pub(crate) struct Found {
-    /// Leases first.
+pub(crate) struct Batch {
+    /// The candidates: leases first.
     pub(crate) candidates: Vec<Candidate>,
-    /// Where the next batch begins, unless all that is due was in this one.
+    /// The first key of the next batch. `None` if this batch has all due entries.
     pub(crate) next: Option<RecordKey>,
 }
 
-/// What has expired and is not kept, and entries whose records are others by now.
+/// Finds the expired records that no record keeps, and the entries whose records have changed.
 pub(crate) fn find(
     collector: &Collector,
     snapshot: &Snapshot<'_>,
     source: Source,
     number: u64,
     now: UnixTime,
-) -> Result<Found> {
+) -> Result<Batch> {
     let (is_all, due, next) = match source {
         Source::Schedule => (true, collector.state().schedule.due(now), None),
         Source::Store(from) => {
@@ -129,24 +130,24 @@ pub(crate) fn find(
             false
         }
     });
-    if collector.found(number, references) {
+    if collector.set_references(number, references) {
         let images = images.into_values().flatten();
         candidates.extend(images.filter(|image| !collector.is_kept(number, image)));
     } else if !images.is_empty() {
         log::debug!("images that have expired are looked at again by the next run");
     }
-    Ok(Found { candidates, next })
+    Ok(Batch { candidates, next })
 }
 
-/// The first entries of the store's list from that key on that are due, and where the next begin.
+/// The first due entries of the store's list from the key `from` on, and the first key of the next ones.
 fn due_in_store(
     snapshot: &Snapshot<'_>,
     from: &RecordKey,
     now: UnixTime,
 ) -> Result<(Vec<Entry>, Option<RecordKey>)> {
     let mut due = Vec::new();
-    for noted in snapshot.expiring_keys(from)? {
-        let (key, when) = noted?;
+    for entry in snapshot.expiring_keys(from)? {
+        let (key, when) = entry?;
         let Some(time) = UnixTime::parse(&when).filter(|time| *time < now) else { continue };
         if due.len() == MAX_BATCH {
             return Ok((due, Some(key)));
@@ -156,14 +157,14 @@ fn due_in_store(
     Ok((due, None))
 }
 
-/// Reads into the schedule what expires next.
+/// Loads the schedule from the store.
 pub(crate) fn load(collector: &Collector, snapshot: &Snapshot<'_>) -> Result<()> {
     let (mut loaded, mut unreadable) = (Loaded::default(), Unreadable::default());
-    for noted in snapshot.expiring_keys(&RecordKey::first())? {
-        let (key, when) = noted?;
+    for entry in snapshot.expiring_keys(&RecordKey::first())? {
+        let (key, when) = entry?;
         match UnixTime::parse(&when) {
             Some(time) => loaded.add((time, key)),
-            None => unreadable.add(|| format!("{key}{}", never(&when))),
+            None => unreadable.add(|| format!("{key}{}", unreadable_time(&when))),
         }
     }
     let is_first = {
@@ -172,26 +173,26 @@ pub(crate) fn load(collector: &Collector, snapshot: &Snapshot<'_>) -> Result<()>
         state.schedule.end_load(loaded);
         is_first
     };
-    // Once: a later load finds the same, or what was said when it was written.
+    // A later load finds the same records, or records that were logged when they were written.
     if is_first {
         unreadable.log();
     }
     Ok(())
 }
 
-/// What an entry leads to.
+/// The record of an entry.
 #[derive(Debug)]
 pub(crate) enum EntryState {
-    /// The record says itself that it expires then.
+    /// The record expires at the time of the entry.
     Expired(Expiring),
-    /// The record is gone, or expires at another time, or never.
+    /// The record was removed, expires at another time, or never expires.
     Stale,
     /// The record is damaged, so its time of expiry is unknown.
     Damaged,
 }
 
-/// What an entry leads to. The list of what expires has no checksum; records have one, and nothing is
-/// removed on the word of damaged bytes.
+/// Compares an entry with its record. Only the record has a checksum, so the record decides whether it
+/// expires.
 pub(crate) fn state_of(records: &impl Records, (time, key): &Entry) -> EntryState {
     let found = records.expiring(key).and_then(|found| {
         let Some(record) = found else { return Ok(None) };
@@ -218,12 +219,12 @@ fn labels(kind: Kind, message: &[u8]) -> Result<Labels> {
     })
 }
 
-/// Finds out what keeps which of the expired images of a namespace.
+/// Finds the references between the expired images of a namespace, and the images that are kept.
 struct Graph<'s> {
     collector: &'s Collector,
     snapshot: &'s Snapshot<'s>,
     now: UnixTime,
-    /// All that is due is in the batch.
+    /// The batch has all due entries.
     is_all: bool,
 }
 
@@ -239,8 +240,8 @@ impl Graph<'_> {
             // An expired image of another batch may keep one of this batch.
             let batch: HashSet<_> = images.iter().filter_map(Candidate::image).collect();
             let is_candidate = |id| batch.contains(&id);
-            for noted in self.snapshot.expiring_images(namespace)? {
-                let (key, when) = noted?;
+            for entry in self.snapshot.expiring_images(namespace)? {
+                let (key, when) = entry?;
                 if self.is_past(&when) {
                     self.add(namespace, &key, is_candidate, &mut references, &mut kept_elsewhere)?;
                 }
@@ -308,7 +309,7 @@ impl Graph<'_> {
         }
     }
 
-    /// An image that has not expired is kept, and keeps others.
+    /// Keeps an image that has not expired, and the images that it keeps.
     fn keep_by_image(
         &self,
         namespace: &Namespace,
@@ -346,8 +347,8 @@ impl Graph<'_> {
         let is_past = expire
             .and_then(|(_, when)| std::str::from_utf8(when).ok())
             .is_some_and(|when| self.is_past(when));
-        // One that has expired and is not among those that were added has no references. If it has,
-        // the list of what expires lacks it; then it stays, and so does what it keeps.
+        // `references` has every expired image with references that the store's list has. So this image has
+        // no references, or the list lacks it. Then the image stays, and so do the images that it keeps.
         if is_past && kept.peek().is_none() {
             return;
         }

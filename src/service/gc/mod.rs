@@ -1,15 +1,15 @@
 //! Garbage collection, as in containerd from 2.0 on: removes leases and images whose label
 //! `containerd.io/gc.expire` lies in the past, except images that are still referenced ([`references`]).
 //!
-//! It runs when containerd's collector runs by default: shortly after the start, after every hundred
-//! changes, and when a Delete waits for it (`sync`). Until the next run an expired image is served.
+//! The collector runs when containerd's runs by default: shortly after the start, after every hundred
+//! changes, and when a Delete waits for it (`sync`). Until the next run, clients still see an expired image.
 //!
-//! A run ([`run`]) goes in batches of two steps: it finds unreferenced records in a snapshot ([`find`]),
-//! beside the writer thread, and removes them in short jobs. Clients go on changing records meanwhile.
-//! **Invariant:** a batch does not remove an image that a change references after the batch began. Each
-//! change therefore reports the names that it references to the collector, in its own job on the writer
-//! thread ([`Collector::image_written`], [`Collector::image_leased`]). References that a change drops count
-//! from the next run on.
+//! A run ([`run`]) processes its records in batches, each in two steps. It finds the unreferenced records in
+//! a snapshot ([`find`]), on another thread than the writer's, and then removes them in short jobs of the
+//! writer thread. Clients change records meanwhile. **Invariant:** a batch does not remove an image that a
+//! change references after the batch began. So each change reports the names that it references to the
+//! collector, in its own job on the writer thread ([`Collector::image_written`],
+//! [`Collector::image_leased`]). If a change drops a reference, the next run notices it.
 
 pub(crate) mod find;
 pub(crate) mod references;
@@ -34,38 +34,37 @@ use crate::store::read::scan::RecordKey;
 use references::{NameId, References};
 use schedule::Schedule;
 
-/// The label, on images and leases.
+/// The label, of an image or a lease, with the time when it expires.
 pub const EXPIRE: &str = "containerd.io/gc.expire";
 
 /// The collector runs after this number of changes.
 const CHANGES: u64 = 100;
 
-/// Names that changes may keep while a batch is looked for. When there are more, the batch removes
-/// no image.
+/// The most names that changes may keep while a batch is searched. With more, the batch removes no image.
 const MAX_KEPT: usize = 1 << 18;
 
-/// Records at once that the log names because their time cannot be read; others are counted.
+/// The most records with an unreadable time that one run names in the log. It counts the others.
 const MAX_LOGGED_RECORDS: usize = 16;
 
-/// Bytes of a client's word that a line of the log shows.
+/// The most bytes of a client's text in a line of the log.
 const MAX_LOGGED_BYTES: usize = 128;
 
-/// When a record with these labels expires: the label as it is.
+/// The time when a record with these labels expires, as the client wrote it.
 pub fn expires(labels: &Labels) -> Option<&str> {
     labels.get(EXPIRE).map(String::as_str)
 }
 
-/// Knows what expires next, and of the run that is under way.
+/// The garbage collector: what expires next, and the current run.
 #[derive(Debug, Default)]
 pub struct Collector {
     state: Mutex<State>,
-    /// The number of the last run that ended well. Held by the run that is under way.
+    /// The number of the last run that ended without an error. The current run has the lock.
     finished: tokio::sync::Mutex<u64>,
-    /// The number of the last run that began.
-    begun: AtomicU64,
+    /// The number of the last run that started.
+    started: AtomicU64,
     changes: AtomicU64,
     due: Notify,
-    /// Of names. Its keys are random, so that no client can choose names with one hash.
+    /// Hashes names. The key is random, so a client cannot choose two names with the same hash.
     hasher: RandomState,
 }
 
@@ -73,13 +72,13 @@ pub struct Collector {
 struct State {
     schedule: Schedule,
     unreadable: Unreadable,
-    run: Option<Run>,
-    /// Entries were removed from the schedule by a job that is not committed.
+    run: Option<RunState>,
+    /// A job has removed entries from the schedule, and is not committed yet.
     is_removing: bool,
 }
 
-/// Records whose time cannot be read, to be said in the log by the next run: not on the writing
-/// thread, which must not wait for a log.
+/// Records with an unreadable time. The next run logs them, because the writer thread must not wait for the
+/// log.
 #[derive(Debug, Default)]
 struct Unreadable {
     lines: Vec<String>,
@@ -103,24 +102,25 @@ impl Unreadable {
     }
 }
 
-/// What is said of a record whose time cannot be read.
-fn never(when: &str) -> String {
+/// The end of the log line about a record with an unreadable time.
+fn unreadable_time(when: &str) -> String {
     format!(" never expires: its label {EXPIRE} is {}, which is no time of RFC 3339", shown(when))
 }
 
-/// A run that is under way, and its batch.
+/// The current run, and its batch.
 #[derive(Debug)]
-struct Run {
+struct RunState {
     number: u64,
-    /// What changes have kept since the batch began.
-    kept: Kept,
-    /// What keeps what, once that is known; what changes keep goes there then.
+    /// The names that changes have kept since the batch began, until `references` is known.
+    kept: KeptNames,
+    /// The references between the images of the batch, once the search has found them. Changes then mark
+    /// the names that they keep here.
     references: Option<References>,
 }
 
-impl Run {
+impl RunState {
     fn new(number: u64) -> Self {
-        Self { number, kept: Kept::default(), references: None }
+        Self { number, kept: KeptNames::default(), references: None }
     }
 
     fn keep(&mut self, id: NameId) {
@@ -131,14 +131,14 @@ impl Run {
     }
 }
 
-/// Names that changes have kept while a batch was looked for.
+/// The names that changes have kept while a batch is searched.
 #[derive(Debug, Default)]
-struct Kept {
+struct KeptNames {
     ids: HashSet<NameId>,
     has_overflowed: bool,
 }
 
-impl Kept {
+impl KeptNames {
     fn add(&mut self, id: NameId) {
         if self.ids.len() < MAX_KEPT {
             self.ids.insert(id);
@@ -150,11 +150,11 @@ impl Kept {
 
 impl Collector {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Each change of the state is whole before anything that could panic.
+        // No code panics in the middle of a change of the state.
         self.state.lock()
     }
 
-    /// Takes note of a change, in its job.
+    /// Processes the event of a change, in the job of the change.
     pub(crate) fn observe(&self, namespace: &Namespace, happened: &OwnEvent) {
         match happened {
             OwnEvent::ImageCreated { name, labels } | OwnEvent::ImageUpdated { name, labels } => {
@@ -167,11 +167,11 @@ impl Collector {
         }
     }
 
-    /// An image was written: in the job that writes it.
+    /// Records that an image was written, in the job that writes it.
     pub(crate) fn image_written(&self, namespace: &Namespace, name: &str, labels: &Labels) {
         self.expires(namespace, Kind::Image, name, labels);
         if let Some(run) = &mut self.state().run {
-            // It may be another image than the run has seen.
+            // The run may have seen an earlier image of this name.
             run.keep(self.id(namespace, name));
             let labels = labels.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes()));
             for other in references::kept_by(labels) {
@@ -180,19 +180,19 @@ impl Collector {
         }
     }
 
-    /// A lease was written: in the job that writes it.
+    /// Records that a lease was written, in the job that writes it.
     pub(crate) fn lease_written(&self, namespace: &Namespace, id: &str, labels: &Labels) {
         self.expires(namespace, Kind::Lease, id, labels);
     }
 
-    /// A lease names an image: in the job that has it do so.
+    /// Records that a lease references an image, in the job that adds the reference.
     pub(crate) fn image_leased(&self, namespace: &Namespace, name: &str) {
         if let Some(run) = &mut self.state().run {
             run.keep(self.id(namespace, name));
         }
     }
 
-    /// Stands for an image's name while the daemon runs.
+    /// The hash of an image's name. It is the same as long as the daemon runs.
     fn id(&self, namespace: &Namespace, name: &str) -> NameId {
         NameId(self.hasher.hash_one((namespace.as_str(), name)))
     }
@@ -204,25 +204,26 @@ impl Collector {
         match time {
             Some(time) => state.schedule.insert((time, RecordKey::new(namespace, kind, name))),
             None => state.unreadable.add(|| {
-                format!("{} {} in namespace {namespace}", kind.noun(), shown(name)) + &never(when)
+                format!("{} {} in namespace {namespace}", kind.noun(), shown(name))
+                    + &unreadable_time(when)
             }),
         }
     }
 
-    /// Counts a change.
+    /// Counts a change. Every hundredth makes a run due.
     pub(crate) fn record_change(&self) {
         if (self.changes.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(CHANGES) {
             self.due.notify_one();
         }
     }
 
-    /// Waits until it is time.
+    /// Waits until a run is due.
     pub async fn due(&self) {
         self.due.notified().await;
     }
 }
 
-/// A client's word for the log, quoted and cut.
+/// A client's text for the log, quoted and shortened.
 fn shown(text: &str) -> String {
     match text.as_bytes().get(..MAX_LOGGED_BYTES) {
         Some(head) if head.len() < text.len() => format!("{}…", quote(lossy(head).as_bytes())),

@@ -1,19 +1,24 @@
-//! Which expired images something else keeps, as containerd's collector judges it
+//! Finds the expired images that other records keep, by the rules of containerd's collector
 //! (`core/metadata/gc.go`, 2.3).
 //!
-//! An image is kept that has not expired, that a lease names, that a kept image refers to by a label
-//! `containerd.io/gc.ref.image`, or that itself refers by a label `containerd.io/gc.bref.image` to a
-//! name that is kept (the name need not be an image's: it is enough that something kept refers to
-//! it). Behind either label may stand `.` or `/` and anything. The value is a name in the same
-//! namespace. A lease with the label `containerd.io/gc.flat` keeps what it names and nothing else.
+//! An image is kept in each of these cases:
 //!
-//! Images also refer back to content, containers and snapshots. Whether those are kept is not known
-//! here, so such an image is kept.
+//! - it has not expired;
+//! - a lease names it;
+//! - a kept image references it by a label `containerd.io/gc.ref.image`;
+//! - it has a label `containerd.io/gc.bref.image` with a kept name. No image need have that name: it is
+//!   enough that a lease or a kept image references it.
+//!
+//! The key of either label may continue with `.` or `/` and any text. The value is a name in the same
+//! namespace. A lease with the label `containerd.io/gc.flat` keeps only the images that it names.
+//!
+//! Labels can also tie an image to content, containers and snapshots. The store does not know whether those
+//! are kept, so the collector keeps such an image.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-/// References of the expired images of one namespace, all together.
+/// The most references of the expired images of one namespace together.
 pub(crate) const MAX_LINKS: usize = 1 << 18;
 
 /// The expired images of a namespace have more than [`MAX_LINKS`] references.
@@ -24,7 +29,7 @@ pub(crate) struct TooManyLinks;
 const REFERENCE: &[u8] = b"containerd.io/gc.ref.image";
 /// The label by which an image is kept with another.
 const BACK_REFERENCE: &[u8] = b"containerd.io/gc.bref.image";
-/// The labels by which an image is kept with content or a container, which are not in this store.
+/// The labels by which an image is kept with content or a container, which this store does not have.
 const ELSEWHERE: [&[u8]; 2] =
     [b"containerd.io/gc.bref.content", b"containerd.io/gc.bref.container"];
 const ELSEWHERE_SNAPSHOT: &[u8] = b"containerd.io/gc.bref.snapshot.";
@@ -32,11 +37,11 @@ const ELSEWHERE_SNAPSHOT: &[u8] = b"containerd.io/gc.bref.snapshot.";
 /// The meaning of a label for the collector.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning<'l> {
-    /// The image keeps the one of that name.
+    /// The image keeps the image with this name.
     Keeps(&'l str),
-    /// The image is kept with that name.
+    /// The image is kept if this name is kept.
     KeptWith(&'l str),
-    /// The image is kept with something that is not here.
+    /// The image is kept with a thing that this store does not have.
     KeptElsewhere,
 }
 
@@ -58,7 +63,7 @@ fn meaning<'l>(key: &[u8], value: &'l [u8]) -> Option<Meaning<'l>> {
     }
 }
 
-/// The images that one with these labels keeps.
+/// The names that an image with these labels keeps.
 pub(crate) fn kept_by<'l>(
     labels: impl Iterator<Item = (&'l [u8], &'l [u8])>,
 ) -> impl Iterator<Item = &'l str> {
@@ -68,8 +73,8 @@ pub(crate) fn kept_by<'l>(
     })
 }
 
-/// Stands for a name in a namespace: a keyed hash, so that the memory for a name does not grow with
-/// its length. Two names with one hash are kept together, so a collision never removes an image.
+/// The keyed hash of a name and its namespace. So the memory of a name does not grow with its length. Two
+/// names with the same hash are kept together, so a collision never removes an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct NameId(pub(crate) u64);
 
@@ -82,7 +87,7 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// Reads labels. `id` names an image of the same namespace.
+    /// Reads labels. `id` returns the hash of a name in the same namespace.
     pub(crate) fn new<'l>(
         labels: impl Iterator<Item = (&'l [u8], &'l [u8])>,
         id: impl Fn(&str) -> NameId,
@@ -99,12 +104,12 @@ impl Links {
         links
     }
 
-    /// Whether the labels say nothing about keeping images.
+    /// Whether the labels have no reference.
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether the image is kept with something that is not here.
+    /// Whether the image is kept with a thing that this store does not have.
     pub(crate) fn is_kept_elsewhere(&self) -> bool {
         self.is_kept_elsewhere
     }
@@ -114,30 +119,30 @@ impl Links {
     }
 }
 
-/// The expired images of some namespaces, and what keeps them.
+/// The expired images of some namespaces, and the references between them.
 #[derive(Debug, Default)]
 pub(crate) struct References {
     nodes: HashMap<NameId, Node>,
-    /// Candidates that nothing is known to keep.
+    /// The number of candidates that are not kept so far.
     unkept: usize,
-    /// References of all nodes.
+    /// The number of references of all nodes.
     links: usize,
 }
 
-/// A name that an expired image has, or is kept with.
+/// The name of an expired image, or a name that an expired image is kept with.
 #[derive(Debug, Default)]
 struct Node {
     is_expired: bool,
     is_candidate: bool,
     is_kept: bool,
-    /// The images that it keeps were kept too.
+    /// The images in `keeps` are marked as kept.
     is_followed: bool,
     keeps: Vec<NameId>,
 }
 
 impl References {
-    /// Adds an expired image, which the run may remove if it is a candidate. All are added before
-    /// the first is kept.
+    /// Adds an expired image. The run may remove it if it is a candidate. The caller adds all images before
+    /// it keeps the first.
     ///
     /// # Errors
     /// The images have more than [`MAX_LINKS`] references.
@@ -163,7 +168,7 @@ impl References {
         Ok(())
     }
 
-    /// Keeps a name, and all that is kept with it.
+    /// Keeps a name, and all names that it keeps.
     pub(crate) fn keep(&mut self, id: NameId) {
         let mut ids = vec![id];
         while let Some(id) = ids.pop() {
@@ -175,7 +180,7 @@ impl References {
         }
     }
 
-    /// Keeps a name, but not what is kept with it.
+    /// Keeps a name, but not the names that it keeps.
     pub(crate) fn keep_alone(&mut self, id: NameId) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let was_kept = std::mem::replace(&mut node.is_kept, true);
@@ -184,12 +189,12 @@ impl References {
         }
     }
 
-    /// Whether an image of that name was added.
+    /// Whether an expired image of this name was added.
     pub(crate) fn is_expired(&self, id: NameId) -> bool {
         self.nodes.get(&id).is_some_and(|node| node.is_expired)
     }
 
-    /// Whether a candidate is kept; a name that is no candidate is.
+    /// Whether a name is kept. A name that is not a candidate counts as kept.
     pub(crate) fn is_kept(&self, id: NameId) -> bool {
         self.nodes.get(&id).is_none_or(|node| node.is_kept || !node.is_candidate)
     }
@@ -199,14 +204,14 @@ impl References {
         self.unkept == 0
     }
 
-    /// Adds what is known of another namespace.
+    /// Adds the images of another namespace.
     pub(crate) fn extend(&mut self, other: Self) {
         self.unkept += other.unkept;
         for (id, mut node) in other.nodes {
             match self.nodes.entry(id) {
                 Entry::Vacant(place) => drop(place.insert(node)),
                 Entry::Occupied(mut place) => {
-                    // Two names of one hash.
+                    // Two names have the same hash.
                     let place = place.get_mut();
                     place.keeps.append(&mut node.keeps);
                     place.is_candidate |= node.is_candidate;
@@ -223,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_mean_what_they_mean_to_containerd() {
+    fn labels_have_the_meaning_of_containerd() {
         use Meaning::{Keeps, KeptElsewhere, KeptWith};
         for (key, expected) in [
             ("containerd.io/gc.ref.image", Some(Keeps("v"))),
@@ -280,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_keeps_others_along_chains_of_both_kinds() {
+    fn kept_images_keep_others_along_chains_of_both_labels() {
         // x is no expired image.
         let images = ["a>b", "b>c >a", "c", "d<a", "e<d", "f>g", "g>f", "h<x", "i<none", "j>j"];
         let kept = |roots: &[&str]| {
@@ -313,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn references_are_bounded_and_an_image_that_is_no_candidate_leads_to_others() {
+    fn references_are_bounded_and_images_outside_the_batch_keep_candidates() {
         let links = |count: usize| Links {
             keeps: (0..count as u64).map(NameId).collect(),
             ..Links::default()

@@ -1,17 +1,17 @@
 //! A run of the collector.
 //!
-//! What is due comes from the schedule, or, where that does not know all of it, from the store's list,
-//! in batches of [`MAX_BATCH`](find::MAX_BATCH). For each batch:
+//! The due entries come from the schedule. If the schedule does not have all of them, they come from the
+//! store's list, in batches of [`MAX_BATCH`](find::MAX_BATCH). A batch has three steps:
 //!
-//! 1. On the writer thread: from here on changes say what they keep.
-//! 2. On a thread of its own, on a snapshot that has all that was committed before: which of the batch
-//!    nothing keeps ([`find`](mod@super::find)). It takes time by what there is in the namespaces where something
-//!    is due.
-//! 3. On the writer thread again, in jobs of [`SLICE_TIME`] at most, others' jobs between them:
-//!    each record is looked at again, and removed if it still says that it has expired and no change
-//!    has kept it since. What one job has removed stays so, whatever becomes of the run.
+//! 1. A job on the writer thread begins the batch. From then on, changes report the names that they keep.
+//! 2. A thread of the blocking pool reads a snapshot that has every earlier commit, and finds the records
+//!    that no record keeps ([`find`](mod@super::find)). The time grows with the number of records in the
+//!    namespaces that have due entries.
+//! 3. Jobs on the writer thread, of [`SLICE_TIME`] at most, remove the records; jobs of clients run between
+//!    them. A job reads each record again, and removes it if it is still expired and no change has kept it.
+//!    The removals of a job stay, even if the run is then dropped.
 //!
-//! What is kept, and what a run that is dropped leaves, stays in the schedule.
+//! Entries of kept records, and entries that a dropped run has not processed, stay in the schedule.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,52 +22,52 @@ use crate::clock;
 use crate::model::{Error, Result, UnixTime};
 use crate::service::events::{Exchange, OwnEvent};
 use crate::service::gc::find::{
-    self, Candidate, EntryState, Found, Source, Subject, find, state_of,
+    self, Batch, Candidate, EntryState, Source, Subject, find, state_of,
 };
 use crate::service::gc::references::References;
 use crate::service::gc::schedule::Entry;
-use crate::service::gc::{Collector, EXPIRE, Run, State, shown};
+use crate::service::gc::{Collector, EXPIRE, RunState, State, shown};
 use crate::store::read::scan::{Expiring, RecordKey};
 use crate::store::{Cause, Kind, Origin, Snapshot, Store, Transaction};
 
-/// Bytes of names after which a job removes no further record.
+/// The bytes of names after which a job removes no further record.
 const MAX_SLICE_NAME_BYTES: usize = 1 << 20;
 
-/// Records that one job removes at most: with names of usual length they fit into one entry of the
-/// journal.
+/// The most records that one job removes. With names of usual length they fit into one entry of the journal.
 pub(crate) const MAX_SLICE: usize = 64;
 
-/// A job that has taken so long removes no further record.
+/// The time after which a job removes no further record.
 pub(crate) const SLICE_TIME: Duration = Duration::from_millis(2);
 
-/// Removes what has expired and is not kept, and tells of the images that went. When this returns,
-/// all is gone that could be collected when it was called. Callers at one time share a run.
+/// Removes the expired records that no record keeps, and emits an event for each removed image. When this
+/// function returns, no record is left that could be collected when it was called. Concurrent callers share
+/// a run.
 pub(crate) async fn collect(
     collector: &Arc<Collector>,
     store: &Store,
     events: &Exchange,
 ) -> Result<()> {
-    let before = collector.begun.load(Ordering::SeqCst);
+    let before = collector.started.load(Ordering::SeqCst);
     let mut finished = collector.finished.lock().await;
     if *finished > before {
-        // A run that began after the call has ended while it waited.
+        // While this call waited, a run finished that had started after the call.
         return Ok(());
     }
-    let number = collector.begun.fetch_add(1, Ordering::SeqCst).saturating_add(1);
+    let number = collector.started.fetch_add(1, Ordering::SeqCst).saturating_add(1);
     let unreadable = std::mem::take(&mut collector.state().unreadable);
     unreadable.log();
     let now = clock::now();
-    // What was answered has told the schedule before.
+    // Every answered change is in the schedule, because its job added it before the answer.
     if collector.state().is_due(now) {
-        Running { collector, store, number, now }.run(events).await?;
+        ActiveRun { collector, store, number, now }.run(events).await?;
     }
     *finished = number;
     Ok(())
 }
 
 impl Collector {
-    /// What keeps what is known. Whether the batch may remove images.
-    pub(super) fn found(&self, number: u64, mut references: References) -> bool {
+    /// Sets the references of the batch. Returns whether the batch may remove images.
+    pub(super) fn set_references(&self, number: u64, mut references: References) -> bool {
         let mut state = self.state();
         let Some(run) = state.run_of(number) else { return false };
         if run.kept.has_overflowed {
@@ -78,24 +78,24 @@ impl Collector {
         true
     }
 
-    /// Whether the run of that number leaves the record.
+    /// Whether the run `number` keeps the record.
     pub(super) fn is_kept(&self, number: u64, candidate: &Candidate) -> bool {
         let mut state = self.state();
-        // A run that was dropped removes nothing more.
+        // A dropped run removes no further record.
         let Some(run) = state.run_of(number) else { return true };
-        // Nothing keeps a lease.
+        // No record keeps a lease.
         candidate.image().is_some_and(|id| run.references.as_ref().is_none_or(|r| r.is_kept(id)))
     }
 }
 
-struct Running<'c> {
+struct ActiveRun<'c> {
     collector: &'c Arc<Collector>,
     store: &'c Store,
     number: u64,
     now: UnixTime,
 }
 
-impl Drop for Running<'_> {
+impl Drop for ActiveRun<'_> {
     fn drop(&mut self) {
         let mut state = self.collector.state();
         if state.run_of(self.number).is_some() {
@@ -105,13 +105,13 @@ impl Drop for Running<'_> {
 }
 
 impl State {
-    /// Removes an entry in a job.
+    /// Removes an entry from the schedule, in a job.
     fn remove(&mut self, entry: &Entry) {
         self.is_removing = true;
         self.schedule.remove(entry);
     }
 
-    fn run_of(&mut self, number: u64) -> Option<&mut Run> {
+    fn run_of(&mut self, number: u64) -> Option<&mut RunState> {
         self.run.as_mut().filter(|run| run.number == number)
     }
 
@@ -120,15 +120,15 @@ impl State {
     }
 
     pub(super) fn begin_batch(&mut self, number: u64) {
-        self.run = Some(Run::new(number));
+        self.run = Some(RunState::new(number));
         if std::mem::take(&mut self.is_removing) {
-            // A job of a slice ended without a commit, so the records of its entries may be there.
+            // A job ended without a commit, so records without an entry may be left.
             self.schedule.invalidate();
         }
     }
 }
 
-impl Running<'_> {
+impl ActiveRun<'_> {
     async fn run(self, events: &Exchange) -> Result<()> {
         let needs_load = {
             let state = self.collector.state();
@@ -146,17 +146,17 @@ impl Running<'_> {
         self.on_snapshot(move |snapshot| find::load(&collector, snapshot)).await
     }
 
-    /// Removes what of a batch nothing keeps. Returns where the next batch begins.
+    /// Removes the records of a batch that no record keeps. Returns the first key of the next batch.
     async fn batch(&self, source: Source, events: &Exchange) -> Result<Option<RecordKey>> {
         let (collector, number, now) = (Arc::clone(self.collector), self.number, self.now);
         self.on_writer(move |state| state.begin_batch(number)).await?;
         let find = move |snapshot: &Snapshot<'_>| find(&collector, snapshot, source, number, now);
-        let Found { candidates, next } = self.on_snapshot(find).await?;
+        let Batch { candidates, next } = self.on_snapshot(find).await?;
         let mut candidates = VecDeque::from(candidates);
         while !candidates.is_empty() {
             let slice = candidates.drain(..candidates.len().min(MAX_SLICE)).collect();
             let removed = self.remove(slice, events).await?;
-            removed.gone.iter().for_each(log_removal);
+            removed.deleted.iter().for_each(log_removal);
             for candidate in removed.left.into_iter().rev() {
                 candidates.push_front(candidate);
             }
@@ -183,27 +183,28 @@ impl Running<'_> {
             .unwrap_or_else(|e| Err(Error::Internal(format!("looking for what expired: {e}"))))
     }
 
-    /// One job.
+    /// Removes the records of a slice in one job.
     async fn remove(&self, slice: Vec<Candidate>, events: &Exchange) -> Result<Removed> {
         let (collector, number, events) = (Arc::clone(self.collector), self.number, events.clone());
         let work = move |change: &mut Transaction<'_>| remove(&collector, change, number, slice);
         let collector = Arc::clone(self.collector);
         let then = move |removed: &Removed| {
             collector.state().is_removing = false;
-            for gone in removed.gone.iter().filter(|gone| gone.kind == Kind::Image) {
-                let name = gone.name.clone();
-                events.emit(&gone.namespace, OwnEvent::ImageDeleted { name });
+            for record in removed.deleted.iter().filter(|record| record.kind == Kind::Image) {
+                let name = record.name.clone();
+                events.emit(&record.namespace, OwnEvent::ImageDeleted { name });
             }
         };
         self.store.writer().write_then(work, then).await
     }
 }
 
-/// What became of a slice.
+/// The result of a job.
 #[derive(Debug, Default)]
 pub(super) struct Removed {
-    pub(super) gone: Vec<Expiring>,
-    /// What there was no time for.
+    /// The records that the job has deleted.
+    pub(super) deleted: Vec<Expiring>,
+    /// The candidates that the job had no time for.
     pub(super) left: Vec<Candidate>,
 }
 
@@ -214,10 +215,10 @@ pub(super) fn remove(
     slice: Vec<Candidate>,
 ) -> Result<Removed> {
     change.set_cause(Cause::own(Origin::ORIGIN_EXPIRED));
-    let begun = Instant::now();
+    let started = Instant::now();
     let (mut removed, mut bytes) = (Removed::default(), 0);
     for candidate in slice {
-        if begun.elapsed() > SLICE_TIME && bytes > 0 || bytes > MAX_SLICE_NAME_BYTES {
+        if started.elapsed() > SLICE_TIME && bytes > 0 || bytes > MAX_SLICE_NAME_BYTES {
             removed.left.push(candidate);
             continue;
         }
@@ -226,13 +227,13 @@ pub(super) fn remove(
         }
         let entry = (candidate.time, candidate.key);
         match state_of(change, &entry) {
-            // The record is newer than the snapshot: the next run knows what references it.
+            // The record is newer than the snapshot, so only the next run knows its references.
             EntryState::Expired(_) if matches!(candidate.subject, Subject::Stale) => {}
             EntryState::Expired(record) => {
                 collector.state().remove(&entry);
                 change.delete(&record.namespace, record.kind, &record.name)?;
                 bytes += record.name.len();
-                removed.gone.push(record);
+                removed.deleted.push(record);
             }
             EntryState::Stale => collector.state().remove(&entry),
             EntryState::Damaged => {}
@@ -241,17 +242,17 @@ pub(super) fn remove(
     Ok(removed)
 }
 
-fn log_removal(gone: &Expiring) {
-    let (name, when) = (shown(&gone.name), shown(&gone.when));
-    match gone.kind {
+fn log_removal(record: &Expiring) {
+    let (name, when) = (shown(&record.name), shown(&record.when));
+    match record.kind {
         Kind::Image => log::info!(
             "image {name} in namespace {} is collected: its label {EXPIRE} is {when}, which is past, \
              and no lease or image keeps it",
-            gone.namespace
+            record.namespace
         ),
         Kind::Lease => log::debug!(
             "lease {name} in namespace {} is collected: its label {EXPIRE} is {when}",
-            gone.namespace
+            record.namespace
         ),
     }
 }

@@ -1,14 +1,14 @@
-//! When records expire, in order of time.
+//! The records that expire next, in order of time.
 //!
-//! The store lists what expires by the keys of records. To look through that list for what is due
-//! takes as long as there are entries, so the next ones are kept here in order of time. This is in
-//! memory, not on disk: an order on disk would cost every write another entry and older stores a
-//! migration, and one walk through the list after the start gives the same.
+//! The store's list of expiring records is in the order of keys, so a search for due records reads the whole
+//! list. This schedule has the next entries in order of time. It is in memory. An order on disk would cost
+//! each write another entry, and older stores a migration. One scan of the list after the start has the same
+//! effect.
 //!
 //! **Invariant.** Once loaded, every record that expires before the [horizon](Schedule::horizon)
-//! has an entry. The reverse need not be: the record of an entry may be another by now, or gone. An
-//! entry is removed only on the writer thread, in the job that removes the record or finds that it
-//! is another: so no later change of that record can lose its entry.
+//! has an entry. The reverse is not guaranteed: the record of an entry may have changed, or been removed. Only
+//! the writer thread removes an entry, in the job that removes the record or finds that it has changed. So no
+//! later change of that record can lose its entry.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -16,20 +16,20 @@ use std::ops::Bound;
 use crate::model::UnixTime;
 use crate::store::read::scan::RecordKey;
 
-/// Entries after a load, and as many again may be added. What expires later is left to the next
-/// load.
+/// The most entries after a load. Changes may add as many again. The next load adds records that expire
+/// later.
 pub(crate) const MAX_ENTRIES: usize = 8_192;
 
 const FOREVER: UnixTime = UnixTime { seconds: i64::MAX, nanos: 0 };
 
-/// A moment, and the key of a record that expires then.
+/// The time when a record expires, and the record's key.
 pub(crate) type Entry = (UnixTime, RecordKey);
 
 /// The records that expire next.
 #[derive(Debug)]
 pub(crate) struct Schedule {
     entries: BTreeSet<Entry>,
-    /// The earliest time of an entry that was left out.
+    /// The earliest time of the entries that were dropped.
     horizon: UnixTime,
     is_loaded: bool,
     was_loaded: bool,
@@ -43,7 +43,7 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// Notes when a record expires.
+    /// Adds an entry, unless the next load adds it.
     pub(crate) fn insert(&mut self, entry: Entry) {
         if entry.0 < self.horizon {
             self.entries.insert(entry);
@@ -61,12 +61,12 @@ impl Schedule {
         }
     }
 
-    /// Whether anything may have expired before `now`.
+    /// Whether a record may have expired before `now`.
     pub(crate) fn is_due(&self, now: UnixTime) -> bool {
         self.needs_load(now) || self.entries.first().is_some_and(|(time, _)| *time < now)
     }
 
-    /// Whether only the store knows all due records.
+    /// Whether the schedule may lack due records, so that only the store has all of them.
     pub(crate) fn needs_load(&self, now: UnixTime) -> bool {
         !self.is_loaded || self.horizon < now
     }
@@ -76,18 +76,18 @@ impl Schedule {
         self.was_loaded
     }
 
-    /// Takes everything in from now on: what is noted while the store is read must not be missed.
+    /// Accepts every entry from now on: changes add entries while the load reads the store.
     pub(crate) fn begin_load(&mut self) {
         self.invalidate();
         self.horizon = FOREVER;
     }
 
-    /// An entry may be missing: the next run reads the store.
+    /// Marks the schedule as incomplete, so that the next run reads the store.
     pub(crate) fn invalidate(&mut self) {
         self.is_loaded = false;
     }
 
-    /// Adds what was read from the store.
+    /// Adds the entries that the load has read from the store.
     pub(crate) fn end_load(&mut self, loaded: Loaded) {
         let noted = std::mem::replace(&mut self.entries, loaded.entries);
         self.entries.extend(noted);
@@ -96,13 +96,13 @@ impl Schedule {
         self.trim();
     }
 
-    /// The records that expired before `now`. They stay in the schedule.
+    /// The entries of records that expired before `now`. They stay in the schedule.
     pub(crate) fn due(&self, now: UnixTime) -> Vec<Entry> {
         let before = (Bound::Unbounded, Bound::Excluded((now, RecordKey::first())));
         self.entries.range(before).cloned().collect()
     }
 
-    /// Removes an entry; on the writer thread.
+    /// Removes an entry. Only the writer thread may call this.
     pub(crate) fn remove(&mut self, entry: &Entry) {
         self.entries.remove(entry);
     }
@@ -122,7 +122,7 @@ impl Default for Loaded {
 }
 
 impl Loaded {
-    /// Adds one; beyond [`MAX_ENTRIES`] the last ones are left out.
+    /// Adds an entry. Beyond [`MAX_ENTRIES`] entries, those with the latest times are dropped.
     pub(crate) fn add(&mut self, entry: Entry) {
         if entry.0 >= self.horizon {
             return;
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_due_is_there_whenever_it_went_in() {
+    fn entries_from_before_during_and_after_a_load_become_due() {
         let mut schedule = Schedule::default();
         assert!(schedule.is_due(at(0)), "nothing is known before the load");
         schedule.insert(entry(5, "before"));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_bounded_and_what_is_left_out_makes_a_load() {
+    fn entries_are_bounded_and_a_dropped_entry_causes_a_load() {
         let count = MAX_ENTRIES as i64;
         let mut schedule = Schedule::default();
         for number in 0..5 * MAX_ENTRIES {
@@ -197,7 +197,7 @@ mod tests {
             assert!(schedule.entries.len() <= 2 * MAX_ENTRIES);
         }
         assert!(schedule.needs_load(at(count)));
-        // Whatever is noted while the store is read again is in.
+        // The schedule accepts every entry during a load.
         schedule.begin_load();
         schedule.insert(entry(count + 20, "during"));
         schedule.end_load(Loaded::default());

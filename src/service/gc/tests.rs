@@ -27,7 +27,7 @@ fn opened() -> (tempfile::TempDir, Store, Arc<Collector>, Namespace) {
     (dir, store, Arc::default(), Namespace::parse("n").unwrap())
 }
 
-/// Writes images, all in one job; the collector hears nothing of it.
+/// Writes images in one job, without reporting them to the collector.
 fn put_all(store: &Store, ns: &Namespace, images: impl Iterator<Item = Image> + Send + 'static) {
     let ns = ns.clone();
     let put = move |change: &mut Transaction<'_>| {
@@ -53,7 +53,7 @@ fn source() -> Source {
     Source::Store(RecordKey::first())
 }
 
-/// The keys of what a batch would remove, as far as they lie in the namespace `n`.
+/// The names that a batch would remove, of images in the namespace `n`.
 fn found(store: &Store, collector: &Collector, source: Source) -> Vec<String> {
     let found = store.read(|s| find(collector, s, source, NUMBER, clock::now())).unwrap();
     let found = found.candidates.iter().map(|candidate| candidate.key.to_string());
@@ -69,14 +69,14 @@ fn names(store: &Store, ns: &Namespace) -> Vec<String> {
 }
 
 #[test]
-fn what_is_kept_before_the_snapshot_is_read_stays() {
+fn an_image_that_a_change_keeps_before_the_snapshot_stays() {
     let (_dir, store, collector, ns) = opened();
     put(&store, &ns, "a", &[(EXPIRE, PAST), (KEEPS, "b")]);
     for name in ["b", "c", "d"] {
         put(&store, &ns, name, &[(EXPIRE, PAST)]);
     }
     collector.state().begin_batch(NUMBER);
-    // The snapshot may have none of these.
+    // The snapshot may lack these changes.
     collector.image_leased(&ns, "a");
     let labels = [("containerd.io/gc.ref.image.x".to_owned(), "c".to_owned())].into();
     collector.image_written(&ns, "new", &labels);
@@ -84,7 +84,7 @@ fn what_is_kept_before_the_snapshot_is_read_stays() {
 }
 
 #[test]
-fn what_comes_to_expire_after_the_snapshot_is_left_to_the_next_run() {
+fn an_image_that_expires_after_the_snapshot_waits_for_the_next_run() {
     let (_dir, store, collector, ns) = opened();
     put(&store, &ns, "leased", &[]);
     put(&store, &ns, "free", &[]);
@@ -106,7 +106,7 @@ fn what_comes_to_expire_after_the_snapshot_is_left_to_the_next_run() {
     store.writer().write_blocking(put_lease).unwrap();
     collector.state().begin_batch(NUMBER);
     let candidates = store.read(|snapshot| {
-        // The entries are there before the snapshot has the records.
+        // The schedule gets its entries before the store has the records.
         for name in ["leased", "free"] {
             collector.image_written(&ns, name, &[(EXPIRE.to_owned(), PAST.to_owned())].into());
         }
@@ -126,7 +126,7 @@ fn what_comes_to_expire_after_the_snapshot_is_left_to_the_next_run() {
 }
 
 #[test]
-fn changes_that_keep_too_much_meanwhile_keep_all_images() {
+fn too_many_kept_names_stop_the_removal_of_images() {
     let (_dir, store, collector, ns) = opened();
     put(&store, &ns, "a", &[(EXPIRE, PAST)]);
     collector.state().begin_batch(NUMBER);
@@ -140,7 +140,7 @@ fn changes_that_keep_too_much_meanwhile_keep_all_images() {
 }
 
 #[test]
-fn what_a_run_leaves_is_due_again_and_what_is_another_by_now_is_not() {
+fn an_image_that_a_run_leaves_is_due_again_unless_it_has_changed() {
     let (_dir, store, collector, ns) = opened();
     for name in ["a", "b"] {
         put(&store, &ns, name, &[(EXPIRE, PAST)]);
@@ -180,7 +180,7 @@ fn a_damaged_record_keeps_the_expired_images_of_its_namespace_and_nothing_else()
         runtime.block_on(collect(&collector, &store, &Exchange::default())).unwrap();
         assert!(names(&store, &ns).contains(&"a".to_owned()));
         assert_eq!(names(&store, &other), [""; 0]);
-        // Once the damaged record is deleted, the image goes.
+        // After a client deletes the damaged record, the collector removes the image.
         let gone = ns.clone();
         let delete = move |change: &mut Transaction<'_>| change.delete(&gone, kind, "damaged");
         assert!(store.writer().write_blocking(delete).unwrap());
@@ -198,7 +198,7 @@ fn a_run_that_was_dropped_removes_nothing_more() {
     collector.state().run = None;
     let late =
         move |change: &mut Transaction<'_>| remove(&collector, change, NUMBER, found.candidates);
-    assert!(store.writer().write_blocking(late).unwrap().gone.is_empty());
+    assert!(store.writer().write_blocking(late).unwrap().deleted.is_empty());
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn an_entry_whose_removal_is_not_committed_is_read_again() {
     let (_dir, store, collector, ns) = opened();
     put(&store, &ns, "a", &[(EXPIRE, PAST)]);
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    // A load, after which the image is kept by nothing.
+    // After this load, no record keeps the image.
     collector.state().schedule.begin_load();
     store.read(|snapshot| load(&collector, snapshot)).unwrap();
     collector.state().begin_batch(NUMBER);
@@ -214,7 +214,7 @@ fn an_entry_whose_removal_is_not_committed_is_read_again() {
         store.read(|s| find(&collector, s, Source::Schedule, NUMBER, clock::now())).unwrap();
     let shared = Arc::clone(&collector);
     let failing = move |change: &mut Transaction<'_>| {
-        assert_eq!(remove(&shared, change, NUMBER, found.candidates)?.gone.len(), 1);
+        assert_eq!(remove(&shared, change, NUMBER, found.candidates)?.deleted.len(), 1);
         Err::<(), _>(crate::model::Error::Internal("the disk is full".into()))
     };
     store.writer().write_blocking(failing).unwrap_err();
@@ -223,10 +223,10 @@ fn an_entry_whose_removal_is_not_committed_is_read_again() {
     assert_eq!(names(&store, &ns), [""; 0]);
 }
 
-/// Many batches: expired images that keep each other in a chain, whose first is leased, and as many that
-/// nothing keeps.
+/// Two kinds of expired images, more than a batch of each: images that keep each other in a chain whose
+/// first image is leased, and images that no record keeps.
 #[test]
-fn more_than_a_batch_are_judged_as_one() {
+fn references_lead_across_batches() {
     let (_dir, store, collector, ns) = opened();
     let count = MAX_BATCH + 100;
     let name = move |number: usize| format!("{:05}", number * 7919 % count);

@@ -43,39 +43,39 @@ pub struct Stored {
 
 /// The bounds on the reply of a change, in bytes.
 #[derive(Debug, Clone, Copy)]
-pub struct ReplyRoom {
+pub struct ReplyLimits {
     /// The largest reply of the transport: the change is refused beyond it.
-    pub limit: usize,
+    pub largest: usize,
     /// The bytes that are reserved, or need no reservation.
-    pub held: usize,
+    pub reserved: usize,
 }
 
 /// The most bytes of a record: a gRPC reply with its prefix of five bytes carries no more. A Get over
 /// ttrpc, whose frames are smaller, refuses a larger record and names its size.
 pub(crate) const MAX_RECORD_BYTES: usize = (16 << 20) - 5;
 
-/// Builds the `GetImageResponse` for an image, if there is room for it.
+/// Builds the `GetImageResponse` for an image, or only its size if the budget is exhausted.
 pub fn get(
     records: &impl Records,
     namespace: &Namespace,
     name: &str,
-    room: ReplyBuffer<'_>,
+    buffer: ReplyBuffer<'_>,
 ) -> Result<BuildOutcome> {
     let image = records.record(namespace, Kind::Image, name)?.ok_or_else(|| not_found(name))?;
-    let mut reply = ReplyBuilder::new(room);
+    let mut reply = ReplyBuilder::new(buffer);
     reply.add(image);
     Ok(reply.built())
 }
 
 /// Stores a new, validated image with its time of creation. If the image expires, it is added to the
-/// `lease` of the call. When there is too little room, `image` can be stored by another call.
+/// `lease` of the call. If the reply needs a larger reservation, the caller calls again with the same `image`.
 pub fn create(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
     lease: Option<&str>,
     image: &mut Image,
     epoch: Option<&Timestamp>,
-    room: ReplyRoom,
+    limits: ReplyLimits,
 ) -> Result<WriteOutcome> {
     let lease = leases::holding(change, namespace, lease, image)?;
     if change.record(namespace, Kind::Image, &image.name)?.is_some() {
@@ -85,7 +85,7 @@ pub fn create(
     let now = time(epoch);
     image.created_at = Some(now.clone()).into();
     image.updated_at = Some(now).into();
-    write(change, namespace, lease, image, room)
+    write(change, namespace, lease, image, limits)
 }
 
 /// Applies the fields of `new` that `mask` names to an image, and sets its time of change. If the image
@@ -97,7 +97,7 @@ pub fn update(
     new: &Image,
     mask: &[String],
     epoch: Option<&Timestamp>,
-    room: ReplyRoom,
+    limits: ReplyLimits,
 ) -> Result<WriteOutcome> {
     let stored =
         change.record(namespace, Kind::Image, &new.name)?.ok_or_else(|| not_found(&new.name))?;
@@ -107,7 +107,7 @@ pub fn update(
     let lease = leases::holding(change, namespace, lease, &image)?;
     image::drop_empty(&mut image)?;
     image.updated_at = Some(time(epoch)).into();
-    write(change, namespace, lease, &mut image, room)
+    write(change, namespace, lease, &mut image, limits)
 }
 
 /// Removes an image. If the request names a target digest, the image must have it.
@@ -183,15 +183,16 @@ fn write(
     namespace: &Namespace,
     lease: Option<&str>,
     image: &mut Image,
-    room: ReplyRoom,
+    limits: ReplyLimits,
 ) -> Result<WriteOutcome> {
     let record = codec::encode(image)?;
-    let mut reply = ReplyBuilder::new(ReplyBuffer::fixed(room.limit.min(room.held), None));
+    let mut reply =
+        ReplyBuilder::new(ReplyBuffer::fixed(limits.largest.min(limits.reserved), None));
     reply.add(&record);
     let built = reply.built();
     let Some(reply) = built.reply else {
-        return if built.size > room.limit {
-            Err(Error::message_too_large(built.size, room.limit))
+        return if built.size > limits.largest {
+            Err(Error::message_too_large(built.size, limits.largest))
         } else {
             Ok(WriteOutcome::Needs(built.size))
         };
@@ -237,7 +238,7 @@ mod tests {
     use crate::store::Store;
 
     #[test]
-    fn an_image_whose_reply_has_too_little_room_can_be_created_again() {
+    fn a_create_with_too_small_a_reservation_can_be_tried_again() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let mut image = Image { name: "a".into(), ..Image::default() };
@@ -246,11 +247,11 @@ mod tests {
         let labels = BTreeMap::from([("key".to_owned(), "value".repeat(100))]);
         let work = move |change: &mut Transaction<'_>| {
             let namespace = Namespace::parse("n")?;
-            let room = |held| ReplyRoom { limit: 10_000, held };
-            let first = create(change, &namespace, None, &mut image, None, room(10))?;
+            let limits = |reserved| ReplyLimits { largest: 10_000, reserved };
+            let first = create(change, &namespace, None, &mut image, None, limits(10))?;
             assert!(change.record(&namespace, Kind::Image, "a")?.is_none());
             let WriteOutcome::Needs(bytes) = first else { panic!("{first:?}") };
-            let second = create(change, &namespace, None, &mut image, None, room(bytes))?;
+            let second = create(change, &namespace, None, &mut image, None, limits(bytes))?;
             let WriteOutcome::Written(stored) = second else { panic!("{second:?}") };
             assert_eq!((stored.answer.len(), stored.labels), (bytes, labels.clone()));
             let record = change.record(&namespace, Kind::Image, "a")?.unwrap();

@@ -74,20 +74,20 @@ pub fn list(
     records: &impl Records,
     namespace: &Namespace,
     query: &Query,
-    room: ReplyBuffer<'_>,
+    buffer: ReplyBuffer<'_>,
     mut cancel: Cancel,
 ) -> Result<BuildOutcome> {
     if let Some(beginning) = query.as_name_prefix() {
         log::debug!("list in {namespace}: {}", query.shown_plan());
         let names = records.scan_names(namespace, beginning)?;
-        return fill(records, names, namespace, query, room, cancel);
+        return fill(records, names, namespace, query, buffer, cancel);
     }
     match candidates(records, namespace, query, max_lookups(records)?, &mut cancel)? {
-        Some(found) => fill(records, found.into_iter().map(Ok), namespace, query, room, cancel),
+        Some(found) => fill(records, found.into_iter().map(Ok), namespace, query, buffer, cancel),
         None => {
             log::debug!("list in {namespace}: all images are read; {}", query.shown_plan());
             let all = records.scan(namespace, Kind::Image)?;
-            fill(records, all, namespace, query, room, cancel)
+            fill(records, all, namespace, query, buffer, cancel)
         }
     }
 }
@@ -98,12 +98,12 @@ pub fn list_if_few(
     records: &impl Records,
     namespace: &Namespace,
     query: &Query,
-    room: ReplyBuffer<'_>,
+    buffer: ReplyBuffer<'_>,
     mut cancel: Cancel,
 ) -> Result<Option<BuildOutcome>> {
     match candidates(records, namespace, query, MAX_INLINE_CANDIDATES, &mut cancel)? {
         Some(found) => {
-            fill(records, found.into_iter().map(Ok), namespace, query, room, cancel).map(Some)
+            fill(records, found.into_iter().map(Ok), namespace, query, buffer, cancel).map(Some)
         }
         None => {
             let some = records.scan(namespace, Kind::Image)?.take(MAX_INLINE_SCAN + 1);
@@ -111,7 +111,7 @@ pub fn list_if_few(
             if some.len() > MAX_INLINE_SCAN {
                 return Ok(None);
             }
-            fill(records, some.into_iter(), namespace, query, room, cancel).map(Some)
+            fill(records, some.into_iter(), namespace, query, buffer, cancel).map(Some)
         }
     }
 }
@@ -177,10 +177,10 @@ fn fill<'t>(
     entries: impl Iterator<Item = Result<Entry<'t>>>,
     namespace: &Namespace,
     query: &Query,
-    room: ReplyBuffer<'_>,
+    buffer: ReplyBuffer<'_>,
     mut cancel: Cancel,
 ) -> Result<BuildOutcome> {
-    let mut reply = ReplyBuilder::new(room);
+    let mut reply = ReplyBuilder::new(buffer);
     // `matches` also calls this while it matches one image: a regular expression on a long field is slow.
     let mut step = || cancel.check().and_then(|()| records.check_held());
     for entry in entries {

@@ -8,7 +8,7 @@ use crate::limits::client::Client;
 use crate::limits::memory::{Reservation, SMALL};
 use crate::model::{Namespace, Result};
 use crate::service::events::{Labels, OwnEvent};
-use crate::service::images::{ReplyRoom, Stored, WriteOutcome};
+use crate::service::images::{ReplyLimits, Stored, WriteOutcome};
 use crate::service::{CallContext, Reply};
 use crate::store::Transaction;
 
@@ -69,9 +69,9 @@ impl LocalImages {
         F: FnOnce(&mut Transaction<'_>) -> Result<T> + Send + 'static,
         G: FnOnce(&T) + Send + 'static,
     {
-        let hold = self.replies.reserve(client, bytes).await;
+        let reservation = self.replies.reserve(client, bytes).await;
         let collector = Arc::clone(&self.collector);
-        let work = move |change: &mut Transaction<'_>| work(change).map(|made| (made, hold));
+        let work = move |change: &mut Transaction<'_>| work(change).map(|made| (made, reservation));
         let then = move |(made, _): &(T, Option<Reservation>)| {
             collector.record_change();
             then(made);
@@ -91,7 +91,7 @@ impl LocalImages {
         mut event: G,
     ) -> Result<Reply>
     where
-        F: FnMut(&mut Transaction<'_>, &Namespace, ReplyRoom) -> Result<WriteOutcome>
+        F: FnMut(&mut Transaction<'_>, &Namespace, ReplyLimits) -> Result<WriteOutcome>
             + Send
             + 'static,
         G: FnOnce(Labels) -> OwnEvent + Send + 'static,
@@ -99,12 +99,12 @@ impl LocalImages {
         let (namespace, limit) = (call.namespace()?, call.reply_limit);
         let mut size = expected.min(limit);
         loop {
-            let room = ReplyRoom { limit, held: size.max(SMALL) };
+            let limits = ReplyLimits { largest: limit, reserved: size.max(SMALL) };
             let (ns, cause) = (namespace.clone(), call.cause());
             let collector = Arc::clone(&self.collector);
             let attempt = move |change: &mut Transaction<'_>| {
                 change.set_cause(cause);
-                Ok(match work(change, &ns, room)? {
+                Ok(match work(change, &ns, limits)? {
                     WriteOutcome::Needs(bytes) => ChangeOutcome::Needs(bytes, work, event),
                     WriteOutcome::Written(Stored { answer, labels }) => {
                         let event = event(labels);
@@ -121,13 +121,13 @@ impl LocalImages {
                     events.emit(&ns, event);
                 }
             };
-            // No reservation is held while waiting for another, as in `build_reply`.
+            // The call releases its reservation before it waits for another, as in `build_reply`.
             match self.change_then(call.client, bytes.saturating_add(size), attempt, emit).await? {
-                (ChangeOutcome::Written(message, _), mut hold) => {
-                    if let Some(hold) = &mut hold {
-                        hold.shrink(message.len());
+                (ChangeOutcome::Written(message, _), mut reservation) => {
+                    if let Some(reservation) = &mut reservation {
+                        reservation.shrink(message.len());
                     }
-                    return Ok(Reply { message, hold });
+                    return Ok(Reply { message, reservation });
                 }
                 (ChangeOutcome::Needs(bytes, same_work, same_event), _) => {
                     (size, work, event) = (bytes, same_work, same_event);

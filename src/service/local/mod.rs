@@ -16,7 +16,7 @@ use async_trait::async_trait;
 
 use super::events::{Exchange, OwnEvent};
 use super::images::query::{self, Query};
-use super::images::{self, ReplyRoom};
+use super::images::{self, ReplyLimits};
 use super::pool::{Attempt, Lane, Pool};
 use super::reply::BuildOutcome;
 use super::{CallContext, Images, Reply, leases};
@@ -97,8 +97,8 @@ impl LocalImages {
         let (build, limit) = (Arc::new(build), call.reply_limit);
         let mut lane = Lane::Quick;
         loop {
-            // No reservation is held while waiting: two calls that do so could wait for each other.
-            let hold = match measured {
+            // The call has no reservation while it waits for one: two calls with one could wait for each other.
+            let reservation = match measured {
                 Some(size) if size > limit => return Err(Error::message_too_large(size, limit)),
                 Some(size) => self.replies.reserve(call.client, size).await,
                 None => None,
@@ -106,11 +106,11 @@ impl LocalImages {
             let (store, budget, client, build) =
                 (self.store.clone(), self.replies.clone(), call.client, Arc::clone(&build));
             let work = move |cancel| {
-                let room = match measured {
-                    Some(size) => ReplyBuffer::fixed(size, hold),
+                let buffer = match measured {
+                    Some(size) => ReplyBuffer::fixed(size, reservation),
                     None => ReplyBuffer::elastic(&budget, client, limit),
                 };
-                build(&store, room, cancel)
+                build(&store, buffer, cancel)
             };
             match self.pool.run_in(lane, call.client, work).await? {
                 Attempt::Again(next) => lane = next,
@@ -138,11 +138,11 @@ impl LocalImages {
         let namespace = call.namespace()?;
         let mut measured = None;
         if is_simple(&request.filters) {
-            let (query, room) = (Query::new(&request.filters)?, self.room(call));
+            let (query, buffer) = (Query::new(&request.filters)?, self.reply_buffer(call));
             // The images are few and the filters have no regular expression, but an image may have many labels.
             let (waiting, cancel) = Cancel::new(INLINE_TIMEOUT, 0);
             let list = |s: &Snapshot<'_>| match accepts(s, None)? {
-                true => query::list_if_few(s, &namespace, &query, room, cancel),
+                true => query::list_if_few(s, &namespace, &query, buffer, cancel),
                 false => Ok(None),
             };
             match self.store.read(list) {
@@ -155,16 +155,16 @@ impl LocalImages {
         }
         let is_refused = Arc::new(AtomicBool::new(false));
         let refused = Arc::clone(&is_refused);
-        // Each attempt compiles the filters again: compiled filters take memory, which must not be held during
-        // a wait. It does so before it takes a snapshot, because compiling may take long.
-        let build = move |store: &Store, room: ReplyBuffer<'_>, mut cancel: Cancel| {
+        // Each attempt compiles the filters again, because a request that waits must not keep the memory of
+        // compiled filters. It compiles them before it opens a snapshot, because compiling may take long.
+        let build = move |store: &Store, buffer: ReplyBuffer<'_>, mut cancel: Cancel| {
             let query = Query::compile(&request.filters, &mut cancel)?;
             store.read(|s| {
                 if !accepts(s, Some(&mut cancel))? {
                     refused.store(true, Ordering::Relaxed);
                     return Err(Error::Unavailable("the snapshot is refused".into()));
                 }
-                query::list(s, &namespace, &query, room, cancel)
+                query::list(s, &namespace, &query, buffer, cancel)
             })
         };
         match self.build_reply(call, measured, build).await {
@@ -174,7 +174,7 @@ impl LocalImages {
     }
 
     /// The buffer for the reply of a call.
-    pub fn room(&self, call: &CallContext) -> ReplyBuffer<'_> {
+    pub(crate) fn reply_buffer(&self, call: &CallContext) -> ReplyBuffer<'_> {
         ReplyBuffer::elastic(&self.replies, call.client, call.reply_limit)
     }
 
@@ -190,8 +190,8 @@ impl LocalImages {
 
     /// A reply of a finished message. Waits for its reservation.
     pub(crate) async fn reserve_reply(&self, client: Client, message: Vec<u8>) -> Result<Reply> {
-        let hold = self.replies.reserve(client, message.len()).await;
-        Ok(Reply { message, hold })
+        let reservation = self.replies.reserve(client, message.len()).await;
+        Ok(Reply { message, reservation })
     }
 }
 
@@ -221,13 +221,13 @@ pub(crate) fn image_bytes(image: &Image) -> usize {
 impl Images for LocalImages {
     async fn get(&self, call: &CallContext, request: GetImageRequest) -> Result<Reply> {
         let namespace = call.namespace()?;
-        let room = self.room(call);
-        let built = self.store.read(|s| images::get(s, &namespace, &request.name, room))?;
+        let buffer = self.reply_buffer(call);
+        let built = self.store.read(|s| images::get(s, &namespace, &request.name, buffer))?;
         if let Some(reply) = built.reply {
             return Ok(reply);
         }
-        let build = move |store: &Store, room: ReplyBuffer<'_>, _: Cancel| {
-            store.read(|s| images::get(s, &namespace, &request.name, room))
+        let build = move |store: &Store, buffer: ReplyBuffer<'_>, _: Cancel| {
+            store.read(|s| images::get(s, &namespace, &request.name, buffer))
         };
         self.build_reply(call, Some(built.size), build).await
     }
@@ -244,8 +244,8 @@ impl Images for LocalImages {
         let (epoch, name) = (request.source_date_epoch, image.name.clone());
         let lease = call.lease();
         let (bytes, expected) = (image_bytes(&image), reply_bytes(&image));
-        let work = move |change: &mut Transaction<'_>, ns: &Namespace, room: ReplyRoom| {
-            images::create(change, ns, lease.as_deref(), &mut image, epoch.as_ref(), room)
+        let work = move |change: &mut Transaction<'_>, ns: &Namespace, limits: ReplyLimits| {
+            images::create(change, ns, lease.as_deref(), &mut image, epoch.as_ref(), limits)
         };
         let created = move |labels| OwnEvent::ImageCreated { name, labels };
         self.change_image(call, bytes, expected, work, created).await
@@ -259,9 +259,9 @@ impl Images for LocalImages {
         let lease = call.lease();
         let bytes = image_bytes(&image) + decoded_size::strings(&mask);
         let expected = reply_bytes(&image) + self.record_bytes(&namespace, &name);
-        let work = move |change: &mut Transaction<'_>, ns: &Namespace, room: ReplyRoom| {
+        let work = move |change: &mut Transaction<'_>, ns: &Namespace, limits: ReplyLimits| {
             let (lease, epoch) = (lease.as_deref(), epoch.as_ref());
-            images::update(change, ns, lease, &image, &mask, epoch, room)
+            images::update(change, ns, lease, &image, &mask, epoch, limits)
         };
         let updated = move |labels| OwnEvent::ImageUpdated { name, labels };
         self.change_image(call, bytes, expected, work, updated).await

@@ -26,24 +26,24 @@ impl Actor {
     }
 }
 
-/// Why a job changes images, and for whom.
+/// The reason of a job's changes of images, and the client that asked for them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cause {
-    /// What led to it.
+    /// The kind of reason.
     pub origin: Origin,
     /// The actor that asked for the change; none for the daemon itself.
     pub actor: Option<Actor>,
-    /// The entry that the change takes back, for [`Origin::ORIGIN_UNDO`].
+    /// The number of the entry that the change undoes, for [`Origin::ORIGIN_UNDO`].
     pub undoes: u64,
 }
 
 impl Cause {
-    /// A change that no client asked for.
+    /// The cause of a change by the daemon itself.
     pub fn own(origin: Origin) -> Self {
         Self { origin, ..Self::default() }
     }
 
-    /// A change that a client asked for.
+    /// The cause of a change that a client asked for.
     pub fn client(actor: Actor) -> Self {
         let actor = Some(actor).filter(|actor| !actor.bytes().is_empty());
         Self { origin: Origin::ORIGIN_CLIENT, actor, undoes: 0 }

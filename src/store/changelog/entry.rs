@@ -20,8 +20,7 @@ use crate::model::image::encoded::Encoded;
 use crate::model::{Error, Namespace, Result};
 use crate::store::changelog::cause::Cause;
 
-/// States before and after that have more bytes together are left out: of such a change the log knows
-/// the digests only.
+/// If the states before and after have more bytes together, the entry has only their digests.
 pub(crate) const MAX_STATE_BYTES: usize = 64 << 10;
 
 /// Fields of `Change`.
@@ -51,16 +50,16 @@ const CHAIN_BYTES: usize = 9;
 /// The record that a change replaces.
 #[derive(Debug, Clone, Copy)]
 pub enum Old<'m> {
-    /// There was none.
+    /// There was no record.
     Missing,
     /// The message.
     Known(&'m [u8]),
-    /// It is damaged, and nothing is known of it.
+    /// The record is damaged, so its state is unknown.
     Damaged,
 }
 
 impl<'m> Old<'m> {
-    /// The message, if that is known.
+    /// The message, if it is known.
     pub fn message(self) -> Option<&'m [u8]> {
         match self {
             Self::Known(message) => Some(message),
@@ -91,7 +90,7 @@ impl Changed<'_> {
         }
     }
 
-    /// All of its entry but the place in the log.
+    /// The entry of the change, without its position in the log.
     pub fn body(&self, cause: &Cause, time: &Timestamp) -> Result<Vec<u8>> {
         let records = [
             (field::BEFORE, !matches!(self.old, Old::Missing), self.old.message()),
@@ -134,7 +133,7 @@ impl Changed<'_> {
     }
 }
 
-/// The encoded `State` of a record: the encoded image without its name. `None` for what is no image.
+/// The encoded `State` of a record: the encoded image without its name. `None` if the record is not an image.
 pub(crate) fn whole_state(record: &[u8]) -> Option<Cow<'_, [u8]>> {
     if let Some(image) = Encoded::new(record) {
         return image.is_decodable().then(|| Cow::Borrowed(image.without_name()));
@@ -144,7 +143,7 @@ pub(crate) fn whole_state(record: &[u8]) -> Option<Cow<'_, [u8]>> {
     image.write_to_bytes().ok().map(Cow::Owned)
 }
 
-/// The encoded `State` of a record that has only its digest, if that can be told.
+/// The encoded `State` with only the digest of a record, if the digest can be read.
 fn digest_state(record: Option<&[u8]>) -> protobuf::Result<Vec<u8>> {
     let digest = match record.map(|record| (record, Encoded::new(record))) {
         Some((_, Some(image))) => String::from_utf8_lossy(image.digest()).into_owned(),
@@ -166,8 +165,8 @@ fn digest_state(record: Option<&[u8]>) -> protobuf::Result<Vec<u8>> {
     Ok(state)
 }
 
-/// The entry with that number, behind one with the chain `before`; with its own chain. The change of
-/// which it is one becomes visible as a whole with the entry `commit_last`.
+/// The entry with the number `seq` and its chain, after an entry with the chain `before`. All entries of its
+/// commit, up to `commit_last`, become visible together.
 pub fn finish(body: &[u8], seq: u64, commit_last: u64, before: u64) -> Result<(Vec<u8>, u64)> {
     let mut entry = Vec::with_capacity(body.len() + 32);
     let mut out = CodedOutputStream::vec(&mut entry);
@@ -198,19 +197,19 @@ fn next_chain(before: u64, entry: &[u8]) -> u64 {
     hash.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
 }
 
-/// Where an entry stands.
+/// The position of an entry in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct EntryPosition {
     /// The number.
     pub seq: u64,
-    /// The last entry of the change of which it is one.
+    /// The number of the last entry of the same commit.
     pub commit_last: u64,
     /// The chain.
     pub chain: u64,
 }
 
-/// Where an entry stands, as it says itself; `None` for what is no entry.
-pub fn place(entry: &[u8]) -> Option<Place> {
+/// The position of an entry, from its own bytes; `None` if the bytes are not an entry.
+pub fn position(entry: &[u8]) -> Option<EntryPosition> {
     let mut input = CodedInputStream::from_bytes(entry);
     let mut number = |field: u32| {
         let tag = input.read_raw_varint32().ok()?;
@@ -219,7 +218,7 @@ pub fn place(entry: &[u8]) -> Option<Place> {
     let (seq, commit_last) = (number(field::SEQ)?, number(field::COMMIT_LAST)?);
     let (_, end) = entry.split_last_chunk::<CHAIN_BYTES>()?;
     let [tag, chain @ ..] = end;
-    (u32::from(*tag) == field::CHAIN << 3 | WireType::Fixed64 as u32).then(|| Place {
+    (u32::from(*tag) == field::CHAIN << 3 | WireType::Fixed64 as u32).then(|| EntryPosition {
         seq,
         commit_last,
         chain: u64::from_le_bytes(*chain),
@@ -228,12 +227,14 @@ pub fn place(entry: &[u8]) -> Option<Place> {
 
 /// Whether an entry follows one with the chain `before`.
 pub fn follows(entry: &[u8], before: u64) -> bool {
-    let place = place(entry);
+    let position = position(entry);
     let signed = entry.split_last_chunk::<CHAIN_BYTES>().map(|(signed, _)| signed);
-    place.zip(signed).is_some_and(|(place, signed)| place.chain == next_chain(before, signed))
+    position
+        .zip(signed)
+        .is_some_and(|(position, signed)| position.chain == next_chain(before, signed))
 }
 
-/// The encoded states before and after in an entry, as they stand there.
+/// The encoded states before and after in an entry.
 pub fn states(entry: &[u8]) -> [Option<&[u8]>; 2] {
     let mut found = [None; 2];
     let mut input = CodedInputStream::from_bytes(entry);

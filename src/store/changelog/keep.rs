@@ -1,7 +1,7 @@
-//! What a checkpoint does with the log: it adds what is recent, and old entries go.
+//! The log in a checkpoint: the checkpoint adds the new entries and removes old ones.
 //!
-//! They go here and not by operations of changes, so that no change pays for them, and some hundred at a
-//! time, so that no checkpoint takes long. Readers copy what they read, and keep no entry.
+//! Checkpoints remove old entries, so that no change takes time for this. A checkpoint removes some hundred entries
+//! at a time, so that it does not take long. Readers copy entries, so they never delay a removal.
 
 use std::time::Duration;
 
@@ -17,18 +17,18 @@ use crate::store::schema::value;
 /// it adds.
 const MAX_PRUNED: usize = 512;
 
-/// What a checkpoint does with the log beside adding entries.
+/// The step that a checkpoint takes with the log, in addition to adding entries.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum LogStep {
-    /// Nothing.
+    /// No step.
     None,
-    /// Old entries go.
+    /// Removes old entries.
     Prune(Retention),
-    /// The log begins anew, or another epoch does.
+    /// Starts a new log, or a new epoch.
     Restart {
-        /// What `meta` says from then on.
+        /// The new fields of `meta`.
         meta: LogMeta,
-        /// Whether the entries go.
+        /// Whether all entries are removed.
         clears: bool,
     },
 }
@@ -54,7 +54,7 @@ pub(crate) fn append<'o>(
     Ok(count)
 }
 
-/// Takes the step, in a checkpoint that has added that number of entries. Gives what `meta` says from then on.
+/// Takes the step, in a checkpoint that has added `added` entries. Returns the new fields of `meta`.
 pub(crate) fn apply(
     txn: &mut RwTxn<'_>,
     tables: &Tables,
@@ -86,10 +86,10 @@ pub(crate) fn apply(
     Ok(meta)
 }
 
-/// The oldest entry's key, if it is to go.
+/// The key of the oldest entry, if it must be removed.
 fn excess(txn: &RoTxn<'_>, tables: &Tables, keep: Retention) -> heed::Result<Option<Vec<u8>>> {
     let stat = tables.log.stat(txn)?;
-    // The newest says where the log ends.
+    // The newest entry marks the end of the log.
     if stat.entries < 2 {
         return Ok(None);
     }
@@ -98,7 +98,7 @@ fn excess(txn: &RoTxn<'_>, tables: &Tables, keep: Retention) -> heed::Result<Opt
     Ok((bytes(&stat) > keep.bytes || keep.age.is_some_and(is_old)).then(|| key.to_vec()))
 }
 
-/// How much of the data file a database takes.
+/// The bytes of the data file that a database takes.
 pub(crate) fn bytes(stat: &heed::DatabaseStat) -> u64 {
     let pages = stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
     pages as u64 * u64::from(stat.page_size)

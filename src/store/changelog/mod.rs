@@ -7,25 +7,25 @@
 //!
 //! - [`cause`]: the actor of a change, and its reason
 //! - [`entry`]: the bytes of an entry, and the chain that ties it to the one before
-//! - [`keep`]: what a checkpoint does with the log: old entries go
+//! - [`keep`]: the log in a checkpoint, which removes old entries
 //!
-//! **Chain.** Each entry ends with eight bytes of a hash over the chain of the entry before and all else
-//! of this one. Two stores that were one until some entry have other chains from there on: so a reader
-//! that knows one of them notices a clone, and a disk that was rolled back.
+//! **Chain.** Each entry ends with eight bytes of a hash over the chain of the previous entry and the rest of this
+//! one. Two stores that were one store until some entry have different chains from there on. So a reader that
+//! knows one of the chains notices a cloned store, and a disk that was rolled back.
 //!
-//! **Epoch.** Numbers are consecutive within an epoch, a random number in `meta`. There is a new one after
-//! a restore and a recovery, and when the last entry is damaged: a reader that knows another epoch reads
-//! all images again. While the log is off there is none.
+//! **Epoch.** Numbers are consecutive within an epoch, a random number in `meta`. A new epoch starts after a
+//! restore and a recovery, and when the last entry is damaged. A reader that knows another epoch reads all images
+//! again. While the log is off, there is no epoch.
 //!
-//! **Readers.** [`Store`](crate::store::Store) has all that a service needs, and none of it holds a
-//! snapshot:
+//! **Readers.** [`Store`](crate::store::Store) has the functions that a service needs. None of them keeps a snapshot
+//! open:
 //!
-//! - [`log_head`](crate::store::Store::log_head): where the log begins and ends, from memory
-//! - [`watch_log`](crate::store::Store::watch_log): the same, with a wake-up; what it tells can be read
-//! - [`read_log`](crate::store::Store::read_log): entries from a number on, copied
+//! - [`log_head`](crate::store::Store::log_head): the ends of the log, from memory
+//! - [`watch_log`](crate::store::Store::watch_log): the same, with a wake-up; a reader can read up to these ends
+//! - [`read_log`](crate::store::Store::read_log): copies of the entries from a number on
 //!
-//! [`Snapshot::log_head`](crate::store::Snapshot::log_head) tells to which entry a snapshot belongs, which is
-//! what a List needs so that a client can watch from it.
+//! [`Snapshot::log_head`](crate::store::Snapshot::log_head) returns the newest entry of a snapshot. A List returns
+//! it, so that a client can watch from there.
 
 pub(crate) mod cause;
 pub mod entry;
@@ -33,21 +33,21 @@ pub(crate) mod keep;
 
 use uuid::Uuid;
 
-/// Where the log begins and ends.
+/// The ends of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogHead {
     /// The epoch. Numbers are consecutive within it.
     pub epoch: Uuid,
-    /// The oldest entry, or the next one if there is none.
+    /// The number of the oldest entry, or of the next one if the log has no entry.
     pub first: u64,
-    /// The newest entry; 0 before there is one.
+    /// The number of the newest entry; 0 before the first one.
     pub last: u64,
-    /// The newest entry's chain; 0 before there is one.
+    /// The chain of the newest entry; 0 before the first one.
     pub chain: u64,
 }
 
 impl LogHead {
-    /// How many entries there are.
+    /// The number of entries.
     pub fn len(&self) -> u64 {
         self.last.saturating_add(1).saturating_sub(self.first)
     }

@@ -1,7 +1,7 @@
-//! Room on the disk: telling a full disk from a bad one, and taking room before LMDB maps a file.
+//! Disk space: distinguishes a full disk from a failing one, and allocates blocks before LMDB maps a file.
 //!
-//! A write into a mapped file that has no blocks on the disk yet ends the process by SIGBUS when the
-//! disk is full. So a file that LMDB writes through its map has all its blocks before it is mapped.
+//! If the disk is full, a write to a mapped page without a block on the disk ends the process by SIGBUS. So a
+//! file that LMDB writes through its map gets all its blocks before it is mapped.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
@@ -21,8 +21,8 @@ const MIN_FREE_BYTES: u64 = 1 << 20;
 /// `st_blocks` counts units of this size on Linux.
 const BLOCK_BYTES: u64 = 512;
 
-/// Whether a call failed because the file system, or a quota on it, is full, or a file has the size that the
-/// process may give it (`ulimit -f`).
+/// Whether a call failed because the file system, or a quota on it, is full, or because a file has reached the
+/// limit of the process (`ulimit -f`).
 pub(crate) fn is_full_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -30,9 +30,8 @@ pub(crate) fn is_full_error(error: &io::Error) -> bool {
     )
 }
 
-/// Whether a folder's file system, or a quota on it, is as good as full, or a file in it has the size that the
-/// process may give it. LMDB reports a write that
-/// was cut short as EIO, whatever cut it short.
+/// Whether a folder's file system, or a quota on it, is almost full, or a file in the folder has reached the limit
+/// of the process. LMDB reports every incomplete write as EIO, whatever its cause.
 pub(crate) fn is_full(folder: &Path) -> bool {
     let free = nix::sys::statvfs::statvfs(folder)
         .map(|fs| fs.blocks_available().saturating_mul(fs.fragment_size()));
@@ -41,7 +40,7 @@ pub(crate) fn is_full(folder: &Path) -> bool {
         || has_file_of_limit(folder).unwrap_or(false)
 }
 
-/// Whether a file of a folder has the size that the process may give it.
+/// Whether a file of a folder has reached the limit of the process.
 fn has_file_of_limit(folder: &Path) -> io::Result<bool> {
     let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
     if limit == RLIM_INFINITY {
@@ -55,7 +54,7 @@ fn has_file_of_limit(folder: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Says of a failure that LMDB met that the disk is full, if it is.
+/// Adds to a failure of LMDB that the disk is full, if it is.
 pub(crate) fn explain(folder: &Path, error: Error) -> Error {
     match error {
         Error::Internal(why) if is_full(folder) => {
@@ -65,15 +64,14 @@ pub(crate) fn explain(folder: &Path, error: Error) -> Error {
     }
 }
 
-/// A quota shows only when room is taken. The file has no name and is gone when it is closed.
+/// A full quota is visible only when blocks are allocated. The file has no name, and is removed when it is closed.
 fn try_to_allocate(folder: &Path) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).mode(0o600).custom_flags(OFlag::O_TMPFILE.bits());
     allocate(&options.open(folder)?, MIN_FREE_BYTES)
 }
 
-/// Gives the first `length` bytes of a file their blocks on the disk; bytes beyond its end become
-/// zeros.
+/// Allocates blocks on the disk for the first `length` bytes of a file. Bytes beyond its end become zeros.
 pub(crate) fn allocate(file: &File, length: u64) -> io::Result<()> {
     let end = off_t::try_from(length).map_err(|_| Errno::EFBIG)?;
     loop {
@@ -85,7 +83,7 @@ pub(crate) fn allocate(file: &File, length: u64) -> io::Result<()> {
     }
 }
 
-/// For file systems that cannot allocate: what was a hole before stays one.
+/// Extends the file on a file system that cannot allocate blocks. Existing holes stay holes.
 fn extend_with_zeros(mut file: &File, length: u64) -> io::Result<()> {
     let end = file.seek(SeekFrom::End(0))?;
     io::copy(&mut io::Read::take(io::repeat(0), length.saturating_sub(end)), &mut file)?;

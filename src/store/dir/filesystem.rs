@@ -1,8 +1,8 @@
-//! Which file systems a store may lie on.
+//! The file systems that a store may be on.
 //!
-//! LMDB maps its file and coordinates processes by locks in memory that they share. On a network
-//! file system neither holds between two machines, and a sync may be answered before the data is on
-//! the server's disk. So those are refused, by the number that `statfs(2)` gives them.
+//! LMDB maps its file and coordinates processes by locks in shared memory. On a network file system neither works
+//! between two machines, and a sync may return before the data is on the server's disk. So the store refuses
+//! network file systems, by the number that `statfs(2)` returns for them.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,8 +14,8 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::model::{Context, Error, Result};
 
-/// File systems of other machines, by `f_type`: from the kernel's `include/uapi/linux/magic.h`, and
-/// for those that are not in it, from GNU coreutils' list of `stat -f`.
+/// Network file systems, by `f_type`: from the kernel's `include/uapi/linux/magic.h`, and otherwise from GNU
+/// coreutils' list of `stat -f`.
 const NETWORK: &[(u32, &str)] = &[
     (0x0000_564c, "NCP"),
     (0x0000_517b, "SMB"),
@@ -54,8 +54,8 @@ fn fs_kind(number: u32) -> FsKind {
     }
 }
 
-/// The name of a file system that need not show a process at once what another one has written, by
-/// the `f_type` of `statfs(2)`; nothing for a local one.
+/// The name of a file system on which a process may not see the writes of another process at once, by the
+/// `f_type` of `statfs(2)`; `None` for a local one.
 pub(crate) fn remote_name(number: u64) -> Option<&'static str> {
     match fs_kind(u32::try_from(number).ok()?) {
         FsKind::Local => None,
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_machines_disks_are_known_by_their_number() {
+    fn network_file_systems_are_recognized_by_their_number() {
         use nix::sys::statfs::{
             CODA_SUPER_MAGIC, EXT4_SUPER_MAGIC, NFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC,
         };

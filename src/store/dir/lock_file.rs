@@ -1,8 +1,8 @@
-//! A file that one process at a time has locked.
+//! A lock file, which one process at a time can lock.
 //!
-//! The lock is a `flock`, which ends with the process however it ends. The file has the process id
-//! of its last holder, for sentences only; it stays when the lock is given up, since removing it
-//! could take it from under the next holder.
+//! The lock is a `flock`, which the kernel releases however the process ends. The file has the process id of its
+//! last holder, only for messages. It stays after the lock is released: its removal could hit the file of the
+//! next holder.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -13,11 +13,11 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::{major, minor};
 
-/// A lock that is held until it is dropped.
+/// The guard of a lock: its drop releases the lock.
 #[derive(Debug)]
 pub(crate) struct LockFile(Flock<File>);
 
-/// Why a file could not be locked.
+/// The reason why a file could not be locked.
 #[derive(Debug)]
 pub(crate) enum LockError {
     /// Another process has the lock.
@@ -27,7 +27,7 @@ pub(crate) enum LockError {
 }
 
 impl LockFile {
-    /// Makes the file if need be, mode 0600, and locks it. It follows no link.
+    /// Creates the file if it is missing, with mode 0600, and locks it. It follows no link.
     pub(crate) fn acquire(path: &Path) -> Result<Self, LockError> {
         let file = OpenOptions::new()
             .read(true)
@@ -43,7 +43,7 @@ impl LockFile {
         Ok(Self(lock))
     }
 
-    /// Locks a file that is there, and writes nothing to it.
+    /// Locks an existing file, and does not write to it.
     pub(crate) fn lock(path: &Path) -> Result<Self, LockError> {
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
@@ -64,7 +64,7 @@ fn lock(file: File, path: &Path) -> Result<Flock<File>, LockError> {
     })
 }
 
-/// Writes over what is there: a full disk may have no room for what was given up.
+/// Overwrites the file instead of truncating it first: a full disk may have no space for a new block.
 fn note_pid(file: &mut File) -> io::Result<()> {
     file.rewind()?;
     writeln!(file, "pid {}", std::process::id())?;
@@ -72,13 +72,13 @@ fn note_pid(file: &mut File) -> io::Result<()> {
     file.set_len(end)
 }
 
-/// The holder of a lock, for a sentence.
+/// The holder of a lock, for a message.
 pub(crate) fn describe(holder: Option<u32>) -> String {
     holder.map_or_else(|| "starting".into(), |pid| format!("pid {pid}"))
 }
 
-/// The process that has the lock file locked, if one has, as the kernel lists it. To try the lock
-/// instead would be in the way of a process that takes it just then.
+/// The process that has locked the lock file, from the kernel's list of locks. An attempt to take the lock could
+/// make another process fail that takes it at the same time.
 pub(crate) fn holder(path: &Path) -> Option<u32> {
     let file = fs::metadata(path).ok()?;
     listed_holder(&file).or_else(|| noted_pid(path).filter(|process| has_open(*process, &file)))
@@ -105,8 +105,8 @@ fn noted_pid(path: &Path) -> Option<u32> {
     fs::read_to_string(path).ok()?.trim().strip_prefix("pid ")?.parse().ok()
 }
 
-/// Whether that process has the file open, as a holder has and another only for a moment. On an
-/// overlay and on btrfs the kernel's list has another device than the file.
+/// Whether the process has the file open. The holder always has; another process only for a moment. On an overlay
+/// and on btrfs, the kernel's list of locks has another device number than the file, so this check is needed.
 fn has_open(process: u32, file: &fs::Metadata) -> bool {
     let Ok(open) = fs::read_dir(format!("/proc/{process}/fd")) else { return false };
     let same = |found: fs::Metadata| (found.dev(), found.ino()) == (file.dev(), file.ino());

@@ -1,7 +1,7 @@
-//! Whether the files that a daemon has open are still those at their paths.
+//! Checks whether the open files of a daemon are still those at their paths.
 //!
-//! A folder that is removed, renamed or mounted over beneath a running daemon takes the open files
-//! with it: what is written then is lost with them, and a second daemon may start at the path.
+//! If the folder is removed, renamed or mounted over while the daemon runs, the open files go with it. Later
+//! writes would be lost with them, and a second daemon could start at the path.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -31,7 +31,7 @@ impl FileId {
     }
 }
 
-/// The paths of a store and what is open at each.
+/// The paths of a store, and the file that is open for each.
 #[derive(Debug)]
 pub(crate) struct OpenFiles {
     root: PathBuf,
@@ -41,13 +41,13 @@ pub(crate) struct OpenFiles {
 }
 
 impl OpenFiles {
-    /// The folder `root`, with what is open.
+    /// The folder `root`, with the open files.
     pub(crate) fn new(root: PathBuf, files: Vec<(PathBuf, FileId)>) -> Self {
         Self { root, files, has_failed: AtomicBool::new(false) }
     }
 
-    /// An error, with what to do, when another file is at one of the paths, or none, or it cannot be
-    /// told. The first one is logged, and the first success after it.
+    /// Returns an error, with instructions, if a path has another file or none, or if this cannot be checked.
+    /// Logs the first error, and the first success after it.
     pub(crate) fn check(&self) -> Result<()> {
         let found = self.files.iter().find_map(|(path, id)| Some((path, difference(path, *id)?)));
         let had_failed = self.has_failed.swap(found.is_some(), Ordering::Relaxed);

@@ -90,7 +90,7 @@ pub(crate) fn stat_regular(path: &Path) -> Result<Option<Metadata>> {
     }
 }
 
-/// Whether a path exists, be it a dangling link. A failed check is an error and does not count as absent.
+/// Whether a path exists; a dangling link exists too. A failed check is an error and does not count as absent.
 pub(crate) fn exists(path: &Path) -> Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
@@ -111,8 +111,8 @@ pub(crate) fn open_regular(path: &Path, write: bool) -> Result<Option<File>> {
     }
 }
 
-/// Waits until what was read of a file is on disk: another process may have written it and not have
-/// synced it yet. On a file system that is read-only there is nothing to wait for.
+/// Waits until the bytes that were read from a file are on disk: another process may have written them without
+/// a sync. On a read-only file system, no process writes.
 pub(crate) fn sync_read(path: &Path, file: &File) -> Result<()> {
     match file.sync_data() {
         Err(e) if e.kind() != ErrorKind::ReadOnlyFilesystem => Err(Error::Internal(format!(
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_that_fails_is_no_absence() {
+    fn a_failed_check_does_not_count_as_absence() {
         let dir = tempfile::tempdir().unwrap();
         let (file, link) = (dir.path().join("file"), dir.path().join("link"));
         fs::write(&file, "").unwrap();

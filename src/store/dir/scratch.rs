@@ -1,8 +1,8 @@
-//! Temporary folders, which a later command removes when the process that made one was killed.
+//! Temporary folders. If the process that created one was killed, a later command removes it.
 //!
-//! Each has a name of ours and is locked (`flock`) while its process lives. A process that finds one
-//! which it can lock removes it. A maker whose folder was removed between making and locking it
-//! makes another.
+//! Each folder has a name with a prefix of this program, and is locked (`flock`) while its process runs. A process
+//! removes a folder that it can lock. If a folder was removed between its creation and its lock, its creator
+//! creates another one.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -23,14 +23,14 @@ pub(crate) const PREFIX: &str = ".lmdb-images-tmp-";
 /// A temporary folder. It is removed when this is dropped, or by [`remove_abandoned`].
 #[derive(Debug)]
 pub(crate) struct ScratchFolder {
-    // Dropped in this order: it is removed while it is still locked.
+    // Drop order: the folder is removed while it is still locked.
     folder: TempDir,
     _lock: Flock<File>,
 }
 
 impl ScratchFolder {
-    /// Makes one in the folder `parent`, mode 0700, and first removes those that killed processes
-    /// left there.
+    /// Creates a temporary folder in the folder `parent`, with mode 0700. First removes the folders that killed
+    /// processes have left there.
     pub(crate) fn create_in(parent: &Path) -> Result<Self> {
         remove_abandoned(parent);
         let to_error = |e: io::Error| {
@@ -98,11 +98,11 @@ pub(crate) fn remove_abandoned(parent: &Path) {
 
 fn remove_if_abandoned(path: &Path) -> io::Result<bool> {
     let folder = match open(path) {
-        // Its maker, or another process that looks for them, has removed it meanwhile.
+        // Its creator, or another process that cleans up, has removed it meanwhile.
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
         opened => opened?,
     };
-    // In a folder that others may write in, one of that name may be theirs.
+    // If other users may write in the parent, a folder with that name may be theirs.
     if folder.metadata()?.uid() != geteuid().as_raw() {
         return Ok(false);
     }
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_no_process_holds_is_removed_and_another_stays() {
+    fn only_a_folder_without_a_lock_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let held = ScratchFolder::create_in(dir.path()).unwrap();
         fs::write(held.path().join("f"), "").unwrap();
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn making_one_removes_those_that_were_left_and_no_maker_loses_its_own() {
+    fn creating_a_folder_removes_leftovers_but_no_folder_in_use() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join(format!("{PREFIX}left"))).unwrap();
         std::thread::scope(|scope| {

@@ -1,8 +1,8 @@
-//! The file `store-id`: the folder remembers that it holds a store, and which.
+//! The file `store-id`: it records that the folder has a store, and the UUID of the store.
 //!
-//! Without it a folder whose data file was removed looks like one that never held a store. The file
-//! holds the store's UUID. It is written after the data file is in its place, and removed before
-//! another data file takes that place; so a cut between the two leaves no contradiction.
+//! Without the file, a folder whose data file was removed looks like a folder that never had a store. The file is
+//! written after the data file is in its place, and removed before another data file takes that place. So a power
+//! cut between the two steps leaves no contradiction.
 
 use crate::store::dir::files::{DATA_FILE, JOURNAL_FILE, LOCK_FILE, STORE_ID_FILE};
 use std::fs::{self, File};

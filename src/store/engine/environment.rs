@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn opening_again_ends_reads_that_go_on_for_long() {
+    fn opening_the_store_again_ends_long_reads() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
         let (begun, has_begun) = mpsc::channel();

@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_or_a_refusal_after_a_write_leaves_nothing_and_spares_the_others() {
+    fn a_panic_or_refusal_after_a_write_changes_nothing_and_affects_no_other_job() {
         let (_dir, store, ns) = store();
         let (go, held) = gate(&store);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_job_ends_though_its_caller_is_gone() {
+    fn an_accepted_job_runs_after_its_caller_has_left() {
         let (_dir, store, ns) = store();
         let (go, held) = gate(&store);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

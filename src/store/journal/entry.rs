@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_is_said_to_be_and_takes_no_memory() {
+    fn a_batch_that_is_too_large_overflows_and_takes_no_memory() {
         let mut changes = entry().batch;
         let mark = changes.savepoint();
         changes.push((Table::Records, b"key", Some(b"valu")));

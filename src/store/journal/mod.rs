@@ -115,7 +115,7 @@ mod tests {
     use crate::store::schema::table::Table;
 
     #[test]
-    fn any_entry_has_room_while_there_is_said_to_be() {
+    fn a_journal_with_room_takes_an_entry_of_any_length() {
         let dir = tempfile::tempdir().unwrap();
         let uuid = "u".repeat(entry::UUID_BYTES);
         let header = Header { checkpoint: 1, uuid: uuid.clone() };

@@ -1,4 +1,4 @@
-//! Reads a journal: the changes since the last checkpoint, or why they cannot be known.
+//! Reads a journal: the changes since the last checkpoint, or the reason why they are unknown.
 
 use crate::store::dir::files::{DATA_FILE, JOURNAL_FILE};
 use std::fmt;
@@ -15,20 +15,20 @@ use crate::store::schema::checkpoint_id::Expected;
 /// The changes since the last checkpoint.
 #[derive(Debug, Default)]
 pub(crate) struct Replay {
-    /// In order.
+    /// The changes, in order.
     pub(crate) batches: Vec<WriteBatch>,
-    /// The entries that hold them, as they stand behind the header.
+    /// The bytes of their entries, in the order of the file.
     bytes: Vec<u8>,
 }
 
 impl Replay {
-    /// The entries as they stand behind the header.
+    /// The bytes of the entries, in the order of the file.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-/// Why a journal cannot be replayed.
+/// The reason why a journal cannot be replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// There is no file.
@@ -41,7 +41,7 @@ pub(crate) enum Fault {
     OtherStore(String),
     /// The header names a checkpoint that is neither the last one nor the one before.
     OtherCheckpoint,
-    /// Entries follow behind a missing one: its number, and the highest that was found.
+    /// An entry is missing: its number, and the highest number that was found.
     Gap(u32, u32),
 }
 
@@ -79,16 +79,15 @@ pub(crate) fn read(root: &Path, expected: &Expected) -> Result<Result<Replay, Fa
     Ok(examine(bytes(root, false)?.as_deref(), expected))
 }
 
-/// The same beside a daemon that may be writing the journal. What is read is on disk when this returns:
-/// the daemon's own sync of an entry may still be under way, and a power cut must not take back what a
-/// reader has shown.
+/// The same beside a daemon that may be writing the journal. The returned changes are on disk: the daemon's own
+/// sync of an entry may still be running, and a power cut must not revert a change that a reader has printed.
 pub(crate) fn read_and_sync(root: &Path, expected: &Expected) -> Result<Result<Replay, Fault>> {
     Ok(examine(bytes(root, true)?.as_deref(), expected))
 }
 
-/// Whether a fault is damage, now that `again` was read after it, without a checkpoint in between. A
-/// writer appends an entry after the one before it is whole; so once entry n was seen, a later look
-/// finds all below n.
+/// Whether a fault is damage, given that `again` was read after it, without a checkpoint in between. A writer
+/// appends an entry after the previous one is whole. So after a read that found entry n, a later read finds all
+/// entries below n.
 pub(crate) fn persists(fault: &Fault, again: &Fault) -> bool {
     match (fault, again) {
         (Fault::Gap(_, highest), Fault::Gap(missing, _)) => missing <= highest,
@@ -151,19 +150,19 @@ fn entries(bytes: &[u8], start: usize, expected: &Expected) -> Result<Replay, Fa
     Ok(Replay { batches: changes, bytes })
 }
 
-/// All that can be read of a journal, whatever it belongs to.
+/// The readable parts of a journal, whatever store it belongs to.
 #[derive(Debug, Default)]
-pub(crate) struct Remains {
+pub(crate) struct ReadableJournal {
     /// The header, if that is whole.
     pub(crate) header: Option<Header>,
     /// The entries that are whole, in the order of the file.
     pub(crate) entries: Vec<Entry>,
 }
 
-/// Reads all that can be read of the folder's journal: for a store that is damaged.
-pub(crate) fn remains(root: &Path) -> Result<Remains> {
+/// Reads the whole entries of the folder's journal, for a damaged store.
+pub(crate) fn read_damaged(root: &Path) -> Result<ReadableJournal> {
     let bytes = bytes(root, false)?.unwrap_or_default();
-    Ok(Remains { header: Header::decode(&bytes), entries: whole(&bytes, 0).collect() })
+    Ok(ReadableJournal { header: Header::decode(&bytes), entries: whole(&bytes, 0).collect() })
 }
 
 fn whole(bytes: &[u8], from: usize) -> impl Iterator<Item = Entry> {
@@ -248,7 +247,7 @@ mod tests {
         let unknown = Expected { last: LastCheckpoint { id: 4, journal: Some(3) }, ..expected(0) };
         assert_eq!(numbers(read(dir.path(), &unknown).unwrap()), Err(Fault::OtherCheckpoint));
         // The new one, and five of the checkpoint before.
-        assert_eq!(remains(dir.path()).unwrap().entries.len(), 6);
+        assert_eq!(read_damaged(dir.path()).unwrap().entries.len(), 6);
         assert_eq!(dir.path().join(JOURNAL_FILE).metadata().unwrap().len(), LENGTH as u64);
     }
 

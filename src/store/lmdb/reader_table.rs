@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_in_the_table_while_it_is_held() {
+    fn an_open_snapshot_is_in_the_reader_table() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         assert_eq!(store.readers().unwrap(), []);

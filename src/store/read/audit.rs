@@ -1,5 +1,5 @@
-//! Every record of a state, as `check` looks at them: whole or not, and whether what is kept beside
-//! the records agrees with them. What a message means is the caller's.
+//! Reads every record of a state for `check`: whether the record is whole, and whether its index entries and its
+//! time of expiry agree with it. The caller interprets the messages.
 
 use crate::model::{Namespace, Result};
 use crate::store::schema::index;
@@ -24,7 +24,7 @@ pub(crate) struct Stored<'t> {
     pub expires: Option<&'t [u8]>,
 }
 
-/// How many index entries a record has.
+/// The number of index entries of a record.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct IndexEntries {
     /// Number of entries that the record needs.
@@ -47,7 +47,7 @@ pub struct Counts {
 }
 
 impl Snapshot<'_> {
-    /// Calls `visit` with every record in order of keys, then with those set aside.
+    /// Calls `visit` with every record in order of keys, then with those that are set aside.
     pub(crate) fn for_each_record(
         &self,
         visit: &mut dyn FnMut(Stored<'_>) -> Result<()>,
@@ -98,7 +98,7 @@ impl Snapshot<'_> {
         Ok(self.view.get(Table::SetAside, &keys::key(namespace, kind, name))?.is_some())
     }
 
-    /// How many entries there are.
+    /// The numbers of entries.
     pub fn counts(&self) -> Result<Counts> {
         Ok(Counts {
             records: self.view.len(Table::Records)?,

@@ -15,13 +15,13 @@ use crate::store::schema::value;
 pub(crate) struct LogEntry {
     /// The number.
     pub(crate) seq: u64,
-    /// The last entry of the change of which it is one.
+    /// The number of the last entry of the same commit.
     pub(crate) commit_last: u64,
     /// The encoded `Change`.
     pub(crate) bytes: Vec<u8>,
 }
 
-/// Entries that follow one another, and where the log began and ended when they were read.
+/// Consecutive entries, and the ends of the log at the time of the read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LogPage {
     /// The ends of the log; `None` while it is off.
@@ -36,8 +36,7 @@ impl Snapshot<'_> {
         head(&self.view)
     }
 
-    /// Calls `visit` with the entries from the number `from` on, each with its number, until it says
-    /// `false`.
+    /// Calls `visit` with the entries from the number `from` on, each with its number, until it returns `false`.
     pub fn for_each_entry(
         &self,
         from: u64,
@@ -52,16 +51,20 @@ impl Snapshot<'_> {
         Ok(())
     }
 
-    /// The entries from the number `from` on: at least one, if there is one, and then as many as have
-    /// `max_bytes` bytes together. What became visible at once is never split, however much it is.
+    /// The entries from the number `from` on: at least one if there is one, and then as many as have `max_bytes`
+    /// bytes together. The entries of one commit (`commit_last`) are never split, however many bytes they have.
     pub(crate) fn log_page(&self, from: u64, max_bytes: usize) -> Result<LogPage> {
         let head = self.log_head()?;
         let (mut entries, mut bytes) = (Vec::new(), 0_usize);
         let mut visit = |seq, entry: &[u8]| {
-            let place = entry::place(entry).ok_or_else(|| no_entry(seq))?;
+            let position = entry::position(entry).ok_or_else(|| no_entry(seq))?;
             bytes = bytes.saturating_add(entry.len());
-            let is_whole = place.commit_last <= seq;
-            entries.push(LogEntry { seq, commit_last: place.commit_last, bytes: entry.to_vec() });
+            let is_whole = position.commit_last <= seq;
+            entries.push(LogEntry {
+                seq,
+                commit_last: position.commit_last,
+                bytes: entry.to_vec(),
+            });
             Ok(bytes < max_bytes || !is_whole)
         };
         if head.is_some() {
@@ -70,7 +73,7 @@ impl Snapshot<'_> {
         Ok(LogPage { head, entries })
     }
 
-    /// How many bytes of the data file the log takes, and how old its oldest entry is.
+    /// The bytes of the data file that the log takes, and the age of its oldest entry.
     pub(crate) fn log_size(&self) -> Result<(u64, Option<std::time::Duration>)> {
         let (txn, tables) = self.view.base();
         let stat = tables.log.stat(txn).map_err(read_error)?;
@@ -88,9 +91,9 @@ pub(crate) fn head(view: &View<'_>) -> Result<Option<LogHead>> {
     let (last, chain) = match last(view)? {
         Some(pair) => {
             let (seq, entry) = unsealed(pair)?;
-            (seq, entry::place(entry).ok_or_else(|| no_entry(seq))?.chain)
+            (seq, entry::position(entry).ok_or_else(|| no_entry(seq))?.chain)
         }
-        // Entries that went were never the last.
+        // The newest entry is never removed.
         None => (meta.first.saturating_sub(1), 0),
     };
     Ok(Some(LogHead { epoch, first: meta.first, last, chain }))
@@ -102,7 +105,9 @@ pub(crate) fn checked_head(view: &View<'_>) -> Result<Option<LogHead>> {
     let (txn, tables) = view.base();
     let stored = tables.log.last(txn).map_err(read_error)?.map(unsealed).transpose()?;
     let mut before = match stored {
-        Some((seq, entry)) => Some((seq, entry::place(entry).ok_or_else(|| no_entry(seq))?.chain)),
+        Some((seq, entry)) => {
+            Some((seq, entry::position(entry).ok_or_else(|| no_entry(seq))?.chain))
+        }
         None => (found.first == 1).then_some((0, 0)),
     };
     for (key, value) in view.overlay.range_from(Table::Log, b"").into_iter().flatten() {
@@ -115,7 +120,7 @@ pub(crate) fn checked_head(view: &View<'_>) -> Result<Option<LogHead>> {
                 "entry {seq} of the log does not follow the one before"
             )));
         }
-        before = entry::place(entry).map(|place| (seq, place.chain));
+        before = entry::position(entry).map(|position| (seq, position.chain));
     }
     Ok(Some(found))
 }

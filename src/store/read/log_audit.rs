@@ -1,4 +1,4 @@
-//! The log, as `check` looks at it: whole or not, and whether it agrees with the records.
+//! Reads the log for `check`: whether it is whole, and whether it agrees with the records.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -21,9 +21,9 @@ use crate::store::schema::value;
 pub(crate) struct LogAudit {
     /// The oldest and the newest entry; `None` while the log is off.
     pub(crate) ends: Option<LogEnds>,
-    /// How many entries there are.
+    /// The number of entries.
     pub(crate) entries: u64,
-    /// One sentence for each damage.
+    /// The damage, one line for each place.
     pub(crate) damage: Vec<String>,
 }
 
@@ -150,8 +150,9 @@ impl Audit {
             self.previous_chain = None;
             return self.damage(format!("entry {seq} of the log: the checksum is wrong"));
         };
-        let read = entry::place(entry).filter(|place| place.seq == seq).zip(entry::decode(entry));
-        let Some((place, change)) = read else {
+        let read =
+            entry::position(entry).filter(|position| position.seq == seq).zip(entry::decode(entry));
+        let Some((position, change)) = read else {
             self.previous_chain = None;
             return self.damage(format!("entry {seq} of the log is not one that can be read"));
         };
@@ -163,7 +164,7 @@ impl Audit {
         if !follows {
             self.damage(format!("entry {seq} of the log does not follow the one before"));
         }
-        self.previous_chain = Some(place.chain);
+        self.previous_chain = Some(position.chain);
         self.image(seq, entry, &change);
     }
 

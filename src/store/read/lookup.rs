@@ -1,8 +1,7 @@
-//! Finding the images that a plan asks for: by name among the records, by digest or label in the
-//! index.
+//! Finds the images of a plan: by name in the records, by digest or label in the index.
 //!
-//! The result is candidates, in byte order of names and each once: every image that matches the
-//! plan's filter, and maybe others. The caller applies the filter to each.
+//! The result is a list of candidates, in byte order of names, each once: every image that matches the plan's
+//! filter, and perhaps others. The caller applies the filter to each.
 
 use crate::model::image::plan::{Lookup, Plan};
 use crate::model::{Namespace, Result};
@@ -14,8 +13,8 @@ use crate::store::schema::keys;
 use crate::store::schema::keys::Kind;
 use crate::store::schema::table::Table;
 
-/// The candidates of a plan; `None` if the plan is to look at every image, or if there are more
-/// than `limit`. `step` is called now and then; its error ends the search.
+/// The candidates of a plan; `None` if the plan examines every image, or if there are more than `limit`
+/// candidates. The search calls `step` regularly; an error of `step` ends the search.
 pub(crate) fn candidates<'t>(
     state: &'t (impl ReadState + ?Sized),
     namespace: &Namespace,
@@ -33,7 +32,7 @@ pub(crate) fn candidates<'t>(
         }
     }
     let mut found = search.found;
-    // Those of one look-up are in order but for long names.
+    // The candidates of one look-up are in order, except for long names.
     found.sort_by(|a, b| a.name().cmp(b.name()).then(a.key.cmp(b.key)));
     found.dedup_by(|a, b| a.key == b.key);
     Ok(Some(found))
@@ -49,12 +48,12 @@ struct CandidateSearch<'t, 's, T: ?Sized> {
     step: &'s mut dyn FnMut() -> Result<()>,
 }
 
-/// How many look-ups of an alternative are tried: any one of them finds all that match it.
+/// The most look-ups of an alternative that are tried. Each of them finds all images that match it.
 const MAX_LOOKUPS: usize = 8;
 
 impl<'t, T: ReadState + ?Sized> CandidateSearch<'t, '_, T> {
-    /// The look-up that finds the fewest: they take steps in turn, and the first that ends has won.
-    /// So it costs no more than that one would for each of them.
+    /// The look-up that finds the fewest images: they advance in turn, and the first one to finish is used. So
+    /// the cost is at most that of this look-up, times the number of look-ups.
     fn cheapest<'l>(&mut self, lookups: &'l [Lookup]) -> Result<Option<&'l Lookup>> {
         let name = lookups.iter().find(|lookup| matches!(lookup, Lookup::Name(_)));
         match (name, lookups) {

@@ -89,8 +89,8 @@ pub trait Records: ReadState {
         scan::images_after(self, namespace, beginning, place)
     }
 
-    /// Images among which are all that match the filter of `plan`, in byte order of names, if that
-    /// takes no more than `limit` look-ups. `step` is called now and then; its error ends the search.
+    /// Candidates that include every image that matches the filter of `plan`, in byte order of names; `None` if
+    /// there are more than `limit`. The search calls `step` regularly; an error of `step` ends the search.
     fn candidates(
         &self,
         namespace: &Namespace,
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_expires_is_known_as_long_as_it_is_there() {
+    fn an_expiring_record_is_listed_as_long_as_it_exists() {
         let (_dir, store) = store();
         let ns = namespace("n");
         let long = "x".repeat(1000);
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_goes_with_its_leases() {
+    fn deleting_a_namespace_deletes_its_leases() {
         let (_dir, store) = store();
         let (ns, other) = (namespace("n"), namespace("o"));
         for ns in [ns.clone(), other.clone()] {

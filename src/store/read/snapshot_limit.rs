@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_given_up_before_the_file_has_grown_much() {
+    fn a_snapshot_is_closed_before_the_file_has_grown_much() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         put(&store, 1 << 20);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_walk_beside_fast_writes_ends_well() {
+    fn a_long_scan_beside_fast_writes_finishes() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let (paused, pause) = std::sync::mpsc::channel();
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_ends_when_its_snapshot_is_given_up() {
+    fn a_scan_ends_when_its_snapshot_is_closed() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let namespace = Namespace::parse("n").unwrap();

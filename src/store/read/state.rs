@@ -5,7 +5,7 @@ use crate::model::{Error, Result};
 use crate::store::schema::table::Table;
 use crate::store::schema::value;
 
-/// Gives lookups and scans what they read, without showing heed outside of the store.
+/// A state that lookups and scans read. The trait hides heed from other modules than the store.
 pub trait ReadState {
     /// The state.
     fn view(&self) -> &View<'_>;
@@ -17,7 +17,7 @@ impl ReadState for View<'_> {
     }
 }
 
-/// Why a record cannot be had.
+/// The reason why a record cannot be read.
 pub(crate) enum Fault {
     Damaged,
     Store(Error),

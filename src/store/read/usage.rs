@@ -14,18 +14,18 @@ use crate::store::schema::table::Table;
 /// Sizes of a store, in one state of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of a page.
+    /// The size of a page in bytes.
     pub page_size: u64,
-    /// Pages of the file, those that were never written among them.
+    /// The number of pages of the file, including those that were never written.
     pub pages: u64,
-    /// Pages that hold records, indexes, or the trees above them. The others are free, or list what
-    /// is free: a compacted copy is without them.
+    /// The number of pages with records, indexes, or the trees above them. The others are free, or list the free
+    /// pages: a compacted copy does not have them.
     pub(crate) used_pages: u64,
-    /// Length of the file, in bytes.
+    /// The length of the file in bytes.
     pub(crate) file_bytes: u64,
-    /// The size of the file on the disk, in bytes.
+    /// The size of the file on the disk in bytes.
     pub(crate) disk_bytes: u64,
-    /// To how many bytes the file can grow.
+    /// The largest possible size of the file in bytes.
     pub(crate) map_bytes: u64,
     /// The number of the last commit.
     pub last_commit: u64,
@@ -38,14 +38,14 @@ pub struct Usage {
 pub struct Database {
     /// The name, as in `schema`.
     pub name: &'static str,
-    /// How many entries it has.
+    /// The number of its entries.
     pub entries: u64,
-    /// How many pages they take.
+    /// The number of its pages.
     pub pages: u64,
 }
 
 impl Usage {
-    /// Pages that are free, or list what is free.
+    /// The number of pages that are free, or list the free pages.
     pub(crate) fn free_pages(&self) -> u64 {
         self.pages.saturating_sub(self.used_pages)
     }

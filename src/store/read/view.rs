@@ -275,7 +275,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
         #[test]
-        fn wherever_it_lies_every_key_is_seen_as_it_was_last_changed(
+        fn each_key_has_its_last_value_in_the_overlay_and_in_the_file(
             steps in prop::collection::vec(step(), 0..40),
             asked in prop::collection::vec(key(), 8),
         ) {

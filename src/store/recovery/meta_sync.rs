@@ -16,14 +16,14 @@ use std::path::Path;
 
 use crate::model::{Error, Result};
 
-/// Bytes of a page header and the meta record behind it.
+/// The bytes of a page header and the meta record after it.
 const META_BYTES: usize = 152;
-/// The offsets of a meta page's page size and transaction.
+/// The offset of the page size, and of the number of the transaction, in bytes.
 const PAGE_SIZE_OFFSET: usize = 40;
 const TRANSACTION_OFFSET: usize = 144;
 
-/// Rewrites and syncs the meta pages of a verified file that no other process writes. Returns the id of
-/// its newest transaction.
+/// Rewrites and syncs the meta pages of a verified file that no other process writes. Returns the number of
+/// the newest transaction.
 pub(crate) fn make_meta_durable(path: &Path) -> Result<u64> {
     rewrite_meta(path).map_err(|e| {
         Error::Unavailable(format!("writing the meta pages of {} again: {e}", path.display()))

@@ -1,8 +1,8 @@
 //! Damaged files.
 //!
-//! - [`verify`]: what is checked of a data file before LMDB maps it
-//! - [`meta_sync`]: writing the meta pages again before the first write
-//! - [`salvage`]: records out of a damaged file, without LMDB
+//! - [`verify`]: checks a data file before LMDB maps it
+//! - [`meta_sync`]: writes the meta pages again before the first write
+//! - [`salvage`]: saves records from a damaged file, without LMDB
 
 pub(crate) mod meta_sync;
 pub(crate) mod salvage;

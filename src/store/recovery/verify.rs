@@ -1,9 +1,11 @@
-//! Verifies a data file before LMDB maps it, and words the verdict; [`lmdb_verify`] reads the file.
+//! Verifies a data file before LMDB maps it, and makes the error for a damaged one. The crate
+//! [`lmdb_verify`] reads the file.
 //!
-//! LMDB trusts its file: a page number past the end is a SIGBUS, a broken page may corrupt memory.
+//! LMDB trusts its file: a page number beyond the end of the file ends the process by SIGBUS, and a damaged
+//! page may corrupt memory.
 //!
-//! Values are not verified here: a record has a checksum of its own, which every read verifies. Nor does
-//! this protect against another program that changes the file under a running daemon.
+//! This module does not verify values: each record has its own checksum, which every read verifies. Nor
+//! does it protect against another program that changes the file of a running daemon.
 
 use std::fs::File;
 use std::path::Path;
@@ -40,7 +42,7 @@ pub fn state(file: &File) -> Result<State, Damage> {
     State::read_live(file)
 }
 
-/// Checks the two meta pages only: all that LMDB itself looks at when it opens a file.
+/// Checks only the two meta pages, as LMDB does when it opens a file.
 pub(crate) fn metas(path: &Path, file: &File) -> Result<()> {
     let checked = Metas::read(file).and_then(|metas| metas.live().map(drop));
     checked.map_err(|damage| damage_error(path, file, &damage))

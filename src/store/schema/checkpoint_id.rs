@@ -61,9 +61,9 @@ pub(crate) fn put_checkpoint(
     }
 }
 
-/// The entries of the database `meta` that were found in a damaged file.
+/// The entries of the database `meta` that a salvage found in a damaged file.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Facts {
+pub(crate) struct StoreIdentity {
     /// The store's UUID.
     pub(crate) uuid: Option<String>,
     /// The identifier of the last checkpoint.
@@ -72,7 +72,7 @@ pub(crate) struct Facts {
     pub(crate) journal: Option<u64>,
 }
 
-impl Facts {
+impl StoreIdentity {
     /// Adds an entry of the database.
     pub(crate) fn add(&mut self, name: &[u8], value: &[u8]) {
         if name == UUID.as_bytes() {

@@ -35,10 +35,10 @@ use sha2::{Digest, Sha256};
 use crate::model::image::encoded::Encoded;
 
 /// The number of bytes of a digest in an entry: `sha256:`, and 68 bits.
-pub const DIGEST_PREFIX_BYTES: usize = 24;
+pub(crate) const DIGEST_PREFIX_BYTES: usize = 24;
 
 /// Images with more labels than this are unindexed.
-pub const MAX_INDEXED_LABELS: usize = 64;
+pub(crate) const MAX_INDEXED_LABELS: usize = 64;
 
 const DIGEST: u8 = b'd';
 const LABEL: u8 = b'l';
@@ -92,7 +92,7 @@ pub fn label(namespace: &[u8], key: &[u8], value: &[u8]) -> Vec<u8> {
 }
 
 /// The prefix of the entries of unindexed images.
-pub fn unindexed(namespace: &[u8]) -> Vec<u8> {
+pub(crate) fn unindexed(namespace: &[u8]) -> Vec<u8> {
     entry_prefix(UNINDEXED, &[namespace], b"")
 }
 
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_for_each_label_and_the_digest_unless_there_are_too_many() {
+    fn each_label_and_the_digest_have_an_entry_unless_there_are_too_many() {
         let key = b"v1/n/images/i";
         assert_eq!(entries(key, b"").len(), 0);
         assert_eq!(entries(key, &image(2, "")).len(), 2);

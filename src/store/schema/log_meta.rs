@@ -80,7 +80,7 @@ impl LogMeta {
         })
     }
 
-    /// Writes it, as far as it differs from what is there.
+    /// Writes the fields that differ from the stored ones.
     pub(crate) fn write(
         &self,
         txn: &mut RwTxn<'_>,

@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_is_migrated_by_a_daemon_without_a_log_stays_without_one() {
+    fn a_migration_by_a_daemon_without_a_log_creates_no_log() {
         for version in [1, 3, 4] {
             let dir = tempfile::tempdir().unwrap();
             closed_by_version(version, dir.path());
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_killed_store_of_version_3_keeps_what_only_its_journal_has() {
+    fn a_killed_store_of_version_3_keeps_the_changes_of_its_journal() {
         let namespace = Namespace::parse("n").unwrap();
         let record = |name: &str| {
             let key = key(&namespace, Kind::Image, name);

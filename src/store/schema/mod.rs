@@ -1,9 +1,9 @@
-//! The schema: which database and key holds what.
+//! The schema: the databases, their keys and their values.
 //!
 //! - [`keys`]: the keys of records; [`value`]: the header and checksum of a record
 //! - [`tables`], [`table`]: the databases; [`databases`]: opening them; [`migrate`]: bringing a store of an
 //!   older version to this one
-//! - [`checkpoint_id`]: the identifier of the last checkpoint; [`log_meta`]: what `meta` says of the log
+//! - [`checkpoint_id`]: the identifier of the last checkpoint; [`log_meta`]: the entries of `meta` about the log
 //! - [`index`]: which images have a digest or a label
 //!
 //! ```text
@@ -26,21 +26,21 @@
 //! │   └── <what, and name>              → nothing
 //! ├── expiring                          records with the label containerd.io/gc.expire
 //! │   └── <key of the record>           → the value of the label
-//! ├── aside                             images that a containerd no longer had after a gap
+//! ├── aside                             images that containerd no longer had after a gap in its events
 //! │   └── <key of the record>           → the last record that was set aside under this key
 //! └── log                               the changes of images, in order: see `changelog`
 //!     └── <number, u64 big-endian>      → Change; values as in `value`
 //! ```
 //!
-//! Keys are bytes in LMDB's order. A namespace has no slash in its name, so a record of one is
-//! never inside another.
+//! Keys are bytes in LMDB's order. The name of a namespace has no slash, so the keys of two namespaces never
+//! overlap.
 //!
-//! **Long names.** LMDB takes keys of 511 bytes, containerd names of any length. A name of more
-//! than [`NAME_PREFIX_BYTES`](keys::NAME_PREFIX_BYTES) bytes is keyed by its first `NAME_PREFIX_BYTES` bytes, the byte `0xff` and the
-//! SHA-256 of the whole name; the name itself is in the record. `0xff` is in no UTF-8 text, so the
-//! two forms never collide, and all long names with one head are adjacent, behind the short name
-//! that is the head itself: sorting each such run by name gives the byte order of all names
-//! (the iterators of `read` do).
+//! **Long names.** A key of LMDB has at most 511 bytes, and a name in containerd has any length. The key of a
+//! name of more than [`NAME_PREFIX_BYTES`](keys::NAME_PREFIX_BYTES) bytes has the first `NAME_PREFIX_BYTES`
+//! bytes of the name, the byte `0xff` and the SHA-256 of the whole name. The name itself is in the record. No
+//! UTF-8 text contains `0xff`, so a short and a long name never have the same key. All long names with one
+//! beginning are adjacent, after the short name that equals the beginning. The iterators of `read` sort each
+//! such run by name, which gives the byte order of all names.
 //!
 //! **Versions.** Every change of the layout gets a new version. [`migrate`] migrates an older store, in
 //! the transaction that writes the new version. A newer store is refused.
@@ -49,8 +49,8 @@
 //! |---|---|
 //! | 1 | records, expiring, aside |
 //! | 2 | index |
-//! | 3 | checkpoint: the journal may have changes that are not here |
-//! | 4 | journal: a journal that is missing or of another store is noticed |
+//! | 3 | checkpoint: the journal may have changes that `records` lacks |
+//! | 4 | journal: a missing journal, or one of another store, is noticed |
 //! | 5 | log: every change of an image |
 
 pub(crate) mod checkpoint_id;

@@ -1,8 +1,8 @@
-//! The body of a Content/Read that is answered from the blob's file.
+//! The reply of Content/Read, from the file of the blob.
 //!
-//! It sends the messages that containerd sends: pieces of 1 MiB, each with the number of bytes that were
-//! sent before it. A message is read from the file in chunks, one when the client's window has room for
-//! it, so a Read holds one chunk beside what the window allows.
+//! The messages are the same as containerd's: pieces of 1 MiB, each with the number of bytes that were sent
+//! before it. The body reads a message from the file in chunks, the next one when the client's flow-control
+//! window has space for it. So a Read takes the memory of one chunk in addition to the window.
 
 use std::io;
 use std::pin::Pin;
@@ -22,13 +22,13 @@ use crate::proxy::live_reads::BlobRange;
 use crate::transport::grpc::message;
 use crate::transport::grpc::message::Body;
 
-/// Bytes of data in one message of containerd: the size of its buffers.
+/// The bytes of data in one message: the size of containerd's buffers.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// Bytes that are read from the file at a time.
+/// The most bytes of one read of the file.
 const CHUNK_BYTES: u64 = 64 << 10;
 
-/// Bytes of a message before its data: the prefix, two tags and two numbers.
+/// The most bytes of a message before its data: the prefix, two tags and two numbers.
 const MAX_HEAD_BYTES: usize = 5 + 2 * (1 + 10);
 
 /// The tags of the fields `offset` and `data` of a message.
@@ -38,13 +38,13 @@ const DATA_TAG: u8 = 2 << 3 | 2;
 /// The messages of a range of a blob.
 pub(crate) struct BlobBody {
     blob: Arc<Blob>,
-    /// The next byte of the file.
+    /// The offset of the next byte in the file.
     position: u64,
-    /// Bytes of the range that were sent.
+    /// The number of bytes of the range that were sent.
     sent: u64,
-    /// Bytes of the range.
+    /// The length of the range in bytes.
     length: u64,
-    /// A chunk that a disk must deliver.
+    /// The pending read of a chunk that is not in the page cache.
     waiting: Option<BoxFuture<'static, io::Result<Vec<u8>>>>,
     is_done: bool,
 }
@@ -56,17 +56,17 @@ impl BlobBody {
         Self { blob, position: offset, sent: 0, length, waiting: None, is_done: false }
     }
 
-    /// As the body of a response.
+    /// The body of a response.
     pub(crate) fn boxed(self) -> Body {
         BodyExt::boxed_unsync(self)
     }
 
-    /// Bytes of the message that the next byte belongs to.
+    /// The bytes of data in the message of the next byte.
     fn piece(&self) -> u64 {
         PIECE_BYTES.min(self.length - (self.sent - self.sent % PIECE_BYTES))
     }
 
-    /// What comes before the next byte: the beginning of a message, or nothing in the middle of one.
+    /// The bytes before the next byte of data: the head of a message, or none in the middle of a message.
     fn head(&self) -> Vec<u8> {
         let mut chunk = Vec::with_capacity(MAX_HEAD_BYTES + CHUNK_BYTES as usize);
         if self.sent.is_multiple_of(PIECE_BYTES) {

@@ -1,24 +1,24 @@
-//! The frames in the bytes of an HTTP/2 client, as far as the server limits them: HEADERS frames, which
-//! begin calls, and DATA frames.
+//! Counts the frames that the server limits in the input of an HTTP/2 connection: HEADERS frames, which begin
+//! calls, and DATA frames.
 //!
 //! ```text
 //! frame   0..3 length of the payload   3 type   4 flags   5..9 stream   9.. payload
 //! ```
 
-/// The frame that begins a call.
+/// The type of a HEADERS frame.
 pub(crate) const FRAME_HEADERS: u8 = 1;
 
-/// The frame that carries data.
+/// The type of a DATA frame.
 pub(crate) const FRAME_DATA: u8 = 0;
 
-/// What is in some bytes.
+/// The frames in a piece of the input.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Scanned {
-    /// The HEADERS frames that begin in them.
-    pub(crate) heads: usize,
-    /// The DATA frames that begin in them and are not empty.
+pub(crate) struct FrameCounts {
+    /// The HEADERS frames that begin in the piece.
+    pub(crate) headers_frames: usize,
+    /// The DATA frames that begin in the piece and are not empty.
     pub(crate) data_frames: usize,
-    /// The bytes of DATA frames.
+    /// The payload bytes of DATA frames.
     pub(crate) data_bytes: usize,
 }
 
@@ -26,9 +26,9 @@ pub(crate) struct Scanned {
 #[derive(Default)]
 pub(crate) struct H2FrameScanner {
     head: [u8; 9],
-    /// The number of bytes in `head` that have been read.
-    known: usize,
-    /// The number of bytes to skip.
+    /// The number of bytes of `head` that have been read.
+    head_bytes: usize,
+    /// The number of payload bytes that are still to come.
     left: usize,
 }
 
@@ -38,29 +38,29 @@ impl H2FrameScanner {
         Self { left: preface, ..Self::default() }
     }
 
-    /// What is in the next bytes.
-    pub(crate) fn scan(&mut self, mut bytes: &[u8]) -> Scanned {
-        let mut scanned = Scanned::default();
+    /// Counts the frames in the next bytes.
+    pub(crate) fn scan(&mut self, mut bytes: &[u8]) -> FrameCounts {
+        let mut scanned = FrameCounts::default();
         loop {
             let skipped = self.left.min(bytes.len());
             self.left -= skipped;
             bytes = bytes.get(skipped..).unwrap_or_default();
-            if self.known == self.head.len() && self.kind() == FRAME_DATA {
+            if self.head_bytes == self.head.len() && self.kind() == FRAME_DATA {
                 scanned.data_bytes += skipped;
             }
             if self.left > 0 {
                 return scanned;
             }
-            self.known %= self.head.len();
-            while let Some(to) = self.head.get_mut(self.known) {
+            self.head_bytes %= self.head.len();
+            while let Some(to) = self.head.get_mut(self.head_bytes) {
                 let Some((byte, rest)) = bytes.split_first() else { return scanned };
                 *to = *byte;
-                self.known += 1;
+                self.head_bytes += 1;
                 bytes = rest;
             }
             let [high, middle, low, kind, ..] = self.head;
             self.left = u32::from_be_bytes([0, high, middle, low]) as usize;
-            scanned.heads += usize::from(kind == FRAME_HEADERS);
+            scanned.headers_frames += usize::from(kind == FRAME_HEADERS);
             scanned.data_frames += usize::from(kind == FRAME_DATA && self.left > 0);
         }
     }
@@ -95,12 +95,12 @@ mod tests {
             let (first, second) = bytes.split_at(cut);
             let mut frames = H2FrameScanner::after(24);
             let (one, other) = (frames.scan(first), frames.scan(second));
-            let both = Scanned {
-                heads: one.heads + other.heads,
+            let both = FrameCounts {
+                headers_frames: one.headers_frames + other.headers_frames,
                 data_frames: one.data_frames + other.data_frames,
                 data_bytes: one.data_bytes + other.data_bytes,
             };
-            let expected = Scanned { heads: 3, data_frames: 1, data_bytes: 100 };
+            let expected = FrameCounts { headers_frames: 3, data_frames: 1, data_bytes: 100 };
             assert_eq!(both, expected, "cut at {cut}");
         }
     }

@@ -103,7 +103,7 @@ async fn collect(
             {
                 let length = u32::from_be_bytes(length) as usize;
                 check_prefix(*compressed, length)?;
-                // Flow control keeps the rest at the client until the budget has room for it.
+                // While the call waits for its reservation, flow control keeps the rest at the client.
                 if length > SMALL {
                     let most = decoded_size::max_decoded_size(length);
                     reservation = limits.request_memory.reserve(client, most).await;
@@ -130,7 +130,8 @@ async fn collect(
     }
 }
 
-/// The next frame of a request that has this memory.
+/// The next frame of a request. If the request has a reservation, the wait ends when the reservation is
+/// overdue.
 async fn next_frame(
     body: &mut RequestBody,
     reservation: Option<&Reservation>,
@@ -144,12 +145,12 @@ async fn next_frame(
     }
 }
 
-/// Reads a message, if it is whole within [`SMALL`] bytes. Returns what was read, and what remains. As in
-/// grpc-go, the client need not have ended its request.
+/// Reads a message of at most [`SMALL`] bytes, or the beginning of a larger one. Returns the bytes that were
+/// read, and the rest of the body. As in grpc-go, the client need not have ended its request.
 ///
 /// # Errors
-/// [`Error::DeadlineExceeded`] when it does not arrive in time, [`Error::Unavailable`] when the client
-/// breaks it off.
+/// [`Error::DeadlineExceeded`] when the message does not arrive in time, [`Error::Unavailable`] when the
+/// client resets the request.
 pub(crate) async fn peek(mut body: RequestBody, limits: &Limits) -> Result<(Bytes, RequestBody)> {
     let collect = async {
         let mut read = Bytes::new();
@@ -158,7 +159,7 @@ pub(crate) async fn peek(mut body: RequestBody, limits: &Limits) -> Result<(Byte
             let frame =
                 frame.map_err(|e| Error::Unavailable(format!("reading the request: {e}")))?;
             let Ok(data) = frame.into_data() else { break };
-            // A small message comes in one piece.
+            // A small message usually arrives in one piece.
             read = if read.is_empty() { data } else { Bytes::from([read, data].concat()) };
         }
         Ok(read)
@@ -228,7 +229,7 @@ pub fn reply(message: Vec<u8>, sending: ReplyGuard) -> Response<Body> {
     let mut frames = VecDeque::with_capacity(3);
     let prefix = prefix(message.len());
     let message = if message.len() <= SMALL {
-        // One frame costs less than the copy.
+        // The copy costs less than a second frame.
         [&prefix[..], &message].concat()
     } else {
         frames.push_back(Frame::data(Bytes::copy_from_slice(&prefix)));
@@ -240,8 +241,9 @@ pub fn reply(message: Vec<u8>, sending: ReplyGuard) -> Response<Body> {
     response(infallible_body(UnaryBody { frames }))
 }
 
-/// A message that the HTTP/2 library has not sent whole. The library takes all frames of a body before
-/// it sends the first, so that the end of the body says nothing: the guard lives as long as the bytes.
+/// A message that the HTTP/2 library has not completely sent. The library takes all frames of a body before
+/// it sends the first, so the end of the body does not mean that the client got it. So the guard lives as
+/// long as the bytes.
 struct UnsentMessage {
     message: Vec<u8>,
     _sending: ReplyGuard,
@@ -279,8 +281,8 @@ pub fn frame(message: &[u8]) -> Bytes {
     Bytes::from([&prefix(message.len())[..], message].concat())
 }
 
-/// One message with its prefix. `keep` is dropped when the bytes are written to the connection, and the
-/// receiver ends.
+/// One message with its prefix. When the bytes have been written to the connection, `keep` is dropped and
+/// the receiver ends.
 pub(crate) fn tracked_frame<T: Send + 'static>(
     message: &[u8],
     keep: T,
@@ -354,7 +356,7 @@ mod tests {
     use crate::transport::conn::state::{ConnectionState, Peer};
 
     #[tokio::test]
-    async fn a_reply_is_unsent_until_its_bytes_are_gone_though_its_body_has_ended() {
+    async fn a_reply_counts_as_unsent_until_its_bytes_are_written() {
         let connection = ConnectionState::new(1, &Admission::default(), Peer::default());
         for size in [SMALL, SMALL + 1] {
             let mut body = reply(vec![7; size], connection.track_reply(None, None)).into_body();

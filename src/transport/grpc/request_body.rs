@@ -12,15 +12,17 @@ use tokio::runtime::Handle;
 
 use crate::limits::unread_data::ConnectionUnreadData;
 
-/// How long a body is read on after its call has ended, and how many bytes. The client sends until it
-/// receives the status. The HTTP/2 library would drop that data without a word, and it would count as
-/// unread as long as the connection lasts.
-const DISCARD_TIME: Duration = Duration::from_secs(1);
+/// How long the server reads a body after the call has ended. The client sends until it receives the
+/// status. The HTTP/2 library would drop that data silently, and the data would count as unread until the
+/// connection ends.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The most bytes that the server reads after the call has ended.
 const MAX_DISCARDED_BYTES: usize = 64 << 10;
 
 /// The body of a request.
 pub struct RequestBody {
-    /// Always there, but in the drop.
+    /// The drop takes it.
     body: Option<Incoming>,
     unread: Arc<ConnectionUnreadData>,
 }
@@ -60,10 +62,10 @@ impl Body for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
-        // Without a runtime the process ends.
+        // Without a runtime, the process is about to exit.
         if let Ok(runtime) = Handle::try_current() {
             let discard = discard(body, Arc::clone(&self.unread));
-            runtime.spawn(tokio::time::timeout(DISCARD_TIME, discard));
+            runtime.spawn(tokio::time::timeout(DISCARD_TIMEOUT, discard));
         }
     }
 }
@@ -75,7 +77,7 @@ fn subtract(frame: &Frame<Bytes>, unread: &ConnectionUnreadData) {
     }
 }
 
-/// Reads what the client still sends.
+/// Reads and discards the data that the client still sends.
 async fn discard(mut body: Incoming, unread: Arc<ConnectionUnreadData>) {
     let mut bytes = 0;
     while bytes < MAX_DISCARDED_BYTES

@@ -47,8 +47,9 @@ pub(crate) const MAX_HEADER_LIST: u32 = 64 << 10;
 /// bytes: a large request waits for the budget after its first bytes.
 const STREAM_WINDOW_BYTES: u32 = 16 << 10;
 
-/// The flow-control window of a connection. It has room for each stream. Otherwise requests that wait
-/// for the budget would take the room of those that have their reservation, and none would end.
+/// The flow-control window of a connection: the windows of all its streams together. With a smaller one,
+/// requests that wait for the budget would fill the window, requests with a reservation could not arrive,
+/// and no request would end.
 const CONNECTION_WINDOW_BYTES: u32 = MAX_STREAMS * STREAM_WINDOW_BYTES;
 
 /// The most bytes of a stream that wait to be sent.
@@ -79,10 +80,10 @@ pub trait Router: Clone + Send + Sync + 'static {
         self.clone()
     }
 
-    /// A client has begun to speak: its first call will come soon.
+    /// Prepares for the first call. The server calls this when a client has sent the preface.
     fn begin(&self, _stop: &CancellationToken) {}
 
-    /// Answers one call. `stop` becomes true when the daemon shuts down.
+    /// Answers one call. `stop` is cancelled when the daemon shuts down.
     fn route(
         &self,
         call: IncomingCall,
@@ -106,7 +107,7 @@ impl<R: Router> GrpcServer<R> {
     /// Serves one connection until it ends. After `stop` the connection ends with its last call.
     pub async fn connection(mut self, mut stream: UnixStream, stop: CancellationToken) {
         self.router = self.router.for_connection();
-        // A silent client takes up one of the connections, and gRPC clients send first.
+        // A client that sends nothing takes one of the connections, so its preface has a timeout.
         let mut preface = [0; PREFACE.len()];
         match tokio::time::timeout(self.limits.message_time, stream.read_exact(&mut preface)).await
         {
@@ -131,7 +132,7 @@ impl<R: Router> GrpcServer<R> {
         let service = service_fn(move |request: Request<Incoming>| {
             let request = request.map(|body| RequestBody::new(body, Arc::clone(&unread)));
             let (grpc, state, stop) = (self.clone(), Arc::clone(&state), stopping.clone());
-            // The call must count before its task runs, because the stream reads on meanwhile.
+            // The call must count before its task runs: the stream may read further calls before that.
             let guard = state.admit(header_list_bytes(request.headers()));
             async move { Ok::<_, Infallible>(grpc.answer(request, &state, stop, guard).await) }
         });
@@ -173,7 +174,7 @@ impl<R: Router> GrpcServer<R> {
         }
     }
 
-    /// Answers one request. An invalid request and a panic of the handler get an answer, too.
+    /// Answers one request, also an invalid one and one whose handler panics.
     async fn answer(
         &self,
         request: Request<RequestBody>,
@@ -240,7 +241,7 @@ impl IncomingCall {
         Ok(PeekedCall { head, read, body, context, connection: self.connection })
     }
 
-    /// What the call brings along beside its message.
+    /// The context of the call: its namespace, its client and its metadata.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when the namespace header is not UTF-8.
@@ -303,15 +304,15 @@ impl IncomingCall {
                 let (request, _reservation) = raw.decode(&requests, client).await?;
                 handle(call, request).await
             });
-            let Reply { message, hold } =
+            let Reply { message, reservation } =
                 if is_large { workers::offload(answer).await? } else { answer.await? };
-            Ok(message::reply(message, self.connection.track_reply(slot, hold)))
+            Ok(message::reply(message, self.connection.track_reply(slot, reservation)))
         })
         .await
     }
 }
 
-/// A call whose message, or the beginning of it, has been read.
+/// A call whose message has been read, or the beginning of the message.
 pub(crate) struct PeekedCall {
     head: http::request::Parts,
     read: Bytes,
@@ -321,8 +322,8 @@ pub(crate) struct PeekedCall {
 }
 
 impl PeekedCall {
-    /// The context of the call, and its message; nothing if there is more or less than a small message
-    /// of type `M`, or the headers are wrong.
+    /// The context and the message of the call. `None` if the body is not exactly one small message of type
+    /// `M`, or the headers are invalid.
     pub(crate) fn message<M: MessageFull>(&self) -> Option<(&CallContext, M)> {
         let context = self.context.as_ref().ok()?;
         let message = message::whole(&self.read)?;
@@ -330,11 +331,11 @@ impl PeekedCall {
     }
 
     /// A response with a reply of this call.
-    pub(crate) fn reply(&self, Reply { message, hold }: Reply) -> Response<Body> {
-        message::reply(message, self.connection.track_reply(None, hold))
+    pub(crate) fn reply(&self, Reply { message, reservation }: Reply) -> Response<Body> {
+        message::reply(message, self.connection.track_reply(None, reservation))
     }
 
-    /// Forwards the call as it came.
+    /// Forwards the call unchanged.
     ///
     /// # Errors
     /// As for [`Upstream::forward`].

@@ -24,10 +24,10 @@ use crate::limits::unread_data::ConnectionUnreadData;
 use crate::transport::conn::coalesce::CoalescingStream;
 use crate::transport::conn::fair::{CALL_COST, FairShare};
 use crate::transport::conn::state::ConnectionState;
-use crate::transport::grpc::frames::{H2FrameScanner, Scanned};
+use crate::transport::grpc::frames::{FrameCounts, H2FrameScanner};
 
 /// The cost of a byte outside DATA frames, in units. The shortest frame has nine bytes, and each
-/// frame may need an answer.
+/// frame may need a reply.
 const CONTROL_BYTE_COST: usize = 64;
 
 /// The bytes of data that cost one unit, because the server only copies data. At a unit per byte, an
@@ -126,10 +126,10 @@ impl AsyncRead for ThrottledStream {
         }
         ready!(polled)?;
         let read = buf.filled().get(before..).unwrap_or_default();
-        let Scanned { heads, data_frames, data_bytes } = this.frames.scan(read);
+        let FrameCounts { headers_frames, data_frames, data_bytes } = this.frames.scan(read);
         this.unread.add(data_bytes, data_frames);
         this.share.charge(
-            heads * CALL_COST
+            headers_frames * CALL_COST
                 + (read.len() - data_bytes) * CONTROL_BYTE_COST
                 + data_bytes / DATA_BYTES_PER_UNIT,
         );
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everything_comes_through_and_heads_a_few_at_a_time() {
+    async fn all_bytes_pass_and_only_a_few_headers_frames_per_round() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let connection = ConnectionState::new(1, &Admission::default(), Peer::default());
         let mut stream = throttle(ours, Arc::clone(&connection));
@@ -203,23 +203,23 @@ mod tests {
         });
         let (mut got, mut most, mut turn) = (Vec::new(), 0, H2FrameScanner::default());
         while got.len() < sent.len() {
-            let mut heads = 0;
+            let mut headers_frames = 0;
             std::future::poll_fn(|cx| {
                 let mut space = [0; 8 << 10];
                 let mut buf = ReadBuf::new(&mut space);
-                // Asked again and again, it gives no more in one turn.
+                // However often the reader polls, it gets no more in one round.
                 for _ in 0..1000 {
                     if Pin::new(&mut stream).poll_read(cx, &mut buf).is_pending() {
                         continue;
                     }
-                    heads += turn.scan(buf.filled()).heads;
+                    headers_frames += turn.scan(buf.filled()).headers_frames;
                     got.extend_from_slice(buf.filled());
                     buf.clear();
                 }
                 Poll::Ready(())
             })
             .await;
-            most = most.max(heads);
+            most = most.max(headers_frames);
             tokio::task::yield_now().await;
         }
         assert!(got == sent);
@@ -228,8 +228,8 @@ mod tests {
         assert_eq!(stream.read(&mut [0; 10]).await.unwrap(), 0);
     }
 
-    /// Panics when `read` ends while all else that is ready runs.
-    async fn waits(read: impl Future) {
+    /// Panics if `read` ends before the other ready tasks have run.
+    async fn assert_waits(read: impl Future) {
         tokio::select! {
             biased;
             _ = read => panic!("it is read"),
@@ -238,11 +238,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_does_not_read_is_not_read() {
+    async fn the_server_does_not_read_a_client_that_reads_no_reply() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let connection = ConnectionState::new(1, &Admission::default(), Peer::default());
         let mut stream = throttle(ours, connection);
-        // Until neither the socket nor what is gathered has room.
+        // Write until both the socket and the coalescing buffer are full.
         let mut more = true;
         while std::mem::take(&mut more) {
             std::future::poll_fn(|cx| {
@@ -253,14 +253,14 @@ mod tests {
             })
             .await
             .unwrap();
-            // The sender looks at what else is ready, and then sends.
+            // The stream sends its buffer after the other ready tasks have run.
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
         }
         theirs.write_all(&frame(FRAME_HEADERS, 1)).await.unwrap();
         let mut space = [0; 10];
         let mut read = Box::pin(stream.read_exact(&mut space));
-        waits(&mut read).await;
+        assert_waits(&mut read).await;
         let reader = tokio::spawn(async move { theirs.read_to_end(&mut Vec::new()).await });
         read.await.unwrap();
         drop(stream);
@@ -278,12 +278,12 @@ mod tests {
         let places = [connection.admit(0), connection.admit(0)];
         let mut space = [0; 10];
         let mut read = Box::pin(stream.read_exact(&mut space));
-        waits(&mut read).await;
+        assert_waits(&mut read).await;
         drop(places);
         read.await.unwrap();
         let _places = [connection.admit(0), connection.admit(0)];
         drop(theirs);
         let rest = stream.read_to_end(&mut Vec::new()).await;
-        assert!(rest.is_ok(), "that it is gone is seen all the same");
+        assert!(rest.is_ok(), "the stream does not notice that its client is gone");
     }
 }

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_not_counted() {
+    fn a_malformed_envelope_is_not_counted() {
         for bytes in [[0x0b; 3000], [0xff; 3000], [0x07; 3000], [0; 3000]] {
             assert!(FieldCounter::default().feed(&bytes));
         }

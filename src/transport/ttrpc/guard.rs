@@ -168,9 +168,9 @@ impl AsyncRead for GuardedStream {
         }
         ready!(this.turns.poll_ready(cx));
         if let Some(share) = &mut this.share {
-            let hold = ready!(share.as_mut().poll(cx));
+            let reservation = ready!(share.as_mut().poll(cx));
             this.share = None;
-            this.connection.attach_request(this.incoming.head.stream_id, hold);
+            this.connection.attach_request(this.incoming.head.stream_id, reservation);
         }
         let before = buf.filled().len();
         let piece = buf.remaining().min(QUANTUM);

@@ -197,7 +197,7 @@ impl MethodHandlerImpl {
 
     async fn run(&self, call: CallContext, stream: u32, payload: &[u8]) -> Result<Vec<u8>> {
         let (images, catalog) = (&self.server.images, &self.server.catalog);
-        let Reply { message, hold } = match self.method {
+        let Reply { message, reservation } = match self.method {
             Method::Get => images.get(&call, self.parse(stream, payload).await?).await,
             Method::List => images.list(&call, self.parse(stream, payload).await?).await,
             Method::Create => images.create(&call, self.parse(stream, payload).await?).await,
@@ -227,7 +227,7 @@ impl MethodHandlerImpl {
                 events.map_or(Ok(()), |e| e.forward(envelope)).map(|()| Reply::default())
             }
         }?;
-        self.connection.attach_reply(stream, hold);
+        self.connection.attach_reply(stream, reservation);
         Ok(message)
     }
 
@@ -237,8 +237,8 @@ impl MethodHandlerImpl {
         // A large request has its reservation since the stream read its head.
         if !self.connection.shrink(stream, payload.len() + size) {
             let client = self.connection.client();
-            let hold = self.server.limits.request_memory.reserve(client, size).await;
-            self.connection.attach_request(stream, hold);
+            let reservation = self.server.limits.request_memory.reserve(client, size).await;
+            self.connection.attach_request(stream, reservation);
         }
         M::parse_from_bytes(payload)
             .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))

@@ -201,7 +201,7 @@ async fn filters(client: &Client, reader: &Client, socket: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn alone_the_store_does_what_containerds_tests_ask() {
+async fn standalone_mode_passes_containerds_tests_of_a_store() {
     for protocol in support::BOTH {
         let served = Served::start().await;
         let client = served.client(protocol).await;
@@ -212,7 +212,7 @@ async fn alone_the_store_does_what_containerds_tests_ask() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_images_sock_stores_readonly_sock_reads() {
+async fn readonly_sock_reads_the_images_that_images_sock_stores() {
     let dir = tempfile::tempdir().unwrap();
     let config = Config { readonly: true, ..config(dir.path(), Limits::default()) };
     let daemon = Daemon::start(&config).await.unwrap();
@@ -227,7 +227,7 @@ async fn what_images_sock_stores_readonly_sock_reads() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs LMDB_IMAGES_CONTAINERD_BIN"]
-async fn in_front_of_a_containerd_the_store_does_what_its_tests_ask() {
+async fn proxy_mode_passes_containerds_tests_of_a_store() {
     let bin = Containerd::bin();
     for socket in
         ["containerd's own", "containerd.sock", "images.sock", "images.sock.ttrpc", "readonly.sock"]

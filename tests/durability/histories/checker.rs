@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answered_write_is_read_by_what_begins_after_it() {
+    fn a_read_after_an_answered_write_sees_it() {
         let create = call(0, 1, Create(0, 1), Found(Record::new(1)));
         assert!(is_linearizable(&[create.clone(), call(2, 3, Get(0), Found(Record::new(1)))]));
         assert!(!is_linearizable(&[create.clone(), call(2, 3, Get(0), NotFound)]));
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_write_has_left_nothing() {
+    fn a_refused_write_changes_nothing() {
         let refused = call(0, 1, Create(0, 1), Refused);
         assert!(is_linearizable(&[refused.clone(), call(2, 3, Get(0), NotFound)]));
         assert!(!is_linearizable(&[refused, call(2, 3, Get(0), Found(Record::new(1)))]));

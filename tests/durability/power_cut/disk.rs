@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_synced_may_be_there_or_not() {
+    fn an_unsynced_write_may_be_on_the_disk_or_not() {
         let two = [written(0, 1, Write::Plain), written(0, 2, Write::Plain)];
         assert_eq!(states(&disk(&two), PAGE), [page(0), page(1), page(2)]);
         let synced = [two.to_vec(), vec![Entry::Sync { fine: true }]].concat();

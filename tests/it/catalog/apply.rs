@@ -156,7 +156,7 @@ async fn a_wrong_batch_is_refused_with_the_item_that_is_wrong() {
 
 /// 32 clients want to move one name from the digest that they have seen: in each round, one does.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_all_clients_that_compare_and_set_one_name_exactly_one_wins_each_round() {
+async fn exactly_one_client_wins_each_round_of_compare_and_set() {
     const CLIENTS: usize = 32;
     let rounds = std::env::var("LMDB_IMAGES_SET_ROUNDS").map_or(10, |n| n.parse().unwrap());
     let served = Served::start().await;

@@ -16,7 +16,7 @@ async fn history(catalog: &Catalog, of: history_request::Of) -> Result<Vec<Chang
 }
 
 #[tokio::test]
-async fn history_tells_of_a_name_or_a_digest_newest_first() {
+async fn history_lists_the_changes_of_a_name_or_digest_newest_first() {
     let served = Served::start().await;
     for (number, protocol) in BOTH.into_iter().enumerate() {
         let catalog = Catalog::of(&served, protocol).await;
@@ -70,7 +70,7 @@ async fn get(catalog: &Catalog, name: &str) -> Option<Image> {
 }
 
 #[tokio::test]
-async fn undo_brings_back_what_a_change_took_unless_it_was_changed_since() {
+async fn undo_restores_the_state_before_a_change_unless_a_later_one_exists() {
     use undo_request::{To, What};
     let served = Served::start().await;
     for protocol in BOTH {

@@ -4,7 +4,7 @@ use super::*;
 
 /// Pages are read while images change; watching from the first page's seq leads to the truth.
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_during_writes_and_a_watch_from_the_first_page_are_the_truth() {
+async fn pages_during_writes_and_a_watch_from_the_first_page_give_the_state() {
     let images = long("LMDB_IMAGES_PAGED_IMAGES", 3000);
     let served = Served::start().await;
     let catalog = Catalog::of(&served, Protocol::Grpc).await;

@@ -51,7 +51,7 @@ async fn a_watch_of_another_namespace_that_is_idle_over_compactions_resumes() {
 
 /// The file would grow if a watcher held a snapshot, and old changes would stay if it held its place.
 #[tokio::test]
-async fn watchers_that_never_read_keep_no_change_and_let_the_file_not_grow() {
+async fn watchers_that_never_read_keep_no_change_and_do_not_grow_the_file() {
     const WATCHERS: usize = 20;
     /// LMDB's file grows in steps while its free pages settle.
     const MAX_GROWN_BYTES: u64 = 256 << 10;
@@ -79,7 +79,7 @@ async fn watchers_that_never_read_keep_no_change_and_let_the_file_not_grow() {
 }
 
 #[tokio::test]
-async fn what_is_no_longer_kept_is_refused_with_where_to_begin() {
+async fn a_position_that_is_no_longer_in_the_log_is_refused_with_the_first_one() {
     let (_dir, daemon, catalog) = forgetful().await;
     let epoch = head(&catalog).await.epoch;
     set(&catalog, "a", DIGEST).await;
@@ -111,7 +111,7 @@ async fn what_is_no_longer_kept_is_refused_with_where_to_begin() {
 }
 
 #[tokio::test]
-async fn without_a_log_there_are_pages_and_no_changes() {
+async fn pages_work_without_a_log_and_changes_do_not() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(dir.path(), Limits::default());
     config.log_keep = Retention { bytes: 0, age: None };

@@ -104,12 +104,12 @@ async fn serves(seconds: i64, stored: i64, past: &str, future: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_before_1970_ends_nothing() {
+async fn the_daemon_works_with_a_clock_before_1970() {
     serves(-1_000_000_000, -1_000_000_000, "1900-01-01T00:00:00Z", "1970-01-01T00:00:00Z").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_after_9999_ends_nothing() {
+async fn the_daemon_works_with_a_clock_after_9999() {
     // The year 31,000; and the last second that protobuf knows, for records.
     serves(915_000_000_000, 253_402_300_799, "9999-12-31T23:59:59Z", "no time is later than that")
         .await;

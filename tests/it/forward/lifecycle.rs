@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_never_ends_does_not_hold_up_the_end() {
+async fn an_endless_stream_does_not_delay_the_shutdown() {
     let Chain { upstream, daemon, channel, dir: _dir } = Chain::start().await;
     let (_sender, mut replies) = open(&channel).await;
     let silent =
@@ -38,7 +38,7 @@ async fn calls_pass_again_after_upstream_came_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_connection_to_containerd_is_there_before_the_first_call() {
+async fn the_connection_to_containerd_is_open_before_the_first_call() {
     let chain = Chain::start().await;
     is_served(&chain.channel).await;
     let before = chain.upstream.accepted();

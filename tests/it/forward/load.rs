@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_open_streams_leave_room_for_a_call() {
+async fn a_call_is_answered_beside_a_thousand_open_streams() {
     let chain = Chain::start().await;
     let mut opening = JoinSet::new();
     for _ in 0..1_000 {
@@ -98,7 +98,7 @@ async fn a_connection_carries_calls_without_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn uploads_that_upstream_does_not_read_leave_room_for_calls() {
+async fn calls_are_answered_beside_uploads_that_upstream_does_not_read() {
     let chain = Chain::start().await;
     let mut unread = Vec::new();
     for _ in 0..24 {

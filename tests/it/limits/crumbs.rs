@@ -73,15 +73,15 @@ async fn grpc_clients_that_send_crumbs_are_not_read_and_others_are() {
     let client = served.client(Protocol::Grpc).await;
     let large = create(image(&"x".repeat(1 << 20)));
     let created = client.call::<CreateImageResponse>("Create", "n", &large);
-    tokio::time::timeout(PATIENCE, created).await.unwrap().unwrap();
+    tokio::time::timeout(TEST_TIMEOUT, created).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_sent_to_a_call_that_has_ended_does_not_count_as_unread() {
+async fn data_for_a_call_that_has_ended_does_not_count_as_unread() {
     let served = Served::start().await;
     let mut client = UnixStream::connect(served.daemon.grpc()).await.unwrap();
     // The server refuses each call before it reads the message.
     let bytes = calls("/none/None", 2 * CALLS, |stream| frame(DATA, END_STREAM, stream, &[0]));
     let sent = client.write_all(&bytes);
-    tokio::time::timeout(PATIENCE, sent).await.expect("the server reads on").unwrap();
+    tokio::time::timeout(TEST_TIMEOUT, sent).await.expect("the server reads on").unwrap();
 }

@@ -16,7 +16,9 @@ async fn memory_comes_back(limits: &Limits) {
         tokio::task::yield_now().await;
     }
     let waiting = limits.request_memory.reserve(Sender::Process(1), part);
-    tokio::time::timeout(PATIENCE, waiting).await.expect("it comes back before the message's time");
+    tokio::time::timeout(TEST_TIMEOUT, waiting)
+        .await
+        .expect("it comes back before the message's time");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,7 +44,7 @@ async fn a_large_ttrpc_request_that_stops_gives_its_memory_to_those_that_wait() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_of_too_many_fields_is_told_so() {
+async fn a_request_with_too_many_fields_gets_that_error() {
     let served = Served::start().await;
     for protocol in BOTH {
         let client = served.client(protocol).await;

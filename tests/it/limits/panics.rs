@@ -84,6 +84,6 @@ async fn a_panic_is_answered_internal() {
     }
     stop.cancel();
     for server in servers {
-        tokio::time::timeout(PATIENCE, server).await.unwrap().unwrap();
+        tokio::time::timeout(TEST_TIMEOUT, server).await.unwrap().unwrap();
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_ttrpc_is_disconnected() {
+async fn a_client_that_does_not_speak_ttrpc_is_disconnected() {
     let served = Served::with(hasty()).await;
     for bytes in [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], b"GET / HTTP/1.1\r\n\r\n", &[0xff; 10]]
     {
@@ -15,7 +15,7 @@ async fn what_is_not_ttrpc_is_disconnected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_half_sent_frame_is_given_a_time() {
+async fn a_half_sent_frame_has_a_timeout() {
     let served = Served::with(hasty()).await;
     let whole = get_frame(1);
     for cut in [1, 9, 10, whole.len() - 1] {
@@ -62,7 +62,7 @@ async fn a_ttrpc_client_that_does_not_read_is_not_read_and_then_disconnected() {
     client.call::<CreateImageResponse>("Create", "n", &create(big)).await.unwrap();
     let mut stream = UnixStream::connect(served.daemon.ttrpc()).await.unwrap();
     let mut sent = 0;
-    let ended = tokio::time::timeout(PATIENCE, async {
+    let ended = tokio::time::timeout(TEST_TIMEOUT, async {
         while stream.write_all(&get_frame(2 * sent + 1)).await.is_ok() {
             sent += 1;
         }
@@ -74,7 +74,7 @@ async fn a_ttrpc_client_that_does_not_read_is_not_read_and_then_disconnected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn metadata_by_the_thousand_is_no_ttrpc_client() {
+async fn a_frame_with_a_thousand_metadata_entries_ends_the_connection() {
     let served = Served::start().await;
     let request = |entries| ttrpc::Request {
         metadata: vec![ttrpc::proto::KeyValue::default(); entries],

@@ -9,7 +9,7 @@ const FUTURE: (&str, &str) = ("containerd.io/gc.expire", "2999-01-01T00:00:00+02
 const NEVER: (&str, &str) = ("containerd.io/gc.expire", "some day");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_expired_goes_with_a_sync_delete_and_is_told() {
+async fn a_sync_delete_removes_expired_images_and_emits_their_events() {
     let served = Served::start().await;
     let channel = channel(served.daemon.grpc()).await.unwrap();
     let client = served.client(Protocol::Ttrpc).await;
@@ -57,7 +57,7 @@ async fn what_has_expired_goes_with_a_sync_delete_and_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_expired_goes_after_a_hundred_changes_and_at_the_start() {
+async fn expired_images_are_removed_after_a_hundred_changes_and_at_the_start() {
     let served = Served::start().await;
     let client = served.client(Protocol::Ttrpc).await;
     let mut events = subscribe(&served, &["topic==\"/images/delete\",event.name==past"]).await;
@@ -72,7 +72,7 @@ async fn what_has_expired_goes_after_a_hundred_changes_and_at_the_start() {
     let again = Served { daemon: Daemon::start(&config).await.unwrap(), dir };
     let client = again.client(Protocol::Ttrpc).await;
     let get = GetImageRequest { name: "late".into(), ..Default::default() };
-    tokio::time::timeout(PATIENCE, async {
+    tokio::time::timeout(TEST_TIMEOUT, async {
         while client.call::<GetImageResponse>("Get", "n", &get).await.is_ok() {
             tokio::task::yield_now().await;
         }

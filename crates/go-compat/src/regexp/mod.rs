@@ -247,7 +247,7 @@ mod tests {
 
     /// A comparison with Go found this difference.
     #[test]
-    fn what_is_not_a_word_boundary_lies_between_runes() {
+    fn a_non_boundary_matches_only_between_runes() {
         assert!(!matches(r"\B", "aéa"));
         assert!(matches(r"\B|[^a]", "aéa"));
         assert!(matches(r"\B", "éé"));

@@ -1,7 +1,7 @@
-//! The grammar of patterns, but for classes and escapes.
+//! The grammar of patterns, except for classes and escapes.
 //!
-//! The parser keeps open groups on a stack of its own rather than on the
-//! thread's, so no pattern can exhaust that.
+//! The parser keeps open groups in a vector, not on the stack of the thread, so
+//! no pattern can exhaust that stack.
 
 use regex_syntax::hir::{Dot, Hir, Look};
 
@@ -9,7 +9,7 @@ use super::RegexpError;
 use super::class_budget::Classes;
 use super::piece::{MAX_REPEATS, Piece};
 
-/// The syntax tree of a pattern, without its groups, and how deep it is.
+/// The syntax tree of a pattern, without its groups, and the depth of the tree.
 pub(super) fn parse(pattern: &str) -> Result<(Hir, u32), RegexpError> {
     let mut parser = Parser {
         rest: pattern,
@@ -37,7 +37,7 @@ pub(super) struct Parser<'p> {
     level: Level,
     /// The groups around it, outermost first.
     groups: Vec<Group>,
-    /// Whether a repetition operator was just read: another must not follow.
+    /// Whether the last piece is a repetition operator: another one must not follow.
     after_repetition: bool,
     pub(super) classes: Classes,
 }
@@ -54,7 +54,7 @@ struct Level {
 struct Group {
     /// The pieces outside the group.
     around: Level,
-    /// The flags to go back to.
+    /// The flags that are valid again after the group.
     flags: Flags,
     captures: bool,
 }
@@ -102,7 +102,7 @@ impl<'p> Parser<'p> {
         self.rest
     }
 
-    /// Goes on with `rest`, the end of what was left.
+    /// Continues with `rest`, the end of the remaining text.
     pub(super) fn skip_to(&mut self, rest: &'p str) {
         self.rest = rest;
     }
@@ -126,7 +126,7 @@ impl<'p> Parser<'p> {
         Ok(std::mem::take(&mut self.level).end()?.into_tree())
     }
 
-    /// Reads what begins with `first` and is not a repetition.
+    /// Reads a piece that begins with `first` and is not a repetition.
     fn element(&mut self, first: char) -> Result<(), RegexpError> {
         match first {
             '(' if self.eat("?") => self.extended_group(),
@@ -160,7 +160,7 @@ impl<'p> Parser<'p> {
         self.push(Piece::leaf(Hir::look(look)))
     }
 
-    /// A rune by itself, which may be a surrogate: no text has those.
+    /// A single rune. It may be a surrogate, which matches no text.
     pub(super) fn literal(&mut self, rune: u32) -> Result<(), RegexpError> {
         let folded = self.flags.fold;
         let tree = match char::from_u32(rune) {
@@ -183,8 +183,8 @@ impl<'p> Parser<'p> {
         self.push(if group.captures { inner.captured()? } else { inner })
     }
 
-    /// Reads on after `(?`: the beginning of a named group or of one that does
-    /// not capture, or flags alone.
+    /// Reads the text after `(?`: the beginning of a named group or of a group
+    /// that does not capture, or only flags.
     fn extended_group(&mut self) -> Result<(), RegexpError> {
         if self.eat("P<") || self.eat("<") {
             let name = self.until(">").ok_or(RegexpError::InvalidNamedCapture)?;
@@ -222,8 +222,8 @@ impl<'p> Parser<'p> {
         }
     }
 
-    /// Takes back the last piece, for an operator that applies to it. The
-    /// operator may be made lazy by a `?`.
+    /// Removes the last piece, for an operator that applies to it. A `?` after
+    /// the operator makes it lazy.
     fn operand(&mut self) -> Result<Piece, RegexpError> {
         self.eat("?");
         if self.after_repetition {
@@ -238,8 +238,8 @@ impl<'p> Parser<'p> {
         Ok(true)
     }
 
-    /// Reads a repetition after its opening brace, or else the brace as itself.
-    /// Tells which.
+    /// Reads a repetition after its opening brace, or else the brace as a literal
+    /// character. Returns whether it is a repetition.
     fn braces(&mut self) -> Result<bool, RegexpError> {
         let Some((min, max, rest)) = counts(self.rest) else {
             self.literal('{'.into())?;
@@ -255,8 +255,8 @@ impl<'p> Parser<'p> {
     }
 }
 
-/// The counts in `2}`, `2,}` or `2,3}` and what comes after; `None` if `text` does
-/// not begin like that.
+/// The counts in `2}`, `2,}` or `2,3}`, and the text after them; `None` if `text`
+/// does not begin with counts.
 fn counts(text: &str) -> Option<(u32, Option<u32>, &str)> {
     let (min, rest) = number(text)?;
     if let Some(rest) = rest.strip_prefix('}') {
@@ -270,8 +270,8 @@ fn counts(text: &str) -> Option<(u32, Option<u32>, &str)> {
     Some((min, Some(max), rest.strip_prefix('}')?))
 }
 
-/// A decimal number without leading zeros; one too large for its type is as bad
-/// as the largest.
+/// A decimal number without leading zeros. A number that is too large for its
+/// type becomes the largest one, which is refused too.
 fn number(text: &str) -> Option<(u32, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, rest) = text.split_at_checked(end)?;

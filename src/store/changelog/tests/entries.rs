@@ -44,7 +44,7 @@ fn an_entry_has_the_actor_the_change_and_the_reason() {
 }
 
 #[test]
-fn of_large_states_only_the_digests_are_logged() {
+fn large_states_are_logged_as_digests() {
     let (_dir, store) = store();
     put(&store, 0, entry::MAX_STATE_BYTES - 200);
     put(&store, 0, 1000);
@@ -72,7 +72,7 @@ fn a_record_that_is_no_image_leaves_an_entry_that_can_be_decoded() {
 }
 
 #[test]
-fn a_damaged_record_is_logged_as_one_of_which_nothing_is_known() {
+fn a_damaged_record_is_logged_without_its_state() {
     let (_dir, store) = store();
     let rotten = |change: &mut Transaction<'_>| {
         let key = crate::store::schema::keys::key(&namespace(0), Kind::Image, "a");

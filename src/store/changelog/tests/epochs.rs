@@ -5,7 +5,7 @@ use crate::api::catalog::Kind;
 use crate::store::Retention;
 
 #[test]
-fn turned_off_the_log_is_gone_and_turned_on_it_begins_in_another_epoch() {
+fn turning_the_log_off_removes_it_and_turning_it_on_begins_another_epoch() {
     let dir = tempfile::tempdir().unwrap();
     let open = |keep| Store::open_and_keep(dir.path(), keep).unwrap();
     let off = Some(Retention { bytes: 0, age: None });

@@ -44,7 +44,7 @@ fn changes(snapshot: &Snapshot<'_>, head: &LogHead) -> Result<Vec<Change>> {
         assert_eq!(seq, head.first + changes.len() as u64, "a hole");
         assert!(chain.is_none_or(|chain| entry::follows(entry, chain)), "the chain at {seq}");
         let change = entry::decode(entry).unwrap();
-        assert_eq!((change.seq, change.chain), (seq, entry::place(entry).unwrap().chain));
+        assert_eq!((change.seq, change.chain), (seq, entry::position(entry).unwrap().chain));
         chain = Some(change.chain);
         changes.push(change);
         Ok(true)

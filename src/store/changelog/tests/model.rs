@@ -98,7 +98,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn the_log_over_the_first_state_is_the_list_whatever_happens(
+    fn a_replay_of_the_log_gives_the_list_after_any_fault(
         steps in prop::collection::vec(step(), 0..40),
         keep in prop::sample::select(vec![u64::MAX, 40 << 10]),
     ) {

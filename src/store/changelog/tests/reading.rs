@@ -4,7 +4,7 @@ use super::*;
 use crate::store::{Cause, Origin};
 
 #[test]
-fn what_became_visible_at_once_is_read_at_once() {
+fn changes_that_became_visible_together_are_read_together() {
     let (_dir, store) = store();
     put(&store, 0, 10);
     let batch = |change: &mut Transaction<'_>| {
@@ -27,7 +27,7 @@ fn what_became_visible_at_once_is_read_at_once() {
 }
 
 #[test]
-fn a_woken_reader_can_read_the_shown_end() {
+fn a_woken_reader_can_read_the_published_end() {
     let (_dir, store) = store();
     let mut watched = store.watch_log();
     let reader = std::thread::spawn({

@@ -4,7 +4,7 @@ use super::*;
 use crate::store::Retention;
 
 #[test]
-fn old_entries_go_the_newest_never_and_the_file_does_not_grow() {
+fn old_entries_are_removed_and_the_file_does_not_grow() {
     let dir = tempfile::tempdir().unwrap();
     let keep = Some(Retention { bytes: 64 << 10, age: None });
     let store = Store::open_and_keep(dir.path(), keep).unwrap();
@@ -35,7 +35,7 @@ fn old_entries_go_the_newest_never_and_the_file_does_not_grow() {
 }
 
 #[test]
-fn entries_of_an_age_go_and_a_reader_is_told_where_the_log_begins() {
+fn old_entries_are_removed_and_a_reader_gets_the_first_position() {
     let dir = tempfile::tempdir().unwrap();
     let keep = Retention { bytes: u64::MAX, age: Some(std::time::Duration::from_secs(3600)) };
     let store = Store::open_and_keep(dir.path(), Some(keep)).unwrap();

@@ -51,7 +51,7 @@ fn checkpoint(store: &Store) {
 }
 
 #[test]
-fn what_was_answered_is_there_after_a_crash_for_each_process_that_opens_the_store() {
+fn after_a_crash_each_process_that_opens_the_store_has_the_answered_writes() {
     let (_dir, store) = store();
     checkpoint(&store);
     for (name, then) in [("a", false), ("b", true), ("c", false), ("d", false)] {
@@ -236,7 +236,7 @@ fn a_journal_of_another_checkpoint_or_of_another_store_is_refused() {
 }
 
 #[test]
-fn the_journal_of_the_checkpoint_before_means_nothing() {
+fn entries_before_the_last_checkpoint_are_ignored() {
     let (_dir, store) = store();
     put(&store, "a", 10);
     let before = crashed(&store);

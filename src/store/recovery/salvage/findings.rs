@@ -1,25 +1,25 @@
 //! The result of a salvage: records and damage.
 
-use crate::store::schema::checkpoint_id::Facts;
+use crate::store::schema::checkpoint_id::StoreIdentity;
 
-/// The place where a record was found, from the certain ones to those that may be out of date.
+/// The place where a record was found, from the most to the least certain one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// In the live state.
     Live,
-    /// On a page of the live state that nothing leads to.
+    /// On a page of the live state that no other page refers to.
     Orphan,
-    /// In the state before the last change.
+    /// In the state before the last checkpoint.
     Previous,
-    /// On some page: it may be an older version, or have been deleted.
+    /// On any other page: the record may be an older version, or may have been deleted.
     Unreferenced,
 }
 
-/// A record with a right checksum.
+/// A record with a correct checksum.
 #[derive(Debug, Clone)]
-pub(crate) struct Saved<'m> {
-    /// It was set aside.
-    pub aside: bool,
+pub(crate) struct SavedRecord<'m> {
+    /// Whether the record is among those that are set aside.
+    pub is_set_aside: bool,
     /// The key.
     pub key: &'m [u8],
     /// The message.
@@ -28,22 +28,23 @@ pub(crate) struct Saved<'m> {
     pub origin: Origin,
 }
 
-/// The counts of a salvage.
+/// What a salvage says about the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// Nothing is damaged, values included.
-    pub whole: bool,
-    /// Which state is the newest. If not, because a meta page is damaged, the last change may be missing.
-    pub certain: bool,
-    /// Records that the live state says it has, set aside ones included; unknown when that is
-    /// damaged.
-    pub expected: Option<u64>,
-    /// The damage.
+    /// The file has no damage, neither in its pages nor in its values.
+    pub is_whole: bool,
+    /// Both meta pages are readable enough to tell which state is the newest. If not, the last checkpoint
+    /// may be missing.
+    pub is_newest_known: bool,
+    /// The number of records in the live state, including those that are set aside. `None` if the damage
+    /// hides it.
+    pub expected_records: Option<u64>,
+    /// The damage, one line for each place.
     pub damage: Vec<String>,
-    /// Keys of records whose value is damaged.
-    pub damaged: Vec<Vec<u8>>,
-    /// The store and its last checkpoint, by the live state.
-    pub(crate) facts: Facts,
-    /// The transaction of the live state.
+    /// The keys of records whose value is damaged.
+    pub damaged_keys: Vec<Vec<u8>>,
+    /// The store and its last checkpoint, as the live state records them.
+    pub(crate) identity: StoreIdentity,
+    /// The number of the live state's transaction.
     pub transaction: Option<u64>,
 }

@@ -1,26 +1,27 @@
-//! Saving records out of a damaged file, without LMDB.
+//! Saves records from a damaged file, without LMDB.
 //!
-//! Every record has a checksum of its key and its message: one that fits was written by us. What it
-//! does not say is whether it is the newest of its name, or was deleted since. That depends on
-//! where it is found ([`Origin`]):
+//! Every record has a checksum of its key and its message. A record with a correct checksum was written by
+//! this program. The checksum does not tell whether the record is the newest version of its name, or was
+//! deleted later. That depends on the place of the record ([`Origin`]). A salvage searches these places, in
+//! this order:
 //!
-//! 1. All that the live meta page leads to. Pages that are damaged, and records, are noted as
-//!    *gaps*: ranges of keys of which something may be missing.
-//! 2. For gaps only: pages that no branch leads to any more. If the list of free pages is whole, a
-//!    page that is not in it belongs to the live state.
-//! 3. For gaps only: the state before the last change, from the other meta page.
-//! 4. For gaps only, and only if the list of free pages is damaged as well: all pages. The caller
-//!    takes the newest of each name, as far as records say.
+//! 1. The pages that the live meta page leads to. A damaged page or record is a *gap*: a range of keys in
+//!    which records may be missing. The other steps save only records in gaps.
+//! 2. Pages that no other page refers to, if the list of free pages is readable. A page that is neither
+//!    reached nor free belongs to the live state.
+//! 3. The state before the last checkpoint, which the other meta page leads to.
+//! 4. All other pages, if the list of free pages is damaged. If a name has several records here, the caller
+//!    keeps the one with the latest update time.
 //!
-//! A page counts in 2 and 4 only if it is a leaf with the number of its place, and the inside of long
-//! values is skipped where it is known: no client's label must be read as a page.
+//! Steps 2 and 4 use only leaf pages that contain their own page number, and skip the pages of long values
+//! whose first page is readable. Otherwise a client could store a label that looks like a page.
 
 mod findings;
 mod key_range;
 
 use std::fs::File;
 
-pub(crate) use self::findings::{Findings, Origin, Saved};
+pub(crate) use self::findings::{Findings, Origin, SavedRecord};
 use self::key_range::KeyRange;
 use crate::store::schema::keys::ROOT_PREFIX;
 use crate::store::schema::value;
@@ -28,47 +29,49 @@ use lmdb_verify::layout::{Db, MAX_DEPTH, METAS, Meta, NO_PAGE, PAGE_HEADER, Page
 use lmdb_verify::pages::{Damage, PageSet, Pages};
 use lmdb_verify::state::{Metas, State};
 
-/// The most sentences about damage in [`Findings`].
-const MAX_SENTENCES: usize = 100;
+/// The most lines about damage in [`Findings`].
+const MAX_REPORTED_DAMAGE: usize = 100;
 
 struct Salvage<'s, 'v> {
     pages: Pages<'s, File>,
+    /// The free pages, if their list is readable.
     free: Option<PageSet>,
-    /// Pages that were reached and are whole.
+    /// The whole pages that the salvage has reached.
     reached: PageSet,
-    /// Of records, and of those set aside.
+    /// The gaps in the records, and those in the records that are set aside.
     gaps: [Vec<KeyRange>; 2],
     found: Findings,
-    visit: &'v mut dyn FnMut(Saved<'_>) -> crate::model::Result<()>,
+    visit: &'v mut dyn FnMut(SavedRecord<'_>) -> crate::model::Result<()>,
 }
 
 type Result<T, E = crate::model::Error> = std::result::Result<T, E>;
 
-/// Calls `visit` with every record of `file` that can be saved, in the order of [`Origin`]: what came
-/// earlier is more certain than what comes later under the same key.
+/// Calls `visit` with every record of `file` that can be saved, in the order of [`Origin`]. Of two records
+/// with one key, the earlier one is the more certain.
 pub(crate) fn salvage(
     file: &File,
-    visit: &mut dyn FnMut(Saved<'_>) -> Result<()>,
+    visit: &mut dyn FnMut(SavedRecord<'_>) -> Result<()>,
 ) -> Result<Findings> {
-    let cannot = |damage: Damage| crate::model::Error::Internal(damage.0);
-    let metas = Metas::read(file).map_err(cannot)?;
+    let to_error = |damage: Damage| crate::model::Error::Internal(damage.0);
+    let metas = Metas::read(file).map_err(to_error)?;
     let mut states: Vec<&Meta> = metas.0.iter().flatten().collect();
-    let certain = metas.live().is_ok();
+    let is_newest_known = metas.live().is_ok();
     states.sort_by_key(|meta| {
-        // A number that is damaged says nothing; what a state has freed says how new it is.
-        let freed = if certain { None } else { State::last_freed(file, meta) };
+        // If a transaction's number may be damaged, the newest entry in its list of free pages shows how new
+        // its state is.
+        let freed = if is_newest_known { None } else { State::last_freed(file, meta) };
         std::cmp::Reverse((freed.unwrap_or(meta.transaction), meta.transaction))
     });
-    // Without a meta page: pages have what this machine's LMDB gives them.
+    // Without a meta page, assume the page size that LMDB uses on this machine.
     let size = states.first().map_or(4096, |meta| meta.page_size);
-    let pages = Pages::new(file, size).map_err(cannot)?;
+    let pages = Pages::new(file, size).map_err(to_error)?;
     let present = pages.present;
     let mut salvage = Salvage {
         free: states.first().and_then(|meta| State::free_pages(file, meta).ok()),
         reached: PageSet::with_bound(present),
         gaps: [Vec::new(), Vec::new()],
         found: Findings {
-            certain,
+            is_newest_known,
             transaction: states.first().map(|meta| meta.transaction),
             ..Findings::default()
         },
@@ -77,43 +80,43 @@ pub(crate) fn salvage(
     };
     let verdict = metas.live().and_then(|meta| State::read(file, meta).map(drop));
     if let Err(damage) = verdict {
-        salvage.note(damage);
+        salvage.report(damage);
     }
     match states.first() {
-        Some(live) => salvage.state(live, Origin::Live)?,
+        Some(live) => salvage.visit_state(live, Origin::Live)?,
         None => salvage.gaps = [vec![KeyRange::default()], vec![KeyRange::default()]],
     }
     if salvage.gaps.iter().all(Vec::is_empty) {
-        salvage.found.whole = salvage.found.damage.is_empty();
+        salvage.found.is_whole = salvage.found.damage.is_empty();
         return Ok(salvage.found);
     }
     if salvage.free.is_some() {
-        salvage.scan(Origin::Orphan)?;
+        salvage.scan_pages(Origin::Orphan)?;
     }
     if let Some(before) = states.get(1) {
-        // Its pages are mostly those of the live state.
+        // Most pages of the previous state belong to the live state too, and are reached again.
         salvage.reached = PageSet::with_bound(present);
         let free = salvage.free.take();
         let gaps = salvage.gaps.clone();
-        salvage.state(before, Origin::Previous)?;
+        salvage.visit_state(before, Origin::Previous)?;
         (salvage.free, salvage.gaps) = (free, gaps);
     }
     if salvage.free.is_none() {
         salvage.reached = PageSet::with_bound(present);
-        salvage.scan(Origin::Unreferenced)?;
+        salvage.scan_pages(Origin::Unreferenced)?;
     }
     Ok(salvage.found)
 }
 
 impl Salvage<'_, '_> {
-    fn note(&mut self, damage: impl std::fmt::Display) {
-        if self.found.damage.len() < MAX_SENTENCES {
+    fn report(&mut self, damage: impl std::fmt::Display) {
+        if self.found.damage.len() < MAX_REPORTED_DAMAGE {
             self.found.damage.push(damage.to_string());
         }
     }
 
-    /// Something is missing between these keys.
-    fn gap(
+    /// Adds a gap if `range` is in the live state.
+    fn add_gap(
         &mut self,
         aside: bool,
         range: &KeyRange,
@@ -121,16 +124,16 @@ impl Salvage<'_, '_> {
         damage: impl std::fmt::Display,
     ) {
         if origin == Origin::Live {
-            self.note(damage);
+            self.report(damage);
             let [records, set_aside] = &mut self.gaps;
             if aside { set_aside } else { records }.push(range.clone());
         }
     }
 
-    /// All that a meta page leads to.
-    fn state(&mut self, meta: &Meta, origin: Origin) -> Result<()> {
+    /// Visits the pages that a meta page leads to.
+    fn visit_state(&mut self, meta: &Meta, origin: Origin) -> Result<()> {
         let mut databases = Vec::new();
-        self.leaves(&meta.main, origin, None, &mut |_, page, _, _| {
+        self.visit_leaves(&meta.main, origin, None, &mut |_, page, _, _| {
             for node in nodes(page) {
                 if let Some(db) = Db::read(node.value) {
                     databases.push((node.key.to_vec(), db));
@@ -138,34 +141,37 @@ impl Salvage<'_, '_> {
             }
             Ok(())
         })?;
-        let known = |name: &[u8]| databases.iter().find(|(n, _)| n == name).map(|(_, db)| *db);
-        let (records, set_aside) = (known(b"records"), known(b"aside"));
+        let database = |name: &[u8]| databases.iter().find(|(n, _)| n == name).map(|(_, db)| *db);
+        let (records, set_aside) = (database(b"records"), database(b"aside"));
         if origin == Origin::Live {
-            if let Some(log) = known(b"log") {
-                self.leaves(&log, origin, None, &mut |salvage, page, _, _| {
-                    salvage.log(page);
+            if let Some(log) = database(b"log") {
+                self.visit_leaves(&log, origin, None, &mut |salvage, page, _, _| {
+                    salvage.check_log(page);
                     Ok(())
                 })?;
             }
-            self.found.expected =
+            self.found.expected_records =
                 records.zip(set_aside).map(|(r, a)| r.entries.saturating_add(a.entries));
-            if let Some(meta) = known(b"meta") {
-                self.leaves(&meta, origin, None, &mut |salvage, page, _, _| {
-                    nodes(page).for_each(|node| salvage.found.facts.add(node.key, node.value));
+            if let Some(meta) = database(b"meta") {
+                self.visit_leaves(&meta, origin, None, &mut |salvage, page, _, _| {
+                    nodes(page).for_each(|node| salvage.found.identity.add(node.key, node.value));
                     Ok(())
                 })?;
             }
         }
         for (aside, db) in [(false, records), (true, set_aside)] {
             match db {
-                Some(db) => {
-                    self.leaves(&db, origin, Some(aside), &mut |salvage, page, range, origin| {
-                        salvage.leaf(page, range, aside, origin)
-                    })?
-                }
+                Some(db) => self.visit_leaves(
+                    &db,
+                    origin,
+                    Some(aside),
+                    &mut |salvage, page, range, origin| {
+                        salvage.save_leaf(page, range, aside, origin)
+                    },
+                )?,
                 None => {
                     let name = if aside { "aside" } else { "records" };
-                    self.gap(
+                    self.add_gap(
                         aside,
                         &KeyRange::default(),
                         origin,
@@ -177,8 +183,8 @@ impl Salvage<'_, '_> {
         Ok(())
     }
 
-    /// Looks whether the entries of the log on a leaf are whole. A recovery begins a new log: none is saved.
-    fn log(&mut self, page: Page<'_>) {
+    /// Checks the log entries on a leaf. A recovery begins a new log, so it saves no entry.
+    fn check_log(&mut self, page: Page<'_>) {
         let (mut buffer, mut damaged) = (Vec::new(), 0);
         for node in nodes(page) {
             let stored = self.value(&node, &mut buffer);
@@ -186,13 +192,14 @@ impl Salvage<'_, '_> {
             damaged += u64::from(!is_whole);
         }
         if damaged > 0 {
-            self.note(format_args!("{damaged} entries of the log have a wrong checksum"));
+            self.report(format_args!("{damaged} entries of the log have a wrong checksum"));
         }
     }
 
-    /// Calls `visit` with each leaf that can be reached, the keys that may be in it, and where its
-    /// records come from: those of a page that has another's number may be old.
-    fn leaves(
+    /// Calls `visit` with each leaf of a tree, the range of keys that the leaf may have, and the origin of
+    /// its records. A page with the number of another page may be old, so its records are
+    /// [`Origin::Unreferenced`].
+    fn visit_leaves(
         &mut self,
         db: &Db,
         origin: Origin,
@@ -207,7 +214,7 @@ impl Salvage<'_, '_> {
         while let Some((number, range, level)) = todo.pop() {
             let missing = |salvage: &mut Self, what: &dyn std::fmt::Display| {
                 if let Some(aside) = aside {
-                    salvage.gap(aside, &range, origin, what);
+                    salvage.add_gap(aside, &range, origin, what);
                 }
             };
             let free = self.free.as_ref().is_some_and(|free| free.contains(number));
@@ -224,8 +231,8 @@ impl Salvage<'_, '_> {
                 }
                 Ok(page) => page,
             };
-            let in_place = page.number() == Some(number);
-            if !in_place {
+            let has_own_number = page.number() == Some(number);
+            if !has_own_number {
                 missing(self, &Damage::page(number, "has the number of another page"));
             }
             let flags = page.flags().unwrap_or_default() & (page::BRANCH | page::LEAF);
@@ -235,10 +242,15 @@ impl Salvage<'_, '_> {
                 _ => level >= db.depth,
             };
             if leaf {
-                visit(self, page, &range, if in_place { origin } else { Origin::Unreferenced })?;
+                visit(
+                    self,
+                    page,
+                    &range,
+                    if has_own_number { origin } else { Origin::Unreferenced },
+                )?;
                 continue;
             }
-            let children: Vec<_> = (0..offsets(page)).map(|i| page.node(i, false)).collect();
+            let children: Vec<_> = (0..node_count(page)).map(|i| page.node(i, false)).collect();
             if children.is_empty() || children.iter().any(Option::is_none) {
                 missing(self, &Damage::page(number, "has damaged nodes"));
             }
@@ -255,8 +267,8 @@ impl Salvage<'_, '_> {
         Ok(())
     }
 
-    /// Gives out the records of a leaf of records.
-    fn leaf(
+    /// Passes the records of a leaf to `visit`.
+    fn save_leaf(
         &mut self,
         page: Page<'_>,
         range: &KeyRange,
@@ -265,30 +277,35 @@ impl Salvage<'_, '_> {
     ) -> Result<()> {
         let mut value = Vec::new();
         let number = page.number().unwrap_or_default();
-        let count = offsets(page);
+        let count = node_count(page);
         if count == 0 || page.flags() != Some(page::LEAF) {
-            self.gap(aside, range, origin, Damage::page(number, "is damaged"));
+            self.add_gap(aside, range, origin, Damage::page(number, "is damaged"));
         }
         for index in 0..count {
-            let Some(node) = page.node(index, true).filter(|node| range.has(node.key)) else {
-                self.gap(aside, range, origin, Damage::page(number, "has a damaged node"));
+            let Some(node) = page.node(index, true).filter(|node| range.contains(node.key)) else {
+                self.add_gap(aside, range, origin, Damage::page(number, "has a damaged node"));
                 continue;
             };
             let stored = self.value(&node, &mut value);
             match stored.and_then(|stored| value::decode(node.key, stored).ok()) {
                 Some(message) => {
-                    let wanted = origin == Origin::Live || self.gap_of(node.key) == Some(aside);
+                    let wanted = origin == Origin::Live || self.gap_with(node.key) == Some(aside);
                     if wanted {
-                        (self.visit)(Saved { aside, key: node.key, message, origin })?;
+                        (self.visit)(SavedRecord {
+                            is_set_aside: aside,
+                            key: node.key,
+                            message,
+                            origin,
+                        })?;
                     }
                 }
                 None => {
                     if origin == Origin::Live {
-                        self.found.damaged.push(node.key.to_vec());
+                        self.found.damaged_keys.push(node.key.to_vec());
                     }
-                    self.gap(
+                    self.add_gap(
                         aside,
-                        &KeyRange::only(node.key),
+                        &KeyRange::of_key(node.key),
                         origin,
                         Damage::page(number, "has a record whose checksum is wrong"),
                     );
@@ -298,7 +315,7 @@ impl Salvage<'_, '_> {
         Ok(())
     }
 
-    /// The bytes of a value.
+    /// The bytes of a value: in its leaf, or in `long`, read from the value's own pages.
     fn value<'b>(
         &self,
         found: &lmdb_verify::layout::Node<'b>,
@@ -311,15 +328,16 @@ impl Salvage<'_, '_> {
         Some(long)
     }
 
-    /// Whether a record with this key may be missing: of those set aside, or of the others.
-    fn gap_of(&self, key: &[u8]) -> Option<bool> {
+    /// The kind of gap that contains the key: `Some(true)` for records that are set aside, `Some(false)` for
+    /// the others.
+    fn gap_with(&self, key: &[u8]) -> Option<bool> {
         let [records, aside] = &self.gaps;
-        let has = |gaps: &[KeyRange]| gaps.iter().any(|range| range.has(key));
-        if has(records) { Some(false) } else { has(aside).then_some(true) }
+        let contains = |gaps: &[KeyRange]| gaps.iter().any(|range| range.contains(key));
+        if contains(records) { Some(false) } else { contains(aside).then_some(true) }
     }
 
-    /// Looks through the pages that nothing led to.
-    fn scan(&mut self, origin: Origin) -> Result<()> {
+    /// Searches the pages that are neither reached nor free.
+    fn scan_pages(&mut self, origin: Origin) -> Result<()> {
         let (mut buffer, mut value) = (Vec::new(), Vec::new());
         let mut number = METAS;
         while number < self.pages.present {
@@ -342,9 +360,14 @@ impl Salvage<'_, '_> {
             for node in nodes(page).filter(|node| node.key.starts_with(ROOT_PREFIX)) {
                 let Some(stored) = self.value(&node, &mut value) else { continue };
                 if let (Ok(message), Some(aside)) =
-                    (value::decode(node.key, stored), self.gap_of(node.key))
+                    (value::decode(node.key, stored), self.gap_with(node.key))
                 {
-                    (self.visit)(Saved { aside, key: node.key, message, origin })?;
+                    (self.visit)(SavedRecord {
+                        is_set_aside: aside,
+                        key: node.key,
+                        message,
+                        origin,
+                    })?;
                 }
             }
         }
@@ -352,13 +375,13 @@ impl Salvage<'_, '_> {
     }
 }
 
-/// How many offsets a page has room for and says it has, whatever else is wrong with it.
-fn offsets(page: Page<'_>) -> usize {
+/// The number of nodes by the page's header, which may be damaged.
+fn node_count(page: Page<'_>) -> usize {
     let lower = page.lower().unwrap_or_default().min(page.0.len());
     page.count().unwrap_or(lower.saturating_sub(PAGE_HEADER) / 2)
 }
 
-/// The nodes of a leaf that lie in it.
+/// The nodes of a leaf whose bytes are inside the page.
 fn nodes(page: Page<'_>) -> impl Iterator<Item = lmdb_verify::layout::Node<'_>> {
-    (0..offsets(page)).filter_map(move |index| page.node(index, true))
+    (0..node_count(page)).filter_map(move |index| page.node(index, true))
 }

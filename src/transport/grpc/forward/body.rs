@@ -23,21 +23,22 @@ use crate::transport::status;
 pub(crate) struct RequestPump {
     body: RequestBody,
     stream: SendStream<Bytes>,
-    /// The piece that waits for send capacity, and whether it is the last.
+    /// The piece that waits for send capacity, and whether it is the last one.
     waiting: Option<(Bytes, bool)>,
     /// No piece has been sent.
     is_first: bool,
 }
 
-/// The longest first piece that does not wait for send capacity, which a stream has only after its headers
-/// were sent. So headers and message of most calls are one write, and containerd wakes up once.
+/// The longest first piece, in bytes, that is sent without waiting for send capacity. A stream gets capacity
+/// only after its headers were sent. So the headers and the message of most calls are one write, and
+/// containerd wakes up once.
 const MAX_FIRST_BYTES: usize = 16 << 10;
 
 impl RequestPump {
-    /// Sends `read`, which was read of the body before, and then `body` on `stream`.
+    /// Sends `read`, the part of the body that was read before, and then the rest, `body`, on `stream`.
     pub(crate) fn new(read: Bytes, body: RequestBody, mut stream: SendStream<Bytes>) -> Self {
         let waiting = (!read.is_empty()).then(|| {
-            // As for each later piece.
+            // Capacity for one byte is enough, as for each later piece.
             stream.reserve_capacity(1);
             (read, body.is_end_stream())
         });
@@ -103,7 +104,7 @@ fn reason(error: &hyper::Error) -> Reason {
 /// The body of containerd's response, forwarded as it arrives.
 pub(crate) struct ResponseBody {
     body: RecvStream,
-    /// Sends the rest of the request: a client may go on sending before it reads the response. The
+    /// The task that sends the rest of the request: a client may send more before it reads the response. The
     /// task ends with the response.
     _upload: Option<JoinSet<()>>,
     name: String,

@@ -1,10 +1,10 @@
 //! Forwarding calls to containerd unchanged: unary calls and streams in both directions, metadata,
 //! trailers, deadlines and cancellation.
 //!
-//! The server does not decode the messages: the body of the client's request is the body of the
-//! request to containerd, and the same holds for the response. A client that disconnects drops the
-//! call, which resets the stream to containerd. A client that does not read holds containerd back by
-//! flow control. Each client connection has its own connection to containerd, so a stalled client
+//! The server does not decode the messages. It passes the body of the client's request to containerd, and
+//! the body of containerd's response to the client. When a client disconnects, the server drops its call,
+//! which resets the stream to containerd. When a client does not read, flow control stops containerd. Each
+//! client connection has its own connection to containerd, so a stalled client
 //! stalls no other client. The window of a connection is far larger than that of a stream
 //! ([`CONNECTION_WINDOW_BYTES`]), so a stream that is not read stalls no other stream.
 //!
@@ -45,7 +45,7 @@ pub(crate) const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// the others.
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 256 << 20;
 
-/// The clients for which connections to containerd are opened before their first call.
+/// The most clients for which the server opens a connection to containerd before their first call.
 const MAX_OPENED_AHEAD: usize = 64;
 
 /// The connection to containerd for the calls of one client connection. The first call opens it, unless it
@@ -54,7 +54,7 @@ const MAX_OPENED_AHEAD: usize = 64;
 pub(crate) struct Upstream {
     socket: Arc<Path>,
     live: Mutex<Option<LiveConnection>>,
-    /// One clone for each upstream of this socket: for each client connection.
+    /// Counts the client connections: each upstream of the socket has one clone.
     clients: Arc<()>,
 }
 
@@ -78,8 +78,8 @@ impl Upstream {
         Self { socket, live: Mutex::new(None), clients }
     }
 
-    /// Opens the connection while the first call is still to come. If that fails, the call tells. When
-    /// there are many clients, the first call opens it: a connection takes memory.
+    /// Opens the connection before the first call. An error is ignored, because the first call tries again.
+    /// With more than [`MAX_OPENED_AHEAD`] clients, the first call opens it, because a connection takes memory.
     pub(crate) fn open_ahead(self: &Arc<Self>, stop: &CancellationToken) {
         if Arc::strong_count(&self.clients) > MAX_OPENED_AHEAD {
             return;
@@ -102,7 +102,7 @@ impl Upstream {
         self.forward_begun(head, Bytes::new(), body, stop).await
     }
 
-    /// Forwards a call of which `read` was read before.
+    /// Forwards a call whose body begins with `read`, which was read before.
     ///
     /// # Errors
     /// As for [`forward`](Self::forward).

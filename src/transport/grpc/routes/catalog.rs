@@ -87,8 +87,8 @@ impl Source {
     }
 }
 
-/// An open stream. It has at most one message in flight: it reads the next message after the previous one
-/// has been written to the connection. So a client that does not read holds one message.
+/// An open stream. It has at most one message in flight: it builds the next message after the previous one
+/// has been written to the connection. So a client that does not read takes the memory of one message.
 struct OpenStream {
     source: Source,
     connection: std::sync::Arc<ConnectionState>,
@@ -106,8 +106,9 @@ impl OpenStream {
     }
 
     fn frame(&mut self, reply: Reply) -> Frame<bytes::Bytes> {
-        let Reply { message, hold } = reply;
-        let guard = hold.map(|hold: Reservation| self.connection.track_reply(None, Some(hold)));
+        let Reply { message, reservation } = reply;
+        let guard = reservation
+            .map(|reservation: Reservation| self.connection.track_reply(None, Some(reservation)));
         let (frame, in_flight) = message::tracked_frame(&message, guard);
         self.in_flight = Some(in_flight);
         Frame::data(frame)

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 /// The full name of the Health service.
 pub(crate) const HEALTH: &str = "grpc.health.v1.Health";
 
-/// The services that have a health. The empty name stands for the server.
+/// The services whose health clients can ask for. The empty name means the whole server.
 const KNOWN: [&str; 2] = ["", IMAGES];
 
 /// How often Watch checks the health.
@@ -46,7 +46,7 @@ pub(crate) async fn answer(
                     return Err(Error::NotFound(unknown));
                 }
                 let message = encode(&response(serving_status(&health, &stop).await))?;
-                Ok(Reply { message, hold: None })
+                Ok(Reply { message, reservation: None })
             };
             call.unary(check).await
         }

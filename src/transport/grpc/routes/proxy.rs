@@ -1,9 +1,9 @@
 //! The router of proxy mode.
 //!
-//! On `containerd.sock` it forwards every call except those of Images and health, which it answers
-//! itself, and reads that containerd's files answer ([`local_reads`]). On `images.sock` it forwards only the services that clients
-//! use around image names: a containerd that has this socket as a proxy plugin must not get its own
-//! calls back.
+//! The router answers the calls of Images, of the catalogue and of health. On `containerd.sock` it forwards
+//! every other call, except reads that it answers from containerd's files ([`local_reads`]). On
+//! `images.sock` it forwards only the services that clients use in addition to Images: a containerd that
+//! uses this socket as a proxy plugin must not get its own calls back.
 
 use std::sync::Arc;
 use std::time::Duration;

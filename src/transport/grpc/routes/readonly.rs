@@ -1,7 +1,7 @@
-//! The router of `readonly.sock`: image names for clients that must not change anything, such as
-//! scanners and monitoring. It answers Get, List, what reads of the
-//! catalogue, and health. Every other call gets PERMISSION_DENIED,
-//! unread, whether its method exists or not.
+//! The router of `readonly.sock`: image names for clients that must not change anything, such as scanners
+//! and monitoring. It answers Get and List of Images, the reading methods of the catalogue, and health. It
+//! answers every other call with PERMISSION_DENIED, without reading the message, whether the method exists
+//! or not.
 //!
 //! It also answers Server of Introspection, which identifies the daemon: ctr 2.x calls it before
 //! every command, and warns when the call fails.
@@ -61,7 +61,7 @@ impl Router for ReadOnlyRouter {
                 let uuid = Arc::clone(&self.uuid);
                 let server = async move |_, _: protobuf::well_known_types::empty::Empty| {
                     let message = encode(&introspection::server(&uuid))?;
-                    Ok(Reply { message, hold: None })
+                    Ok(Reply { message, reservation: None })
                 };
                 call.unary(server).await
             }

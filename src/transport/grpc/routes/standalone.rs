@@ -52,7 +52,7 @@ impl StandaloneRouter {
 }
 
 impl Router for StandaloneRouter {
-    /// One piece of an event: no more waits for a subscriber that does not read.
+    /// One piece of an event: a subscriber that does not read has at most this much waiting data.
     const SEND_BUFFER_BYTES: usize = MAX_PIECE;
 
     async fn route(&self, call: IncomingCall, stop: CancellationToken) -> Result<Response<Body>> {

@@ -17,7 +17,7 @@ use crate::support::settings::{seed, setting};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs LMDB_IMAGES_CONTAINERD_BIN"]
-async fn of_random_graphs_the_same_names_are_left() {
+async fn both_collectors_leave_the_same_names_of_random_graphs() {
     let bin = Containerd::bin();
     let containerd = Containerd::start(&bin).await;
     let expires = containerd.version >= (2, 0, 0);

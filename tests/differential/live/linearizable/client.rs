@@ -28,7 +28,7 @@ pub const NAMES: [&str; 3] = ["a", "b/c:1", "d"];
 pub const SOURCE: (&str, Value) = ("source", 7);
 
 /// How long an answer may take. Longer than the daemon waits for containerd.
-const PATIENCE: Duration = Duration::from_secs(40);
+const TEST_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// The clock of all clients, and what they recorded.
 pub struct Recorder {
@@ -179,7 +179,7 @@ impl One<'_> {
                 Client::Ttrpc(_) => self.client.raw(method, namespace, bytes).await,
             }
         };
-        let answer = tokio::time::timeout(PATIENCE, answer).await;
+        let answer = tokio::time::timeout(TEST_TIMEOUT, answer).await;
         self.recorder.operations.fetch_add(1, SeqCst);
         match answer.unwrap_or_else(|_| panic!("{} hangs in {method}", self.caller.name)) {
             Ok(reply) => Told::Reply(reply),

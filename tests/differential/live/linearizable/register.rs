@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answered_write_is_read_by_what_begins_after_it() {
+    fn a_read_after_an_answered_write_sees_it() {
         let create = || operation(0, 1, Create(1));
         assert!(holds(&[create(), operation(2, 3, Read(1))]));
         assert!(!holds(&[create(), operation(2, 3, Read(0))]));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_read_saw_the_next_sees() {
+    fn a_read_sees_at_least_what_an_earlier_read_saw() {
         let with = |reads: [(u64, u32); 2]| {
             let reads = reads.map(|(at, value)| operation(at, at + 1, Read(value)));
             let writes = [operation(0, 1, Create(1)), operation(2, 9, Update(2))];

@@ -21,7 +21,7 @@ async fn ask<R: Message>(front: &Front, method: &str, message: &impl Message) ->
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs LMDB_IMAGES_CONTAINERD_BIN"]
-async fn a_first_page_and_a_count_show_what_containerd_has_just_answered() {
+async fn a_first_page_and_a_count_have_the_newest_answered_change() {
     let front = Front::start(&Containerd::bin()).await;
     let direct = Client::Grpc(front.direct.clone());
     for number in 1..=CHANGES {

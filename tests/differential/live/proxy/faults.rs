@@ -8,7 +8,7 @@ use protobuf::Message;
 use tonic::Code;
 
 use super::content::{create, create_namespace, digest, named, put, read};
-use super::front::{Front, PATIENCE, call};
+use super::front::{Front, TEST_TIMEOUT, call};
 use crate::support::containerd::Containerd;
 use crate::support::image;
 
@@ -51,7 +51,7 @@ impl Front {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs LMDB_IMAGES_CONTAINERD_BIN"]
-async fn a_blob_that_is_not_as_it_should_be_is_containerds_to_answer() {
+async fn containerd_answers_for_a_blob_whose_file_is_wrong() {
     let (front, digest) = start().await;
     front.agrees(&digest, true).await;
     let path = front.blob(&digest);
@@ -96,7 +96,7 @@ async fn a_database_that_is_replaced_is_not_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs LMDB_IMAGES_CONTAINERD_BIN"]
-async fn a_record_that_cannot_be_decoded_is_containerds_to_answer() {
+async fn containerd_answers_for_a_record_that_cannot_be_decoded() {
     let (front, digest) = start().await;
     // containerd maps the file, so it sees the change, too.
     let file = fs::File::options().write(true).open(front.database()).unwrap();
@@ -165,7 +165,7 @@ async fn a_read_goes_on_though_containerd_is_killed() {
         async move { call(&channel, READ, Some("n"), read(&digest, 0, 0)).await }
     });
     front.containerd.kill();
-    let answer = tokio::time::timeout(PATIENCE, whole).await.expect("it hangs").unwrap();
+    let answer = tokio::time::timeout(TEST_TIMEOUT, whole).await.expect("it hangs").unwrap();
     match answer.status {
         Ok(()) => {
             let piece = |m: &Vec<u8>| ReadContentResponse::parse_from_bytes(m).unwrap().data;

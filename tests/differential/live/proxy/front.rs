@@ -14,8 +14,8 @@ use tonic::transport::Channel;
 use crate::support::containerd::Containerd;
 use crate::support::{Failed, Raw, channel_for_long_errors, config};
 
-/// How long anything may take.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest time for one step of a test.
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub struct Front {
     pub containerd: Containerd,
@@ -60,7 +60,7 @@ impl Front {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, changed)
+        tokio::time::timeout(TEST_TIMEOUT, changed)
             .await
             .expect("the files are not found, or not lost");
     }
@@ -121,7 +121,7 @@ pub async fn call(
         Ok(())
     };
     let status: Result<(), tonic::Status> =
-        tokio::time::timeout(PATIENCE, answer).await.expect("a call hangs");
+        tokio::time::timeout(TEST_TIMEOUT, answer).await.expect("a call hangs");
     let status =
         status.map_err(|s| Failed { code: s.code() as i32, message: s.message().to_owned() });
     Answer { messages, status }

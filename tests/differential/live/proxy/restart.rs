@@ -15,7 +15,7 @@ use protobuf::MessageField;
 use tempfile::TempDir;
 use tonic::Code;
 
-use super::front::PATIENCE;
+use super::front::TEST_TIMEOUT;
 use crate::support::containerd::Containerd;
 use crate::support::daemon_process::DaemonProcess;
 use crate::support::{Client, Failed, create, image};
@@ -50,7 +50,7 @@ impl Pair {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, known).await.expect("the image is not there");
+        tokio::time::timeout(TEST_TIMEOUT, known).await.expect("the image is not there");
         pair
     }
 
@@ -152,7 +152,7 @@ async fn a_daemon_that_starts_without_containerd_reads_its_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs LMDB_IMAGES_CONTAINERD_BIN"]
-async fn what_may_be_another_containerd_answers_for_itself() {
+async fn the_files_are_not_read_if_another_containerd_may_listen() {
     let mut pair = Pair::start().await;
     pair.containerd.kill();
     pair.shows(1, "containerd is down").await;

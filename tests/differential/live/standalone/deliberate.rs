@@ -1,5 +1,5 @@
-//! What containerd answers where we answer otherwise on purpose and no rule of `known` foretells
-//! it: as docs/compatibility.md says. Ours is shown by tests/it/deviations.rs.
+//! containerd's answers where lmdb-images answers otherwise on purpose, and no rule of `known` covers it. They
+//! are in docs/compatibility.md. tests/it/deviations.rs tests the answers of lmdb-images.
 
 use lmdb_images::api::event::Envelope;
 use lmdb_images::api::events::{ForwardRequest, PublishRequest};
