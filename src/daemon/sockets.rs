@@ -13,7 +13,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Mode;
+use nix::sys::stat::{Mode, fchmod};
 use tokio::net::{UnixListener, UnixSocket};
 
 use crate::model::{Context, Error, Result};
@@ -214,7 +214,7 @@ impl Socket {
         let _ = fs::remove_file(temporary);
         let socket = UnixSocket::new_stream().map_err(failed("making"))?;
         // On Linux the file that `bind` makes has the mode of the descriptor, less the umask.
-        rustix::fs::fchmod(&socket, Mode::empty()).map_err(|e| failed("making")(e.into()))?;
+        fchmod(&socket, Mode::empty()).map_err(|e| failed("making")(e.into()))?;
         socket.bind(temporary).map_err(failed("making"))?;
         let finish = || {
             if access.uid.is_some() || access.gid.is_some() {
