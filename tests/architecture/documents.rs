@@ -29,7 +29,15 @@ fn repository() -> &'static Path {
 /// The documents, by their path from the top of the repository, with their text.
 fn documents() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    for folder in ["", "docs", "crates/bbolt-read", "crates/go-compat", "crates/lmdb-verify"] {
+    for folder in [
+        "",
+        "containerd-plugin",
+        "crates/bbolt-read",
+        "crates/go-compat",
+        "crates/lmdb-verify",
+        "docs",
+        "tests/data",
+    ] {
         for entry in fs::read_dir(repository().join(folder)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "md") {
@@ -134,7 +142,9 @@ fn anchor(heading: &str) -> String {
 
 /// The links of a document of that path to files or headings that are not there.
 fn missing_links(document: &str, text: &str) -> Vec<String> {
-    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let inline = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let defined = text.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]: "));
+    let targets = inline.chain(defined.filter_map(|(_, target)| target.split(' ').next()));
     let is_missing = |target: &&str| {
         let (file, heading) = target.split_once('#').unwrap_or((target, ""));
         let folder = repository().join(document);
@@ -258,10 +268,11 @@ fn a_missing_file_or_test_is_found() {
     assert_eq!(missing_files(here, &format!("`{here}::none`")).len(), 1);
     let of_a_crate = "crates/bbolt-read/README.md";
     assert_eq!(missing_files(of_a_crate, "`tests/bbolt.rs` `tests/none.rs`").len(), 1);
-    let links = "[a](../README.md) [b](none.md) [c](limits.md#none) [d](https://example.com)";
+    let links = "[a](../README.md) [b](none.md) [c](limits.md#none) [d](https://example.com) [e][e]\n\n\
+                 [e]: none/e.md\n[f]: ../README.md\n";
     assert_eq!(
         missing_links("docs/proxy.md", links),
-        ["docs/proxy.md links to none.md", "docs/proxy.md links to limits.md#none"]
+        ["none.md", "limits.md#none", "none/e.md"].map(|to| format!("docs/proxy.md links to {to}"))
     );
     let commands = "`cargo test --test it limits::panics::none` `cargo test --test none`";
     assert_eq!(missing_tests(commands), ["it limits::panics::none", "none"]);
