@@ -115,6 +115,7 @@ run_cleanup() {
     trap '' INT TERM HUP
     trap - EXIT
     set +e
+    ((status == 0)) || show_logs
     for ((i = ${#CLEANUP[@]} - 1; i >= 0; i--)); do
         eval "${CLEANUP[i]}"
     done
@@ -190,6 +191,17 @@ make_tmp() {
     # A unix socket's path has 107 bytes at most; NAME/containerd.sock.ttrpc
     # and the like need some of them.
     ((${#WORK} <= 60)) || die "TMPDIR=${TMPDIR:-/tmp} is too long a path for unix sockets; set TMPDIR to a shorter one"
+}
+
+# show_logs: prints the end of each log in $WORK. A script that fails has its daemons' logs in its output,
+# as often only they tell the cause, and the folder goes.
+show_logs() {
+    local log
+    [[ -n ${WORK:-} ]] || return 0
+    while IFS= read -r -d '' log; do
+        say "-- the end of ${log#"$WORK/"}:"
+        tail -n 40 "$log" >&2
+    done < <(find "$WORK" -maxdepth 2 -type f -size +0 \( -name log -o -name '*.log' \) -print0 2>/dev/null)
 }
 
 # unmount_below DIR: unmounts all that is mounted below DIR, the newest first,

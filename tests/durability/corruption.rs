@@ -225,8 +225,9 @@ fn a_damaged_file_is_refused_or_serves_only_what_was_written() {
             support::rerun("corruption::open_and_read").env(CHILD, dir.path()).output().unwrap();
         let context = || {
             format!(
-                "round {round}, {how}, LMDB_IMAGES_SEED={seed}: {}",
-                String::from_utf8_lossy(&child.stdout)
+                "round {round}, {how}, LMDB_IMAGES_SEED={seed}: {}{}",
+                String::from_utf8_lossy(&child.stdout),
+                String::from_utf8_lossy(&child.stderr)
             )
         };
         assert_eq!(child.status.signal(), None, "{}", context());

@@ -1,17 +1,23 @@
 //! A daemon as a process of its own, for the tests that kill or starve it.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-/// A running daemon, its store and its sockets in one folder.
+/// A running daemon, its store and its sockets in one folder. A test that fails prints its log.
 pub struct DaemonProcess {
     child: Child,
     errors: mpsc::Receiver<String>,
+    /// The last lines, the newest first.
+    log: Arc<Mutex<VecDeque<String>>>,
 }
+
+/// The most lines of a daemon's log that a test prints when it fails.
+const LINES: usize = 200;
 
 impl DaemonProcess {
     /// Starts it and waits until it says that it serves.
@@ -62,9 +68,15 @@ impl DaemonProcess {
             .unwrap();
         let (said, says) = mpsc::channel();
         let (failed, errors) = mpsc::channel();
-        let log = BufReader::new(child.stderr.take().unwrap());
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let log = Arc::<Mutex<VecDeque<String>>>::default();
+        let kept = Arc::clone(&log);
         std::thread::spawn(move || {
-            for line in log.lines().map_while(Result::ok) {
+            for line in lines.map_while(Result::ok) {
+                let mut kept = kept.lock().unwrap();
+                kept.truncate(LINES - 1);
+                kept.push_front(line.clone());
+                drop(kept);
                 // The receiver may be gone.
                 if line.contains("serving") {
                     let _ = said.send(());
@@ -73,8 +85,9 @@ impl DaemonProcess {
                 }
             }
         });
+        let started = Self { child, errors, log };
         says.recv_timeout(Duration::from_secs(30)).expect("the daemon does not start");
-        Self { child, errors }
+        started
     }
 
     /// The next error in its log.
@@ -120,5 +133,9 @@ impl Drop for DaemonProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log: Vec<_> = self.log.lock().unwrap().iter().rev().cloned().collect();
+            eprintln!("the end of the daemon's log:\n{}", log.join("\n"));
+        }
     }
 }

@@ -21,8 +21,14 @@ impl SnapshotHolder {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
-        assert!(output.any(|line| line.unwrap().contains("held")), "it does not hold");
+        // What it writes to stderr, the test's stderr has.
+        let mut output = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut said = Vec::new();
+        let is_held = output.any(|line| {
+            said.push(line);
+            said.iter().any(|line| line.contains("held"))
+        });
+        assert!(is_held, "it does not hold:\n{}", said.join("\n"));
         Self(child)
     }
 

@@ -295,7 +295,7 @@ async fn a_reader_syncs_what_it_read_before_it_shows_it() {
             !done.status.success() && told.contains("may not be on the disk"),
             "{what}: {told}"
         );
-        assert!(!String::from_utf8_lossy(&done.stdout).contains("shown"), "{what}");
+        assert!(!String::from_utf8_lossy(&done.stdout).contains("shown"), "{what}: {done:?}");
     }
     daemon.stop();
 }
