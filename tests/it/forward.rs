@@ -53,6 +53,15 @@ impl Chain {
         self.daemon.containerd_socket().unwrap()
     }
 
+    /// How many connections the upstream has accepted: those of the daemon's own calls, and that of the
+    /// chain's client, are among them.
+    async fn accepted(&self) -> usize {
+        is_served(&self.channel).await;
+        // The daemon connects for its own calls when it comes to that.
+        self.upstream.until(|upstream| upstream.own_lines() == 1).await;
+        self.upstream.accepted()
+    }
+
     /// The next call whose end the upstream sees.
     async fn ended(&mut self) -> String {
         soon(self.upstream.ended.recv()).await.unwrap()

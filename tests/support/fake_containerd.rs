@@ -57,6 +57,8 @@ struct Seen {
     calls: AtomicUsize,
     /// The connections that they came by.
     lines: Mutex<BTreeSet<usize>>,
+    /// The connections that the daemon's own calls came by.
+    own_lines: Mutex<BTreeSet<usize>>,
     /// All connections, also those of the daemon's own calls.
     accepted: AtomicUsize,
 }
@@ -124,6 +126,11 @@ impl FakeContainerd {
         self.seen.lines.lock().unwrap().len()
     }
 
+    /// How many connections brought the daemon's own calls.
+    pub fn own_lines(&self) -> usize {
+        self.seen.own_lines.lock().unwrap().len()
+    }
+
     /// Tells all connections that this server goes; calls under way go on, and so does accepting.
     pub fn say_goodbye(&self) {
         self.stop.send(()).unwrap();
@@ -172,6 +179,9 @@ async fn connection(
     stop.mark_unchanged();
     let service = service_fn(|request: Request<Incoming>| {
         let name = request.uri().path().strip_prefix("/test.Upstream/").map(str::to_owned);
+        if name.is_none() {
+            seen.own_lines.lock().unwrap().insert(number);
+        }
         let call = name.map(|name| {
             *seen.headers.lock().unwrap() = request.headers().clone();
             seen.lines.lock().unwrap().insert(number);

@@ -1,5 +1,8 @@
 //! The start and the end of this daemon and of containerd.
 
+use lmdb_images::api::health::HealthCheckRequest;
+use protobuf::Message;
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,8 +43,7 @@ async fn calls_pass_again_after_upstream_came_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_connection_to_containerd_is_open_before_the_first_call() {
     let chain = Chain::start().await;
-    is_served(&chain.channel).await;
-    let before = chain.upstream.accepted();
+    let before = chain.accepted().await;
     let _silent = channel(chain.socket()).await.unwrap();
     chain.upstream.until(|upstream| upstream.accepted() == before + 1).await;
     // This socket is used for image names, which need none.
@@ -49,6 +51,44 @@ async fn the_connection_to_containerd_is_open_before_the_first_call() {
     let other = channel(chain.socket()).await.unwrap();
     is_served(&other).await;
     assert_eq!((chain.upstream.accepted(), chain.upstream.lines()), (before + 2, 2));
+}
+
+/// A client that makes no call for containerd.
+async fn silent_client(chain: &Chain) -> Channel {
+    let channel = channel(chain.socket()).await.unwrap();
+    let check = HealthCheckRequest::default().write_to_bytes().unwrap();
+    // The daemon answers this itself. It has begun to serve the client by then.
+    grpc(&channel, "grpc.health.v1.Health", "Check", None, check).await.unwrap();
+    channel
+}
+
+/// A connection to containerd takes memory, also one for a client that never calls.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_to_containerd_are_opened_ahead_for_64_clients_at_a_time() {
+    let chain = Chain::start().await;
+    let before = chain.accepted().await;
+    // One of the 64 is the client of the chain.
+    let mut clients = Vec::new();
+    for number in 1..64 {
+        clients.push(silent_client(&chain).await);
+        chain.upstream.until(|upstream| upstream.accepted() == before + number).await;
+    }
+    let mut more = Vec::new();
+    for _ in 0..20 {
+        more.push(silent_client(&chain).await);
+    }
+    assert_eq!(chain.upstream.accepted(), before + 63, "connections for more than 64 clients");
+    // The first call of such a client opens one.
+    is_served(&more[0]).await;
+    assert_eq!(chain.upstream.accepted(), before + 64);
+    // When clients go, others take their places.
+    drop((clients, more));
+    let again = async {
+        while chain.upstream.accepted() == before + 64 {
+            silent_client(&chain).await;
+        }
+    };
+    soon(again).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,7 +54,8 @@ const MAX_OPENED_AHEAD: usize = 64;
 pub(crate) struct Upstream {
     socket: Arc<Path>,
     live: Mutex<Option<LiveConnection>>,
-    /// Counts the client connections: each upstream of the socket has one clone.
+    /// Counts the client connections: each upstream of the socket has one clone, and so has the one that
+    /// they are made from.
     clients: Arc<()>,
 }
 
@@ -81,7 +82,8 @@ impl Upstream {
     /// Opens the connection before the first call. An error is ignored, because the first call tries again.
     /// With more than [`MAX_OPENED_AHEAD`] clients, the first call opens it, because a connection takes memory.
     pub(crate) fn open_ahead(self: &Arc<Self>, stop: &CancellationToken) {
-        if Arc::strong_count(&self.clients) > MAX_OPENED_AHEAD {
+        let clients = Arc::strong_count(&self.clients).saturating_sub(1);
+        if clients > MAX_OPENED_AHEAD {
             return;
         }
         let (upstream, stop) = (Arc::clone(self), stop.clone());
