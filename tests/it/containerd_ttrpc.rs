@@ -24,7 +24,9 @@ fn ttrpc(dir: &Path) -> PathBuf {
 }
 
 async fn in_front(dir: &TempDir) -> Daemon {
-    let mut config = config(dir.path(), Limits::default());
+    // A daemon that waits for its clients to go would wait longer than any test.
+    let limits = Limits { drain_time: Duration::from_secs(3600), ..Limits::default() };
+    let mut config = config(dir.path(), limits);
     config.containerd = Some(dir.path().join("c.sock"));
     Daemon::start(&config).await.unwrap()
 }
@@ -101,7 +103,7 @@ async fn without_containerds_socket_a_client_is_disconnected_until_it_is_there()
     server.write_all(b"x").await.unwrap();
     assert_eq!(soon(client.read_u8()).await.unwrap(), b'x');
     // A client that stays holds up no end of the daemon, and is disconnected.
-    let stopped = tokio::time::timeout(Duration::from_secs(6), daemon.stop()).await;
+    let stopped = tokio::time::timeout(PATIENCE, daemon.stop()).await;
     assert!(stopped.is_ok(), "it waits for a client that stays");
     assert_eq!(soon(client.read(&mut [0; 1])).await.unwrap(), 0);
 }

@@ -332,11 +332,15 @@ async fn a_change_waits_for_one_transfer_at_most() {
     // By the end of the first, all the others have come.
     transfers.join_next().await.unwrap().unwrap();
     let other = served.client(Protocol::Ttrpc).await;
-    other.call::<CreateImageResponse>("Create", "n", &create(image("b"))).await.unwrap();
-    let mut ended = 1;
-    while transfers.try_join_next().is_some() {
-        ended += 1;
+    let mut made = 0;
+    while !transfers.is_empty() {
+        let name = format!("b{made}");
+        other.call::<CreateImageResponse>("Create", "n", &create(image(&name))).await.unwrap();
+        made += 1;
+        while let Some(ended) = transfers.try_join_next() {
+            ended.unwrap();
+        }
     }
-    assert!(ended < 20, "{ended} transfers ended before the change");
-    transfers.join_all().await;
+    // About as many as transfers; one, if the first waits for all of them.
+    assert!(made > 5, "{made} changes beside 49 transfers");
 }

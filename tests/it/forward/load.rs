@@ -63,18 +63,23 @@ async fn go_client(path: &Path) -> Channel {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_read_stalls_no_other() {
     let chain = Chain::start().await;
+    let calls = async || {
+        let since = std::time::Instant::now();
+        for _ in 0..200 {
+            is_served(&chain.channel).await;
+        }
+        since.elapsed()
+    };
+    let alone = calls().await;
     let stalled = go_client(chain.socket()).await;
     let mut unread = Vec::new();
     for _ in 0..64 {
         let one = futures_util::stream::iter([vec![]]);
         unread.push(stream(&stalled, "Flood", one).await.unwrap());
     }
-    // Other connections are as fast as ever.
-    let since = std::time::Instant::now();
-    for _ in 0..200 {
-        is_served(&chain.channel).await;
-    }
-    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    // Other connections are as fast as ever, as far as a busy machine shows it.
+    let beside = calls().await;
+    assert!(beside < 20 * alone.max(Duration::from_millis(250)), "{beside:?}, alone {alone:?}");
     // And calls on the same connection pass, as they do to grpc-go without us between.
     for _ in 0..200 {
         is_served(&stalled).await;
