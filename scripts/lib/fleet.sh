@@ -51,10 +51,17 @@ remove() { printf '{"remove":"example.org/app:%s"}\n' "$2" >"$WORK/rm"; "$PROGRA
 
 # log_of NAME: its log, one change a line.
 log_of() {
-    timeout 2 "$PROGRAM" watch --all --json --address "$WORK/$1/state/images.sock" >"$WORK/watched" || true
+    local last watcher
+    last=$("$PROGRAM" stat --json --root "$WORK/$1/root" | jq .log.last)
+    timeout 60 "$PROGRAM" watch --all --json --address "$WORK/$1/state/images.sock" >"$WORK/watched" &
+    watcher=$!
+    await 30 "change $last of the log" has_watched "$last" || return
+    kill "$watcher"
+    wait "$watcher" || true
     jq -r '[.seq, .kind, .namespace, .name, .before.target.digest // "", .after.target.digest // ""] | join("|")' \
         "$WORK/watched"
 }
+has_watched() { [[ $(tail -n 1 "$WORK/watched" | jq .seq) == "$1" ]]; }
 # rows_of ROLE: what the server has of it.
 rows_of() {
     sql -c "SELECT seq, kind, namespace, name, before, after FROM fleet.changes
