@@ -30,7 +30,8 @@ async fn without_file_descriptors_the_daemon_waits_and_then_serves_again() {
     }
     let used = daemon.ticks() - ticks;
     assert!(used < 100, "{used} hundredths of a second for {calls} calls in 2 s");
-    assert_eq!(daemon.more_errors(), 0, "one line is enough");
+    let more = daemon.more_errors();
+    assert!(more.is_empty(), "one line is enough: {more:?}");
     drop(many);
     let after = tokio::time::timeout(Duration::from_secs(30), async {
         let client = Client::ttrpc(&dir.path().join("state/images.sock.ttrpc")).await;

@@ -45,6 +45,11 @@ async fn becomes(health: &mut tonic::Streaming<Vec<u8>>, status: i32) {
     tokio::time::timeout(PATIENCE, told).await.expect("no change of health");
 }
 
+/// The collection of the start is a write, and may come when the folder is gone.
+fn is_of_collector(error: &str) -> bool {
+    error.contains("collecting what has expired")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_whose_folder_is_removed_or_replaced_says_so_and_takes_no_writes() {
     let dir = tempfile::tempdir().unwrap();
@@ -62,7 +67,12 @@ async fn a_daemon_whose_folder_is_removed_or_replaced_says_so_and_takes_no_write
             fs::create_dir(&root).unwrap();
         }
         // Nothing is asked of the daemon until then.
-        let logged = daemon.error();
+        let logged = loop {
+            let error = daemon.error();
+            if !is_of_collector(&error) {
+                break error;
+            }
+        };
         assert!(logged.contains("the store's files are no longer those in"), "{logged}");
         let mut health = watch_health(&socket).await;
         becomes(&mut health, NOT_SERVING).await;
@@ -76,7 +86,9 @@ async fn a_daemon_whose_folder_is_removed_or_replaced_says_so_and_takes_no_write
         becomes(&mut health, SERVING).await;
         make(&format!("after{number}")).await.unwrap();
     }
-    assert_eq!(daemon.more_errors(), 0, "the log repeats itself");
+    let more: Vec<_> =
+        daemon.more_errors().into_iter().filter(|error| !is_of_collector(error)).collect();
+    assert!(more.is_empty(), "the log repeats itself: {more:?}");
     daemon.stop();
 }
 

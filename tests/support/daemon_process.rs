@@ -95,9 +95,9 @@ impl DaemonProcess {
         self.errors.recv_timeout(Duration::from_secs(30)).expect("no error in the log")
     }
 
-    /// How many errors came since.
-    pub fn more_errors(&self) -> usize {
-        self.errors.try_iter().count()
+    /// The errors that came since.
+    pub fn more_errors(&self) -> Vec<String> {
+        self.errors.try_iter().collect()
     }
 
     /// The processor time it has used, in hundredths of a second.

@@ -98,7 +98,7 @@ async fn serves(seconds: i64, stored: i64, past: &str, future: &str) {
     assert!(command(&["ls", "-n", "m", "--json"]).contains("Grpc"));
     let copy = dir.path().join("copy");
     command(&["backup", copy.to_str().unwrap()]);
-    assert_eq!(daemon.more_errors(), 0);
+    assert_eq!(daemon.more_errors(), Vec::<String>::new());
     daemon.stop();
     command(&["restore", "--force", copy.to_str().unwrap()]);
 }
