@@ -13,7 +13,7 @@ use crate::limits::client::Client;
 use crate::log_throttle::throttled_log;
 use crate::model::{Error, Namespace, Result, image};
 use crate::proxy::images::ProxyImages;
-use crate::proxy::live_reads::MAX_INLINE_BYTES;
+use crate::proxy::live::MAX_INLINE_BYTES;
 use crate::proxy::outcome::{READ_TIMEOUT, UpstreamOutcome};
 use crate::service::codec::encode;
 use crate::service::pool::{Attempt, Lane};

@@ -33,6 +33,10 @@ use crate::proxy::compare::ComparisonCache;
 use crate::proxy::known_files::KnownFiles;
 use crate::proxy::outcome::READ_TIMEOUT;
 
+/// The most bytes of pages that a read on the thread of a connection may take. A larger record takes
+/// milliseconds, and several times its size in memory.
+pub(super) const MAX_INLINE_BYTES: u64 = 128 << 10;
+
 /// The files of a containerd, if they can be used.
 #[derive(Debug)]
 pub(crate) struct LiveReads {

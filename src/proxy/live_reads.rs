@@ -21,7 +21,7 @@ use crate::model::{Error, Namespace, Result, digest};
 use crate::proxy::compare::{Comparison, compare};
 use crate::proxy::copy::Refreshed;
 use crate::proxy::images::ProxyImages;
-use crate::proxy::live::LiveFiles;
+use crate::proxy::live::{LiveFiles, MAX_INLINE_BYTES};
 use crate::service::cancel::Cancel;
 use crate::service::codec::encode;
 use crate::service::pool::{Attempt, Lane};
@@ -33,10 +33,6 @@ const MAX_COMPARISONS: usize = 8;
 
 /// The most records that are refreshed at a time.
 const MAX_REFRESHES: usize = 32;
-
-/// The most bytes of pages that a read on the thread of a connection may take. A larger record takes
-/// milliseconds, and several times its size in memory.
-pub(super) const MAX_INLINE_BYTES: u64 = 128 << 10;
 
 /// The longest name that an error may contain, in bytes. A longer one may not fit into the headers of a reply.
 const MAX_NAME_IN_ERROR: usize = 4 << 10;
