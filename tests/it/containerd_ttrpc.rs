@@ -103,7 +103,7 @@ async fn without_containerds_socket_a_client_is_disconnected_until_it_is_there()
     server.write_all(b"x").await.unwrap();
     assert_eq!(soon(client.read_u8()).await.unwrap(), b'x');
     // A client that stays holds up no end of the daemon, and is disconnected.
-    let stopped = tokio::time::timeout(PATIENCE, daemon.stop()).await;
+    let stopped = tokio::time::timeout(TEST_TIMEOUT, daemon.stop()).await;
     assert!(stopped.is_ok(), "it waits for a client that stays");
     assert_eq!(soon(client.read(&mut [0; 1])).await.unwrap(), 0);
 }

@@ -42,7 +42,7 @@ async fn becomes(health: &mut tonic::Streaming<Vec<u8>>, status: i32) {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, told).await.expect("no change of health");
+    tokio::time::timeout(TEST_TIMEOUT, told).await.expect("no change of health");
 }
 
 /// The collection of the start is a write, and may come when the folder is gone.
