@@ -1,6 +1,7 @@
 //! Generates the message types from `protos/`, in pure Rust: no protoc is needed.
 
-use protobuf_codegen::{Codegen, Customize};
+use protobuf::reflect::{MessageDescriptor, RuntimeFieldType, RuntimeType};
+use protobuf_codegen::{Codegen, Customize, CustomizeCallback};
 
 const PROTOS: &[&str] = &[
     "protos/containerd/events/image_events.proto",
@@ -24,6 +25,32 @@ const PROTOS: &[&str] = &[
     "protos/lmdbimages/v1/catalog.proto",
 ];
 
+/// Implements `ApiMessage` of `src/api.rs` for each message.
+struct Layouts;
+
+impl CustomizeCallback for Layouts {
+    fn message(&self, message: &MessageDescriptor) -> Customize {
+        Customize::default().before(&format!(
+            "impl crate::api::ApiMessage for {} {{ const LAYOUT: crate::api::Layout = {}; }}",
+            message.name(),
+            layout(message)
+        ))
+    }
+}
+
+/// The layout of a message, as Rust. No message of `protos/` has itself as a field.
+fn layout(message: &MessageDescriptor) -> String {
+    let mut fields = String::new();
+    for field in message.fields() {
+        if let RuntimeFieldType::Singular(RuntimeType::Message(nested))
+        | RuntimeFieldType::Repeated(RuntimeType::Message(nested)) = field.runtime_field_type()
+        {
+            fields += &format!("({}, {}), ", field.number(), layout(&nested));
+        }
+    }
+    format!("crate::api::Layout {{ name: {:?}, messages: &[{fields}] }}", message.full_name())
+}
+
 fn main() {
     println!("cargo:rerun-if-changed=protos");
     Codegen::new()
@@ -32,6 +59,7 @@ fn main() {
         .inputs(PROTOS)
         // Ordered maps make the encoding of a record unique: equal images are equal bytes.
         .customize(Customize::default().btreemaps(true).gen_mod_rs(true))
+        .customize_callback(Layouts)
         .cargo_out_dir("api")
         .run_from_script();
 }

@@ -28,7 +28,7 @@ use lmdb_images::api::images::{
     CreateImageRequest, CreateImageResponse, DeleteImageRequest, GetImageRequest, GetImageResponse,
     Image, ListImagesRequest, ListImagesResponse, UpdateImageRequest, UpdateImageResponse,
 };
-use lmdb_images::containerd::codec::MessageCodec;
+use lmdb_images::containerd::codec::{EncodedCodec, decode, encode};
 use protobuf::well_known_types::empty::Empty;
 use protobuf::{Enum, Message, MessageFull};
 use tokio::net::UnixStream;
@@ -86,13 +86,13 @@ impl Client {
         });
         let channel =
             Endpoint::from_static("http://localhost").connect_with_connector(connect).await?;
-        let mut request = tonic::Request::new(request);
+        let mut request = tonic::Request::new(encode(&request)?);
         request.metadata_mut().insert("containerd-namespace", self.namespace.parse()?);
         let path = PathAndQuery::try_from(format!("/{SERVICE}/{method}"))?;
         let mut grpc = tonic::client::Grpc::new(channel);
         grpc.ready().await?;
-        match grpc.unary(request, path, MessageCodec::<Q, R>::default()).await {
-            Ok(reply) => Ok(reply.into_inner()),
+        match grpc.unary(request, path, EncodedCodec).await {
+            Ok(reply) => Ok(decode(reply.get_ref())?),
             Err(status) => {
                 // As ttrpc names codes, which is how the protocols do.
                 let code = ttrpc::Code::from_i32(status.code() as i32);

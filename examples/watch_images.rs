@@ -20,7 +20,7 @@ use lmdb_images::api::catalog::watch_response::Is;
 use lmdb_images::api::catalog::{ListRequest, ListResponse, WatchRequest, WatchResponse};
 use lmdb_images::api::error_details::ErrorInfo;
 use lmdb_images::api::status::Status;
-use lmdb_images::containerd::codec::MessageCodec;
+use lmdb_images::containerd::codec::{EncodedCodec, decode, encode};
 use protobuf::Message;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
@@ -71,12 +71,12 @@ impl Watcher {
         let (mut copy, mut token) = (Copy::default(), String::new());
         loop {
             let request = ListRequest { page_token: token, page_size: 1000, ..Default::default() };
-            let mut request = tonic::Request::new(request);
+            let mut request = tonic::Request::new(encode(&request)?);
             request.metadata_mut().insert("containerd-namespace", self.namespace.parse()?);
             self.grpc.ready().await?;
             let path = PathAndQuery::try_from(format!("{SERVICE}/List"))?;
-            let codec = MessageCodec::<ListRequest, ListResponse>::default();
-            let page = self.grpc.unary(request, path, codec).await?.into_inner();
+            let page = self.grpc.unary(request, path, EncodedCodec).await?.into_inner();
+            let page: ListResponse = decode(&page)?;
             (copy.epoch, copy.seq) = (page.epoch, page.seq);
             for listed in page.images {
                 let image = listed.image.unwrap_or_default();
@@ -103,10 +103,11 @@ impl Watcher {
         println!("watching from change {}", request.from);
         self.grpc.ready().await?;
         let path = PathAndQuery::try_from(format!("{SERVICE}/Watch"))?;
-        let codec = MessageCodec::<WatchRequest, WatchResponse>::default();
-        let request = tonic::Request::new(request);
-        let mut stream = self.grpc.server_streaming(request, path, codec).await?.into_inner();
+        let request = tonic::Request::new(encode(&request)?);
+        let stream = self.grpc.server_streaming(request, path, EncodedCodec).await?;
+        let mut stream = stream.into_inner();
         while let Some(message) = stream.message().await? {
+            let message: WatchResponse = decode(&message)?;
             match message.is {
                 Some(Is::Changes(changes)) => {
                     for change in changes.changes {

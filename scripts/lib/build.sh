@@ -49,11 +49,11 @@ build_dist() {
         say "cargo-auditable cannot be had (target/tools/cargo-auditable.log): the program does not carry the list of its libraries"
         auditable=()
     fi
-    # Rust's own linker stores equal functions once, and relocations in a few bits each. glibc reads those from 2.36 on,
-    # which is Debian 12's.
+    # Rust's own linker stores equal functions once, the ends of strings with the strings (-O2), and relocations in a few
+    # bits each. glibc reads those from 2.36 on, which is Debian 12's.
     lld=$(rustc --print sysroot)/lib/rustlib/$(rustc --version --verbose | sed -n 's/^host: //p')/bin/gcc-ld
     if [[ -x $lld/ld.lld ]]; then
-        for flag in "-B$lld" -fuse-ld=lld -Wl,--icf=all -Wl,-z,pack-relative-relocs; do
+        for flag in "-B$lld" -fuse-ld=lld -Wl,-O2 -Wl,--icf=all -Wl,-z,pack-relative-relocs; do
             flags+=(-C "link-arg=$flag")
         done
     else

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use protobuf::Message;
+use protobuf::well_known_types::any::Any;
 
+use crate::api::ApiMessage;
 use crate::api::error_details::ErrorInfo;
 use crate::api::status::Status;
 use crate::containerd::client::GrpcClient;
@@ -31,8 +33,11 @@ impl CallError {
     /// The error of a status: its code, its message, and its details.
     pub(crate) fn new(code: i32, message: &str, details: &[u8]) -> Self {
         let status = Status::parse_from_bytes(details).unwrap_or_default();
-        let info = status.details.first().and_then(|detail| detail.unpack::<ErrorInfo>().ok());
-        let info = info.flatten().unwrap_or_default();
+        let is_info =
+            |detail: &&Any| detail.type_url.rsplit('/').next() == Some(ErrorInfo::LAYOUT.name);
+        let detail = status.details.first().filter(is_info);
+        let info = detail.and_then(|detail| ErrorInfo::parse_from_bytes(&detail.value).ok());
+        let info = info.unwrap_or_default();
         Self { code, message: message.into(), reason: info.reason }
     }
 

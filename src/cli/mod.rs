@@ -45,6 +45,7 @@ mod undo;
 mod watch;
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand};
@@ -162,11 +163,16 @@ impl NamespaceArg {
 fn block_on<T, E: From<Error>>(
     command: impl Future<Output = std::result::Result<T, E>>,
 ) -> std::result::Result<T, E> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .or_internal("starting")?
-        .block_on(command)
+    let mut done = None;
+    drive(Box::pin(async { done = Some(command.await) }))?;
+    done.unwrap_or_else(|| Err(Error::Internal("a command has not ended".into()).into()))
+}
+
+/// Runs a future of any command: the code of the runtime is in the program once, and not for each command.
+fn drive(command: Pin<Box<dyn Future<Output = ()> + '_>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.or_internal("starting")?.block_on(command);
+    Ok(())
 }
 
 /// Returns the command line with the defaults of the settings in its help. `tools/pages.rs` generates the

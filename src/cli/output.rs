@@ -198,6 +198,13 @@ fn check_writable() -> io::Result<()> {
 pub(crate) fn print(
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> std::result::Result<(), Failure> {
+    let mut write = Some(write);
+    print_once(&mut |out| write.take().map_or(Ok(()), |write| write(out)))
+}
+
+fn print_once(
+    write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
+) -> std::result::Result<(), Failure> {
     check_writable()?;
     let mut out = EscapingWriter::new(BufWriter::new(anstream::stdout().lock()));
     let written = write(&mut out).and_then(|()| out.flush());

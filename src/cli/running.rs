@@ -1,6 +1,7 @@
 //! What `ship` and `fleet collect` have in common: they run until a signal, show metrics, and tell systemd and
 //! the log what they are doing.
 
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -54,10 +55,10 @@ where
         _socket = guard;
         log::info!("metrics on {at}");
         let pages = MetricsPages { text, states: states.clone() };
-        tokio::spawn(metrics_http::run(listener, stop.clone(), pages));
+        tokio::spawn(metrics_http::run(listener, stop.clone(), pages).boxed());
     }
     notify::ready("starting").await;
-    tokio::spawn(notify_states(states));
+    tokio::spawn(notify_states(states).boxed());
     tokio::select! {
         () = work => {}
         signal = signals.next() => log::info!("{signal}: stopped"),

@@ -1,6 +1,7 @@
 //! `lmdb-images serve`.
 
 use clap::{ArgMatches, Args};
+use futures_util::FutureExt;
 
 use super::logging;
 use super::settings::{self, Settings};
@@ -39,7 +40,7 @@ impl Serve {
             .enable_all()
             .build()
             .or_internal("starting")?;
-        let served = runtime.block_on(serve(&config, passed));
+        let served = runtime.block_on(serve(&config, passed).boxed_local());
         // The remaining tasks are connections past the drain timeout. None of them holds the store.
         runtime.shutdown_background();
         served

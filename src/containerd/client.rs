@@ -1,9 +1,11 @@
 //! The client of a containerd, over its gRPC socket.
 
 use std::collections::BTreeSet;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::Stream;
 use go_compat::quote::quote;
 use http::HeaderMap;
@@ -20,7 +22,7 @@ use crate::api::images::{
 };
 use crate::api::namespace::{ListNamespacesRequest, ListNamespacesResponse, Namespace as Record};
 use crate::containerd::DIRECT_HEADER;
-use crate::containerd::codec::MessageCodec;
+use crate::containerd::codec::{EncodedCodec, decode, encode};
 use crate::containerd::partition::{Partition, Split};
 use crate::model::{Context, Error, Namespace, Result};
 
@@ -143,29 +145,38 @@ impl GrpcClient {
         headers: &HeaderMap,
         message: Q,
     ) -> std::result::Result<R, Status> {
+        let message = encode(&message)?;
+        decode(&self.call_encoded(path, namespace, headers, message).await?)
+    }
+
+    async fn call_encoded(
+        &self,
+        path: &'static str,
+        namespace: Option<&Namespace>,
+        headers: &HeaderMap,
+        message: Vec<u8>,
+    ) -> std::result::Result<Bytes, Status> {
         let mut grpc = self.ready().await?;
         let request = self.under_lease(request(namespace, headers, message)?);
-        let path = PathAndQuery::from_static(path);
-        let reply = grpc.unary(request, path, MessageCodec::<Q, R>::default()).await;
+        let reply = grpc.unary(request, PathAndQuery::from_static(path), EncodedCodec).await;
         reply.map(tonic::Response::into_inner)
     }
 
     /// Makes a call whose reply has at most `limit` bytes, and returns the bytes. Returns `None`, and does not
     /// read the reply, if it is larger.
-    pub(crate) async fn call_for_bytes<Q: Message>(
+    pub(crate) async fn call_for_bytes(
         &self,
         path: &'static str,
         namespace: &Namespace,
         headers: &HeaderMap,
-        message: Q,
+        message: Vec<u8>,
         limit: usize,
     ) -> std::result::Result<Option<Vec<u8>>, Status> {
         let mut grpc = self.ready().await?.max_decoding_message_size(limit);
         grpc.ready().await.map_err(|e| Status::from_error(Box::new(e)))?;
         let request = request(Some(namespace), headers, message)?;
-        let path = PathAndQuery::from_static(path);
-        match grpc.unary(request, path, MessageCodec::<Q, _>::undecoded()).await {
-            Ok(reply) => Ok(Some(reply.into_inner())),
+        match grpc.unary(request, PathAndQuery::from_static(path), EncodedCodec).await {
+            Ok(reply) => Ok(Some(reply.into_inner().into())),
             // This is tonic's own error: containerd has neither this code nor this sentence.
             Err(status)
                 if status.code() == tonic::Code::OutOfRange
@@ -182,26 +193,34 @@ impl GrpcClient {
         &self,
         path: &'static str,
         message: Q,
-    ) -> std::result::Result<Streaming<R>, Status> {
+    ) -> std::result::Result<Replies<R>, Status> {
+        let message = encode(&message)?;
+        self.stream_encoded(path, message).await.map(Replies::new)
+    }
+
+    async fn stream_encoded(
+        &self,
+        path: &'static str,
+        message: Vec<u8>,
+    ) -> std::result::Result<Streaming<Bytes>, Status> {
         let mut grpc = self.ready().await?;
         let request = request(None, &HeaderMap::new(), message)?;
         let path = PathAndQuery::from_static(path);
-        let reply = grpc.server_streaming(request, path, MessageCodec::<Q, R>::default()).await;
+        let reply = grpc.server_streaming(request, path, EncodedCodec).await;
         reply.map(tonic::Response::into_inner)
     }
 
-    /// Makes a call with a stream of requests and a stream of replies.
-    pub(super) async fn exchange<Q: Message, R: Message>(
+    /// Makes a call with a stream of encoded requests and a stream of replies.
+    pub(super) async fn exchange<R: Message>(
         &self,
         path: &'static str,
         namespace: &Namespace,
-        requests: impl Stream<Item = Q> + Send + 'static,
-    ) -> std::result::Result<Streaming<R>, Status> {
+        requests: impl Stream<Item = Vec<u8>> + Send + 'static,
+    ) -> std::result::Result<Replies<R>, Status> {
         let mut grpc = self.ready().await?;
         let request = self.under_lease(request(Some(namespace), &HeaderMap::new(), requests)?);
-        let path = PathAndQuery::from_static(path);
-        let replies = grpc.streaming(request, path, MessageCodec::<Q, R>::default()).await;
-        replies.map(tonic::Response::into_inner)
+        let replies = grpc.streaming(request, PathAndQuery::from_static(path), EncodedCodec).await;
+        replies.map(|replies| Replies::new(replies.into_inner()))
     }
 
     fn under_lease<Q>(&self, mut request: Request<Q>) -> Request<Q> {
@@ -224,6 +243,24 @@ impl GrpcClient {
             status.code(),
             status.message()
         ))
+    }
+}
+
+/// A stream of replies.
+#[derive(Debug)]
+pub struct Replies<R> {
+    encoded: Streaming<Bytes>,
+    reply: PhantomData<fn() -> R>,
+}
+
+impl<R: Message> Replies<R> {
+    fn new(encoded: Streaming<Bytes>) -> Self {
+        Self { encoded, reply: PhantomData }
+    }
+
+    /// The next reply; `None` at the end.
+    pub async fn message(&mut self) -> std::result::Result<Option<R>, Status> {
+        self.encoded.message().await?.map(|reply| decode(&reply)).transpose()
     }
 }
 

@@ -1,80 +1,62 @@
-//! rust-protobuf messages on tonic's client.
+//! Encoded messages on tonic's client. The client encodes and decodes them itself, so that tonic's code is in
+//! the program once, and not for each message.
 
-use std::marker::PhantomData;
-
-use bytes::{Buf, BufMut};
+use bytes::{Buf, BufMut, Bytes};
 use protobuf::Message;
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-/// Encodes requests of type `Q` and decodes replies of type `R`.
-#[derive(Debug)]
-pub struct MessageCodec<Q, R> {
-    decode: fn(&mut DecodeBuf<'_>) -> Result<R, Status>,
-    request: PhantomData<Q>,
-}
+/// Takes encoded requests and returns encoded replies.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EncodedCodec;
 
-impl<Q, R: Message> Default for MessageCodec<Q, R> {
-    fn default() -> Self {
-        Self { decode: parse, request: PhantomData }
-    }
-}
-
-impl<Q> MessageCodec<Q, Vec<u8>> {
-    /// A codec that returns the bytes of replies undecoded.
-    pub(crate) fn undecoded() -> Self {
-        Self {
-            decode: |buffer| Ok(buffer.copy_to_bytes(buffer.remaining()).into()),
-            request: PhantomData,
-        }
-    }
-}
-
-impl<Q, R> Clone for MessageCodec<Q, R> {
-    fn clone(&self) -> Self {
-        Self { decode: self.decode, request: PhantomData }
-    }
-}
-
-impl<Q: Message, R: Send + 'static> Codec for MessageCodec<Q, R> {
-    type Encode = Q;
-    type Decode = R;
+impl Codec for EncodedCodec {
+    type Encode = Vec<u8>;
+    type Decode = Bytes;
     type Encoder = Self;
     type Decoder = Self;
 
     fn encoder(&mut self) -> Self::Encoder {
-        self.clone()
+        Self
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        self.clone()
+        Self
     }
 }
 
-impl<Q: Message, R> Encoder for MessageCodec<Q, R> {
-    type Item = Q;
+impl Encoder for EncodedCodec {
+    type Item = Vec<u8>;
     type Error = Status;
 
-    fn encode(&mut self, item: Q, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        let bytes = item
-            .write_to_bytes()
-            .map_err(|e| Status::internal(format!("encoding {}: {e}", Q::NAME)))?;
-        buffer.put_slice(&bytes);
+    fn encode(&mut self, message: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&message);
         Ok(())
     }
 }
 
-impl<Q: Message, R> Decoder for MessageCodec<Q, R> {
-    type Item = R;
+impl Decoder for EncodedCodec {
+    type Item = Bytes;
     type Error = Status;
 
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<R>, Status> {
-        (self.decode)(buffer).map(Some)
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
     }
 }
 
-fn parse<R: Message>(buffer: &mut DecodeBuf<'_>) -> Result<R, Status> {
-    let bytes = buffer.copy_to_bytes(buffer.remaining());
-    R::parse_from_bytes(&bytes)
+/// Encodes a request.
+///
+/// # Errors
+/// `INTERNAL` when the message is larger than protobuf allows.
+pub fn encode<Q: Message>(request: &Q) -> Result<Vec<u8>, Status> {
+    request.write_to_bytes().map_err(|e| Status::internal(format!("encoding {}: {e}", Q::NAME)))
+}
+
+/// Decodes a reply.
+///
+/// # Errors
+/// `INTERNAL` when the bytes are not a message of type `R`.
+pub fn decode<R: Message>(reply: &[u8]) -> Result<R, Status> {
+    R::parse_from_bytes(reply)
         .map_err(|e| Status::internal(format!("the reply is no {}: {e}", R::NAME)))
 }

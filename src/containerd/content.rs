@@ -10,13 +10,14 @@ use protobuf::well_known_types::empty::Empty;
 use protobuf::well_known_types::field_mask::FieldMask;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
 use crate::api::content::{
     AbortRequest, Info, InfoRequest, InfoResponse, UpdateRequest, UpdateResponse, WriteAction,
     WriteContentRequest, WriteContentResponse,
 };
-use crate::containerd::client::GrpcClient;
+use crate::containerd::client::{GrpcClient, Replies};
+use crate::containerd::codec::encode;
 use crate::containerd::write::CALL_TIMEOUT;
 use crate::model::{Error, Namespace, Result};
 
@@ -96,7 +97,7 @@ impl GrpcClient {
         };
         let (requests, queue) = mpsc::channel(1);
         let gone = |_| Status::unavailable("the call ended");
-        requests.try_send(ask(WriteAction::STAT, 0)).map_err(|e| gone(e.to_string()))?;
+        requests.try_send(encode(&ask(WriteAction::STAT, 0))?).map_err(|e| gone(e.to_string()))?;
         let mut replies =
             self.exchange(WRITE_METHOD, namespace, ReceiverStream::new(queue)).await?;
         let found = next(&mut replies).await?;
@@ -109,7 +110,7 @@ impl GrpcClient {
         }
         let mut commit = ask(WriteAction::COMMIT, blob.size);
         commit.labels = blob.labels.clone();
-        requests.send(commit).await.map_err(|e| gone(e.to_string()))?;
+        requests.send(encode(&commit)?).await.map_err(|e| gone(e.to_string()))?;
         next(&mut replies).await?;
         Ok(Adoption::Adopted)
     }
@@ -158,7 +159,7 @@ impl GrpcClient {
 }
 
 async fn next(
-    replies: &mut Streaming<WriteContentResponse>,
+    replies: &mut Replies<WriteContentResponse>,
 ) -> std::result::Result<WriteContentResponse, Status> {
     replies.message().await?.ok_or_else(|| Status::internal("the call ended without a reply"))
 }

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -131,8 +132,8 @@ impl Daemon {
         };
         let monitored = Arc::new(Mutex::default());
         let monitor = reader_monitor::run(daemon.store.clone(), Arc::clone(&monitored));
-        daemon.tasks.push(tokio::spawn(monitor));
-        daemon.tasks.push(tokio::spawn(check_files(daemon.store.clone())));
+        daemon.tasks.push(tokio::spawn(monitor.boxed()));
+        daemon.tasks.push(tokio::spawn(check_files(daemon.store.clone()).boxed()));
         let limits = &config.limits;
         let served = match proxied {
             Some(sockets) => daemon.serve_proxied(local, grpc, ttrpc, sockets, config).await?,
@@ -148,13 +149,14 @@ impl Daemon {
             let upstream = daemon.proxy.as_ref().map(ProxyImages::upstream);
             let metrics = Metrics::new(daemon.store.clone(), monitored, &limits.metrics, upstream);
             daemon.metrics = Some(address);
-            daemon.servers.push(tokio::spawn(async move {
+            let server = async move {
                 metrics_http::run(listener, stopping, metrics).await;
                 drop(bound);
-            }));
+            };
+            daemon.servers.push(tokio::spawn(server.boxed()));
         }
         let notify = systemd::notify::run(health, daemon.status.clone());
-        daemon.tasks.push(tokio::spawn(notify));
+        daemon.tasks.push(tokio::spawn(notify.boxed()));
         Ok(daemon)
     }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+
 use super::services::Services;
 use super::sockets::{ProxySockets, Socket};
 use super::{Config, Daemon, access};
@@ -57,11 +59,11 @@ impl Daemon {
         let upstream_ttrpc = upstream.ttrpc(&config.state)?;
         let forwarder = TtrpcForwarder::new(&upstream_ttrpc.socket, limits.metrics.clone());
         self.forward_ttrpc(sockets.ttrpc.open(upstream_ttrpc.access)?, forwarder, limits);
-        self.tasks.push(tokio::spawn(watch::run(proxy.clone())));
+        self.tasks.push(tokio::spawn(watch::run(proxy.clone()).boxed()));
         if config.undo_keep.is_some() {
-            self.tasks.push(tokio::spawn(undo_keep::run(proxy.clone())));
+            self.tasks.push(tokio::spawn(undo_keep::run(proxy.clone()).boxed()));
         }
-        self.tasks.push(tokio::spawn(reconcile::run(proxy)));
+        self.tasks.push(tokio::spawn(reconcile::run(proxy).boxed()));
         Ok(Services { images, catalog, health })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
@@ -58,10 +59,11 @@ impl Daemon {
     {
         let (limits, workers) = (limits.clone(), Arc::clone(&self.workers));
         let stop = self.stopping.clone();
-        self.servers.push(tokio::spawn(async move {
+        let server = async move {
             let (name, bound, listener) = socket.into_parts();
             listener::run(&name, listener, &limits, &workers, stop, serve).await;
             drop(bound);
-        }));
+        };
+        self.servers.push(tokio::spawn(server.boxed()));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use super::services::Services;
@@ -35,7 +36,7 @@ impl Daemon {
         let (images, events) = (Arc::new(local.clone()), Some(local.events().clone()));
         let ttrpc = ttrpc.open(access(config.gid))?;
         self.serve_ttrpc(ttrpc, images.clone(), catalog.clone(), events, limits);
-        self.servers.push(tokio::spawn(collect(local, self.stopping.clone())));
+        self.servers.push(tokio::spawn(collect(local, self.stopping.clone()).boxed()));
         Ok(Services { images, catalog, health })
     }
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use protobuf::{Message, MessageField};
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use crate::api::catalog::{
     Change, ChangesRequest, ChangesResponse, HeadRequest, HeadResponse, WatchRequest, WatchResponse,
 };
 use crate::api::error_details::ErrorInfo;
-use crate::containerd::client::GrpcClient;
+use crate::containerd::client::{GrpcClient, Replies};
 use crate::model::{Error, Result};
 
 /// How long a call may take beyond the time that it may wait.
@@ -82,14 +82,14 @@ impl Catalog {
     }
 
     /// All images of all namespaces, and then the changes after them.
-    pub(crate) async fn watch_all(&self) -> Result<Streaming<WatchResponse>> {
+    pub(crate) async fn watch_all(&self) -> Result<Replies<WatchResponse>> {
         let request = WatchRequest { initial_state: true, ..WatchRequest::default() };
         let call = self.daemon.stream("/lmdbimages.v1.Catalog/Watch", request);
         self.with_timeout(REPLY_TIMEOUT, call).await?
     }
 
     /// The next message of a watch.
-    pub(crate) async fn next(&self, watch: &mut Streaming<WatchResponse>) -> Result<WatchResponse> {
+    pub(crate) async fn next(&self, watch: &mut Replies<WatchResponse>) -> Result<WatchResponse> {
         let next = self.with_timeout(REPLY_TIMEOUT, watch.message()).await??;
         next.ok_or_else(|| {
             Error::Unavailable(format!(

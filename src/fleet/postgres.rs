@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::task::AbortHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::types::{Json, ToSql, Type};
@@ -64,11 +65,14 @@ impl Connection {
         let failed = |e: tokio_postgres::Error| failed(format_args!("connecting to {server}"), &e);
         if server.config.get_ssl_mode() == SslMode::Disable {
             let (client, io) = server.config.connect(NoTls).await.map_err(failed)?;
-            return Ok(Self { client, io: tokio::spawn(async { drop(io.await) }).abort_handle() });
+            return Ok(Self {
+                client,
+                io: tokio::spawn(async { drop(io.await) }.boxed()).abort_handle(),
+            });
         }
         let tls = MakeRustlsConnect::new(tls::config(certificates)?);
         let (client, io) = server.config.connect(tls).await.map_err(failed)?;
-        Ok(Self { client, io: tokio::spawn(async { drop(io.await) }).abort_handle() })
+        Ok(Self { client, io: tokio::spawn(async { drop(io.await) }.boxed()).abort_handle() })
     }
 
     /// Has the server answer in time. `doing` is for the sentence of an error.

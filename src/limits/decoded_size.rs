@@ -5,12 +5,12 @@
 
 use std::io;
 
-use protobuf::reflect::{MessageDescriptor, RuntimeFieldType, RuntimeType};
 use protobuf::rt::WireType;
-use protobuf::{CodedInputStream, Message, MessageFull};
+use protobuf::{CodedInputStream, Message};
 
 use crate::api::image_events::ImageCreate;
 use crate::api::imagestore::ImageStore;
+use crate::api::{ApiMessage, Layout};
 use crate::model::{Error, Result};
 
 /// The most fields of a message, including those of nested messages: far more than the labels of an
@@ -45,18 +45,21 @@ pub(crate) fn strings(list: &[String]) -> usize {
 ///
 /// # Errors
 /// `ResourceExhausted` if the message has more than [`MAX_FIELDS`] fields.
-pub(crate) fn decoded_size<M: MessageFull>(message: &[u8]) -> Result<usize> {
+pub(crate) fn decoded_size<M: ApiMessage>(message: &[u8]) -> Result<usize> {
+    size_of(message, M::NAME, &M::LAYOUT)
+}
+
+fn size_of(message: &[u8], name: &str, layout: &Layout) -> Result<usize> {
     if message.len() <= ALWAYS_SMALL_BYTES {
         return Ok(message.len());
     }
     let mut fields = 0;
     // A malformed message cannot be counted; the decoder reports it with a better error.
-    count(&M::descriptor(), message, &mut fields, 0);
+    count(layout, message, &mut fields, 0);
     if fields > MAX_FIELDS {
         return Err(Error::ResourceExhausted(format!(
-            "the {} has more than {MAX_FIELDS} fields, labels and elements of lists counted one by one: \
-             send fewer",
-            M::NAME
+            "the {name} has more than {MAX_FIELDS} fields, labels and elements of lists counted one by \
+             one: send fewer"
         )));
     }
     Ok(message.len() + fields * BYTES_PER_FIELD)
@@ -96,12 +99,7 @@ impl<'m> FieldReader<'m> {
     }
 }
 
-fn count(
-    descriptor: &MessageDescriptor,
-    message: &[u8],
-    fields: &mut usize,
-    depth: usize,
-) -> Option<()> {
+fn count(layout: &Layout, message: &[u8], fields: &mut usize, depth: usize) -> Option<()> {
     let mut reader = FieldReader::new(message);
     while let Some((number, bytes)) = reader.next().ok()? {
         *fields += 1;
@@ -109,40 +107,36 @@ fn count(
             return None;
         }
         let Some(inner) = bytes else { continue };
-        let of = descriptor.field_by_number(number).map(|field| field.runtime_field_type());
-        if let Some(
-            RuntimeFieldType::Singular(RuntimeType::Message(nested))
-            | RuntimeFieldType::Repeated(RuntimeType::Message(nested)),
-        ) = of
+        if let Some((_, nested)) = layout.messages.iter().find(|(field, _)| *field == number)
             && depth < MAX_DEPTH
         {
-            count(&nested, inner, fields, depth + 1)?;
-            if nested.full_name() == "google.protobuf.Any"
+            count(nested, inner, fields, depth + 1)?;
+            if nested.name == "google.protobuf.Any"
                 && let Some((packed, value)) = unpack_any(inner)
             {
-                count(&packed, value, fields, depth + 1)?;
+                count(packed, value, fields, depth + 1)?;
             }
         }
     }
     Some(())
 }
 
-/// The descriptor of a message that is decoded from an Any. All events have the fields of `ImageCreate`, or fewer,
+/// The layout of a message that is decoded from an Any. All events have the fields of `ImageCreate`, or fewer,
 /// under the same numbers.
-fn descriptor_of(type_url: &str) -> Option<MessageDescriptor> {
+fn layout_of(type_url: &str) -> Option<&'static Layout> {
     // The type URL may have a host before the name.
     let name = type_url.rsplit('/').next()?;
-    if name == ImageStore::descriptor().full_name() {
-        return Some(ImageStore::descriptor());
+    if name == ImageStore::LAYOUT.name {
+        return Some(&ImageStore::LAYOUT);
     }
     let is_event = ["containerd.services.images.v1.Image", "containerd.events.Namespace"]
         .into_iter()
         .any(|beginning| name.starts_with(beginning));
-    is_event.then(ImageCreate::descriptor)
+    is_event.then_some(&ImageCreate::LAYOUT)
 }
 
 /// The message in an Any, if the server decodes messages of that type.
-fn unpack_any(any: &[u8]) -> Option<(MessageDescriptor, &[u8])> {
+fn unpack_any(any: &[u8]) -> Option<(&'static Layout, &[u8])> {
     let mut reader = FieldReader::new(any);
     let (mut type_url, mut value) = (&b""[..], &b""[..]);
     while let Some((number, bytes)) = reader.next().ok()? {
@@ -153,7 +147,7 @@ fn unpack_any(any: &[u8]) -> Option<(MessageDescriptor, &[u8])> {
             _ => {}
         }
     }
-    Some((descriptor_of(std::str::from_utf8(type_url).ok()?)?, value))
+    Some((layout_of(std::str::from_utf8(type_url).ok()?)?, value))
 }
 
 #[cfg(test)]

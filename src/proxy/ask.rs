@@ -7,6 +7,7 @@ use http::HeaderMap;
 use protobuf::Message;
 use tonic::Status;
 
+use crate::containerd::codec::encode;
 use crate::model::{Error, Namespace};
 use crate::proxy::images::ProxyImages;
 use crate::proxy::outcome::{READ_TIMEOUT, UpstreamOutcome};
@@ -70,9 +71,23 @@ impl ProxyImages {
         request: Q,
         small: usize,
     ) -> UpstreamOutcome<Reply> {
+        match encode(&request) {
+            Ok(message) => self.ask_for_encoded(call, path, namespace, message, small).await,
+            Err(status) => self.outcome(READ_TIMEOUT, std::future::ready(Err(status))).await,
+        }
+    }
+
+    async fn ask_for_encoded(
+        &self,
+        call: &CallContext,
+        path: &'static str,
+        namespace: &Namespace,
+        message: Vec<u8>,
+        small: usize,
+    ) -> UpstreamOutcome<Reply> {
         let containerd = &self.shared.containerd;
         if small > 0 {
-            let first = request.clone();
+            let first = message.clone();
             let reply = containerd.call_for_bytes(path, namespace, &call.headers, first, small);
             match self.outcome(READ_TIMEOUT, reply).await {
                 UpstreamOutcome::Answer(Some(message)) => {
@@ -86,7 +101,7 @@ impl ProxyImages {
         }
         let mut reservation = self.shared.local.reserve(call.client, MAX_REPLY_BYTES).await;
         let reply =
-            containerd.call_for_bytes(path, namespace, &call.headers, request, MAX_REPLY_BYTES);
+            containerd.call_for_bytes(path, namespace, &call.headers, message, MAX_REPLY_BYTES);
         match self.outcome(READ_TIMEOUT, reply).await {
             UpstreamOutcome::Answer(Some(message)) if message.len() <= call.reply_limit => {
                 if let Some(reservation) = &mut reservation {

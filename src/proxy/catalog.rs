@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use go_compat::quote::quote;
 use protobuf::Message;
 use protobuf::well_known_types::empty::Empty;
@@ -124,7 +125,7 @@ impl ChangeTask {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send,
     {
-        let detached = tokio::spawn(async move {
+        let change = async move {
             let (proxy, namespace) = (self.proxy.clone(), self.namespace.clone());
             let name = self.name.clone();
             let lock = proxy.shared.locks.lock(&namespace, &name);
@@ -135,7 +136,8 @@ impl ChangeTask {
                 )));
             };
             work(self).await
-        });
+        };
+        let detached = tokio::spawn(change.boxed());
         detached.await.map_err(|e| Error::Internal(format!("writing an image: {e}")))?
     }
 

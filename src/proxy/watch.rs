@@ -10,16 +10,18 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::FutureExt;
 use protobuf::CodedInputStream;
 use protobuf::rt::WireType;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::empty::Empty;
 use protobuf::well_known_types::timestamp::Timestamp;
 use tokio::sync::Semaphore;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use crate::api::event::Envelope;
 use crate::api::events::{PublishRequest, SubscribeRequest};
+use crate::containerd::client::Replies;
 use crate::model::Namespace;
 use crate::proxy::copy::Refreshed;
 use crate::proxy::images::ProxyImages;
@@ -82,7 +84,7 @@ pub async fn run(proxy: ProxyImages) {
 }
 
 /// Subscribes. The stream delivers every event after this function returns.
-async fn subscribe(proxy: &ProxyImages) -> Result<Streaming<Envelope>, Status> {
+async fn subscribe(proxy: &ProxyImages) -> Result<Replies<Envelope>, Status> {
     let filters =
         ["/images/", "/namespaces/", PROBE_TOPIC].map(|topic| format!("topic~=\"^{topic}\""));
     let request = SubscribeRequest { filters: filters.into(), ..Default::default() };
@@ -115,7 +117,7 @@ async fn publish_probe(proxy: &ProxyImages) -> Result<(), Status> {
 }
 
 /// Applies events until the stream ends. Returns the reason.
-async fn watch(proxy: &ProxyImages, mut events: Streaming<Envelope>) -> String {
+async fn watch(proxy: &ProxyImages, mut events: Replies<Envelope>) -> String {
     let permits = std::sync::Arc::new(Semaphore::new(MAX_CONCURRENT));
     let mut reconcile = tokio::time::interval(RECONCILE_INTERVAL);
     let mut find_files = tokio::time::interval(FIND_FILES_INTERVAL);
@@ -151,7 +153,7 @@ async fn watch(proxy: &ProxyImages, mut events: Streaming<Envelope>) -> String {
         let Some(name) = image_name(&event.event.value) else { continue };
         let (proxy, permit) =
             (proxy.clone(), std::sync::Arc::clone(&permits).acquire_owned().await);
-        tokio::spawn(async move {
+        let refresh = async move {
             match proxy.refresh(&namespace, &name, false).await {
                 Ok(Refreshed::Stored) => proxy.observe(&namespace),
                 Ok(Refreshed::Removed | Refreshed::Absent) => {}
@@ -161,7 +163,8 @@ async fn watch(proxy: &ProxyImages, mut events: Streaming<Envelope>) -> String {
                 }
             }
             drop(permit);
-        });
+        };
+        tokio::spawn(refresh.boxed());
     }
 }
 

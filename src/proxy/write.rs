@@ -3,6 +3,7 @@
 //!
 //! Both happen under the record's lock, in a detached task: a client that disconnects cannot stop it halfway.
 
+use futures_util::FutureExt;
 use go_compat::quote::quote;
 use http::HeaderMap;
 use protobuf::Message;
@@ -49,7 +50,7 @@ impl ProxyImages {
             )));
         }
         let mut hold = self.shared.local.reserve(call.client, bytes).await;
-        let detached = tokio::spawn(async move {
+        let write = async move {
             // The timeout includes the wait for an earlier write to the same record.
             let begun = tokio::time::Instant::now();
             let lock = proxy.shared.locks.lock(&namespace, &name);
@@ -82,7 +83,8 @@ impl ProxyImages {
                     )))
                 }
             }
-        });
+        };
+        let detached = tokio::spawn(write.boxed());
         let into_error = |e| Error::Internal(format!("writing an image: {e}"));
         let reply = detached.await.map_err(into_error)??;
         if reply.message.len() > limit {

@@ -1,7 +1,8 @@
 //! Encoding and decoding of messages, with this crate's errors.
 
-use protobuf::{Message, MessageFull};
+use protobuf::Message;
 
+use crate::api::ApiMessage;
 use crate::limits::decoded_size;
 use crate::model::{Context, Error, Result};
 
@@ -36,7 +37,7 @@ pub fn required<M>(field: protobuf::MessageField<M>, name: &str) -> Result<M> {
 
 /// Refuses a record that is larger than a reply can carry, or has more fields than a message may: a read
 /// would fail, or take more memory than is reserved. The error has `what`.
-pub(crate) fn check_record<M: MessageFull>(
+pub(crate) fn check_record<M: ApiMessage>(
     record: &[u8],
     limit: usize,
     what: impl Fn() -> String,

@@ -108,10 +108,10 @@ impl Pool {
         // The time of the work begins here: it does not include the wait for a place.
         let (waiting, cancel) = Cancel::new(time, filter_memory);
         // The work owns the place: it runs on for a moment after its client has left.
-        let work = move || {
+        let work: Box<dyn FnOnce() -> Result<T> + Send> = Box::new(move || {
             let _place = place;
             work(cancel)
-        };
+        });
         let done = tokio::task::spawn_blocking(work)
             .await
             .unwrap_or_else(|e| Err(Error::Internal(format!("a request that may take long: {e}"))));

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -144,7 +145,7 @@ impl Connections {
     }
 
     fn add(&mut self, waiting: WaitingSince, task: impl Future<Output = ()> + Send + 'static) {
-        let task = self.tasks.spawn(task);
+        let task = self.tasks.spawn(task.boxed());
         self.open.push_back(Connection { task, waiting });
     }
 }

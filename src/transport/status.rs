@@ -12,6 +12,7 @@ use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 use tonic::Code;
 
+use crate::api::ApiMessage;
 use crate::api::catalog::{ApplyResponse, ApplyResult};
 use crate::api::error_details::ErrorInfo;
 use crate::api::status::Status;
@@ -123,7 +124,8 @@ fn detail(error: &Error) -> Option<Any> {
             .collect(),
         ..ErrorInfo::default()
     };
-    Any::pack(&info).ok()
+    let type_url = format!("type.googleapis.com/{}", ErrorInfo::LAYOUT.name);
+    Some(Any { type_url, value: info.write_to_bytes().ok()?, ..Any::default() })
 }
 
 /// The trailers that end a stream with an error.

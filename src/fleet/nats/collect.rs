@@ -8,7 +8,7 @@ use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType, Stream};
 use async_nats::jetstream::{self, AckKind, Context, Message};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -84,7 +84,8 @@ impl Collector {
                     collected: self.collected.clone(),
                     state: self.state.clone(),
                 }
-                .run(),
+                .run()
+                .boxed(),
             );
         }
         while partitions.join_next().await.is_some() {}

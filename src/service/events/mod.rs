@@ -25,6 +25,7 @@ use queue::Queue;
 use subscription::Subscription;
 
 use super::pool::Pool;
+use crate::api::ApiMessage;
 use crate::api::event::Envelope;
 use crate::api::image_events::{ImageCreate, ImageDelete, ImageUpdate};
 use crate::api::namespace_events::{NamespaceCreate, NamespaceDelete, NamespaceUpdate};
@@ -87,8 +88,8 @@ impl OwnEvent {
 }
 
 /// An Any as containerd writes it: the type URL is the bare name.
-fn any<M: protobuf::MessageFull>(message: &M) -> Result<Any> {
-    let type_url = M::descriptor().full_name().to_owned();
+fn any<M: ApiMessage>(message: &M) -> Result<Any> {
+    let type_url = M::LAYOUT.name.to_owned();
     Ok(Any { type_url, value: encode(message)?, ..Any::default() })
 }
 

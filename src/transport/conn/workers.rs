@@ -14,6 +14,8 @@ use std::future::Future;
 use std::io;
 use std::thread::JoinHandle;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
@@ -41,9 +43,7 @@ thread_local! {
 
 /// Runs `work` on the thread for large requests, or on the current thread if there is none. Dropping
 /// the future drops `work`.
-pub(crate) async fn offload<T: Send + 'static>(
-    work: impl Future<Output = T> + Send + 'static,
-) -> T {
+pub(crate) async fn offload<T: Send + 'static>(work: BoxFuture<'static, T>) -> T {
     let thread = OFFLOAD.with_borrow(Clone::clone);
     let Some(thread) = thread else { return work.await };
     let mut set = JoinSet::new();
@@ -105,7 +105,7 @@ impl WorkerPool {
             work.await;
             drop(assignment);
         };
-        Some(set.spawn_on(work, &worker.runtime))
+        Some(set.spawn_on(work.boxed(), &worker.runtime))
     }
 }
 
@@ -171,7 +171,7 @@ mod tests {
             let weight = || rustix::process::getpriority_process(None).unwrap();
             let here = weight();
             let pooled = tokio::task::spawn_blocking(weight).await.unwrap();
-            let large = offload(async move { weight() }).await;
+            let large = offload(async move { weight() }.boxed()).await;
             sender.send((here, pooled, large)).unwrap();
         });
         set.join_all().await;
@@ -186,11 +186,11 @@ mod tests {
         let (begun, begins) = std::sync::mpsc::channel();
         let (end, ended) = std::sync::mpsc::channel();
         let large = async move {
-            offload(async move {
+            let blocking = async move {
                 begun.send(()).unwrap();
                 ended.recv().unwrap();
-            })
-            .await;
+            };
+            offload(blocking.boxed()).await;
         };
         threads.spawn(&mut set, None, large);
         begins.recv().unwrap();
@@ -202,9 +202,9 @@ mod tests {
     #[tokio::test]
     async fn a_panic_in_a_large_request_is_that_of_its_call() {
         let (threads, mut set) = (WorkerPool::of(1).unwrap(), JoinSet::new());
-        threads.spawn(&mut set, None, offload(async { panic!("on purpose") }));
+        threads.spawn(&mut set, None, offload(async { panic!("on purpose") }.boxed()));
         assert!(set.join_next().await.unwrap().unwrap_err().is_panic());
-        threads.spawn(&mut set, None, offload(async {}));
+        threads.spawn(&mut set, None, offload(async {}.boxed()));
         set.join_next().await.unwrap().unwrap();
     }
 }

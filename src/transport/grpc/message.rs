@@ -16,9 +16,9 @@ use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as HttpBody, Frame};
-use protobuf::MessageFull;
 use tokio::sync::oneshot;
 
+use crate::api::ApiMessage;
 use crate::limits::client::Client;
 use crate::limits::decoded_size;
 use crate::limits::memory::{MemoryBudget, Reservation, SMALL};
@@ -51,7 +51,7 @@ impl RawRequest {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when the bytes are not a message of type `M`.
-    pub async fn decode<M: MessageFull>(
+    pub async fn decode<M: ApiMessage>(
         self,
         requests: &MemoryBudget,
         client: Client,

@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use protobuf::MessageFull;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
+use crate::api::ApiMessage;
 use crate::limits::client::Client;
 use crate::log_throttle::throttled_log;
 use crate::model::{Error, Result};
@@ -26,7 +27,7 @@ use crate::transport::conn::state::{CallGuard, ConnectionState, Peer};
 use crate::transport::conn::workers;
 use crate::transport::grpc::forward::upstream::Upstream;
 use crate::transport::grpc::message;
-use crate::transport::grpc::message::Body;
+use crate::transport::grpc::message::{Body, RawRequest};
 use crate::transport::grpc::metered_body::meter;
 use crate::transport::grpc::request_body::RequestBody;
 use crate::transport::grpc::throttle::ThrottledStream;
@@ -274,11 +275,11 @@ impl IncomingCall {
     }
 
     /// Reads the message of a call that is not unary.
-    pub async fn message<M: MessageFull>(self) -> Result<M> {
+    pub async fn message<M: ApiMessage>(self) -> Result<M> {
         let client = self.client();
         let raw = message::read(self.request.into_body(), &self.limits, client).await?;
         let (is_large, requests) = (raw.is_large(), self.limits.request_memory);
-        let decode = async move { raw.decode(&requests, client).await };
+        let decode = async move { raw.decode(&requests, client).await }.boxed();
         let (message, _) = if is_large { workers::offload(decode).await } else { decode.await }?;
         Ok(message)
     }
@@ -289,21 +290,32 @@ impl IncomingCall {
         handle: impl FnOnce(CallContext, M) -> F + Send + 'static,
     ) -> Result<Response<Body>>
     where
-        M: MessageFull,
+        M: ApiMessage,
         F: Future<Output = Result<Reply>> + Send + 'static,
     {
-        let call = self.context()?;
+        let (call, client) = (self.context()?, self.client());
+        let requests = self.limits.request_memory.clone();
+        let answer = move |raw: RawRequest| -> BoxFuture<'static, Result<Reply>> {
+            Box::pin(async move {
+                let (request, _reservation) = raw.decode(&requests, client).await?;
+                handle(call, request).await
+            })
+        };
+        self.answer(Box::new(answer)).await
+    }
+
+    /// Reads the message of a unary call and replies. The code is the same for all methods. The future of
+    /// `answer` keeps the future of a waiting call small: it begins when the message has been read.
+    async fn answer(
+        self,
+        answer: Box<dyn FnOnce(RawRequest) -> BoxFuture<'static, Result<Reply>> + Send>,
+    ) -> Result<Response<Body>> {
         message::with_deadline(message::deadline(&self.request), async {
             let slot = self.connection.acquire_call_slot().await;
             let client = self.connection.client();
             let raw = message::read(self.request.into_body(), &self.limits, client).await?;
-            let (is_large, requests) = (raw.is_large(), self.limits.request_memory);
-            // The box keeps the future of a waiting call small: a call that waits for a slot or for
-            // its message has not allocated this part.
-            let answer = Box::pin(async move {
-                let (request, _reservation) = raw.decode(&requests, client).await?;
-                handle(call, request).await
-            });
+            let is_large = raw.is_large();
+            let answer = answer(raw);
             let Reply { message, reservation } =
                 if is_large { workers::offload(answer).await? } else { answer.await? };
             Ok(message::reply(message, self.connection.track_reply(slot, reservation)))
@@ -324,7 +336,7 @@ pub(crate) struct PeekedCall {
 impl PeekedCall {
     /// The context and the message of the call. `None` if the body is not exactly one small message of type
     /// `M`, or the headers are invalid.
-    pub(crate) fn message<M: MessageFull>(&self) -> Option<(&CallContext, M)> {
+    pub(crate) fn message<M: ApiMessage>(&self) -> Option<(&CallContext, M)> {
         let context = self.context.as_ref().ok()?;
         let message = message::whole(&self.read)?;
         Some((context, M::parse_from_bytes(message).ok()?))

@@ -10,14 +10,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, stream};
 use go_compat::quote::quote;
-use protobuf::MessageFull;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use ttrpc::r#async::transport::Listener;
 use ttrpc::r#async::{MethodHandler, Server, Service, TtrpcContext};
 
+use crate::api::ApiMessage;
 use crate::api::events::ForwardRequest;
 use crate::limits::decoded_size;
 use crate::log_throttle::throttled_log;
@@ -180,7 +181,7 @@ impl MethodHandlerImpl {
             return self.run(call, stream, &payload).await;
         }
         let handler = self.clone();
-        workers::offload(async move { handler.run(call, stream, &payload).await }).await
+        workers::offload(async move { handler.run(call, stream, &payload).await }.boxed()).await
     }
 
     /// Refuses a call of another containerd's plugin: these images are not the ones that it asks for.
@@ -195,7 +196,17 @@ impl MethodHandlerImpl {
         )))
     }
 
-    async fn run(&self, call: CallContext, stream: u32, payload: &[u8]) -> Result<Vec<u8>> {
+    /// Runs the method. Boxed, so that its code is in the program once for small and large requests.
+    fn run<'a>(
+        &'a self,
+        call: CallContext,
+        stream: u32,
+        payload: &'a [u8],
+    ) -> BoxFuture<'a, Result<Vec<u8>>> {
+        self.run_method(call, stream, payload).boxed()
+    }
+
+    async fn run_method(&self, call: CallContext, stream: u32, payload: &[u8]) -> Result<Vec<u8>> {
         let (images, catalog) = (&self.server.images, &self.server.catalog);
         let Reply { message, reservation } = match self.method {
             Method::Get => images.get(&call, self.parse(stream, payload).await?).await,
@@ -232,16 +243,20 @@ impl MethodHandlerImpl {
     }
 
     /// Decodes the request on `stream`, and reserves its memory.
-    async fn parse<M: MessageFull>(&self, stream: u32, payload: &[u8]) -> Result<M> {
-        let size = decoded_size::decoded_size::<M>(payload)?;
+    async fn parse<M: ApiMessage>(&self, stream: u32, payload: &[u8]) -> Result<M> {
+        self.reserve(stream, payload.len(), decoded_size::decoded_size::<M>(payload)?).await;
+        M::parse_from_bytes(payload)
+            .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))
+    }
+
+    /// Reserves the memory of the request on `stream`, which takes `size` bytes when decoded.
+    async fn reserve(&self, stream: u32, encoded: usize, size: usize) {
         // A large request has its reservation since the stream read its head.
-        if !self.connection.shrink(stream, payload.len() + size) {
+        if !self.connection.shrink(stream, encoded + size) {
             let client = self.connection.client();
             let reservation = self.server.limits.request_memory.reserve(client, size).await;
             self.connection.attach_request(stream, reservation);
         }
-        M::parse_from_bytes(payload)
-            .map_err(|e| Error::InvalidArgument(format!("the request is no {}: {e}", M::NAME)))
     }
 }
 

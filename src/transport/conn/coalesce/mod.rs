@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
+use futures_util::FutureExt;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 use parking_lot::Mutex;
@@ -51,7 +52,7 @@ impl CoalescingStream {
             writer: None,
             closed: false,
         }));
-        tokio::spawn(send(Arc::clone(&shared)));
+        tokio::spawn(send(Arc::clone(&shared)).boxed());
         Self { shared }
     }
 

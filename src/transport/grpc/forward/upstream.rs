@@ -17,6 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use h2::Reason;
 use h2::client::SendRequest;
 use http::request::Parts;
@@ -87,7 +88,7 @@ impl Upstream {
             return;
         }
         let (upstream, stop) = (Arc::clone(self), stop.clone());
-        tokio::spawn(async move { upstream.connection(&stop).await.map(drop) });
+        tokio::spawn(async move { drop(upstream.connection(&stop).await) }.boxed());
     }
 
     /// Forwards a call and returns the response. [`DRAIN_GRACE`] after `stop` the call is cut off.
@@ -190,7 +191,7 @@ impl Upstream {
             .map_err(|e| unreachable(&e))?;
         // The task ends with the last sender. The calls report a failure of the connection.
         let (stop, last) = (stop.clone(), Arc::downgrade(&aborter));
-        tokio::spawn(async move {
+        let task = async move {
             let past_grace = async {
                 stop.cancelled().await;
                 tokio::time::sleep(DRAIN_GRACE).await;
@@ -199,7 +200,8 @@ impl Upstream {
                 _ = connection => {}
                 () = past_grace => last.upgrade().iter().for_each(|aborter| aborter.abort()),
             }
-        });
+        };
+        tokio::spawn(task.boxed());
         Ok(LiveConnection { sender, aborter })
     }
 

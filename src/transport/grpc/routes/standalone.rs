@@ -9,9 +9,10 @@ use futures_util::{StreamExt, stream};
 use http::Response;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
+use protobuf::Message;
 use protobuf::well_known_types::empty::Empty;
-use protobuf::{Message, MessageFull};
 
+use crate::api::ApiMessage;
 use crate::api::version::VersionResponse;
 use crate::health::Health;
 use crate::model::{Error, Result};
@@ -218,7 +219,7 @@ async fn reply<Q, F>(
     handle: impl FnOnce(Arc<Standalone>, CallContext, Q) -> F + Send + 'static,
 ) -> Result<Response<Body>>
 where
-    Q: MessageFull,
+    Q: ApiMessage,
     F: Future<Output = Result<Reply>> + Send + 'static,
 {
     let standalone = Arc::clone(standalone);
@@ -233,7 +234,7 @@ async fn message<Q, R, F>(
     handle: impl FnOnce(Arc<Standalone>, CallContext, Q) -> F + Send + 'static,
 ) -> Result<Response<Body>>
 where
-    Q: MessageFull,
+    Q: ApiMessage,
     R: Message,
     F: Future<Output = Result<R>> + Send + 'static,
 {
