@@ -276,6 +276,9 @@ async fn an_invalid_namespace_or_image_does_not_block_the_others() {
     *fronted.fake.too_large.lock().unwrap() = Some("odd".into());
     fronted.fake.make("o", "b");
     fronted.until(|f| f.is_current("n") && f.is_current("o"), "they are read").await;
+    // A namespace that was read before its images were made is current, and gets them by their events.
+    let all = |f: &Fronted| f.has("n", "a") && f.has("n", "z") && f.has("o", "b");
+    fronted.until(all, "each image is read").await;
     assert_eq!(fronted.names("n").await, ["a", "z"]);
     assert_eq!(fronted.names("o").await, ["b"]);
     // An event of the odd ones does not end following.
