@@ -19,6 +19,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::clock;
+use crate::log_throttle::throttled_log;
 use crate::model::{Error, Result, UnixTime};
 use crate::service::events::{Exchange, OwnEvent};
 use crate::service::gc::find::{
@@ -245,7 +246,8 @@ pub(super) fn remove(
 fn log_removal(record: &Expiring) {
     let (name, when) = (shown(&record.name), shown(&record.when));
     match record.kind {
-        Kind::Image => log::info!(
+        Kind::Image => throttled_log!(
+            Info,
             "image {name} in namespace {} is collected: its label {EXPIRE} is {when}, which is past, \
              and no lease or image keeps it",
             record.namespace

@@ -115,7 +115,7 @@ impl GuardedStream {
                  answered yet; give each call a stream of its own",
                 head.stream_id
             );
-            log::warn!("{why}");
+            throttled_log!(Warn, "{why}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
         self.turns.charge(CALL_COST);
