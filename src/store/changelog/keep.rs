@@ -13,9 +13,17 @@ use crate::store::schema::log_meta::{LogMeta, Retention};
 use crate::store::schema::tables::Tables;
 use crate::store::schema::value;
 
-/// The most entries that a checkpoint removes when it adds few. Otherwise it removes at most twice as many as
-/// it adds.
+/// The most entries that a checkpoint removes when it adds little. Otherwise it removes at most twice as many
+/// entries, or twice as many bytes, as it adds: so large entries that follow many small ones do not make the
+/// log longer than it may be.
 const MAX_PRUNED: usize = 512;
+
+/// What a checkpoint has added to the log.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Added {
+    entries: usize,
+    bytes: usize,
+}
 
 /// The step that a checkpoint takes with the log, in addition to adding entries.
 #[derive(Debug, Clone, Copy)]
@@ -38,9 +46,9 @@ pub(crate) fn append<'o>(
     txn: &mut RwTxn<'_>,
     tables: &Tables,
     entries: impl Iterator<Item = (&'o [u8], &'o [u8])>,
-) -> heed::Result<usize> {
+) -> heed::Result<Added> {
     let last = tables.log.last(txn)?.map(|(key, _)| key.to_vec());
-    let mut count = 0;
+    let mut added = Added::default();
     for (key, value) in entries {
         // LMDB fills pages that are appended to, and splits others.
         let flags = if last.as_deref().is_none_or(|last| last < key) {
@@ -49,17 +57,18 @@ pub(crate) fn append<'o>(
             PutFlags::empty()
         };
         tables.log.put_with_flags(txn, flags, key, value)?;
-        count += 1;
+        added.entries += 1;
+        added.bytes += key.len() + value.len();
     }
-    Ok(count)
+    Ok(added)
 }
 
-/// Takes the step, in a checkpoint that has added `added` entries. Returns the new fields of `meta`.
+/// Takes the step, in a checkpoint that has added `added`. Returns the new fields of `meta`.
 pub(crate) fn apply(
     txn: &mut RwTxn<'_>,
     tables: &Tables,
     step: LogStep,
-    added: usize,
+    added: Added,
 ) -> heed::Result<LogMeta> {
     let mut meta = LogMeta::read(txn, tables)?;
     match step {
@@ -71,9 +80,14 @@ pub(crate) fn apply(
             meta = new;
         }
         LogStep::Prune(keep) if meta.epoch.is_some() => {
-            for _ in 0..MAX_PRUNED.max(added.saturating_mul(2)) {
-                let Some(oldest) = excess(txn, tables, keep)? else { break };
+            let max_entries = MAX_PRUNED.max(added.entries.saturating_mul(2));
+            let max_bytes = added.bytes.saturating_mul(2);
+            let mut removed = Added::default();
+            while removed.entries < max_entries || removed.bytes < max_bytes {
+                let Some((oldest, bytes)) = excess(txn, tables, keep)? else { break };
                 tables.log.delete(txn, &oldest)?;
+                removed.entries += 1;
+                removed.bytes += bytes;
             }
             meta.keep = Some(keep);
             if let Some(first) = tables.log.first(txn)?.and_then(|(key, _)| seq(key)) {
@@ -86,8 +100,12 @@ pub(crate) fn apply(
     Ok(meta)
 }
 
-/// The key of the oldest entry, if it must be removed.
-fn excess(txn: &RoTxn<'_>, tables: &Tables, keep: Retention) -> heed::Result<Option<Vec<u8>>> {
+/// The key of the oldest entry and its size in bytes, if it must be removed.
+fn excess(
+    txn: &RoTxn<'_>,
+    tables: &Tables,
+    keep: Retention,
+) -> heed::Result<Option<(Vec<u8>, usize)>> {
     let stat = tables.log.stat(txn)?;
     // The newest entry marks the end of the log.
     if stat.entries < 2 {
@@ -95,7 +113,8 @@ fn excess(txn: &RoTxn<'_>, tables: &Tables, keep: Retention) -> heed::Result<Opt
     }
     let Some((key, value)) = tables.log.first(txn)? else { return Ok(None) };
     let is_old = |age| value::decode(key, value).is_ok_and(|entry| entry_age(entry) > age);
-    Ok((bytes(&stat) > keep.bytes || keep.age.is_some_and(is_old)).then(|| key.to_vec()))
+    let is_excess = bytes(&stat) > keep.bytes || keep.age.is_some_and(is_old);
+    Ok(is_excess.then(|| (key.to_vec(), key.len() + value.len())))
 }
 
 /// The bytes of the data file that a database takes.

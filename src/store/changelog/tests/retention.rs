@@ -35,6 +35,24 @@ fn old_entries_are_removed_and_the_file_does_not_grow() {
 }
 
 #[test]
+fn large_entries_after_many_small_ones_do_not_make_the_log_too_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let keep = Retention { bytes: 1 << 20, age: None };
+    let store = Store::open_and_keep(dir.path(), Some(keep)).unwrap();
+    (0..5_000).for_each(|_| put(&store, 0, 5));
+    store.checkpoint().unwrap();
+    let small = store.log_head().unwrap().len();
+    assert!(small > 3_000, "{small}");
+    for round in 0..10 {
+        // Two states of each: 240 KiB of entries, and no checkpoint before the next line.
+        (0..20).for_each(|_| put(&store, 1, 6_000));
+        store.checkpoint().unwrap();
+        let (bytes, _) = store.read(|s| s.log_size()).unwrap();
+        assert!(bytes <= 1 << 20, "{bytes} after round {round}");
+    }
+}
+
+#[test]
 fn old_entries_are_removed_and_a_reader_gets_the_first_position() {
     let dir = tempfile::tempdir().unwrap();
     let keep = Retention { bytes: u64::MAX, age: Some(std::time::Duration::from_secs(3600)) };
