@@ -31,20 +31,13 @@ pub const KNOWN: &[Known<Step, Answer>] = &[
         name: "label too long",
         versions: (FIRST, (1, 7, 0)),
         reason: "the sentence told no length, and 10 bytes of the key instead of 64",
-        due: |step, ours| {
+        due: |_, ours| {
             let Answer::Failed(failed) = ours else { return None };
             let (before, rest) = failed.message.split_once(" length (")?;
             let (_, shown) = rest.split_once(", key: ")?;
-            let shown = lossy(shown.as_bytes().get(..10)?);
-            let labels = match &step.request {
-                Request::CreateImage(r) => &r.image.labels,
-                Request::UpdateImage(r) => &r.image.labels,
-                Request::CreateNamespace(r) => &r.namespace.labels,
-                Request::UpdateNamespace(r) => &r.namespace.labels,
-                _ => return None,
-            };
-            let key = labels.iter().find(|(k, v)| k.len() + v.len() > MAX_SIZE).map(|(k, _)| k);
-            let shown = key.filter(|k| k.len() < 10).cloned().unwrap_or(shown.into());
+            // The key may be one of the mask that no label has, beside a label that is too long, too.
+            let key = shown.strip_suffix(": invalid argument")?;
+            let shown = key.as_bytes().get(..10).map_or(key.into(), lossy);
             let told = format!(
                 "{before} greater than maximum size (4096 bytes), key: {shown}: invalid argument"
             );
