@@ -1,7 +1,6 @@
 //! How other versions of containerd are known to differ from 2.3, whose answers ours are.
 
 use go_compat::text::lossy;
-use lmdb_images::model::label;
 use tonic::Code;
 
 use super::answer::Answer;
@@ -107,11 +106,12 @@ pub const KNOWN: &[Known<Step, Answer>] = &[
         name: "label too long",
         versions: (FIRST, (1, 7, 0)),
         reason: "the sentence told no length, and 10 bytes of the key instead of 64",
-        due: |step, ours| {
-            let (before, _) = ours.message()?.split_once(" length (")?;
-            let labels = &step.image()?.labels;
-            let (key, _) = labels.iter().find(|(k, v)| k.len() + v.len() > label::MAX_SIZE)?;
-            let shown = key.as_bytes().get(..10).map_or(key.as_str().into(), lossy);
+        due: |_, ours| {
+            let (before, rest) = ours.message()?.split_once(" length (")?;
+            let (_, shown) = rest.split_once(", key: ")?;
+            // The key may be one of the mask that no label has, beside a label that is too long, too.
+            let key = shown.strip_suffix(": invalid argument")?;
+            let shown = key.as_bytes().get(..10).map_or(key.into(), lossy);
             let told = format!(
                 "{before} greater than maximum size (4096 bytes), key: {shown}: invalid argument"
             );
