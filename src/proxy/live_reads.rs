@@ -83,6 +83,7 @@ impl ProxyImages {
         name: &str,
     ) -> Option<Result<Reply>> {
         let mut reservation: Option<Reservation> = None;
+        let is_long_name = name.len() > MAX_NAME_IN_ERROR;
         for _ in 0..2 {
             let reserved = reservation.as_ref().map_or(0, Reservation::bytes);
             let (files, namespace, name) = (Arc::clone(files), namespace.clone(), name.to_owned());
@@ -107,6 +108,7 @@ impl ProxyImages {
                     reservation = self.local().reserve(call.client, size).await;
                 }
                 Ok(Attempt::Again(_)) => return None,
+                Err(Error::NotFound(_)) if is_long_name => return None,
                 Err(e @ Error::NotFound(_)) => return Some(Err(self.not_found(e))),
                 Err(e) => {
                     throttled_log!(Warn, "a read is passed on to containerd: {e}");
