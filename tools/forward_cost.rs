@@ -72,8 +72,8 @@ impl Client {
         Ok((sender, Answer { body, rest: BytesMut::new() }))
     }
 
-    /// A call of one message by one message.
-    async fn unary(&mut self, service: &str, method: &str, message: &[u8]) -> Result<()> {
+    /// Sends a call of one message. Returns the body of the response.
+    async fn send(&mut self, service: &str, method: &str, message: &[u8]) -> Result<Incoming> {
         let request = Request::post(format!("http://localhost/{service}/{method}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
@@ -83,7 +83,12 @@ impl Client {
             )?;
         let (head, body) = self.0.send_request(request).await?.into_parts();
         check(&head.headers)?;
-        let body = body.collect().await?;
+        Ok(body)
+    }
+
+    /// A call of one message by one message.
+    async fn unary(&mut self, service: &str, method: &str, message: &[u8]) -> Result<()> {
+        let body = self.send(service, method, message).await?.collect().await?;
         body.trailers().map_or(Ok(()), check)
     }
 
@@ -94,10 +99,10 @@ impl Client {
         out.write_string(1, digest)?;
         out.flush()?;
         drop(out);
-        let (sender, mut answer) = self.begin(CONTENT, "Read", &request).await?;
-        drop(sender);
+        // A containerd of a newer grpc-go answers after the end of the request only.
+        let mut body = self.send(CONTENT, "Read", &request).await?;
         let mut bytes = 0;
-        while let Some(frame) = answer.body.frame().await {
+        while let Some(frame) = body.frame().await {
             match frame?.into_data() {
                 Ok(data) => bytes += data.len(),
                 Err(frame) => frame.trailers_ref().map_or(Ok(()), check)?,
