@@ -115,8 +115,8 @@ async fn time(client: &mut Client, requests: &[Prepared]) -> Result<Duration> {
 async fn past(target: &Target) -> Result<Vec<Figure>> {
     let mut client = client(target).await?;
     let count = time(&mut client, &[call("Count", &CountRequest::new())?]).await?;
-    let of = Some(Of::Name(store::name(7)));
-    let history = call("History", &HistoryRequest { of, ..HistoryRequest::default() })?;
+    let subject = Some(Of::Name(store::name(7)));
+    let history = call("History", &HistoryRequest { of: subject, ..HistoryRequest::default() })?;
     let history = time(&mut client, &[history]).await?;
     let head: HeadResponse = client.ask(&call("Head", &HeadRequest::new())?).await?;
     let watch = WatchRequest { epoch: head.epoch, from: head.first, ..WatchRequest::default() };

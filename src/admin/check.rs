@@ -126,7 +126,7 @@ impl Report {
     }
 
     fn check_record(&mut self, stored: &Stored<'_>) {
-        let aside = if stored.aside { ", set aside" } else { "" };
+        let aside = if stored.is_set_aside { ", set aside" } else { "" };
         let wrong = |report: &mut Self, what: &str| {
             report.add_damage(format!("{}{aside}: {what}", record::describe_key(stored.key)));
         };
@@ -137,7 +137,7 @@ impl Report {
             Ok(found) => found,
             Err(why) => return wrong(self, &why),
         };
-        if stored.aside {
+        if stored.is_set_aside {
             return;
         }
         match found.named {
@@ -174,7 +174,7 @@ impl Report {
             "namespaces": self.namespaces,
             "images": self.images,
             "leases": self.leases,
-            "aside": self.counts.map(|c| c.aside),
+            "aside": self.counts.map(|c| c.set_aside),
             "index": self.counts.map(|c| c.index),
             "log": self.log.map(|log| json!({ "first": log.first, "last": log.last })),
             "damaged": self.damaged,
@@ -196,7 +196,7 @@ impl std::fmt::Display for Report {
             writeln!(
                 f,
                 "{} namespaces, {} images, {} leases; {} set aside, {} entries in the index",
-                self.namespaces, self.images, self.leases, counts.aside, counts.index
+                self.namespaces, self.images, self.leases, counts.set_aside, counts.index
             )?;
         }
         match self.log {

@@ -41,10 +41,10 @@ impl Diff {
                 writeln!(out, "{namespace}\t{name}\t{}", one_line(&difference.kind.to_string()))
             })
         })?;
-        if found.aside > 0 {
+        if found.set_aside > 0 {
             note(format_args!(
                 "{} images are set aside in the store: containerd no longer had them after a gap in its events",
-                found.aside
+                found.set_aside
             ));
         }
         Ok(if found.differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -9,8 +9,8 @@ use super::output::{Failure, MAX_CELL_CHARS, Output, cell, note, print, visible}
 use super::{ContainerdArgs, StoreArgs, block_on};
 use crate::admin::rescue::from_blobs::{self, CandidateLine};
 use crate::admin::rescue::prepare::{self, Folders};
-use crate::admin::rescue::report::{Event, Outcome, Summary};
-use crate::admin::rescue::{self, Options};
+use crate::admin::rescue::report::{Event, RescueOutcome, RescueSummary};
+use crate::admin::rescue::{self, RescueOptions};
 use crate::model::printable::one_line;
 use crate::model::{Error, Namespace};
 
@@ -151,17 +151,17 @@ impl Rescue {
             return list(folder, &self.namespace);
         }
         let socket = self.containerd.socket(&self.root.file)?;
-        let options = Options {
+        let options = RescueOptions {
             dry_run: self.dry_run,
             verify: self.verify,
             sources: self.sources,
             merge: self.merge,
         };
         let mut out = Output::new();
-        let told = |event| print_event(&mut out, self.json, self.dry_run, &event);
+        let print = |event| print_event(&mut out, self.json, self.dry_run, &event);
         let summary = match &self.choice {
-            Some(list) => block_on(rescue::run_choice(list, &socket, options, told))?,
-            None => block_on(rescue::run(&self.root.folder()?, &socket, options, told))?,
+            Some(list) => block_on(rescue::run_choice(list, &socket, options, print))?,
+            None => block_on(rescue::run(&self.root.folder()?, &socket, options, print))?,
         };
         finish(out, self.json, &summary)
     }
@@ -195,7 +195,7 @@ fn print_event(out: &mut Output, json: bool, all: bool, event: &Event) {
         Event::Plan(plan) => out.line(format_args!(
             "plan  {} images in {} namespaces ({} of them set aside in the store), {} blobs of {} \
              bytes; {} images cannot come back",
-            plan.images, plan.namespaces, plan.aside, plan.blobs, plan.bytes, plan.unusable
+            plan.images, plan.namespaces, plan.set_aside, plan.blobs, plan.bytes, plan.unusable
         )),
         Event::Outcome(outcome) if all || outcome.is_loss() => out.line(line(outcome)),
         Event::Outcome(_) => {}
@@ -210,7 +210,7 @@ fn print_event(out: &mut Output, json: bool, all: bool, event: &Event) {
 }
 
 /// An outcome as a line of fields.
-fn line(outcome: &Outcome) -> String {
+fn line(outcome: &RescueOutcome) -> String {
     let name = match &outcome.name {
         Some(name) => cell(name, MAX_CELL_CHARS),
         None => "(labels of the namespace)".into(),
@@ -218,7 +218,7 @@ fn line(outcome: &Outcome) -> String {
     format!("{}\t{name}\t{outcome}", outcome.namespace)
 }
 
-fn finish(mut out: Output, json: bool, summary: &Summary) -> Result<ExitCode, Failure> {
+fn finish(mut out: Output, json: bool, summary: &RescueSummary) -> Result<ExitCode, Failure> {
     let done = format!("{} {summary}", if summary.dry_run { "would rescue" } else { "rescued" });
     out.line(if json { summary.json() } else { done.clone() });
     out.finish(done)?;

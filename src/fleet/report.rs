@@ -278,9 +278,9 @@ mod tests {
             (ChangeRow::from(&change).json_bytes(), serde_json::to_vec(&ChangeRow::from(&change))),
             (ImageRow::from(&change).json_bytes(), serde_json::to_vec(&ImageRow::from(&change))),
         ];
-        for (told, json) in rows {
+        for (counted, json) in rows {
             let bytes = json.unwrap().len();
-            assert!((bytes..=bytes + ROW_JSON_BYTES).contains(&told), "{told} of {bytes}");
+            assert!((bytes..=bytes + ROW_JSON_BYTES).contains(&counted), "{counted} of {bytes}");
         }
     }
 

@@ -50,12 +50,12 @@ pub(crate) struct Shipper {
     heartbeat: Duration,
     backoff: Backoff,
     last_divergence: Option<Instant>,
-    state: watch::Sender<State>,
+    state: watch::Sender<ReportingState>,
 }
 
 /// The state of a shipper.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct State {
+pub(crate) struct ReportingState {
     /// The last report was answered.
     pub(crate) is_reporting: bool,
     /// A sentence for a person.
@@ -76,7 +76,7 @@ impl Shipper {
         identity: Identity,
         heartbeat: Duration,
         shipped: Shipped,
-        state: watch::Sender<State>,
+        state: watch::Sender<ReportingState>,
     ) -> Self {
         Self {
             catalog,
@@ -220,7 +220,7 @@ impl Shipper {
     }
 
     fn set_state(&self, is_reporting: bool, text: String) {
-        self.state.send_replace(State { is_reporting, text });
+        self.state.send_replace(ReportingState { is_reporting, text });
     }
 }
 

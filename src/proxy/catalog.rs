@@ -28,7 +28,7 @@ use crate::proxy::outcome::{READ_TIMEOUT, UpstreamOutcome, WRITE_TIMEOUT};
 use crate::proxy::undo_keep::TargetChange;
 use crate::service::CallContext;
 use crate::service::catalog::apply::CatalogWriter;
-use crate::service::catalog::batch::{Applied, Batch, Change, Item, etag_of, in_item};
+use crate::service::catalog::batch::{Applied, Batch, BatchItem, Change, etag_of, in_item};
 use crate::service::catalog::undo::{Restore, Restored, check_unchanged};
 use crate::service::codec::encode;
 use crate::store::{Cause, Origin};
@@ -141,7 +141,7 @@ impl ChangeTask {
         detached.await.map_err(|e| Error::Internal(format!("writing an image: {e}")))?
     }
 
-    async fn apply(self, item: Item) -> Result<Applied> {
+    async fn apply(self, item: BatchItem) -> Result<Applied> {
         let found = self.find().await?;
         let record = found.as_ref().map(encode).transpose()?;
         item.check(record.as_deref())?;

@@ -71,8 +71,8 @@ fn only_regular_files_are_replaced() {
     run(dir.path(), &args(dir.path(), "backup --root ROOT DIR/b")).worked();
     run(dir.path(), &args(dir.path(), "backup --root ROOT DIR/b")).failed(1, "exists already");
     run(dir.path(), &args(dir.path(), "backup --root ROOT --force DIR/b")).worked();
-    let of = |name: &str| fs::metadata(dir.path().join(name)).unwrap();
-    assert_eq!(of("b").mode() & 0o777, 0o600);
+    let metadata = |name: &str| fs::metadata(dir.path().join(name)).unwrap();
+    assert_eq!(metadata("b").mode() & 0o777, 0o600);
     run(dir.path(), &args(dir.path(), "restore --root DIR/again DIR/b")).worked();
     // Nothing is left beside it.
     let names = fs::read_dir(dir.path()).unwrap();

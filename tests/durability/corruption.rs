@@ -313,16 +313,16 @@ fn judge(
     let listed: Vec<usize> =
         lines.next().unwrap().split(' ').skip(1).map(|n| n.parse().unwrap()).collect();
     let hex = |m: &Vec<u8>| m.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let is = |state: &BTreeMap<String, Vec<u8>>| {
+    let has_state = |state: &BTreeMap<String, Vec<u8>>| {
         names.iter().zip(&got).all(|(name, got)| match state.get(name) {
             Some(message) => **got == hex(message),
             None => *got == "missing",
         })
     };
-    if is(&written.last) {
+    if has_state(&written.last) {
         return;
     }
-    if is(&written.before) {
+    if has_state(&written.before) {
         figures.one_back += 1;
         return;
     }
@@ -342,7 +342,7 @@ fn judge(
 }
 
 fn saved(
-    report: &recover::Report,
+    report: &recover::RecoveryReport,
     to: &Path,
     written: &Written,
     figures: &mut Figures,

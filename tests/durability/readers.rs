@@ -46,9 +46,9 @@ fn the_slots_of_a_killed_reader_are_freed() {
     let mut holder = SnapshotHolder::start(store.root(), 3);
     let mut other = SnapshotHolder::start(store.root(), 1);
     holder.kill();
-    let alive = |of: &SnapshotHolder| {
+    let alive = |holder: &SnapshotHolder| {
         let held = store.readers().unwrap();
-        held.into_iter().filter(|h| h.process == of.pid()).map(|h| h.alive).collect::<Vec<_>>()
+        held.into_iter().filter(|h| h.process == holder.pid()).map(|h| h.alive).collect::<Vec<_>>()
     };
     assert_eq!((alive(&holder), alive(&other)), (vec![false; 3], vec![true]));
     assert_eq!(store.free_dead_readers().unwrap(), 3);

@@ -23,8 +23,8 @@ impl<'s, S: ReadAt + ?Sized> Scan<'s, S> {
     /// # Errors
     /// The size of the file cannot be had, or no page of any size is one of bbolt's.
     pub fn open(source: &'s S) -> Result<Self, Damage> {
-        let told = |e| Damage::new(0, format!("the size of the file cannot be had: {e}"));
-        let size = source.size().map_err(told)?;
+        let size_unknown = |e| Damage::new(0, format!("the size of the file cannot be had: {e}"));
+        let size = source.size().map_err(size_unknown)?;
         let page_size = match meta::newest(source) {
             Ok((meta, _)) => meta.page_size,
             Err(damage) => guess_page_size(source, size).ok_or(damage)?,

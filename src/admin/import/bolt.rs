@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::containerd_scan::{self, Guess, Scanned};
-use super::containerd_schema::{self, Item, UnreadableRecord};
+use super::containerd_schema::{self, FileItem, UnreadableRecord};
 use super::{MAX_BATCH_RECORDS, Summary, open, put_images, put_namespace};
 use crate::admin::{file, progress};
 use crate::api::images::Image;
@@ -85,18 +85,18 @@ pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
     let mut copy = Copy::into(&store);
     let read = containerd_schema::read(source, |found| {
         match found {
-            Item::Namespace(namespace, record) => {
+            FileItem::Namespace(namespace, record) => {
                 copy.flush()?;
                 progress.set_message(format!("namespace {namespace}"));
                 copy.summary.namespaces += 1;
                 store.writer().write_blocking(put_namespace(&namespace, record)?)
             }
-            Item::Image(namespace, image) => {
+            FileItem::Image(namespace, image) => {
                 progress.inc(1);
                 copy.image(namespace, image)
             }
             // The survey above has already collected these.
-            Item::Unreadable(_) => Ok(()),
+            FileItem::Unreadable(_) => Ok(()),
         }
     });
     read.map_err(|e| in_file(file, e))?;

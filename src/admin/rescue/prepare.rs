@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::steps::{STEPS_FILE, Step, Steps, failed, names, read, write};
+use super::steps::{PrepareStep, STEPS_FILE, Steps, failed, names, read, write};
 use super::stopped::{self, SNAPSHOTTER_PREFIX};
 use crate::clock;
 use crate::model::{Error, Result};
@@ -122,10 +122,11 @@ impl Folders {
 }
 
 /// The steps for the folders as they are now.
-fn plan(root: &Path, state: &Path, aside: &Path) -> Result<Vec<Step>> {
+fn plan(root: &Path, state: &Path, aside: &Path) -> Result<Vec<PrepareStep>> {
     let content = root.join(CONTENT_FOLDER);
-    let mut steps = vec![Step::Link { from: content.join("blobs"), to: content.join(LINK_FOLDER) }];
-    let moved = |from: PathBuf, to: PathBuf| Step::Move { from, to };
+    let mut steps =
+        vec![PrepareStep::Link { from: content.join("blobs"), to: content.join(LINK_FOLDER) }];
+    let moved = |from: PathBuf, to: PathBuf| PrepareStep::Move { from, to };
     if root.join(DATABASE).symlink_metadata().is_ok() {
         steps.push(moved(root.join(DATABASE), aside.join(DATABASE)));
     }
@@ -185,13 +186,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folders = made(dir.path());
         let before = files(dir.path());
-        let mut told = Vec::new();
-        prepare(&folders, true, |step| told.push(step.to_owned())).unwrap();
+        let mut lines = Vec::new();
+        prepare(&folders, true, |step| lines.push(step.to_owned())).unwrap();
         assert_eq!(files(dir.path()), before, "a dry run changes nothing");
-        assert_eq!(told.len(), 5, "{told:?}");
+        assert_eq!(lines.len(), 5, "{lines:?}");
         let mut done = Vec::new();
         prepare(&folders, false, |step| done.push(step.to_owned())).unwrap();
-        assert_eq!(told, done);
+        assert_eq!(lines, done);
         assert!(!folders.root.join(DATABASE).exists());
         assert_eq!(names(&folders.state).unwrap(), [ASIDE_FOLDER]);
         let refused = prepare(&folders, false, |_| {}).unwrap_err();

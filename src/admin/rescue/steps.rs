@@ -19,7 +19,7 @@ const MAX_STEPS_BYTES: u64 = 4 << 20;
 /// One step of a preparation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Step {
+pub(crate) enum PrepareStep {
     /// Give each blob a second name.
     Link { from: PathBuf, to: PathBuf },
     /// Rename a file or a folder.
@@ -33,10 +33,10 @@ pub(crate) struct Steps {
     /// Whether all steps are done.
     pub(crate) done: bool,
     /// The steps in order.
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<PrepareStep>,
 }
 
-impl std::fmt::Display for Step {
+impl std::fmt::Display for PrepareStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Link { from, to } => {
@@ -47,7 +47,7 @@ impl std::fmt::Display for Step {
     }
 }
 
-impl Step {
+impl PrepareStep {
     /// Does the step. A step that is done already is skipped.
     pub(crate) fn run(&self) -> Result<()> {
         match self {

@@ -126,15 +126,15 @@ impl Walk<'_> {
     }
 
     fn manifest(&mut self, own: &Descriptor, content: Content, part: &str, depth: usize) -> State {
-        let of = if part == TARGET { String::new() } else { format!(" of {part}") };
+        let of_part = if part == TARGET { String::new() } else { format!(" of {part}") };
         let (mut labels, mut found) = (BTreeMap::new(), Vec::new());
         if let Some(config) = &content.config {
-            found.push(self.descriptor(config, &format!("the configuration{of}"), depth));
+            found.push(self.descriptor(config, &format!("the configuration{of_part}"), depth));
             labels.insert(format!("{REFERENCE_LABEL}.config"), config.digest.clone());
         }
         let config_only = found.len();
         for (number, layer) in content.layers.iter().flatten().enumerate() {
-            found.push(self.descriptor(layer, &format!("layer {number}{of}"), depth));
+            found.push(self.descriptor(layer, &format!("layer {number}{of_part}"), depth));
             labels.insert(format!("{REFERENCE_LABEL}.l.{number}"), layer.digest.clone());
         }
         self.list(own, labels);

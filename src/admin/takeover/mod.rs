@@ -34,11 +34,11 @@ mod unit;
 use std::path::Path;
 
 pub(crate) use self::layout::{ADDRESS, UPSTREAM};
-pub(crate) use self::plan::Plan;
+pub(crate) use self::plan::TakeoverPlan;
 
 use self::layout::Files;
 use self::node::Node;
-use self::record::{Phase, Record};
+use self::record::{Phase, TakeoverRecord};
 use self::steps::Runner;
 use self::systemd::{Systemctl, Systemd};
 use crate::admin::precondition::{Check, refusal};
@@ -50,14 +50,14 @@ pub(crate) enum Event<'e> {
     /// A check before or after.
     Check(&'e Check),
     /// The whole plan.
-    Plan(&'e Plan),
+    Plan(&'e TakeoverPlan),
     /// The step that runs next.
     Step(String),
 }
 
 /// Which of the two states the machine is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum TakeoverState {
     /// containerd has its own address.
     Released,
     /// The daemon has it.
@@ -67,15 +67,15 @@ pub(crate) enum State {
 }
 
 /// Returns the state of this machine, by the files of a takeover.
-pub(crate) fn state() -> Result<State> {
+pub(crate) fn state() -> Result<TakeoverState> {
     let files = Files::of_machine();
-    Ok(match Record::read(&files)?.map(|record| record.phase) {
-        Some(Phase::Taken) => State::Taken,
-        Some(Phase::Taking | Phase::Releasing) => State::Interrupted,
+    Ok(match TakeoverRecord::read(&files)?.map(|record| record.phase) {
+        Some(Phase::Taken) => TakeoverState::Taken,
+        Some(Phase::Taking | Phase::Releasing) => TakeoverState::Interrupted,
         None if files.all().iter().any(|path| path.symlink_metadata().is_ok()) => {
-            State::Interrupted
+            TakeoverState::Interrupted
         }
-        None => State::Released,
+        None => TakeoverState::Released,
     })
 }
 
@@ -87,7 +87,7 @@ pub(crate) async fn prepare(
     store: &Path,
     program: &Path,
     mut each: impl FnMut(Event<'_>),
-) -> Result<Plan> {
+) -> Result<TakeoverPlan> {
     let files = Files::of_machine();
     let mut systemctl = Systemctl;
     let mut checks = preflight::of_machine(&mut systemctl);
@@ -128,7 +128,7 @@ pub(crate) async fn take(store: &Path, mut each: impl FnMut(Event<'_>)) -> Resul
         Err(e) => Err(e),
     };
     let Err(failed) = taken else {
-        return Record::write(&files, Phase::Taken, node.service_was_active);
+        return TakeoverRecord::write(&files, Phase::Taken, node.service_was_active);
     };
     let back = match release_steps(&files, &mut systemctl, &mut each) {
         Ok(()) => postflight::check_released(&mut each).await,
@@ -152,9 +152,9 @@ pub(crate) async fn release(mut each: impl FnMut(Event<'_>)) -> Result<()> {
 }
 
 /// The plan of [`release`]. Changes nothing.
-pub(crate) fn plan_release() -> Result<Plan> {
+pub(crate) fn plan_release() -> Result<TakeoverPlan> {
     let files = Files::of_machine();
-    Ok(plan::release(&files, Record::read(&files)?.as_ref()))
+    Ok(plan::release(&files, TakeoverRecord::read(&files)?.as_ref()))
 }
 
 fn release_steps(
@@ -162,12 +162,12 @@ fn release_steps(
     systemd: &mut dyn Systemd,
     each: &mut impl FnMut(Event<'_>),
 ) -> Result<()> {
-    let record = Record::read(files)?;
+    let record = TakeoverRecord::read(files)?;
     run(&plan::release(files, record.as_ref()), files, systemd, each)
 }
 
 fn run(
-    plan: &Plan,
+    plan: &TakeoverPlan,
     files: &Files,
     systemd: &mut dyn Systemd,
     each: &mut impl FnMut(Event<'_>),

@@ -16,11 +16,11 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::fleet::backoff::Backoff;
 use crate::fleet::nats::address::Nats;
-use crate::fleet::nats::publish::{Correction, standing_in};
+use crate::fleet::nats::publish::{Correction, progress_in};
 use crate::fleet::nats::{PARTITIONS, STREAM, answers_to, node_of, reports_in};
 use crate::fleet::postgres::{Failure, Reporter};
 use crate::fleet::report::Answer;
-use crate::fleet::ship::State;
+use crate::fleet::ship::ReportingState;
 use crate::fleet::target::Postgres;
 use crate::log_throttle::throttled_log;
 use crate::metrics::collect::Collected;
@@ -48,7 +48,7 @@ pub(crate) struct Collector {
     to: Postgres,
     replicas: Option<usize>,
     collected: Collected,
-    state: watch::Sender<State>,
+    state: watch::Sender<ReportingState>,
 }
 
 impl Collector {
@@ -58,7 +58,7 @@ impl Collector {
         to: Postgres,
         replicas: Option<usize>,
         collected: Collected,
-        state: watch::Sender<State>,
+        state: watch::Sender<ReportingState>,
     ) -> Self {
         Self { from, to, replicas, collected, state }
     }
@@ -93,10 +93,10 @@ impl Collector {
 }
 
 /// Logs the error, and waits before another attempt.
-async fn log_and_wait(backoff: &mut Backoff, state: &watch::Sender<State>, error: &Error) {
+async fn log_and_wait(backoff: &mut Backoff, state: &watch::Sender<ReportingState>, error: &Error) {
     let pause = backoff.pause();
     throttled_log!(Warn, "{error}; again in {:.1} s", pause.as_secs_f64());
-    state.send_replace(State { is_reporting: false, text: error.to_string() });
+    state.send_replace(ReportingState { is_reporting: false, text: error.to_string() });
     tokio::time::sleep(pause).await;
 }
 
@@ -164,7 +164,7 @@ struct Partition {
     consumer: Option<Consumer<ConsumerConfig>>,
     reporter: Reporter,
     collected: Collected,
-    state: watch::Sender<State>,
+    state: watch::Sender<ReportingState>,
 }
 
 impl Partition {
@@ -232,8 +232,8 @@ impl Partition {
             }
         };
         self.collected.answered.set(clock::now().seconds);
-        let standing = message.headers.as_ref().and_then(standing_in);
-        if standing.is_none_or(|standing| !standing.agrees_with(&answer)) {
+        let progress = message.headers.as_ref().and_then(progress_in);
+        if progress.is_none_or(|progress| !progress.agrees_with(&answer)) {
             let correction = serde_json::to_vec(&Correction { report: number, answer });
             let correction =
                 correction.map_err(|e| Error::Internal(format!("writing an answer: {e}")))?;
@@ -275,6 +275,6 @@ impl Partition {
     }
 
     fn set_state(&self, is_reporting: bool, text: String) {
-        self.state.send_replace(State { is_reporting, text });
+        self.state.send_replace(ReportingState { is_reporting, text });
     }
 }

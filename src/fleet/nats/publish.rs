@@ -13,8 +13,8 @@ use futures_util::{FutureExt, StreamExt};
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::nats::address::Nats;
-use crate::fleet::nats::standing::Standing;
-use crate::fleet::nats::{STANDING_HEADER, STREAM, answers_to, reports_of};
+use crate::fleet::nats::progress::ReportProgress;
+use crate::fleet::nats::{PROGRESS_HEADER, STREAM, answers_to, reports_of};
 use crate::fleet::report::{Answer, Body, Report};
 use crate::model::{Error, Result};
 
@@ -45,11 +45,11 @@ impl fmt::Debug for Publisher {
     }
 }
 
-/// A connection, and the standing of the node by the stream.
+/// A connection, and the progress of the node by the stream.
 struct Session {
     context: Context,
     answers: Subscriber,
-    standing: Standing,
+    progress: ReportProgress,
     /// The sequence number of the node's newest message; 0 if there is none.
     newest: u64,
     /// Corrections of this message and earlier ones were applied already.
@@ -62,7 +62,7 @@ impl Publisher {
         Self { to, session: None }
     }
 
-    /// Closes the connection. The next report then reads the standing of the node from the stream.
+    /// Closes the connection. The next report then reads the progress of the node from the stream.
     pub(crate) fn close(&mut self) {
         self.session = None;
     }
@@ -75,19 +75,19 @@ impl Publisher {
             None => Session::new(&self.to).await?,
         };
         if session.apply_corrections() && !matches!(report.body, Body::Hello(_)) {
-            let answer = Answer { ok: false, ..session.standing.apply(report).0 };
+            let answer = Answer { ok: false, ..session.progress.apply(report).0 };
             self.session = Some(session);
             return Ok(answer);
         }
-        let (mut answer, standing) = session.standing.apply(report);
+        let (mut answer, progress) = session.progress.apply(report);
         if answer.ok {
-            session.publish(&self.to, report, &standing).await?;
+            session.publish(&self.to, report, &progress).await?;
         }
-        session.standing = standing;
-        if matches!(report.body, Body::Hello(_)) && session.standing.needs_confirmation() {
+        session.progress = progress;
+        if matches!(report.body, Body::Hello(_)) && session.progress.needs_confirmation() {
             // If none comes, because the link leads one way only, the snapshot is sent.
             if tokio::time::timeout(ANSWER_TIMEOUT, session.next_correction()).await.is_ok() {
-                answer = session.standing.apply(report).0;
+                answer = session.progress.apply(report).0;
             }
         }
         self.session = Some(session);
@@ -113,8 +113,8 @@ impl Session {
         context.set_timeout(STORED_TIMEOUT);
         let stream = context.get_stream_no_info(STREAM).await;
         let stream = stream.map_err(|e| to.failed("reading from", &e))?;
-        let (newest, standing) = newest_of(to, &stream).await?;
-        Ok(Self { context, answers, standing, newest, corrected_up_to: 0 })
+        let (newest, progress) = newest_of(to, &stream).await?;
+        Ok(Self { context, answers, progress, newest, corrected_up_to: 0 })
     }
 
     /// Waits for a correction, and applies it.
@@ -144,16 +144,21 @@ impl Session {
         }
         // The database answers reports that were published meanwhile in the same way.
         self.corrected_up_to = self.newest;
-        self.standing = Standing::from_answer(&correction.answer);
+        self.progress = ReportProgress::from_answer(&correction.answer);
         true
     }
 
-    async fn publish(&mut self, to: &Nats, report: &Report, standing: &Standing) -> Result<()> {
+    async fn publish(
+        &mut self,
+        to: &Nats,
+        report: &Report,
+        progress: &ReportProgress,
+    ) -> Result<()> {
         let json = serde_json::to_vec(report)
             .map_err(|e| Error::Internal(format!("writing a report: {e}")))?;
-        let header = standing.header();
+        let header = progress.header();
         let message = PublishMessage::build()
-            .header(STANDING_HEADER, header.as_str())
+            .header(PROGRESS_HEADER, header.as_str())
             // The same report after the same message is the same message.
             .message_id(format!("{}/{}/{:08x}", to.user, self.newest, crc32fast::hash(&json)))
             .expected_last_subject_sequence(self.newest)
@@ -186,13 +191,15 @@ impl Session {
 }
 
 /// The newest message of a node in the stream, and what it says.
-async fn newest_of(to: &Nats, stream: &Stream<()>) -> Result<(u64, Standing)> {
+async fn newest_of(to: &Nats, stream: &Stream<()>) -> Result<(u64, ReportProgress)> {
     match stream.direct_get_last_for_subject(reports_of(&to.user)).await {
         Ok(message) => {
-            let standing = standing_in(&message.headers);
-            Ok((message.sequence, standing.unwrap_or_else(Standing::initial)))
+            let progress = progress_in(&message.headers);
+            Ok((message.sequence, progress.unwrap_or_else(ReportProgress::initial)))
         }
-        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok((0, Standing::initial())),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
+            Ok((0, ReportProgress::initial()))
+        }
         // The server does not answer for a stream that it does not have, or whose replicas have no leader.
         Err(error) if error.kind() == DirectGetErrorKind::TimedOut => {
             Err(Error::Unavailable(format!(
@@ -205,7 +212,7 @@ async fn newest_of(to: &Nats, stream: &Stream<()>) -> Result<(u64, Standing)> {
     }
 }
 
-/// The standing in the header of a report.
-pub(crate) fn standing_in(headers: &HeaderMap) -> Option<Standing> {
-    Standing::parse(headers.get(STANDING_HEADER)?.as_str())
+/// The progress in the header of a report.
+pub(crate) fn progress_in(headers: &HeaderMap) -> Option<ReportProgress> {
+    ReportProgress::parse(headers.get(PROGRESS_HEADER)?.as_str())
 }

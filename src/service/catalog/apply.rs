@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::batch::{self, Applied, Batch, Change, Item, check_bytes, in_item, updated};
+use super::batch::{self, Applied, Batch, BatchItem, Change, check_bytes, in_item, updated};
 use super::etag::etag;
 use super::undo::{Restore, Restored, check_unchanged};
 use crate::limits::client::Client;
@@ -104,7 +104,7 @@ impl CatalogWriter for LocalImages {
                 None => Change::Remove,
                 Some(state) => Change::Put(state.into_image(&name)),
             };
-            let item = Item { name, precondition: None, change: change_of };
+            let item = BatchItem { name, precondition: None, change: change_of };
             let made = apply_item(change, &namespace, lease.as_deref(), item)?;
             collector.observe(&namespace, &made.event);
             Ok(Some(made))
@@ -124,7 +124,7 @@ fn apply_item(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
     lease: Option<&str>,
-    item: Item,
+    item: BatchItem,
 ) -> Result<AppliedChange> {
     let stored = change.record(namespace, Kind::Image, &item.name)?;
     item.check(stored)?;

@@ -24,7 +24,7 @@ pub(crate) const MAX_BATCH_BYTES: usize = 2 << 20;
 #[derive(Debug)]
 pub struct Batch {
     /// The items. No two have the same name.
-    pub items: Vec<Item>,
+    pub items: Vec<BatchItem>,
     /// Whether each item succeeds or fails by itself.
     pub allow_partial: bool,
     /// The bytes of its names and images.
@@ -33,7 +33,7 @@ pub struct Batch {
 
 /// A change of one image, with its precondition.
 #[derive(Debug, Clone)]
-pub struct Item {
+pub struct BatchItem {
     /// The name of the image.
     pub name: String,
     /// The precondition.
@@ -88,7 +88,7 @@ impl Batch {
         let mut seen: HashMap<String, usize> = HashMap::with_capacity(count);
         let (mut items, mut bytes) = (Vec::with_capacity(count), 0);
         for (number, item) in (1..).zip(request.items) {
-            let item = Item::new(item).map_err(|e| e.at(format_args!("item {number}")))?;
+            let item = BatchItem::new(item).map_err(|e| e.at(format_args!("item {number}")))?;
             if let Some(first) = seen.insert(item.name.clone(), number) {
                 return Err(Error::invalid_argument(format_args!(
                     "item {number} has the name of item {first}, {}: each name may occur once",
@@ -123,7 +123,7 @@ pub(crate) fn check_bytes(bytes: usize) -> Result<()> {
     Ok(())
 }
 
-impl Item {
+impl BatchItem {
     fn new(item: ApplyItem) -> Result<Self> {
         let precondition = item.precondition.into_option().map(Precondition::new).transpose()?;
         let (name, change) = match item.change {

@@ -286,8 +286,8 @@ mod tests {
         for _ in 0..queue::MAX_EVENTS + 10 {
             exchange.emit(&ns(), created("i"));
         }
-        let told = slow.next().await.unwrap_err();
-        assert!(told.message().starts_with("10 events were missed"), "{told}");
+        let error = slow.next().await.unwrap_err();
+        assert!(error.message().starts_with("10 events were missed"), "{error}");
     }
 
     #[tokio::test]

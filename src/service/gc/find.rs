@@ -33,7 +33,7 @@ const FLAT: &str = "containerd.io/gc.flat";
 
 /// The list that a batch is taken from.
 #[derive(Debug)]
-pub(crate) enum Source {
+pub(crate) enum CandidateSource {
     /// All due entries of the schedule.
     Schedule,
     /// The first due entries of the store's list, from this key on.
@@ -86,13 +86,13 @@ pub(crate) struct Batch {
 pub(crate) fn find(
     collector: &Collector,
     snapshot: &Snapshot<'_>,
-    source: Source,
+    source: CandidateSource,
     number: u64,
     now: UnixTime,
 ) -> Result<Batch> {
     let (is_all, due, next) = match source {
-        Source::Schedule => (true, collector.state().schedule.due(now), None),
-        Source::Store(from) => {
+        CandidateSource::Schedule => (true, collector.state().schedule.due(now), None),
+        CandidateSource::Store(from) => {
             let (due, next) = due_in_store(snapshot, &from, now)?;
             (from == RecordKey::first() && next.is_none(), due, next)
         }

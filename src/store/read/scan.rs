@@ -143,21 +143,22 @@ impl<'t> Iterator for Scan<'t> {
     }
 }
 
-/// The images of a namespace whose names begin with `names`, behind the one at `place`, in order of their
-/// places. Every namespace can be gone through in pieces that way: the next piece begins behind the
-/// place of the last image, whether that is still there or not.
+/// The images of a namespace whose names begin with `names`, behind the one at `position`, in order of their
+/// positions. Every namespace can be gone through in pieces that way: the next piece begins behind the
+/// position of the last image, whether that is still there or not.
 pub(crate) fn images_after<'t>(
     state: &'t (impl ReadState + ?Sized),
     namespace: &Namespace,
     names: &[u8],
-    place: &[u8],
+    position: &[u8],
 ) -> Result<impl Iterator<Item = Result<Entry<'t>>>> {
     let kind = Kind::Image;
     let root = keys::prefix(namespace, kind);
     let prefix = root.len();
     let beginning = [&root, keys::name_prefix(names)].concat();
-    // The byte 0 makes the first key behind that of the place.
-    let from = if place.is_empty() { beginning.clone() } else { [&root, place, b"\0"].concat() };
+    // The byte 0 makes the first key behind that of the position.
+    let from =
+        if position.is_empty() { beginning.clone() } else { [&root, position, b"\0"].concat() };
     let view = state.view();
     let range = view.prefix_from(Table::Records, beginning, &from)?;
     Ok(range.map(move |found| {
@@ -169,7 +170,7 @@ pub(crate) fn images_after<'t>(
 impl<'t> Entry<'t> {
     /// Where it stands among the images of its namespace: its name, or, of a long name, its first bytes
     /// and a hash.
-    pub fn place(&self) -> &'t [u8] {
+    pub fn position(&self) -> &'t [u8] {
         self.key.get(self.prefix..).unwrap_or_default()
     }
 

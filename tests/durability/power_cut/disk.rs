@@ -116,11 +116,11 @@ impl Disks {
             disk.states(unit, most, pick, &mut |state| all.push(state.map(<[u8]>::to_vec)));
         }
         for number in 0..data.len().max(journal.len()) {
-            let mut of = |all: &[Option<Vec<u8>>]| match number < all.len() {
+            let mut index = |all: &[Option<Vec<u8>>]| match number < all.len() {
                 true => number,
                 false => pick(all.len()),
             };
-            let (data_at, journal_at) = (of(&data), of(&journal));
+            let (data_at, journal_at) = (index(&data), index(&journal));
             look(data[data_at].as_deref(), journal[journal_at].as_deref());
         }
     }

@@ -290,10 +290,10 @@ async fn a_reader_syncs_what_it_read_before_it_shows_it() {
     for what in ["sync", "reader"] {
         recorded.fail(what);
         let done = ls();
-        let told = String::from_utf8_lossy(&done.stderr).into_owned();
+        let message = String::from_utf8_lossy(&done.stderr).into_owned();
         assert!(
-            !done.status.success() && told.contains("may not be on the disk"),
-            "{what}: {told}"
+            !done.status.success() && message.contains("may not be on the disk"),
+            "{what}: {message}"
         );
         assert!(!String::from_utf8_lossy(&done.stdout).contains("shown"), "{what}: {done:?}");
     }
