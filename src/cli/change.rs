@@ -3,7 +3,7 @@
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 
-use super::output::visible;
+use super::text::visible;
 use crate::admin::change_json::{ChangeJson, kind, origin, time};
 use crate::api::catalog::{Change, State};
 use crate::model::printable;

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{Failure, note, print, visible};
+use super::output::{Failure, note, print};
+use super::text::visible;
 use super::{ContainerdArgs, StoreArgs, block_on};
 use crate::admin::diff;
 use crate::model::printable::one_line;

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{Failure, MAX_CELL_CHARS, Output, cell};
+use super::output::{Failure, Output};
+use super::text::{MAX_CELL_CHARS, cell};
 use super::{ContainerdArgs, StoreArgs, block_on};
 use crate::admin::export::{self, ExportOptions, ExportOutcome};
 use crate::model::printable::one_line;

@@ -10,7 +10,8 @@ use super::block_on;
 use super::certificates::CertificateArgs;
 #[cfg(feature = "nats")]
 use super::collect::Collect;
-use super::output::{Failure, MAX_CELL_CHARS, cell, note, print, table};
+use super::output::{Failure, note, print};
+use super::text::{MAX_CELL_CHARS, cell, table};
 use crate::fleet::questions::{Found, Question};
 use crate::fleet::schema;
 use crate::fleet::target::Postgres;

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::output::{Failure, MAX_CELL_CHARS, Output, cell, note, print, visible};
+use super::output::{Failure, Output, note, print};
+use super::text::{MAX_CELL_CHARS, cell, visible};
 use super::{ContainerdArgs, StoreArgs, block_on};
 use crate::admin::rescue::from_blobs::{self, CandidateLine};
 use crate::admin::rescue::prepare::{self, Folders};

@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::completion::images;
 use super::daemon_args::DaemonArgs;
-use super::output::{Failure, print, visible};
+use super::output::{Failure, print};
+use super::text::visible;
 use super::{NamespaceArg, block_on};
 use crate::admin::catalog::Daemon;
 use crate::api::catalog::precondition::Is;

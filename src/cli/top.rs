@@ -11,8 +11,9 @@ use ratatui::widgets::{Row as TableRow, Table};
 use ratatui::{DefaultTerminal, Frame};
 
 use super::block_on;
-use super::output::{Failure, print, table};
+use super::output::{Failure, print};
 use super::settings_file::File;
+use super::text::table;
 use crate::admin::top::figures::between;
 use crate::admin::top::{Endpoint, Figures, Samples, scrape};
 use crate::daemon::metrics::Address;
