@@ -33,7 +33,7 @@ const CHANGES_PER_SECOND: u32 = 20;
 /// Streams of one connection.
 const STREAMS: usize = 100;
 
-/// Calls of which the median is told.
+/// The number of calls that a median is of.
 const CALLS: usize = 100;
 
 /// One figure: what was asked, and what was reached.

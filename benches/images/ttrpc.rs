@@ -1,7 +1,7 @@
 //! ttrpc by its frames.
 //!
-//! Not the library's client, which hands every frame through two tasks and two channels: gRPC's
-//! client here does not, and both protocols should be told apart by their servers.
+//! This is not the library's client, which passes every frame through two tasks and two channels. The gRPC client
+//! of this benchmark does not, and the two protocols should differ by their servers only.
 
 use std::path::Path;
 

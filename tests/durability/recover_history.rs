@@ -182,8 +182,8 @@ fn judge(
     figures: &mut Figures,
 ) {
     let store = Store::open(root).unwrap();
-    // A journal whose last entries are damaged, or which is an older copy of itself, cannot be told from
-    // one whose last entries were never finished.
+    // A journal whose last entries are damaged, or which is an older copy of itself, looks like one whose
+    // last entries were never finished.
     let tail_may_be_lost = how.contains("journal: ") || how.contains("an older journal");
     let said =
         !report.found.is_newest_known || how.contains("journal") || how.contains("no data file");

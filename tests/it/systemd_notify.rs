@@ -1,4 +1,4 @@
-//! What systemd is told: ready, alive, stopping; on a real NOTIFY_SOCKET, from a real process.
+//! The messages to systemd (ready, alive, stopping) on a real NOTIFY_SOCKET, from a real process.
 
 use std::fs::File;
 use std::os::unix::net::UnixDatagram;

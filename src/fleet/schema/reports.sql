@@ -327,7 +327,7 @@ CREATE OR REPLACE FUNCTION fleet.report(report jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ BEGIN RETURN fleet.take(session_user::text, report); END $$;
 
--- The one thing that a collector may do: hand on a report whose node was told by the broker.
+-- The one thing that a collector may do: hand on a report of the node that the broker names.
 CREATE OR REPLACE FUNCTION fleet.report_of(node text, report jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ BEGIN RETURN fleet.take(node, report); END $$;

@@ -118,7 +118,8 @@ impl Snapshot<'_> {
         Ok(audit.found)
     }
 
-    /// Holds the last state of each image in the log to its record. A damaged record is told elsewhere.
+    /// Compares the last state of each image in the log with its record. The audit of the records reports a
+    /// damaged record.
     fn compare(&self, audit: &mut Audit) -> Result<()> {
         for (key, LoggedImage { name, seq, state: known }) in std::mem::take(&mut audit.images) {
             let stored = self.view.get(Table::Records, &key)?;

@@ -55,12 +55,12 @@ async fn a_watch_of_another_namespace_that_is_idle_over_compactions_resumes() {
             }
         }
         fastest = fastest.min(begun.elapsed());
-        // A later checkpoint may drop more changes, and then the watch would be told once more. The newest
+        // A later checkpoint may drop more changes, and then the watch would learn of it again. The newest
         // change stays.
         make(&catalog, "other", image(&round.to_string())).await;
         next = watch.changes(1).await[0].seq + 1;
     }
-    // By then it would be told even if no change had gone.
+    // After that time the watch gets a message even if no change was dropped.
     assert!(fastest < PROGRESS_INTERVAL, "it learns of no compaction: {fastest:?}");
     make(&catalog, "other", image("mine")).await;
     let request = WatchRequest { namespaces: vec!["other".into()], ..from(&epoch, next) };

@@ -1,4 +1,4 @@
-//! A client of one socket: it makes random calls, and records what it is told.
+//! A client of one socket: it makes random calls, and records the answers.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -78,7 +78,7 @@ pub struct Caller {
     pub calls: Calls,
 }
 
-/// Makes calls until it is told to stop.
+/// Makes calls until `recorder` says stop.
 pub async fn run(caller: &Caller, recorder: &Recorder, mut rng: Rng) {
     let mut connection = None;
     while !recorder.stop.load(SeqCst) {
