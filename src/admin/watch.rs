@@ -7,7 +7,7 @@ use crate::api::catalog::watch_response::Is;
 use crate::api::catalog::{Change, HeadRequest, HeadResponse, WatchRequest, WatchResponse};
 use crate::model::{Error, Result};
 
-/// Pause before the daemon is called again after it has gone.
+/// Pause before the next call of a daemon that has stopped.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The change with which a watch begins.

@@ -21,7 +21,7 @@ const ROW_JSON_BYTES: usize = 160;
 pub(crate) struct LogPosition {
     /// The number of a change.
     pub(crate) seq: u64,
-    /// The chain in hexadecimal digits; none if it is not known any more.
+    /// The chain in hexadecimal digits; `None` if it is no longer known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) chain: Option<String>,
 }
@@ -245,7 +245,7 @@ pub(crate) enum Want {
 /// The answer to a report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Answer {
-    /// Whether the tables have what was reported.
+    /// Whether the tables have the reported content.
     pub(crate) ok: bool,
     /// The report that the server wants next.
     pub(crate) want: Want,

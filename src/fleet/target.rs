@@ -50,7 +50,7 @@ const OTHERS: [&str; 7] = [
     "options",
 ];
 
-/// A PostgreSQL: a server, or several of which one will do.
+/// A PostgreSQL: one server, or several servers of which the first suitable one is used.
 #[derive(Debug, Clone)]
 pub(crate) struct Postgres {
     /// The servers, in the order in which they are tried.

@@ -33,7 +33,7 @@ pub(crate) struct Parameter {
 }
 
 impl Url {
-    /// Takes what follows `://` apart. The error says what is wrong.
+    /// Parses the part behind `://`. The error says what is wrong.
     pub(crate) fn parse(rest: &str) -> Result<Self, String> {
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, rest) = rest.split_at(end);

@@ -34,7 +34,7 @@ pub(crate) struct Folders {
 /// Puts aside the folders that a rescue must not find. Calls `each` with each step before it does the step.
 ///
 /// # Errors
-/// `FailedPrecondition` while anything of containerd runs, or if it is prepared already.
+/// `FailedPrecondition` while anything of containerd runs, or if containerd is prepared already.
 pub(crate) fn prepare(folders: &Folders, dry_run: bool, mut each: impl FnMut(&str)) -> Result<()> {
     let Folders { root, state } = folders.resolved()?;
     let _held = stopped::check(&root, &state, &root.join(DATABASE))?;
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    /// A folder of containerd's, with a state folder.
+    /// A root folder of containerd, with a state folder.
     fn made(dir: &Path) -> Folders {
         let folders = Folders { root: dir.join("root"), state: dir.join("state") };
         for (path, text) in [

@@ -137,7 +137,7 @@ pub(crate) struct RescueSummary {
     pub(crate) namespaces: u64,
     /// Blobs that containerd took up.
     pub(crate) adopted: u64,
-    /// Blobs that it had taken up before.
+    /// Blobs that containerd had taken up before.
     pub(crate) known: u64,
     /// The time for all blobs.
     pub(crate) adopting: Duration,

@@ -26,6 +26,7 @@ pub(crate) enum PrepareStep {
     Move { from: PathBuf, to: PathBuf },
 }
 
+/// The content of the file of the steps.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Steps {
     /// The time of the first step.
@@ -112,7 +113,7 @@ pub(crate) fn link_missing(from: &Path, to: &Path) -> Result<u64> {
     Ok(linked)
 }
 
-/// Renames a file, unless that is done already. Never replaces a file.
+/// Renames a file, unless an earlier run has renamed it. Never replaces a file.
 fn rename(from: &Path, to: &Path) -> Result<bool> {
     if from.symlink_metadata().is_err() {
         return Ok(false);

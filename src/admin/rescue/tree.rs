@@ -148,8 +148,8 @@ impl Walk<'_> {
         }
     }
 
-    /// An index is whole if one of its manifests is. A missing manifest counts as one that no client has
-    /// pulled. But if no manifest for this machine is there, that counts as a loss.
+    /// An index is whole if one of its manifests is whole. A missing manifest is no loss: perhaps no client
+    /// has pulled it. But it is a loss if every manifest for this machine is missing.
     fn index(&mut self, own: &Descriptor, content: Content, depth: usize) -> State {
         let mut labels = BTreeMap::new();
         let children = content.manifests.unwrap_or_default();

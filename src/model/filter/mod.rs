@@ -11,9 +11,9 @@
 //!              only, between / and / or | and |
 //! ```
 //!
-//! A request may hold several filters, any of which may match; all selectors of
-//! a filter must. No filter at all, or an empty one, matches everything. The
-//! empty filter is special: one of only white space is an error.
+//! An image matches a request if it matches at least one of its filters, and a
+//! filter if it matches all of its selectors. A request without filters, or with
+//! an empty filter, matches everything. A filter of only white space is an error.
 //!
 //! White space is skipped before a token, except where the grammar looks ahead
 //! for `,` `.` or the end: `a == b` parses, `a==b ,c` does not. An unquoted

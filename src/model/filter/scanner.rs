@@ -216,7 +216,7 @@ impl<'i> Scanner<'i> {
         self.digits(first, 16, count)
     }
 
-    /// Reads `count` digits of which `next` is the first.
+    /// Reads `count` digits. `next` is the first of them.
     fn digits(&mut self, mut next: Lookahead, base: u32, count: usize) -> (Lookahead, bool) {
         for _ in 0..count {
             if !next.is_rune_of(|rune| rune.is_digit(base)) {

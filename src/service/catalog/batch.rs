@@ -45,9 +45,9 @@ pub struct BatchItem {
 /// The change of an item.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// Makes the image, or replaces labels and target of the one that is there.
+    /// Makes the image, or replaces the labels and the target of the existing image.
     Put(Image),
-    /// Replaces these fields of the image that is there.
+    /// Replaces these fields of the existing image.
     Update(Image, Vec<String>),
     /// Removes the image.
     Remove,

@@ -1,4 +1,4 @@
-//! Which images a List or a Count means: filters, and filters of what is left out.
+//! The images that a List or a Count selects: those that match its filters, and not its filters of exclusion.
 
 use crate::model::Result;
 use crate::model::image::plan::QueryPlan;

@@ -1,7 +1,7 @@
 //! Finds the expired records that no record keeps, in a snapshot. This is the first half of a batch. It does
 //! not run on the writer thread.
 //!
-//! It has in memory the keys of a batch, and the references of the expired images of one namespace at a
+//! The search has in memory the keys of a batch, and the references of the expired images of one namespace at a
 //! time ([`References`]). Names are hashed, and records are read one at a time.
 //!
 //! A damaged record may have kept any image of its namespace, because its references are unreadable. So the

@@ -79,7 +79,7 @@ pub trait Records: ReadState {
     }
 
     /// The images in a namespace whose names begin with `beginning`, behind the one at `position`
-    /// ([`Entry::position`]), in the order of their positions: that of their names, but for long ones.
+    /// ([`Entry::position`]), in the order of their positions. That is the order of their names, except for long names.
     fn images_after(
         &self,
         namespace: &Namespace,

@@ -1,8 +1,8 @@
 //! Scanning records in order of their names.
 //!
-//! LMDB's order of keys is the order of names, but for long ones: those with one head lie side by
-//! side in the order of their hashes, and are sorted here, run by run (`schema` says why that is
-//! enough).
+//! LMDB's order of keys is the order of names, except for long names. Long names with the same beginning
+//! lie side by side in the order of their hashes, and this module sorts them, run by run (`schema` says
+//! why that is enough).
 
 use crate::store::schema::keys;
 use std::collections::BTreeMap;
@@ -144,8 +144,8 @@ impl<'t> Iterator for Scan<'t> {
 }
 
 /// The images of a namespace whose names begin with `names`, behind the one at `position`, in order of their
-/// positions. Every namespace can be gone through in pieces that way: the next piece begins behind the
-/// position of the last image, whether that is still there or not.
+/// positions. So a namespace can be read in pieces: the next piece begins behind the position
+/// of the last image, even if that image has been deleted.
 pub(crate) fn images_after<'t>(
     state: &'t (impl ReadState + ?Sized),
     namespace: &Namespace,
@@ -168,8 +168,7 @@ pub(crate) fn images_after<'t>(
 }
 
 impl<'t> Entry<'t> {
-    /// Where it stands among the images of its namespace: its name, or, of a long name, its first bytes
-    /// and a hash.
+    /// The position of the image in its namespace: its name; for a long name, its first bytes and a hash.
     pub fn position(&self) -> &'t [u8] {
         self.key.get(self.prefix..).unwrap_or_default()
     }
@@ -198,7 +197,7 @@ impl<'t> Entry<'t> {
         self.value.get(value::HEADER..).and_then(first_field).unwrap_or(head)
     }
 
-    /// The name as far as the key has it: whole, but for long names.
+    /// The part of the name that is in the key: the whole name, unless it is long.
     fn head(&self) -> &'t [u8] {
         let name = self.key.get(self.prefix..).unwrap_or_default();
         if self.is_long() { name.get(..NAME_PREFIX_BYTES).unwrap_or(name) } else { name }
