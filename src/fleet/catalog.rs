@@ -24,17 +24,17 @@ pub(crate) struct Catalog {
     daemon: GrpcClient,
 }
 
-/// Why changes cannot be read from where they were asked for.
+/// Why changes cannot be read from the requested number on.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The daemon has another log, or its log no longer has those changes.
     LogChanged,
-    /// Something else.
+    /// Another error.
     Other(Error),
 }
 
 impl Catalog {
-    /// The daemon at a socket. It is connected to when it is called.
+    /// The daemon at a socket. The first call connects to it.
     pub(crate) fn new(socket: &Path) -> Self {
         Self { daemon: GrpcClient::lazy(socket) }
     }

@@ -15,14 +15,14 @@ use crate::fleet::target::{Postgres, Server};
 use crate::fleet::tls::{self, Certificates};
 use crate::model::{Error, Result};
 
-/// How long a report may take. The server ends what takes longer, too.
+/// How long a report may take. The server ends a longer one too.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a server may take to connect: TLS and its own greeting count, which the library's time for
-/// connecting leaves out.
+/// How long a server may take until the connection is ready. This includes TLS and the server's greeting, which
+/// the library's own timeout for connecting does not include.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long it may take to answer a question, or to make the schema.
+/// How long the server may take to answer a question, or to make the schema.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// An open connection. It is closed when dropped.
@@ -39,13 +39,13 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Connects to the first server that lets it.
+    /// Connects to the first server that accepts the connection.
     ///
     /// # Errors
-    /// `Unavailable` if each refuses, or says nothing in time.
+    /// `Unavailable` if every server refuses, or does not answer in time.
     pub(crate) async fn open(to: &Postgres) -> Result<Self> {
         let mut failures = Vec::new();
-        // The library would go to the next server only if this one accepts no connection at all.
+        // By itself the library tries the next server only if it cannot connect to this one.
         for server in &to.servers {
             let opened =
                 with_timeout(OPEN_TIMEOUT, server, Self::open_at(server, &to.certificates)).await;
@@ -75,7 +75,7 @@ impl Connection {
         Ok(Self { client, io: tokio::spawn(async { drop(io.await) }.boxed()).abort_handle() })
     }
 
-    /// Has the server answer in time. `doing` is for the sentence of an error.
+    /// Calls the server, and waits for at most [`ANSWER_TIMEOUT`]. `doing` is for the sentence of an error.
     pub(crate) async fn ask<'c, T, F>(
         &'c self,
         to: &Postgres,
@@ -116,7 +116,7 @@ impl Reporter {
         Self { to, connection: None }
     }
 
-    /// Closes the connection until the next report: a server should not keep ten thousand that are idle.
+    /// Closes the connection until the next report, so that a server does not keep ten thousand idle connections.
     pub(crate) fn close(&mut self) {
         self.connection = None;
     }
@@ -126,7 +126,7 @@ impl Reporter {
         self.connection.is_some()
     }
 
-    /// Reports, and returns the answer. After an error the report may have been taken or not.
+    /// Reports, and returns the answer. After an error it is unknown whether the server has taken the report.
     pub(crate) async fn send(&mut self, report: &Report) -> Result<Answer> {
         let report = Json(report);
         let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&report, Type::JSONB)];
@@ -162,7 +162,7 @@ impl Reporter {
                 if !is_refusal(&e) {
                     return Err(Failure::Other(error));
                 }
-                // The connection is as good as before.
+                // The server has answered, so the connection still works.
                 self.connection = Some(connection);
                 return Err(Failure::Refused(error));
             }
@@ -176,7 +176,7 @@ impl Reporter {
     }
 }
 
-/// Why a report was not taken.
+/// Why the server did not take a report.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The report is malformed, so another attempt fails too.
@@ -191,7 +191,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// Whether the server says that what was sent is malformed: the classes "cardinality violation" (a row comes
+/// Whether the server says that the report is malformed: the classes "cardinality violation" (a row comes
 /// twice), "data exception", "integrity constraint violation" (a field is missing), "feature not supported" and
 /// "program limit exceeded".
 fn is_refusal(error: &tokio_postgres::Error) -> bool {
@@ -201,7 +201,7 @@ fn is_refusal(error: &tokio_postgres::Error) -> bool {
     })
 }
 
-/// The error of a failed call. What the server said is in it; the library leaves that out.
+/// The error of a failed call. It contains the server's message, which the library's text leaves out.
 pub(crate) fn failed(doing: impl fmt::Display, error: &tokio_postgres::Error) -> Error {
     if let Some(said) = error.as_db_error() {
         let hint = match said.code().code() {

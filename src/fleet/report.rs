@@ -55,13 +55,13 @@ impl Report {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub(crate) enum Body {
-    /// The node is there, and this is the end of its log.
+    /// The node runs; these are the ends of its log.
     Hello(Hello),
     /// Changes in order.
     Changes {
-        /// The change before them.
+        /// The change before `changes`.
         after: LogPosition,
-        /// The last of them.
+        /// The last of `changes`.
         to: LogPosition,
         /// The changes.
         changes: Vec<ChangeRow>,
@@ -79,11 +79,11 @@ pub(crate) enum Body {
     Snapshot {
         /// The snapshot.
         token: String,
-        /// How many images its parts have.
+        /// The number of images in its parts.
         count: u64,
-        /// Why it was wanted.
+        /// Why the server wanted it.
         why: String,
-        /// The change after which the log goes on.
+        /// The change at which the snapshot was taken. The next report begins after it.
         at: LogPosition,
     },
 }
@@ -214,7 +214,8 @@ fn json_bytes(text: &str) -> usize {
     text.bytes().map(escaped).sum()
 }
 
-/// PostgreSQL's texts cannot hold the character NUL, image names can: its picture stands for it.
+/// A text for PostgreSQL. An image name may have the character NUL, which PostgreSQL's texts cannot hold: the symbol
+/// U+2400 stands for it.
 fn postgres_text(text: &str) -> String {
     text.replace('\0', "\u{2400}")
 }
@@ -225,7 +226,7 @@ fn unix_time(at: &Timestamp) -> UnixTime {
 
 /// A time in the form that PostgreSQL reads, in UTC.
 pub(crate) fn postgres_time(at: UnixTime) -> String {
-    // Neither a year before 1 nor more digits than PostgreSQL keeps.
+    // No year before 1, and no more digits than PostgreSQL keeps.
     let nanos = at.nanos - at.nanos % 1000;
     UnixTime { seconds: at.seconds.max(0), nanos }.to_jiff().to_string()
 }
@@ -249,7 +250,7 @@ pub(crate) struct Answer {
     pub(crate) ok: bool,
     /// The report that the server wants next.
     pub(crate) want: Want,
-    /// Why the server wants something else than the reported body.
+    /// Why the server did not accept the report, or wants a snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) why: Option<String>,
     /// The log that the tables follow; none before the first snapshot.

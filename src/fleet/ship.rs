@@ -1,8 +1,8 @@
 //! `lmdb-images ship`: reads the log of the node's daemon and reports it, until it is stopped.
 //!
-//! It begins with "hello": the answer says from which change on, or that a snapshot is wanted. Then it waits
-//! at the daemon for changes and reports them as they come, some hundred at a time when there are many. It
-//! says hello again every heartbeat interval, and after any failure. It keeps nothing itself.
+//! It begins with a hello. The answer names the change from which the server wants the changes, or asks for a snapshot.
+//! Then the shipper waits at the daemon for changes and reports them as they come, some hundred at a time when there are
+//! many. It sends a hello again every heartbeat interval, and after any failure. It keeps no state.
 
 use std::time::Duration;
 
@@ -22,14 +22,15 @@ use crate::log_throttle::throttled_log;
 use crate::metrics::ship::Shipped;
 use crate::model::Result;
 
-/// A connection that had nothing to report for this long is closed: ten thousand nodes must not keep as many
-/// processes of the server.
+/// A connection is closed after this time without a report: each open connection is a process of the server, and
+/// there may be ten thousand nodes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest time to wait at the daemon for a change.
 const MAX_WAIT: Duration = Duration::from_secs(55);
 
-/// Where two machines report as one node, each sends a snapshot after the other: at most one in this interval.
+/// The shortest time between two snapshots after a divergence. If two machines report as one node, each of them sends a
+/// snapshot after a report of the other.
 const DIVERGED_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The node that reports.
@@ -89,7 +90,7 @@ impl Shipper {
         }
     }
 
-    /// Reports for ever.
+    /// Reports until it is dropped.
     pub(crate) async fn run(mut self) {
         loop {
             let Err(error) = self.session().await else { continue };
@@ -101,7 +102,7 @@ impl Shipper {
         }
     }
 
-    /// From one hello to the next.
+    /// Reports from one hello to the next.
     async fn session(&mut self) -> Result<()> {
         let head = self.catalog.head().await?;
         self.shipment.shipped().last.set(i64::try_from(head.last).unwrap_or(i64::MAX));
@@ -136,7 +137,7 @@ impl Shipper {
         }
     }
 
-    /// Sends a snapshot, and returns the log and the place from which changes follow.
+    /// Sends a snapshot, and returns the log and the position after which the changes follow.
     async fn snapshot(&mut self, why: &str) -> Result<(String, LogPosition)> {
         if ["diverged", "rollback"].contains(&why) {
             log::warn!(
@@ -162,7 +163,7 @@ impl Shipper {
             if left.is_zero() {
                 return Ok(Next::Hello);
             }
-            // The report names the chain of the change before: that change is read too if its chain is unknown.
+            // The report names the chain of the previous change. If that chain is unknown, the previous change is read too.
             let reads_after = after.chain.is_none() && after.seq > 0 && after.seq >= first;
             let from = after.seq.saturating_add(u64::from(!reads_after));
             let mut wait =
@@ -180,7 +181,7 @@ impl Shipper {
             let found = match found {
                 Ok(found) => found,
                 Err(Failure::LogChanged) => {
-                    // The answer to a hello tells what the server wants now. The pause bounds how often that happens.
+                    // The answer to the next hello says what the server wants now. The pause limits how often this happens.
                     tokio::time::sleep(self.backoff.pause()).await;
                     return Ok(Next::Hello);
                 }

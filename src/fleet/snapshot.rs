@@ -56,9 +56,9 @@ impl PageBuffer {
 pub(crate) struct SentSnapshot {
     /// The epoch of the log.
     pub(crate) log: String,
-    /// How many images it has.
+    /// The number of its images.
     pub(crate) count: u64,
-    /// The change after which the log goes on.
+    /// The change at which it was taken.
     pub(crate) at: LogPosition,
 }
 

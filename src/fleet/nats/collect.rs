@@ -1,4 +1,5 @@
-//! `fleet collect`: hands the reports of the stream on to the database. It keeps nothing, so several may run.
+//! `fleet collect`: hands the reports of the stream on to the database. It keeps no state, so several
+//! collectors may run.
 
 use std::time::Duration;
 
@@ -26,10 +27,10 @@ use crate::log_throttle::throttled_log;
 use crate::metrics::collect::Collected;
 use crate::model::{Error, Result};
 
-/// How long the stream keeps a report. A database may be away for this long.
+/// How long the stream keeps a report. The database may be unreachable for this long.
 const MAX_AGE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 
-/// How long the server remembers the ids of messages, so that one that is sent again is not stored twice.
+/// How long the server remembers the ids of messages, so that it does not store a repeated message twice.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
 /// A report of a collector that was killed goes to another one after this time.
@@ -63,7 +64,7 @@ impl Collector {
         Self { from, to, replicas, collected, state }
     }
 
-    /// Collects for ever.
+    /// Collects until it is dropped.
     pub(crate) async fn run(self) {
         let mut backoff = Backoff::default();
         let source = loop {
@@ -118,7 +119,7 @@ impl Source {
             filter_subject: reports_in(partition),
             ack_policy: AckPolicy::Explicit,
             ack_wait: ACK_WAIT,
-            // One at a time keeps the reports of a node in order, also when one is delivered again.
+            // One report at a time keeps the reports of a node in order, also when one is delivered again.
             max_ack_pending: 1,
             ..ConsumerConfig::default()
         };
@@ -160,7 +161,7 @@ impl Source {
 struct Partition {
     number: u32,
     source: Source,
-    /// None at the start, and after a failure: the stream may have been deleted, and is then made again.
+    /// `None` at the start and after a failure, as the stream may have been deleted. Then it is made again.
     consumer: Option<Consumer<ConsumerConfig>>,
     reporter: Reporter,
     collected: Collected,
@@ -173,7 +174,7 @@ impl Partition {
         loop {
             match self.next().await {
                 Ok(true) => backoff.reset(),
-                // Nothing came for a while.
+                // No report came in this interval.
                 Ok(false) => {
                     self.reporter.close();
                     self.set_state(true, "waiting for reports".into());
@@ -226,7 +227,7 @@ impl Partition {
             }
             Err(Failure::Other(error)) => {
                 self.collected.failures.inc();
-                // Another collector may reach the database. If this is lost, the server finds out.
+                // Another collector may reach the database. If this message is lost, the server delivers the report again later.
                 let _ = acker.ack_with(AckKind::Nak(Some(Duration::from_secs(1)))).await;
                 return Err(error);
             }
@@ -238,7 +239,7 @@ impl Partition {
             let correction =
                 correction.map_err(|e| Error::Internal(format!("writing an answer: {e}")))?;
             self.collected.sent_back.inc();
-            // If it is lost, the answer to the next heartbeat is the same.
+            // If this correction is lost, the next heartbeat causes the same correction.
             let _ = client.publish(answers_to(node), Bytes::from(correction)).await;
         }
         self.set_state(true, format!("collected report {number}"));

@@ -1,7 +1,7 @@
-//! The progress of a node by its reports, and with it the database's answer to the next one.
+//! The progress of a node by its reports. It predicts the database's answer to the next report.
 //!
-//! The rules are those of `schema/reports.sql`: a node that finds a gap or another log there
-//! finds it here, before it publishes.
+//! The rules are those of `schema/reports.sql`. So a node notices a gap or another log before it publishes a
+//! report that the database would refuse.
 
 use crate::fleet::report::{Answer, Body, Hello, LogPosition, Report, Want};
 
@@ -10,14 +10,14 @@ use crate::fleet::report::{Answer, Body, Hello, LogPosition, Report, Want};
 pub(crate) enum ReportProgress {
     /// A snapshot is wanted, or a part of it was sent.
     Snapshot {
-        /// Why it is wanted, as the answer of the database says it.
+        /// Why it is wanted, in the words of the database's answer.
         why: String,
     },
     /// All changes up to one were reported.
     At {
         /// The epoch of the node's log.
         log: String,
-        /// The change.
+        /// The position of that change.
         position: LogPosition,
     },
 }
@@ -57,7 +57,7 @@ impl ReportProgress {
         }
     }
 
-    /// The progress that the answer of the database tells.
+    /// The progress that the answer of the database shows.
     pub(crate) fn from_answer(answer: &Answer) -> Self {
         match (answer.want, &answer.log) {
             (Want::Changes | Want::Page, Some(log)) => Self::At {

@@ -21,10 +21,10 @@ use crate::model::{Error, Result};
 /// How long a server may take to say that a message is stored.
 const STORED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a node that would have to send a snapshot waits until the database confirms that.
+/// How long a node waits for the database's confirmation before it sends a snapshot.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The answer of the database to a report, where it is not the one that the node predicted.
+/// The answer of the database to a report, if it differs from the answer that the node predicted.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Correction {
     /// The sequence number of the report.
@@ -57,7 +57,7 @@ struct Session {
 }
 
 impl Publisher {
-    /// Publishes as the node that the user of `to` is.
+    /// Publishes as the node with the name of the user of `to`.
     pub(crate) fn new(to: Nats) -> Self {
         Self { to, session: None }
     }
@@ -85,7 +85,7 @@ impl Publisher {
         }
         session.progress = progress;
         if matches!(report.body, Body::Hello(_)) && session.progress.needs_confirmation() {
-            // If none comes, because the link leads one way only, the snapshot is sent.
+            // If no correction comes, because the link leads one way only, the node sends the snapshot.
             if tokio::time::timeout(ANSWER_TIMEOUT, session.next_correction()).await.is_ok() {
                 answer = session.progress.apply(report).0;
             }
@@ -106,7 +106,7 @@ impl Publisher {
 impl Session {
     async fn new(to: &Nats) -> Result<Self> {
         let client = to.connect().await?;
-        // Before the first report, so that no answer to it is missed.
+        // Subscribe before the first report, so that no answer to it is missed.
         let answers = client.subscribe(answers_to(&to.user)).await;
         let answers = answers.map_err(|e| to.failed("subscribing at", &e))?;
         let mut context = jetstream::new(client);
@@ -142,7 +142,7 @@ impl Session {
         if correction.report <= self.corrected_up_to {
             return false;
         }
-        // The database answers reports that were published meanwhile in the same way.
+        // The corrections of reports that were published meanwhile have the same content.
         self.corrected_up_to = self.newest;
         self.progress = ReportProgress::from_answer(&correction.answer);
         true
@@ -159,7 +159,7 @@ impl Session {
         let header = progress.header();
         let message = PublishMessage::build()
             .header(PROGRESS_HEADER, header.as_str())
-            // The same report after the same message is the same message.
+            // A repeated report has the same id, so the server stores it once.
             .message_id(format!("{}/{}/{:08x}", to.user, self.newest, crc32fast::hash(&json)))
             .expected_last_subject_sequence(self.newest)
             .payload(Bytes::from(json));
