@@ -19,13 +19,13 @@ use crate::store::read::audit::{Counts, Stored};
 use crate::store::read::log_audit::LogEnds;
 use crate::store::{Kind, ReadOnlyStore};
 
-/// Largest number of sentences about damage that a [`Report`] keeps. [`Report::damaged`] counts every
+/// Largest number of sentences about damage that a [`CheckReport`] keeps. [`CheckReport::damaged`] counts every
 /// damage.
 const MAX_DAMAGE_SENTENCES: usize = 1000;
 
 /// Result of a check.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct CheckReport {
     /// Number of readable namespace records.
     pub namespaces: u64,
     /// Number of readable image records.
@@ -64,8 +64,8 @@ pub(crate) struct FileState {
 /// # Errors
 /// If the store cannot be opened or read for another reason than damage. Damage is no error: the report
 /// lists it.
-pub fn run(root: &Path) -> Result<Report> {
-    let mut report = Report::default();
+pub fn run(root: &Path) -> Result<CheckReport> {
+    let mut report = CheckReport::default();
     let reader = match ReadOnlyStore::open(root) {
         Ok(reader) => reader,
         Err(Error::DataLoss(why)) => {
@@ -117,7 +117,7 @@ pub fn run(root: &Path) -> Result<Report> {
     Ok(report)
 }
 
-impl Report {
+impl CheckReport {
     fn add_damage(&mut self, what: String) {
         self.damaged += 1;
         if self.damage.len() < MAX_DAMAGE_SENTENCES {
@@ -185,7 +185,7 @@ impl Report {
     }
 }
 
-impl std::fmt::Display for Report {
+impl std::fmt::Display for CheckReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let (Some(file), Some(counts)) = (self.file, self.counts) {
             writeln!(

@@ -10,7 +10,7 @@ use tokio_postgres::types::{Json, ToSql, Type};
 use tokio_postgres::{Client, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::fleet::report::{Answer, Report};
+use crate::fleet::report::{Answer, NodeReport};
 use crate::fleet::target::{Postgres, Server};
 use crate::fleet::tls::{self, Certificates};
 use crate::model::{Error, Result};
@@ -127,7 +127,7 @@ impl Reporter {
     }
 
     /// Reports, and returns the answer. After an error it is unknown whether the server has taken the report.
-    pub(crate) async fn send(&mut self, report: &Report) -> Result<Answer> {
+    pub(crate) async fn send(&mut self, report: &NodeReport) -> Result<Answer> {
         let report = Json(report);
         let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&report, Type::JSONB)];
         let asked = self.ask("SELECT fleet.report($1)", &parameters).await;

@@ -106,7 +106,7 @@ impl Question {
     }
 
     /// Asks a database.
-    pub(crate) async fn ask(&self, from: &Postgres) -> Result<Found> {
+    pub(crate) async fn ask(&self, from: &Postgres) -> Result<QueryResult> {
         let connection = Connection::open(from).await?;
         let limit;
         let parameters: Vec<(&(dyn ToSql + Sync), Type)> = match self {
@@ -132,13 +132,13 @@ impl Question {
         let columns =
             rows.first().map(|row| row.columns().iter().map(|c| c.name().into()).collect());
         let cells: Result<_> = rows.iter().map(cells).collect();
-        Ok(Found { columns: columns.unwrap_or_default(), rows: cells? })
+        Ok(QueryResult { columns: columns.unwrap_or_default(), rows: cells? })
     }
 }
 
 /// The rows that answer a question.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Found {
+pub(crate) struct QueryResult {
     /// The names of the columns; none without rows.
     pub(crate) columns: Vec<String>,
     /// A value for each column.

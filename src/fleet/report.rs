@@ -35,7 +35,7 @@ impl LogPosition {
 
 /// A report.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Report {
+pub(crate) struct NodeReport {
     v: String,
     /// The epoch of the node's log.
     pub(crate) log: String,
@@ -44,7 +44,7 @@ pub(crate) struct Report {
     pub(crate) body: Body,
 }
 
-impl Report {
+impl NodeReport {
     /// A report about a log.
     pub(crate) fn new(log: &str, body: Body) -> Self {
         Self { v: VERSION.into(), log: log.into(), body }

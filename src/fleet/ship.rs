@@ -14,7 +14,7 @@ use crate::clock;
 use crate::fleet::backoff::{Backoff, jittered};
 use crate::fleet::catalog::{Catalog, Failure};
 use crate::fleet::report::{
-    Body, ChangeRow, Head, Hello, LogPosition, MAX_REPORT_BYTES, Report, Want, postgres_time,
+    Body, ChangeRow, Head, Hello, LogPosition, MAX_REPORT_BYTES, NodeReport, Want, postgres_time,
 };
 use crate::fleet::shipment::{Destination, Shipment};
 use crate::fleet::snapshot;
@@ -106,7 +106,7 @@ impl Shipper {
     async fn session(&mut self) -> Result<()> {
         let head = self.catalog.head().await?;
         self.shipment.shipped().last.set(i64::try_from(head.last).unwrap_or(i64::MAX));
-        let hello = Report::new(&head.epoch, Body::Hello(self.hello(&head)));
+        let hello = NodeReport::new(&head.epoch, Body::Hello(self.hello(&head)));
         let answer = self.shipment.send(&hello).await?;
         let mut next = match answer.want {
             Want::Snapshot => Next::Snapshot(answer.why.unwrap_or_default()),
@@ -163,7 +163,8 @@ impl Shipper {
             if left.is_zero() {
                 return Ok(Next::Hello);
             }
-            // The report names the chain of the previous change. If that chain is unknown, the previous change is read too.
+            // The report names the chain of the previous change. If that chain is unknown, the previous change is
+            // read too.
             let reads_after = after.chain.is_none() && after.seq > 0 && after.seq >= first;
             let from = after.seq.saturating_add(u64::from(!reads_after));
             let mut wait =
@@ -181,7 +182,8 @@ impl Shipper {
             let found = match found {
                 Ok(found) => found,
                 Err(Failure::LogChanged) => {
-                    // The answer to the next hello says what the server wants now. The pause limits how often this happens.
+                    // The answer to the next hello says what the server wants now. The pause limits how often
+                    // this happens.
                     tokio::time::sleep(self.backoff.pause()).await;
                     return Ok(Next::Hello);
                 }
@@ -204,7 +206,7 @@ impl Shipper {
             let to = LogPosition::new(last.seq, last.chain);
             let count = u64::try_from(rows.len()).unwrap_or_default();
             let body = Body::Changes { after: after.clone(), to: to.clone(), changes: rows };
-            let answer = self.shipment.send(&Report::new(log, body)).await?;
+            let answer = self.shipment.send(&NodeReport::new(log, body)).await?;
             match (answer.ok, answer.want) {
                 (true, _) => {
                     self.backoff.reset();

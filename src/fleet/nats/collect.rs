@@ -227,7 +227,8 @@ impl Partition {
             }
             Err(Failure::Other(error)) => {
                 self.collected.failures.inc();
-                // Another collector may reach the database. If this message is lost, the server delivers the report again later.
+                // Another collector may reach the database. If this message is lost, the server delivers the report
+                // again later.
                 let _ = acker.ack_with(AckKind::Nak(Some(Duration::from_secs(1)))).await;
                 return Err(error);
             }

@@ -3,7 +3,7 @@
 //! The rules are those of `schema/reports.sql`. So a node notices a gap or another log before it publishes a
 //! report that the database would refuse.
 
-use crate::fleet::report::{Answer, Body, Hello, LogPosition, Report, Want};
+use crate::fleet::report::{Answer, Body, Hello, LogPosition, NodeReport, Want};
 
 /// The progress of a node after its reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +91,7 @@ impl ReportProgress {
     }
 
     /// The predicted answer to a report, and the progress after it. A report whose answer is not ok is not sent.
-    pub(crate) fn apply(&self, report: &Report) -> (Answer, Self) {
+    pub(crate) fn apply(&self, report: &NodeReport) -> (Answer, Self) {
         let why = match &report.body {
             Body::Hello(hello) => {
                 let why = self.snapshot_reason(&report.log, hello);
@@ -170,15 +170,15 @@ mod tests {
         ReportProgress::At { log: "log-1".into(), position: LogPosition::new(seq, chain) }
     }
 
-    fn hello(log: &str, first: u64, last: u64, chain: u64) -> Report {
+    fn hello(log: &str, first: u64, last: u64, chain: u64) -> NodeReport {
         let head = Head { first, last, chain: format!("{chain:016x}") };
         let (store, machine, now) = (String::new(), String::new(), String::new());
         let hello = Hello { store, head, machine, boot: None, version: "1".into(), now };
-        Report::new(log, Body::Hello(hello))
+        NodeReport::new(log, Body::Hello(hello))
     }
 
-    fn changes(log: &str, after: LogPosition, to: LogPosition) -> Report {
-        Report::new(log, Body::Changes { after, to, changes: Vec::new() })
+    fn changes(log: &str, after: LogPosition, to: LogPosition) -> NodeReport {
+        NodeReport::new(log, Body::Changes { after, to, changes: Vec::new() })
     }
 
     #[test]
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn hello_finds_what_the_database_would_find() {
-        let why = |progress: &ReportProgress, report: &Report| progress.apply(report).0.why;
+        let why = |progress: &ReportProgress, report: &NodeReport| progress.apply(report).0.why;
         assert_eq!(
             why(&ReportProgress::initial(), &hello("log-1", 1, 9, 9)).as_deref(),
             Some("first")
@@ -231,7 +231,7 @@ mod tests {
     fn a_snapshot_that_was_interrupted_is_begun_again_for_the_same_reason() {
         let diverged = ReportProgress::snapshot_wanted("diverged");
         let page = Body::Page { token: "t".into(), page: 0, rows: Vec::new() };
-        let (answer, next) = diverged.apply(&Report::new("log-1", page));
+        let (answer, next) = diverged.apply(&NodeReport::new("log-1", page));
         assert!(answer.ok);
         let after_a_kill = ReportProgress::parse(&next.header()).unwrap();
         let (answer, _) = after_a_kill.apply(&hello("log-1", 1, 9, 9));

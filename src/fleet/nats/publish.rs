@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::fleet::nats::address::Nats;
 use crate::fleet::nats::progress::ReportProgress;
 use crate::fleet::nats::{PROGRESS_HEADER, STREAM, answers_to, reports_of};
-use crate::fleet::report::{Answer, Body, Report};
+use crate::fleet::report::{Answer, Body, NodeReport};
 use crate::model::{Error, Result};
 
 /// How long a server may take to say that a message is stored.
@@ -69,7 +69,7 @@ impl Publisher {
 
     /// Publishes a report, and returns the predicted answer of the database. After an error the report may be in
     /// the stream or not.
-    pub(crate) async fn send(&mut self, report: &Report) -> Result<Answer> {
+    pub(crate) async fn send(&mut self, report: &NodeReport) -> Result<Answer> {
         let mut session = match self.session.take() {
             Some(session) => session,
             None => Session::new(&self.to).await?,
@@ -151,7 +151,7 @@ impl Session {
     async fn publish(
         &mut self,
         to: &Nats,
-        report: &Report,
+        report: &NodeReport,
         progress: &ReportProgress,
     ) -> Result<()> {
         let json = serde_json::to_vec(report)
