@@ -36,7 +36,7 @@ const STREAMS: usize = 100;
 /// The number of calls that a median is of.
 const CALLS: usize = 100;
 
-/// One figure: what was asked, and what was reached.
+/// One figure: the required value, and the reached one.
 pub struct Figure {
     pub what: String,
     pub asked: String,

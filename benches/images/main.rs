@@ -6,9 +6,8 @@
 //! cargo bench -- compare --images 1000
 //! ```
 //!
-//! It starts what it measures in a temporary folder of its own (under `TMPDIR`) and removes it at
-//! the end. Nothing that runs on the machine is touched. What each part measures, and how, is said
-//! in `docs/performance.md`, which shows its tables.
+//! It starts the measured servers in a temporary folder of its own (under `TMPDIR`), and removes the folder at the end. It
+//! touches no running program. `docs/performance.md` describes the measurements and shows the tables.
 
 mod beside;
 mod burst;

@@ -20,7 +20,7 @@ const HEADER: usize = 10;
 /// The first byte of an answer that has a status in it: field 1, by length.
 const STATUS: u8 = 1 << 3 | 2;
 
-/// A whole frame; its stream is to be filled in.
+/// A whole frame. The caller fills in its stream.
 pub fn prepare(service: &str, method: &str, payload: Vec<u8>) -> Result<Prepared> {
     let request = Request {
         service: service.into(),

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::{args, run, store};
 
-/// Makes what is no regular file; says how each is called.
+/// Makes files that are not regular ones. Returns the name of each, and its kind as errors call it.
 fn odd_files(dir: &Path) -> Vec<(&'static str, &'static str)> {
     let make = |program: &str, args: &[&str]| {
         Command::new(program).args(args).current_dir(dir).status().unwrap().success()

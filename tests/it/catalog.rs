@@ -1,4 +1,4 @@
-//! The catalogue over both protocols: pages, counts, batches, and what is refused.
+//! The catalogue over both protocols: pages, counts, batches, and refused requests.
 
 mod apply;
 

@@ -142,7 +142,7 @@ async fn an_image_that_no_reply_could_carry_is_not_stored() {
             image
         };
         created(&client, annotated("a", limit - (1 << 20))).await.unwrap();
-        // Each request fits, but not what they make together.
+        // Each request fits, but the image that they make together does not.
         let request = UpdateImageRequest {
             image: MessageField::some(annotated("b", 2 << 20)),
             update_mask: MessageField::some(FieldMask {

@@ -45,7 +45,7 @@ async fn becomes(health: &mut tonic::Streaming<Vec<u8>>, status: i32) {
     tokio::time::timeout(TEST_TIMEOUT, change).await.expect("no change of health");
 }
 
-/// The collection of the start is a write, and may come when the folder is gone.
+/// Whether the error is of the collection at the start: this is a write, and may come after the removal of the folder.
 fn is_of_collector(error: &str) -> bool {
     error.contains("collecting what has expired")
 }
@@ -136,6 +136,6 @@ fn only_one_of_many_starting_daemons_gets_the_folder_of_sockets() {
             let name = state.display().to_string();
             assert!(said.contains(&name), "{said}");
         }
-        // The last one is killed here: the next round finds what it leaves.
+        // The last daemon is killed here, so the next round finds its files.
     }
 }

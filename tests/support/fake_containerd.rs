@@ -131,7 +131,7 @@ impl FakeContainerd {
         self.seen.own_lines.lock().unwrap().len()
     }
 
-    /// Tells all connections that this server goes; calls under way go on, and so does accepting.
+    /// Sends GOAWAY on all connections. Calls in flight go on, and the server still accepts connections.
     pub fn say_goodbye(&self) {
         self.stop.send(()).unwrap();
     }

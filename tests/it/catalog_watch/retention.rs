@@ -43,7 +43,7 @@ async fn a_watch_of_another_namespace_that_is_idle_over_compactions_resumes() {
         let begun = Instant::now();
         let mut watch = catalog.watch(request).await.unwrap();
         assert!(matches!(watch.is().await, Is::Started(_)));
-        // Until what the watch began with is gone.
+        // Until the log has dropped the changes that the watch began with.
         let mut first = next;
         while first <= next {
             first = until_compacted(&catalog).await;

@@ -30,7 +30,7 @@ pub const SOURCE: (&str, Value) = ("source", 7);
 /// How long an answer may take. Longer than the daemon waits for containerd.
 const TEST_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// The clock of all clients, and what they recorded.
+/// The clock of all clients, and their recorded operations.
 pub struct Recorder {
     clock: AtomicU64,
     values: AtomicU32,

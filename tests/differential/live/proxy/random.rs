@@ -19,7 +19,7 @@ fn labels(rng: &mut Rng, most: usize) -> Vec<(String, String)> {
     (0..rng.usize(..=most)).map(|n| (format!("k{n}"), "v".repeat(rng.usize(..2000)))).collect()
 }
 
-/// What there is to be asked for.
+/// The content and the names that exist.
 #[derive(Default)]
 struct World {
     digests: Vec<String>,

@@ -92,7 +92,7 @@ impl Request {
         format!("{}/{method}", service.rsplit('.').next().unwrap())
     }
 
-    /// containerd reads through what is unset here, and dies: none may be sent.
+    /// Whether containerd would read a field that is unset, and die. Such a request must not be sent.
     pub fn is_deadly(&self) -> bool {
         match self {
             Self::CreateNamespace(m) => m.namespace.is_none(),
