@@ -10,7 +10,7 @@ use super::text::{MAX_CELL_CHARS, cell, visible};
 use super::{ContainerdArgs, StoreArgs, block_on};
 use crate::admin::rescue::from_blobs::{self, CandidateLine};
 use crate::admin::rescue::prepare::{self, Folders};
-use crate::admin::rescue::report::{Event, RescueOutcome, RescueSummary};
+use crate::admin::rescue::report::{RescueEvent, RescueOutcome, RescueSummary};
 use crate::admin::rescue::{self, RescueOptions};
 use crate::model::printable::one_line;
 use crate::model::{Error, Namespace};
@@ -185,22 +185,22 @@ fn list(folder: &Path, namespace: &str) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_event(out: &mut Output, json: bool, all: bool, event: &Event) {
+fn print_event(out: &mut Output, json: bool, all: bool, event: &RescueEvent) {
     match event {
         event if json => out.line(event.json()),
-        Event::Check(check) => match &check.found {
+        RescueEvent::Check(check) => match &check.found {
             Ok(found) => out.line(format_args!("ok    {}: {}", check.subject, one_line(found))),
             // Whole: what to do stands at its end.
             Err(why) => out.line(format_args!("STOP  {}: {why}", check.subject)),
         },
-        Event::Plan(plan) => out.line(format_args!(
+        RescueEvent::Plan(plan) => out.line(format_args!(
             "plan  {} images in {} namespaces ({} of them set aside in the store), {} blobs of {} \
              bytes; {} images cannot come back",
             plan.images, plan.namespaces, plan.set_aside, plan.blobs, plan.bytes, plan.unusable
         )),
-        Event::Outcome(outcome) if all || outcome.is_loss() => out.line(line(outcome)),
-        Event::Outcome(_) => {}
-        Event::Difference(difference) => {
+        RescueEvent::Outcome(outcome) if all || outcome.is_loss() => out.line(line(outcome)),
+        RescueEvent::Outcome(_) => {}
+        RescueEvent::Difference(difference) => {
             let (namespace, name) = (&difference.namespace, visible(&difference.name));
             out.line(format_args!(
                 "{namespace}\t{name}\t{}",

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::output::{Failure, Output};
 use super::{StoreArgs, block_on};
-use crate::admin::takeover::{self, ADDRESS, Event, TakeoverState, UPSTREAM};
+use crate::admin::takeover::{self, ADDRESS, TakeoverEvent, TakeoverState, UPSTREAM};
 use crate::model::printable::one_line;
 use crate::model::{Error, Result};
 
@@ -119,14 +119,14 @@ fn released_message() -> String {
     format!("released: containerd has {ADDRESS}")
 }
 
-fn print_event(out: &mut Output, event: &Event<'_>) {
+fn print_event(out: &mut Output, event: &TakeoverEvent<'_>) {
     match event {
-        Event::Check(check) => match &check.found {
+        TakeoverEvent::Check(check) => match &check.found {
             Ok(found) => out.line(format_args!("ok    {}: {}", check.subject, one_line(found))),
             Err(why) => out.line(format_args!("STOP  {}: {why}", check.subject)),
         },
-        Event::Plan(plan) => plan.lines().iter().for_each(|line| out.line(line)),
-        Event::Step(step) => out.line(format_args!("do    {step}")),
+        TakeoverEvent::Plan(plan) => plan.lines().iter().for_each(|line| out.line(line)),
+        TakeoverEvent::Step(step) => out.line(format_args!("do    {step}")),
     }
 }
 

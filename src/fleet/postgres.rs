@@ -132,13 +132,17 @@ impl Reporter {
         let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&report, Type::JSONB)];
         let asked = self.ask("SELECT fleet.report($1)", &parameters).await;
         asked.map_err(|failure| match failure {
-            Failure::Refused(error) | Failure::Other(error) => error,
+            ReportFailure::Refused(error) | ReportFailure::Other(error) => error,
         })
     }
 
     /// Forwards a report of a node, as the node sent it.
     #[cfg(feature = "nats")]
-    pub(crate) async fn forward(&mut self, node: &str, report: &str) -> Result<Answer, Failure> {
+    pub(crate) async fn forward(
+        &mut self,
+        node: &str,
+        report: &str,
+    ) -> Result<Answer, ReportFailure> {
         let parameters: [(&(dyn ToSql + Sync), Type); 2] =
             [(&node, Type::TEXT), (&report, Type::TEXT)];
         self.ask("SELECT fleet.report_of($1, $2::text::jsonb)", &parameters).await
@@ -148,7 +152,7 @@ impl Reporter {
         &mut self,
         sql: &str,
         parameters: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, ReportFailure> {
         let connection = match self.connection.take() {
             Some(connection) if !connection.client.is_closed() => connection,
             _ => Connection::open(&self.to).await?,
@@ -160,11 +164,11 @@ impl Reporter {
             Err(e) => {
                 let error = failed(format_args!("reporting to {}", self.to), &e);
                 if !is_refusal(&e) {
-                    return Err(Failure::Other(error));
+                    return Err(ReportFailure::Other(error));
                 }
                 // The server has answered, so the connection still works.
                 self.connection = Some(connection);
-                return Err(Failure::Refused(error));
+                return Err(ReportFailure::Refused(error));
             }
         };
         let row = rows.first().ok_or_else(|| Error::Internal("the report has no answer".into()))?;
@@ -178,14 +182,14 @@ impl Reporter {
 
 /// Why the server did not take a report.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum ReportFailure {
     /// The report is malformed, so another attempt fails too.
     Refused(Error),
     /// Another attempt may succeed.
     Other(Error),
 }
 
-impl From<Error> for Failure {
+impl From<Error> for ReportFailure {
     fn from(error: Error) -> Self {
         Self::Other(error)
     }

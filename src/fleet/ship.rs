@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::api::catalog::{Change, HeadResponse};
 use crate::clock;
 use crate::fleet::backoff::{Backoff, jittered};
-use crate::fleet::catalog::{Catalog, Failure};
+use crate::fleet::catalog::{Catalog, CatalogFailure};
 use crate::fleet::report::{
     Body, ChangeRow, Head, Hello, LogPosition, MAX_REPORT_BYTES, NodeReport, Want, postgres_time,
 };
@@ -181,13 +181,13 @@ impl Shipper {
             };
             let found = match found {
                 Ok(found) => found,
-                Err(Failure::LogChanged) => {
+                Err(CatalogFailure::LogChanged) => {
                     // The answer to the next hello says what the server wants now. The pause limits how often
                     // this happens.
                     tokio::time::sleep(self.backoff.pause()).await;
                     return Ok(Next::Hello);
                 }
-                Err(Failure::Other(error)) => return Err(error),
+                Err(CatalogFailure::Other(error)) => return Err(error),
             };
             self.shipment.shipped().last.set(i64::try_from(found.last).unwrap_or(i64::MAX));
             let mut changes = found.changes.iter();

@@ -42,7 +42,7 @@ use self::blobs::Blobs;
 use self::namespace::NamespaceRestorer;
 use self::plan::{PlannedImage, RescuePlan};
 use self::preflight::Preflight;
-use self::report::{Event, ImageResult, RescueOutcome, RescueSummary};
+use self::report::{ImageResult, RescueEvent, RescueOutcome, RescueSummary};
 use self::wanted::Wanted;
 use super::containerd::await_reply;
 use super::diff::{Difference, DifferenceKind, differing_fields};
@@ -75,7 +75,7 @@ pub(crate) async fn run(
     root: &Path,
     socket: &Path,
     options: RescueOptions,
-    each: impl FnMut(Event),
+    each: impl FnMut(RescueEvent),
 ) -> Result<RescueSummary> {
     let wanted = wanted::from_store(root)?;
     rescue(&wanted, Some(root), socket, options, each).await
@@ -89,7 +89,7 @@ pub(crate) async fn run_choice(
     list: &Path,
     socket: &Path,
     options: RescueOptions,
-    each: impl FnMut(Event),
+    each: impl FnMut(RescueEvent),
 ) -> Result<RescueSummary> {
     let wanted = choice::read(list)?;
     rescue(&wanted, None, socket, options, each).await
@@ -100,7 +100,7 @@ async fn rescue(
     store: Option<&Path>,
     socket: &Path,
     options: RescueOptions,
-    mut each: impl FnMut(Event),
+    mut each: impl FnMut(RescueEvent),
 ) -> Result<RescueSummary> {
     let containerd = GrpcClient::connect(socket).await?;
     let layout = await_reply(&containerd, containerd.layout()).await?;
@@ -125,8 +125,8 @@ async fn rescue(
         merge: options.merge,
     };
     let checks = preflight.run().await?;
-    checks.iter().for_each(|check| each(Event::Check(check.clone())));
-    each(Event::Plan(plan.extent()));
+    checks.iter().for_each(|check| each(RescueEvent::Check(check.clone())));
+    each(RescueEvent::Plan(plan.extent()));
     if let Some(refusal) = refusal(&checks) {
         return Err(refusal);
     }
@@ -155,7 +155,7 @@ async fn rescue(
     for (namespace, planned) in &plan.namespaces {
         for difference in compare(&containerd, namespace, &planned.images).await? {
             summary.differences += 1;
-            each(Event::Difference(difference));
+            each(RescueEvent::Difference(difference));
         }
     }
     Ok(summary)
@@ -174,7 +174,7 @@ fn interrupted(error: &Error) -> Error {
 }
 
 /// Reports what a plan would do.
-fn report_plan(plan: &RescuePlan, mut each: impl FnMut(Event)) -> RescueSummary {
+fn report_plan(plan: &RescuePlan, mut each: impl FnMut(RescueEvent)) -> RescueSummary {
     let mut summary = RescueSummary {
         namespaces: plan.namespaces.len() as u64,
         adopted: plan.extent().blobs,
@@ -185,7 +185,7 @@ fn report_plan(plan: &RescuePlan, mut each: impl FnMut(Event)) -> RescueSummary 
         let mut report = |outcome| {
             let outcome = RescueOutcome { dry_run: true, ..outcome };
             summary.count(&outcome);
-            each(Event::Outcome(outcome));
+            each(RescueEvent::Outcome(outcome));
         };
         for image in &planned.images {
             let result = if image.usable { ImageResult::Restored } else { ImageResult::Lost };

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::blobs::{Blobs, Fault};
 use super::plan::{PlannedImage, PlannedNamespace};
-use super::report::{Event, ImageResult, RescueOutcome, RescueSummary};
+use super::report::{ImageResult, RescueEvent, RescueOutcome, RescueSummary};
 use super::tree::{Blob, Loss};
 use crate::admin::export::{self, Put};
 use crate::api::namespace::Namespace as Record;
@@ -41,7 +41,7 @@ pub(crate) struct NamespaceRestorer<'r, F> {
     pub(crate) each: &'r mut F,
 }
 
-impl<F: FnMut(Event)> NamespaceRestorer<'_, F> {
+impl<F: FnMut(RescueEvent)> NamespaceRestorer<'_, F> {
     /// Restores the namespace. It skips what an earlier call has done, so it may be called again after a kill.
     pub(crate) async fn run(
         &mut self,
@@ -191,7 +191,7 @@ impl<F: FnMut(Event)> NamespaceRestorer<'_, F> {
 
     fn report(&mut self, outcome: RescueOutcome) {
         self.summary.count(&outcome);
-        (self.each)(Event::Outcome(outcome));
+        (self.each)(RescueEvent::Outcome(outcome));
     }
 }
 

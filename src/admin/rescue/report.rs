@@ -187,7 +187,7 @@ impl fmt::Display for RescueSummary {
 
 /// An event of the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum RescueEvent {
     /// A check before the rescue.
     Check(Check),
     /// The size of the plan.
@@ -198,7 +198,7 @@ pub(crate) enum Event {
     Difference(Difference),
 }
 
-impl Event {
+impl RescueEvent {
     /// The event as one line of JSON.
     pub(crate) fn json(&self) -> String {
         match self {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use super::blobs::{Blobs, Fault};
-use super::manifest::{Content, Descriptor, Kind, REFERENCE_LABEL};
+use super::manifest::{Content, Descriptor, ManifestKind, REFERENCE_LABEL};
 use crate::api::descriptor::Descriptor as Target;
 
 /// The most nested indexes. Two are usual; a hostile file could have any number.
@@ -86,28 +86,30 @@ pub(crate) fn walk(blobs: &Blobs, target: &Target) -> Tree {
 struct Walk<'b> {
     blobs: &'b Blobs,
     /// The state of each descriptor: a hostile index may name one blob any number of times.
-    seen: HashMap<(String, i64, Kind), State>,
+    seen: HashMap<(String, i64, ManifestKind), State>,
     listed: BTreeSet<String>,
     tree: Tree,
 }
 
 impl Walk<'_> {
     fn descriptor(&mut self, descriptor: &Descriptor, part: &str, depth: usize) -> State {
-        let kind = Kind::from_media_type(&descriptor.media_type);
+        let kind = ManifestKind::from_media_type(&descriptor.media_type);
         let key = (descriptor.digest.clone(), descriptor.size, kind);
         if let Some(state) = self.seen.get(&key) {
             return *state;
         }
         let state = match kind {
-            Kind::Leaf => match self.blobs.check(&descriptor.digest, descriptor.size) {
+            ManifestKind::Leaf => match self.blobs.check(&descriptor.digest, descriptor.size) {
                 Ok(()) => {
                     self.list(descriptor, BTreeMap::new());
                     State::Whole
                 }
                 Err(fault) => self.lose(descriptor, part, fault),
             },
-            Kind::Index | Kind::Manifest => match self.read(descriptor, depth) {
-                Ok(content) if kind == Kind::Index => self.index(descriptor, content, depth - 1),
+            ManifestKind::Index | ManifestKind::Manifest => match self.read(descriptor, depth) {
+                Ok(content) if kind == ManifestKind::Index => {
+                    self.index(descriptor, content, depth - 1)
+                }
                 Ok(content) => self.manifest(descriptor, content, part, depth - 1),
                 Err(fault) => self.lose(descriptor, part, fault),
             },

@@ -46,7 +46,7 @@ use crate::model::{Error, Result};
 
 /// An event of a running command, to print.
 #[derive(Debug)]
-pub(crate) enum Event<'e> {
+pub(crate) enum TakeoverEvent<'e> {
     /// A check before or after.
     Check(&'e Check),
     /// The whole plan.
@@ -86,7 +86,7 @@ pub(crate) fn state() -> Result<TakeoverState> {
 pub(crate) async fn prepare(
     store: &Path,
     program: &Path,
-    mut each: impl FnMut(Event<'_>),
+    mut each: impl FnMut(TakeoverEvent<'_>),
 ) -> Result<TakeoverPlan> {
     let files = Files::of_machine();
     let mut systemctl = Systemctl;
@@ -105,12 +105,12 @@ pub(crate) async fn prepare(
             }
         },
     };
-    checks.iter().for_each(|check| each(Event::Check(check)));
+    checks.iter().for_each(|check| each(TakeoverEvent::Check(check)));
     let (Some(node), None) = (node, refusal(&checks)) else {
         return Err(refusal(&checks).unwrap_or_else(|| Error::Internal("no node".into())));
     };
     let plan = plan::takeover(&files, &node);
-    each(Event::Plan(&plan));
+    each(TakeoverEvent::Plan(&plan));
     Ok(plan)
 }
 
@@ -118,7 +118,7 @@ pub(crate) async fn prepare(
 ///
 /// # Errors
 /// The step or the check that failed, and whether the way back did.
-pub(crate) async fn take(store: &Path, mut each: impl FnMut(Event<'_>)) -> Result<()> {
+pub(crate) async fn take(store: &Path, mut each: impl FnMut(TakeoverEvent<'_>)) -> Result<()> {
     let files = Files::of_machine();
     let mut systemctl = Systemctl;
     let node = Node::inspect(&mut systemctl)?;
@@ -146,7 +146,7 @@ pub(crate) async fn take(store: &Path, mut each: impl FnMut(Event<'_>)) -> Resul
 ///
 /// # Errors
 /// The step that failed: it can be repeated.
-pub(crate) async fn release(mut each: impl FnMut(Event<'_>)) -> Result<()> {
+pub(crate) async fn release(mut each: impl FnMut(TakeoverEvent<'_>)) -> Result<()> {
     release_steps(&Files::of_machine(), &mut Systemctl, &mut each)?;
     postflight::check_released(&mut each).await
 }
@@ -160,7 +160,7 @@ pub(crate) fn plan_release() -> Result<TakeoverPlan> {
 fn release_steps(
     files: &Files,
     systemd: &mut dyn Systemd,
-    each: &mut impl FnMut(Event<'_>),
+    each: &mut impl FnMut(TakeoverEvent<'_>),
 ) -> Result<()> {
     let record = TakeoverRecord::read(files)?;
     run(&plan::release(files, record.as_ref()), files, systemd, each)
@@ -170,11 +170,11 @@ fn run(
     plan: &TakeoverPlan,
     files: &Files,
     systemd: &mut dyn Systemd,
-    each: &mut impl FnMut(Event<'_>),
+    each: &mut impl FnMut(TakeoverEvent<'_>),
 ) -> Result<()> {
     let mut runner = Runner { files, systemd };
     plan.steps.iter().try_for_each(|step| {
-        each(Event::Step(step.to_string()));
+        each(TakeoverEvent::Step(step.to_string()));
         runner.run(step)
     })
 }

@@ -19,7 +19,7 @@ use crate::fleet::backoff::Backoff;
 use crate::fleet::nats::address::Nats;
 use crate::fleet::nats::publish::{Correction, progress_in};
 use crate::fleet::nats::{PARTITIONS, STREAM, answers_to, node_of, reports_in};
-use crate::fleet::postgres::{Failure, Reporter};
+use crate::fleet::postgres::{ReportFailure, Reporter};
 use crate::fleet::report::Answer;
 use crate::fleet::ship::ReportingState;
 use crate::fleet::target::Postgres;
@@ -222,10 +222,10 @@ impl Partition {
         self.collected.seconds.observe(started.elapsed().as_secs_f64());
         let answer = match forwarded {
             Ok(answer) => answer,
-            Err(Failure::Refused(error)) => {
+            Err(ReportFailure::Refused(error)) => {
                 return self.leave_out(&acker, number, &format!("of node {node}: {error}")).await;
             }
-            Err(Failure::Other(error)) => {
+            Err(ReportFailure::Other(error)) => {
                 self.collected.failures.inc();
                 // Another collector may reach the database. If this message is lost, the server delivers the report
                 // again later.
@@ -257,7 +257,7 @@ impl Partition {
         node: &str,
         report: &str,
         acker: &Acker,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, ReportFailure> {
         let mut answer = std::pin::pin!(self.reporter.forward(node, report));
         loop {
             match tokio::time::timeout(PROGRESS_INTERVAL, &mut answer).await {

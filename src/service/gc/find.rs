@@ -75,7 +75,7 @@ impl Candidate {
 
 /// The result of a search.
 #[derive(Debug)]
-pub(crate) struct Batch {
+pub(crate) struct CandidateBatch {
     /// The candidates: leases first.
     pub(crate) candidates: Vec<Candidate>,
     /// The first key of the next batch. `None` if this batch has all due entries.
@@ -89,7 +89,7 @@ pub(crate) fn find(
     source: CandidateSource,
     number: u64,
     now: UnixTime,
-) -> Result<Batch> {
+) -> Result<CandidateBatch> {
     let (is_all, due, next) = match source {
         CandidateSource::Schedule => (true, collector.state().schedule.due(now), None),
         CandidateSource::Store(from) => {
@@ -136,7 +136,7 @@ pub(crate) fn find(
     } else if !images.is_empty() {
         log::debug!("images that have expired are looked at again by the next run");
     }
-    Ok(Batch { candidates, next })
+    Ok(CandidateBatch { candidates, next })
 }
 
 /// The first due entries of the store's list from the key `from` on, and the first key of the next ones.

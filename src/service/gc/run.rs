@@ -23,7 +23,7 @@ use crate::log_throttle::throttled_log;
 use crate::model::{Error, Result, UnixTime};
 use crate::service::events::{Exchange, OwnEvent};
 use crate::service::gc::find::{
-    self, Batch, Candidate, CandidateSource, EntryState, Subject, find, state_of,
+    self, Candidate, CandidateBatch, CandidateSource, EntryState, Subject, find, state_of,
 };
 use crate::service::gc::references::References;
 use crate::service::gc::schedule::Entry;
@@ -152,7 +152,7 @@ impl ActiveRun<'_> {
         let (collector, number, now) = (Arc::clone(self.collector), self.number, self.now);
         self.on_writer(move |state| state.begin_batch(number)).await?;
         let find = move |snapshot: &Snapshot<'_>| find(&collector, snapshot, source, number, now);
-        let Batch { candidates, next } = self.on_snapshot(find).await?;
+        let CandidateBatch { candidates, next } = self.on_snapshot(find).await?;
         let mut candidates = VecDeque::from(candidates);
         while !candidates.is_empty() {
             let slice = candidates.drain(..candidates.len().min(MAX_SLICE)).collect();
