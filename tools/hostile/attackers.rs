@@ -15,7 +15,7 @@ pub fn watch_for(watched: &Watched, time: Duration) -> Seen {
 }
 
 /// Runs this program once more, as `attack` with `args`, under the command `lowered`, which lowers its priority.
-/// Watches the daemon for `time` from the begin of the attack. Returns the observations, and the last output of the
+/// Watches the daemon for `time` from the beginning of the attack. Returns the observations, and the last output of the
 /// attackers.
 pub fn attacked(
     watched: &Watched,

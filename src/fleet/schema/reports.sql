@@ -114,7 +114,7 @@ BEGIN
             (SELECT k.id FROM fleet.digest k WHERE k.digest = c.new) AS after
         FROM jsonb_to_recordset(report->'changes') AS c(seq bigint, at timestamptz, kind smallint,
             origin smallint, ns text, name text, old text, new text, uid bigint, comm text)
-        -- Prevents that the planner looks up an id again at each use above.
+        -- Keeps the planner from looking up an id again at each use above.
         OFFSET 0) r;
     IF is_each_once IS NOT TRUE THEN
         RAISE EXCEPTION 'the changes of this report are not those from % to %, each once', after_seq + 1, to_seq
