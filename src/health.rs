@@ -80,21 +80,21 @@ impl Health {
     async fn containerd(&self) -> Result<()> {
         let Some(front) = &self.front else { return Ok(()) };
         let containerd = front.containerd();
-        let told = |what: String| {
+        let unhealthy = |what: String| {
             Error::Unavailable(format!("containerd at {} {what}", containerd.socket().display()))
         };
         if !front.sync_state().is_watching() {
-            return Err(told("is not followed: names are served, changes are refused".into()));
+            return Err(unhealthy("is not followed: names are served, changes are refused".into()));
         }
         let (path, headers) = ("/grpc.health.v1.Health/Check", HeaderMap::new());
         let call = containerd.call(path, None, &headers, HealthCheckRequest::default());
         let found: HealthCheckResponse = timeout(CONTAINERD_TIMEOUT, call)
             .await
-            .map_err(|_| told(format!("did not answer within {:?}", CONTAINERD_TIMEOUT)))?
-            .map_err(|status| told(format!("does not answer: {}", status.message())))?;
+            .map_err(|_| unhealthy(format!("did not answer within {:?}", CONTAINERD_TIMEOUT)))?
+            .map_err(|status| unhealthy(format!("does not answer: {}", status.message())))?;
         match found.status.enum_value() {
             Ok(ServingStatus::SERVING) => Ok(()),
-            other => Err(told(format!("says that it is {other:?}"))),
+            other => Err(unhealthy(format!("says that it is {other:?}"))),
         }
     }
 }

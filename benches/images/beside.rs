@@ -1,8 +1,8 @@
-//! Gets beside large Lists, and what memory Lists take.
+//! Gets beside large Lists, and the memory of Lists.
 //!
-//! Lists are asked for on a thread of their own, so that what is measured is the server's waiting
-//! and not the client's. On two processors even a List that touches nothing of a Get's takes a
-//! processor from it; therefore the same Gets are measured beside processes that only spin, too.
+//! The Lists are called on a thread of their own, so that the benchmark measures delays of the server and not of the
+//! client. On two processors, any List takes a processor from the Gets. So the same Gets are also measured beside
+//! threads that only spin.
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -33,10 +33,10 @@ const CHANGES_PER_SECOND: u32 = 20;
 /// Streams of one connection.
 const STREAMS: usize = 100;
 
-/// Calls of which the median is told.
+/// The number of calls that a median is of.
 const CALLS: usize = 100;
 
-/// One figure: what was asked, and what was reached.
+/// One figure: the required value, and the reached one.
 pub struct Figure {
     pub what: String,
     pub asked: String,
@@ -115,8 +115,8 @@ async fn time(client: &mut Client, requests: &[Prepared]) -> Result<Duration> {
 async fn past(target: &Target) -> Result<Vec<Figure>> {
     let mut client = client(target).await?;
     let count = time(&mut client, &[call("Count", &CountRequest::new())?]).await?;
-    let of = Some(Of::Name(store::name(7)));
-    let history = call("History", &HistoryRequest { of, ..HistoryRequest::default() })?;
+    let subject = Some(Of::Name(store::name(7)));
+    let history = call("History", &HistoryRequest { of: subject, ..HistoryRequest::default() })?;
     let history = time(&mut client, &[history]).await?;
     let head: HeadResponse = client.ask(&call("Head", &HeadRequest::new())?).await?;
     let watch = WatchRequest { epoch: head.epoch, from: head.first, ..WatchRequest::default() };

@@ -1,7 +1,7 @@
 //! A client of either protocol: one connection, one call at a time, bytes in and bytes out.
 //!
-//! Requests are made before the clock runs; of an answer only the status is looked at. The client
-//! shares the machine's processors with the server, so what it does not do shows in the rates.
+//! Requests are made before the clock runs, and the client examines only the status of an answer. The client shares the
+//! machine's processors with the server, so any other work of the client would lower the rates.
 
 use std::path::Path;
 

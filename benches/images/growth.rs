@@ -38,7 +38,7 @@ type Line = Vec<(u32, f64)>;
 #[derive(Default)]
 struct Grown {
     line: Line,
-    /// At the last size, in times of what it takes in the small store.
+    /// The time at the last size, divided by the time in the small store.
     times: f64,
 }
 

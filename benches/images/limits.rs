@@ -77,8 +77,8 @@ pub async fn run(arguments: &Arguments, report: &Report) -> Result<()> {
     let [syncs, create, empty, get, empty_many, get_many, memory, scan] = found.map(median);
     let bandwidth = |value: f64| format!("{:.2} GB/s", value / 1e9);
     let show = |unit: Unit| move |value: f64| unit.show(value);
-    let row = |limit: &str, of: String, ours: &str, is: String, part: f64| {
-        vec![ours.into(), is, limit.into(), of, format!("{:.0} %", part * 100.0)]
+    let row = |limit: &str, limit_value: String, ours: &str, our_value: String, part: f64| {
+        vec![ours.into(), our_value, limit.into(), limit_value, format!("{:.0} %", part * 100.0)]
     };
     let (rate, time) = (show(Unit::Rate), show(Unit::Time));
     let rows = [

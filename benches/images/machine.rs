@@ -49,12 +49,12 @@ pub fn describe(dir: &Path) -> String {
 /// The type of the file system that has `dir`: of the longest mount point above it.
 fn file_system(dir: &Path) -> Option<String> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-    let of = |line: &str| {
+    let mount = |line: &str| {
         let mut words = line.split(' ').skip(1);
         let (point, kind) = (words.next()?.to_owned(), words.next()?.to_owned());
         dir.starts_with(&point).then_some((point.len(), kind))
     };
-    mounts.lines().filter_map(of).max().map(|(_, kind)| kind)
+    mounts.lines().filter_map(mount).max().map(|(_, kind)| kind)
 }
 
 /// The day, in UTC.

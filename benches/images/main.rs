@@ -6,9 +6,8 @@
 //! cargo bench -- compare --images 1000
 //! ```
 //!
-//! It starts what it measures in a temporary folder of its own (under `TMPDIR`) and removes it at
-//! the end. Nothing that runs on the machine is touched. What each part measures, and how, is said
-//! in `docs/performance.md`, which shows its tables.
+//! It starts the measured servers in a temporary folder of its own (under `TMPDIR`), and removes the folder at the end. It
+//! touches no running program. `docs/performance.md` describes the measurements and shows the tables.
 
 mod beside;
 mod burst;
@@ -34,7 +33,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What goes wrong here is told to a person and ends the run.
+/// An error is printed for a person, and ends the run.
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Measure lmdb-images beside containerd, and how far from the disk and the processor it is
@@ -58,7 +57,7 @@ struct Arguments {
     #[arg(long, value_name = "BINARY|VERSION", default_value = "1.6.20")]
     containerd: PathBuf,
 
-    /// How often each server has its turn; the medians of all turns are told
+    /// How often each server has its turn; the medians of all turns are shown
     #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
     turns: u32,
 
@@ -131,7 +130,7 @@ impl Arguments {
     }
 }
 
-/// Runs until done or told to stop; either way what was started is ended by its owners' `Drop`.
+/// Runs to the end or until a signal. In both cases the `Drop` of their owners ends the processes that were started.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -123,7 +123,7 @@ impl Server {
         }
     }
 
-    /// An error with what is wrong when it has ended, or should have been ready by now.
+    /// Returns an error with `wrong` if the server has ended, or should have been ready by now.
     fn lives(&self, start: Instant, wrong: &str) -> Result<()> {
         let ended = self.child.lock().map_err(|_| "poisoned")?.try_wait()?;
         if ended.is_none() && start.elapsed() < START {

@@ -126,7 +126,7 @@ pub fn by_team(team: u32) -> String {
     format!("labels.team==team-{team}")
 }
 
-/// An expression of which nothing can be known before it is run.
+/// A filter without a part that the index can look up.
 pub const READS_ALL: &str = "name~=x.*y";
 
 /// Images of the first `images` that [`READS_ALL`] finds.

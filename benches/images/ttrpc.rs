@@ -1,7 +1,7 @@
 //! ttrpc by its frames.
 //!
-//! Not the library's client, which hands every frame through two tasks and two channels: gRPC's
-//! client here does not, and both protocols should be told apart by their servers.
+//! This is not the library's client, which passes every frame through two tasks and two channels. The gRPC client
+//! of this benchmark does not, and the two protocols should differ by their servers only.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ const HEADER: usize = 10;
 /// The first byte of an answer that has a status in it: field 1, by length.
 const STATUS: u8 = 1 << 3 | 2;
 
-/// A whole frame; its stream is to be filled in.
+/// A whole frame. The caller fills in its stream.
 pub fn prepare(service: &str, method: &str, payload: Vec<u8>) -> Result<Prepared> {
     let request = Request {
         service: service.into(),

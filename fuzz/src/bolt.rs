@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::OnceLock;
 
 use lmdb_images::admin::import::containerd_scan::scan;
-use lmdb_images::admin::import::containerd_schema::{Item, read, survey};
+use lmdb_images::admin::import::containerd_schema::{FileItem, read, survey};
 
 use super::{Input, patched};
 
@@ -21,7 +21,7 @@ pub fn run(data: &[u8]) {
     let read = read(file.as_slice(), |found| {
         count += 1;
         assert!(count < MANY, "the same pages are read again and again");
-        if let Item::Namespace(name, record) = found {
+        if let FileItem::Namespace(name, record) = found {
             assert_eq!(name.to_string(), record.name);
         }
         Ok(())

@@ -15,8 +15,8 @@ pub fn run(data: &[u8]) {
     }
     let mut input = Input(data);
     let start = Start { seq: u64::from(input.byte()), ..Start::default() };
-    let place = input.bytes(417).to_vec();
-    let token = Token { request, start, place };
+    let position = input.bytes(417).to_vec();
+    let token = Token { request, start, position };
     let text = token.encode(STORE);
     assert_eq!(Token::decode(&text, STORE, &request), Ok(token));
     assert!(Token::decode(&text, "another", &request).is_err());

@@ -50,23 +50,23 @@ fn opened(file: &[u8]) {
             }
         }
         for noted in s.expiring_keys(&lmdb_images::store::RecordKey::first())? {
-            told(&s.expiring(&noted?.0));
+            not_missing(&s.expiring(&noted?.0));
         }
         Ok(())
     });
-    told(&read);
+    not_missing(&read);
     let namespace = Namespace::parse("new").expect("a namespace");
     for round in 0..3 {
         let message = encode(&image("new", round)).expect("a message");
         let ns = namespace.clone();
-        told(&store.writer().write_blocking(move |change| {
+        not_missing(&store.writer().write_blocking(move |change| {
             change.put_namespace(&ns, b"")?;
             change.put(&ns, Kind::Image, "new", &message, None)
         }));
     }
 }
 
-fn told<T>(answer: &Result<T>) {
+fn not_missing<T>(answer: &Result<T>) {
     assert!(!matches!(answer, Err(Error::NotFound(_))));
 }
 

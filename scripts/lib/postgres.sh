@@ -29,7 +29,7 @@ as_postgres() {
 }
 
 # start_postgres NAME [SETTING=VALUE...]: a server in $WORK/NAME with a unix socket there, and on no port
-# unless told. Every role may log in at the socket. Started again, it finds its data as it was.
+# unless a setting names one. Every role may log in at the socket. Started again, it finds its data as it was.
 # Sets POSTGRES_PID, POSTGRES_DIR (also the socket's folder), POSTGRES_URL (of the superuser).
 start_postgres() {
     local name=$1 setting

@@ -67,7 +67,7 @@ struct ConditionLine {
 
 impl ConditionLine {
     fn precondition(self) -> std::result::Result<Precondition, String> {
-        let is = match (self.absent, self.digest, self.etag) {
+        let condition = match (self.absent, self.digest, self.etag) {
             (Some(absent), None, None) => precondition::Is::Absent(absent),
             (None, Some(digest), None) => precondition::Is::Digest(digest),
             (None, None, Some(etag)) => precondition::Is::Etag(etag),
@@ -78,7 +78,7 @@ impl ConditionLine {
                 );
             }
         };
-        Ok(Precondition { is: Some(is), ..Precondition::default() })
+        Ok(Precondition { is: Some(condition), ..Precondition::default() })
     }
 }
 

@@ -19,13 +19,13 @@ use crate::store::read::audit::{Counts, Stored};
 use crate::store::read::log_audit::LogEnds;
 use crate::store::{Kind, ReadOnlyStore};
 
-/// Largest number of sentences about damage that a [`Report`] keeps. [`Report::damaged`] counts every
+/// Largest number of sentences about damage that a [`CheckReport`] keeps. [`CheckReport::damaged`] counts every
 /// damage.
 const MAX_DAMAGE_SENTENCES: usize = 1000;
 
 /// Result of a check.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct CheckReport {
     /// Number of readable namespace records.
     pub namespaces: u64,
     /// Number of readable image records.
@@ -64,8 +64,8 @@ pub(crate) struct FileState {
 /// # Errors
 /// If the store cannot be opened or read for another reason than damage. Damage is no error: the report
 /// lists it.
-pub fn run(root: &Path) -> Result<Report> {
-    let mut report = Report::default();
+pub fn run(root: &Path) -> Result<CheckReport> {
+    let mut report = CheckReport::default();
     let reader = match ReadOnlyStore::open(root) {
         Ok(reader) => reader,
         Err(Error::DataLoss(why)) => {
@@ -117,7 +117,7 @@ pub fn run(root: &Path) -> Result<Report> {
     Ok(report)
 }
 
-impl Report {
+impl CheckReport {
     fn add_damage(&mut self, what: String) {
         self.damaged += 1;
         if self.damage.len() < MAX_DAMAGE_SENTENCES {
@@ -126,7 +126,7 @@ impl Report {
     }
 
     fn check_record(&mut self, stored: &Stored<'_>) {
-        let aside = if stored.aside { ", set aside" } else { "" };
+        let aside = if stored.is_set_aside { ", set aside" } else { "" };
         let wrong = |report: &mut Self, what: &str| {
             report.add_damage(format!("{}{aside}: {what}", record::describe_key(stored.key)));
         };
@@ -137,7 +137,7 @@ impl Report {
             Ok(found) => found,
             Err(why) => return wrong(self, &why),
         };
-        if stored.aside {
+        if stored.is_set_aside {
             return;
         }
         match found.named {
@@ -174,7 +174,7 @@ impl Report {
             "namespaces": self.namespaces,
             "images": self.images,
             "leases": self.leases,
-            "aside": self.counts.map(|c| c.aside),
+            "aside": self.counts.map(|c| c.set_aside),
             "index": self.counts.map(|c| c.index),
             "log": self.log.map(|log| json!({ "first": log.first, "last": log.last })),
             "damaged": self.damaged,
@@ -185,7 +185,7 @@ impl Report {
     }
 }
 
-impl std::fmt::Display for Report {
+impl std::fmt::Display for CheckReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let (Some(file), Some(counts)) = (self.file, self.counts) {
             writeln!(
@@ -196,7 +196,7 @@ impl std::fmt::Display for Report {
             writeln!(
                 f,
                 "{} namespaces, {} images, {} leases; {} set aside, {} entries in the index",
-                self.namespaces, self.images, self.leases, counts.aside, counts.index
+                self.namespaces, self.images, self.leases, counts.set_aside, counts.index
             )?;
         }
         match self.log {

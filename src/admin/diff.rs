@@ -94,7 +94,7 @@ pub(crate) struct Comparison {
     pub(crate) differences: Vec<Difference>,
     /// Number of images set aside in the store: images that containerd no longer had after a gap in
     /// its events.
-    pub(crate) aside: u64,
+    pub(crate) set_aside: u64,
 }
 
 /// Compares the store in `root` with the containerd at `socket`.
@@ -126,7 +126,7 @@ pub(crate) async fn run(root: &Path, socket: &Path) -> Result<Comparison> {
             }));
         }
     }
-    Ok(Comparison { differences, aside: store.read(|s| s.count_set_aside())? })
+    Ok(Comparison { differences, set_aside: store.read(|s| s.count_set_aside())? })
 }
 
 /// Returns the names whose records differ between the two lists.

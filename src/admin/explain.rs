@@ -5,7 +5,7 @@ use std::path::Path;
 use go_compat::text::lossy;
 use serde_json::{Value, json};
 
-use crate::model::image::plan::{Lookup, Plan};
+use crate::model::image::plan::{Lookup, QueryPlan};
 use crate::model::{Error, Namespace, Result};
 use crate::service::images::query::{self, Query};
 use crate::store::{Kind, ReadOnlyStore, Records};
@@ -13,7 +13,7 @@ use crate::store::{Kind, ReadOnlyStore, Records};
 /// The plan of a List.
 #[derive(Debug)]
 pub(crate) struct Explanation {
-    plan: Plan,
+    plan: QueryPlan,
     examined: Option<Examined>,
 }
 
@@ -64,9 +64,9 @@ impl Explanation {
     /// The explanation as JSON (docs/json.md).
     pub(crate) fn json(&self) -> Value {
         let mut object = match &self.plan {
-            Plan::All => json!({"plan": "all"}),
-            Plan::Scan { alternative } => json!({"plan": "scan", "because": alternative}),
-            Plan::Lookups(alternatives) => {
+            QueryPlan::All => json!({"plan": "all"}),
+            QueryPlan::Scan { alternative } => json!({"plan": "scan", "because": alternative}),
+            QueryPlan::Lookups(alternatives) => {
                 let lookups: Vec<Vec<Value>> = alternatives
                     .iter()
                     .map(|lookups| lookups.iter().map(lookup).collect())

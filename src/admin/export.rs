@@ -25,7 +25,7 @@ use crate::store::{Kind, ReadOnlyStore, Records};
 
 /// Options of an export.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Options {
+pub(crate) struct ExportOptions {
     /// Replace a different record of the same name in containerd.
     pub(crate) overwrite: bool,
     /// Change nothing, and report the result of each record.
@@ -53,7 +53,7 @@ pub(crate) enum RecordResult {
 
 /// A record that containerd lacked or had differently.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Outcome {
+pub(crate) struct ExportOutcome {
     /// Namespace of the record.
     pub(crate) namespace: String,
     /// Name of the image; `None` for the record of the namespace itself.
@@ -64,7 +64,7 @@ pub(crate) struct Outcome {
     pub(crate) dry_run: bool,
 }
 
-impl Outcome {
+impl ExportOutcome {
     /// Returns true if the record was not exported.
     pub(crate) fn is_left(&self) -> bool {
         !matches!(self.result, RecordResult::Created | RecordResult::Overwritten)
@@ -96,7 +96,7 @@ impl Outcome {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for ExportOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let would = if self.dry_run { "would be " } else { "" };
         match &self.result {
@@ -152,12 +152,12 @@ impl fmt::Display for Summary {
 ///
 /// # Errors
 /// If the store cannot be read, or containerd stops answering. A failure of one record is its
-/// [`Outcome`].
+/// [`ExportOutcome`].
 pub(crate) async fn run(
     root: &Path,
     socket: &Path,
-    options: Options,
-    each: impl FnMut(Outcome),
+    options: ExportOptions,
+    each: impl FnMut(ExportOutcome),
 ) -> Result<Summary> {
     let store = ReadOnlyStore::open(root)?;
     let containerd = GrpcClient::connect(socket).await?;
@@ -181,14 +181,14 @@ struct Export<F> {
     containerd: GrpcClient,
     /// Namespaces of containerd with their labels.
     theirs: BTreeMap<String, BTreeMap<String, String>>,
-    options: Options,
+    options: ExportOptions,
     summary: Summary,
     each: F,
 }
 
-impl<F: FnMut(Outcome)> Export<F> {
+impl<F: FnMut(ExportOutcome)> Export<F> {
     fn report(&mut self, namespace: &Namespace, name: Option<&str>, result: RecordResult) {
-        let outcome = Outcome {
+        let outcome = ExportOutcome {
             namespace: namespace.to_string(),
             name: name.map(str::to_owned),
             result,
@@ -333,7 +333,7 @@ pub(super) async fn put_image(
     containerd: &GrpcClient,
     namespace: &Namespace,
     ours: &Image,
-    options: Options,
+    options: ExportOptions,
 ) -> Result<Put> {
     let theirs = await_reply(containerd, containerd.image(namespace, &ours.name))
         .await?

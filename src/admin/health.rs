@@ -43,7 +43,7 @@ pub(crate) async fn wait(socket: &Path, time: Duration) -> Result<bool> {
 pub(crate) async fn run(socket: &Path, time: Duration) -> Result<bool> {
     let failed = |what: String| Error::Unavailable(format!("{}: {what}", socket.display()));
     let (path, headers) = ("/grpc.health.v1.Health/Check", HeaderMap::new());
-    // `lazy` asks for no containerd at the other end.
+    // `lazy` does not require a containerd at the other end.
     let daemon = GrpcClient::lazy(socket);
     let call = daemon.call(path, None, &headers, HealthCheckRequest::default());
     let found: HealthCheckResponse = tokio::time::timeout(time, call)

@@ -21,7 +21,7 @@ pub(crate) struct History {
     pub(crate) has_more: bool,
 }
 
-/// Reads at max `max` changes from the daemon. If no daemon answers and `root` is given, reads them from the files
+/// Reads at most `max` changes from the daemon. If no daemon answers and `root` is given, reads them from the files
 /// in `root`.
 pub(crate) async fn run(
     daemon: &Daemon,

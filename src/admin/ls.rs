@@ -12,7 +12,7 @@ use protobuf::CodedInputStream;
 
 use crate::admin::image_json::ImageJson;
 use crate::admin::import::bolt::{self, BoltFile};
-use crate::admin::import::containerd_schema::{self, Item};
+use crate::admin::import::containerd_schema::{self, FileItem};
 use crate::api::images::{Image, ListImagesResponse};
 use crate::limits::memory::ReplyBuffer;
 use crate::model::filter::Filter;
@@ -22,7 +22,7 @@ use crate::service::catalog::select::Selection;
 use crate::service::codec::{decode, encode};
 use crate::service::images::query::{self, Query};
 use crate::service::reply::{BuildOutcome, ReplyBuilder};
-use crate::store::{Kind, ReadOnlyStore, Records, Snapshot, place_of};
+use crate::store::{Kind, ReadOnlyStore, Records, Snapshot, position_of};
 
 /// Images found by a listing, ordered by namespace and name.
 #[derive(Debug)]
@@ -153,10 +153,10 @@ fn list_page(
     page: &Page,
     buffer: ReplyBuffer<'_>,
 ) -> Result<(BuildOutcome, Option<String>)> {
-    let place = page.after.as_deref().map(place_of).unwrap_or_default();
+    let position = page.after.as_deref().map(position_of).unwrap_or_default();
     let mut reply = ReplyBuilder::new(buffer);
     let (mut count, mut last) = (0, None);
-    for entry in snapshot.images_after(namespace, selection.name_prefix(), &place)? {
+    for entry in snapshot.images_after(namespace, selection.name_prefix(), &position)? {
         let found = entry?
             .message()
             .and_then(|record| Ok(selection.matches(record, &mut || Ok(()))?.then_some(record)));
@@ -190,14 +190,14 @@ pub(crate) fn list_bolt(
     let filter = Filter::parse_all(filters)
         .map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))?;
     let mut found: Vec<(Namespace, ListImagesResponse)> = Vec::new();
-    let mut add = |of: &Namespace, image: Image| {
-        if namespace.is_some_and(|wanted| wanted != of) || !filter.matches(&image) {
+    let mut add = |found_in: &Namespace, image: Image| {
+        if namespace.is_some_and(|wanted| wanted != found_in) || !filter.matches(&image) {
             return;
         }
         match found.last_mut() {
-            Some((last, list)) if last == of => list.images.push(image),
+            Some((last, list)) if last == found_in => list.images.push(image),
             _ => found.push((
-                of.clone(),
+                found_in.clone(),
                 ListImagesResponse { images: vec![image], ..Default::default() },
             )),
         }
@@ -206,9 +206,9 @@ pub(crate) fn list_bolt(
     match bolt::open_file(file)? {
         BoltFile::Live(database) => {
             for record in database.namespaces()? {
-                let of = Namespace::parse(&record.name)?;
-                bolt::each_image(&database, &of, |image| {
-                    add(&of, image);
+                let namespace = Namespace::parse(&record.name)?;
+                bolt::each_image(&database, &namespace, |image| {
+                    add(&namespace, image);
                     Ok(())
                 })?;
             }
@@ -217,16 +217,16 @@ pub(crate) fn list_bolt(
             let source: &std::fs::File = &locked;
             containerd_schema::read(source, |each| {
                 match each {
-                    Item::Image(of, image) => add(&of, image),
-                    Item::Unreadable(_) => left_out += 1,
-                    Item::Namespace(..) => {}
+                    FileItem::Image(namespace, image) => add(&namespace, image),
+                    FileItem::Unreadable(_) => left_out += 1,
+                    FileItem::Namespace(..) => {}
                 }
                 Ok(())
             })
             .map_err(|e| e.at(file.display()))?;
         }
     }
-    let encoded = found.into_iter().map(|(of, list)| Ok((of, encode(&list)?)));
+    let encoded = found.into_iter().map(|(namespace, list)| Ok((namespace, encode(&list)?)));
     Ok(Listing { found: encoded.collect::<Result<_>>()?, left_out, next_after: None })
 }
 

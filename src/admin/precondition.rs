@@ -11,7 +11,7 @@ pub(crate) struct Check {
     pub(crate) found: Result<String, String>,
 }
 
-/// The error after checks of which one failed.
+/// The error after checks, if one of them failed.
 pub(crate) fn refusal(checks: &[Check]) -> Option<Error> {
     let failed: Vec<_> =
         checks.iter().filter(|check| check.found.is_err()).map(|check| check.subject).collect();

@@ -101,7 +101,7 @@ fn has_content(root: &StoreDir) -> Result<bool> {
         };
     }
     let counts = ReadOnlyStore::open(root.path()).and_then(|reader| reader.read(|s| s.counts()));
-    Ok(counts.is_ok_and(|counts| counts.records + counts.aside == 0).not())
+    Ok(counts.is_ok_and(|counts| counts.records + counts.set_aside == 0).not())
 }
 
 /// Returns the name under which a replaced data file is kept.

@@ -7,7 +7,7 @@ use crate::api::catalog::watch_response::Is;
 use crate::api::catalog::{Change, HeadRequest, HeadResponse, WatchRequest, WatchResponse};
 use crate::model::{Error, Result};
 
-/// Pause before the daemon is called again after it has gone.
+/// Pause before the next call of a daemon that has stopped.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The change with which a watch begins.
@@ -23,7 +23,7 @@ pub(crate) enum StartPosition {
 
 /// An event of a watch, to print.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum WatchEvent {
     /// A change, or an image that is there.
     Change(Box<Change>),
     /// A sentence about the watch itself.
@@ -39,7 +39,7 @@ pub(crate) async fn run<E: From<Error>>(
     daemon: &Daemon,
     from: StartPosition,
     request: WatchRequest,
-    mut on: impl FnMut(Event) -> std::result::Result<(), E>,
+    mut on: impl FnMut(WatchEvent) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
     let mut request = begin(daemon, from, request).await?;
     let mut is_first = true;
@@ -53,7 +53,7 @@ pub(crate) async fn run<E: From<Error>>(
                 if is_first && !has_begun {
                     return Err(daemon.error(error).into());
                 }
-                on(Event::Note(format!(
+                on(WatchEvent::Note(format!(
                     "{}; what follows first is the present state",
                     daemon.error(error)
                 )))?;
@@ -61,7 +61,7 @@ pub(crate) async fn run<E: From<Error>>(
                 request.initial_state = true;
             }
             error if error.is_unreachable() && (!is_first || has_begun) => {
-                on(Event::Note(format!("{}; trying again", daemon.error(error))))?;
+                on(WatchEvent::Note(format!("{}; trying again", daemon.error(error))))?;
                 tokio::time::sleep(RETRY_INTERVAL).await;
             }
             error => return Err(daemon.error(error).into()),
@@ -92,7 +92,7 @@ async fn follow<E>(
     daemon: &Daemon,
     request: WatchRequest,
     position: &mut (String, u64),
-    on: &mut impl FnMut(Event) -> std::result::Result<(), E>,
+    on: &mut impl FnMut(WatchEvent) -> std::result::Result<(), E>,
 ) -> std::result::Result<CallError, E> {
     let path = "/lmdbimages.v1.Catalog/Watch";
     let stream = daemon.grpc().stream::<_, WatchResponse>(path, request).await;
@@ -121,7 +121,7 @@ async fn follow<E>(
                     if change.seq > 0 {
                         position.1 = change.seq.saturating_add(1);
                     }
-                    on(Event::Change(Box::new(change)))?;
+                    on(WatchEvent::Change(Box::new(change)))?;
                 }
             }
             Some(Is::Progress(progress)) => position.1 = progress.seq.saturating_add(1),

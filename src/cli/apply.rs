@@ -7,7 +7,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::daemon_args::DaemonArgs;
-use super::output::{Failure, print, report_error, visible};
+use super::output::{Failure, print, report_error};
+use super::text::visible;
 use super::{NamespaceArg, block_on};
 use crate::admin::{batch, file};
 use crate::api::catalog::{ApplyItem, ApplyResponse};

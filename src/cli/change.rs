@@ -3,7 +3,7 @@
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
 
-use super::output::visible;
+use super::text::visible;
 use crate::admin::change_json::{ChangeJson, kind, origin, time};
 use crate::api::catalog::{Change, State};
 use crate::model::printable;
@@ -141,12 +141,12 @@ mod tests {
     fn each_kind_of_change_has_its_own_text() {
         let mut labelled = state("a");
         labelled.labels.insert("k".into(), "v".into());
-        let of = |before: Option<State>, after: Option<State>| {
+        let text = |before: Option<State>, after: Option<State>| {
             what(&Change { before: before.into(), after: after.into(), ..Change::default() })
         };
-        assert_eq!(of(None, Some(state("a"))), "+ sha256:aaaaaaaaaaaa");
-        assert_eq!(of(Some(state("a")), None), "- sha256:aaaaaaaaaaaa");
-        assert_eq!(of(Some(state("a")), Some(labelled)), "sha256:aaaaaaaaaaaa labels");
-        assert_eq!(of(Some(state("a")), Some(state("a"))), "sha256:aaaaaaaaaaaa touched");
+        assert_eq!(text(None, Some(state("a"))), "+ sha256:aaaaaaaaaaaa");
+        assert_eq!(text(Some(state("a")), None), "- sha256:aaaaaaaaaaaa");
+        assert_eq!(text(Some(state("a")), Some(labelled)), "sha256:aaaaaaaaaaaa labels");
+        assert_eq!(text(Some(state("a")), Some(state("a"))), "sha256:aaaaaaaaaaaa touched");
     }
 }

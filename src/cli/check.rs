@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::StoreArgs;
-use super::output::{Failure, note, print, report_error, visible};
+use super::output::{Failure, note, print, report_error};
+use super::text::visible;
 use crate::admin::{check, names};
 use crate::model::printable::one_line;
 

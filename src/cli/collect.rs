@@ -13,7 +13,7 @@ use super::running::until_signal;
 use crate::daemon::metrics::Address;
 use crate::fleet::nats::address::Nats;
 use crate::fleet::nats::collect::Collector;
-use crate::fleet::ship::State;
+use crate::fleet::ship::ReportingState;
 use crate::fleet::target::Postgres;
 use crate::fleet::tls::Certificates;
 use crate::metrics::collect::Collected;
@@ -90,7 +90,7 @@ impl Collect {
         let to = Postgres::parse(&self.to, for_postgres)?;
         let replicas = self.replicas.and_then(|n| usize::try_from(n.get()).ok());
         let collected = Collected::default();
-        let (state, states) = watch::channel(State::default());
+        let (state, states) = watch::channel(ReportingState::default());
         log::info!("collecting from {from} to {to}");
         let collector = Collector::new(from, to, replicas, collected.clone(), state);
         until_signal(self.metrics_address, move || collected.text(), states, collector.run()).await

@@ -4,7 +4,7 @@ use clap::{ArgMatches, Args, Subcommand};
 use serde_json::json;
 
 use super::output::{Failure, print};
-use super::settings::{self, Settings};
+use super::settings::{self, DaemonSettings};
 use super::settings_file::File;
 use crate::model::printable::escaped;
 
@@ -36,7 +36,7 @@ enum Action {
         #[command(flatten)]
         file: File,
         #[command(flatten)]
-        settings: Box<Settings>,
+        settings: Box<DaemonSettings>,
         /// Print one JSON object: the value of each setting, null if there is none, and its source
         #[arg(long)]
         json: bool,
@@ -54,7 +54,7 @@ impl Config {
             Action::Check { file } => {
                 let found = file.read_if_exists()?;
                 let is_there = found.is_some();
-                let settings = Settings::default().merged(&found.unwrap_or_default())?;
+                let settings = DaemonSettings::default().merged(&found.unwrap_or_default())?;
                 settings::checked(settings, settings::innermost(matches), &file.path())?;
                 let state = if is_there { "right" } else { "not there: the defaults hold" };
                 print(|out| writeln!(out, "{} is {state}", file.path().display()))?;
@@ -69,7 +69,7 @@ impl Config {
 
 /// Returns a file in which all settings are commented out, so that it changes nothing as it is.
 fn default_file() -> String {
-    let defaults = Settings::defaults().table();
+    let defaults = DaemonSettings::defaults().table();
     let mut text = String::from(
         "# Settings of lmdb-images. Each is also a flag of \"lmdb-images serve\" and an environment\n\
          # variable, which take precedence over this file. A line that is commented out shows the default,\n\
@@ -106,7 +106,7 @@ fn comment(text: &str) -> String {
 
 fn show(
     file: &File,
-    settings: &Settings,
+    settings: &DaemonSettings,
     as_json: bool,
     matches: &ArgMatches,
 ) -> Result<(), Failure> {
@@ -135,15 +135,15 @@ mod tests {
     #[test]
     fn the_default_file_changes_nothing_and_names_every_key() {
         let text = default_file();
-        assert_eq!(toml::from_str::<Settings>(&text).unwrap(), Settings::default());
+        assert_eq!(toml::from_str::<DaemonSettings>(&text).unwrap(), DaemonSettings::default());
         let uncommented: String = text
             .lines()
             .filter_map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')))
             .map(|line| format!("{line}\n"))
             .collect();
-        let all = toml::from_str::<Settings>(&uncommented).unwrap().table();
+        let all = toml::from_str::<DaemonSettings>(&uncommented).unwrap().table();
         assert_eq!(all.len(), settings::all().len());
-        for (key, value) in Settings::defaults().table() {
+        for (key, value) in DaemonSettings::defaults().table() {
             assert_eq!(all.get(&key), Some(&value), "{key}");
         }
         assert!(text.lines().all(|line| line.len() <= 100));

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{Failure, note, print, visible};
+use super::output::{Failure, note, print};
+use super::text::visible;
 use super::{ContainerdArgs, StoreArgs, block_on};
 use crate::admin::diff;
 use crate::model::printable::one_line;
@@ -41,10 +42,10 @@ impl Diff {
                 writeln!(out, "{namespace}\t{name}\t{}", one_line(&difference.kind.to_string()))
             })
         })?;
-        if found.aside > 0 {
+        if found.set_aside > 0 {
             note(format_args!(
                 "{} images are set aside in the store: containerd no longer had them after a gap in its events",
-                found.aside
+                found.set_aside
             ));
         }
         Ok(if found.differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{Failure, MAX_CELL_CHARS, Output, cell};
+use super::output::{Failure, Output};
+use super::text::{MAX_CELL_CHARS, cell};
 use super::{ContainerdArgs, StoreArgs, block_on};
-use crate::admin::export::{self, Options, Outcome};
+use crate::admin::export::{self, ExportOptions, ExportOutcome};
 use crate::model::printable::one_line;
 
 /// Copy the image records and namespaces of the store into a running containerd
@@ -45,7 +46,7 @@ impl Export {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let root = self.root.folder()?;
         let containerd = self.containerd.socket(&self.root.file)?;
-        let options = Options { overwrite: self.overwrite, dry_run: self.dry_run };
+        let options = ExportOptions { overwrite: self.overwrite, dry_run: self.dry_run };
         let mut out = Output::new();
         let summary = block_on(export::run(&root, &containerd, options, |outcome| {
             if self.json {
@@ -64,7 +65,7 @@ impl Export {
 }
 
 /// Formats the outcome of a record as a line of fields.
-fn line(outcome: &Outcome) -> String {
+fn line(outcome: &ExportOutcome) -> String {
     let name = match &outcome.name {
         Some(name) => cell(name, MAX_CELL_CHARS),
         None => "(labels of the namespace)".into(),

@@ -10,8 +10,9 @@ use super::block_on;
 use super::certificates::CertificateArgs;
 #[cfg(feature = "nats")]
 use super::collect::Collect;
-use super::output::{Failure, MAX_CELL_CHARS, cell, note, print, table};
-use crate::fleet::questions::{Found, Question};
+use super::output::{Failure, note, print};
+use super::text::{MAX_CELL_CHARS, cell, table};
+use crate::fleet::questions::{QueryResult, Question};
 use crate::fleet::schema;
 use crate::fleet::target::Postgres;
 use crate::model::{Error, Result};
@@ -159,7 +160,7 @@ impl Source {
     }
 }
 
-fn lines(out: &mut dyn Write, found: &Found) -> io::Result<()> {
+fn lines(out: &mut dyn Write, found: &QueryResult) -> io::Result<()> {
     for row in &found.rows {
         let object: Map<_, _> = found.columns.iter().cloned().zip(row.iter().cloned()).collect();
         writeln!(out, "{}", Value::from(object))?;
@@ -167,7 +168,7 @@ fn lines(out: &mut dyn Write, found: &Found) -> io::Result<()> {
     Ok(())
 }
 
-fn rows(out: &mut dyn Write, found: &Found, max: usize) -> io::Result<()> {
+fn rows(out: &mut dyn Write, found: &QueryResult, max: usize) -> io::Result<()> {
     if found.rows.is_empty() {
         return Ok(());
     }

@@ -67,9 +67,9 @@ impl History {
             Ok::<_, crate::model::Error>(UnixTime { seconds: at.as_second(), nanos }.to_record())
         });
         let is_digest = crate::model::digest::validate(&self.subject).is_ok();
-        let of = if is_digest { Of::Digest } else { Of::Name };
+        let subject = if is_digest { Of::Digest } else { Of::Name };
         let request = HistoryRequest {
-            of: Some(of(self.subject)),
+            of: Some(subject(self.subject)),
             namespaces: self.namespaces,
             before: self.before.unwrap_or_default(),
             since: since.transpose()?.into(),

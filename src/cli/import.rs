@@ -7,7 +7,8 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 
-use super::output::{Failure, Output, note, visible};
+use super::output::{Failure, Output, note};
+use super::text::visible;
 use super::{ContainerdArgs, StoreArgs, arguments, block_on, command};
 use crate::admin::import;
 use crate::admin::import::containerd_scan::Guess;

@@ -4,7 +4,8 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
 use super::completion::images;
-use super::output::{Failure, pretty, print};
+use super::output::{Failure, print};
+use super::text::pretty;
 use super::{NamespaceArg, StoreArgs};
 use crate::admin::ls;
 

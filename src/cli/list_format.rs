@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use go_compat::quote::quote;
 
-use super::output::visible;
+use super::text::visible;
 use crate::admin::image_json::ImageJson;
 
 /// One field of an image.

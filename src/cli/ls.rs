@@ -10,7 +10,8 @@ use indicatif::BinaryBytes;
 use jiff::Timestamp;
 
 use super::list_format::ListFormat;
-use super::output::{Failure, MAX_CELL_CHARS, cell, note, print, report_error, table, visible};
+use super::output::{Failure, note, print, report_error};
+use super::text::{MAX_CELL_CHARS, cell, table, visible};
 use super::{NamespaceArg, StoreArgs};
 use crate::admin::image_json::ImageJson;
 use crate::admin::ls::{self, Conditions, Listing, Page};

@@ -40,6 +40,7 @@ mod span;
 mod stat;
 mod tag;
 mod takeover;
+mod text;
 mod top;
 mod undo;
 mod watch;

@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::output::{Failure, MAX_CELL_CHARS, Output, cell, note, print, visible};
+use super::output::{Failure, Output, note, print};
+use super::text::{MAX_CELL_CHARS, cell, visible};
 use super::{ContainerdArgs, StoreArgs, block_on};
 use crate::admin::rescue::from_blobs::{self, CandidateLine};
 use crate::admin::rescue::prepare::{self, Folders};
-use crate::admin::rescue::report::{Event, Outcome, Summary};
-use crate::admin::rescue::{self, Options};
+use crate::admin::rescue::report::{RescueEvent, RescueOutcome, RescueSummary};
+use crate::admin::rescue::{self, RescueOptions};
 use crate::model::printable::one_line;
 use crate::model::{Error, Namespace};
 
@@ -151,17 +152,17 @@ impl Rescue {
             return list(folder, &self.namespace);
         }
         let socket = self.containerd.socket(&self.root.file)?;
-        let options = Options {
+        let options = RescueOptions {
             dry_run: self.dry_run,
             verify: self.verify,
             sources: self.sources,
             merge: self.merge,
         };
         let mut out = Output::new();
-        let told = |event| print_event(&mut out, self.json, self.dry_run, &event);
+        let print = |event| print_event(&mut out, self.json, self.dry_run, &event);
         let summary = match &self.choice {
-            Some(list) => block_on(rescue::run_choice(list, &socket, options, told))?,
-            None => block_on(rescue::run(&self.root.folder()?, &socket, options, told))?,
+            Some(list) => block_on(rescue::run_choice(list, &socket, options, print))?,
+            None => block_on(rescue::run(&self.root.folder()?, &socket, options, print))?,
         };
         finish(out, self.json, &summary)
     }
@@ -184,22 +185,22 @@ fn list(folder: &Path, namespace: &str) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_event(out: &mut Output, json: bool, all: bool, event: &Event) {
+fn print_event(out: &mut Output, json: bool, all: bool, event: &RescueEvent) {
     match event {
         event if json => out.line(event.json()),
-        Event::Check(check) => match &check.found {
+        RescueEvent::Check(check) => match &check.found {
             Ok(found) => out.line(format_args!("ok    {}: {}", check.subject, one_line(found))),
             // Whole: what to do stands at its end.
             Err(why) => out.line(format_args!("STOP  {}: {why}", check.subject)),
         },
-        Event::Plan(plan) => out.line(format_args!(
+        RescueEvent::Plan(plan) => out.line(format_args!(
             "plan  {} images in {} namespaces ({} of them set aside in the store), {} blobs of {} \
              bytes; {} images cannot come back",
-            plan.images, plan.namespaces, plan.aside, plan.blobs, plan.bytes, plan.unusable
+            plan.images, plan.namespaces, plan.set_aside, plan.blobs, plan.bytes, plan.unusable
         )),
-        Event::Outcome(outcome) if all || outcome.is_loss() => out.line(line(outcome)),
-        Event::Outcome(_) => {}
-        Event::Difference(difference) => {
+        RescueEvent::Outcome(outcome) if all || outcome.is_loss() => out.line(line(outcome)),
+        RescueEvent::Outcome(_) => {}
+        RescueEvent::Difference(difference) => {
             let (namespace, name) = (&difference.namespace, visible(&difference.name));
             out.line(format_args!(
                 "{namespace}\t{name}\t{}",
@@ -210,7 +211,7 @@ fn print_event(out: &mut Output, json: bool, all: bool, event: &Event) {
 }
 
 /// An outcome as a line of fields.
-fn line(outcome: &Outcome) -> String {
+fn line(outcome: &RescueOutcome) -> String {
     let name = match &outcome.name {
         Some(name) => cell(name, MAX_CELL_CHARS),
         None => "(labels of the namespace)".into(),
@@ -218,7 +219,7 @@ fn line(outcome: &Outcome) -> String {
     format!("{}\t{name}\t{outcome}", outcome.namespace)
 }
 
-fn finish(mut out: Output, json: bool, summary: &Summary) -> Result<ExitCode, Failure> {
+fn finish(mut out: Output, json: bool, summary: &RescueSummary) -> Result<ExitCode, Failure> {
     let done = format!("{} {summary}", if summary.dry_run { "would rescue" } else { "rescued" });
     out.line(if json { summary.json() } else { done.clone() });
     out.finish(done)?;

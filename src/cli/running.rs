@@ -9,7 +9,7 @@ use crate::daemon::metrics::Address;
 use crate::daemon::process::Signals;
 use crate::daemon::sockets::Access;
 use crate::daemon::systemd::notify;
-use crate::fleet::ship::State;
+use crate::fleet::ship::ReportingState;
 use crate::model::Result;
 use crate::transport::metrics_http::{self, Pages};
 
@@ -17,7 +17,7 @@ use crate::transport::metrics_http::{self, Pages};
 #[derive(Clone)]
 struct MetricsPages<F> {
     text: F,
-    states: watch::Receiver<State>,
+    states: watch::Receiver<ReportingState>,
 }
 
 impl<F: Fn() -> String + Clone + Send + Sync + 'static> Pages for MetricsPages<F> {
@@ -26,7 +26,7 @@ impl<F: Fn() -> String + Clone + Send + Sync + 'static> Pages for MetricsPages<F
     }
 
     fn health(&self) -> Option<std::result::Result<String, String>> {
-        let State { is_reporting, text } = self.states.borrow().clone();
+        let ReportingState { is_reporting, text } = self.states.borrow().clone();
         match (is_reporting, text.is_empty()) {
             (true, _) => Some(Ok(text)),
             (false, true) => Some(Err("starting".into())),
@@ -39,7 +39,7 @@ impl<F: Fn() -> String + Clone + Send + Sync + 'static> Pages for MetricsPages<F
 pub(crate) async fn until_signal<F>(
     metrics_address: Option<Address>,
     text: F,
-    states: watch::Receiver<State>,
+    states: watch::Receiver<ReportingState>,
     work: impl Future<Output = ()>,
 ) -> Result<()>
 where
@@ -68,7 +68,7 @@ where
 }
 
 /// Shows in systemd's status, and once in the log, that reports are answered again.
-async fn notify_states(mut states: watch::Receiver<State>) {
+async fn notify_states(mut states: watch::Receiver<ReportingState>) {
     let mut was_reporting = false;
     while states.changed().await.is_ok() {
         let state = states.borrow_and_update().clone();

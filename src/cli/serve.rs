@@ -4,7 +4,7 @@ use clap::{ArgMatches, Args};
 use futures_util::FutureExt;
 
 use super::logging;
-use super::settings::{self, Settings};
+use super::settings::{self, DaemonSettings};
 use super::settings_file::File;
 use crate::daemon::process::{self, Signals};
 use crate::daemon::systemd::activation::ActivatedSockets;
@@ -22,7 +22,7 @@ pub(crate) struct Serve {
     file: File,
 
     #[command(flatten)]
-    settings: Settings,
+    settings: DaemonSettings,
 }
 
 impl Serve {

@@ -2,7 +2,7 @@
 //! Precedence: flag, environment, file, default.
 //!
 //! One struct holds them: clap fills it from flags and environment, serde from the file, and
-//! [`Settings::defaults`] with the defaults. `--help` and `config default` print the comments of its
+//! [`DaemonSettings::defaults`] with the defaults. `--help` and `config default` print the comments of its
 //! fields.
 
 use std::os::unix::ffi::OsStrExt;
@@ -34,7 +34,7 @@ type Gid = Bounded<0, { u32::MAX - 1 }>;
 /// Settings from one source. A field is `None` if the source does not set it.
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Settings {
+pub(crate) struct DaemonSettings {
     /// Folder of the store
     #[arg(long, env = "LMDB_IMAGES_ROOT", value_name = "DIR")]
     #[serde(default, deserialize_with = "path")]
@@ -166,7 +166,7 @@ pub(crate) struct Setting {
 
 /// Returns the descriptions of all settings in the order of the struct.
 pub(crate) fn all() -> Vec<Setting> {
-    let command = Settings::augment_args(Command::new("settings"));
+    let command = DaemonSettings::augment_args(Command::new("settings"));
     let text = |text: Option<String>| text.unwrap_or_default();
     let setting = |arg: &clap::Arg| Setting {
         key: arg.get_id().to_string(),
@@ -179,7 +179,7 @@ pub(crate) fn all() -> Vec<Setting> {
 
 /// Adds the defaults of the settings to the help of `command`.
 pub(crate) fn with_defaults(mut command: Command) -> Command {
-    for (key, value) in Settings::defaults().table() {
+    for (key, value) in DaemonSettings::defaults().table() {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         if command.get_arguments().any(|arg| *arg.get_id() == *key) {
             command = command.mut_arg(key, |arg| {
@@ -191,7 +191,7 @@ pub(crate) fn with_defaults(mut command: Command) -> Command {
     command
 }
 
-impl Settings {
+impl DaemonSettings {
     /// Returns the defaults.
     pub(crate) fn defaults() -> Self {
         let limits = Limits::default();
@@ -225,7 +225,7 @@ impl Settings {
     }
 
     /// Completes these settings from `file`, and then from the defaults.
-    pub(crate) fn merged(&self, file: &Settings) -> Result<Self> {
+    pub(crate) fn merged(&self, file: &DaemonSettings) -> Result<Self> {
         let paths =
             [("root", &self.root), ("state", &self.state), ("containerd", &self.containerd)];
         for (key, path) in paths {
@@ -282,7 +282,11 @@ impl Settings {
 
 /// Converts the settings to a checked configuration. `matches` and the `path` of the settings file tell the
 /// source of a wrong setting.
-pub(crate) fn checked(settings: Settings, matches: &ArgMatches, path: &Path) -> Result<Config> {
+pub(crate) fn checked(
+    settings: DaemonSettings,
+    matches: &ArgMatches,
+    path: &Path,
+) -> Result<Config> {
     let config = settings.config();
     config.check().map_err(|(key, why)| {
         let setting = all().into_iter().find(|setting| setting.key == key);
@@ -320,7 +324,7 @@ mod tests {
     use super::*;
     use crate::cli::settings_file::parse;
 
-    fn read(text: &str) -> Result<Settings> {
+    fn read(text: &str) -> Result<DaemonSettings> {
         parse(text, Path::new("f"))
     }
 
@@ -341,10 +345,10 @@ mod tests {
         let file = read("max_calls = 2\nmax_connections = 3").unwrap();
         let flags = read("max_calls = 4").unwrap();
         let merged = flags.merged(&file).unwrap();
-        let wanted = Settings {
+        let wanted = DaemonSettings {
             max_calls: flags.max_calls,
             max_connections: file.max_connections,
-            ..Settings::defaults()
+            ..DaemonSettings::defaults()
         };
         assert_eq!(merged, wanted);
         let config = merged.config();
@@ -353,7 +357,7 @@ mod tests {
 
     #[test]
     fn the_defaults_lie_in_their_bounds() {
-        let defaults = Settings::defaults();
+        let defaults = DaemonSettings::defaults();
         let text = toml::to_string(&defaults).unwrap();
         assert_eq!(read(&text).unwrap(), defaults);
         let (config, limits) = (defaults.config(), Limits::default());

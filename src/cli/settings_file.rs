@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::paths::default_config;
-use super::settings::Settings;
+use super::settings::DaemonSettings;
 use crate::admin::file;
 use crate::model::{Context, Error, Result};
 
@@ -34,12 +34,12 @@ impl File {
     ///
     /// # Errors
     /// If a setting is wrong, if a file that was named does not exist, or if others may write the file.
-    pub(crate) fn read(&self) -> Result<Settings> {
+    pub(crate) fn read(&self) -> Result<DaemonSettings> {
         Ok(self.read_if_exists()?.unwrap_or_default())
     }
 
     /// As [`read`](Self::read), but returns `None` if the default file does not exist.
-    pub(crate) fn read_if_exists(&self) -> Result<Option<Settings>> {
+    pub(crate) fn read_if_exists(&self) -> Result<Option<DaemonSettings>> {
         let path = self.path();
         match (file::read_text(&path, MAX_FILE_BYTES), &self.config) {
             (Ok(Some((file, text))), _) => {
@@ -83,7 +83,7 @@ fn check_mode(file: &std::fs::File, path: &Path) -> Result<()> {
 }
 
 /// Parses settings from the text of the file at `path`.
-pub(crate) fn parse(text: &str, path: &Path) -> Result<Settings> {
+pub(crate) fn parse(text: &str, path: &Path) -> Result<DaemonSettings> {
     toml::from_str(text).map_err(|e| {
         let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;

@@ -15,7 +15,7 @@ use super::running::until_signal;
 use crate::admin::file;
 use crate::daemon::metrics::Address;
 use crate::fleet::catalog::Catalog;
-use crate::fleet::ship::{Identity, Shipper, State};
+use crate::fleet::ship::{Identity, ReportingState, Shipper};
 use crate::fleet::shipment::Destination;
 use crate::fleet::tls::{self, Certificates};
 use crate::metrics::ship::Shipped;
@@ -41,13 +41,13 @@ pub(crate) struct Ship {
     config: Option<PathBuf>,
 
     #[command(flatten)]
-    settings: Settings,
+    settings: ShipSettings,
 }
 
 /// Settings from one source: the flags and environment, or the file.
 #[derive(Debug, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-struct Settings {
+struct ShipSettings {
     /// Where to report: postgres://NODE@HOST/DATABASE, or nats://NODE@HOST:PORT
     #[arg(long, env = "LMDB_IMAGES_SHIP_TO", value_name = "URL")]
     to: Option<String>,
@@ -95,7 +95,7 @@ struct Settings {
     log_format: Option<Format>,
 }
 
-impl Settings {
+impl ShipSettings {
     fn read(path: &Path) -> Result<Self> {
         let wrong = |why: String| Error::InvalidArgument(format!("--config: {why}"));
         let (_, text) = file::read_text(path, MAX_FILE_BYTES)?
@@ -126,8 +126,10 @@ impl Settings {
 impl Ship {
     /// Reports until SIGTERM, SIGINT or SIGHUP arrives.
     pub(crate) fn run(self) -> Result<()> {
-        let file =
-            self.config.as_deref().map_or_else(|| Ok(Settings::default()), Settings::read)?;
+        let file = self
+            .config
+            .as_deref()
+            .map_or_else(|| Ok(ShipSettings::default()), ShipSettings::read)?;
         let settings = self.settings.or(file);
         logging::start(
             &settings.log.clone().unwrap_or_default(),
@@ -137,7 +139,7 @@ impl Ship {
     }
 }
 
-async fn ship(settings: Settings) -> Result<()> {
+async fn ship(settings: ShipSettings) -> Result<()> {
     let to = settings.to.ok_or_else(|| {
         Error::InvalidArgument(
             "report where? Give --to postgres://NODE@HOST/DATABASE or nats://NODE@HOST".into(),
@@ -156,7 +158,7 @@ async fn ship(settings: Settings) -> Result<()> {
     };
     let heartbeat = settings.heartbeat.map_or(DEFAULT_HEARTBEAT_SECONDS, |n| n.get().into());
     let shipped = Shipped::default();
-    let (state, states) = watch::channel(State::default());
+    let (state, states) = watch::channel(ReportingState::default());
     let shipper = Shipper::new(
         Catalog::new(&socket),
         destination,

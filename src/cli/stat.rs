@@ -7,7 +7,8 @@ use clap::Args;
 use indicatif::{BinaryBytes, HumanCount, HumanDuration};
 
 use super::StoreArgs;
-use super::output::{Failure, MAX_CELL_CHARS, cell, pretty, print, table, visible};
+use super::output::{Failure, print};
+use super::text::{MAX_CELL_CHARS, cell, pretty, table, visible};
 use crate::admin::stat::{self, Stat as Found};
 
 /// Show size, contents and readers of the store

@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::completion::images;
 use super::daemon_args::DaemonArgs;
-use super::output::{Failure, print, visible};
+use super::output::{Failure, print};
+use super::text::visible;
 use super::{NamespaceArg, block_on};
 use crate::admin::catalog::Daemon;
 use crate::api::catalog::precondition::Is;
@@ -56,12 +57,13 @@ impl Tag {
     /// Has the daemon make the name, and prints it.
     pub(crate) fn run(self) -> Result<(), Failure> {
         let (daemon, namespace) = (self.daemon.daemon()?, self.namespace.parse()?);
-        let is = match (self.if_digest, self.if_absent) {
+        let condition = match (self.if_digest, self.if_absent) {
             (Some(digest), _) => Some(Is::Digest(digest)),
             (None, true) => Some(Is::Absent(true)),
             (None, false) => None,
         };
-        let (digest, done) = block_on(tag(&daemon, &namespace, self.source, &self.name, is))?;
+        let (digest, done) =
+            block_on(tag(&daemon, &namespace, self.source, &self.name, condition))?;
         let result = done.results.into_iter().next().unwrap_or_default();
         print(|out| match self.json {
             true => writeln!(
@@ -80,7 +82,7 @@ async fn tag(
     namespace: &Namespace,
     source: String,
     name: &str,
-    is: Option<Is>,
+    condition: Option<Is>,
 ) -> Result<(String, ApplyResponse)> {
     let get = GetImageRequest { name: source, ..GetImageRequest::default() };
     let path = "/containerd.services.images.v1.Images/Get";
@@ -94,7 +96,7 @@ async fn tag(
         ..Image::default()
     };
     let put = Put { image: Some(image).into(), ..Put::default() };
-    let precondition = is.map(|is| Precondition { is: Some(is), ..Precondition::default() });
+    let precondition = condition.map(|is| Precondition { is: Some(is), ..Precondition::default() });
     let item = ApplyItem {
         precondition: precondition.into(),
         change: Some(apply_item::Change::Put(put)),

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::output::{Failure, Output};
 use super::{StoreArgs, block_on};
-use crate::admin::takeover::{self, ADDRESS, Event, State, UPSTREAM};
+use crate::admin::takeover::{self, ADDRESS, TakeoverEvent, TakeoverState, UPSTREAM};
 use crate::model::printable::one_line;
 use crate::model::{Error, Result};
 
@@ -65,14 +65,14 @@ impl Takeover {
             return finish(out, &taken_message());
         }
         match takeover::state()? {
-            State::Taken => return finish(out, &format!("{ADDRESS} is ours already")),
-            State::Interrupted => {
+            TakeoverState::Taken => return finish(out, &format!("{ADDRESS} is ours already")),
+            TakeoverState::Interrupted => {
                 return Err(Error::FailedPrecondition(
                     "a takeover or release has not come to its end: run `lmdb-images release` first".into(),
                 )
                 .into());
             }
-            State::Released => {}
+            TakeoverState::Released => {}
         }
         let program = program()?;
         block_on(takeover::prepare(&store, &program, |event| print_event(&mut out, &event)))?;
@@ -89,8 +89,8 @@ impl Release {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let mut out = Output::new();
         let state = takeover::state()?;
-        let is_interrupted = state == State::Interrupted;
-        if state == State::Released || (self.if_interrupted && !is_interrupted) {
+        let is_interrupted = state == TakeoverState::Interrupted;
+        if state == TakeoverState::Released || (self.if_interrupted && !is_interrupted) {
             // systemd asks after every end; only a person wants an answer.
             return if self.here {
                 Ok(ExitCode::SUCCESS)
@@ -119,14 +119,14 @@ fn released_message() -> String {
     format!("released: containerd has {ADDRESS}")
 }
 
-fn print_event(out: &mut Output, event: &Event<'_>) {
+fn print_event(out: &mut Output, event: &TakeoverEvent<'_>) {
     match event {
-        Event::Check(check) => match &check.found {
+        TakeoverEvent::Check(check) => match &check.found {
             Ok(found) => out.line(format_args!("ok    {}: {}", check.subject, one_line(found))),
             Err(why) => out.line(format_args!("STOP  {}: {why}", check.subject)),
         },
-        Event::Plan(plan) => plan.lines().iter().for_each(|line| out.line(line)),
-        Event::Step(step) => out.line(format_args!("do    {step}")),
+        TakeoverEvent::Plan(plan) => plan.lines().iter().for_each(|line| out.line(line)),
+        TakeoverEvent::Step(step) => out.line(format_args!("do    {step}")),
     }
 }
 

@@ -11,8 +11,9 @@ use ratatui::widgets::{Row as TableRow, Table};
 use ratatui::{DefaultTerminal, Frame};
 
 use super::block_on;
-use super::output::{Failure, print, table};
+use super::output::{Failure, print};
 use super::settings_file::File;
+use super::text::table;
 use crate::admin::top::figures::between;
 use crate::admin::top::{Endpoint, Figures, Samples, scrape};
 use crate::daemon::metrics::Address;
@@ -183,7 +184,7 @@ fn client_cells(figures: &Figures) -> impl Iterator<Item = [String; 3]> {
         .map(|row| [one_line(&row.client), one_line(&row.method), format!("{:.1}", row.rate)])
 }
 
-/// A time, or that it is beyond what is counted.
+/// A time, or a text that says that it is longer than the last bucket.
 fn within(time: Option<Duration>, rate: f64) -> String {
     match time {
         Some(time) => format!("{time:?}"),

@@ -6,7 +6,7 @@ use super::block_on;
 use super::change::{cells, json};
 use super::daemon_args::DaemonArgs;
 use super::output::{Failure, StyledOutput, note};
-use crate::admin::watch::{self, Event, StartPosition};
+use crate::admin::watch::{self, StartPosition, WatchEvent};
 use crate::api::catalog::WatchRequest;
 use crate::model::Namespace;
 
@@ -65,9 +65,9 @@ impl Watch {
         };
         let mut out = StyledOutput::new();
         let print = |event| match event {
-            Event::Change(change) if self.json => Ok(out.text(&json(*change)?)?),
-            Event::Change(change) => Ok(out.line(&cells(&change))?),
-            Event::Note(text) => {
+            WatchEvent::Change(change) if self.json => Ok(out.text(&json(*change)?)?),
+            WatchEvent::Change(change) => Ok(out.line(&cells(&change))?),
+            WatchEvent::Note(text) => {
                 note(format_args!("lmdb-images: {text}"));
                 Ok(())
             }

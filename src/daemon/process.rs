@@ -20,7 +20,7 @@ pub(crate) fn raise_open_files() {
 }
 
 /// Lets a write beyond the limit on file sizes (`ulimit -f`) fail with EFBIG. Without a handler the kernel
-/// ends the process by SIGXFSZ, in the middle of what it does.
+/// ends the process by SIGXFSZ, at any point of its work.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! The pause before another attempt: it doubles, up to a minute, and is random, so that nodes that lost the
-//! server at the same moment do not come back at the same moment.
+//! The pause before another attempt. It doubles after each failure, up to a minute, and has a random part, so that
+//! nodes that lost the server at the same moment do not all connect again at the same moment.
 
 use std::time::Duration;
 

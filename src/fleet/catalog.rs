@@ -24,17 +24,17 @@ pub(crate) struct Catalog {
     daemon: GrpcClient,
 }
 
-/// Why changes cannot be read from where they were asked for.
+/// Why changes cannot be read from the requested number on.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum CatalogFailure {
     /// The daemon has another log, or its log no longer has those changes.
     LogChanged,
-    /// Something else.
+    /// Another error.
     Other(Error),
 }
 
 impl Catalog {
-    /// The daemon at a socket. It is connected to when it is called.
+    /// The daemon at a socket. The first call connects to it.
     pub(crate) fn new(socket: &Path) -> Self {
         Self { daemon: GrpcClient::lazy(socket) }
     }
@@ -60,7 +60,7 @@ impl Catalog {
         log: &str,
         from: u64,
         wait: Duration,
-    ) -> Result<ChangesResponse, Failure> {
+    ) -> Result<ChangesResponse, CatalogFailure> {
         let request = ChangesRequest {
             epoch: log.into(),
             from,
@@ -74,10 +74,10 @@ impl Catalog {
         let (path, headers) = ("/lmdbimages.v1.Catalog/Changes", HeaderMap::new());
         let call = self.daemon.call(path, None, &headers, request);
         let timeout = wait.saturating_add(REPLY_TIMEOUT);
-        let called = self.call_with_timeout(timeout, call).await.map_err(Failure::Other)?;
+        let called = self.call_with_timeout(timeout, call).await.map_err(CatalogFailure::Other)?;
         called.map_err(|status| match is_log_changed(&status) {
-            true => Failure::LogChanged,
-            false => Failure::Other(self.failed(&status)),
+            true => CatalogFailure::LogChanged,
+            false => CatalogFailure::Other(self.failed(&status)),
         })
     }
 
@@ -103,8 +103,8 @@ impl Catalog {
     pub(crate) async fn change(&self, log: &str, seq: u64) -> Result<Option<Change>> {
         match self.changes(log, seq, Duration::ZERO).await {
             Ok(found) => Ok(found.changes.into_iter().next()),
-            Err(Failure::LogChanged) => Ok(None),
-            Err(Failure::Other(error)) => Err(error),
+            Err(CatalogFailure::LogChanged) => Ok(None),
+            Err(CatalogFailure::Other(error)) => Err(error),
         }
     }
 

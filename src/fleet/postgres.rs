@@ -10,19 +10,19 @@ use tokio_postgres::types::{Json, ToSql, Type};
 use tokio_postgres::{Client, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::fleet::report::{Answer, Report};
+use crate::fleet::report::{Answer, NodeReport};
 use crate::fleet::target::{Postgres, Server};
 use crate::fleet::tls::{self, Certificates};
 use crate::model::{Error, Result};
 
-/// How long a report may take. The server ends what takes longer, too.
+/// How long a report may take. The server ends a longer one too.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a server may take to connect: TLS and its own greeting count, which the library's time for
-/// connecting leaves out.
+/// How long a server may take until the connection is ready. This includes TLS and the server's greeting, which
+/// the library's own timeout for connecting does not include.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long it may take to answer a question, or to make the schema.
+/// How long the server may take to answer a question, or to make the schema.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// An open connection. It is closed when dropped.
@@ -39,13 +39,13 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Connects to the first server that lets it.
+    /// Connects to the first server that accepts the connection.
     ///
     /// # Errors
-    /// `Unavailable` if each refuses, or says nothing in time.
+    /// `Unavailable` if every server refuses, or does not answer in time.
     pub(crate) async fn open(to: &Postgres) -> Result<Self> {
         let mut failures = Vec::new();
-        // The library would go to the next server only if this one accepts no connection at all.
+        // By itself the library tries the next server only if it cannot connect to this one.
         for server in &to.servers {
             let opened =
                 with_timeout(OPEN_TIMEOUT, server, Self::open_at(server, &to.certificates)).await;
@@ -75,7 +75,7 @@ impl Connection {
         Ok(Self { client, io: tokio::spawn(async { drop(io.await) }.boxed()).abort_handle() })
     }
 
-    /// Has the server answer in time. `doing` is for the sentence of an error.
+    /// Calls the server, and waits for at most [`ANSWER_TIMEOUT`]. `doing` is for the sentence of an error.
     pub(crate) async fn ask<'c, T, F>(
         &'c self,
         to: &Postgres,
@@ -116,7 +116,7 @@ impl Reporter {
         Self { to, connection: None }
     }
 
-    /// Closes the connection until the next report: a server should not keep ten thousand that are idle.
+    /// Closes the connection until the next report, so that a server does not keep ten thousand idle connections.
     pub(crate) fn close(&mut self) {
         self.connection = None;
     }
@@ -126,19 +126,23 @@ impl Reporter {
         self.connection.is_some()
     }
 
-    /// Reports, and returns the answer. After an error the report may have been taken or not.
-    pub(crate) async fn send(&mut self, report: &Report) -> Result<Answer> {
+    /// Reports, and returns the answer. After an error it is unknown whether the server has taken the report.
+    pub(crate) async fn send(&mut self, report: &NodeReport) -> Result<Answer> {
         let report = Json(report);
         let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&report, Type::JSONB)];
         let asked = self.ask("SELECT fleet.report($1)", &parameters).await;
         asked.map_err(|failure| match failure {
-            Failure::Refused(error) | Failure::Other(error) => error,
+            ReportFailure::Refused(error) | ReportFailure::Other(error) => error,
         })
     }
 
     /// Forwards a report of a node, as the node sent it.
     #[cfg(feature = "nats")]
-    pub(crate) async fn forward(&mut self, node: &str, report: &str) -> Result<Answer, Failure> {
+    pub(crate) async fn forward(
+        &mut self,
+        node: &str,
+        report: &str,
+    ) -> Result<Answer, ReportFailure> {
         let parameters: [(&(dyn ToSql + Sync), Type); 2] =
             [(&node, Type::TEXT), (&report, Type::TEXT)];
         self.ask("SELECT fleet.report_of($1, $2::text::jsonb)", &parameters).await
@@ -148,7 +152,7 @@ impl Reporter {
         &mut self,
         sql: &str,
         parameters: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, ReportFailure> {
         let connection = match self.connection.take() {
             Some(connection) if !connection.client.is_closed() => connection,
             _ => Connection::open(&self.to).await?,
@@ -160,11 +164,11 @@ impl Reporter {
             Err(e) => {
                 let error = failed(format_args!("reporting to {}", self.to), &e);
                 if !is_refusal(&e) {
-                    return Err(Failure::Other(error));
+                    return Err(ReportFailure::Other(error));
                 }
-                // The connection is as good as before.
+                // The server has answered, so the connection still works.
                 self.connection = Some(connection);
-                return Err(Failure::Refused(error));
+                return Err(ReportFailure::Refused(error));
             }
         };
         let row = rows.first().ok_or_else(|| Error::Internal("the report has no answer".into()))?;
@@ -176,22 +180,22 @@ impl Reporter {
     }
 }
 
-/// Why a report was not taken.
+/// Why the server did not take a report.
 #[derive(Debug)]
-pub(crate) enum Failure {
+pub(crate) enum ReportFailure {
     /// The report is malformed, so another attempt fails too.
     Refused(Error),
     /// Another attempt may succeed.
     Other(Error),
 }
 
-impl From<Error> for Failure {
+impl From<Error> for ReportFailure {
     fn from(error: Error) -> Self {
         Self::Other(error)
     }
 }
 
-/// Whether the server says that what was sent is malformed: the classes "cardinality violation" (a row comes
+/// Whether the server says that the report is malformed: the classes "cardinality violation" (a row comes
 /// twice), "data exception", "integrity constraint violation" (a field is missing), "feature not supported" and
 /// "program limit exceeded".
 fn is_refusal(error: &tokio_postgres::Error) -> bool {
@@ -201,7 +205,7 @@ fn is_refusal(error: &tokio_postgres::Error) -> bool {
     })
 }
 
-/// The error of a failed call. What the server said is in it; the library leaves that out.
+/// The error of a failed call. It contains the server's message, which the library's text leaves out.
 pub(crate) fn failed(doing: impl fmt::Display, error: &tokio_postgres::Error) -> Error {
     if let Some(said) = error.as_db_error() {
         let hint = match said.code().code() {

@@ -27,13 +27,13 @@ pub(crate) enum Question {
     Nodes,
     /// The nodes that have not reported for a while.
     Stale,
-    /// The nodes that have a digest, or one that begins like this.
+    /// The nodes that have this digest, or a digest with this beginning.
     WhereDigest(String),
     /// The nodes that have a name.
     WhereName(String),
-    /// What changed, the newest first.
+    /// The changes, newest first.
     Changes {
-        /// For how long, as an interval of PostgreSQL: `1h`, `2 days`.
+        /// The age of the oldest change, as an interval of PostgreSQL: `1h`, `2 days`.
         since: String,
         /// Only of this node.
         node: Option<String>,
@@ -42,14 +42,14 @@ pub(crate) enum Question {
         /// The most rows.
         limit: i64,
     },
-    /// The nodes that have another digest under a name than most.
+    /// The nodes whose digest under a name differs from that of most nodes.
     Drift(String),
-    /// What a person should look at, the newest first.
+    /// The incidents, which a person should look at; newest first.
     Incidents,
 }
 
 impl Question {
-    /// Where a text is: as a digest if it looks like one or like the beginning of one.
+    /// The question which nodes have `text`: as a digest, if it looks like a digest or its beginning, else as a name.
     pub(crate) fn locate(text: &str) -> Self {
         let is_digest = text.split_once(':').is_some_and(|(algorithm, hex)| {
             ["sha256", "sha384", "sha512"].contains(&algorithm)
@@ -106,7 +106,7 @@ impl Question {
     }
 
     /// Asks a database.
-    pub(crate) async fn ask(&self, from: &Postgres) -> Result<Found> {
+    pub(crate) async fn ask(&self, from: &Postgres) -> Result<QueryResult> {
         let connection = Connection::open(from).await?;
         let limit;
         let parameters: Vec<(&(dyn ToSql + Sync), Type)> = match self {
@@ -132,13 +132,13 @@ impl Question {
         let columns =
             rows.first().map(|row| row.columns().iter().map(|c| c.name().into()).collect());
         let cells: Result<_> = rows.iter().map(cells).collect();
-        Ok(Found { columns: columns.unwrap_or_default(), rows: cells? })
+        Ok(QueryResult { columns: columns.unwrap_or_default(), rows: cells? })
     }
 }
 
 /// The rows that answer a question.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Found {
+pub(crate) struct QueryResult {
     /// The names of the columns; none without rows.
     pub(crate) columns: Vec<String>,
     /// A value for each column.

@@ -21,7 +21,7 @@ const ROW_JSON_BYTES: usize = 160;
 pub(crate) struct LogPosition {
     /// The number of a change.
     pub(crate) seq: u64,
-    /// The chain in hexadecimal digits; none if it is not known any more.
+    /// The chain in hexadecimal digits; `None` if it is no longer known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) chain: Option<String>,
 }
@@ -35,7 +35,7 @@ impl LogPosition {
 
 /// A report.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Report {
+pub(crate) struct NodeReport {
     v: String,
     /// The epoch of the node's log.
     pub(crate) log: String,
@@ -44,7 +44,7 @@ pub(crate) struct Report {
     pub(crate) body: Body,
 }
 
-impl Report {
+impl NodeReport {
     /// A report about a log.
     pub(crate) fn new(log: &str, body: Body) -> Self {
         Self { v: VERSION.into(), log: log.into(), body }
@@ -55,13 +55,13 @@ impl Report {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub(crate) enum Body {
-    /// The node is there, and this is the end of its log.
+    /// The node runs; these are the ends of its log.
     Hello(Hello),
     /// Changes in order.
     Changes {
-        /// The change before them.
+        /// The change before `changes`.
         after: LogPosition,
-        /// The last of them.
+        /// The last of `changes`.
         to: LogPosition,
         /// The changes.
         changes: Vec<ChangeRow>,
@@ -79,11 +79,11 @@ pub(crate) enum Body {
     Snapshot {
         /// The snapshot.
         token: String,
-        /// How many images its parts have.
+        /// The number of images in its parts.
         count: u64,
-        /// Why it was wanted.
+        /// Why the server wanted it.
         why: String,
-        /// The change after which the log goes on.
+        /// The change at which the snapshot was taken. The next report begins after it.
         at: LogPosition,
     },
 }
@@ -214,7 +214,8 @@ fn json_bytes(text: &str) -> usize {
     text.bytes().map(escaped).sum()
 }
 
-/// PostgreSQL's texts cannot hold the character NUL, image names can: its picture stands for it.
+/// A text for PostgreSQL. An image name may have the character NUL, which PostgreSQL's texts cannot hold: the symbol
+/// U+2400 stands for it.
 fn postgres_text(text: &str) -> String {
     text.replace('\0', "\u{2400}")
 }
@@ -225,7 +226,7 @@ fn unix_time(at: &Timestamp) -> UnixTime {
 
 /// A time in the form that PostgreSQL reads, in UTC.
 pub(crate) fn postgres_time(at: UnixTime) -> String {
-    // Neither a year before 1 nor more digits than PostgreSQL keeps.
+    // No year before 1, and no more digits than PostgreSQL keeps.
     let nanos = at.nanos - at.nanos % 1000;
     UnixTime { seconds: at.seconds.max(0), nanos }.to_jiff().to_string()
 }
@@ -245,11 +246,11 @@ pub(crate) enum Want {
 /// The answer to a report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Answer {
-    /// Whether the tables have what was reported.
+    /// Whether the tables have the reported content.
     pub(crate) ok: bool,
     /// The report that the server wants next.
     pub(crate) want: Want,
-    /// Why the server wants something else than the reported body.
+    /// Why the server did not accept the report, or wants a snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) why: Option<String>,
     /// The log that the tables follow; none before the first snapshot.
@@ -278,9 +279,9 @@ mod tests {
             (ChangeRow::from(&change).json_bytes(), serde_json::to_vec(&ChangeRow::from(&change))),
             (ImageRow::from(&change).json_bytes(), serde_json::to_vec(&ImageRow::from(&change))),
         ];
-        for (told, json) in rows {
+        for (counted, json) in rows {
             let bytes = json.unwrap().len();
-            assert!((bytes..=bytes + ROW_JSON_BYTES).contains(&told), "{told} of {bytes}");
+            assert!((bytes..=bytes + ROW_JSON_BYTES).contains(&counted), "{counted} of {bytes}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! `lmdb-images ship`: reads the log of the node's daemon and reports it, until it is stopped.
 //!
-//! It begins with "hello": the answer says from which change on, or that a snapshot is wanted. Then it waits
-//! at the daemon for changes and reports them as they come, some hundred at a time when there are many. It
-//! says hello again every heartbeat interval, and after any failure. It keeps nothing itself.
+//! It begins with a hello. The answer names the change from which the server wants the changes, or asks for a snapshot.
+//! Then the shipper waits at the daemon for changes and reports them as they come, some hundred at a time when there are
+//! many. It sends a hello again every heartbeat interval, and after any failure. It keeps no state.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use crate::api::catalog::{Change, HeadResponse};
 use crate::clock;
 use crate::fleet::backoff::{Backoff, jittered};
-use crate::fleet::catalog::{Catalog, Failure};
+use crate::fleet::catalog::{Catalog, CatalogFailure};
 use crate::fleet::report::{
-    Body, ChangeRow, Head, Hello, LogPosition, MAX_REPORT_BYTES, Report, Want, postgres_time,
+    Body, ChangeRow, Head, Hello, LogPosition, MAX_REPORT_BYTES, NodeReport, Want, postgres_time,
 };
 use crate::fleet::shipment::{Destination, Shipment};
 use crate::fleet::snapshot;
@@ -22,14 +22,15 @@ use crate::log_throttle::throttled_log;
 use crate::metrics::ship::Shipped;
 use crate::model::Result;
 
-/// A connection that had nothing to report for this long is closed: ten thousand nodes must not keep as many
-/// processes of the server.
+/// A connection is closed after this time without a report: each open connection is a process of the server, and
+/// there may be ten thousand nodes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest time to wait at the daemon for a change.
 const MAX_WAIT: Duration = Duration::from_secs(55);
 
-/// Where two machines report as one node, each sends a snapshot after the other: at most one in this interval.
+/// The shortest time between two snapshots after a divergence. If two machines report as one node, each of them sends a
+/// snapshot after a report of the other.
 const DIVERGED_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The node that reports.
@@ -50,12 +51,12 @@ pub(crate) struct Shipper {
     heartbeat: Duration,
     backoff: Backoff,
     last_divergence: Option<Instant>,
-    state: watch::Sender<State>,
+    state: watch::Sender<ReportingState>,
 }
 
 /// The state of a shipper.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct State {
+pub(crate) struct ReportingState {
     /// The last report was answered.
     pub(crate) is_reporting: bool,
     /// A sentence for a person.
@@ -76,7 +77,7 @@ impl Shipper {
         identity: Identity,
         heartbeat: Duration,
         shipped: Shipped,
-        state: watch::Sender<State>,
+        state: watch::Sender<ReportingState>,
     ) -> Self {
         Self {
             catalog,
@@ -89,7 +90,7 @@ impl Shipper {
         }
     }
 
-    /// Reports for ever.
+    /// Reports until it is dropped.
     pub(crate) async fn run(mut self) {
         loop {
             let Err(error) = self.session().await else { continue };
@@ -101,11 +102,11 @@ impl Shipper {
         }
     }
 
-    /// From one hello to the next.
+    /// Reports from one hello to the next.
     async fn session(&mut self) -> Result<()> {
         let head = self.catalog.head().await?;
         self.shipment.shipped().last.set(i64::try_from(head.last).unwrap_or(i64::MAX));
-        let hello = Report::new(&head.epoch, Body::Hello(self.hello(&head)));
+        let hello = NodeReport::new(&head.epoch, Body::Hello(self.hello(&head)));
         let answer = self.shipment.send(&hello).await?;
         let mut next = match answer.want {
             Want::Snapshot => Next::Snapshot(answer.why.unwrap_or_default()),
@@ -136,7 +137,7 @@ impl Shipper {
         }
     }
 
-    /// Sends a snapshot, and returns the log and the place from which changes follow.
+    /// Sends a snapshot, and returns the log and the position after which the changes follow.
     async fn snapshot(&mut self, why: &str) -> Result<(String, LogPosition)> {
         if ["diverged", "rollback"].contains(&why) {
             log::warn!(
@@ -162,7 +163,8 @@ impl Shipper {
             if left.is_zero() {
                 return Ok(Next::Hello);
             }
-            // The report names the chain of the change before: that change is read too if its chain is unknown.
+            // The report names the chain of the previous change. If that chain is unknown, the previous change is
+            // read too.
             let reads_after = after.chain.is_none() && after.seq > 0 && after.seq >= first;
             let from = after.seq.saturating_add(u64::from(!reads_after));
             let mut wait =
@@ -179,12 +181,13 @@ impl Shipper {
             };
             let found = match found {
                 Ok(found) => found,
-                Err(Failure::LogChanged) => {
-                    // The answer to a hello tells what the server wants now. The pause bounds how often that happens.
+                Err(CatalogFailure::LogChanged) => {
+                    // The answer to the next hello says what the server wants now. The pause limits how often
+                    // this happens.
                     tokio::time::sleep(self.backoff.pause()).await;
                     return Ok(Next::Hello);
                 }
-                Err(Failure::Other(error)) => return Err(error),
+                Err(CatalogFailure::Other(error)) => return Err(error),
             };
             self.shipment.shipped().last.set(i64::try_from(found.last).unwrap_or(i64::MAX));
             let mut changes = found.changes.iter();
@@ -203,7 +206,7 @@ impl Shipper {
             let to = LogPosition::new(last.seq, last.chain);
             let count = u64::try_from(rows.len()).unwrap_or_default();
             let body = Body::Changes { after: after.clone(), to: to.clone(), changes: rows };
-            let answer = self.shipment.send(&Report::new(log, body)).await?;
+            let answer = self.shipment.send(&NodeReport::new(log, body)).await?;
             match (answer.ok, answer.want) {
                 (true, _) => {
                     self.backoff.reset();
@@ -220,7 +223,7 @@ impl Shipper {
     }
 
     fn set_state(&self, is_reporting: bool, text: String) {
-        self.state.send_replace(State { is_reporting, text });
+        self.state.send_replace(ReportingState { is_reporting, text });
     }
 }
 

@@ -6,7 +6,7 @@ use crate::clock;
 #[cfg(feature = "nats")]
 use crate::fleet::nats::{address::Nats, publish::Publisher};
 use crate::fleet::postgres::Reporter;
-use crate::fleet::report::{Answer, Report};
+use crate::fleet::report::{Answer, NodeReport};
 use crate::fleet::target::Postgres;
 use crate::fleet::tls::Certificates;
 use crate::metrics::ship::Shipped;
@@ -60,7 +60,7 @@ impl Shipment {
     }
 
     /// Sends a report, and returns the answer.
-    pub(crate) async fn send(&mut self, report: &Report) -> Result<Answer> {
+    pub(crate) async fn send(&mut self, report: &NodeReport) -> Result<Answer> {
         let started = Instant::now();
         let answer = match &mut self.destination {
             Destination::Postgres(reporter) => reporter.send(report).await,

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::api::catalog::watch_response::Is;
 use crate::api::catalog::{Kind, WatchResponse};
 use crate::fleet::catalog::Catalog;
-use crate::fleet::report::{Answer, Body, ImageRow, LogPosition, MAX_REPORT_BYTES, Report};
+use crate::fleet::report::{Answer, Body, ImageRow, LogPosition, MAX_REPORT_BYTES, NodeReport};
 use crate::fleet::shipment::Shipment;
 use crate::model::{Error, Result};
 
@@ -43,7 +43,7 @@ impl PageBuffer {
         self.count = self.count.saturating_add(u64::try_from(rows.len()).unwrap_or_default());
         let body = Body::Page { token: self.token.clone(), page: self.page, rows };
         self.page = self.page.saturating_add(1);
-        let answer = to.send(&Report::new(&self.log, body)).await?;
+        let answer = to.send(&NodeReport::new(&self.log, body)).await?;
         match answer.ok {
             true => Ok(()),
             false => Err(refusal(&answer)),
@@ -56,9 +56,9 @@ impl PageBuffer {
 pub(crate) struct SentSnapshot {
     /// The epoch of the log.
     pub(crate) log: String,
-    /// How many images it has.
+    /// The number of its images.
     pub(crate) count: u64,
-    /// The change after which the log goes on.
+    /// The change at which it was taken.
     pub(crate) at: LogPosition,
 }
 
@@ -99,7 +99,7 @@ pub(crate) async fn send(catalog: &Catalog, to: &mut Shipment, why: &str) -> Res
     let at = chain.map_or(LogPosition { seq, chain: None }, |chain| LogPosition::new(seq, chain));
     let PageBuffer { token, log, count, .. } = pages;
     let body = Body::Snapshot { token, count, why: why.into(), at: at.clone() };
-    let answer = to.send(&Report::new(&log, body)).await?;
+    let answer = to.send(&NodeReport::new(&log, body)).await?;
     match answer.ok {
         true => Ok(SentSnapshot { log, count, at }),
         false => Err(refusal(&answer)),

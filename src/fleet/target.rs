@@ -1,7 +1,8 @@
 //! The address of a PostgreSQL: where reports go, and where questions are asked.
 //!
-//! It is read as libpq reads it, with the lists of hosts that the library `tokio-postgres` takes for one
-//! host. What libpq would ignore or overwrite is an error: a parameter twice, ports that are too few.
+//! An address has the meaning that libpq gives it. The library `tokio-postgres` takes a list of hosts for one host, so
+//! this module parses the lists. Parts that libpq would ignore or overwrite are errors: a parameter that comes twice, or
+//! too few ports.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,30 +17,30 @@ use crate::fleet::tls::Certificates;
 use crate::fleet::url::{Url, checked_host, decoded, port};
 use crate::model::{Error, Result};
 
-/// How long a server may take to accept a connection, if the address does not say it.
+/// How long a server may take to accept a connection, if the address sets no time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the kernel waits for the acknowledgement of what was sent.
+/// How long the kernel waits for the acknowledgement of sent bytes.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The port of PostgreSQL.
 const DEFAULT_PORT: u16 = 5432;
 
-/// What an address looks like.
+/// An example of an address, for errors.
 const FORM: &str = "it looks like postgres://ROLE@HOST/DATABASE";
 
 /// Parameters of libpq that are flags here, with the flag.
 const FLAGS: [(&str, &str); 3] =
     [("sslcert", "--cert"), ("sslkey", "--key"), ("sslrootcert", "--ca")];
 
-/// Parameters with few values. The library's error does not say which.
+/// Parameters with few values, and these values: the library's error does not name them.
 const VALUES: [(&str, &[&str]); 3] = [
     ("target_session_attrs", &["any", "read-write", "read-only"]),
     ("channel_binding", &["disable", "prefer", "require"]),
     ("sslnegotiation", &["postgres", "direct"]),
 ];
 
-/// Parameters that are handed to the library as they are.
+/// Parameters that the library gets unchanged.
 const OTHERS: [&str; 7] = [
     "application_name",
     "connect_timeout",
@@ -50,7 +51,7 @@ const OTHERS: [&str; 7] = [
     "options",
 ];
 
-/// A PostgreSQL: a server, or several of which one will do.
+/// A PostgreSQL: one server, or several servers of which the first suitable one is used.
 #[derive(Debug, Clone)]
 pub(crate) struct Postgres {
     /// The servers, in the order in which they are tried.
@@ -100,7 +101,7 @@ impl Postgres {
     }
 }
 
-/// What an address says, from its parts and its parameters.
+/// The content of an address, from its parts and its parameters.
 #[derive(Default)]
 struct Address {
     user: Option<String>,
@@ -150,7 +151,7 @@ impl Address {
                 once(&mut self.hosts, key, hosts.collect::<Result<_, _>>()?)
             }
             "port" => {
-                // As in libpq, an empty one is the usual one.
+                // As in libpq, an empty value means the default.
                 let number = |text: &str| {
                     if text.is_empty() { Ok(DEFAULT_PORT) } else { port(text) }
                 };
@@ -196,7 +197,7 @@ impl Address {
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let user = given(&self.user).ok_or_else(|| format!("it names no role; {FORM}"))?;
         let hosts = self.hosts.clone().ok_or_else(|| format!("it names no host; {FORM}"))?;
-        // libpq takes the role's name. No two nodes would report to one database.
+        // libpq would use the name of the role, so each node would report to a database of its own.
         let database =
             given(&self.database).ok_or_else(|| format!("it names no database; {FORM}"))?;
         let mut common = self.library_config()?;
@@ -263,7 +264,7 @@ fn ssl_mode(value: &str) -> Result<SslMode, String> {
     }
 }
 
-/// Sets what may be set once.
+/// Sets a value that may be set only once.
 fn once<T>(slot: &mut Option<T>, key: &str, value: T) -> Result<(), String> {
     if slot.is_some() {
         return Err(twice(key));

@@ -1,5 +1,5 @@
-//! The settings of TLS: the server's certificate is always checked, and the client's is sent if there is one.
-//! The client's proves the identity of a node.
+//! The settings of TLS. The server's certificate is always checked. The client sends its certificate if it has one:
+//! this proves the identity of a node.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const MAX_FILE_BYTES: u64 = 8 << 20;
 /// Files for TLS, in PEM. They are read for each connection, so a renewed certificate needs no restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Certificates {
-    /// The certificate of this client, with those between it and its authority.
+    /// The certificate of this client, with the intermediate certificates.
     pub(crate) cert: Option<PathBuf>,
     /// The key.
     pub(crate) key: Option<PathBuf>,
@@ -69,7 +69,7 @@ pub(crate) fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'stat
         if let Some(error) = error.downcast_ref::<rustls::Error>() {
             return advice_for(error);
         }
-        // Its source would be the source of the error in it.
+        // `source` of the outer error skips the inner error, and returns the source of that one.
         let inside = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         next = inside.map_or_else(|| error.source(), |inside| Some(inside));
     }

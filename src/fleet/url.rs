@@ -1,6 +1,6 @@
 //! The parts of an address: `scheme://USER:PASSWORD@HOST:PORT,HOST2/PATH?KEY=VALUE&…`, with several hosts.
 //!
-//! What a part may say is up to PostgreSQL's and NATS's addresses. An error never repeats the credentials.
+//! The modules of PostgreSQL's and NATS's addresses check the parts. An error never repeats the credentials.
 
 use std::net::Ipv6Addr;
 
@@ -12,9 +12,9 @@ pub(crate) type HostAndPort = (String, Option<u16>);
 /// The parts, decoded.
 #[derive(Default)]
 pub(crate) struct Url {
-    /// The user; none if there is no `@`.
+    /// The user; `None` without an `@`.
     pub(crate) user: Option<String>,
-    /// The password; none if there is no `:` behind the user.
+    /// The password; `None` without a `:` behind the user.
     pub(crate) password: Option<String>,
     /// The hosts.
     pub(crate) hosts: Vec<HostAndPort>,
@@ -28,12 +28,12 @@ pub(crate) struct Url {
 pub(crate) struct Parameter {
     /// Its name.
     pub(crate) key: String,
-    /// Its value, not decoded: a `,` between two values stays another than one within a value.
+    /// Its value, not decoded, so that a `,` between two values differs from an encoded `,` within a value.
     pub(crate) value: String,
 }
 
 impl Url {
-    /// Takes what follows `://` apart. The error says what is wrong.
+    /// Parses the part behind `://`. The error says what is wrong.
     pub(crate) fn parse(rest: &str) -> Result<Self, String> {
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, rest) = rest.split_at(end);
@@ -66,7 +66,7 @@ impl Url {
             })?;
             url.query.push(Parameter { key: decoded(key)?, value: value.into() });
         }
-        // Without a user a password may stand in the place of a port.
+        // If the user is missing, the text behind `:` may be a password and not a port, so it is not repeated.
         if !hosts.is_empty() {
             let is_shown = url.user.is_some();
             url.hosts =

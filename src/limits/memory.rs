@@ -129,7 +129,7 @@ impl MemoryBudget {
 pub struct ReplyBuffer<'b> {
     /// The budget for more bytes, and the client that they count for.
     budget: Option<(&'b MemoryBudget, Client)>,
-    hold: Option<Reservation>,
+    reservation: Option<Reservation>,
     size: usize,
     limit: usize,
 }
@@ -137,18 +137,18 @@ pub struct ReplyBuffer<'b> {
 impl<'b> ReplyBuffer<'b> {
     /// A buffer that grows up to `limit` bytes.
     pub(crate) fn elastic(budget: &'b MemoryBudget, client: Client, limit: usize) -> Self {
-        Self { budget: Some((budget, client)), hold: None, size: SMALL.min(limit), limit }
+        Self { budget: Some((budget, client)), reservation: None, size: SMALL.min(limit), limit }
     }
 
     /// A buffer of `size` bytes with the reservation that the caller has made, if one is due.
-    pub fn fixed(size: usize, hold: Option<Reservation>) -> Self {
-        Self { budget: None, hold, size, limit: size }
+    pub fn fixed(size: usize, reservation: Option<Reservation>) -> Self {
+        Self { budget: None, reservation, size, limit: size }
     }
 
     /// Whether the buffer has room for a message of `size` bytes. Once it has not, it holds no reservation.
     pub(crate) fn try_grow(&mut self, size: usize) -> bool {
         if size > self.size && !self.grow(size) {
-            (self.budget, self.hold, self.size) = (None, None, 0);
+            (self.budget, self.reservation, self.size) = (None, None, 0);
         }
         size <= self.size
     }
@@ -158,13 +158,13 @@ impl<'b> ReplyBuffer<'b> {
         if size > self.limit {
             return false;
         }
-        let held = self.hold.as_ref().map_or(0, Reservation::bytes);
+        let reserved = self.reservation.as_ref().map_or(0, Reservation::bytes);
         // It reserves twice as much, to ask seldom; or just enough if that is not free.
         for wanted in [size.saturating_mul(2).min(self.limit), size] {
-            if let Some(more) = budget.try_reserve(client, wanted - held) {
-                match &mut self.hold {
-                    Some(hold) => hold.permit.merge(more.permit),
-                    None => self.hold = Some(more),
+            if let Some(more) = budget.try_reserve(client, wanted - reserved) {
+                match &mut self.reservation {
+                    Some(reservation) => reservation.permit.merge(more.permit),
+                    None => self.reservation = Some(more),
                 }
                 self.size = wanted;
                 return true;
@@ -175,9 +175,9 @@ impl<'b> ReplyBuffer<'b> {
 
     /// The reservation that a finished message of `size` bytes keeps.
     pub fn finish(self, size: usize) -> Option<Reservation> {
-        let mut hold = self.hold?;
-        hold.shrink(size);
-        (size > SMALL).then_some(hold)
+        let mut reservation = self.reservation?;
+        reservation.shrink(size);
+        (size > SMALL).then_some(reservation)
     }
 }
 
@@ -187,30 +187,33 @@ mod tests {
 
     use super::*;
 
-    const ONE: Client = Client::Process(1);
-    const TWO: Client = Client::Process(2);
+    const FIRST: Client = Client::Process(1);
+    const SECOND: Client = Client::Process(2);
 
     #[test]
     fn large_messages_wait_for_each_other_and_small_ones_do_not() {
         let budget = MemoryBudget::new(100_000);
-        let mut first = budget.reserve(ONE, 80_000).now_or_never().unwrap().unwrap();
-        assert!(budget.reserve(TWO, SMALL).now_or_never().unwrap().is_none());
-        assert!(budget.reserve(TWO, 30_000).now_or_never().is_none());
+        let mut first = budget.reserve(FIRST, 80_000).now_or_never().unwrap().unwrap();
+        assert!(budget.reserve(SECOND, SMALL).now_or_never().unwrap().is_none());
+        assert!(budget.reserve(SECOND, 30_000).now_or_never().is_none());
         first.shrink(50_000);
-        let second = budget.reserve(TWO, 30_000).now_or_never().unwrap();
-        assert!(budget.reserve(ONE, 1 << 40).now_or_never().is_none());
+        let second = budget.reserve(SECOND, 30_000).now_or_never().unwrap();
+        assert!(budget.reserve(FIRST, 1 << 40).now_or_never().is_none());
         drop((first, second));
-        assert_eq!(budget.reserve(TWO, 1 << 40).now_or_never().unwrap().unwrap().bytes(), 100_000);
+        assert_eq!(
+            budget.reserve(SECOND, 1 << 40).now_or_never().unwrap().unwrap().bytes(),
+            100_000
+        );
     }
 
     #[test]
     fn a_reservation_is_overdue_once_another_client_waits() {
         let budget = MemoryBudget::new(100_000).with_contended_timeout(Duration::ZERO);
-        let held = budget.reserve(ONE, 100_000).now_or_never().unwrap().unwrap();
-        let mut own = Box::pin(budget.reserve(ONE, 5_000));
+        let held = budget.reserve(FIRST, 100_000).now_or_never().unwrap().unwrap();
+        let mut own = Box::pin(budget.reserve(FIRST, 5_000));
         assert!((&mut own).now_or_never().is_none());
         assert!(!held.is_overdue(), "its client waits for itself");
-        let mut other = Box::pin(budget.reserve(TWO, 5_000));
+        let mut other = Box::pin(budget.reserve(SECOND, 5_000));
         assert!((&mut other).now_or_never().is_none());
         assert!(held.is_overdue());
         drop(other);
@@ -218,36 +221,36 @@ mod tests {
         drop(own);
         let patient = budget.clone().with_contended_timeout(Duration::MAX);
         drop(held);
-        let held = patient.reserve(TWO, 90_000).now_or_never().unwrap().unwrap();
+        let held = patient.reserve(SECOND, 90_000).now_or_never().unwrap().unwrap();
         let mut other = Box::pin(patient.reserve(Client::Own, 20_000));
         assert!((&mut other).now_or_never().is_none());
         assert!(!held.is_overdue(), "it is too early");
     }
 
     #[test]
-    fn room_grows_while_there_is_some_to_spare_and_then_holds_nothing() {
+    fn a_buffer_grows_while_the_budget_has_bytes_left_and_then_holds_nothing() {
         let budget = MemoryBudget::new(250_000);
         let free = || budget.free.free();
-        let mut room = ReplyBuffer::elastic(&budget, ONE, 120_000);
-        assert!(room.try_grow(SMALL));
+        let mut buffer = ReplyBuffer::elastic(&budget, FIRST, 120_000);
+        assert!(buffer.try_grow(SMALL));
         assert_eq!(free(), 250_000);
-        assert!(room.try_grow(50_000));
+        assert!(buffer.try_grow(50_000));
         assert_eq!(free(), 150_000);
-        assert!(room.try_grow(110_000));
+        assert!(buffer.try_grow(110_000));
         assert_eq!(free(), 130_000);
-        let mut other = ReplyBuffer::elastic(&budget, TWO, 150_000);
+        let mut other = ReplyBuffer::elastic(&budget, SECOND, 150_000);
         assert!(other.try_grow(40_000));
         assert!(!other.try_grow(140_000));
         assert!(!other.try_grow(1));
         assert_eq!(free(), 130_000);
-        let hold = room.finish(110_000);
+        let reservation = buffer.finish(110_000);
         assert_eq!(free(), 140_000);
-        drop(hold);
-        let mut room = ReplyBuffer::elastic(&budget, ONE, 120_000);
-        assert!(room.try_grow(120_000) && !room.try_grow(120_001));
+        drop(reservation);
+        let mut buffer = ReplyBuffer::elastic(&budget, FIRST, 120_000);
+        assert!(buffer.try_grow(120_000) && !buffer.try_grow(120_001));
         assert_eq!(free(), 250_000);
-        assert!(ReplyBuffer::elastic(&budget, ONE, 10).finish(10).is_none());
-        let mut room = ReplyBuffer::fixed(SMALL + 1, None);
-        assert!(room.try_grow(SMALL + 1) && !room.try_grow(SMALL + 2));
+        assert!(ReplyBuffer::elastic(&budget, FIRST, 10).finish(10).is_none());
+        let mut buffer = ReplyBuffer::fixed(SMALL + 1, None);
+        assert!(buffer.try_grow(SMALL + 1) && !buffer.try_grow(SMALL + 2));
     }
 }

@@ -54,9 +54,9 @@ impl Streams {
                 "there are {MAX_STREAMS} subscriptions and watches already: try again later"
             )));
         }
-        let of = |kind| counts.get(&(client, kind)).copied().unwrap_or_default();
-        let subscriptions = of(StreamKind::Subscription);
-        if subscriptions + of(StreamKind::Watch) >= MAX_CLIENT_STREAMS {
+        let count = |kind| counts.get(&(client, kind)).copied().unwrap_or_default();
+        let subscriptions = count(StreamKind::Subscription);
+        if subscriptions + count(StreamKind::Watch) >= MAX_CLIENT_STREAMS {
             return Err(Error::ResourceExhausted(format!(
                 "this client has {MAX_CLIENT_STREAMS} subscriptions and watches already: end some"
             )));

@@ -107,7 +107,7 @@ impl ConnectionUnreadData {
     }
 
     /// Whether the connection must not be read now. If so, the next frame that a call reads wakes the task
-    /// of `cx`. Nothing wakes the task when other connections give back what they have: it asks again.
+    /// of `cx`. Nothing wakes the task when other connections release bytes, so it must call this again.
     pub(crate) fn poll_paused(&self, cx: &Context<'_>) -> bool {
         if !self.all.is_exhausted() {
             return false;

@@ -93,7 +93,7 @@ struct ResyncLabels {
 
 /// The source of the answer to a read, in proxy mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum ReadSource {
     /// containerd's files.
     Files,
     /// containerd itself.
@@ -108,12 +108,12 @@ struct ReadLabels {
     source: &'static str,
 }
 
-impl From<Source> for ReadLabels {
-    fn from(source: Source) -> Self {
+impl From<ReadSource> for ReadLabels {
+    fn from(source: ReadSource) -> Self {
         let source = match source {
-            Source::Files => "files",
-            Source::Containerd => "containerd",
-            Source::Copy => "copy",
+            ReadSource::Files => "files",
+            ReadSource::Containerd => "containerd",
+            ReadSource::Copy => "copy",
         };
         Self { source }
     }
@@ -143,12 +143,12 @@ impl Default for Upstream {
 
 impl Upstream {
     /// Counts a read.
-    pub fn read(&self, source: Source) {
+    pub fn read(&self, source: ReadSource) {
         self.reads.get_or_create(&source.into()).inc();
     }
 
     /// The number of reads so far.
-    pub fn reads(&self, source: Source) -> u64 {
+    pub fn reads(&self, source: ReadSource) -> u64 {
         self.reads.get_or_create(&source.into()).get()
     }
 

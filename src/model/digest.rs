@@ -57,13 +57,13 @@ mod tests {
     #[test]
     fn known_algorithms_want_lower_case_hex_of_their_length() {
         for (algorithm, length) in [("sha256", 64), ("sha384", 96), ("sha512", 128)] {
-            let of = |c: &str, n: usize| format!("{algorithm}:{}", c.repeat(n));
-            assert_eq!(validate(&of("a", length)), Ok(()));
-            assert_eq!(validate(&of("a", length - 1)), Err(Invalid::Length));
-            assert_eq!(validate(&of("a", length + 1)), Err(Invalid::Length));
-            assert_eq!(validate(&of("A", length)), Err(Invalid::Format));
-            assert_eq!(validate(&of("/", length)), Err(Invalid::Format));
-            assert_eq!(validate(&of("/", length + 1)), Err(Invalid::Length));
+            let digest = |c: &str, n: usize| format!("{algorithm}:{}", c.repeat(n));
+            assert_eq!(validate(&digest("a", length)), Ok(()));
+            assert_eq!(validate(&digest("a", length - 1)), Err(Invalid::Length));
+            assert_eq!(validate(&digest("a", length + 1)), Err(Invalid::Length));
+            assert_eq!(validate(&digest("A", length)), Err(Invalid::Format));
+            assert_eq!(validate(&digest("/", length)), Err(Invalid::Format));
+            assert_eq!(validate(&digest("/", length + 1)), Err(Invalid::Length));
         }
     }
 

@@ -28,7 +28,7 @@ use crate::proxy::outcome::{READ_TIMEOUT, UpstreamOutcome, WRITE_TIMEOUT};
 use crate::proxy::undo_keep::TargetChange;
 use crate::service::CallContext;
 use crate::service::catalog::apply::CatalogWriter;
-use crate::service::catalog::batch::{Applied, Batch, Change, Item, etag_of, in_item};
+use crate::service::catalog::batch::{Applied, Batch, BatchItem, ItemChange, etag_of, in_item};
 use crate::service::catalog::undo::{Restore, Restored, check_unchanged};
 use crate::service::codec::encode;
 use crate::store::{Cause, Origin};
@@ -141,15 +141,15 @@ impl ChangeTask {
         detached.await.map_err(|e| Error::Internal(format!("writing an image: {e}")))?
     }
 
-    async fn apply(self, item: Item) -> Result<Applied> {
+    async fn apply(self, item: BatchItem) -> Result<Applied> {
         let found = self.find().await?;
         let record = found.as_ref().map(encode).transpose()?;
         item.check(record.as_deref())?;
         let step = match item.change {
-            Change::Remove => Step::Delete,
-            Change::Put(image) if found.is_some() => Step::Update(image, Vec::new()),
-            Change::Put(image) => Step::Create(image),
-            Change::Update(image, mask) => {
+            ItemChange::Remove => Step::Delete,
+            ItemChange::Put(image) if found.is_some() => Step::Update(image, Vec::new()),
+            ItemChange::Put(image) => Step::Create(image),
+            ItemChange::Update(image, mask) => {
                 // containerd refuses an Update without a target, even if the mask does not name the target.
                 let target =
                     found.map(|found| found.target).filter(|_| image.target.digest.is_empty());

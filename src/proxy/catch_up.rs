@@ -1,8 +1,8 @@
 //! Brings the copy of a namespace up to date before pages of it are read.
 //!
 //! A page and the log must describe the same state, so pages and counts come from the copy. The daemon first
-//! reads each record again that differs from containerd's. It does so once, because a page need not have the
-//! changes that containerd makes meanwhile.
+//! reads each record again that differs from containerd's. One such pass is enough, because a page need not have
+//! the changes that containerd makes meanwhile.
 
 use std::sync::Arc;
 

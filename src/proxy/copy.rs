@@ -32,9 +32,27 @@ pub(crate) enum Refreshed {
     Absent,
 }
 
+/// What becomes of the copy of a record that containerd does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// The copy is deleted: a client has deleted the record.
+    Delete,
+    /// The copy is set aside: containerd may have lost the record.
+    SetAside,
+}
+
 impl ProxyImages {
-    /// Reads one record from containerd and stores it. If containerd does not have the record, the copy is
-    /// deleted, or set aside if `aside` is true.
+    /// The removal of a copy in `namespace` whose record a reconciliation does not find in containerd. If events
+    /// may have been missed since the last one, containerd may have lost the record.
+    pub(crate) fn removal_in(&self, namespace: &Namespace) -> Removal {
+        match self.sync_state().watched_since_sync(namespace) {
+            true => Removal::Delete,
+            false => Removal::SetAside,
+        }
+    }
+
+    /// Reads one record from containerd and stores it. If containerd does not have the record, `removal` says what
+    /// becomes of the copy.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when containerd does not answer; [`Error::Upstream`] when it refuses.
@@ -42,9 +60,9 @@ impl ProxyImages {
         &self,
         namespace: &Namespace,
         name: &str,
-        aside: bool,
+        removal: Removal,
     ) -> Result<Refreshed> {
-        self.refresh_as(Origin::ORIGIN_BEHIND, namespace, name, aside).await
+        self.refresh_as(Origin::ORIGIN_BEHIND, namespace, name, removal).await
     }
 
     /// As [`refresh`](Self::refresh), with the origin that the log of changes records.
@@ -53,7 +71,7 @@ impl ProxyImages {
         origin: Origin,
         namespace: &Namespace,
         name: &str,
-        aside: bool,
+        removal: Removal,
     ) -> Result<Refreshed> {
         let cause = Cause::own(origin);
         let mut turn = None;
@@ -67,7 +85,7 @@ impl ProxyImages {
                         .map(|_| Refreshed::Stored);
                 }
                 Some(Ok(Bounded::Read(None))) => {
-                    return self.remove(cause, namespace, name, aside).await;
+                    return self.remove(cause, namespace, name, removal).await;
                 }
                 // A large record has its turn before its lock, as the turn may be long.
                 Some(Ok(Bounded::TooLarge)) if turn.is_none() => {
@@ -84,7 +102,7 @@ impl ProxyImages {
                     .store_record(cause, namespace, Some(found))
                     .await
                     .map(|_| Refreshed::Stored),
-                None => self.remove(cause, namespace, name, aside).await,
+                None => self.remove(cause, namespace, name, removal).await,
             };
         }
         let request = GetImageRequest { name: name.to_owned(), ..Default::default() };
@@ -101,7 +119,7 @@ impl ProxyImages {
             UpstreamOutcome::Refused(Error::Upstream(code, _))
                 if code == tonic::Code::NotFound as i32 =>
             {
-                self.remove(cause, namespace, name, aside).await
+                self.remove(cause, namespace, name, removal).await
             }
             UpstreamOutcome::Refused(e) => Err(e),
             UpstreamOutcome::NotSent(why) | UpstreamOutcome::Indeterminate(why) => {
@@ -111,7 +129,7 @@ impl ProxyImages {
     }
 
     /// Reads a record from containerd's database, if its files can be read. Only a small one, unless
-    /// `is_large`: then in the heavy place of the pool.
+    /// `is_large`: then in the heavy lane of the pool.
     async fn read_image(
         &self,
         namespace: &Namespace,
@@ -136,9 +154,9 @@ impl ProxyImages {
         cause: Cause,
         namespace: &Namespace,
         name: &str,
-        aside: bool,
+        removal: Removal,
     ) -> Result<Refreshed> {
-        let was_there = self.remove_record(cause, namespace, name, aside).await?.is_some();
+        let was_there = self.remove_record(cause, namespace, name, removal).await?.is_some();
         Ok(if was_there { Refreshed::Removed } else { Refreshed::Absent })
     }
 
@@ -168,19 +186,19 @@ impl ProxyImages {
         self.shared.local.store().writer().write(work).await
     }
 
-    /// Deletes a record from LMDB, or sets it aside. Returns the number of the change in the log, or `None` if
+    /// Removes a record from LMDB. Returns the number of the change in the log, or `None` if
     /// the record did not exist.
     pub(crate) async fn remove_record(
         &self,
         cause: Cause,
         namespace: &Namespace,
         name: &str,
-        aside: bool,
+        removal: Removal,
     ) -> Result<Option<u64>> {
         let (ns, name) = (namespace.clone(), name.to_owned());
         let work = move |change: &mut Transaction<'_>| {
             change.set_cause(cause);
-            let was_there = if !aside {
+            let was_there = if removal == Removal::Delete {
                 change.delete(&ns, Kind::Image, &name)?
             } else if change.can_set_aside(&ns, Kind::Image, &name)? {
                 change.set_aside(&ns, Kind::Image, &name)?

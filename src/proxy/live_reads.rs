@@ -16,10 +16,10 @@ use crate::containerd::blobs::Blob;
 use crate::containerd::database::Bounded;
 use crate::limits::memory::{Reservation, SMALL};
 use crate::log_throttle::throttled_log;
-use crate::metrics::Source;
+use crate::metrics::ReadSource;
 use crate::model::{Error, Namespace, Result, digest};
 use crate::proxy::compare::{Comparison, compare};
-use crate::proxy::copy::Refreshed;
+use crate::proxy::copy::{Refreshed, Removal};
 use crate::proxy::images::ProxyImages;
 use crate::proxy::live::{LiveFiles, MAX_INLINE_BYTES};
 use crate::service::cancel::Cancel;
@@ -100,7 +100,7 @@ impl ProxyImages {
                     if let Some(reservation) = &mut reservation {
                         reservation.shrink(size);
                     }
-                    self.upstream().read(Source::Files);
+                    self.upstream().read(ReadSource::Files);
                     return Some(Ok(Reply { message, reservation }));
                 }
                 Ok(Attempt::Done((size, None))) => {
@@ -133,7 +133,7 @@ impl ProxyImages {
             let accepts = accepts(Arc::clone(files), namespace.clone(), Arc::clone(&differing));
             match self.local().list_if(call, request.clone(), accepts).await {
                 Ok(Some(reply)) => {
-                    self.upstream().read(Source::Files);
+                    self.upstream().read(ReadSource::Files);
                     return Some(Ok(reply));
                 }
                 Ok(None) => {}
@@ -157,13 +157,13 @@ impl ProxyImages {
         namespace: &Namespace,
         names: Vec<String>,
     ) -> Result<usize> {
-        let aside = !self.sync_state().watched_since_sync(namespace);
+        let removal = self.removal_in(namespace);
         let each =
-            |name: String| async move { self.refresh_as(origin, namespace, &name, aside).await };
+            |name: String| async move { self.refresh_as(origin, namespace, &name, removal).await };
         let mut found = stream::iter(names.into_iter().map(each)).buffer_unordered(MAX_REFRESHES);
         let mut removed = 0;
         while let Some(found) = found.next().await {
-            removed += usize::from(found? == Refreshed::Removed && aside);
+            removed += usize::from(found? == Refreshed::Removed && removal == Removal::SetAside);
         }
         Ok(removed)
     }
@@ -213,7 +213,7 @@ impl ProxyImages {
             Ok(wanted) if wanted > 0 => wanted.min(rest),
             _ => rest,
         };
-        self.upstream().read(Source::Files);
+        self.upstream().read(ReadSource::Files);
         Some(Ok(BlobRange { blob: Arc::new(blob), offset, length }))
     }
 
@@ -234,7 +234,7 @@ impl ProxyImages {
 
     /// Counts a read that ends with NOT_FOUND.
     fn not_found(&self, error: Error) -> Error {
-        self.upstream().read(Source::Files);
+        self.upstream().read(ReadSource::Files);
         error
     }
 
@@ -247,7 +247,7 @@ impl ProxyImages {
     ) -> Option<Result<Reply>> {
         let size = match found {
             Ok(message) if message.len() <= SMALL => {
-                self.upstream().read(Source::Files);
+                self.upstream().read(ReadSource::Files);
                 return Some(Ok(Reply { message, reservation: None }));
             }
             // A call that waits for its reservation must not keep an unreserved message.
@@ -264,7 +264,7 @@ impl ProxyImages {
         let reservation = self.local().reserve(call.client, size).await;
         match read() {
             Ok(message) if message.len() <= size => {
-                self.upstream().read(Source::Files);
+                self.upstream().read(ReadSource::Files);
                 Some(Ok(Reply { message, reservation }))
             }
             Err(e @ Error::NotFound(_)) => Some(Err(self.not_found(e))),

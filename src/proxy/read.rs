@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::api::images::{GetImageRequest, ListImagesRequest};
 use crate::limits::memory::SMALL;
-use crate::metrics::Source;
+use crate::metrics::ReadSource;
 use crate::model::{Error, Namespace, Result};
 use crate::proxy::images::ProxyImages;
 use crate::proxy::live::{Fallback, LiveFiles};
@@ -33,7 +33,7 @@ impl ProxyImages {
         }
         let why = match self.read_containerd(call, &namespace, &read).await {
             UpstreamOutcome::Answer(reply) => {
-                self.upstream().read(Source::Containerd);
+                self.upstream().read(ReadSource::Containerd);
                 return Ok(reply);
             }
             UpstreamOutcome::Refused(e) => return Err(e),
@@ -48,7 +48,7 @@ impl ProxyImages {
                 "{why}, and its files cannot be read; what is kept here may be older: try again"
             )));
         }
-        self.upstream().read(Source::Copy);
+        self.upstream().read(ReadSource::Copy);
         match read {
             Read::Get(request) => self.local().get(call, request).await,
             Read::List(request) => self.local().list(call, request).await,

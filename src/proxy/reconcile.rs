@@ -23,7 +23,7 @@ use crate::limits::client::Client;
 use crate::log_throttle::throttled_log;
 use crate::model::{Error, Namespace, Result, image};
 use crate::proxy::compare::compare;
-use crate::proxy::copy::Refreshed;
+use crate::proxy::copy::{Refreshed, Removal};
 use crate::proxy::images::ProxyImages;
 use crate::proxy::live::LiveFiles;
 use crate::proxy::reconcile_queue::DueWork;
@@ -282,16 +282,17 @@ pub(super) async fn read_list(proxy: &ProxyImages, namespace: &Namespace) -> Res
     let mut gone = 0;
     for name in ours.keys().filter(|name| !theirs.contains_key(*name)) {
         // A client may have created the image after containerd listed its images, or deleted it since.
-        let aside = !proxy.sync_state().watched_since_sync(namespace);
-        let found = refresher.refresh(name, aside).await?;
-        gone += usize::from(found == Some(Refreshed::Removed) && aside);
+        let removal = proxy.removal_in(namespace);
+        let found = refresher.refresh(name, removal).await?;
+        let is_set_aside = removal == Removal::SetAside && found == Some(Refreshed::Removed);
+        gone += usize::from(is_set_aside);
     }
     if gone > 0 {
         log_set_aside(namespace, gone, ours.len());
     }
     for (name, hash) in &theirs {
         if ours.get(name) != Some(hash) {
-            refresher.refresh(name, !proxy.sync_state().watched_since_sync(namespace)).await?;
+            refresher.refresh(name, proxy.removal_in(namespace)).await?;
         }
     }
     refresher.finish()
@@ -308,9 +309,9 @@ struct Refresher<'f> {
 }
 
 impl Refresher<'_> {
-    async fn refresh(&mut self, name: &str, aside: bool) -> Result<Option<Refreshed>> {
+    async fn refresh(&mut self, name: &str, removal: Removal) -> Result<Option<Refreshed>> {
         const TOO_LARGE: i32 = Code::ResourceExhausted as i32;
-        match self.proxy.refresh_as(Origin::ORIGIN_RESYNC, self.namespace, name, aside).await {
+        match self.proxy.refresh_as(Origin::ORIGIN_RESYNC, self.namespace, name, removal).await {
             Ok(found) => return Ok(Some(found)),
             // containerd does not answer, so the other records would fail as well.
             Err(e @ Error::Unavailable(_)) => return Err(e),
@@ -323,7 +324,7 @@ impl Refresher<'_> {
                     "reconciling namespace {namespace}: containerd refuses an image: {why}"
                 );
                 let cause = Cause::own(Origin::ORIGIN_RESYNC);
-                self.proxy.remove_record(cause, namespace, name, true).await?;
+                self.proxy.remove_record(cause, namespace, name, Removal::SetAside).await?;
             }
             Err(e) => {
                 let why = || Error::Internal(format!("image {}: {e}", quote(name)));

@@ -23,7 +23,7 @@ use crate::api::event::Envelope;
 use crate::api::events::{PublishRequest, SubscribeRequest};
 use crate::containerd::client::Replies;
 use crate::model::Namespace;
-use crate::proxy::copy::Refreshed;
+use crate::proxy::copy::{Refreshed, Removal};
 use crate::proxy::images::ProxyImages;
 
 /// The pause before the first retry to subscribe. It doubles with each further failure.
@@ -154,7 +154,7 @@ async fn watch(proxy: &ProxyImages, mut events: Replies<Envelope>) -> String {
         let (proxy, permit) =
             (proxy.clone(), std::sync::Arc::clone(&permits).acquire_owned().await);
         let refresh = async move {
-            match proxy.refresh(&namespace, &name, false).await {
+            match proxy.refresh(&namespace, &name, Removal::Delete).await {
                 Ok(Refreshed::Stored) => proxy.observe(&namespace),
                 Ok(Refreshed::Removed | Refreshed::Absent) => {}
                 Err(e) => {

@@ -12,6 +12,7 @@ use crate::api::images::{GetImageRequest, GetImageResponse, Image};
 use crate::containerd::client::MAX_NAME;
 use crate::log_throttle::throttled_log;
 use crate::model::{Error, Namespace, Result};
+use crate::proxy::copy::Removal;
 use crate::proxy::images::ProxyImages;
 use crate::proxy::outcome::{READ_TIMEOUT, UpstreamOutcome, WRITE_TIMEOUT};
 use crate::proxy::undo_keep::TargetChange;
@@ -134,7 +135,7 @@ impl ProxyImages {
                 self.store_record(cause, namespace, Some(image)).await
             }
             None => {
-                let removed = self.remove_record(cause, namespace, name, false).await;
+                let removed = self.remove_record(cause, namespace, name, Removal::Delete).await;
                 removed.map(Option::unwrap_or_default)
             }
         };

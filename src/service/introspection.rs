@@ -74,8 +74,11 @@ mod tests {
 
     #[test]
     fn a_filter_that_does_not_parse_is_refused_in_containerds_words() {
-        let told = plugins(&["id==".into()], "/", Cancel::never()).unwrap_err();
-        assert!(told.message().starts_with("invalid argument: filters: parse error: "), "{told}");
-        assert!(told.message().ends_with(": invalid argument"), "{told}");
+        let refused = plugins(&["id==".into()], "/", Cancel::never()).unwrap_err();
+        assert!(
+            refused.message().starts_with("invalid argument: filters: parse error: "),
+            "{refused}"
+        );
+        assert!(refused.message().ends_with(": invalid argument"), "{refused}");
     }
 }

@@ -291,11 +291,11 @@ mod tests {
             MessageField::some(Resource { type_, id, ..Resource::default() })
         };
         let too_large = |done: Result<()>| {
-            let told = done.unwrap_err();
+            let error = done.unwrap_err();
             assert!(
-                matches!(&told, Error::ResourceExhausted(m) if m.contains("with its labels and resources, would be a record of")
+                matches!(&error, Error::ResourceExhausted(m) if m.contains("with its labels and resources, would be a record of")
                     && m.contains("at most 262144 are stored")),
-                "{told:?}"
+                "{error:?}"
             );
         };
         too_large(run(make, MAX_LEASE_BYTES));
@@ -359,8 +359,8 @@ mod tests {
             ("images", "", "AddResourceRequest.resource.id must be set: invalid argument"),
             ("snapshots/", "a", "invalid snapshot resource type snapshots/: invalid argument"),
         ] {
-            let told = change(|c, ns, r| add(c, ns, "l", r), type_, id).unwrap_err();
-            assert_eq!(told, Error::InvalidArgument(why.into()));
+            let error = change(|c, ns, r| add(c, ns, "l", r), type_, id).unwrap_err();
+            assert_eq!(error, Error::InvalidArgument(why.into()));
             change(|c, ns, r| remove(c, ns, "l", r), type_, id).unwrap();
         }
         for (type_, id) in [("snapshots/x", "b"), ("images", "c"), ("images", "a"), ("images", "c")]

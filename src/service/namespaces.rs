@@ -167,12 +167,12 @@ mod tests {
     use crate::store::{Snapshot, Store};
     use protobuf::MessageField;
 
-    fn labels(of: &[(&str, &str)]) -> Labels {
-        of.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
     }
 
-    fn request(name: &str, of: &[(&str, &str)], paths: &[&str]) -> UpdateNamespaceRequest {
-        let record = Record { name: name.into(), labels: labels(of), ..Record::default() };
+    fn request(name: &str, pairs: &[(&str, &str)], paths: &[&str]) -> UpdateNamespaceRequest {
+        let record = Record { name: name.into(), labels: labels(pairs), ..Record::default() };
         let mut request = UpdateNamespaceRequest {
             namespace: MessageField::some(record),
             ..UpdateNamespaceRequest::default()
@@ -182,16 +182,16 @@ mod tests {
         request
     }
 
-    fn refused(name: &str, of: &[(&str, &str)], paths: &[&str]) -> Error {
-        Update::new(&request(name, of, paths)).unwrap_err()
+    fn refused(name: &str, pairs: &[(&str, &str)], paths: &[&str]) -> Error {
+        Update::new(&request(name, pairs, paths)).unwrap_err()
     }
 
     #[test]
     fn an_update_of_a_missing_namespace_creates_it_only_to_set_labels() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let apply = |of: &[(&str, &str)], paths: &[&str]| {
-            let checked = Update::new(&request("n", of, paths)).unwrap();
+        let apply = |pairs: &[(&str, &str)], paths: &[&str]| {
+            let checked = Update::new(&request("n", pairs, paths)).unwrap();
             store.writer().write_blocking(move |change| update(change, &checked)).unwrap();
             let all =
                 |s: &Snapshot<'_>| list(s, ReplyBuffer::fixed(usize::MAX, None), Cancel::never());
@@ -232,12 +232,12 @@ mod tests {
     fn a_namespace_is_not_made_with_an_empty_key() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let make = |of: &[(&str, &str)]| {
-            let record = Record { name: "n".into(), labels: labels(of), ..Record::default() };
+        let make = |pairs: &[(&str, &str)]| {
+            let record = Record { name: "n".into(), labels: labels(pairs), ..Record::default() };
             store.writer().write_blocking(move |change| create(change, &record)).map(drop)
         };
-        let told = make(&[("", "")]).unwrap_err();
-        assert!(told.message().contains("the key of value \"\" is empty"), "{told}");
+        let error = make(&[("", "")]).unwrap_err();
+        assert!(error.message().contains("the key of value \"\" is empty"), "{error}");
         make(&[("a", "")]).unwrap();
         // The key is looked at when labels are written, after the namespace is found.
         assert!(matches!(make(&[("", "")]), Err(Error::AlreadyExists(_))));
@@ -254,10 +254,10 @@ mod tests {
             store.writer().write_blocking(move |change| update(change, &checked))
         };
         (0..65).for_each(|number| add(number).unwrap());
-        let told = add(65).unwrap_err();
+        let error = add(65).unwrap_err();
         assert!(
-            matches!(&told, Error::ResourceExhausted(m) if m.contains("namespace n, with its labels, would be a record of")),
-            "{told:?}"
+            matches!(&error, Error::ResourceExhausted(m) if m.contains("namespace n, with its labels, would be a record of")),
+            "{error:?}"
         );
         add(0).unwrap();
     }

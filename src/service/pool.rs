@@ -1,13 +1,13 @@
 //! The pool of threads for long requests, and the order in which requests get a thread.
 //!
-//! The pool has three lanes, each with a number of places. Work in a place runs on a thread of its own.
+//! The pool has three lanes, each with a number of permits. Work that has a permit runs on a thread of its own.
 //!
 //! Work starts in the quick lane and may run there for a short time. If it
 //! needs more time, the pool ends it and starts it again in the slow lane. If it needs much
 //! memory, the pool starts it again in the heavy lane, which runs one request at a time. So a quick
 //! request never waits for a slow one. In each lane clients take turns: a client waits for at most one
 //! turn of each other client, not for all that another client has queued. One client gets at most half
-//! of the places of the slow lane.
+//! of the permits of the slow lane.
 //!
 //! Work that waits has no snapshot, no thread and no compiled filter.
 
@@ -19,16 +19,16 @@ use crate::limits::fair_semaphore::FairSemaphore;
 use crate::model::{Error, Result};
 use crate::service::cancel::Cancel;
 
-/// How long work may take in a quick place. A List through 100,000 images takes some 20 ms
+/// How long work may take in the quick lane. A List through 100,000 images takes some 20 ms
 /// (`scripts/bench beside`). The filters of a subscription may take as long for one event.
 pub(crate) const QUICK_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How long work may take in a slow place. Only filters that are made to be slow, or many millions of
+/// How long work may take in the slow or the heavy lane. Only filters that are made to be slow, or many millions of
 /// images, reach this bound.
 const SLOW_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The memory in bytes that the filters of one request, or a record of containerd's database, may take in a
-/// quick or a slow place. Only large regular expressions, thousands of selectors and records with very many
+/// The memory in bytes that the filters of one request, or a record of containerd's database, may take in the
+/// quick or the slow lane. Only large regular expressions, thousands of selectors and records with very many
 /// or very long labels take more.
 const LIGHT_FILTER_BYTES: usize = 1 << 20;
 
@@ -52,7 +52,7 @@ pub(crate) enum Attempt<T> {
     Again(Lane),
 }
 
-/// The places for work. Clones share them.
+/// The lanes with their permits. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Pool {
     quick: FairSemaphore,
@@ -61,8 +61,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool with one quick place for each processor, half as many slow places, but at least two, and one
-    /// heavy place.
+    /// A pool whose quick lane has a permit for each processor, whose slow lane has half as many, but at least
+    /// two, and whose heavy lane has one.
     pub fn new() -> Self {
         // More threads than processors would wait for each other while their snapshots are open.
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
@@ -99,17 +99,17 @@ impl Pool {
         client: Client,
         work: impl FnOnce(Cancel) -> Result<T> + Send + 'static,
     ) -> Result<Attempt<T>> {
-        let (places, time, filter_memory) = match lane {
+        let (permits, time, filter_memory) = match lane {
             Lane::Quick => (&self.quick, QUICK_TIMEOUT, LIGHT_FILTER_BYTES),
             Lane::Slow => (&self.slow, SLOW_TIMEOUT, LIGHT_FILTER_BYTES),
             Lane::Heavy => (&self.heavy, SLOW_TIMEOUT, usize::MAX),
         };
-        let place = places.acquire(client, 1).await;
-        // The time of the work begins here: it does not include the wait for a place.
+        let permit = permits.acquire(client, 1).await;
+        // The time of the work begins here: it does not include the wait for a permit.
         let (waiting, cancel) = Cancel::new(time, filter_memory);
-        // The work owns the place: it runs on for a moment after its client has left.
+        // The work owns the permit: it runs on for a moment after its client has left.
         let work: Box<dyn FnOnce() -> Result<T> + Send> = Box::new(move || {
-            let _place = place;
+            let _permit = permit;
             work(cancel)
         });
         let done = tokio::task::spawn_blocking(work)
@@ -134,34 +134,34 @@ impl Default for Pool {
 mod tests {
     use super::*;
 
-    const ONE: Client = Client::Process(1);
-    const TWO: Client = Client::Process(2);
+    const SLOW_CLIENT: Client = Client::Process(1);
+    const QUICK_CLIENT: Client = Client::Process(2);
 
     #[tokio::test]
-    async fn slow_work_moves_to_a_slow_thread_and_does_not_delay_quick_work() {
+    async fn slow_work_moves_to_the_slow_lane_and_does_not_delay_quick_work() {
         let pool = Pool::new();
-        let (begun, mut slow_begun) = tokio::sync::mpsc::unbounded_channel();
+        let (started, mut slow_started) = tokio::sync::mpsc::unbounded_channel();
         let slow: Vec<_> = (0..8)
             .map(|_| {
-                let (pool, begun) = (pool.clone(), begun.clone());
+                let (pool, started) = (pool.clone(), started.clone());
                 tokio::spawn(async move {
                     let work = move |mut cancel: Cancel| {
-                        let started = std::time::Instant::now();
-                        while started.elapsed() < QUICK_TIMEOUT * 2 {
+                        let start = std::time::Instant::now();
+                        while start.elapsed() < QUICK_TIMEOUT * 2 {
                             cancel.check()?;
                         }
-                        let _ = begun.send(());
+                        let _ = started.send(());
                         loop {
                             cancel.check()?;
                         }
                     };
-                    pool.run(ONE, work).await
+                    pool.run(SLOW_CLIENT, work).await
                 })
             })
             .collect();
         // One of the requests is in the slow lane now.
-        slow_begun.recv().await.unwrap();
-        assert_eq!(pool.run(TWO, |_| Ok(7)).await, Ok(7));
+        slow_started.recv().await.unwrap();
+        assert_eq!(pool.run(QUICK_CLIENT, |_| Ok(7)).await, Ok(7));
         for work in slow {
             work.abort();
             let _ = work.await.map(|done: Result<()>| done);

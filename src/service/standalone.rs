@@ -222,9 +222,9 @@ impl Standalone {
         let (lease, cause) = (call.lease(), call.cause());
         let collector = Arc::clone(self.local.collector());
         // The change owns the permit, because it is made even if its client leaves.
-        let place = self.transfers.acquire(call.client, 1).await;
+        let permit = self.transfers.acquire(call.client, 1).await;
         let work = move |change: &mut Transaction<'_>| {
-            let _place = place;
+            let _permit = permit;
             change.set_cause(cause);
             let tagged = tag.apply(change, &ns, lease.as_deref())?;
             for happened in tag.events(tagged.clone()) {
@@ -233,12 +233,12 @@ impl Standalone {
             Ok(tagged)
         };
         let tell = self.local.events().clone();
-        let told = move |tagged: &TagResult| {
+        let emit_events = move |tagged: &TagResult| {
             for happened in events.events(tagged.clone()) {
                 tell.emit(&namespace, happened);
             }
         };
-        self.local.change_then(call.client, bytes, work, told).await?;
+        self.local.change_then(call.client, bytes, work, emit_events).await?;
         Ok(Empty::new())
     }
 
@@ -302,10 +302,10 @@ impl Standalone {
 
 /// The error of a call's namespace in the words of containerd's Publish.
 fn publish_error(error: Error) -> Error {
-    let told = |why: String| format!("failed publishing event: {why}");
+    let failed = |why: String| format!("failed publishing event: {why}");
     match error {
-        Error::FailedPrecondition(why) => Error::FailedPrecondition(told(why)),
-        Error::InvalidArgument(why) => Error::InvalidArgument(told(why)),
+        Error::FailedPrecondition(why) => Error::FailedPrecondition(failed(why)),
+        Error::InvalidArgument(why) => Error::InvalidArgument(failed(why)),
         other => other,
     }
 }
@@ -316,14 +316,14 @@ mod tests {
 
     #[test]
     fn a_failed_publish_names_its_reason() {
-        let told = |header| publish_error(Namespace::required(header).unwrap_err());
+        let failed = |header| publish_error(Namespace::required(header).unwrap_err());
         assert_eq!(
-            told(None),
+            failed(None),
             Error::FailedPrecondition(
                 "failed publishing event: namespace is required: failed precondition".into()
             )
         );
-        assert!(matches!(told(Some("-")), Error::InvalidArgument(m)
+        assert!(matches!(failed(Some("-")), Error::InvalidArgument(m)
             if m.starts_with("failed publishing event: namespace validation: identifier")));
     }
 }

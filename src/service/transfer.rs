@@ -309,12 +309,12 @@ mod tests {
             ..Default::default()
         };
         assert!(tag(&request(MAX_NAMES)).is_ok());
-        let told = tag(&request(MAX_NAMES + 1)).unwrap_err();
-        assert!(told.message().contains("gives 1001 names, and at most 1000"), "{told}");
+        let error = tag(&request(MAX_NAMES + 1)).unwrap_err();
+        assert!(error.message().contains("gives 1001 names, and at most 1000"), "{error}");
         make(&store, &ns, source(3 << 20));
         assert_eq!(apply(&store, &ns, to(10)).unwrap().names.len(), 10);
-        let told = apply(&store, &ns, to(11)).unwrap_err();
-        assert!(matches!(&told, Error::ResourceExhausted(m) if m.contains("more than 33554422")));
+        let error = apply(&store, &ns, to(11)).unwrap_err();
+        assert!(matches!(&error, Error::ResourceExhausted(m) if m.contains("more than 33554422")));
         assert_eq!(images_of(&store, &ns).len(), 11);
     }
 
@@ -328,11 +328,11 @@ mod tests {
             labels: [("k".into(), "v".repeat(4000))].into(),
             ..ImageStore::default()
         };
-        let told = apply(&store, &ns, to).unwrap_err();
+        let error = apply(&store, &ns, to).unwrap_err();
         assert!(
-            matches!(&told, Error::ResourceExhausted(m) if m.contains("image \"a\" would be a record of")
+            matches!(&error, Error::ResourceExhausted(m) if m.contains("image \"a\" would be a record of")
                 && m.contains("at most 16777211 are stored")),
-            "{told:?}"
+            "{error:?}"
         );
         assert_eq!(images_of(&store, &ns).len(), 1);
     }
@@ -343,10 +343,10 @@ mod tests {
         image.labels = (0..60_000).map(|n| (n.to_string(), "v".into())).collect();
         assert!(images::record(&image).is_ok());
         image.labels = (0..66_000).map(|n| (n.to_string(), "v".into())).collect();
-        let told = images::record(&image).map(drop).unwrap_err();
+        let error = images::record(&image).map(drop).unwrap_err();
         assert!(
-            matches!(&told, Error::ResourceExhausted(m) if m.contains("image \"s\" cannot be stored")),
-            "{told:?}"
+            matches!(&error, Error::ResourceExhausted(m) if m.contains("image \"s\" cannot be stored")),
+            "{error:?}"
         );
     }
 }

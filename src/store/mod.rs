@@ -41,6 +41,6 @@ pub use read::scan::{Entry, RecordKey};
 pub(crate) use read::view::Revision;
 pub use read_only::ReadOnlyStore;
 pub use schema::keys::Kind;
-pub(crate) use schema::keys::place_of;
+pub(crate) use schema::keys::position_of;
 pub use schema::log_meta::Retention;
 pub use store::Store;

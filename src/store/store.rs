@@ -139,7 +139,9 @@ impl Store {
     pub fn detach_journal(&self) -> Result<()> {
         self.environment.acquire()?.close().map_err(|failed| {
             let error = match failed {
-                committer::Failure::Lmdb(e) => lmdb_error("writing what is in the journal", &e),
+                committer::CommitFailure::Lmdb(e) => {
+                    lmdb_error("writing what is in the journal", &e)
+                }
                 failed => Error::Internal(format!("writing what is in the journal: {failed}")),
             };
             disk_space::explain(self.root(), error)

@@ -263,7 +263,7 @@ fn the_architecture_holds() {
 }
 
 /// Offences of two files, with those texts.
-fn of(files: &[(&str, &str)]) -> Vec<String> {
+fn offences_of(files: &[(&str, &str)]) -> Vec<String> {
     let text = |code: &str| format!("//! x\n{code}\n");
     offences(&files.iter().map(|(file, code)| (PathBuf::from(file), text(code))).collect())
 }
@@ -286,13 +286,13 @@ fn each_kind_of_violation_is_seen() {
         ("cli/x.rs", "println!()"),
         ("transport/x.rs", "log::warn!()"),
     ] {
-        assert_eq!(of(&[store, (file, code)]).len(), 1, "{file}: {code}");
+        assert_eq!(offences_of(&[store, (file, code)]).len(), 1, "{file}: {code}");
     }
     let circle = [("store/dir/a.rs", "use super::b::B;"), ("store/dir/b.rs", "use super::a::A;")];
-    assert_eq!(of(&circle), ["a circle: store::dir::a, store::dir::b"]);
+    assert_eq!(offences_of(&circle), ["a circle: store::dir::a, store::dir::b"]);
     let parent =
         [("proxy/mod.rs", "mod ask;\nuse ask::Ask;"), ("proxy/ask.rs", "use super::Proxy;")];
-    assert_eq!(of(&parent), ["a circle: proxy, proxy::ask"]);
+    assert_eq!(offences_of(&parent), ["a circle: proxy, proxy::ask"]);
     for (file, code) in [
         ("cli/x.rs", "use crate::store::store::Store;"),
         ("store/engine/x.rs", "use heed::Env; unsafe {}"),
@@ -300,9 +300,9 @@ fn each_kind_of_violation_is_seen() {
         ("model/x.rs", "#[cfg(test)]\nmod tests {\n    use crate::store::store::Store;\n}"),
         ("proxy/x.rs", "use hyper_util::rt::TokioIo;"),
     ] {
-        assert_eq!(of(&[store, (file, code)]), Vec::<String>::new(), "{file}: {code}");
+        assert_eq!(offences_of(&[store, (file, code)]), Vec::<String>::new(), "{file}: {code}");
     }
     let declares =
         [("proxy/mod.rs", "mod ask;\npub use ask::Ask;"), ("proxy/ask.rs", "use super::Ask;")];
-    assert_eq!(of(&declares), Vec::<String>::new());
+    assert_eq!(offences_of(&declares), Vec::<String>::new());
 }

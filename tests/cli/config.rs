@@ -16,7 +16,7 @@ fn config_check_and_serve_refuse_the_same_settings_with_the_same_message() {
     std::os::unix::fs::symlink("nowhere", dir.path().join("dangling")).unwrap();
     let long = format!("state = \"{at}/{}\"", "x".repeat(95 - at.len()));
     let own = format!("state = \"{at}/s\"\nmetrics_address = \"{at}/s/images.sock.ttrpc\"");
-    for (text, told) in [
+    for (text, error) in [
         ("log = \"loud\"", "\"loud\" is neither a level nor a part of this program"),
         ("log = \"info,loud\"", "\"loud\" is neither"),
         ("root = \"\"", "line 1: the path is empty"),
@@ -53,9 +53,9 @@ fn config_check_and_serve_refuse_the_same_settings_with_the_same_message() {
         }
         fs::write(dir.path().join("config"), text).unwrap();
         let checked = run(dir.path(), &args(dir.path(), "config check --config DIR/config"));
-        checked.failed(1, told);
+        checked.failed(1, error);
         let served = run(dir.path(), &args(dir.path(), "serve --config DIR/config"));
-        served.failed(1, told);
+        served.failed(1, error);
         assert_eq!(served.err(), checked.err());
     }
 }
@@ -79,7 +79,7 @@ fn a_file_that_others_may_write_is_refused() {
 fn a_wrong_variable_is_called_by_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let long = "x".repeat(200);
-    for (variable, value, line, told) in [
+    for (variable, value, line, error) in [
         ("LMDB_IMAGES_MAX_CALLS", "many", "serve", "'environment variable LMDB_IMAGES_MAX_CALLS'"),
         ("LMDB_IMAGES_GID", "4294967295", "serve", "'environment variable LMDB_IMAGES_GID'"),
         ("LMDB_IMAGES_ROOT", "", "ls", "'environment variable LMDB_IMAGES_ROOT'"),
@@ -94,13 +94,13 @@ fn a_wrong_variable_is_called_by_its_name() {
             super::Ended(command.args(line.split(' ')).env(variable, value).output().unwrap());
         assert_ne!(ended.status(), HUNG);
         assert!([1, 2].contains(&ended.status()), "{variable}: {}", ended.err());
-        assert!(ended.err().contains(told), "{variable}: {}", ended.err());
+        assert!(ended.err().contains(error), "{variable}: {}", ended.err());
     }
     let bytes = std::ffi::OsStr::from_bytes(b"a\xff");
     for variable in ["RUST_LOG", "LMDB_IMAGES_GID", "LMDB_IMAGES_METRICS_ADDRESS"] {
         let ended = program(dir.path()).arg("serve").env(variable, bytes).output().unwrap();
-        let told = format!("environment variable {variable}: \"a\\xff\" is not UTF-8");
-        super::Ended(ended).failed(2, &told);
+        let error = format!("environment variable {variable}: \"a\\xff\" is not UTF-8");
+        super::Ended(ended).failed(2, &error);
     }
     let given = [std::ffi::OsStr::new("serve"), std::ffi::OsStr::new("--log"), bytes];
     run(dir.path(), &given).failed(2, "the argument \"a\\xff\" is not UTF-8");

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::{args, run, store};
 
-/// Makes what is no regular file; says how each is called.
+/// Makes files that are not regular ones. Returns the name of each, and its kind as errors call it.
 fn odd_files(dir: &Path) -> Vec<(&'static str, &'static str)> {
     let make = |program: &str, args: &[&str]| {
         Command::new(program).args(args).current_dir(dir).status().unwrap().success()
@@ -71,8 +71,8 @@ fn only_regular_files_are_replaced() {
     run(dir.path(), &args(dir.path(), "backup --root ROOT DIR/b")).worked();
     run(dir.path(), &args(dir.path(), "backup --root ROOT DIR/b")).failed(1, "exists already");
     run(dir.path(), &args(dir.path(), "backup --root ROOT --force DIR/b")).worked();
-    let of = |name: &str| fs::metadata(dir.path().join(name)).unwrap();
-    assert_eq!(of("b").mode() & 0o777, 0o600);
+    let metadata = |name: &str| fs::metadata(dir.path().join(name)).unwrap();
+    assert_eq!(metadata("b").mode() & 0o777, 0o600);
     run(dir.path(), &args(dir.path(), "restore --root DIR/again DIR/b")).worked();
     // Nothing is left beside it.
     let names = fs::read_dir(dir.path()).unwrap();

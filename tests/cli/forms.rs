@@ -58,7 +58,7 @@ fn check_names_lists_what_docker_and_cri_cannot_show() {
     run(dir, &args(dir, "check --root DIR/none --names")).failed(2, "");
 }
 
-/// What bash's script is answered for these words, the last of which is being written.
+/// The completions that bash's script gets for these words. The user is writing the last one.
 fn completed(dir: &std::path::Path, words: &[&str]) -> Vec<String> {
     let mut command = program(dir);
     command.env("LMDB_IMAGES_COMPLETE", "bash").env("LMDB_IMAGES_ROOT", dir.join("root"));

@@ -76,7 +76,7 @@ impl Ended {
         String::from_utf8_lossy(&self.0.stderr).into_owned()
     }
 
-    /// It ended with this status, and says so on standard error.
+    /// Checks that the program ended with this status, and that standard error contains this text.
     pub fn failed(&self, status: i32, says: &str) {
         assert_eq!(self.status(), status, "{}{}", self.out(), self.err());
         assert!(self.err().contains(says), "{:?} is not in {}", says, self.err());

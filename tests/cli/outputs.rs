@@ -1,4 +1,4 @@
-//! Standard output that is full, open for reading only, or whose reader is gone, and standard error too.
+//! Standard output on a full device, open for reading only, or whose reader has closed it; the same of standard error.
 
 use std::fs::File;
 use std::path::Path;
@@ -49,7 +49,7 @@ fn full() -> Stdio {
     File::options().write(true).open("/dev/full").unwrap().into()
 }
 
-/// A pipe whose reader is gone.
+/// A pipe whose reader has closed it.
 fn without_reader() -> Stdio {
     std::io::pipe().unwrap().1.into()
 }

@@ -12,12 +12,12 @@ use crate::support;
 fn a_long_name_is_shortened_in_the_table_alone() {
     let long = format!("begin{}end", "x".repeat(32_000));
     let dir = store(&[&long, "short"]);
-    let of = |line: &str| run(dir.path(), &args(dir.path(), line)).worked();
-    let table = of("ls --root ROOT");
+    let output = |line: &str| run(dir.path(), &args(dir.path(), line)).worked();
+    let table = output("ls --root ROOT");
     assert!(table.lines().all(|line| line.len() < 400), "{table}");
     assert!(table.contains("beginxxx") && table.contains("xend "), "{table}");
     for line in ["ls --root ROOT --no-trunc", "ls --root ROOT -q", "ls --root ROOT --json"] {
-        assert!(of(line).contains(&long), "{line}");
+        assert!(output(line).contains(&long), "{line}");
     }
     let missing = run(
         dir.path(),
@@ -40,14 +40,14 @@ fn a_digest_and_labels_select() {
     }
     super::fill(&opened, "other", images);
     drop(opened);
-    let of = |line: &str| {
+    let output = |line: &str| {
         run(dir.path(), &args(dir.path(), &format!("ls --root ROOT -q {line}"))).worked()
     };
     let whole = format!("-A --digest sha256:{}", "1".repeat(64));
-    assert_eq!(of(&whole), "other\ta\nother\tb\n");
-    assert_eq!(of("-n other --digest sha256:2"), "c\n");
-    assert_eq!(of("-n other --label example.org/k=x"), "a\nc\n");
-    assert_eq!(of("-n other --label example.org/k --digest sha256:1 name==b name==c"), "b\n");
+    assert_eq!(output(&whole), "other\ta\nother\tb\n");
+    assert_eq!(output("-n other --digest sha256:2"), "c\n");
+    assert_eq!(output("-n other --label example.org/k=x"), "a\nc\n");
+    assert_eq!(output("-n other --label example.org/k --digest sha256:1 name==b name==c"), "b\n");
     run(dir.path(), &args(dir.path(), "ls --digest 12"))
         .failed(1, "--digest \"12\" is not a digest");
 }

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 
 use bbolt_read::ReadAt;
 use fastrand::Rng;
-use lmdb_images::admin::import::containerd_schema::{Item, Notes, read, survey};
+use lmdb_images::admin::import::containerd_schema::{FileItem, Notes, read, survey};
 use lmdb_images::model::image::Image;
 
 const FILES: [(&str, &[u8]); 3] = [
@@ -22,7 +22,7 @@ fn file(index: usize) -> Vec<u8> {
     bytes
 }
 
-fn all(bytes: &[u8]) -> (Vec<Item>, Notes) {
+fn all(bytes: &[u8]) -> (Vec<FileItem>, Notes) {
     let mut found = Vec::new();
     let notes = read(bytes, |each| {
         found.push(each);
@@ -39,7 +39,7 @@ fn files_of_real_containerds_are_read_whole() {
         let namespaces: Vec<_> = found
             .iter()
             .filter_map(|found| match found {
-                Item::Namespace(_, record) => {
+                FileItem::Namespace(_, record) => {
                     Some((record.name.as_str(), record.labels.clone().into_iter().collect()))
                 }
                 _ => None,
@@ -55,7 +55,7 @@ fn files_of_real_containerds_are_read_whole() {
         let images: Vec<&Image> = found
             .iter()
             .filter_map(|found| match found {
-                Item::Image(_, image) => Some(image),
+                FileItem::Image(_, image) => Some(image),
                 _ => None,
             })
             .collect();
@@ -90,22 +90,22 @@ impl ReadAt for Watched<'_> {
     }
 }
 
-/// What is told of a damaged file: an error, or records and what is missing. Without a word about
+/// What is reported of a damaged file: an error, or records and what is missing. Without a word about
 /// damage there must be as many as there were.
-fn damaged(bytes: &[u8], images: u64, what: &str) -> Told {
-    let Ok(survey) = survey(bytes) else { return Told::Refused };
+fn damaged(bytes: &[u8], images: u64, what: &str) -> Finding {
+    let Ok(survey) = survey(bytes) else { return Finding::FileRefused };
     if survey.unreadable.is_empty() && survey.notes == Notes::default() {
         assert_eq!((survey.namespaces, survey.images), (3, images), "{what}: lost without a word");
-        return Told::Nothing;
+        return Finding::None;
     }
-    Told::Some
+    Finding::Reported
 }
 
 #[derive(PartialEq, Eq)]
-enum Told {
-    Refused,
-    Some,
-    Nothing,
+enum Finding {
+    FileRefused,
+    Reported,
+    None,
 }
 
 #[test]
@@ -128,21 +128,21 @@ fn every_byte_that_matters_may_be_wrong() {
         .collect();
     assert!((8..24).contains(&pages.len()), "{pages:?}");
     let mut random = Rng::with_seed(0x1_2345_6789);
-    let (mut told, mut untold) = (0, 0);
+    let (mut noticed, mut unnoticed) = (0, 0);
     // Numbers stand at the beginning of a page, and names and values, which are many, behind.
     let matter = |at: &usize| at % 4096 < 512 || at.is_multiple_of(5);
     for at in pages.into_iter().flat_map(|at| at..at + 4096).filter(matter) {
         let mask = [0xff, 1 << random.usize(..8)][random.usize(..2)];
         bytes[at] ^= mask;
         match damaged(&bytes, images, &format!("byte {at} with {mask:#x}")) {
-            Told::Nothing => untold += 1,
-            _ => told += 1,
+            Finding::None => unnoticed += 1,
+            _ => noticed += 1,
         }
         bytes[at] ^= mask;
     }
     // Most bytes are free space, or stand in a key or a value, for which bolt has no checksum.
-    println!("{told} of {} changed bytes were told", told + untold);
-    assert!(told > 1_000, "{told} of {}", told + untold);
+    println!("{noticed} of {} changed bytes were noticed", noticed + unnoticed);
+    assert!(noticed > 1_000, "{noticed} of {}", noticed + unnoticed);
 }
 
 #[test]
@@ -212,8 +212,8 @@ fn recover_uses_and_reports_the_older_state_if_the_last_meta_page_is_damaged() {
     let newer = usize::from(transaction(&bytes, 1) > transaction(&bytes, 0));
     bytes[newer * 4096 + 64] ^= 1;
     let found = survey(bytes.as_slice()).unwrap();
-    let told = found.notes.other_meta.unwrap().to_string();
-    assert_eq!(told, format!("page {newer}: the checksum of this meta page is wrong"));
+    let note = found.notes.other_meta.unwrap().to_string();
+    assert_eq!(note, format!("page {newer}: the checksum of this meta page is wrong"));
     // The last change was of a label.
     assert_eq!(found.images, 22);
 }

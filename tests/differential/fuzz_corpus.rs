@@ -1,5 +1,5 @@
-//! What fuzzing starts from, and what it has found: every input in `fuzz/seeds` through its target, on
-//! any compiler. An input that ends here in a panic once did so under `scripts/soak/fuzz`.
+//! Runs every input in `fuzz/seeds` through its target, on any compiler. The inputs are those that fuzzing starts from,
+//! and those that once ended in a panic under `scripts/soak/fuzz`.
 
 #[path = "../../fuzz/src/lib.rs"]
 mod fuzz;
@@ -65,7 +65,7 @@ fn recording() -> Vec<(String, Vec<Step>)> {
     text.lines().map(scenario).collect()
 }
 
-/// Makes the seeds anew from requests that were recorded, and leaves what was found as it is.
+/// Makes the seeds anew from recorded requests. The inputs that fuzzing has found stay.
 #[test]
 #[ignore = "writes fuzz/seeds: cargo test --test differential -- --ignored make_seeds"]
 fn make_seeds() {

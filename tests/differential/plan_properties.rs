@@ -7,7 +7,7 @@ use lmdb_images::api::images::{Image, ListImagesResponse};
 use lmdb_images::limits::memory::ReplyBuffer;
 use lmdb_images::model::Namespace;
 use lmdb_images::model::filter::Filter;
-use lmdb_images::model::image::plan::Plan;
+use lmdb_images::model::image::plan::QueryPlan;
 use lmdb_images::service::cancel::Cancel;
 use lmdb_images::service::images::query::{Query, list, list_if_few};
 use lmdb_images::store::{Kind, Records, Store, Transaction};
@@ -225,10 +225,10 @@ fn filters_are_planned_in_every_way() {
     let (mut scans, mut never, mut one, mut more) = (0, 0, 0, 0);
     for _ in 0..500 {
         let filter = filter().new_tree(&mut runner).unwrap().current();
-        match Plan::new(&Filter::parse_all(&[filter]).unwrap()) {
-            Plan::All => panic!("a filter that asks nothing"),
-            Plan::Scan { .. } => scans += 1,
-            Plan::Lookups(found) => match found.first().map(Vec::len) {
+        match QueryPlan::new(&Filter::parse_all(&[filter]).unwrap()) {
+            QueryPlan::All => panic!("a filter that asks nothing"),
+            QueryPlan::Scan { .. } => scans += 1,
+            QueryPlan::Lookups(found) => match found.first().map(Vec::len) {
                 None => never += 1,
                 Some(1) => one += 1,
                 Some(_) => more += 1,

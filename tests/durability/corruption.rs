@@ -1,7 +1,7 @@
-//! Corruption: the data file of a store that no process has open is damaged at random, thousands of times. Then
-//! a process of its own opens it and reads everything. It may refuse, with a sentence that names
-//! `recover`; or it serves, and each record is the one that was written, or said to be damaged. It
-//! never ends by a signal, and never gives out anything else. Afterwards `recover` saves what it can.
+//! Corruption. The test damages the data file of a store that no process has open at random, thousands of times. Each
+//! time, a child process opens the store and reads everything. The child may refuse, with a sentence that names
+//! `recover`. Or it serves, and each record must be the written one, or reported as damaged. The child must never end by
+//! a signal, and never return anything else. Afterwards `recover` saves the readable records.
 //!
 //! `LMDB_IMAGES_ROT_ROUNDS` says how often (default 60), `LMDB_IMAGES_SEED` repeats a run. The last
 //! lines have the figures.
@@ -134,7 +134,7 @@ fn damage(file: &mut Vec<u8>, random: &mut Rng) -> &'static str {
     }
 }
 
-/// The child: opens the store, reads all of it, writes, and reads again; prints what it got.
+/// The child: opens the store, reads all of it, writes, reads again, and prints the results.
 #[test]
 #[ignore = "run by the other test, as another process"]
 fn open_and_read() {
@@ -313,16 +313,16 @@ fn judge(
     let listed: Vec<usize> =
         lines.next().unwrap().split(' ').skip(1).map(|n| n.parse().unwrap()).collect();
     let hex = |m: &Vec<u8>| m.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let is = |state: &BTreeMap<String, Vec<u8>>| {
+    let has_state = |state: &BTreeMap<String, Vec<u8>>| {
         names.iter().zip(&got).all(|(name, got)| match state.get(name) {
             Some(message) => **got == hex(message),
             None => *got == "missing",
         })
     };
-    if is(&written.last) {
+    if has_state(&written.last) {
         return;
     }
-    if is(&written.before) {
+    if has_state(&written.before) {
         figures.one_back += 1;
         return;
     }
@@ -342,7 +342,7 @@ fn judge(
 }
 
 fn saved(
-    report: &recover::Report,
+    report: &recover::RecoveryReport,
     to: &Path,
     written: &Written,
     figures: &mut Figures,

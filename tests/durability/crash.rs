@@ -1,8 +1,8 @@
-//! The kill test: clients write over both protocols, all the time; the daemon is ended at random
-//! moments, by SIGKILL or by SIGTERM, and started again on the same store. Every client that
-//! comes back finds all its answered writes, and one that was not answered whole or not at all. A
-//! List by labels, which asks the index, finds the same, and `check` finds all whole in between. The log
-//! has every answered change once, and leads to what is listed.
+//! The kill test. Clients write over both protocols without a pause. The test ends the daemon at random moments, by
+//! SIGKILL or by SIGTERM, and starts it again on the same store. Every client that comes back must find all of its
+//! answered writes, and a write without an answer whole or not at all. A List by labels, which uses the index, must find
+//! the same images, and `check` in between must find no damage. The log must have every answered change once, and its
+//! changes must lead to the listed images.
 //!
 //! `LMDB_IMAGES_KILL_ROUNDS` says how often (default 30), `LMDB_IMAGES_SEED` repeats a run's choices.
 
@@ -35,7 +35,7 @@ enum Seen {
     Restart { found: usize, in_doubt: bool },
 }
 
-/// A client, and what it knows of its own names.
+/// A client, and its knowledge of its own names.
 struct Writer {
     id: usize,
     random: Rng,
@@ -48,7 +48,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes until the daemon is gone, waits for the next, and looks; until there is no next.
+    /// Writes until the daemon has ended, waits for the next daemon, and checks its images; until there is no next one.
     async fn run(mut self, dir: PathBuf, mut daemons: watch::Receiver<u64>) -> Self {
         while daemons.changed().await.is_ok() {
             let connected = match self.id % 2 {
@@ -65,7 +65,7 @@ impl Writer {
                 }
                 Ok(())
             };
-            // The daemon is gone. An error that it answered would be a fault.
+            // The daemon has ended. If it had answered with an error, that would be a fault.
             let end: Result<(), Failed> = lost.await;
             if let Err(end) = end {
                 assert!([-1, 1, 2, 14].contains(&end.code), "{end:?}");
@@ -90,7 +90,7 @@ impl Writer {
         Ok(())
     }
 
-    /// What is stored under a name must be what was answered, or what was asked and not answered.
+    /// The stored content of a name must be that of the last answered write, or of the write without an answer.
     fn check(&self, name: &str, found: Content) -> Result<(), String> {
         let answered = self.answered.get(name).copied().flatten();
         let in_doubt = self.unanswered.as_ref().is_some_and(|(n, c)| n == name && *c == found);
@@ -101,7 +101,7 @@ impl Writer {
         Err(format!("{name}: answered {answered:?}, found {found:?}, in doubt {unanswered:?}"))
     }
 
-    /// Compares each name of this client with what is stored.
+    /// Compares each name of this client with the stored images.
     async fn look(&mut self, client: &Client) -> Result<(), Failed> {
         let mut stored = HashMap::new();
         for key in 0..NAMES {
@@ -141,7 +141,7 @@ impl Writer {
     }
 }
 
-/// All images of a daemon to which no client writes any more.
+/// All images of a daemon. No client writes to it now.
 async fn list(dir: &Path) -> HashMap<String, u64> {
     let client = Client::grpc(&dir.join("state/images.sock")).await;
     let listed: ListImagesResponse =
@@ -192,7 +192,7 @@ async fn every_answered_write_survives_a_restart() {
         let (mut restarts, mut answers) = (0, 0);
         let until = random.u64(..400);
         while restarts < CLIENTS || answers < until {
-            // A client that found a fault is gone.
+            // A client that has found a fault has ended.
             let seen = tokio::select! {
                 Some(seen) = sees.recv() => seen,
                 Some(ended) = running.join_next() => ended.map(|_| unreachable!()).unwrap(),

@@ -1,6 +1,6 @@
 //! Rot in the journal of a store whose process was ended: bits of it are turned over, one at a time. The store
-//! is refused, with a sentence that names `recover`, or everything in it is as it was written; but a last
-//! entry that is damaged cannot be told from one that was never finished. `recover` saves all others.
+//! is refused, with a sentence that names `recover`, or everything in it is as it was written. Only a damaged last
+//! entry looks like one that was never finished. `recover` saves all others.
 
 use std::path::Path;
 

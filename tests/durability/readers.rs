@@ -33,7 +33,7 @@ fn a_stopped_reader_blocks_no_writer_and_is_reported() {
     let held = store.readers().unwrap();
     assert_eq!(held.len(), 1, "{held:?}");
     assert_eq!((held[0].process, held[0].alive), (holder.pid(), true));
-    // Its snapshot is that of LMDB's file, into which a checkpoint brings what is written.
+    // Its snapshot is of LMDB's file. Changes reach that file by a checkpoint.
     while store.last_commit().unwrap() == held[0].snapshot {
         std::thread::yield_now();
     }
@@ -46,9 +46,9 @@ fn the_slots_of_a_killed_reader_are_freed() {
     let mut holder = SnapshotHolder::start(store.root(), 3);
     let mut other = SnapshotHolder::start(store.root(), 1);
     holder.kill();
-    let alive = |of: &SnapshotHolder| {
+    let alive = |holder: &SnapshotHolder| {
         let held = store.readers().unwrap();
-        held.into_iter().filter(|h| h.process == of.pid()).map(|h| h.alive).collect::<Vec<_>>()
+        held.into_iter().filter(|h| h.process == holder.pid()).map(|h| h.alive).collect::<Vec<_>>()
     };
     assert_eq!((alive(&holder), alive(&other)), (vec![false; 3], vec![true]));
     assert_eq!(store.free_dead_readers().unwrap(), 3);
@@ -78,7 +78,7 @@ fn looking_at_the_table_leaves_the_owner_alive_to_others() {
             for _ in 0..3 {
                 assert_eq!(store.readers()?.len(), 1);
             }
-            // Another process takes back what is dead: not ours.
+            // Another process frees the slots of dead processes, but not ours.
             drop(SnapshotHolder::start(store.root(), 1));
             assert_eq!(
                 store.readers()?.iter().filter(|h| h.process == std::process::id()).count(),

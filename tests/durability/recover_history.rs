@@ -11,7 +11,7 @@ use std::path::Path;
 
 use fastrand::Rng;
 use lmdb_images::admin::recover;
-use lmdb_images::admin::recover::Report;
+use lmdb_images::admin::recover::RecoveryReport;
 use lmdb_images::api::images::Image;
 use lmdb_images::model::Namespace;
 use lmdb_images::store::{Kind, Records, Store, Transaction};
@@ -174,10 +174,16 @@ struct Figures {
     missing: usize,
 }
 
-fn judge(history: &History, root: &Path, report: &Report, how: &str, figures: &mut Figures) {
+fn judge(
+    history: &History,
+    root: &Path,
+    report: &RecoveryReport,
+    how: &str,
+    figures: &mut Figures,
+) {
     let store = Store::open(root).unwrap();
-    // A journal whose last entries are damaged, or which is an older copy of itself, cannot be told from
-    // one whose last entries were never finished.
+    // A journal whose last entries are damaged, or which is an older copy of itself, looks like one whose
+    // last entries were never finished.
     let tail_may_be_lost = how.contains("journal: ") || how.contains("an older journal");
     let said =
         !report.found.is_newest_known || how.contains("journal") || how.contains("no data file");
@@ -276,7 +282,7 @@ fn put(store: &Store, version: usize, bytes: usize) {
     store.writer().write_blocking(write).unwrap();
 }
 
-fn recovered(root: &Path) -> (Option<Vec<u8>>, Report) {
+fn recovered(root: &Path) -> (Option<Vec<u8>>, RecoveryReport) {
     let to = tempfile::tempdir().unwrap();
     let report = recover::run(root, Some(to.path())).unwrap();
     let store = Store::open(to.path()).unwrap();

@@ -1,4 +1,4 @@
-//! The catalogue over both protocols: pages, counts, batches, and what is refused.
+//! The catalogue over both protocols: pages, counts, batches, and refused requests.
 
 mod apply;
 
@@ -28,17 +28,18 @@ fn labelled(name: &str, key: &str, value: &str) -> Image {
     Image { labels: [(key.to_owned(), value.to_owned())].into(), ..image(name) }
 }
 
-pub fn put(image: Image, is: Option<precondition::Is>) -> ApplyItem {
+pub fn put(image: Image, condition: Option<precondition::Is>) -> ApplyItem {
     let put = Put { image: Some(image).into(), ..Put::default() };
-    item(apply_item::Change::Put(put), is)
+    item(apply_item::Change::Put(put), condition)
 }
 
-fn remove(name: &str, is: Option<precondition::Is>) -> ApplyItem {
-    item(apply_item::Change::Remove(Remove { name: name.into(), ..Remove::default() }), is)
+fn remove(name: &str, condition: Option<precondition::Is>) -> ApplyItem {
+    item(apply_item::Change::Remove(Remove { name: name.into(), ..Remove::default() }), condition)
 }
 
-fn item(change: apply_item::Change, is: Option<precondition::Is>) -> ApplyItem {
-    let precondition = is.map(|is| Precondition { is: Some(is), ..Precondition::default() }).into();
+fn item(change: apply_item::Change, condition: Option<precondition::Is>) -> ApplyItem {
+    let precondition =
+        condition.map(|is| Precondition { is: Some(is), ..Precondition::default() }).into();
     ApplyItem { precondition, change: Some(change), ..ApplyItem::default() }
 }
 

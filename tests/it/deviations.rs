@@ -108,9 +108,9 @@ async fn invalid_utf8_is_an_invalid_argument() {
         name[at] = 0xff;
         let wrong = [("Get", b"\x0a\x01\xff".to_vec()), ("List", b"\x0a\x01\xff".to_vec())];
         for (method, request) in wrong.into_iter().chain([("Create", name)]) {
-            let told =
+            let message =
                 refused(client.raw(method, Some(SPACE), request).await, Code::InvalidArgument);
-            assert!(told.contains("Invalid UTF-8"), "{told}");
+            assert!(message.contains("Invalid UTF-8"), "{message}");
         }
         assert!(list(&client).await.is_empty());
     }
@@ -123,9 +123,9 @@ async fn a_malformed_message_is_an_invalid_argument() {
         let client = served.client(protocol).await;
         for request in [&b"\x0a\x05a"[..], b"\x00\x00", b"\x0b"] {
             // Before the namespace is looked at, as in containerd.
-            let told =
+            let message =
                 refused(client.raw("Get", None, request.into()).await, Code::InvalidArgument);
-            assert!(told.starts_with("the request is no GetImageRequest: "), "{told}");
+            assert!(message.starts_with("the request is no GetImageRequest: "), "{message}");
         }
     }
 }
@@ -142,7 +142,7 @@ async fn an_image_that_no_reply_could_carry_is_not_stored() {
             image
         };
         created(&client, annotated("a", limit - (1 << 20))).await.unwrap();
-        // Each request fits, but not what they make together.
+        // Each request fits, but the image that they make together does not.
         let request = UpdateImageRequest {
             image: MessageField::some(annotated("b", 2 << 20)),
             update_mask: MessageField::some(FieldMask {
@@ -152,8 +152,8 @@ async fn an_image_that_no_reply_could_carry_is_not_stored() {
             ..Default::default()
         };
         let answer = client.raw("Update", Some(SPACE), request.write_to_bytes().unwrap()).await;
-        let told = refused(answer, Code::ResourceExhausted);
-        assert!(told.starts_with("grpc: trying to send message larger than max ("), "{told}");
+        let message = refused(answer, Code::ResourceExhausted);
+        assert!(message.starts_with("grpc: trying to send message larger than max ("), "{message}");
         let kept = get(&client, "i").await.unwrap();
         assert_eq!(kept.target.annotations.keys().collect::<Vec<_>>(), ["a"]);
     }
@@ -170,8 +170,8 @@ async fn a_list_over_ttrpc_is_bounded_by_its_frame() {
         created(&client, large).await.unwrap();
     }
     let all = client.raw("List", Some(SPACE), Vec::new()).await;
-    let told = refused(all, Code::ResourceExhausted);
-    assert!(told.starts_with("grpc: trying to send message larger than max (52"), "{told}");
+    let message = refused(all, Code::ResourceExhausted);
+    assert!(message.starts_with("grpc: trying to send message larger than max (52"), "{message}");
     // The connection lives, and gRPC carries it.
     assert!(get(&client, "a").await.is_ok());
     assert_eq!(list(&served.client(Protocol::Grpc).await).await.len(), 5);
@@ -200,8 +200,8 @@ async fn the_error_names_the_first_of_several_long_labels() {
             long.labels.insert(key.into(), "v".repeat(4096));
         }
         for _ in 0..8 {
-            let told = refused(created(&client, long.clone()).await, Code::InvalidArgument);
-            assert!(told.ends_with(", key: a: invalid argument"), "{told}");
+            let message = refused(created(&client, long.clone()).await, Code::InvalidArgument);
+            assert!(message.ends_with(", key: a: invalid argument"), "{message}");
         }
     }
 }
@@ -223,8 +223,11 @@ async fn the_empty_name_is_never_found() {
 async fn an_unknown_method_is_unimplemented() {
     let served = Served::start().await;
     let answer = served.client(Protocol::Grpc).await.raw("Nope", Some(SPACE), Vec::new()).await;
-    let told = refused(answer, Code::Unimplemented);
-    assert!(told.starts_with(&format!("unknown method Nope of service {IMAGES}: ")), "{told}");
+    let message = refused(answer, Code::Unimplemented);
+    assert!(
+        message.starts_with(&format!("unknown method Nope of service {IMAGES}: ")),
+        "{message}"
+    );
     let answer = served.client(Protocol::Ttrpc).await.raw("Nope", Some(SPACE), Vec::new()).await;
     refused(answer, Code::Unimplemented);
 }

@@ -1,5 +1,5 @@
-//! What the collector of a daemon that stands alone removes, what it keeps, and that it does so beside
-//! others' changes. `tests/differential/live/mod.rs` compares it with containerd's own.
+//! The images and leases that the collector of a daemon that stands alone removes and keeps, also while clients make
+//! changes. `tests/differential/live/mod.rs` compares it with containerd's own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

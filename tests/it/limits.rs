@@ -1,4 +1,4 @@
-//! Clients that misbehave: each is bounded, told or disconnected, and the others are served.
+//! Clients that misbehave: each is bounded, refused or disconnected, and the others are served.
 
 mod crumbs;
 mod memory;

@@ -51,11 +51,11 @@ async fn scrape(daemon: &Daemon) -> String {
 /// The sum of the samples that begin so; of a histogram, of its counts.
 fn value(text: &str, name: &str) -> f64 {
     let samples = text.lines().filter_map(|line| line.rsplit_once(' '));
-    let of = |sample: &str| {
+    let has_name = |sample: &str| {
         let bare = sample.split('{').next().unwrap();
         bare == name || bare == format!("{name}_count")
     };
-    samples.filter(|(s, _)| of(s)).map(|(_, v)| v.parse::<f64>().unwrap()).sum()
+    samples.filter(|(s, _)| has_name(s)).map(|(_, v)| v.parse::<f64>().unwrap()).sum()
 }
 
 /// The metrics of a scrape, by the names that people ask for.
@@ -121,12 +121,12 @@ async fn every_metric_is_documented_and_set() {
     let through: Result<GetImageResponse, _> =
         Client::grpc(front.grpc()).await.call("Get", "n", &get).await;
     through.unwrap();
-    let told = async {
+    let measured = async {
         while value(&scrape(&front).await, "lmdb_images_upstream_event_lag_seconds") == 0.0 {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(TEST_TIMEOUT, told).await.unwrap();
+    tokio::time::timeout(TEST_TIMEOUT, measured).await.unwrap();
 
     let refused = async {
         let mut many = Vec::new();

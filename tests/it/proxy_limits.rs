@@ -1,5 +1,5 @@
-//! In front of a containerd: what clients of containerd make there, however odd or much it is, neither
-//! stops the others from being read here, nor grows what is kept of them.
+//! In front of a containerd: odd, large or very many records that clients make in containerd neither stop the daemon
+//! from reading the others, nor make it keep more than its bounds allow.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

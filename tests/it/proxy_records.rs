@@ -139,7 +139,7 @@ async fn a_record_that_containerd_refuses_does_not_stop_a_resync() {
     chain.upstream.script(GET, found("sound"));
     chain.create(&["broken", "sound"]).await;
     chain.wait_for(&["broken", "sound"]).await;
-    // containerd no longer lists one of them, and does not say either that it is gone.
+    // containerd no longer lists one of them, but does not answer NOT_FOUND for it either.
     chain.upstream.script(LIST, listed(&["sound"]));
     chain.upstream.script(GET, Scripted::Refusal(Code::DataLoss as i32, "damaged".into()));
     chain.resync().await;

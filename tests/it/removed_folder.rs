@@ -31,21 +31,21 @@ async fn watch_health(socket: &Path) -> tonic::Streaming<Vec<u8>> {
     reply.await.unwrap().into_inner()
 }
 
-/// Waits for a status. The daemon tells a client the verdict of a moment ago, which may be another.
+/// Waits for a status. The daemon first sends the status of a moment ago, which may differ.
 async fn becomes(health: &mut tonic::Streaming<Vec<u8>>, status: i32) {
-    let told = async {
+    let change = async {
         loop {
             let message = health.message().await.unwrap().unwrap();
-            let told = HealthCheckResponse::parse_from_bytes(&message).unwrap();
-            if told.status.value() == status {
+            let reply = HealthCheckResponse::parse_from_bytes(&message).unwrap();
+            if reply.status.value() == status {
                 return;
             }
         }
     };
-    tokio::time::timeout(TEST_TIMEOUT, told).await.expect("no change of health");
+    tokio::time::timeout(TEST_TIMEOUT, change).await.expect("no change of health");
 }
 
-/// The collection of the start is a write, and may come when the folder is gone.
+/// Whether the error is of the collection at the start: this is a write, and may come after the removal of the folder.
 fn is_of_collector(error: &str) -> bool {
     error.contains("collecting what has expired")
 }
@@ -136,6 +136,6 @@ fn only_one_of_many_starting_daemons_gets_the_folder_of_sockets() {
             let name = state.display().to_string();
             assert!(said.contains(&name), "{said}");
         }
-        // The last one is killed here: the next round finds what it leaves.
+        // The last daemon is killed here, so the next round finds its files.
     }
 }

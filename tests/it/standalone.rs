@@ -142,18 +142,18 @@ async fn changes_are_told_in_order_whichever_protocol_made_them() {
         let event = next(&mut all).await.unwrap();
         assert_eq!(event.namespace, "n");
         assert!((event.timestamp.seconds - Timestamp::now().seconds).abs() < 60);
-        let told = ImageCreate::parse_from_bytes(&event.event.value).unwrap();
-        seen.push((event.topic, event.event.type_url.clone(), told.name, told.labels.len()));
+        let created = ImageCreate::parse_from_bytes(&event.event.value).unwrap();
+        seen.push((event.topic, event.event.type_url.clone(), created.name, created.labels.len()));
     }
-    let of = |what: &str, kind: &str, name: &str, labels| {
+    let event = |what: &str, kind: &str, name: &str, labels| {
         let kind = format!("containerd.services.images.v1.Image{kind}");
         (format!("/images/{what}"), kind, name.to_owned(), labels)
     };
     let expected = [
-        of("create", "Create", "a", 1),
-        of("delete", "Delete", "a", 0),
-        of("create", "Create", "b", 1),
-        of("delete", "Delete", "b", 0),
+        event("create", "Create", "a", 1),
+        event("delete", "Delete", "a", 0),
+        event("create", "Create", "b", 1),
+        event("delete", "Delete", "b", 0),
     ];
     assert_eq!(seen, expected);
     let one = next(&mut some).await.unwrap();
@@ -210,14 +210,14 @@ async fn a_subscriber_that_does_not_read_gets_an_error_and_delays_no_writer() {
         call::<Empty>(&channel, EVENTS, "Publish", &publish).await.unwrap();
     }
     let mut read = 0;
-    let told = loop {
+    let error = loop {
         match next(&mut slow).await {
             Ok(_) => read += 1,
-            Err(told) => break told,
+            Err(error) => break error,
         }
     };
-    assert_eq!(told.code(), Code::ResourceExhausted, "after {read}: {told:?}");
-    assert!(told.message().contains("events were missed"), "{told:?}");
+    assert_eq!(error.code(), Code::ResourceExhausted, "after {read}: {error:?}");
+    assert!(error.message().contains("events were missed"), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,8 +225,11 @@ async fn a_subscription_ends_when_the_daemon_stops() {
     let served = Served::start().await;
     let mut events = subscribe(&served, &[]).await;
     tokio::time::timeout(TEST_TIMEOUT, served.daemon.stop()).await.unwrap();
-    let told = next(&mut events).await.unwrap_err();
-    assert_eq!((told.code(), told.message()), (Code::Unavailable, "lmdb-images is shutting down"));
+    let error = next(&mut events).await.unwrap_err();
+    assert_eq!(
+        (error.code(), error.message()),
+        (Code::Unavailable, "lmdb-images is shutting down")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -87,8 +87,8 @@ async fn a_request_without_its_record_is_refused() {
         (LEASES, "DeleteResource", "DeleteResourceRequest.resource"),
         (EVENTS, "Forward", "ForwardRequest.envelope"),
     ] {
-        let told = ours.refused(service, method, &empty, Code::InvalidArgument).await;
-        assert_eq!(told, format!("{field} must be set: invalid argument"));
+        let message = ours.refused(service, method, &empty, Code::InvalidArgument).await;
+        assert_eq!(message, format!("{field} must be set: invalid argument"));
     }
     assert!(ours.namespaces().await.is_empty());
 }
@@ -96,7 +96,7 @@ async fn a_request_without_its_record_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_key_of_a_namespace_or_a_lease_is_refused() {
     let ours = Ours::start().await;
-    let told = |map: &str, value: &str| {
+    let empty_key = |map: &str, value: &str| {
         format!(
             "{map}: the key of value \"{value}\" is empty; give it a name or leave it out: invalid \
              argument"
@@ -106,16 +106,16 @@ async fn an_empty_key_of_a_namespace_or_a_lease_is_refused() {
         let create =
             CreateNamespaceRequest { namespace: namespace("m", "", value), ..Default::default() };
         let refused = ours.refused(NAMESPACES, "Create", &create, Code::InvalidArgument).await;
-        assert_eq!(refused, told("namespace.Labels", value));
+        assert_eq!(refused, empty_key("namespace.Labels", value));
     }
     let update =
         UpdateNamespaceRequest { namespace: namespace("m", "", "v"), ..Default::default() };
     let refused = ours.refused(NAMESPACES, "Update", &update, Code::InvalidArgument).await;
-    assert_eq!(refused, told("namespace.Labels", "v"));
+    assert_eq!(refused, empty_key("namespace.Labels", "v"));
     let labels = [(String::new(), "v".to_owned())].into();
     let create = CreateRequest { id: "l".into(), labels, ..Default::default() };
     let refused = ours.refused(LEASES, "Create", &create, Code::InvalidArgument).await;
-    assert_eq!(refused, told("lease.Labels", "v"));
+    assert_eq!(refused, empty_key("lease.Labels", "v"));
     assert!(ours.namespaces().await.is_empty());
 }
 
@@ -125,8 +125,9 @@ async fn an_update_of_an_invalid_namespace_stores_nothing() {
     for (name, why) in
         [("a-", "identifier \"a-\" must match"), ("", "identifier must not be empty")]
     {
-        let told = ours.refused(NAMESPACES, "Update", &update(name), Code::InvalidArgument).await;
-        assert!(told.starts_with(why), "{told}");
+        let message =
+            ours.refused(NAMESPACES, "Update", &update(name), Code::InvalidArgument).await;
+        assert!(message.starts_with(why), "{message}");
     }
     assert!(ours.namespaces().await.is_empty());
 }
@@ -153,8 +154,8 @@ async fn a_resource_wants_an_id_and_a_snapshotter_a_name() {
         let resource = MessageField::some(resource);
         let add =
             AddResourceRequest { id: "l".into(), resource: resource.clone(), ..Default::default() };
-        let told = ours.refused(LEASES, "AddResource", &add, Code::InvalidArgument).await;
-        assert_eq!(told, why);
+        let message = ours.refused(LEASES, "AddResource", &add, Code::InvalidArgument).await;
+        assert_eq!(message, why);
         // As in containerd, it is not there to be taken away.
         let delete = DeleteResourceRequest { id: "l".into(), resource, ..Default::default() };
         ours.call::<Empty>(LEASES, "DeleteResource", &delete).await.unwrap();
@@ -168,13 +169,13 @@ async fn a_resource_wants_an_id_and_a_snapshotter_a_name() {
 async fn the_lease_without_an_id_is_never_found() {
     let ours = Ours::start().await;
     let delete = |id: &str| DeleteRequest { id: id.into(), ..Default::default() };
-    let told = ours.refused(LEASES, "Delete", &delete(""), Code::NotFound).await;
-    assert_eq!(told, "lease \"\": not found");
+    let message = ours.refused(LEASES, "Delete", &delete(""), Code::NotFound).await;
+    assert_eq!(message, "lease \"\": not found");
     let lease = CreateRequest { id: "l".into(), ..Default::default() };
     ours.call::<CreateResponse>(LEASES, "Create", &lease).await.unwrap();
     ours.call::<Empty>(LEASES, "Delete", &delete("l")).await.unwrap();
-    let told = ours.refused(LEASES, "Delete", &delete(""), Code::NotFound).await;
-    assert_eq!(told, "lease \"\": not found");
+    let message = ours.refused(LEASES, "Delete", &delete(""), Code::NotFound).await;
+    assert_eq!(message, "lease \"\": not found");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,8 +192,8 @@ async fn a_transfer_that_fails_makes_no_namespace() {
         })
     };
     let tag = TransferRequest { source: store("a"), destination: store("b"), ..Default::default() };
-    let told = ours.refused(TRANSFER, "Transfer", &tag, Code::NotFound).await;
-    assert_eq!(told, "image \"a\": not found");
+    let message = ours.refused(TRANSFER, "Transfer", &tag, Code::NotFound).await;
+    assert_eq!(message, "image \"a\": not found");
     assert!(ours.namespaces().await.is_empty());
     let leases: ListResponse = ours.call(LEASES, "List", &ListRequest::default()).await.unwrap();
     assert!(leases.leases.is_empty());
@@ -206,8 +207,8 @@ async fn an_event_holds_64_kib() {
         PublishRequest { topic: "/a".into(), event: Some(event).into(), ..Default::default() }
     };
     ours.call::<Empty>(EVENTS, "Publish", &publish(65_000)).await.unwrap();
-    let told = ours.refused(EVENTS, "Publish", &publish(65_536), Code::ResourceExhausted).await;
-    assert!(told.starts_with("the event has 655"), "{told}");
+    let message = ours.refused(EVENTS, "Publish", &publish(65_536), Code::ResourceExhausted).await;
+    assert!(message.starts_with("the event has 655"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! What systemd is told: ready, alive, stopping; on a real NOTIFY_SOCKET, from a real process.
+//! The messages to systemd (ready, alive, stopping) on a real NOTIFY_SOCKET, from a real process.
 
 use std::fs::File;
 use std::os::unix::net::UnixDatagram;
@@ -46,7 +46,7 @@ impl Service {
     }
 
     /// Waits for a message with `part` in it.
-    fn told(&self, part: &str) -> String {
+    fn wait_for(&self, part: &str) -> String {
         let end = Instant::now() + Duration::from_secs(30);
         while Instant::now() < end {
             match self.next(Duration::from_secs(30)) {
@@ -54,7 +54,7 @@ impl Service {
                 _ => {}
             }
         }
-        panic!("systemd is not told {part}");
+        panic!("systemd gets no {part}");
     }
 }
 
@@ -78,13 +78,13 @@ fn health(dir: &Path) -> Option<i32> {
 fn ready_alive_and_stopping_are_notified() {
     let dir = tempfile::tempdir().unwrap();
     let mut service = Service::start(dir.path(), Duration::from_secs(1));
-    let ready = service.told("READY=1");
+    let ready = service.wait_for("READY=1");
     assert!(ready.contains(&format!("STATUS=serving {}/root", dir.path().display())), "{ready}");
     assert_eq!(health(dir.path()), Some(0), "ready means that calls are answered");
-    service.told("WATCHDOG=1");
-    service.told("WATCHDOG=1");
+    service.wait_for("WATCHDOG=1");
+    service.wait_for("WATCHDOG=1");
     kill(Pid::from_raw(i32::try_from(service.child.id()).unwrap()), Signal::SIGTERM).unwrap();
-    service.told("STOPPING=1");
+    service.wait_for("STOPPING=1");
     assert!(service.child.wait().unwrap().success());
 }
 
@@ -92,22 +92,22 @@ fn ready_alive_and_stopping_are_notified() {
 fn a_store_that_hangs_stops_the_watchdog_notifications() {
     let dir = tempfile::tempdir().unwrap();
     let service = Service::start(dir.path(), Duration::from_secs(1));
-    service.told("WATCHDOG=1");
+    service.wait_for("WATCHDOG=1");
 
     // The daemon's writer thread hangs while another process holds LMDB's lock of writers.
     let options = heed::EnvOpenOptions::new();
     // SAFETY: the daemon changes the file through LMDB only, and so do we.
     let env = unsafe { options.open(dir.path().join("root")) }.unwrap();
     let lock = env.write_txn().unwrap();
-    service.told("the store did not answer within 5s");
+    service.wait_for("the store did not answer within 5s");
     assert_eq!(health(dir.path()), Some(1));
     // Longer than the store is waited for once: a sign of life would come after that.
     while let Some(message) = service.next(Duration::from_secs(7)) {
-        assert!(!message.contains("WATCHDOG=1"), "the watchdog is told that all is well");
+        assert!(!message.contains("WATCHDOG=1"), "the watchdog gets its message");
     }
 
     drop(lock);
-    service.told("WATCHDOG=1");
+    service.wait_for("WATCHDOG=1");
     assert_eq!(health(dir.path()), Some(0));
 }
 
@@ -115,19 +115,19 @@ fn a_store_that_hangs_stops_the_watchdog_notifications() {
 fn a_daemon_whose_folder_is_gone_is_not_restarted_and_says_why_it_does_not_serve() {
     let dir = tempfile::tempdir().unwrap();
     let service = Service::start(dir.path(), Duration::from_secs(1));
-    service.told("WATCHDOG=1");
+    service.wait_for("WATCHDOG=1");
     std::fs::rename(dir.path().join("root"), dir.path().join("away")).unwrap();
-    service.told("the store's files are no longer those in");
+    service.wait_for("the store's files are no longer those in");
     assert_eq!(health(dir.path()), Some(1));
-    service.told("WATCHDOG=1");
-    service.told("WATCHDOG=1");
+    service.wait_for("WATCHDOG=1");
+    service.wait_for("WATCHDOG=1");
 }
 
 #[test]
 fn a_notify_socket_that_is_not_read_delays_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut service = Service::start(dir.path(), Duration::from_millis(20));
-    service.told("WATCHDOG=1");
+    service.wait_for("WATCHDOG=1");
     // From here on the listener does not read, and its socket has no room for the daemon's next message.
     let other = UnixDatagram::unbound().unwrap();
     other.set_nonblocking(true).unwrap();

@@ -1,4 +1,4 @@
-//! The log of changes, held to what is listed and to what clients asked for.
+//! Compares the log of changes with the listed images and with the calls of clients.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,8 +42,8 @@ fn agree(one: Option<&Vec<u8>>, other: Option<&Vec<u8>>) -> bool {
     one == other
 }
 
-/// All changes of the log: a name, and its image afterwards. The numbers have no hole, and replayed over a
-/// store without images the log leads to what is listed, byte for byte where it has whole states.
+/// Returns all changes of the log: a name, and its image afterwards. Checks that no number is missing, and that the log,
+/// replayed over a store without images, leads to the listed images; byte for byte where the log has whole states.
 pub fn replay(snapshot: &Snapshot<'_>, namespace: &str) -> Vec<(String, Option<Image>)> {
     let head = snapshot.log_head().unwrap().expect("the log is on");
     assert_eq!(head.first, 1, "the log must be long enough for all changes of the test");
@@ -92,7 +92,7 @@ pub fn logged(snapshot: &Snapshot<'_>) -> BTreeMap<String, Vec<Content>> {
     contents
 }
 
-/// Holds the log of one name to what was asked for, in order: each change that was made is in it once, one
+/// Whether the log of one name agrees with the calls for it, in order: it has each change that was made once, a change
 /// in doubt at most once, and nothing else.
 pub fn explains(asked: impl Iterator<Item = (Content, Is)>, logged: &[Content]) -> bool {
     let mut ends = vec![0_usize];

@@ -122,17 +122,17 @@ fn spawn(bin: &Path, dir: &Path) -> Child {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|e| panic!("starting containerd of {}: {e}", bin.display()));
-    // It tells when it serves; read to its end, so that it never waits for a reader.
+    // Its log shows when it serves. The thread reads the log to its end, so that containerd never waits for a reader.
     let log = BufReader::new(child.stderr.take().unwrap());
-    let (tell, told) = mpsc::channel();
+    let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || {
         for line in log.lines().map_while(Result::ok) {
-            let _ = tell.send(line);
+            let _ = sender.send(line);
         }
     });
     let mut seen = Vec::new();
     loop {
-        match told.recv_timeout(START) {
+        match lines.recv_timeout(START) {
             Ok(line) if line.contains("containerd successfully booted") => return child,
             Ok(line) => seen.push(line),
             Err(e) => {

@@ -114,7 +114,7 @@ impl DaemonProcess {
         peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
     }
 
-    /// SIGTERM: it ends what it has begun, and says that all went well.
+    /// Sends SIGTERM. The daemon must finish its work and exit with 0.
     pub fn stop(mut self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());

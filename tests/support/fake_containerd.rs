@@ -131,7 +131,7 @@ impl FakeContainerd {
         self.seen.own_lines.lock().unwrap().len()
     }
 
-    /// Tells all connections that this server goes; calls under way go on, and so does accepting.
+    /// Sends GOAWAY on all connections. Calls in flight go on, and the server still accepts connections.
     pub fn say_goodbye(&self) {
         self.stop.send(()).unwrap();
     }
@@ -255,7 +255,7 @@ async fn answer(call: Call, mut body: Incoming) -> Result<Response<Answer>, Fail
             }
             headers(
                 &[],
-                told(call, vec![Ok(data(&message(&count.to_be_bytes()))), Ok(trailers(&OK))]),
+                pieces_of(call, vec![Ok(data(&message(&count.to_be_bytes()))), Ok(trailers(&OK))]),
             )
         }
         // Messages of 16 KiB without end.
@@ -272,17 +272,17 @@ async fn answer(call: Call, mut body: Incoming) -> Result<Response<Answer>, Fail
             headers(&[], body)
         }
         // A refusal as grpc-go writes it: headers only.
-        "Refuse" => headers(&REFUSAL, told(call, vec![])),
+        "Refuse" => headers(&REFUSAL, pieces_of(call, vec![])),
         // The same after a message, without having read the request.
         "RefuseLate" => {
             let frames = vec![Ok(data(&message(b"x"))), Ok(trailers(&REFUSAL))];
-            headers(&[], told(call, frames))
+            headers(&[], pieces_of(call, frames))
         }
         // A reset, instead of an answer or in the middle of one.
         "Reset" => return Err(Failure::OnPurpose(reason.into())),
         "ResetLate" => {
             let broken = Err(Failure::OnPurpose(reason.into()));
-            headers(&[], told(call, vec![Ok(data(&message(b"x"))), broken]))
+            headers(&[], pieces_of(call, vec![Ok(data(&message(b"x"))), broken]))
         }
         other => panic!("no method {other}"),
     })
@@ -330,7 +330,7 @@ impl<C: Unpin, S: Stream<Item = Piece>> Stream for Holding<C, S> {
     }
 }
 
-fn told(call: Call, pieces: Vec<Piece>) -> impl Stream<Item = Piece> + Send + 'static {
+fn pieces_of(call: Call, pieces: Vec<Piece>) -> impl Stream<Item = Piece> + Send + 'static {
     Holding { _call: call, inner: Box::pin(stream::iter(pieces)) }
 }
 

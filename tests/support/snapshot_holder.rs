@@ -67,7 +67,7 @@ fn hold(reader: &ReadOnlyStore, snapshots: usize) -> Result<()> {
     }
     println!("held");
     std::io::stdout().flush().unwrap();
-    // Until it is killed, or the process that started it is gone.
+    // Until it is killed, or the process that started it has ended.
     let _ = std::io::stdin().read_line(&mut String::new());
     Ok(())
 }

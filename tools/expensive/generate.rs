@@ -1,4 +1,4 @@
-//! A trial, made of a seed: which clients there are, and what they ask for.
+//! Makes a trial from a seed: its clients, and their requests.
 
 use fastrand::Rng;
 

@@ -1,14 +1,13 @@
-//! Looks for requests that are well formed and cost others much: random methods, sizes, filters, numbers
-//! and loads, made of a seed, against a daemon of its own for each trial. `scripts/soak/expensive` runs it.
+//! Looks for well-formed requests that slow down other clients: random methods, sizes, filters, numbers and loads, made
+//! from a seed. Each trial has a daemon of its own. `scripts/soak/expensive` runs it.
 //!
 //! ```text
 //! expensive LMDB_IMAGES MINUTES SEED
 //! expensive LMDB_IMAGES trial SEED      one trial again
 //! ```
 //!
-//! Another process, this one, goes on with a Get, a Create and a List meanwhile, and with Gets of a daemon
-//! that is not attacked. The trials that come nearest to what is asked, or are beyond it, are printed at the
-//! end, each with its seed.
+//! Meanwhile this process repeats a Get, a Create and a List, and Gets of a daemon that is not attacked. At the end it
+//! prints the trials that come nearest to the required figures or miss them, each with its seed.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 #![allow(dead_code)]
@@ -118,8 +117,8 @@ struct Outcome {
 const HEADER: &str = "| seed | of what is asked | longest Get, ms | Create | List | Get of another daemon | RssAnon max, MiB | data.mdb grew, MiB | log grew, KiB | answered | clients |\n|---|---|---|---|---|---|---|---|---|---|---|";
 
 impl Outcome {
-    /// The figure that is nearest to what is asked of it, or farthest beyond: 1 is what is asked. What held
-    /// up the other daemon's Gets too is not this daemon's.
+    /// The largest figure in relation to the required one: above 1, the requirement is missed. A delay that the other
+    /// daemon's Gets had too does not count, as this daemon did not cause it.
     fn score(&self) -> f64 {
         if !self.serves {
             return f64::INFINITY;

@@ -14,9 +14,9 @@ pub fn watch_for(watched: &Watched, time: Duration) -> Seen {
     watch_during(watched, || std::thread::sleep(time)).0
 }
 
-/// Runs this program once more, as `attack` with `args` and below `lowered`, which lowers its priority.
-/// Watches for `time` from the moment that it attacks. Returns what was seen, and what the attackers say
-/// at their end.
+/// Runs this program once more, as `attack` with `args`, under the command `lowered`, which lowers its priority.
+/// Watches the daemon for `time` from the beginning of the attack. Returns the observations, and the last output of the
+/// attackers.
 pub fn attacked(
     watched: &Watched,
     lowered: &[&str],

@@ -144,7 +144,7 @@ pub fn grpc_waiting() -> Vec<u8> {
     [opening(0), (0..32).flat_map(|n| call(2 * n + 1)).collect()].concat()
 }
 
-/// A call with a message of 16 MiB, of which some bytes come, each in a frame of its own.
+/// A call with a message of 16 MiB. Only some of its bytes are sent, each in a frame of its own.
 pub fn grpc_crumbs(stream: u32) -> Vec<u8> {
     let crumbs = h2(0, 0, stream, &[0]).repeat(2_000);
     [h2(1, 4, stream, &head("Create")), h2(0, 0, stream, ANNOUNCED), crumbs].concat()

@@ -1,5 +1,5 @@
-//! Lays siege to a daemon: one attack after the other, each from many connections, while another client
-//! goes on with its calls. `scripts/soak/hostile` runs it; it prints a line for each attack.
+//! Attacks a daemon: one attack after the other, each from many connections, while another client makes its calls.
+//! `scripts/soak/hostile` runs it. It prints a line for each attack.
 //!
 //! ```text
 //! hostile siege GRPC_SOCK TTRPC_SOCK METRICS_SOCK FOLDER PID OTHER_TTRPC_SOCK SECONDS [PART OF A NAME]
@@ -7,8 +7,7 @@
 //!
 //! The siege measures the daemon, not the scheduler. So the attackers are a process of their own with the
 //! policy SCHED_IDLE: at the lowest nice value, a hundred threads still weigh more than the daemon. And a
-//! client goes on with Gets of a second daemon, which is not attacked: what they wait longer than before,
-//! they wait for the machine.
+//! client makes Gets of a second daemon, which is not attacked: if these Gets become slower, the machine is the cause.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 

@@ -64,22 +64,22 @@ impl Row {
     pub fn missed(&self) -> Option<String> {
         let [_, ours, _] = self.medians();
         let [their_cpu, our_cpu, _] = self.cpus();
-        let of = format!("{}, clients {}", self.operation, self.clients);
+        let row = format!("{}, clients {}", self.operation, self.clients);
         let less = |least: f64| {
             let ratio = self.ratio()?;
-            (ratio < least).then(|| format!("{of}: {}, wanted {}", times(ratio), times(least)))
+            (ratio < least).then(|| format!("{row}: {}, wanted {}", times(ratio), times(least)))
         };
         match self.goal? {
             Goal::Ratio(least) => less(least),
             Goal::RatioAndCpu(least, part) => less(least).or_else(|| {
                 let found = our_cpu? / their_cpu?;
                 (found > part)
-                    .then(|| format!("{of}: {found:.2} of the processor time, wanted {part:.2}"))
+                    .then(|| format!("{row}: {found:.2} of the processor time, wanted {part:.2}"))
             }),
             Goal::AtMost(most) => {
                 let ours = ours?;
                 (ours > most).then(|| {
-                    format!("{of}: {}, wanted {}", self.unit.show(ours), self.unit.show(most))
+                    format!("{row}: {}, wanted {}", self.unit.show(ours), self.unit.show(most))
                 })
             }
         }

@@ -18,8 +18,8 @@ impl<'s, S: ReadAt + ?Sized> FileAtRest<'s, S> {
     /// # Errors
     /// The size of the file cannot be had, or neither meta page is whole.
     pub fn open(source: &'s S) -> Result<Self, Damage> {
-        let told = |e| Damage::new(0, format!("the size of the file cannot be had: {e}"));
-        let size = source.size().map_err(told)?;
+        let size_unknown = |e| Damage::new(0, format!("the size of the file cannot be had: {e}"));
+        let size = source.size().map_err(size_unknown)?;
         let (meta, other_meta) = meta::newest(source)?;
         Ok(Self { snapshot: Snapshot::at_rest(source, meta, size), other_meta })
     }

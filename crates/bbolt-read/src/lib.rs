@@ -86,8 +86,8 @@
 //!   readers. What is read so may be lost when the machine loses power before the `fdatasync`
 //!   ends, exactly as with a read through containerd.
 //!
-//! Otherwise the read begins again, a bounded number of times. An error is told in the same way:
-//! one that was met in a try that counts is [damage](LiveError::Damaged), any other is dropped.
+//! Otherwise the read begins again, a bounded number of times. An error is treated in the same
+//! way: in a try that counts, it is [damage](LiveError::Damaged); in any other try it is dropped.
 //!
 //! **Why the older meta page alone is not enough.** If one of the two is torn, the whole one may be
 //! two transactions old. Say page 0 is read and holds T4, then T5 and T6 commit, each with an answer,

@@ -155,7 +155,7 @@ impl Page {
         }
     }
 
-    /// The key and what it holds; nothing behind the last.
+    /// The key and the item at `index`; `None` behind the last.
     pub(crate) fn get(&self, index: usize) -> Option<(&[u8], Item<'_>)> {
         let element = self.elements.get(index)?;
         let value = slice(&self.bytes, element.value)?;

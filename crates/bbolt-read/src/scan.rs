@@ -9,9 +9,8 @@ const MAX_SAMPLED_PAGES: u64 = 4096;
 
 /// All leaf pages of a file at rest, whichever tree they belong to.
 ///
-/// A page says nothing of its age. It may be free, and then holds the state of some past transaction: a
-/// key that was changed or deleted since. So one key may be found several times, and what is found is
-/// a guess.
+/// A page does not show its age. A free page has the state of some past transaction, for example a key that
+/// was changed or deleted since. So a scan may find a key several times, and every result is a guess.
 pub struct Scan<'s, S: ?Sized> {
     snapshot: Snapshot<'s, S>,
 }
@@ -23,8 +22,8 @@ impl<'s, S: ReadAt + ?Sized> Scan<'s, S> {
     /// # Errors
     /// The size of the file cannot be had, or no page of any size is one of bbolt's.
     pub fn open(source: &'s S) -> Result<Self, Damage> {
-        let told = |e| Damage::new(0, format!("the size of the file cannot be had: {e}"));
-        let size = source.size().map_err(told)?;
+        let size_unknown = |e| Damage::new(0, format!("the size of the file cannot be had: {e}"));
+        let size = source.size().map_err(size_unknown)?;
         let page_size = match meta::newest(source) {
             Ok((meta, _)) => meta.page_size,
             Err(damage) => guess_page_size(source, size).ok_or(damage)?,

@@ -81,7 +81,7 @@ fn a_read_of_too_many_bytes_is_ended() {
     assert_eq!(count(bytes_read).unwrap().value, (all, bytes_read));
     for max_bytes in [0, PAGE as u64, bytes_read - 1] {
         let ended = count(max_bytes).unwrap_err();
-        assert!(matches!(ended, LiveError::TooLarge { max_bytes: told } if told == max_bytes));
+        assert!(matches!(ended, LiveError::TooLarge { max_bytes: named } if named == max_bytes));
     }
 }
 
@@ -112,8 +112,8 @@ fn a_torn_meta_page_leaves_the_state_before() {
     assert!(live.bucket_exists(HELLO).unwrap().value);
     bytes[(1 - newest) * PAGE + 70] ^= 1;
     let refused = LiveReader::new(bytes.as_slice()).unwrap_err();
-    let told = "the file is damaged: page 0: the checksum of this meta page is wrong";
-    assert_eq!(refused.to_string(), told);
+    let expected = "the file is damaged: page 0: the checksum of this meta page is wrong";
+    assert_eq!(refused.to_string(), expected);
 }
 
 #[test]
@@ -133,8 +133,8 @@ fn damage_is_told_with_its_page() {
         Ok(entries?.len())
     });
     match read {
-        Err(LiveError::Damaged(Damage { page: told, what })) => {
-            assert_eq!(told, page as u64);
+        Err(LiveError::Damaged(Damage { page: damaged, what })) => {
+            assert_eq!(damaged, page as u64);
             assert!(what.starts_with("it says that it is page "), "{what}");
         }
         other => panic!("{other:?}"),

@@ -5,7 +5,7 @@
 //! cannot be read, it imports nothing, unless `salvage` asks for the readable records. If the list of
 //! buckets or both meta pages are lost, `salvage` also looks for images at every page
 //! ([`containerd_scan`]). The file of a running containerd is read with [`Database`], a few images at a
-//! time, each few in one state.
+//! time, each group from one state.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::containerd_scan::{self, Guess, Scanned};
-use super::containerd_schema::{self, Item, UnreadableRecord};
+use super::containerd_schema::{self, FileItem, UnreadableRecord};
 use super::{MAX_BATCH_RECORDS, Summary, open, put_images, put_namespace};
 use crate::admin::{file, progress};
 use crate::api::images::Image;
@@ -35,14 +35,14 @@ pub struct Outcome {
     pub summary: Summary,
     /// Records that could not be read.
     pub(crate) unreadable: Vec<UnreadableRecord>,
-    /// Images that a look at every page found, of which it is not sure that they are containerd's last.
+    /// Images that a scan of every page found. Perhaps they are not containerd's last state.
     pub(crate) guesses: Vec<Guess>,
 }
 
 /// A bolt file.
 #[derive(Debug)]
 pub(crate) enum BoltFile {
-    /// No process has it open. The lock keeps it so.
+    /// No containerd has it open, and the lock keeps containerd out.
     AtRest(Flock<File>),
     /// A running containerd has it open.
     Live(Database),
@@ -85,18 +85,18 @@ pub fn run(root: &Path, file: &Path, salvage: bool) -> Result<Outcome> {
     let mut copy = Copy::into(&store);
     let read = containerd_schema::read(source, |found| {
         match found {
-            Item::Namespace(namespace, record) => {
+            FileItem::Namespace(namespace, record) => {
                 copy.flush()?;
                 progress.set_message(format!("namespace {namespace}"));
                 copy.summary.namespaces += 1;
                 store.writer().write_blocking(put_namespace(&namespace, record)?)
             }
-            Item::Image(namespace, image) => {
+            FileItem::Image(namespace, image) => {
                 progress.inc(1);
                 copy.image(namespace, image)
             }
             // The survey above has already collected these.
-            Item::Unreadable(_) => Ok(()),
+            FileItem::Unreadable(_) => Ok(()),
         }
     });
     read.map_err(|e| in_file(file, e))?;
@@ -235,10 +235,10 @@ impl<'s> Copy<'s> {
 }
 
 /// Opens the file with a shared lock that bolt respects, so that no containerd can write to it
-/// meanwhile; or if a containerd has it open, to be read while it is written.
+/// meanwhile. If a containerd has the file open, opens it for reads beside that writer.
 ///
 /// # Errors
-/// The file cannot be opened, or cannot be read while it is written.
+/// The file cannot be opened, or cannot be read beside its writer.
 pub(crate) fn open_file(path: &Path) -> Result<BoltFile> {
     let file = match path.is_dir() {
         true => {

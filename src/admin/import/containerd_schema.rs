@@ -17,7 +17,7 @@ use crate::model::{Error, Namespace, Result};
 
 /// An item of the file.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Item {
+pub enum FileItem {
     /// A namespace with its labels. The next items are its images.
     Namespace(Namespace, Record),
     /// An image of the namespace.
@@ -78,9 +78,9 @@ pub fn survey(source: &(impl ReadAt + ?Sized)) -> Result<Survey> {
     let mut survey = Survey::default();
     survey.notes = read(source, |found| {
         match found {
-            Item::Namespace(..) => survey.namespaces += 1,
-            Item::Image(..) => survey.images += 1,
-            Item::Unreadable(lost) => survey.unreadable.push(lost),
+            FileItem::Namespace(..) => survey.namespaces += 1,
+            FileItem::Image(..) => survey.images += 1,
+            FileItem::Unreadable(lost) => survey.unreadable.push(lost),
         }
         Ok(())
     })?;
@@ -88,7 +88,10 @@ pub fn survey(source: &(impl ReadAt + ?Sized)) -> Result<Survey> {
 }
 
 /// Calls `each` with every item, ordered by namespace and name. Stops at the first error of `each`.
-pub fn read<S: ReadAt + ?Sized>(source: &S, each: impl FnMut(Item) -> Result<()>) -> Result<Notes> {
+pub fn read<S: ReadAt + ?Sized>(
+    source: &S,
+    each: impl FnMut(FileItem) -> Result<()>,
+) -> Result<Notes> {
     let file = FileAtRest::open(source).map_err(|damage| Error::DataLoss(damage.to_string()))?;
     let mut reading = Reader {
         snapshot: file.snapshot(),
@@ -111,9 +114,9 @@ struct Reader<'b, 's, S: ?Sized, F> {
     list_is_damaged: bool,
 }
 
-impl<S: ReadAt + ?Sized, F: FnMut(Item) -> Result<()>> Reader<'_, '_, S, F> {
+impl<S: ReadAt + ?Sized, F: FnMut(FileItem) -> Result<()>> Reader<'_, '_, S, F> {
     fn report_unreadable(&mut self, what: impl fmt::Display, why: impl fmt::Display) -> Result<()> {
-        (self.each)(Item::Unreadable(UnreadableRecord(format!("{what} {why}"))))
+        (self.each)(FileItem::Unreadable(UnreadableRecord(format!("{what} {why}"))))
     }
 
     fn report_damaged(
@@ -209,15 +212,15 @@ impl<S: ReadAt + ?Sized, F: FnMut(Item) -> Result<()>> Reader<'_, '_, S, F> {
             }
         }
         let record = Record { name: namespace.to_string(), labels, ..Record::default() };
-        (self.each)(Item::Namespace(namespace.clone(), record))?;
+        (self.each)(FileItem::Namespace(namespace.clone(), record))?;
         let Some(images) = images else { return Ok(()) };
         let image_of = format!("namespace {namespace}: image");
         for entry in self.snapshot.entries(&images) {
             match entry {
                 Ok(Entry { key, value: Value::Bucket(bucket), page }) => {
-                    let mut unknown = |of: &str, key: &[u8]| self.unknown(of, key);
+                    let mut unknown = |parent: &str, key: &[u8]| self.unknown(parent, key);
                     match schema::image(self.snapshot, &key, page, &bucket, &mut unknown) {
-                        Ok(image) => (self.each)(Item::Image(namespace.clone(), image))?,
+                        Ok(image) => (self.each)(FileItem::Image(namespace.clone(), image))?,
                         Err(damage) => self.report_damaged(&image_of, &key, &damage)?,
                     }
                 }

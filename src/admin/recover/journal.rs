@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use crate::admin::record::{self, Record};
-use crate::admin::recover::report::Report;
+use crate::admin::recover::report::RecoveryReport;
 use crate::model::Result;
 use crate::store::journal::entry::Entry;
 use crate::store::journal::header::Header;
@@ -20,7 +20,7 @@ use crate::store::schema::value;
 use crate::store::{Kind, Records, Store, Transaction};
 
 /// What recovery does with each journal entry.
-pub(crate) struct Plan<'j> {
+pub(crate) struct JournalReplay<'j> {
     /// Entries that follow the data file's state, in order.
     newer: Vec<&'j Entry>,
     /// Entries that may be older or newer than that state.
@@ -30,7 +30,7 @@ pub(crate) struct Plan<'j> {
     fault: Option<Fault>,
 }
 
-impl<'j> Plan<'j> {
+impl<'j> JournalReplay<'j> {
     /// Plans from the facts of the data file, if there is one, and from the store UUID recorded in the
     /// folder.
     pub(crate) fn new(
@@ -69,7 +69,7 @@ impl<'j> Plan<'j> {
     }
 
     /// Writes the journal's changes to the fresh `store` and reports them.
-    pub(crate) fn carry_out(self, store: &Store, report: &mut Report) -> Result<()> {
+    pub(crate) fn carry_out(self, store: &Store, report: &mut RecoveryReport) -> Result<()> {
         report.from_journal = self.newer.len() as u64;
         report.journal_fault = match &self.fault {
             _ if self.data_file_missing => Some("its data file is missing".to_owned()),
@@ -125,7 +125,12 @@ fn fault(journal: &ReadableJournal, found: &Findings, newer: &[&Entry]) -> Optio
 }
 
 /// Sets the record of an unordered entry aside, unless it equals the salvaged record.
-fn set_aside(store: &Store, report: &mut Report, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+fn set_aside(
+    store: &Store,
+    report: &mut RecoveryReport,
+    key: &[u8],
+    value: Option<&[u8]>,
+) -> Result<()> {
     let name = record::describe_key(key);
     let Some(message) = value.and_then(|value| value::decode(key, value).ok()) else {
         if store.read(|snapshot| snapshot.has_key(key))? {

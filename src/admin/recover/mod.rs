@@ -7,7 +7,7 @@
 //! name.
 //!
 //! **Promise.** Each record in the fresh store is the newest version that a client got an answer for, or
-//! [`Report`] names the record as perhaps old. The report also names the records that are known to be lost.
+//! [`RecoveryReport`] names the record as perhaps old. The report also names the records that are known to be lost.
 
 mod journal;
 mod report;
@@ -28,9 +28,10 @@ use crate::store::dir::scratch::ScratchFolder;
 use crate::store::dir::{permissions, store_id};
 use crate::store::journal::replay::{self, ReadableJournal};
 use crate::store::recovery::salvage::{Findings, Origin, SavedRecord, salvage};
+use crate::store::schema::table::Table;
 use crate::store::{Records, Store, Transaction};
-use journal::Plan;
-pub use report::{Report, SavedCounts};
+use journal::JournalReplay;
+pub use report::{RecoveryReport, SavedCounts};
 
 /// Number of records that one transaction writes.
 const MAX_BATCH_RECORDS: usize = 256;
@@ -75,7 +76,7 @@ fn no_store(root: &Path) -> Error {
 /// # Errors
 /// `NotFound` if there is no store, `FailedPrecondition` if a process has the store open. Lost records are
 /// no error: the report names them.
-pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
+pub fn run(root: &Path, to: Option<&Path>) -> Result<RecoveryReport> {
     let has = |file: &str| Ok::<_, Error>(permissions::stat_regular(&root.join(file))?.is_some());
     if !has(DATA_FILE)? && !has(JOURNAL_FILE)? {
         return Err(no_store(root));
@@ -114,17 +115,17 @@ pub fn run(root: &Path, to: Option<&Path>) -> Result<Report> {
 
 /// Writes the readable records of `source` to a fresh store in `to`. When this function returns, the fresh
 /// store is complete and on disk.
-fn fill(source: &Source, to: &Path) -> Result<Report> {
+fn fill(source: &Source, to: &Path) -> Result<RecoveryReport> {
     let progress = progress::counter("records saved");
     let store = Store::open(to)?;
-    let mut fill = Fill { store: &store, batch: Vec::new(), report: Report::default() };
+    let mut fill = Fill { store: &store, batch: Vec::new(), report: RecoveryReport::default() };
     // Records from outside the live state may have several versions, so they wait here until salvage has
-    // seen all versions. The key is whether the record is set aside, and the record's key.
-    let mut candidates: BTreeMap<(bool, Vec<u8>), (Record, Vec<u8>)> = BTreeMap::new();
+    // seen all versions. The key is the record's table and key.
+    let mut candidates: BTreeMap<(Table, Vec<u8>), (Record, Vec<u8>)> = BTreeMap::new();
     let mut unreadable = BTreeSet::new();
     let doubtful = |origin| matches!(origin, Origin::Previous | Origin::Unreferenced);
     let mut origins = BTreeMap::new();
-    let (mut last, mut last_aside) = (Vec::new(), Vec::new());
+    let (mut last, mut last_set_aside) = (Vec::new(), Vec::new());
     let mut visit = |saved: SavedRecord<'_>| {
         progress.inc(1);
         let Ok(record) = record::read(saved.key, saved.message) else {
@@ -134,17 +135,20 @@ fn fill(source: &Source, to: &Path) -> Result<Report> {
         if saved.origin == Origin::Live {
             // A damaged page may refer to one record twice and miss another. Count the first record only
             // once, or the total would hide the missing one.
-            let previous = if saved.is_set_aside { &mut last_aside } else { &mut last };
-            if saved.key <= previous.as_slice() && !fill.is_new(&record, saved.is_set_aside)? {
+            let previous = match saved.table {
+                Table::SetAside => &mut last_set_aside,
+                _ => &mut last,
+            };
+            if saved.key <= previous.as_slice() && !fill.is_new(&record, saved.table)? {
                 return Ok(());
             }
             *previous = saved.key.to_vec();
-            return fill.add(record, saved.is_set_aside, saved.message, saved.origin);
+            return fill.add(record, saved.table, saved.message, saved.origin);
         }
-        if !fill.is_new(&record, saved.is_set_aside)? {
+        if !fill.is_new(&record, saved.table)? {
             return Ok(());
         }
-        let key = (saved.is_set_aside, saved.key.to_vec());
+        let key = (saved.table, saved.key.to_vec());
         let newer = match (candidates.get(&key), origins.get(&key)) {
             (Some((known, _)), Some(origin)) => doubtful(*origin) && known.updated < record.updated,
             _ => true,
@@ -159,16 +163,16 @@ fn fill(source: &Source, to: &Path) -> Result<Report> {
         Some(file) => salvage(file, &mut visit)?,
         None => Findings::default(),
     };
-    for ((aside, key), (record, message)) in candidates {
-        let origin = origins.get(&(aside, key.clone())).copied().unwrap_or(Origin::Unreferenced);
+    for ((table, key), (record, message)) in candidates {
+        let origin = origins.get(&(table, key.clone())).copied().unwrap_or(Origin::Unreferenced);
         if doubtful(origin) {
             fill.report.doubtful.push(record::describe_key(&key));
         }
-        fill.add(record, aside, &message, origin)?;
+        fill.add(record, table, &message, origin)?;
     }
     fill.flush()?;
     let known = source.file.is_some().then_some(&found);
-    Plan::new(&source.journal, source.recorded_uuid.as_deref(), known)
+    JournalReplay::new(&source.journal, source.recorded_uuid.as_deref(), known)
         .carry_out(&store, &mut fill.report)?;
     fill.create_missing_namespaces()?;
     store.detach_journal()?;
@@ -186,35 +190,37 @@ fn fill(source: &Source, to: &Path) -> Result<Report> {
 
 struct Fill<'s> {
     store: &'s Store,
-    batch: Vec<(Record, bool, Vec<u8>)>,
-    report: Report,
+    batch: Vec<(Record, Table, Vec<u8>)>,
+    report: RecoveryReport,
 }
 
 impl Fill<'_> {
-    fn add(&mut self, record: Record, aside: bool, message: &[u8], origin: Origin) -> Result<()> {
+    fn add(&mut self, record: Record, table: Table, message: &[u8], origin: Origin) -> Result<()> {
         *self.report.saved.of(origin) += 1;
-        self.report.set_aside += u64::from(aside);
-        self.batch.push((record, aside, message.to_vec()));
+        self.report.set_aside += u64::from(table == Table::SetAside);
+        self.batch.push((record, table, message.to_vec()));
         if self.batch.len() < MAX_BATCH_RECORDS { Ok(()) } else { self.flush() }
     }
 
     fn flush(&mut self) -> Result<()> {
         let batch = std::mem::take(&mut self.batch);
         self.store.writer().write_blocking(move |change| {
-            // SavedRecord records are not changes: the fresh store's log begins after them.
+            // Saved records are not changes: the fresh store's log begins after them.
             change.skip_log();
             batch
                 .iter()
-                .try_for_each(|(record, aside, message)| put(change, record, *aside, message))
+                .try_for_each(|(record, table, message)| put(change, record, *table, message))
         })
     }
 
-    /// Returns true if the fresh store has no record of this name yet. A record that it has is more certain.
-    fn is_new(&mut self, record: &Record, aside: bool) -> Result<bool> {
+    /// Returns true if the fresh store has no record of this name in `table` yet. A record that it has is more certain.
+    fn is_new(&mut self, record: &Record, table: Table) -> Result<bool> {
         self.flush_if_any()?;
         let there = self.store.read(|snapshot| match &record.named {
             None => Ok(snapshot.namespace(&record.namespace)?.is_some()),
-            Some((kind, name)) if aside => snapshot.is_aside(&record.namespace, *kind, name),
+            Some((kind, name)) if table == Table::SetAside => {
+                snapshot.is_aside(&record.namespace, *kind, name)
+            }
             Some((kind, name)) => Ok(snapshot.record(&record.namespace, *kind, name)?.is_some()),
         })?;
         Ok(!there)
@@ -242,11 +248,13 @@ impl Fill<'_> {
     }
 }
 
-fn put(change: &mut Transaction<'_>, record: &Record, aside: bool, message: &[u8]) -> Result<()> {
+fn put(change: &mut Transaction<'_>, record: &Record, table: Table, message: &[u8]) -> Result<()> {
     let namespace = &record.namespace;
     match &record.named {
         None => change.put_namespace(namespace, message),
-        Some((kind, name)) if aside => change.put_aside(namespace, *kind, name, message),
+        Some((kind, name)) if table == Table::SetAside => {
+            change.put_aside(namespace, *kind, name, message)
+        }
         Some((kind, name)) => {
             change.put(namespace, *kind, name, message, record.expires.as_deref())
         }

@@ -8,7 +8,7 @@ use crate::store::recovery::salvage::{Findings, Origin};
 
 /// Result of a recovery.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct RecoveryReport {
     /// Findings of the salvage.
     pub found: Findings,
     /// Numbers of saved records by origin.
@@ -56,7 +56,7 @@ impl SavedCounts {
     }
 }
 
-impl Report {
+impl RecoveryReport {
     /// Number of records saved from the data file: images, namespaces and leases.
     pub fn total(&self) -> u64 {
         let SavedCounts { live, orphan, previous, unreferenced } = self.saved;
@@ -107,7 +107,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for RecoveryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let SavedCounts { live, orphan, previous, unreferenced } = self.saved;
         for damage in &self.found.damage {

@@ -37,7 +37,7 @@ fn parse(text: &str) -> Result<Wanted, String> {
         if images.iter().any(|known| known.image.name == image.name) {
             return Err(in_line(format!("{:?} is chosen twice: put a # before one", image.name)));
         }
-        images.push(WantedImage { image, aside: false });
+        images.push(WantedImage { image, is_set_aside: false });
     }
     if wanted.is_empty() {
         return Err("no image is chosen: remove the # before some lines".into());

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::blobs::{Blobs, MAX_MANIFEST_BYTES};
-use super::manifest::{Content, Descriptor, Kind};
+use super::manifest::{Content, Descriptor, ManifestKind};
 use super::tree::{self, Loss};
 use crate::admin::file;
 use crate::api::descriptor::Descriptor as Target;
@@ -147,8 +147,10 @@ fn begins_like_json(path: &Path) -> bool {
 }
 
 fn media_type(content: &Content) -> Option<String> {
-    if let Some(own) =
-        content.media_type.clone().filter(|own| Kind::from_media_type(own) != Kind::Leaf)
+    if let Some(own) = content
+        .media_type
+        .clone()
+        .filter(|own| ManifestKind::from_media_type(own) != ManifestKind::Leaf)
     {
         return Some(own);
     }

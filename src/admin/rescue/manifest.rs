@@ -55,7 +55,7 @@ pub(crate) struct Content {
 
 /// The kind of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Kind {
+pub(crate) enum ManifestKind {
     /// The blob lists manifests.
     Index,
     /// The blob has a configuration and layers.
@@ -64,7 +64,7 @@ pub(crate) enum Kind {
     Leaf,
 }
 
-impl Kind {
+impl ManifestKind {
     /// The kind of a media type.
     pub(crate) fn from_media_type(media_type: &str) -> Self {
         match media_type {
@@ -103,8 +103,8 @@ impl Descriptor {
 
     /// The label with which an index refers to this child, its `number`th.
     pub(crate) fn reference_label(&self, number: usize) -> String {
-        match Kind::from_media_type(&self.media_type) {
-            Kind::Leaf => format!("{REFERENCE_LABEL}.{number}"),
+        match ManifestKind::from_media_type(&self.media_type) {
+            ManifestKind::Leaf => format!("{REFERENCE_LABEL}.{number}"),
             _ => format!("{REFERENCE_LABEL}.m.{number}"),
         }
     }

@@ -40,9 +40,9 @@ use std::path::Path;
 
 use self::blobs::Blobs;
 use self::namespace::NamespaceRestorer;
-use self::plan::{Plan, PlannedImage};
+use self::plan::{PlannedImage, RescuePlan};
 use self::preflight::Preflight;
-use self::report::{Event, ImageResult, Outcome, Summary};
+use self::report::{ImageResult, RescueEvent, RescueOutcome, RescueSummary};
 use self::wanted::Wanted;
 use super::containerd::await_reply;
 use super::diff::{Difference, DifferenceKind, differing_fields};
@@ -54,7 +54,7 @@ use crate::model::{Error, Namespace, Result, image};
 
 /// Options of a rescue.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Options {
+pub(crate) struct RescueOptions {
     /// Change nothing, and report what a run would do.
     pub(crate) dry_run: bool,
     /// Hash every blob before containerd takes it up.
@@ -74,9 +74,9 @@ pub(crate) struct Options {
 pub(crate) async fn run(
     root: &Path,
     socket: &Path,
-    options: Options,
-    each: impl FnMut(Event),
-) -> Result<Summary> {
+    options: RescueOptions,
+    each: impl FnMut(RescueEvent),
+) -> Result<RescueSummary> {
     let wanted = wanted::from_store(root)?;
     rescue(&wanted, Some(root), socket, options, each).await
 }
@@ -88,9 +88,9 @@ pub(crate) async fn run(
 pub(crate) async fn run_choice(
     list: &Path,
     socket: &Path,
-    options: Options,
-    each: impl FnMut(Event),
-) -> Result<Summary> {
+    options: RescueOptions,
+    each: impl FnMut(RescueEvent),
+) -> Result<RescueSummary> {
     let wanted = choice::read(list)?;
     rescue(&wanted, None, socket, options, each).await
 }
@@ -99,9 +99,9 @@ async fn rescue(
     wanted: &Wanted,
     store: Option<&Path>,
     socket: &Path,
-    options: Options,
-    mut each: impl FnMut(Event),
-) -> Result<Summary> {
+    options: RescueOptions,
+    mut each: impl FnMut(RescueEvent),
+) -> Result<RescueSummary> {
     let containerd = GrpcClient::connect(socket).await?;
     let layout = await_reply(&containerd, containerd.layout()).await?;
     let missing = |what: &str| {
@@ -114,7 +114,7 @@ async fn rescue(
     let database = layout.database.as_deref().ok_or_else(|| missing("database"))?;
     let mut blobs = Blobs::of_content(content)?;
     let relinked = if options.dry_run { 0 } else { relink(content)? };
-    let mut plan = Plan::new(wanted, &blobs, options.sources);
+    let mut plan = RescuePlan::new(wanted, &blobs, options.sources);
     let preflight = Preflight {
         containerd: &containerd,
         layout: &layout,
@@ -125,20 +125,20 @@ async fn rescue(
         merge: options.merge,
     };
     let checks = preflight.run().await?;
-    checks.iter().for_each(|check| each(Event::Check(check.clone())));
-    each(Event::Plan(plan.extent()));
+    checks.iter().for_each(|check| each(RescueEvent::Check(check.clone())));
+    each(RescueEvent::Plan(plan.extent()));
     if let Some(refusal) = refusal(&checks) {
         return Err(refusal);
     }
     if options.verify {
         blobs.note_damaged(verify::run(&blobs, &plan));
-        plan = Plan::new(wanted, &blobs, options.sources);
+        plan = RescuePlan::new(wanted, &blobs, options.sources);
     }
     if options.dry_run {
         return Ok(report_plan(&plan, each));
     }
     let namespaces = plan.namespaces.len() as u64;
-    let mut summary = Summary { namespaces, relinked, ..Summary::default() };
+    let mut summary = RescueSummary { namespaces, relinked, ..RescueSummary::default() };
     let progress = progress::bar("blobs", plan.extent().blobs);
     for (namespace, planned) in &plan.namespaces {
         progress.set_message(format!("namespace {namespace}"));
@@ -155,7 +155,7 @@ async fn rescue(
     for (namespace, planned) in &plan.namespaces {
         for difference in compare(&containerd, namespace, &planned.images).await? {
             summary.differences += 1;
-            each(Event::Difference(difference));
+            each(RescueEvent::Difference(difference));
         }
     }
     Ok(summary)
@@ -174,27 +174,25 @@ fn interrupted(error: &Error) -> Error {
 }
 
 /// Reports what a plan would do.
-fn report_plan(plan: &Plan, mut each: impl FnMut(Event)) -> Summary {
-    let mut summary = Summary {
+fn report_plan(plan: &RescuePlan, mut each: impl FnMut(RescueEvent)) -> RescueSummary {
+    let mut summary = RescueSummary {
         namespaces: plan.namespaces.len() as u64,
         adopted: plan.extent().blobs,
         dry_run: true,
-        ..Summary::default()
+        ..RescueSummary::default()
     };
     for (namespace, planned) in &plan.namespaces {
-        let mut told = |name: &str, aside, result, lost| {
-            let (namespace, name) = (namespace.to_string(), Some(name.to_owned()));
-            let outcome = Outcome { namespace, name, aside, result, lost, dry_run: true };
+        let mut report = |outcome| {
+            let outcome = RescueOutcome { dry_run: true, ..outcome };
             summary.count(&outcome);
-            each(Event::Outcome(outcome));
+            each(RescueEvent::Outcome(outcome));
         };
         for image in &planned.images {
             let result = if image.usable { ImageResult::Restored } else { ImageResult::Lost };
-            let wanted = &image.wanted;
-            told(&wanted.image.name, wanted.aside, result, image.lost.clone());
+            report(RescueOutcome::of_image(namespace, &image.wanted, result, image.lost.clone()));
         }
         for name in &planned.damaged {
-            told(name, false, ImageResult::Damaged, Vec::new());
+            report(RescueOutcome::damaged(namespace, name));
         }
     }
     summary

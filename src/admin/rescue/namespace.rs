@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::blobs::{Blobs, Fault};
 use super::plan::{PlannedImage, PlannedNamespace};
-use super::report::{Event, ImageResult, Outcome, Summary};
+use super::report::{ImageResult, RescueEvent, RescueOutcome, RescueSummary};
 use super::tree::{Blob, Loss};
 use crate::admin::export::{self, Put};
 use crate::api::namespace::Namespace as Record;
@@ -34,14 +34,14 @@ pub(crate) struct NamespaceRestorer<'r, F> {
     /// The blobs on its disk.
     pub(crate) blobs: &'r Blobs,
     /// Counts.
-    pub(crate) summary: &'r mut Summary,
+    pub(crate) summary: &'r mut RescueSummary,
     /// Shows the number of adopted blobs.
     pub(crate) progress: &'r ProgressBar,
     /// Called with the outcome of each image.
     pub(crate) each: &'r mut F,
 }
 
-impl<F: FnMut(Event)> NamespaceRestorer<'_, F> {
+impl<F: FnMut(RescueEvent)> NamespaceRestorer<'_, F> {
     /// Restores the namespace. It skips what an earlier call has done, so it may be called again after a kill.
     pub(crate) async fn run(
         &mut self,
@@ -57,7 +57,7 @@ impl<F: FnMut(Event)> NamespaceRestorer<'_, F> {
             self.restore_image(&leased, namespace, planned, image, &mut adopted).await?;
         }
         for name in &planned.damaged {
-            self.report(namespace, Some(name), false, ImageResult::Damaged, Vec::new());
+            self.report(RescueOutcome::damaged(namespace, name));
         }
         // From here on the names keep the content.
         for id in self.containerd.leases(namespace, LEASE_PREFIX).await? {
@@ -114,8 +114,7 @@ impl<F: FnMut(Event)> NamespaceRestorer<'_, F> {
                 None => self.create_image(leased, namespace, image).await?,
             };
         }
-        let wanted = &image.wanted;
-        self.report(namespace, Some(&wanted.image.name), wanted.aside, result, lost);
+        self.report(RescueOutcome::of_image(namespace, &image.wanted, result, lost));
         Ok(())
     }
 
@@ -179,7 +178,7 @@ impl<F: FnMut(Event)> NamespaceRestorer<'_, F> {
         namespace: &Namespace,
         image: &PlannedImage,
     ) -> Result<ImageResult> {
-        let options = export::Options::default();
+        let options = export::ExportOptions::default();
         let put = export::put_image(leased, namespace, &image.wanted.image, options).await;
         match put {
             Ok(Put { result, new_times }) => {
@@ -190,24 +189,15 @@ impl<F: FnMut(Event)> NamespaceRestorer<'_, F> {
         }
     }
 
-    fn report(
-        &mut self,
-        namespace: &Namespace,
-        name: Option<&str>,
-        aside: bool,
-        result: ImageResult,
-        lost: Vec<Loss>,
-    ) {
-        let (namespace, name) = (namespace.to_string(), name.map(str::to_owned));
-        let outcome = Outcome { namespace, name, aside, result, lost, dry_run: false };
+    fn report(&mut self, outcome: RescueOutcome) {
         self.summary.count(&outcome);
-        (self.each)(Event::Outcome(outcome));
+        (self.each)(RescueEvent::Outcome(outcome));
     }
 }
 
-impl Summary {
+impl RescueSummary {
     /// Counts the outcome of an image.
-    pub(super) fn count(&mut self, outcome: &Outcome) {
+    pub(super) fn count(&mut self, outcome: &RescueOutcome) {
         self.images += 1;
         self.restored += u64::from(outcome.result == ImageResult::Restored);
         self.unchanged += u64::from(outcome.result == ImageResult::Unchanged);

@@ -37,7 +37,7 @@ pub(crate) struct PlannedNamespace {
 
 /// The plan of a rescue.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Plan {
+pub(crate) struct RescuePlan {
     /// By namespace.
     pub(crate) namespaces: BTreeMap<Namespace, PlannedNamespace>,
 }
@@ -50,7 +50,7 @@ pub(crate) struct Extent {
     /// Images that can get their names.
     pub(crate) images: u64,
     /// Of these, images that the store has set aside.
-    pub(crate) aside: u64,
+    pub(crate) set_aside: u64,
     /// Images that cannot get their names.
     pub(crate) unusable: u64,
     /// Blobs to take up. A blob counts once in each namespace.
@@ -59,7 +59,7 @@ pub(crate) struct Extent {
     pub(crate) bytes: u64,
 }
 
-impl Plan {
+impl RescuePlan {
     /// Makes the plan. With `with_sources` each blob gets labels with the repositories that it may have come
     /// from.
     pub(crate) fn new(wanted: &Wanted, blobs: &Blobs, with_sources: bool) -> Self {
@@ -100,7 +100,7 @@ impl Plan {
             extent.namespaces += 1;
             for image in &namespace.images {
                 extent.images += u64::from(image.usable);
-                extent.aside += u64::from(image.usable && image.wanted.aside);
+                extent.set_aside += u64::from(image.usable && image.wanted.is_set_aside);
                 extent.unusable += u64::from(!image.usable);
             }
             extent.unusable += namespace.damaged.len() as u64;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use go_compat::quote::quote;
 
-use super::plan::{Extent, Plan};
+use super::plan::{Extent, RescuePlan};
 use super::snapshots;
 use crate::admin::containerd::await_reply;
 use crate::admin::peers;
@@ -35,7 +35,7 @@ pub(crate) struct Preflight<'p> {
     /// The folder of the store, if the names come from one.
     pub(crate) store: Option<&'p Path>,
     /// The plan of the rescue.
-    pub(crate) plan: &'p Plan,
+    pub(crate) plan: &'p RescuePlan,
     /// Whether containerd may have other images.
     pub(crate) merge: bool,
 }

@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::steps::{STEPS_FILE, Step, Steps, failed, names, read, write};
+use super::steps::{PrepareStep, STEPS_FILE, Steps, failed, names, read, write};
 use super::stopped::{self, SNAPSHOTTER_PREFIX};
 use crate::clock;
 use crate::model::{Error, Result};
@@ -34,7 +34,7 @@ pub(crate) struct Folders {
 /// Puts aside the folders that a rescue must not find. Calls `each` with each step before it does the step.
 ///
 /// # Errors
-/// `FailedPrecondition` while anything of containerd runs, or if it is prepared already.
+/// `FailedPrecondition` while anything of containerd runs, or if containerd is prepared already.
 pub(crate) fn prepare(folders: &Folders, dry_run: bool, mut each: impl FnMut(&str)) -> Result<()> {
     let Folders { root, state } = folders.resolved()?;
     let _held = stopped::check(&root, &state, &root.join(DATABASE))?;
@@ -122,10 +122,11 @@ impl Folders {
 }
 
 /// The steps for the folders as they are now.
-fn plan(root: &Path, state: &Path, aside: &Path) -> Result<Vec<Step>> {
+fn plan(root: &Path, state: &Path, aside: &Path) -> Result<Vec<PrepareStep>> {
     let content = root.join(CONTENT_FOLDER);
-    let mut steps = vec![Step::Link { from: content.join("blobs"), to: content.join(LINK_FOLDER) }];
-    let moved = |from: PathBuf, to: PathBuf| Step::Move { from, to };
+    let mut steps =
+        vec![PrepareStep::Link { from: content.join("blobs"), to: content.join(LINK_FOLDER) }];
+    let moved = |from: PathBuf, to: PathBuf| PrepareStep::Move { from, to };
     if root.join(DATABASE).symlink_metadata().is_ok() {
         steps.push(moved(root.join(DATABASE), aside.join(DATABASE)));
     }
@@ -147,7 +148,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    /// A folder of containerd's, with a state folder.
+    /// A root folder of containerd, with a state folder.
     fn made(dir: &Path) -> Folders {
         let folders = Folders { root: dir.join("root"), state: dir.join("state") };
         for (path, text) in [
@@ -185,13 +186,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folders = made(dir.path());
         let before = files(dir.path());
-        let mut told = Vec::new();
-        prepare(&folders, true, |step| told.push(step.to_owned())).unwrap();
+        let mut lines = Vec::new();
+        prepare(&folders, true, |step| lines.push(step.to_owned())).unwrap();
         assert_eq!(files(dir.path()), before, "a dry run changes nothing");
-        assert_eq!(told.len(), 5, "{told:?}");
+        assert_eq!(lines.len(), 5, "{lines:?}");
         let mut done = Vec::new();
         prepare(&folders, false, |step| done.push(step.to_owned())).unwrap();
-        assert_eq!(told, done);
+        assert_eq!(lines, done);
         assert!(!folders.root.join(DATABASE).exists());
         assert_eq!(names(&folders.state).unwrap(), [ASIDE_FOLDER]);
         let refused = prepare(&folders, false, |_| {}).unwrap_err();

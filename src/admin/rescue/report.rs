@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 
 use super::plan::Extent;
 use super::tree::Loss;
+use super::wanted::WantedImage;
 use crate::admin::diff::Difference;
 use crate::admin::export::RecordResult;
 use crate::admin::precondition::Check;
+use crate::model::Namespace;
 
 /// The outcome for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,13 +48,13 @@ impl From<Option<RecordResult>> for ImageResult {
 
 /// The outcome for an image, with its losses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Outcome {
+pub(crate) struct RescueOutcome {
     /// The namespace.
     pub(crate) namespace: String,
     /// The name; `None` for the labels of the namespace.
     pub(crate) name: Option<String>,
     /// Whether the store had set the image aside.
-    pub(crate) aside: bool,
+    pub(crate) is_set_aside: bool,
     /// The outcome.
     pub(crate) result: ImageResult,
     /// The lost parts of its content.
@@ -64,7 +66,26 @@ pub(crate) struct Outcome {
 /// The most losses in the line of an image. The JSON form has all.
 const MAX_NAMED_LOSSES: usize = 5;
 
-impl Outcome {
+impl RescueOutcome {
+    /// The outcome for an image that the store has, set aside or not.
+    pub(crate) fn of_image(
+        namespace: &Namespace,
+        wanted: &WantedImage,
+        result: ImageResult,
+        lost: Vec<Loss>,
+    ) -> Self {
+        let (namespace, name) = (namespace.to_string(), Some(wanted.image.name.clone()));
+        let is_set_aside = wanted.is_set_aside;
+        Self { namespace, name, is_set_aside, result, lost, dry_run: false }
+    }
+
+    /// The outcome for an image whose record is damaged in the store.
+    pub(crate) fn damaged(namespace: &Namespace, name: &str) -> Self {
+        let (namespace, name) = (namespace.to_string(), Some(name.to_owned()));
+        let (result, lost) = (ImageResult::Damaged, Vec::new());
+        Self { namespace, name, is_set_aside: false, result, lost, dry_run: false }
+    }
+
     /// Whether a part of the image did not come back.
     pub(crate) fn is_loss(&self) -> bool {
         !self.lost.is_empty()
@@ -72,7 +93,7 @@ impl Outcome {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for RescueOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let would = if self.dry_run { "would be " } else { "" };
         match &self.result {
@@ -101,7 +122,7 @@ impl fmt::Display for Outcome {
 
 /// The end of a rescue.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Summary {
+pub(crate) struct RescueSummary {
     /// Images to bring back, with those whose record is damaged.
     pub(crate) images: u64,
     /// Images that containerd has again.
@@ -116,7 +137,7 @@ pub(crate) struct Summary {
     pub(crate) namespaces: u64,
     /// Blobs that containerd took up.
     pub(crate) adopted: u64,
-    /// Blobs that it had taken up before.
+    /// Blobs that containerd had taken up before.
     pub(crate) known: u64,
     /// The time for all blobs.
     pub(crate) adopting: Duration,
@@ -128,7 +149,7 @@ pub(crate) struct Summary {
     pub(crate) dry_run: bool,
 }
 
-impl Summary {
+impl RescueSummary {
     /// Whether every image was restored.
     pub(crate) fn is_complete(&self) -> bool {
         self.lost == 0 && self.differences == 0
@@ -140,7 +161,7 @@ impl Summary {
     }
 }
 
-impl fmt::Display for Summary {
+impl fmt::Display for RescueSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { images, restored, unchanged, lost, namespaces, adopted, known, .. } = self;
         let would = if self.dry_run { "would be " } else { "" };
@@ -166,18 +187,18 @@ impl fmt::Display for Summary {
 
 /// An event of the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum RescueEvent {
     /// A check before the rescue.
     Check(Check),
     /// The size of the plan.
     Plan(Extent),
     /// The outcome for an image.
-    Outcome(Outcome),
+    Outcome(RescueOutcome),
     /// An image that differs at the end.
     Difference(Difference),
 }
 
-impl Event {
+impl RescueEvent {
     /// The event as one line of JSON.
     pub(crate) fn json(&self) -> String {
         match self {
@@ -186,7 +207,7 @@ impl Event {
                 "detail": check.found.as_ref().unwrap_or_else(|why| why),
             }),
             Self::Plan(plan) => json!({ "plan": {
-                "namespaces": plan.namespaces, "images": plan.images, "setAside": plan.aside,
+                "namespaces": plan.namespaces, "images": plan.images, "setAside": plan.set_aside,
                 "unusable": plan.unusable, "blobs": plan.blobs, "bytes": plan.bytes,
             }}),
             Self::Outcome(outcome) => outcome_json(outcome),
@@ -196,7 +217,7 @@ impl Event {
     }
 }
 
-fn outcome_json(outcome: &Outcome) -> Value {
+fn outcome_json(outcome: &RescueOutcome) -> Value {
     let (result, detail) = match &outcome.result {
         ImageResult::Restored => ("restored", None),
         ImageResult::Unchanged => ("unchanged", None),
@@ -214,11 +235,11 @@ fn outcome_json(outcome: &Outcome) -> Value {
         .collect();
     json!({
         "namespace": outcome.namespace, "name": outcome.name, "result": result, "detail": detail,
-        "setAside": outcome.aside, "lost": lost, "dryRun": outcome.dry_run,
+        "setAside": outcome.is_set_aside, "lost": lost, "dryRun": outcome.dry_run,
     })
 }
 
-impl Summary {
+impl RescueSummary {
     /// The summary as one line of JSON.
     pub(crate) fn json(&self) -> String {
         json!({ "summary": {

@@ -60,10 +60,10 @@ fn read(
     path: &Path,
     names: impl Fn(&Snapshot<'_, std::fs::File>) -> Result<BTreeSet<String>, Damage>,
 ) -> Result<BTreeSet<String>, String> {
-    let told = |e: LiveError| format!("{}: {e}", path.display());
+    let with_path = |e: LiveError| format!("{}: {e}", path.display());
     let file = file::open_to_read(path).map_err(|e| e.to_string())?;
-    let reader = LiveReader::new(file).map_err(told)?;
-    Ok(reader.read(|snapshot| names(snapshot)).map_err(told)?.value)
+    let reader = LiveReader::new(file).map_err(with_path)?;
+    Ok(reader.read(|snapshot| names(snapshot)).map_err(with_path)?.value)
 }
 
 fn in_snapshotter<S: ReadAt + ?Sized>(

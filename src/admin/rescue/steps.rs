@@ -19,13 +19,14 @@ const MAX_STEPS_BYTES: u64 = 4 << 20;
 /// One step of a preparation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Step {
+pub(crate) enum PrepareStep {
     /// Give each blob a second name.
     Link { from: PathBuf, to: PathBuf },
     /// Rename a file or a folder.
     Move { from: PathBuf, to: PathBuf },
 }
 
+/// The content of the file of the steps.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Steps {
     /// The time of the first step.
@@ -33,10 +34,10 @@ pub(crate) struct Steps {
     /// Whether all steps are done.
     pub(crate) done: bool,
     /// The steps in order.
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<PrepareStep>,
 }
 
-impl std::fmt::Display for Step {
+impl std::fmt::Display for PrepareStep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Link { from, to } => {
@@ -47,7 +48,7 @@ impl std::fmt::Display for Step {
     }
 }
 
-impl Step {
+impl PrepareStep {
     /// Does the step. A step that is done already is skipped.
     pub(crate) fn run(&self) -> Result<()> {
         match self {
@@ -112,7 +113,7 @@ pub(crate) fn link_missing(from: &Path, to: &Path) -> Result<u64> {
     Ok(linked)
 }
 
-/// Renames a file, unless that is done already. Never replaces a file.
+/// Renames a file, unless an earlier run has renamed it. Never replaces a file.
 fn rename(from: &Path, to: &Path) -> Result<bool> {
     if from.symlink_metadata().is_err() {
         return Ok(false);

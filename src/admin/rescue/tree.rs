@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use super::blobs::{Blobs, Fault};
-use super::manifest::{Content, Descriptor, Kind, REFERENCE_LABEL};
+use super::manifest::{Content, Descriptor, ManifestKind, REFERENCE_LABEL};
 use crate::api::descriptor::Descriptor as Target;
 
 /// The most nested indexes. Two are usual; a hostile file could have any number.
@@ -86,28 +86,30 @@ pub(crate) fn walk(blobs: &Blobs, target: &Target) -> Tree {
 struct Walk<'b> {
     blobs: &'b Blobs,
     /// The state of each descriptor: a hostile index may name one blob any number of times.
-    seen: HashMap<(String, i64, Kind), State>,
+    seen: HashMap<(String, i64, ManifestKind), State>,
     listed: BTreeSet<String>,
     tree: Tree,
 }
 
 impl Walk<'_> {
     fn descriptor(&mut self, descriptor: &Descriptor, part: &str, depth: usize) -> State {
-        let kind = Kind::from_media_type(&descriptor.media_type);
+        let kind = ManifestKind::from_media_type(&descriptor.media_type);
         let key = (descriptor.digest.clone(), descriptor.size, kind);
         if let Some(state) = self.seen.get(&key) {
             return *state;
         }
         let state = match kind {
-            Kind::Leaf => match self.blobs.check(&descriptor.digest, descriptor.size) {
+            ManifestKind::Leaf => match self.blobs.check(&descriptor.digest, descriptor.size) {
                 Ok(()) => {
                     self.list(descriptor, BTreeMap::new());
                     State::Whole
                 }
                 Err(fault) => self.lose(descriptor, part, fault),
             },
-            Kind::Index | Kind::Manifest => match self.read(descriptor, depth) {
-                Ok(content) if kind == Kind::Index => self.index(descriptor, content, depth - 1),
+            ManifestKind::Index | ManifestKind::Manifest => match self.read(descriptor, depth) {
+                Ok(content) if kind == ManifestKind::Index => {
+                    self.index(descriptor, content, depth - 1)
+                }
                 Ok(content) => self.manifest(descriptor, content, part, depth - 1),
                 Err(fault) => self.lose(descriptor, part, fault),
             },
@@ -126,15 +128,15 @@ impl Walk<'_> {
     }
 
     fn manifest(&mut self, own: &Descriptor, content: Content, part: &str, depth: usize) -> State {
-        let of = if part == TARGET { String::new() } else { format!(" of {part}") };
+        let of_part = if part == TARGET { String::new() } else { format!(" of {part}") };
         let (mut labels, mut found) = (BTreeMap::new(), Vec::new());
         if let Some(config) = &content.config {
-            found.push(self.descriptor(config, &format!("the configuration{of}"), depth));
+            found.push(self.descriptor(config, &format!("the configuration{of_part}"), depth));
             labels.insert(format!("{REFERENCE_LABEL}.config"), config.digest.clone());
         }
         let config_only = found.len();
         for (number, layer) in content.layers.iter().flatten().enumerate() {
-            found.push(self.descriptor(layer, &format!("layer {number}{of}"), depth));
+            found.push(self.descriptor(layer, &format!("layer {number}{of_part}"), depth));
             labels.insert(format!("{REFERENCE_LABEL}.l.{number}"), layer.digest.clone());
         }
         self.list(own, labels);
@@ -148,8 +150,8 @@ impl Walk<'_> {
         }
     }
 
-    /// An index is whole if one of its manifests is. A missing manifest counts as one that no client has
-    /// pulled. But if no manifest for this machine is there, that counts as a loss.
+    /// An index is whole if one of its manifests is whole. A missing manifest is no loss: perhaps no client
+    /// has pulled it. But it is a loss if every manifest for this machine is missing.
     fn index(&mut self, own: &Descriptor, content: Content, depth: usize) -> State {
         let mut labels = BTreeMap::new();
         let children = content.manifests.unwrap_or_default();

@@ -15,7 +15,7 @@ pub(crate) struct WantedImage {
     /// The record.
     pub(crate) image: Image,
     /// Whether the store has set it aside.
-    pub(crate) aside: bool,
+    pub(crate) is_set_aside: bool,
 }
 
 /// The labels and images that a namespace should have.
@@ -47,7 +47,7 @@ pub(crate) fn from_store(root: &Path) -> Result<Wanted> {
             for entry in snapshot.scan(&namespace, Kind::Image)? {
                 let entry = entry?;
                 match entry.message().and_then(decode::<Image>) {
-                    Ok(image) => found.images.push(WantedImage { image, aside: false }),
+                    Ok(image) => found.images.push(WantedImage { image, is_set_aside: false }),
                     Err(_) => found.damaged.push(entry.display_name()),
                 }
             }
@@ -58,7 +58,7 @@ pub(crate) fn from_store(root: &Path) -> Result<Wanted> {
             match entry.message().and_then(decode::<Image>) {
                 // A record is newer than a set-aside record of the same name.
                 Ok(image) if snapshot.record(namespace, Kind::Image, &image.name)?.is_some() => {}
-                Ok(image) => found.images.push(WantedImage { image, aside: true }),
+                Ok(image) => found.images.push(WantedImage { image, is_set_aside: true }),
                 Err(_) => found.damaged.push(entry.display_name()),
             }
             Ok(())
@@ -113,7 +113,7 @@ mod tests {
         let images: Vec<_> = found
             .images
             .iter()
-            .map(|w| (w.image.name.as_str(), w.image.target.digest.as_str(), w.aside))
+            .map(|w| (w.image.name.as_str(), w.image.target.digest.as_str(), w.is_set_aside))
             .collect();
         assert_eq!(images, [("a", "kept", false), ("b", "new", false), ("c", "aside", true)]);
     }

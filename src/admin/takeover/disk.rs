@@ -1,4 +1,5 @@
-//! Writes and removes the files of a takeover, each with a sync: their order on the disk is that of the steps.
+//! Writes and removes the files of a takeover. Each call syncs, so the files reach the disk in the order of the
+//! steps.
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -28,8 +29,8 @@ pub(crate) fn write_file(path: &Path, text: &str) -> Result<()> {
     file::put(new, path, true)
 }
 
-/// Removes a file if it is there, waits until that is on the disk, and removes its folder if it is one of
-/// drop-ins and empty.
+/// Removes a file if it exists, and waits until the removal is on the disk. Then removes its folder, if that
+/// is an empty folder of drop-ins.
 pub(crate) fn remove_file(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
@@ -38,7 +39,7 @@ pub(crate) fn remove_file(path: &Path) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     file::sync_folder(folder).map_err(|e| failed("syncing", folder, &e))?;
     if folder.extension().is_some_and(|end| end == "d") {
-        // It may have files of the administrator's.
+        // This fails if the folder has files of the administrator.
         let _ = fs::remove_dir(folder);
     }
     Ok(())

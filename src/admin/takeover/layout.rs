@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-/// containerd's address, which clients have.
+/// The address of containerd that its clients use.
 pub(crate) const ADDRESS: &str = "/run/containerd/containerd.sock";
 
-/// The address of containerd while the daemon has containerd's own.
+/// The address of containerd while the daemon listens on [`ADDRESS`].
 pub(crate) const UPSTREAM: &str = "/run/containerd/containerd-upstream.sock";
 
 /// The suffix that containerd appends to its address for ttrpc, where shims send their events.
@@ -19,7 +19,7 @@ pub(crate) const TTRPC_UNIT: &str = "lmdb-images-takeover-ttrpc.socket";
 /// Paths of the files, below a folder that is `/` except in tests.
 #[derive(Debug, Clone)]
 pub(crate) struct Files {
-    /// While it exists, all others have an effect.
+    /// The other files have an effect only while this file exists.
     pub(crate) switch: PathBuf,
     /// The state of a command, see [`super::record`].
     pub(crate) record: PathBuf,
@@ -29,7 +29,7 @@ pub(crate) struct Files {
     pub(crate) ttrpc: PathBuf,
     /// Drop-in that gives containerd another address.
     pub(crate) containerd: PathBuf,
-    /// Drop-in that tells the daemon where containerd is.
+    /// Drop-in that gives the daemon containerd's address.
     pub(crate) daemon: PathBuf,
     /// The folder that stands for `/run/containerd`.
     pub(crate) run: PathBuf,
@@ -55,7 +55,7 @@ impl Files {
         }
     }
 
-    /// All files that are removed by a release, but for the record.
+    /// All files that a release removes, except the record.
     pub(crate) fn all(&self) -> [&Path; 5] {
         [&self.switch, &self.socket, &self.ttrpc, &self.containerd, &self.daemon]
     }

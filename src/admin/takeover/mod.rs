@@ -34,11 +34,11 @@ mod unit;
 use std::path::Path;
 
 pub(crate) use self::layout::{ADDRESS, UPSTREAM};
-pub(crate) use self::plan::Plan;
+pub(crate) use self::plan::TakeoverPlan;
 
 use self::layout::Files;
 use self::node::Node;
-use self::record::{Phase, Record};
+use self::record::{Phase, TakeoverRecord};
 use self::steps::Runner;
 use self::systemd::{Systemctl, Systemd};
 use crate::admin::precondition::{Check, refusal};
@@ -46,18 +46,18 @@ use crate::model::{Error, Result};
 
 /// An event of a running command, to print.
 #[derive(Debug)]
-pub(crate) enum Event<'e> {
+pub(crate) enum TakeoverEvent<'e> {
     /// A check before or after.
     Check(&'e Check),
     /// The whole plan.
-    Plan(&'e Plan),
+    Plan(&'e TakeoverPlan),
     /// The step that runs next.
     Step(String),
 }
 
 /// Which of the two states the machine is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum TakeoverState {
     /// containerd has its own address.
     Released,
     /// The daemon has it.
@@ -67,15 +67,15 @@ pub(crate) enum State {
 }
 
 /// Returns the state of this machine, by the files of a takeover.
-pub(crate) fn state() -> Result<State> {
+pub(crate) fn state() -> Result<TakeoverState> {
     let files = Files::of_machine();
-    Ok(match Record::read(&files)?.map(|record| record.phase) {
-        Some(Phase::Taken) => State::Taken,
-        Some(Phase::Taking | Phase::Releasing) => State::Interrupted,
+    Ok(match TakeoverRecord::read(&files)?.map(|record| record.phase) {
+        Some(Phase::Taken) => TakeoverState::Taken,
+        Some(Phase::Taking | Phase::Releasing) => TakeoverState::Interrupted,
         None if files.all().iter().any(|path| path.symlink_metadata().is_ok()) => {
-            State::Interrupted
+            TakeoverState::Interrupted
         }
-        None => State::Released,
+        None => TakeoverState::Released,
     })
 }
 
@@ -86,8 +86,8 @@ pub(crate) fn state() -> Result<State> {
 pub(crate) async fn prepare(
     store: &Path,
     program: &Path,
-    mut each: impl FnMut(Event<'_>),
-) -> Result<Plan> {
+    mut each: impl FnMut(TakeoverEvent<'_>),
+) -> Result<TakeoverPlan> {
     let files = Files::of_machine();
     let mut systemctl = Systemctl;
     let mut checks = preflight::of_machine(&mut systemctl);
@@ -105,12 +105,12 @@ pub(crate) async fn prepare(
             }
         },
     };
-    checks.iter().for_each(|check| each(Event::Check(check)));
+    checks.iter().for_each(|check| each(TakeoverEvent::Check(check)));
     let (Some(node), None) = (node, refusal(&checks)) else {
         return Err(refusal(&checks).unwrap_or_else(|| Error::Internal("no node".into())));
     };
     let plan = plan::takeover(&files, &node);
-    each(Event::Plan(&plan));
+    each(TakeoverEvent::Plan(&plan));
     Ok(plan)
 }
 
@@ -118,7 +118,7 @@ pub(crate) async fn prepare(
 ///
 /// # Errors
 /// The step or the check that failed, and whether the way back did.
-pub(crate) async fn take(store: &Path, mut each: impl FnMut(Event<'_>)) -> Result<()> {
+pub(crate) async fn take(store: &Path, mut each: impl FnMut(TakeoverEvent<'_>)) -> Result<()> {
     let files = Files::of_machine();
     let mut systemctl = Systemctl;
     let node = Node::inspect(&mut systemctl)?;
@@ -128,7 +128,7 @@ pub(crate) async fn take(store: &Path, mut each: impl FnMut(Event<'_>)) -> Resul
         Err(e) => Err(e),
     };
     let Err(failed) = taken else {
-        return Record::write(&files, Phase::Taken, node.service_was_active);
+        return TakeoverRecord::write(&files, Phase::Taken, node.service_was_active);
     };
     let back = match release_steps(&files, &mut systemctl, &mut each) {
         Ok(()) => postflight::check_released(&mut each).await,
@@ -146,35 +146,35 @@ pub(crate) async fn take(store: &Path, mut each: impl FnMut(Event<'_>)) -> Resul
 ///
 /// # Errors
 /// The step that failed: it can be repeated.
-pub(crate) async fn release(mut each: impl FnMut(Event<'_>)) -> Result<()> {
+pub(crate) async fn release(mut each: impl FnMut(TakeoverEvent<'_>)) -> Result<()> {
     release_steps(&Files::of_machine(), &mut Systemctl, &mut each)?;
     postflight::check_released(&mut each).await
 }
 
 /// The plan of [`release`]. Changes nothing.
-pub(crate) fn plan_release() -> Result<Plan> {
+pub(crate) fn plan_release() -> Result<TakeoverPlan> {
     let files = Files::of_machine();
-    Ok(plan::release(&files, Record::read(&files)?.as_ref()))
+    Ok(plan::release(&files, TakeoverRecord::read(&files)?.as_ref()))
 }
 
 fn release_steps(
     files: &Files,
     systemd: &mut dyn Systemd,
-    each: &mut impl FnMut(Event<'_>),
+    each: &mut impl FnMut(TakeoverEvent<'_>),
 ) -> Result<()> {
-    let record = Record::read(files)?;
+    let record = TakeoverRecord::read(files)?;
     run(&plan::release(files, record.as_ref()), files, systemd, each)
 }
 
 fn run(
-    plan: &Plan,
+    plan: &TakeoverPlan,
     files: &Files,
     systemd: &mut dyn Systemd,
-    each: &mut impl FnMut(Event<'_>),
+    each: &mut impl FnMut(TakeoverEvent<'_>),
 ) -> Result<()> {
     let mut runner = Runner { files, systemd };
     plan.steps.iter().try_for_each(|step| {
-        each(Event::Step(step.to_string()));
+        each(TakeoverEvent::Step(step.to_string()));
         runner.run(step)
     })
 }

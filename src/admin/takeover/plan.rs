@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use super::layout::{ADDRESS, CONTAINERD_UNIT, Files, OUR_UNIT, SOCKET_UNIT, TTRPC_UNIT, UPSTREAM};
 use super::node::Node;
-use super::record::{Phase, Record};
+use super::record::{Phase, TakeoverRecord};
 use super::texts;
 
 /// A step, which can be repeated.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum TakeoverStep {
     /// Record how far the command has come.
     Note(Phase, bool),
     /// Write a file, and wait until it is on the disk.
@@ -31,7 +31,7 @@ pub(crate) enum Step {
     LinkShims,
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for TakeoverStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Note(phase, _) => write!(f, "note: {}", format!("{phase:?}").to_lowercase()),
@@ -65,20 +65,20 @@ const NOTES: [&str; 2] = [
 
 /// Steps in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Plan {
+pub(crate) struct TakeoverPlan {
     /// The steps.
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<TakeoverStep>,
     /// Units that systemd restarts with containerd.
     pub(crate) restarted_too: Vec<String>,
 }
 
-impl Plan {
+impl TakeoverPlan {
     /// The plan as lines, with the texts of the files that it writes.
     pub(crate) fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for step in &self.steps {
             lines.push(format!("plan  {step}"));
-            if let Step::Write(_, text) = step {
+            if let TakeoverStep::Write(_, text) = step {
                 lines.extend(text.lines().map(|line| format!("        {line}")));
             }
         }
@@ -94,39 +94,39 @@ impl Plan {
 }
 
 /// The steps of a takeover. The switch comes after all other files, and before the first restart.
-pub(crate) fn takeover(files: &Files, node: &Node) -> Plan {
-    let mut steps = vec![Step::Note(Phase::Taking, node.service_was_active)];
-    steps.extend(texts::units(files, node).map(|(path, text)| Step::Write(path, text)));
+pub(crate) fn takeover(files: &Files, node: &Node) -> TakeoverPlan {
+    let mut steps = vec![TakeoverStep::Note(Phase::Taking, node.service_was_active)];
+    steps.extend(texts::units(files, node).map(|(path, text)| TakeoverStep::Write(path, text)));
     steps.extend([
-        Step::Systemctl(vec!["daemon-reload"]),
-        Step::Systemctl(vec!["enable", SOCKET_UNIT, TTRPC_UNIT]),
-        Step::Write(files.switch.clone(), texts::switch()),
-        Step::Systemctl(vec!["stop", OUR_UNIT]),
-        Step::Systemctl(vec!["restart", CONTAINERD_UNIT]),
-        Step::Listen,
-        Step::Systemctl(vec!["start", OUR_UNIT]),
+        TakeoverStep::Systemctl(vec!["daemon-reload"]),
+        TakeoverStep::Systemctl(vec!["enable", SOCKET_UNIT, TTRPC_UNIT]),
+        TakeoverStep::Write(files.switch.clone(), texts::switch()),
+        TakeoverStep::Systemctl(vec!["stop", OUR_UNIT]),
+        TakeoverStep::Systemctl(vec!["restart", CONTAINERD_UNIT]),
+        TakeoverStep::Listen,
+        TakeoverStep::Systemctl(vec!["start", OUR_UNIT]),
     ]);
-    Plan { steps, restarted_too: node.restarted_too.clone() }
+    TakeoverPlan { steps, restarted_too: node.restarted_too.clone() }
 }
 
 /// The steps of a release, from any state. The switch goes first: without it containerd restarts on its own address,
 /// whatever systemd has loaded. The daemon stops after that restart, as it takes seconds to let its clients go, and no
 /// client would have an answer in the meantime.
-pub(crate) fn release(files: &Files, record: Option<&Record>) -> Plan {
+pub(crate) fn release(files: &Files, record: Option<&TakeoverRecord>) -> TakeoverPlan {
     let was_active = record.is_some_and(|record| record.service_was_active);
     let mut steps = vec![
-        Step::Note(Phase::Releasing, was_active),
-        Step::Remove(files.switch.clone()),
-        Step::SystemctlIfLoaded("stop", vec![SOCKET_UNIT, TTRPC_UNIT]),
-        Step::RestartUnlessListening,
-        Step::SystemctlIfLoaded("stop", vec![OUR_UNIT]),
-        Step::Disable,
+        TakeoverStep::Note(Phase::Releasing, was_active),
+        TakeoverStep::Remove(files.switch.clone()),
+        TakeoverStep::SystemctlIfLoaded("stop", vec![SOCKET_UNIT, TTRPC_UNIT]),
+        TakeoverStep::RestartUnlessListening,
+        TakeoverStep::SystemctlIfLoaded("stop", vec![OUR_UNIT]),
+        TakeoverStep::Disable,
     ];
-    steps.extend(files.all().into_iter().skip(1).map(|path| Step::Remove(path.to_owned())));
-    steps.extend([Step::Systemctl(vec!["daemon-reload"]), Step::LinkShims]);
+    steps.extend(files.all().into_iter().skip(1).map(|path| TakeoverStep::Remove(path.to_owned())));
+    steps.extend([TakeoverStep::Systemctl(vec!["daemon-reload"]), TakeoverStep::LinkShims]);
     if was_active {
-        steps.push(Step::SystemctlIfLoaded("start", vec![OUR_UNIT]));
+        steps.push(TakeoverStep::SystemctlIfLoaded("start", vec![OUR_UNIT]));
     }
-    steps.push(Step::Remove(files.record.clone()));
-    Plan { steps, restarted_too: Vec::new() }
+    steps.push(TakeoverStep::Remove(files.record.clone()));
+    TakeoverPlan { steps, restarted_too: Vec::new() }
 }

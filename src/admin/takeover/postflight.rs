@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use protobuf::MessageField;
 use protobuf::well_known_types::empty::Empty;
 
-use super::Event;
+use super::TakeoverEvent;
 use super::layout::{ADDRESS, UPSTREAM};
 use super::node::Node;
 use crate::admin::containerd::await_reply;
@@ -36,11 +36,11 @@ const NAMESPACE: &str = "default";
 pub(crate) async fn check_taken(
     store: &Path,
     node: &Node,
-    each: &mut impl FnMut(Event<'_>),
+    each: &mut impl FnMut(TakeoverEvent<'_>),
 ) -> Result<()> {
     let mut tell = |subject, found: Result<String>| {
         let shown = found.clone().map_err(|e| e.message().to_owned());
-        each(Event::Check(&Check { subject, found: shown }));
+        each(TakeoverEvent::Check(&Check { subject, found: shown }));
         found.map(drop)
     };
     tell("health", serving().await)?;
@@ -55,10 +55,10 @@ pub(crate) async fn check_taken(
 ///
 /// # Errors
 /// If it does not.
-pub(crate) async fn check_released(each: &mut impl FnMut(Event<'_>)) -> Result<()> {
+pub(crate) async fn check_released(each: &mut impl FnMut(TakeoverEvent<'_>)) -> Result<()> {
     let namespaces = retry(START_TIMEOUT, async || namespaces(ADDRESS).await).await?;
     let found = Ok(format!("answers at {ADDRESS}, {} namespaces", namespaces.len()));
-    each(Event::Check(&Check { subject: "containerd", found }));
+    each(TakeoverEvent::Check(&Check { subject: "containerd", found }));
     Ok(())
 }
 

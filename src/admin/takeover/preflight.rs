@@ -45,7 +45,7 @@ fn check_systemd() -> Result<String, String> {
     Err("this machine is not run by systemd: point clients at our socket instead, see docs/proxy.md".into())
 }
 
-/// Units that would hold a socket of the same name as the takeover's.
+/// Checks that both units are loaded, and that no active unit has a socket with the name of one of the takeover.
 fn check_units(systemd: &mut impl Systemd) -> Result<String, String> {
     let text = |e: crate::model::Error| e.message().to_owned();
     for unit in [CONTAINERD_UNIT, OUR_UNIT] {
@@ -64,7 +64,7 @@ fn check_units(systemd: &mut impl Systemd) -> Result<String, String> {
     Ok(format!("{CONTAINERD_UNIT} and {OUR_UNIT} are there"))
 }
 
-/// Checks of what was found.
+/// Checks of the node that was found.
 pub(crate) async fn of_node(
     node: &Node,
     systemd: &mut impl Systemd,
@@ -96,7 +96,7 @@ fn check_containers(systemd: &mut impl Systemd) -> Result<String, String> {
     }
 }
 
-/// The service must be of this version: it reads what this program writes.
+/// The service must have this version, because it reads the files that this program writes.
 fn check_program(systemd: &mut impl Systemd, program: &Path) -> Result<String, String> {
     let text = systemd.systemctl(&["cat", OUR_UNIT]).map_err(|e| e.message().to_owned())?;
     let command = unit::command(&text)?;
@@ -111,7 +111,7 @@ fn check_program(systemd: &mut impl Systemd, program: &Path) -> Result<String, S
     Ok(format!("{} {}", program.display(), env!("CARGO_PKG_VERSION")))
 }
 
-/// A name that only the store has would be set aside: containerd's names hold in front of it.
+/// A name that only the store has would be set aside, because in proxy mode containerd's names count.
 async fn check_names(store: &Path, is_in_front: bool) -> Result<String, String> {
     if !store.join(DATA_FILE).exists() {
         return Ok(format!("{} is made when the service starts", store.display()));
@@ -157,7 +157,7 @@ fn check_upstream() -> Result<String, String> {
     }
 }
 
-/// The clients of now, which connect again.
+/// The connected clients, which must connect again.
 fn describe_clients() -> String {
     match peers::connected(Path::new(ADDRESS)) {
         Ok(peers) if peers.is_empty() => "none is connected".into(),

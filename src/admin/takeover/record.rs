@@ -25,14 +25,14 @@ pub(crate) enum Phase {
 /// The content of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Record {
+pub(crate) struct TakeoverRecord {
     /// How far the command has come.
     pub(crate) phase: Phase,
     /// Whether our service ran before the takeover: a release starts it again.
     pub(crate) service_was_active: bool,
 }
 
-impl Record {
+impl TakeoverRecord {
     /// Reads the file; `None` if there is none. A damaged file only shows that a command has begun.
     pub(crate) fn read(files: &Files) -> Result<Option<Self>> {
         let Some((_, text)) = file::read_text(&files.record, MAX_RECORD_BYTES)? else {

@@ -6,8 +6,8 @@ use super::disk::{failed, remove_file, write_file};
 use super::layout::{
     ADDRESS, CONTAINERD_UNIT, Files, SOCKET_UNIT, TTRPC_SUFFIX, TTRPC_UNIT, UPSTREAM,
 };
-use super::plan::Step;
-use super::record::Record;
+use super::plan::TakeoverStep;
+use super::record::TakeoverRecord;
 use super::systemd::{Systemd, property};
 use crate::model::{Error, Result};
 
@@ -24,17 +24,19 @@ impl Runner<'_> {
     ///
     /// # Errors
     /// The step that failed, and why.
-    pub(crate) fn run(&mut self, step: &Step) -> Result<()> {
+    pub(crate) fn run(&mut self, step: &TakeoverStep) -> Result<()> {
         match step {
-            Step::Note(phase, was_active) => Record::write(self.files, *phase, *was_active),
-            Step::Write(path, text) => write_file(path, text),
-            Step::Remove(path) => remove_file(path),
-            Step::Systemctl(arguments) => self.systemd.systemctl(arguments).map(drop),
-            Step::SystemctlIfLoaded(verb, units) => self.systemctl_if_loaded(verb, units),
-            Step::Disable => self.disable(),
-            Step::Listen => self.listen(),
-            Step::RestartUnlessListening => self.restart_unless_home(),
-            Step::LinkShims => self.link_shims(),
+            TakeoverStep::Note(phase, was_active) => {
+                TakeoverRecord::write(self.files, *phase, *was_active)
+            }
+            TakeoverStep::Write(path, text) => write_file(path, text),
+            TakeoverStep::Remove(path) => remove_file(path),
+            TakeoverStep::Systemctl(arguments) => self.systemd.systemctl(arguments).map(drop),
+            TakeoverStep::SystemctlIfLoaded(verb, units) => self.systemctl_if_loaded(verb, units),
+            TakeoverStep::Disable => self.disable(),
+            TakeoverStep::Listen => self.listen(),
+            TakeoverStep::RestartUnlessListening => self.restart_unless_home(),
+            TakeoverStep::LinkShims => self.link_shims(),
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::layout::{CONTAINERD_UNIT, OUR_UNIT, SOCKET_UNIT, TTRPC_SUFFIX, TTRPC_UNIT};
 use super::node::SocketOwner;
-use super::plan::Step;
+use super::plan::TakeoverStep;
 use super::*;
 
 /// systemd, containerd and our service, as the files that systemd has loaded make them.
@@ -62,8 +62,8 @@ impl Machine {
     }
 
     fn start_service(&mut self) {
-        let told = self.loaded.contains(&self.files.daemon) && self.is_on();
-        self.service = Some(told.then(|| UPSTREAM.to_owned()));
+        let is_loaded = self.loaded.contains(&self.files.daemon) && self.is_on();
+        self.service = Some(is_loaded.then(|| UPSTREAM.to_owned()));
     }
 
     fn start_socket(&mut self, unit: &str) {
@@ -99,7 +99,7 @@ impl Machine {
     }
 
     /// Every client reaches containerd at its address: directly, or through systemd's socket and us.
-    fn is_whole(&self) -> Result<State, String> {
+    fn is_whole(&self) -> Result<TakeoverState, String> {
         let ttrpc = format!("{ADDRESS}{TTRPC_SUFFIX}");
         let at_home = self.containerd.contains(&ADDRESS.to_owned());
         let reaches_shims = self.containerd.contains(&ttrpc) || self.systemd.contains(&ttrpc);
@@ -108,8 +108,8 @@ impl Machine {
             // Not started yet: its first client starts it.
             && self.service.as_ref().is_none_or(|containerd| containerd.as_deref() == Some(UPSTREAM));
         match (at_home, through_us, reaches_shims) {
-            (true, false, true) if self.systemd.is_empty() => Ok(State::Released),
-            (false, true, true) => Ok(State::Taken),
+            (true, false, true) if self.systemd.is_empty() => Ok(TakeoverState::Released),
+            (false, true, true) => Ok(TakeoverState::Taken),
             _ => Err(format!("{:?} {:?} {:?}", self.containerd, self.systemd, self.service)),
         }
     }
@@ -125,13 +125,13 @@ impl Machine {
         }
     }
 
-    fn steps(&mut self, steps: &[Step]) -> Result<()> {
+    fn steps(&mut self, steps: &[TakeoverStep]) -> Result<()> {
         let files = self.files.clone();
         let mut runner = Runner { files: &files, systemd: self };
         steps.iter().try_for_each(|step| runner.run(step))
     }
 
-    fn take(&mut self) -> Plan {
+    fn take(&mut self) -> TakeoverPlan {
         let node = self.node();
         plan::takeover(&self.files, &node)
     }
@@ -140,12 +140,12 @@ impl Machine {
         let was_active = self.service.is_some();
         let steps = self.take().steps;
         self.steps(&steps).unwrap();
-        Record::write(&self.files, Phase::Taken, was_active).unwrap();
+        TakeoverRecord::write(&self.files, Phase::Taken, was_active).unwrap();
     }
 
     /// As the command: it does nothing where no takeover has begun.
     fn release(&mut self) {
-        let record = Record::read(&self.files).unwrap();
+        let record = TakeoverRecord::read(&self.files).unwrap();
         if record.is_none() && self.left().is_empty() {
             return;
         }
@@ -236,18 +236,18 @@ fn takeover_and_release_restart_containerd_twice_and_leave_nothing() {
             machine.start_service();
         }
         machine.taken();
-        assert_eq!(machine.is_whole(), Ok(State::Taken));
+        assert_eq!(machine.is_whole(), Ok(TakeoverState::Taken));
         machine.boot();
-        assert_eq!(machine.is_whole(), Ok(State::Taken), "after a boot");
+        assert_eq!(machine.is_whole(), Ok(TakeoverState::Taken), "after a boot");
         machine.release();
-        assert_eq!(machine.is_whole(), Ok(State::Released));
+        assert_eq!(machine.is_whole(), Ok(TakeoverState::Released));
         assert_eq!((machine.restarts, machine.left()), (2, Vec::new()));
         assert_eq!(machine.service.is_some(), was_active, "our service is as it was");
     }
 }
 
 /// Plays `begin`, then the first `done` of the steps that it returns.
-fn interrupted(done: usize, begin: impl Fn(&mut Machine) -> Vec<Step>) -> (Machine, usize) {
+fn interrupted(done: usize, begin: impl Fn(&mut Machine) -> Vec<TakeoverStep>) -> (Machine, usize) {
     let mut machine = Machine::new();
     machine.start_service();
     let steps = begin(&mut machine);
@@ -255,7 +255,7 @@ fn interrupted(done: usize, begin: impl Fn(&mut Machine) -> Vec<Step>) -> (Machi
     (machine, steps.len())
 }
 
-fn check_interruptions(begin: impl Fn(&mut Machine) -> Vec<Step>) {
+fn check_interruptions(begin: impl Fn(&mut Machine) -> Vec<TakeoverStep>) {
     let (_, count) = interrupted(0, &begin);
     for done in 0..=count {
         let (mut machine, _) = interrupted(done, &begin);
@@ -265,13 +265,13 @@ fn check_interruptions(begin: impl Fn(&mut Machine) -> Vec<Step>) {
         machine.release();
         assert_eq!(
             machine.is_whole(),
-            Ok(State::Released),
+            Ok(TakeoverState::Released),
             "booted after {done} steps, and released"
         );
 
         let (mut machine, _) = interrupted(done, &begin);
         machine.release();
-        assert_eq!(machine.is_whole(), Ok(State::Released), "{done} steps, and released");
+        assert_eq!(machine.is_whole(), Ok(TakeoverState::Released), "{done} steps, and released");
         assert_eq!(machine.left(), [""; 0], "{done} steps, and released");
         assert!(machine.service.is_some(), "{done} steps: our service runs again");
         assert!(
@@ -291,7 +291,7 @@ fn a_takeover_interrupted_after_any_step_boots_whole_and_is_released_whole() {
 fn a_release_interrupted_after_any_step_boots_whole_and_goes_on() {
     check_interruptions(|machine| {
         machine.taken();
-        let record = Record::read(&machine.files).unwrap();
+        let record = TakeoverRecord::read(&machine.files).unwrap();
         plan::release(&machine.files, record.as_ref()).steps
     });
 }
@@ -300,12 +300,12 @@ fn a_release_interrupted_after_any_step_boots_whole_and_goes_on() {
 fn a_containerd_that_keeps_its_ttrpc_address_keeps_its_socket() {
     let mut machine = Machine { keeps_ttrpc: true, ..Machine::new() };
     machine.taken();
-    assert_eq!(machine.is_whole(), Ok(State::Taken));
+    assert_eq!(machine.is_whole(), Ok(TakeoverState::Taken));
     assert_eq!(machine.systemd.iter().collect::<Vec<_>>(), [ADDRESS]);
     machine.boot();
-    assert_eq!(machine.is_whole(), Ok(State::Taken));
+    assert_eq!(machine.is_whole(), Ok(TakeoverState::Taken));
     machine.release();
-    assert_eq!((machine.is_whole(), machine.left()), (Ok(State::Released), Vec::new()));
+    assert_eq!((machine.is_whole(), machine.left()), (Ok(TakeoverState::Released), Vec::new()));
 }
 
 #[test]
@@ -315,7 +315,7 @@ fn a_containerd_that_does_not_move_keeps_its_address() {
     // Its drop-in has no effect, for whatever reason.
     let steps: Vec<_> = steps
         .into_iter()
-        .filter(|step| !matches!(step, Step::Write(path, _) if *path == machine.files.containerd))
+        .filter(|step| !matches!(step, TakeoverStep::Write(path, _) if *path == machine.files.containerd))
         .collect();
     let refused = machine.steps(&steps).unwrap_err();
     assert!(
@@ -323,7 +323,7 @@ fn a_containerd_that_does_not_move_keeps_its_address() {
         "{refused}"
     );
     machine.release();
-    assert_eq!((machine.is_whole(), machine.restarts), (Ok(State::Released), 1));
+    assert_eq!((machine.is_whole(), machine.restarts), (Ok(TakeoverState::Released), 1));
 }
 
 #[test]
@@ -366,5 +366,5 @@ fn a_damaged_record_does_not_stop_a_release() {
     machine.taken();
     fs::write(&machine.files.record, "{\"phase\":").unwrap();
     machine.release();
-    assert_eq!((machine.is_whole(), machine.left()), (Ok(State::Released), Vec::new()));
+    assert_eq!((machine.is_whole(), machine.left()), (Ok(TakeoverState::Released), Vec::new()));
 }

@@ -188,14 +188,14 @@ mod tests {
         lmdb_images_upstream_reads_total{source=\"files\"} 5\n";
 
     fn after(calls: u32) -> Samples {
-        let of =
+        let labels =
             "service=\"containerd.services.images.v1.Images\",method=\"Get\",transport=\"grpc\"";
         Samples::parse(&format!(
-            "lmdb_images_calls_total{{{of},code=\"OK\"}} {calls}\n\
-             lmdb_images_calls_total{{{of},code=\"NOT_FOUND\"}} 10\n\
-             lmdb_images_call_seconds_bucket{{{of},le=\"0.001\"}} 98\n\
-             lmdb_images_call_seconds_bucket{{{of},le=\"0.01\"}} 99\n\
-             lmdb_images_call_seconds_bucket{{{of},le=\"+Inf\"}} 100\n\
+            "lmdb_images_calls_total{{{labels},code=\"OK\"}} {calls}\n\
+             lmdb_images_calls_total{{{labels},code=\"NOT_FOUND\"}} 10\n\
+             lmdb_images_call_seconds_bucket{{{labels},le=\"0.001\"}} 98\n\
+             lmdb_images_call_seconds_bucket{{{labels},le=\"0.01\"}} 99\n\
+             lmdb_images_call_seconds_bucket{{{labels},le=\"+Inf\"}} 100\n\
              lmdb_images_calls_in_flight{{transport=\"grpc\"}} 3\n\
              lmdb_images_calls_in_flight{{transport=\"ttrpc\"}} 1\n\
              lmdb_images_upstream_following 1\n\

@@ -23,7 +23,7 @@ const FORM: &str = "it looks like nats://NODE@HOST:PORT, or nats://NODE@HOST1,HO
 /// Servers of NATS, all of one cluster.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Nats {
-    /// The user, which for a node is the node.
+    /// The user. For a node, this is the name of the node.
     pub(crate) user: String,
     password: Option<String>,
     servers: Vec<String>,
@@ -93,7 +93,7 @@ impl Nats {
             options = options.user_and_password(self.user.clone(), password.clone());
         }
         if self.has_tls {
-            // What is wrong with the files is said by name.
+            // This error names the file that is wrong.
             tls::config(&self.certificates)?;
             options =
                 options.require_tls(true).add_root_certificates(self.certificates.authorities());

@@ -1,4 +1,5 @@
-//! `fleet collect`: hands the reports of the stream on to the database. It keeps nothing, so several may run.
+//! `fleet collect`: hands the reports of the stream on to the database. It keeps no state, so several
+//! collectors may run.
 
 use std::time::Duration;
 
@@ -16,20 +17,20 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::fleet::backoff::Backoff;
 use crate::fleet::nats::address::Nats;
-use crate::fleet::nats::publish::{Correction, standing_in};
+use crate::fleet::nats::publish::{Correction, progress_in};
 use crate::fleet::nats::{PARTITIONS, STREAM, answers_to, node_of, reports_in};
-use crate::fleet::postgres::{Failure, Reporter};
+use crate::fleet::postgres::{ReportFailure, Reporter};
 use crate::fleet::report::Answer;
-use crate::fleet::ship::State;
+use crate::fleet::ship::ReportingState;
 use crate::fleet::target::Postgres;
 use crate::log_throttle::throttled_log;
 use crate::metrics::collect::Collected;
 use crate::model::{Error, Result};
 
-/// How long the stream keeps a report. A database may be away for this long.
+/// How long the stream keeps a report. The database may be unreachable for this long.
 const MAX_AGE: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 
-/// How long the server remembers the ids of messages, so that one that is sent again is not stored twice.
+/// How long the server remembers the ids of messages, so that it does not store a repeated message twice.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
 /// A report of a collector that was killed goes to another one after this time.
@@ -48,7 +49,7 @@ pub(crate) struct Collector {
     to: Postgres,
     replicas: Option<usize>,
     collected: Collected,
-    state: watch::Sender<State>,
+    state: watch::Sender<ReportingState>,
 }
 
 impl Collector {
@@ -58,12 +59,12 @@ impl Collector {
         to: Postgres,
         replicas: Option<usize>,
         collected: Collected,
-        state: watch::Sender<State>,
+        state: watch::Sender<ReportingState>,
     ) -> Self {
         Self { from, to, replicas, collected, state }
     }
 
-    /// Collects for ever.
+    /// Collects until it is dropped.
     pub(crate) async fn run(self) {
         let mut backoff = Backoff::default();
         let source = loop {
@@ -93,10 +94,10 @@ impl Collector {
 }
 
 /// Logs the error, and waits before another attempt.
-async fn log_and_wait(backoff: &mut Backoff, state: &watch::Sender<State>, error: &Error) {
+async fn log_and_wait(backoff: &mut Backoff, state: &watch::Sender<ReportingState>, error: &Error) {
     let pause = backoff.pause();
     throttled_log!(Warn, "{error}; again in {:.1} s", pause.as_secs_f64());
-    state.send_replace(State { is_reporting: false, text: error.to_string() });
+    state.send_replace(ReportingState { is_reporting: false, text: error.to_string() });
     tokio::time::sleep(pause).await;
 }
 
@@ -118,7 +119,7 @@ impl Source {
             filter_subject: reports_in(partition),
             ack_policy: AckPolicy::Explicit,
             ack_wait: ACK_WAIT,
-            // One at a time keeps the reports of a node in order, also when one is delivered again.
+            // One report at a time keeps the reports of a node in order, also when one is delivered again.
             max_ack_pending: 1,
             ..ConsumerConfig::default()
         };
@@ -160,11 +161,11 @@ impl Source {
 struct Partition {
     number: u32,
     source: Source,
-    /// None at the start, and after a failure: the stream may have been deleted, and is then made again.
+    /// `None` at the start and after a failure, as the stream may have been deleted. Then it is made again.
     consumer: Option<Consumer<ConsumerConfig>>,
     reporter: Reporter,
     collected: Collected,
-    state: watch::Sender<State>,
+    state: watch::Sender<ReportingState>,
 }
 
 impl Partition {
@@ -173,7 +174,7 @@ impl Partition {
         loop {
             match self.next().await {
                 Ok(true) => backoff.reset(),
-                // Nothing came for a while.
+                // No report came in this interval.
                 Ok(false) => {
                     self.reporter.close();
                     self.set_state(true, "waiting for reports".into());
@@ -221,24 +222,25 @@ impl Partition {
         self.collected.seconds.observe(started.elapsed().as_secs_f64());
         let answer = match forwarded {
             Ok(answer) => answer,
-            Err(Failure::Refused(error)) => {
+            Err(ReportFailure::Refused(error)) => {
                 return self.leave_out(&acker, number, &format!("of node {node}: {error}")).await;
             }
-            Err(Failure::Other(error)) => {
+            Err(ReportFailure::Other(error)) => {
                 self.collected.failures.inc();
-                // Another collector may reach the database. If this is lost, the server finds out.
+                // Another collector may reach the database. If this message is lost, the server delivers the report
+                // again later.
                 let _ = acker.ack_with(AckKind::Nak(Some(Duration::from_secs(1)))).await;
                 return Err(error);
             }
         };
         self.collected.answered.set(clock::now().seconds);
-        let standing = message.headers.as_ref().and_then(standing_in);
-        if standing.is_none_or(|standing| !standing.agrees_with(&answer)) {
+        let progress = message.headers.as_ref().and_then(progress_in);
+        if progress.is_none_or(|progress| !progress.agrees_with(&answer)) {
             let correction = serde_json::to_vec(&Correction { report: number, answer });
             let correction =
                 correction.map_err(|e| Error::Internal(format!("writing an answer: {e}")))?;
             self.collected.sent_back.inc();
-            // If it is lost, the answer to the next heartbeat is the same.
+            // If this correction is lost, the next heartbeat causes the same correction.
             let _ = client.publish(answers_to(node), Bytes::from(correction)).await;
         }
         self.set_state(true, format!("collected report {number}"));
@@ -255,7 +257,7 @@ impl Partition {
         node: &str,
         report: &str,
         acker: &Acker,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, ReportFailure> {
         let mut answer = std::pin::pin!(self.reporter.forward(node, report));
         loop {
             match tokio::time::timeout(PROGRESS_INTERVAL, &mut answer).await {
@@ -275,6 +277,6 @@ impl Partition {
     }
 
     fn set_state(&self, is_reporting: bool, text: String) {
-        self.state.send_replace(State { is_reporting, text });
+        self.state.send_replace(ReportingState { is_reporting, text });
     }
 }

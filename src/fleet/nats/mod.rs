@@ -1,7 +1,7 @@
 //! Reports through NATS JetStream, for nodes that cannot reach the database.
 //!
 //! - [`address`]: the URL, and a connection
-//! - [`standing`]: how far a node has reported, kept in a header of each report
+//! - [`progress`]: how far a node has reported, kept in a header of each report
 //! - [`publish`]: `ship --to nats://…`
 //! - [`collect`]: `fleet collect`, which hands the reports on to the database
 //!
@@ -26,8 +26,8 @@ use std::fmt;
 
 pub(crate) mod address;
 pub(crate) mod collect;
+pub(crate) mod progress;
 pub(crate) mod publish;
-pub(crate) mod standing;
 
 /// The stream.
 pub(crate) const STREAM: &str = "LMDB_IMAGES_FLEET";
@@ -41,8 +41,8 @@ const ANSWERS: &str = "lmdb-images.fleet.answer";
 /// How many partitions there are. Changing it would change the order of reports that are in the stream.
 const PARTITIONS: u32 = 16;
 
-/// The header with the standing of the node after this report.
-const STANDING_HEADER: &str = "Lmdb-Images-Standing";
+/// The header with the progress of the node after this report.
+const PROGRESS_HEADER: &str = "Lmdb-Images-Standing";
 
 /// The most bytes of a node's name.
 const MAX_NODE_BYTES: usize = 200;

@@ -13,18 +13,18 @@ use futures_util::{FutureExt, StreamExt};
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::nats::address::Nats;
-use crate::fleet::nats::standing::Standing;
-use crate::fleet::nats::{STANDING_HEADER, STREAM, answers_to, reports_of};
-use crate::fleet::report::{Answer, Body, Report};
+use crate::fleet::nats::progress::ReportProgress;
+use crate::fleet::nats::{PROGRESS_HEADER, STREAM, answers_to, reports_of};
+use crate::fleet::report::{Answer, Body, NodeReport};
 use crate::model::{Error, Result};
 
 /// How long a server may take to say that a message is stored.
 const STORED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a node that would have to send a snapshot waits until the database confirms that.
+/// How long a node waits for the database's confirmation before it sends a snapshot.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The answer of the database to a report, where it is not the one that the node predicted.
+/// The answer of the database to a report, if it differs from the answer that the node predicted.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Correction {
     /// The sequence number of the report.
@@ -45,11 +45,11 @@ impl fmt::Debug for Publisher {
     }
 }
 
-/// A connection, and the standing of the node by the stream.
+/// A connection, and the progress of the node by the stream.
 struct Session {
     context: Context,
     answers: Subscriber,
-    standing: Standing,
+    progress: ReportProgress,
     /// The sequence number of the node's newest message; 0 if there is none.
     newest: u64,
     /// Corrections of this message and earlier ones were applied already.
@@ -57,37 +57,37 @@ struct Session {
 }
 
 impl Publisher {
-    /// Publishes as the node that the user of `to` is.
+    /// Publishes as the node with the name of the user of `to`.
     pub(crate) fn new(to: Nats) -> Self {
         Self { to, session: None }
     }
 
-    /// Closes the connection. The next report then reads the standing of the node from the stream.
+    /// Closes the connection. The next report then reads the progress of the node from the stream.
     pub(crate) fn close(&mut self) {
         self.session = None;
     }
 
     /// Publishes a report, and returns the predicted answer of the database. After an error the report may be in
     /// the stream or not.
-    pub(crate) async fn send(&mut self, report: &Report) -> Result<Answer> {
+    pub(crate) async fn send(&mut self, report: &NodeReport) -> Result<Answer> {
         let mut session = match self.session.take() {
             Some(session) => session,
             None => Session::new(&self.to).await?,
         };
         if session.apply_corrections() && !matches!(report.body, Body::Hello(_)) {
-            let answer = Answer { ok: false, ..session.standing.apply(report).0 };
+            let answer = Answer { ok: false, ..session.progress.apply(report).0 };
             self.session = Some(session);
             return Ok(answer);
         }
-        let (mut answer, standing) = session.standing.apply(report);
+        let (mut answer, progress) = session.progress.apply(report);
         if answer.ok {
-            session.publish(&self.to, report, &standing).await?;
+            session.publish(&self.to, report, &progress).await?;
         }
-        session.standing = standing;
-        if matches!(report.body, Body::Hello(_)) && session.standing.needs_confirmation() {
-            // If none comes, because the link leads one way only, the snapshot is sent.
+        session.progress = progress;
+        if matches!(report.body, Body::Hello(_)) && session.progress.needs_confirmation() {
+            // If no correction comes, because the link leads one way only, the node sends the snapshot.
             if tokio::time::timeout(ANSWER_TIMEOUT, session.next_correction()).await.is_ok() {
-                answer = session.standing.apply(report).0;
+                answer = session.progress.apply(report).0;
             }
         }
         self.session = Some(session);
@@ -106,15 +106,15 @@ impl Publisher {
 impl Session {
     async fn new(to: &Nats) -> Result<Self> {
         let client = to.connect().await?;
-        // Before the first report, so that no answer to it is missed.
+        // Subscribe before the first report, so that no answer to it is missed.
         let answers = client.subscribe(answers_to(&to.user)).await;
         let answers = answers.map_err(|e| to.failed("subscribing at", &e))?;
         let mut context = jetstream::new(client);
         context.set_timeout(STORED_TIMEOUT);
         let stream = context.get_stream_no_info(STREAM).await;
         let stream = stream.map_err(|e| to.failed("reading from", &e))?;
-        let (newest, standing) = newest_of(to, &stream).await?;
-        Ok(Self { context, answers, standing, newest, corrected_up_to: 0 })
+        let (newest, progress) = newest_of(to, &stream).await?;
+        Ok(Self { context, answers, progress, newest, corrected_up_to: 0 })
     }
 
     /// Waits for a correction, and applies it.
@@ -142,19 +142,24 @@ impl Session {
         if correction.report <= self.corrected_up_to {
             return false;
         }
-        // The database answers reports that were published meanwhile in the same way.
+        // The corrections of reports that were published meanwhile have the same content.
         self.corrected_up_to = self.newest;
-        self.standing = Standing::from_answer(&correction.answer);
+        self.progress = ReportProgress::from_answer(&correction.answer);
         true
     }
 
-    async fn publish(&mut self, to: &Nats, report: &Report, standing: &Standing) -> Result<()> {
+    async fn publish(
+        &mut self,
+        to: &Nats,
+        report: &NodeReport,
+        progress: &ReportProgress,
+    ) -> Result<()> {
         let json = serde_json::to_vec(report)
             .map_err(|e| Error::Internal(format!("writing a report: {e}")))?;
-        let header = standing.header();
+        let header = progress.header();
         let message = PublishMessage::build()
-            .header(STANDING_HEADER, header.as_str())
-            // The same report after the same message is the same message.
+            .header(PROGRESS_HEADER, header.as_str())
+            // A repeated report has the same id, so the server stores it once.
             .message_id(format!("{}/{}/{:08x}", to.user, self.newest, crc32fast::hash(&json)))
             .expected_last_subject_sequence(self.newest)
             .payload(Bytes::from(json));
@@ -186,13 +191,15 @@ impl Session {
 }
 
 /// The newest message of a node in the stream, and what it says.
-async fn newest_of(to: &Nats, stream: &Stream<()>) -> Result<(u64, Standing)> {
+async fn newest_of(to: &Nats, stream: &Stream<()>) -> Result<(u64, ReportProgress)> {
     match stream.direct_get_last_for_subject(reports_of(&to.user)).await {
         Ok(message) => {
-            let standing = standing_in(&message.headers);
-            Ok((message.sequence, standing.unwrap_or_else(Standing::initial)))
+            let progress = progress_in(&message.headers);
+            Ok((message.sequence, progress.unwrap_or_else(ReportProgress::initial)))
         }
-        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok((0, Standing::initial())),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => {
+            Ok((0, ReportProgress::initial()))
+        }
         // The server does not answer for a stream that it does not have, or whose replicas have no leader.
         Err(error) if error.kind() == DirectGetErrorKind::TimedOut => {
             Err(Error::Unavailable(format!(
@@ -205,7 +212,7 @@ async fn newest_of(to: &Nats, stream: &Stream<()>) -> Result<(u64, Standing)> {
     }
 }
 
-/// The standing in the header of a report.
-pub(crate) fn standing_in(headers: &HeaderMap) -> Option<Standing> {
-    Standing::parse(headers.get(STANDING_HEADER)?.as_str())
+/// The progress in the header of a report.
+pub(crate) fn progress_in(headers: &HeaderMap) -> Option<ReportProgress> {
+    ReportProgress::parse(headers.get(PROGRESS_HEADER)?.as_str())
 }

@@ -1,5 +1,5 @@
--- Functions that the others call. Like all functions, views and rights they hold no data and are made anew each
--- time.
+-- Functions that other functions call. Like all functions, views and rights they hold no data, and each run of the
+-- script makes them anew.
 
 CREATE OR REPLACE FUNCTION fleet.setting(wanted text) RETURNS interval
 LANGUAGE sql STABLE AS
@@ -9,13 +9,13 @@ CREATE OR REPLACE FUNCTION fleet.hash_of(namespace text, name text) RETURNS byte
 LANGUAGE sql STABLE PARALLEL SAFE AS
 $$ SELECT substring(sha256(convert_to(namespace || '/' || name, 'UTF8')) FROM 1 FOR 16) $$;
 
--- A chain as its bits: a number of 64 bits without sign does not fit a bigint, its bits do.
+-- The bits of a chain as a bigint: an unsigned number of 64 bits may be too large for a bigint.
 CREATE OR REPLACE FUNCTION fleet.chain_of(hex text) RETURNS bigint
 LANGUAGE sql IMMUTABLE AS
 $$ SELECT ('x' || lpad(hex, 16, '0'))::bit(64)::bigint $$;
 
--- Has a partition for each of these days. It is attached after it is made: making it in place would lock
--- out all other nodes.
+-- Makes a partition for each of these days, if it is missing. It is attached after it is made: creating it as a
+-- partition would lock out all other nodes.
 CREATE OR REPLACE FUNCTION fleet.make_days(days date[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
 DECLARE
@@ -26,8 +26,8 @@ BEGIN
         part := 'change_' || to_char(day, 'YYYYMMDD');
         CONTINUE WHEN to_regclass('fleet.' || part) IS NOT NULL;
         PERFORM pg_advisory_xact_lock(hashtext('fleet.make_days'), 0);
-        -- Not to_regclass: this session remembers that there was none, and waiting for the lock does not tell it
-        -- of the one that another report has made meanwhile. A query sees it.
+        -- Not to_regclass: it may still answer from this session's cache that there is no partition, although
+        -- another report made one while this one waited for the lock. A query sees that partition.
         CONTINUE WHEN EXISTS (SELECT FROM pg_class c
             WHERE c.relnamespace = 'fleet'::regnamespace AND c.relname = part);
         EXECUTE format('CREATE TABLE fleet.%I (LIKE fleet.change INCLUDING ALL)', part);
@@ -37,7 +37,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- An incident. One that comes again within an hour is counted.
+-- Records an incident. If the same incident was recorded within the last hour, its count is increased.
 CREATE OR REPLACE FUNCTION fleet.note(of_node integer, of_kind text, message text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN

@@ -1,6 +1,6 @@
--- What a report does once an hour, to keep the tables small.
+-- The housekeeping that a report does once an hour, to keep the tables small.
 
--- Which of these names and digests nothing names any more.
+-- The names and the digests among these to which no row refers.
 CREATE OR REPLACE FUNCTION fleet.unused_refs(ids integer[]) RETURNS integer[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT array_agg(r) FROM unnest(ids) AS r
@@ -17,11 +17,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       AND (SELECT 1 FROM fleet.change WHERE after = d LIMIT 1) IS NULL
 $$;
 
--- Drops the days that are no longer kept, makes those that come, deletes old incidents, and the names and
--- digests that nothing names any more, a slice at a time. A report calls it once an hour.
+-- Drops the partitions of days that are no longer kept, makes those of the next days, and deletes old incidents. It also
+-- deletes the names and digests to which no row refers, a slice at a time. A report calls it once an hour.
 --
--- Reports hold the lock fleet.report shared and this takes it alone, so that no report has looked up an id
--- that is deleted here. What would have to wait for long is left for the next time.
+-- Reports hold the lock fleet.report in shared mode, and this function takes it exclusively. So no report has looked up
+-- an id that this function deletes. If a lock is not free soon, the work is left for the next time.
 CREATE OR REPLACE FUNCTION fleet.keep_house() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET lock_timeout = '200ms' AS $$
 DECLARE
@@ -55,6 +55,6 @@ BEGIN
         EXECUTE format('DROP TABLE fleet.%I', part);
     END LOOP;
 EXCEPTION WHEN lock_not_available THEN
-    -- A long question holds a day that is to be dropped, or a long report runs. Again in a minute.
+    -- A long query reads a partition that is to be dropped, or a long report runs. The next try is in a minute.
     UPDATE fleet.housekeeping SET ran = now() - interval '59 minutes';
 END $$;

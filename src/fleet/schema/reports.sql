@@ -1,8 +1,8 @@
--- What a node calls, and a collector for it.
+-- The functions that a node calls, and that a collector calls for a node.
 --
--- fleet.report and fleet.report_of are the ways in: they set the search path, and what they call inherits it. A
--- function in SQL is planned at each call unless it is one expression, which is put in the place of the call; so
--- what a report runs is PL/pgSQL, which keeps its plans as long as the connection.
+-- The entry points are fleet.report and fleet.report_of: they set the search path, and the functions that they call
+-- inherit it. PostgreSQL plans a function in SQL at each call, unless it can inline the function as one expression. So
+-- the functions of a report are in PL/pgSQL, which keeps its plans as long as the connection.
 
 -- The answer to a report. ok: it is in the tables. want: what the node should send next.
 CREATE OR REPLACE FUNCTION fleet.answer(me fleet.node, ok boolean, want text, why text DEFAULT NULL)
@@ -11,8 +11,8 @@ RETURNS jsonb LANGUAGE sql STABLE AS $$
         'seq', me.seq, 'epoch', me.epoch))
 $$;
 
--- "I am here, and this is the end of my log." Tells what is wanted next: changes from seq on, or a
--- snapshot and why.
+-- A hello: the node reports the end of its log. The answer says what is wanted next: changes from seq on, or a
+-- snapshot, and why.
 CREATE OR REPLACE FUNCTION fleet.hello(me fleet.node, report jsonb) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -49,8 +49,8 @@ BEGIN
     RETURN fleet.answer(me, true, 'changes');
 END $$;
 
--- Stores names and digests that are not known yet; NULL is none. In one order everywhere, so that two nodes that
--- bring the same ones never wait for each other.
+-- Stores the names and digests that are not known yet, and skips NULL. The order is the same everywhere, so that two
+-- nodes that report the same names never wait for each other.
 CREATE OR REPLACE FUNCTION fleet.learn(namespaces text[], names text[], digests text[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -61,7 +61,7 @@ BEGIN
     SELECT DISTINCT d COLLATE "C" FROM unnest(digests) AS d WHERE d IS NOT NULL ORDER BY 1 ON CONFLICT DO NOTHING;
 END $$;
 
--- Changes in order. Those that are here already are passed over; a gap is refused.
+-- Changes in order. The function skips changes that the tables have already, and refuses a gap.
 CREATE OR REPLACE FUNCTION fleet.take_changes(me fleet.node, report jsonb) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -91,8 +91,9 @@ BEGIN
     IF to_seq <= me.seq THEN RETURN fleet.answer(me, true, 'changes'); END IF;
     SELECT date_trunc('day', now() - value::interval, 'UTC') INTO oldest
         FROM fleet.setting WHERE name = 'keep_changes';
-    -- Each name and digest is looked up by its index, also while the tables are new and their sizes not known. Most
-    -- are known: other nodes have them. The texts of those that are not stand beside the rows; elsewhere they are NULL.
+    -- Each name and digest is looked up by its index, even while the tables are new and the planner does not know their
+    -- sizes. Most of them are known, because other nodes have them. The arrays of texts have the unknown ones, and NULL
+    -- for the known ones.
     SELECT array_agg(ROW(r.seq, r.at, r.kind, r.origin, r.ref, r.before, r.after, r.uid, r.comm)::fleet.resolved)
             FILTER (WHERE r.seq > me.seq),
         count(*) = to_seq - after_seq AND count(DISTINCT r.seq) = count(*)
@@ -113,7 +114,7 @@ BEGIN
             (SELECT k.id FROM fleet.digest k WHERE k.digest = c.new) AS after
         FROM jsonb_to_recordset(report->'changes') AS c(seq bigint, at timestamptz, kind smallint,
             origin smallint, ns text, name text, old text, new text, uid bigint, comm text)
-        -- Keeps the planner from looking up an id again wherever it is named above.
+        -- Keeps the planner from looking up an id again at each use above.
         OFFSET 0) r;
     IF is_each_once IS NOT TRUE THEN
         RAISE EXCEPTION 'the changes of this report are not those from % to %, each once', after_seq + 1, to_seq
@@ -135,7 +136,7 @@ BEGIN
         END IF;
     END IF;
     IF first_day = last_day THEN
-        -- Almost always the day is there.
+        -- Almost always the partition of the day exists.
         IF to_regclass('fleet.change_' || to_char(first_day, 'YYYYMMDD')) IS NULL THEN
             PERFORM fleet.make_days(ARRAY[first_day]);
         END IF;
@@ -187,7 +188,7 @@ BEGIN
         END IF;
         DELETE FROM fleet.staged s WHERE s.node = me.id;
     END IF;
-    -- As in take_changes.
+    -- Look-ups as in take_changes.
     SELECT array_agg(r.ref), array_agg(r.digest), array_agg(least(coalesce(r.at, now()), now())),
         array_agg(CASE WHEN r.ref IS NULL THEN r.ns END), array_agg(CASE WHEN r.ref IS NULL THEN r.name END),
         array_agg(CASE WHEN r.digest IS NULL THEN r.new END), bool_or(r.ref IS NULL OR r.digest IS NULL)
@@ -209,7 +210,7 @@ BEGIN
     RETURN fleet.answer(me, true, 'page');
 END $$;
 
--- The end of a snapshot: what it has at change seq of its log becomes what the node has.
+-- The end of a snapshot: its images become the inventory of the node, as of change seq of its log.
 CREATE OR REPLACE FUNCTION fleet.take_snapshot(me fleet.node, report jsonb) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -231,7 +232,7 @@ BEGIN
     END IF;
     is_anew := me.log IS DISTINCT FROM its_log OR why IN ('rollback', 'diverged');
     IF NOT is_anew AND at_seq < me.seq THEN
-        -- Late: what came after it is here already.
+        -- The snapshot is late: the tables have later changes already.
         DELETE FROM fleet.staged s WHERE s.node = me.id;
         UPDATE fleet.node n SET staging = NULL, committed = token WHERE n.id = me.id;
         RETURN fleet.answer(me, true, 'changes');
@@ -254,7 +255,7 @@ BEGIN
         FULL JOIN (SELECT * FROM fleet.image i WHERE i.node = me.id) i ON i.ref = s.ref
         WHERE s.digest IS DISTINCT FROM i.digest
     ), noted AS (
-        -- Of a node's first snapshot all of it is new; that says nothing.
+        -- Every image of a node's first snapshot would be a change, so that snapshot writes none.
         INSERT INTO fleet.change (at, node, epoch, seq, ref, before, after, kind, origin)
         SELECT now(), me.id, me.epoch + is_anew::integer, at_seq, ref, before, after,
             CASE WHEN before IS NULL THEN 1 WHEN after IS NULL THEN 3 ELSE 2 END, 100
@@ -277,8 +278,7 @@ BEGIN
     RETURN fleet.answer(me, true, 'changes');
 END $$;
 
--- A report of a node. All of it is one transaction under the lock of the node's row, so a report that is
--- repeated counts once.
+-- A report of a node. It is one transaction under the lock of the node's row, so a repeated report counts once.
 CREATE OR REPLACE FUNCTION fleet.take(of_node text, report jsonb) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -322,12 +322,12 @@ BEGIN
     END CASE;
 END $$;
 
--- The one thing that a node may do. Which node it is comes from the role that logged in.
+-- The only function that a node may call. The role that logged in is the node.
 CREATE OR REPLACE FUNCTION fleet.report(report jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ BEGIN RETURN fleet.take(session_user::text, report); END $$;
 
--- The one thing that a collector may do: hand on a report whose node was told by the broker.
+-- The only function that a collector may call: it hands on a report of the node that the broker names.
 CREATE OR REPLACE FUNCTION fleet.report_of(node text, report jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ BEGIN RETURN fleet.take(node, report); END $$;

@@ -11,9 +11,9 @@
 //!              only, between / and / or | and |
 //! ```
 //!
-//! A request may hold several filters, any of which may match; all selectors of
-//! a filter must. No filter at all, or an empty one, matches everything. The
-//! empty filter is special: one of only white space is an error.
+//! An image matches a request if it matches at least one of its filters, and a
+//! filter if it matches all of its selectors. A request without filters, or with
+//! an empty filter, matches everything. A filter of only white space is an error.
 //!
 //! White space is skipped before a token, except where the grammar looks ahead
 //! for `,` `.` or the end: `a == b` parses, `a==b ,c` does not. An unquoted
@@ -284,11 +284,11 @@ mod tests {
 
     #[test]
     fn the_filters_of_a_request_are_bounded() {
-        let told = |filters: &[String]| Filter::parse_all(filters).map_err(|e| e.to_string());
+        let parsed = |filters: &[String]| Filter::parse_all(filters).map_err(|e| e.to_string());
         let fields = |separator: &str, count: usize| vec![vec!["a"; count].join(separator)];
         let patterns = |count: usize| vec!["a~=b".to_owned(); count];
         for fine in [fields(",", MAX_FIELDS), fields(".", MAX_FIELDS), patterns(MAX_PATTERNS)] {
-            assert!(told(&fine).is_ok());
+            assert!(parsed(&fine).is_ok());
         }
         for (beyond, why) in [
             (fields(",", MAX_FIELDS + 1), "more than 32768 fields are asked for"),
@@ -296,7 +296,7 @@ mod tests {
             (vec!["a".to_owned(); MAX_FIELDS + 1], "32769 filters are more than 32768"),
             (patterns(MAX_PATTERNS + 1), "1001 regular expressions are more than 1000"),
         ] {
-            assert_eq!(told(&beyond), Err(format!("filters: parse error: []: {why}")));
+            assert_eq!(parsed(&beyond), Err(format!("filters: parse error: []: {why}")));
         }
     }
 

@@ -6,7 +6,7 @@ use go_compat::quote::{quote, unquote_delimited};
 use go_compat::text::lossy;
 
 use super::fields::MAX_FIELDS;
-use super::scanner::{Kind, Lookahead, Scanner, Token};
+use super::scanner::{Lookahead, Scanner, Token, TokenKind};
 use super::selector::{Operator, Pattern, Selector};
 
 /// Why a filter does not parse.
@@ -65,7 +65,7 @@ impl Parser<'_> {
     /// Returns the error for a token where `expected` should be.
     fn unexpected(&self, token: &Token, expected: &str) -> ParseError {
         let message = match token.kind {
-            Kind::Illegal => self.scanner.complaint(),
+            TokenKind::Illegal => self.scanner.complaint(),
             _ => expected,
         };
         self.error(token.at, message)
@@ -98,10 +98,12 @@ impl Parser<'_> {
         }
         let token = self.scanner.scan();
         let operator = match (token.kind, self.scanner.text(&token)) {
-            (Kind::Operator, b"==") => Operator::Equal(self.value(Quotes::Double)?),
-            (Kind::Operator, b"!=") => Operator::NotEqual(self.value(Quotes::Double)?),
-            (Kind::Operator, b"~=") => Operator::Matches(Pattern::new(self.value(Quotes::Any)?)),
-            (Kind::Operator, other) => {
+            (TokenKind::Operator, b"==") => Operator::Equal(self.value(Quotes::Double)?),
+            (TokenKind::Operator, b"!=") => Operator::NotEqual(self.value(Quotes::Double)?),
+            (TokenKind::Operator, b"~=") => {
+                Operator::Matches(Pattern::new(self.value(Quotes::Any)?))
+            }
+            (TokenKind::Operator, other) => {
                 let message = format!("unsupported operator {}", quote(other));
                 return Err(self.error(token.at, message));
             }
@@ -130,8 +132,8 @@ impl Parser<'_> {
         })?;
         let token = self.scanner.scan();
         match token.kind {
-            Kind::Field => Ok(self.scanner.text(&token).to_vec()),
-            Kind::Quoted => self.unquote(&token, Quotes::Double),
+            TokenKind::Field => Ok(self.scanner.text(&token).to_vec()),
+            TokenKind::Quoted => self.unquote(&token, Quotes::Double),
             _ => Err(self.unexpected(&token, "expected field or quoted")),
         }
     }
@@ -140,8 +142,8 @@ impl Parser<'_> {
     fn value(&mut self, quotes: Quotes) -> Result<Vec<u8>, ParseError> {
         let token = self.scanner.scan();
         match token.kind {
-            Kind::Value | Kind::Field => Ok(self.scanner.text(&token).to_vec()),
-            Kind::Quoted => self.unquote(&token, quotes),
+            TokenKind::Value | TokenKind::Field => Ok(self.scanner.text(&token).to_vec()),
+            TokenKind::Quoted => self.unquote(&token, quotes),
             _ => Err(self.unexpected(&token, "expected value or quoted")),
         }
     }

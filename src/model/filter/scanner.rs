@@ -31,7 +31,7 @@ impl Lookahead {
 
 /// The kinds of token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TokenKind {
     /// A literal between `"`, `/` or `|`, quotes included.
     Quoted,
     /// A bare value, scanned in value mode.
@@ -51,10 +51,10 @@ pub(super) enum Kind {
 /// A token and where it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Token {
-    pub(super) kind: Kind,
+    pub(super) kind: TokenKind,
     /// The offset that an error about this token points at.
     pub(super) at: usize,
-    /// The bytes of the token; empty for [`Kind::Other`].
+    /// The bytes of the token; empty for [`TokenKind::Other`].
     pub(super) span: Range<usize>,
 }
 
@@ -134,39 +134,39 @@ impl<'i> Scanner<'i> {
         }
         let at = self.start;
         let kind = match next {
-            Lookahead::End => Kind::Other,
-            Lookahead::Illegal => Kind::Illegal,
+            Lookahead::End => TokenKind::Other,
+            Lookahead::Illegal => TokenKind::Illegal,
             Lookahead::Rune(rune) => self.token_from(rune),
         };
-        let span = if kind == Kind::Other { at..at } else { at..self.end };
+        let span = if kind == TokenKind::Other { at..at } else { at..self.end };
         Token { kind, at, span }
     }
 
     /// Takes the rest of the token that begins with `first`.
-    fn token_from(&mut self, first: char) -> Kind {
+    fn token_from(&mut self, first: char) -> TokenKind {
         if is_quote(first) {
-            return if self.finish_quoted(first) { Kind::Quoted } else { Kind::Illegal };
+            return if self.finish_quoted(first) { TokenKind::Quoted } else { TokenKind::Illegal };
         }
         if matches!(first, ',' | '.') {
             self.value_mode = false;
-            return Kind::Separator;
+            return TokenKind::Separator;
         }
         if is_operator(first) {
             self.skip_while(is_operator);
             self.value_mode = true;
-            return Kind::Operator;
+            return TokenKind::Operator;
         }
         if self.value_mode {
             // The first rune is taken whatever it is.
             self.skip_while(is_value);
             self.value_mode = false;
-            return Kind::Value;
+            return TokenKind::Value;
         }
         if is_field(first) {
             self.skip_while(is_field);
-            return Kind::Field;
+            return TokenKind::Field;
         }
-        Kind::Other
+        TokenKind::Other
     }
 
     /// Reads up to the closing quote; false if the literal is not well formed.
@@ -216,7 +216,7 @@ impl<'i> Scanner<'i> {
         self.digits(first, 16, count)
     }
 
-    /// Reads `count` digits of which `next` is the first.
+    /// Reads `count` digits. `next` is the first of them.
     fn digits(&mut self, mut next: Lookahead, base: u32, count: usize) -> (Lookahead, bool) {
         for _ in 0..count {
             if !next.is_rune_of(|rune| rune.is_digit(base)) {
@@ -251,13 +251,13 @@ mod tests {
     use super::*;
 
     /// All tokens of `input` as kind and text, up to the first that is none.
-    fn tokens(input: &str) -> Vec<(Kind, &str)> {
+    fn tokens(input: &str) -> Vec<(TokenKind, &str)> {
         let mut scanner = Scanner::new(input.as_bytes());
         let mut tokens = Vec::new();
         loop {
             let token = scanner.scan();
             tokens.push((token.kind, &input[token.span.clone()]));
-            if matches!(token.kind, Kind::Other | Kind::Illegal) {
+            if matches!(token.kind, TokenKind::Other | TokenKind::Illegal) {
                 return tokens;
             }
         }
@@ -266,14 +266,14 @@ mod tests {
     #[test]
     fn value_mode_lasts_for_one_bare_token() {
         let expected = [
-            (Kind::Field, "a"),
-            (Kind::Separator, "."),
-            (Kind::Field, "b"),
-            (Kind::Operator, "=="),
-            (Kind::Value, "x.y{2}=~"),
-            (Kind::Separator, ","),
-            (Kind::Field, "c"),
-            (Kind::Other, ""),
+            (TokenKind::Field, "a"),
+            (TokenKind::Separator, "."),
+            (TokenKind::Field, "b"),
+            (TokenKind::Operator, "=="),
+            (TokenKind::Value, "x.y{2}=~"),
+            (TokenKind::Separator, ","),
+            (TokenKind::Field, "c"),
+            (TokenKind::Other, ""),
         ];
         assert_eq!(tokens("a.b == x.y{2}=~ ,\tc"), expected);
     }
@@ -281,10 +281,10 @@ mod tests {
     #[test]
     fn quoted_tokens_leave_value_mode_on() {
         let expected = [
-            (Kind::Operator, "~="),
-            (Kind::Quoted, r#"/a\/b/"#),
-            (Kind::Value, "{x}"),
-            (Kind::Other, ""),
+            (TokenKind::Operator, "~="),
+            (TokenKind::Quoted, r#"/a\/b/"#),
+            (TokenKind::Value, "{x}"),
+            (TokenKind::Other, ""),
         ];
         assert_eq!(tokens(r"~=/a\/b/{x}"), expected);
     }
@@ -292,13 +292,13 @@ mod tests {
     #[test]
     fn separators_turn_value_mode_off() {
         let expected = [
-            (Kind::Operator, "=="),
-            (Kind::Quoted, "\"a\""),
-            (Kind::Separator, ","),
-            (Kind::Field, "b"),
-            (Kind::Separator, "."),
-            (Kind::Field, "c"),
-            (Kind::Other, ""),
+            (TokenKind::Operator, "=="),
+            (TokenKind::Quoted, "\"a\""),
+            (TokenKind::Separator, ","),
+            (TokenKind::Field, "b"),
+            (TokenKind::Separator, "."),
+            (TokenKind::Field, "c"),
+            (TokenKind::Other, ""),
         ];
         assert_eq!(tokens("==\"a\",b.c"), expected);
     }
@@ -316,7 +316,7 @@ mod tests {
             ("\u{fffd}", "rune error"),
         ] {
             let mut scanner = Scanner::new(input.as_bytes());
-            assert_eq!(scanner.scan().kind, Kind::Illegal, "{input:?}");
+            assert_eq!(scanner.scan().kind, TokenKind::Illegal, "{input:?}");
             assert_eq!(scanner.complaint(), complaint, "{input:?}");
         }
     }
@@ -334,7 +334,8 @@ mod tests {
 
     #[test]
     fn a_value_may_begin_but_not_go_on_with_an_invisible_rune() {
-        let expected = [(Kind::Operator, "=="), (Kind::Value, "\u{200b}a"), (Kind::Other, "")];
+        let expected =
+            [(TokenKind::Operator, "=="), (TokenKind::Value, "\u{200b}a"), (TokenKind::Other, "")];
         assert_eq!(tokens("==\u{200b}a\u{200b}"), expected);
     }
 }

@@ -16,7 +16,7 @@ use crate::model::filter::{Filter, Operator, Selector};
 
 /// How to find the images that match a filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Plan {
+pub enum QueryPlan {
     /// Every image matches: no field is read.
     All,
     /// Read every image, because this alternative has no selector that can be looked up.
@@ -58,7 +58,7 @@ enum SelectorUse {
     Test,
 }
 
-impl Plan {
+impl QueryPlan {
     /// Plans a filter.
     pub fn new(filter: &Filter) -> Self {
         if filter.matches_all() {
@@ -144,7 +144,7 @@ impl fmt::Display for Lookup {
     }
 }
 
-impl fmt::Display for Plan {
+impl fmt::Display for QueryPlan {
     /// Formats the plan on one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let alternatives = match self {
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     fn plan(filters: &[&str]) -> String {
-        Plan::new(&Filter::parse_all(filters).unwrap()).to_string()
+        QueryPlan::new(&Filter::parse_all(filters).unwrap()).to_string()
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::batch::{self, Applied, Batch, Change, Item, check_bytes, in_item, updated};
+use super::batch::{Applied, Batch, BatchItem, ItemChange, check_bytes, in_item, updated};
 use super::etag::etag;
 use super::undo::{Restore, Restored, check_unchanged};
 use crate::limits::client::Client;
@@ -101,10 +101,10 @@ impl CatalogWriter for LocalImages {
             }
             let Restore { namespace, name, state, .. } = restore;
             let change_of = match state {
-                None => Change::Remove,
-                Some(state) => Change::Put(state.into_image(&name)),
+                None => ItemChange::Remove,
+                Some(state) => ItemChange::Put(state.into_image(&name)),
             };
-            let item = Item { name, precondition: None, change: change_of };
+            let item = BatchItem { name, precondition: None, change: change_of };
             let made = apply_item(change, &namespace, lease.as_deref(), item)?;
             collector.observe(&namespace, &made.event);
             Ok(Some(made))
@@ -124,20 +124,20 @@ fn apply_item(
     change: &mut Transaction<'_>,
     namespace: &Namespace,
     lease: Option<&str>,
-    item: Item,
+    item: BatchItem,
 ) -> Result<AppliedChange> {
     let stored = change.record(namespace, Kind::Image, &item.name)?;
     item.check(stored)?;
     let (is_there, replaced) = (stored.is_some(), stored.map_or(0, <[u8]>::len));
     let name = item.name;
     let (image, created) = match (item.change, stored) {
-        (batch::Change::Remove, _) => {
+        (ItemChange::Remove, _) => {
             leases::release_image(change, namespace, lease, &name)?;
             change.delete(namespace, Kind::Image, &name)?;
             let applied = Applied { etag: String::new(), seq: change.last_seq() };
             return Ok(AppliedChange { applied, event: OwnEvent::ImageDeleted { name }, replaced });
         }
-        (batch::Change::Put(mut image), stored) => {
+        (ItemChange::Put(mut image), stored) => {
             image::validate(&image)?;
             let before = stored.map(decode::<Image>).transpose()?;
             let created = before.and_then(|before| before.created_at.into_option());
@@ -145,13 +145,13 @@ fn apply_item(
             let created = created.or(image.created_at.take());
             (image, created)
         }
-        (batch::Change::Update(new, mask), Some(stored)) => {
+        (ItemChange::Update(new, mask), Some(stored)) => {
             let mut image = updated(stored, new, &mask)?;
             let created = image.created_at.take();
             (image, created)
         }
         // `check` has refused it.
-        (batch::Change::Update(..), None) => return Err(Error::not_found("image")),
+        (ItemChange::Update(..), None) => return Err(Error::not_found("image")),
     };
     let (record, labels) = images::replace(change, namespace, lease, image, created)?;
     let applied = Applied { etag: etag(&record), seq: change.last_seq() };

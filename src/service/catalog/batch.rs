@@ -24,7 +24,7 @@ pub(crate) const MAX_BATCH_BYTES: usize = 2 << 20;
 #[derive(Debug)]
 pub struct Batch {
     /// The items. No two have the same name.
-    pub items: Vec<Item>,
+    pub items: Vec<BatchItem>,
     /// Whether each item succeeds or fails by itself.
     pub allow_partial: bool,
     /// The bytes of its names and images.
@@ -33,21 +33,21 @@ pub struct Batch {
 
 /// A change of one image, with its precondition.
 #[derive(Debug, Clone)]
-pub struct Item {
+pub struct BatchItem {
     /// The name of the image.
     pub name: String,
     /// The precondition.
     pub precondition: Option<Precondition>,
     /// The change.
-    pub change: Change,
+    pub change: ItemChange,
 }
 
 /// The change of an item.
 #[derive(Debug, Clone)]
-pub enum Change {
-    /// Makes the image, or replaces labels and target of the one that is there.
+pub enum ItemChange {
+    /// Makes the image, or replaces the labels and the target of the existing image.
     Put(Image),
-    /// Replaces these fields of the image that is there.
+    /// Replaces these fields of the existing image.
     Update(Image, Vec<String>),
     /// Removes the image.
     Remove,
@@ -88,7 +88,7 @@ impl Batch {
         let mut seen: HashMap<String, usize> = HashMap::with_capacity(count);
         let (mut items, mut bytes) = (Vec::with_capacity(count), 0);
         for (number, item) in (1..).zip(request.items) {
-            let item = Item::new(item).map_err(|e| e.at(format_args!("item {number}")))?;
+            let item = BatchItem::new(item).map_err(|e| e.at(format_args!("item {number}")))?;
             if let Some(first) = seen.insert(item.name.clone(), number) {
                 return Err(Error::invalid_argument(format_args!(
                     "item {number} has the name of item {first}, {}: each name may occur once",
@@ -105,8 +105,8 @@ impl Batch {
     /// The memory of the batch.
     pub fn memory(&self) -> usize {
         let images = self.items.iter().map(|item| match &item.change {
-            Change::Put(image) | Change::Update(image, _) => local::image_bytes(image),
-            Change::Remove => 0,
+            ItemChange::Put(image) | ItemChange::Update(image, _) => local::image_bytes(image),
+            ItemChange::Remove => 0,
         });
         self.bytes + images.sum::<usize>()
     }
@@ -123,7 +123,7 @@ pub(crate) fn check_bytes(bytes: usize) -> Result<()> {
     Ok(())
 }
 
-impl Item {
+impl BatchItem {
     fn new(item: ApplyItem) -> Result<Self> {
         let precondition = item.precondition.into_option().map(Precondition::new).transpose()?;
         let (name, change) = match item.change {
@@ -131,7 +131,7 @@ impl Item {
             Some(RequestedChange::Remove(remove)) if remove.name.is_empty() => {
                 return Err(Error::invalid_argument("Remove.name must be set"));
             }
-            Some(RequestedChange::Remove(remove)) => (remove.name, Change::Remove),
+            Some(RequestedChange::Remove(remove)) => (remove.name, ItemChange::Remove),
             Some(RequestedChange::Put(put)) => put_change(put)?,
         };
         Ok(Self { name, precondition, change })
@@ -139,15 +139,15 @@ impl Item {
 
     fn bytes(&self) -> usize {
         let image = match &self.change {
-            Change::Put(image) | Change::Update(image, _) => local::reply_bytes(image),
-            Change::Remove => 0,
+            ItemChange::Put(image) | ItemChange::Update(image, _) => local::reply_bytes(image),
+            ItemChange::Remove => 0,
         };
         self.name.len() + image
     }
 
     /// Refuses to change `stored`, the encoded image that is there, if the precondition is not met.
     pub fn check(&self, stored: Option<&[u8]>) -> Result<()> {
-        let needs_image = matches!(self.change, Change::Update(..) | Change::Remove);
+        let needs_image = matches!(self.change, ItemChange::Update(..) | ItemChange::Remove);
         let name = quote(&self.name);
         match (&self.precondition, stored) {
             (Some(Precondition::Absent), Some(_)) => {
@@ -179,7 +179,7 @@ impl Item {
     }
 }
 
-fn put_change(put: Put) -> Result<(String, Change)> {
+fn put_change(put: Put) -> Result<(String, ItemChange)> {
     let mask = put.update_mask.into_option().unwrap_or_default().paths;
     let mut image = put.image;
     if !mask.is_empty()
@@ -191,9 +191,9 @@ fn put_change(put: Put) -> Result<(String, Change)> {
     let image = image::from_request(image, "Put")?;
     if mask.is_empty() {
         image::validate(&image)?;
-        return Ok((image.name.clone(), Change::Put(image)));
+        return Ok((image.name.clone(), ItemChange::Put(image)));
     }
-    Ok((image.name.clone(), Change::Update(image, mask)))
+    Ok((image.name.clone(), ItemChange::Update(image, mask)))
 }
 
 impl Precondition {

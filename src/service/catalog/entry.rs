@@ -1,4 +1,4 @@
-//! Changes as the log has them.
+//! A change in the form of the log.
 
 use protobuf::Message;
 use protobuf::well_known_types::timestamp::Timestamp;

@@ -119,16 +119,16 @@ mod tests {
     #[test]
     fn a_position_is_in_the_log_or_just_behind_it() {
         let head = LogHead { epoch: Uuid::from_u128(7), first: 5, last: 9, chain: 0 };
-        let of = |from| reason(check_position(&head.epoch.to_string(), from, &head));
+        let reason_at = |from| reason(check_position(&head.epoch.to_string(), from, &head));
         let expected = [(1, "COMPACTED"), (4, "COMPACTED"), (5, "OK"), (9, "OK"), (10, "OK")];
         for (from, said) in expected.into_iter().chain([(11, "AHEAD"), (u64::MAX, "AHEAD")]) {
-            assert_eq!(of(from), said, "{from}");
+            assert_eq!(reason_at(from), said, "{from}");
         }
         let other = Uuid::from_u128(8).to_string();
         assert_eq!(reason(check_position(&other, 1, &head)), "EPOCH_CHANGED");
         assert!(reason(check_position("", 5, &head)).contains("epoch must be set"));
         assert!(reason(check_position("x", 5, &head)).contains("epoch \"x\" is none"));
-        let of = |seq| reason(check_kept(seq, &head));
-        assert_eq!([4, 5, 9, 10].map(of), ["COMPACTED", "OK", "OK", "AHEAD"]);
+        let reason_kept = |seq| reason(check_kept(seq, &head));
+        assert_eq!([4, 5, 9, 10].map(reason_kept), ["COMPACTED", "OK", "OK", "AHEAD"]);
     }
 }

@@ -81,8 +81,8 @@ impl HistoryQuery {
         if begun.epoch != head.epoch {
             return Err(epoch_changed(&begun.epoch, &head));
         }
-        let place = self.from.as_ref().and_then(|t| t.place.first_chunk().copied());
-        let bound = [place.map(u64::from_be_bytes), Some(self.before).filter(|b| *b > 0)];
+        let position = self.from.as_ref().and_then(|t| t.position.first_chunk().copied());
+        let bound = [position.map(u64::from_be_bytes), Some(self.before).filter(|b| *b > 0)];
         let below = bound.into_iter().flatten().min().unwrap_or(u64::MAX);
         let wanted = |change: &Fields<'_>| change.seq < below && self.is_wanted(change);
         let found = scan(snapshot, &head, self.size.saturating_add(1), wanted, cancel)?;
@@ -97,8 +97,8 @@ impl HistoryQuery {
         }
         let last = changes.last().map_or(0, |change| change.seq);
         let has_more = changes.len() < found.len();
-        let place = last.to_be_bytes().to_vec();
-        let next = has_more.then_some(Token { request: self.hash, start: begun, place });
+        let position = last.to_be_bytes().to_vec();
+        let next = has_more.then_some(Token { request: self.hash, start: begun, position });
         Ok(HistoryResponse {
             changes,
             next_page_token: next.map(|token| token.encode(uuid)).unwrap_or_default(),

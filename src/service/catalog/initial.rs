@@ -33,7 +33,7 @@ pub(crate) struct InitialState {
 #[derive(Debug, Clone)]
 struct Cursor {
     namespace: Namespace,
-    place: Vec<u8>,
+    position: Vec<u8>,
 }
 
 /// The images of one read, and the position of the next read; `None` after the last.
@@ -79,21 +79,21 @@ fn read(
             let namespace = namespace?;
             let is_wanted =
                 filter.namespaces().is_empty() || filter.namespaces().contains(namespace.as_str());
-            let place = match cursor {
+            let position = match cursor {
                 Some(cursor) if namespace.as_str() < cursor.namespace.as_str() => continue,
-                Some(cursor) if namespace == cursor.namespace => cursor.place.as_slice(),
+                Some(cursor) if namespace == cursor.namespace => cursor.position.as_slice(),
                 _ => &[],
             };
             if !is_wanted {
                 continue;
             }
-            for entry in snapshot.images_after(&namespace, &[], place)? {
+            for entry in snapshot.images_after(&namespace, &[], position)? {
                 let entry = entry?;
                 piece.add(snapshot, &namespace, &entry)?;
                 if piece.changes.len() >= READ_BYTES || piece.rows >= MAX_ROWS {
-                    let place = entry.place().to_vec();
+                    let position = entry.position().to_vec();
                     let namespace = namespace.clone();
-                    return Ok((piece.changes, Some(Cursor { namespace, place })));
+                    return Ok((piece.changes, Some(Cursor { namespace, position })));
                 }
             }
         }

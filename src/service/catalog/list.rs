@@ -109,24 +109,24 @@ impl PageQuery {
             let head = snapshot.log_head()?.ok_or_else(log_off)?;
             return Err(epoch_changed(&begun.epoch, &head));
         }
-        let place = self.from.as_ref().map_or(&[][..], |token| &token.place);
+        let position = self.from.as_ref().map_or(&[][..], |token| &token.position);
         let reply = ReplyBuilder::new(buffer);
         let mut builder =
             PageBuilder { page: self, selection, limit, reply, cancel, count: 0, damaged: 0 };
         let last = match find_candidates(snapshot, &self.namespace, selection, &mut builder.cancel)?
         {
             Some(mut found) => {
-                found.sort_unstable_by_key(Entry::place);
-                found.retain(|entry| entry.place() > place);
+                found.sort_unstable_by_key(Entry::position);
+                found.retain(|entry| entry.position() > position);
                 builder.fill(snapshot, found.into_iter().map(Ok))?
             }
             None => {
                 let names = selection.name_prefix();
-                let all = snapshot.images_after(&self.namespace, names, place)?;
+                let all = snapshot.images_after(&self.namespace, names, position)?;
                 builder.fill(snapshot, all)?
             }
         };
-        let next = last.map(|place| Token { request: self.hash, start: begun, place });
+        let next = last.map(|position| Token { request: self.hash, start: begun, position });
         let tail = ListResponse {
             next_page_token: next.as_ref().map(|t| t.encode(uuid)).unwrap_or_default(),
             epoch: begun.epoch_text(),
@@ -193,7 +193,7 @@ impl PageBuilder<'_, '_> {
                 }
                 Err(e) => return Err(e),
             }
-            last = Some(entry.place());
+            last = Some(entry.position());
         }
         Ok(None)
     }

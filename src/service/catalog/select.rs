@@ -1,7 +1,7 @@
-//! Which images a List or a Count means: filters, and filters of what is left out.
+//! The images that a List or a Count selects: those that match its filters, and not its filters of exclusion.
 
 use crate::model::Result;
-use crate::model::image::plan::Plan;
+use crate::model::image::plan::QueryPlan;
 use crate::service::cancel::Cancel;
 use crate::service::images::query::Query;
 
@@ -41,7 +41,7 @@ impl Selection {
 
     /// The query of the filters, if its plan looks images up by more than the beginning of names.
     pub(crate) fn lookups(&self) -> Option<&Query> {
-        let has_lookups = matches!(self.wanted.plan(), Plan::Lookups(_));
+        let has_lookups = matches!(self.wanted.plan(), QueryPlan::Lookups(_));
         (has_lookups && self.wanted.as_name_prefix().is_none()).then_some(&self.wanted)
     }
 

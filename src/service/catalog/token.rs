@@ -3,7 +3,7 @@
 //! A token contains the position of the last image, the request that it belongs to, and the log's epoch and
 //! newest change when the first page was read. Its end is a plain hash over all of that and the store's
 //! UUID, so a token of another store and one that was cut or edited are refused. A key would add
-//! nothing: a forged token can only name another place in a namespace that its client may read anyway.
+//! nothing: a forged token can only name another position in a namespace that its client may read anyway.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,7 +15,7 @@ use crate::store::Snapshot;
 /// The reason in the error for a token that cannot be used.
 const REASON: &str = "PAGE_TOKEN";
 
-/// The longest token, in bytes. A place has at most 417.
+/// The longest token, in bytes. A position has at most 417.
 const MAX_TOKEN_BYTES: usize = 1024;
 
 /// The first byte of a token.
@@ -45,7 +45,7 @@ pub struct Token {
     /// The moment at which the first page was read.
     pub start: Start,
     /// The position behind which the next page begins.
-    pub place: Vec<u8>,
+    pub position: Vec<u8>,
 }
 
 /// The number of items of a page, for the number in a request.
@@ -90,7 +90,7 @@ impl Token {
     pub fn encode(&self, uuid: &str) -> String {
         let start =
             [self.start.epoch.as_bytes().as_slice(), &self.start.seq.to_be_bytes()].concat();
-        let body = [&[VERSION], self.request.as_slice(), &start, &self.place].concat();
+        let body = [&[VERSION], self.request.as_slice(), &start, &self.position].concat();
         URL_SAFE_NO_PAD.encode([body.as_slice(), &check(uuid, &body)].concat())
     }
 
@@ -127,9 +127,9 @@ impl Token {
     fn parse(body: &[u8]) -> Option<Self> {
         let (request, rest) = body.strip_prefix(&[VERSION])?.split_first_chunk()?;
         let (epoch, rest) = rest.split_first_chunk()?;
-        let (seq, place) = rest.split_first_chunk()?;
+        let (seq, position) = rest.split_first_chunk()?;
         let start = Start { epoch: uuid::Uuid::from_bytes(*epoch), seq: u64::from_be_bytes(*seq) };
-        Some(Self { request: *request, start, place: place.to_vec() })
+        Some(Self { request: *request, start, position: position.to_vec() })
     }
 }
 
@@ -153,7 +153,7 @@ mod tests {
         Token {
             request: request_hash("List", &[&["n".to_owned()], &[], &[]]),
             start: Start { epoch: uuid::Uuid::from_u128(5), seq: 7 },
-            place: b"docker.io/library/a:1".to_vec(),
+            position: b"docker.io/library/a:1".to_vec(),
         }
     }
 
@@ -184,11 +184,12 @@ mod tests {
 
     #[test]
     fn the_hash_of_a_request_separates_its_texts() {
-        let of = |filters: &[&str], without: &[&str]| {
+        let hash = |filters: &[&str], without: &[&str]| {
             let owned = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
             request_hash("List", &[&owned(filters), &owned(without)])
         };
-        let all = [of(&["ab"], &[]), of(&["a", "b"], &[]), of(&["a"], &["b"]), of(&[], &["ab"])];
+        let all =
+            [hash(&["ab"], &[]), hash(&["a", "b"], &[]), hash(&["a"], &["b"]), hash(&[], &["ab"])];
         let distinct: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!(distinct.len(), all.len());
     }

@@ -107,7 +107,7 @@ impl Exchange {
         &self.streams
     }
 
-    /// Sends an event of a namespace with the time of now. The change is made already, so a failure goes to
+    /// Sends an event of a namespace with the current time. The change is made already, so a failure goes to
     /// the log only.
     pub(crate) fn emit(&self, namespace: &Namespace, happened: OwnEvent) {
         let sent = happened.into_envelope_parts().and_then(|(topic, event)| {
@@ -124,7 +124,7 @@ impl Exchange {
         }
     }
 
-    /// Sends the event of a client in the namespace of its call, with the time of now.
+    /// Sends the event of a client in the namespace of its call, with the current time.
     pub fn publish(
         &self,
         namespace: &Namespace,
@@ -286,8 +286,8 @@ mod tests {
         for _ in 0..queue::MAX_EVENTS + 10 {
             exchange.emit(&ns(), created("i"));
         }
-        let told = slow.next().await.unwrap_err();
-        assert!(told.message().starts_with("10 events were missed"), "{told}");
+        let error = slow.next().await.unwrap_err();
+        assert!(error.message().starts_with("10 events were missed"), "{error}");
     }
 
     #[tokio::test]

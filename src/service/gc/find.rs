@@ -1,7 +1,7 @@
 //! Finds the expired records that no record keeps, in a snapshot. This is the first half of a batch. It does
 //! not run on the writer thread.
 //!
-//! It has in memory the keys of a batch, and the references of the expired images of one namespace at a
+//! The search has in memory the keys of a batch, and the references of the expired images of one namespace at a
 //! time ([`References`]). Names are hashed, and records are read one at a time.
 //!
 //! A damaged record may have kept any image of its namespace, because its references are unreadable. So the
@@ -33,7 +33,7 @@ const FLAT: &str = "containerd.io/gc.flat";
 
 /// The list that a batch is taken from.
 #[derive(Debug)]
-pub(crate) enum Source {
+pub(crate) enum CandidateSource {
     /// All due entries of the schedule.
     Schedule,
     /// The first due entries of the store's list, from this key on.
@@ -75,7 +75,7 @@ impl Candidate {
 
 /// The result of a search.
 #[derive(Debug)]
-pub(crate) struct Batch {
+pub(crate) struct CandidateBatch {
     /// The candidates: leases first.
     pub(crate) candidates: Vec<Candidate>,
     /// The first key of the next batch. `None` if this batch has all due entries.
@@ -86,13 +86,13 @@ pub(crate) struct Batch {
 pub(crate) fn find(
     collector: &Collector,
     snapshot: &Snapshot<'_>,
-    source: Source,
+    source: CandidateSource,
     number: u64,
     now: UnixTime,
-) -> Result<Batch> {
+) -> Result<CandidateBatch> {
     let (is_all, due, next) = match source {
-        Source::Schedule => (true, collector.state().schedule.due(now), None),
-        Source::Store(from) => {
+        CandidateSource::Schedule => (true, collector.state().schedule.due(now), None),
+        CandidateSource::Store(from) => {
             let (due, next) = due_in_store(snapshot, &from, now)?;
             (from == RecordKey::first() && next.is_none(), due, next)
         }
@@ -136,7 +136,7 @@ pub(crate) fn find(
     } else if !images.is_empty() {
         log::debug!("images that have expired are looked at again by the next run");
     }
-    Ok(Batch { candidates, next })
+    Ok(CandidateBatch { candidates, next })
 }
 
 /// The first due entries of the store's list from the key `from` on, and the first key of the next ones.

@@ -46,17 +46,17 @@ enum Meaning<'l> {
 }
 
 fn meaning<'l>(key: &[u8], value: &'l [u8]) -> Option<Meaning<'l>> {
-    let is = |label: &[u8]| {
+    let has_label = |label: &[u8]| {
         let rest = key.strip_prefix(label);
         rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'.' | b'/')))
     };
     // Labels are UTF-8.
     let name = || std::str::from_utf8(value).ok();
-    if is(REFERENCE) {
+    if has_label(REFERENCE) {
         name().map(Meaning::Keeps)
-    } else if is(BACK_REFERENCE) {
+    } else if has_label(BACK_REFERENCE) {
         name().map(Meaning::KeptWith)
-    } else if ELSEWHERE.into_iter().any(is) || key.starts_with(ELSEWHERE_SNAPSHOT) {
+    } else if ELSEWHERE.into_iter().any(has_label) || key.starts_with(ELSEWHERE_SNAPSHOT) {
         Some(Meaning::KeptElsewhere)
     } else {
         None

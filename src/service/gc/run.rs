@@ -23,7 +23,7 @@ use crate::log_throttle::throttled_log;
 use crate::model::{Error, Result, UnixTime};
 use crate::service::events::{Exchange, OwnEvent};
 use crate::service::gc::find::{
-    self, Batch, Candidate, EntryState, Source, Subject, find, state_of,
+    self, Candidate, CandidateBatch, CandidateSource, EntryState, Subject, find, state_of,
 };
 use crate::service::gc::references::References;
 use crate::service::gc::schedule::Entry;
@@ -136,10 +136,10 @@ impl ActiveRun<'_> {
             state.is_removing || state.schedule.needs_load(self.now)
         };
         if !needs_load {
-            return self.batch(Source::Schedule, events).await.map(drop);
+            return self.batch(CandidateSource::Schedule, events).await.map(drop);
         }
         let mut from = RecordKey::first();
-        while let Some(next) = self.batch(Source::Store(from), events).await? {
+        while let Some(next) = self.batch(CandidateSource::Store(from), events).await? {
             from = next;
         }
         self.on_writer(|state| state.schedule.begin_load()).await?;
@@ -148,11 +148,11 @@ impl ActiveRun<'_> {
     }
 
     /// Removes the records of a batch that no record keeps. Returns the first key of the next batch.
-    async fn batch(&self, source: Source, events: &Exchange) -> Result<Option<RecordKey>> {
+    async fn batch(&self, source: CandidateSource, events: &Exchange) -> Result<Option<RecordKey>> {
         let (collector, number, now) = (Arc::clone(self.collector), self.number, self.now);
         self.on_writer(move |state| state.begin_batch(number)).await?;
         let find = move |snapshot: &Snapshot<'_>| find(&collector, snapshot, source, number, now);
-        let Batch { candidates, next } = self.on_snapshot(find).await?;
+        let CandidateBatch { candidates, next } = self.on_snapshot(find).await?;
         let mut candidates = VecDeque::from(candidates);
         while !candidates.is_empty() {
             let slice = candidates.drain(..candidates.len().min(MAX_SLICE)).collect();

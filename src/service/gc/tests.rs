@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::find::{MAX_BATCH, Source, find, load};
+use super::find::{CandidateSource, MAX_BATCH, find, load};
 use super::run::{collect, remove};
 use super::{Collector, EXPIRE, MAX_KEPT, expires, schedule};
 use crate::api::images::Image;
@@ -49,12 +49,12 @@ fn put(store: &Store, ns: &Namespace, name: &str, labels: Labels<'_>) {
     put_all(store, ns, [image(name, labels)].into_iter());
 }
 
-fn source() -> Source {
-    Source::Store(RecordKey::first())
+fn source() -> CandidateSource {
+    CandidateSource::Store(RecordKey::first())
 }
 
 /// The names that a batch would remove, of images in the namespace `n`.
-fn found(store: &Store, collector: &Collector, source: Source) -> Vec<String> {
+fn found(store: &Store, collector: &Collector, source: CandidateSource) -> Vec<String> {
     let found = store.read(|s| find(collector, s, source, NUMBER, clock::now())).unwrap();
     let found = found.candidates.iter().map(|candidate| candidate.key.to_string());
     found.map(|key| key.trim_matches('"').trim_start_matches("v1/n/images/").to_owned()).collect()
@@ -110,7 +110,7 @@ fn an_image_that_expires_after_the_snapshot_waits_for_the_next_run() {
         for name in ["leased", "free"] {
             collector.image_written(&ns, name, &[(EXPIRE.to_owned(), PAST.to_owned())].into());
         }
-        find(&collector, snapshot, Source::Schedule, NUMBER, clock::now())
+        find(&collector, snapshot, CandidateSource::Schedule, NUMBER, clock::now())
     });
     let candidates = candidates.unwrap().candidates;
     for name in ["leased", "free"] {
@@ -150,7 +150,7 @@ fn an_image_that_a_run_leaves_is_due_again_unless_it_has_changed() {
     let now = clock::now();
     for _ in 0..2 {
         collector.state().begin_batch(NUMBER);
-        assert_eq!(found(&store, &collector, Source::Schedule), ["a", "b"]);
+        assert_eq!(found(&store, &collector, CandidateSource::Schedule), ["a", "b"]);
         collector.state().run = None;
         assert!(collector.state().schedule.is_due(now));
     }
@@ -210,8 +210,9 @@ fn an_entry_whose_removal_is_not_committed_is_read_again() {
     collector.state().schedule.begin_load();
     store.read(|snapshot| load(&collector, snapshot)).unwrap();
     collector.state().begin_batch(NUMBER);
-    let found =
-        store.read(|s| find(&collector, s, Source::Schedule, NUMBER, clock::now())).unwrap();
+    let found = store
+        .read(|s| find(&collector, s, CandidateSource::Schedule, NUMBER, clock::now()))
+        .unwrap();
     let shared = Arc::clone(&collector);
     let failing = move |change: &mut Transaction<'_>| {
         assert_eq!(remove(&shared, change, NUMBER, found.candidates)?.deleted.len(), 1);

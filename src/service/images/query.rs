@@ -6,7 +6,7 @@ use crate::log_throttle::{shorten, throttled_log};
 use crate::model::filter::Filter;
 use crate::model::image::Image;
 use crate::model::image::encoded::Encoded;
-use crate::model::image::plan::{Lookup, Plan};
+use crate::model::image::plan::{Lookup, QueryPlan};
 use crate::model::{Error, Namespace, Result};
 use crate::service::cancel::Cancel;
 use crate::service::codec::decode;
@@ -17,7 +17,7 @@ use crate::store::{Entry, Kind, Records};
 #[derive(Debug)]
 pub struct Query {
     filter: Filter,
-    plan: Plan,
+    plan: QueryPlan,
 }
 
 impl Query {
@@ -34,12 +34,12 @@ impl Query {
             Filter::parse(filters).map_err(|e| Error::invalid_argument(Error::invalid_argument(e)))
         };
         let filter = cancel.compile(filters, parse)?;
-        let plan = Plan::new(&filter);
+        let plan = QueryPlan::new(&filter);
         Ok(Self { filter, plan })
     }
 
     /// The plan.
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &QueryPlan {
         &self.plan
     }
 
@@ -51,7 +51,7 @@ impl Query {
     /// The prefix of names, if this is the plan's only look-up. The candidates are then one range of
     /// records, so List reads the range directly and does not collect candidates first.
     pub(crate) fn as_name_prefix(&self) -> Option<&[u8]> {
-        let Plan::Lookups(alternatives) = &self.plan else { return None };
+        let QueryPlan::Lookups(alternatives) = &self.plan else { return None };
         let [lookups] = alternatives.as_slice() else { return None };
         let [Lookup::NamePrefix(beginning)] = lookups.as_slice() else { return None };
         Some(beginning)

@@ -242,10 +242,10 @@ mod tests {
         let check = |owner, us| check_owner(Path::new("root"), owner, us);
         assert!(check(0, 7).is_ok() && check(7, 7).is_ok());
         let refusals = [check(OTHER, 7), check(OTHER, 0), check(7, 0)];
-        let told = refusals.map(|refusal| refusal.unwrap_err().message().to_owned());
+        let messages = refusals.map(|refusal| refusal.unwrap_err().message().to_owned());
         assert!(
-            told[0].contains("root belongs to the user 54321, and this is the user 7"),
-            "{told:?}"
+            messages[0].contains("root belongs to the user 54321, and this is the user 7"),
+            "{messages:?}"
         );
         // Only root can give a folder away.
         if geteuid().is_root() {

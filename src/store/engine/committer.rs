@@ -58,7 +58,7 @@ pub(crate) struct Committer {
 }
 
 /// Why a commit or a checkpoint failed.
-pub(crate) enum Failure {
+pub(crate) enum CommitFailure {
     /// Nothing was written: the journal could not be written.
     Aborted(Error),
     /// Nothing was written: LMDB aborted the transaction.
@@ -71,7 +71,7 @@ pub(crate) enum Failure {
     NotAttempted(String),
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CommitFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Aborted(error) => error.fmt(f),
@@ -139,7 +139,7 @@ impl Committer {
         env: &Env<WithoutTls>,
         tables: &Tables,
         version: &CurrentVersion,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CommitFailure> {
         let Some(head) = self.log else { return Ok(()) };
         let meta = LogMeta { first: head.first, keep: Some(self.keep), ..LogMeta::new() };
         self.restart_log(env, tables, version, LogStep::Restart { meta, clears: false })
@@ -151,7 +151,7 @@ impl Committer {
         tables: &Tables,
         version: &CurrentVersion,
         step: LogStep,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CommitFailure> {
         let LogStep::Restart { meta, clears } = step else { return Ok(()) };
         let before = self.log;
         let (last, chain) =
@@ -169,11 +169,11 @@ impl Committer {
         tables: &Tables,
         version: &CurrentVersion,
         BatchChanges { overlay, writes, log }: BatchChanges,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CommitFailure> {
         if self.tail_uncertain {
             let cleared = self.checkpoint(env, tables, version, version.overlay());
             cleared.map_err(|failed| match failed {
-                Failure::EnvironmentLost(why) => Failure::NotAttempted(why),
+                CommitFailure::EnvironmentLost(why) => CommitFailure::NotAttempted(why),
                 failed => failed,
             })?;
         }
@@ -198,12 +198,12 @@ impl Committer {
             self.tail_uncertain = true;
             return Err(match self.checkpoint(env, tables, version, version.overlay()) {
                 Ok(()) => not_written(&e),
-                Err(Failure::EnvironmentLost(also)) => {
-                    Failure::EnvironmentLost(format!("writing the journal: {e}; {also}"))
+                Err(CommitFailure::EnvironmentLost(also)) => {
+                    CommitFailure::EnvironmentLost(format!("writing the journal: {e}; {also}"))
                 }
-                Err(also) => {
-                    Failure::Unknown(format!("writing the journal: {e}; a checkpoint: {also}"))
-                }
+                Err(also) => CommitFailure::Unknown(format!(
+                    "writing the journal: {e}; a checkpoint: {also}"
+                )),
             });
         }
         self.entries = self.entries.saturating_add(1);
@@ -227,12 +227,12 @@ impl Committer {
         env: &Env<WithoutTls>,
         tables: &Tables,
         version: &CurrentVersion,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CommitFailure> {
         self.begin_journal()?;
         let step = (self.journal.checkpoint(), LogStep::Prune(self.keep));
         match self.write(env, tables, version, version.overlay(), step) {
             Ok(()) => Ok(()),
-            Err(Failure::EnvironmentLost(why)) => Err(Failure::NotAttempted(why)),
+            Err(CommitFailure::EnvironmentLost(why)) => Err(CommitFailure::NotAttempted(why)),
             Err(failed) => {
                 log::debug!("recording that the store needs its journal: {failed}");
                 Ok(())
@@ -242,7 +242,7 @@ impl Committer {
 
     /// Makes the journal's header name the last checkpoint. Nothing may be committed before the header on
     /// disk names it.
-    fn begin_journal(&mut self) -> Result<(), Failure> {
+    fn begin_journal(&mut self) -> Result<(), CommitFailure> {
         if self.journal.checkpoint() == Some(self.last.id) {
             return Ok(());
         }
@@ -257,7 +257,7 @@ impl Committer {
         env: &Env<WithoutTls>,
         tables: &Tables,
         version: &CurrentVersion,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CommitFailure> {
         self.checkpoint(env, tables, version, version.overlay())?;
         if self.last.journal.is_none() {
             return Ok(());
@@ -285,7 +285,7 @@ impl Committer {
         tables: &Tables,
         version: &CurrentVersion,
         overlay: Overlay,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CommitFailure> {
         if overlay.is_empty() && !self.tail_uncertain {
             return Ok(());
         }
@@ -300,7 +300,7 @@ impl Committer {
         version: &CurrentVersion,
         overlay: Overlay,
         log: LogStep,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CommitFailure> {
         // The header is uncertain only while the overlay is empty: no entry follows such a header.
         if self.journal.checkpoint().is_none() {
             self.begin_journal()?;
@@ -320,7 +320,7 @@ impl Committer {
         version: &CurrentVersion,
         overlay: Overlay,
         (journal, log): (Option<u64>, LogStep),
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CommitFailure> {
         let next = LastCheckpoint { id: checkpoint_id::next_checkpoint(), journal };
         version.wait_for_snapshots();
         version.checkpoint_started(&overlay);
@@ -337,8 +337,8 @@ impl Committer {
             }
             // After a failed write of a meta page LMDB cannot tell whether the transaction is on disk,
             // and refuses the environment.
-            Err(e) if is_broken(env) => Err(Failure::EnvironmentLost(e.to_string())),
-            Err(e) => Err(Failure::Lmdb(e)),
+            Err(e) if is_broken(env) => Err(CommitFailure::EnvironmentLost(e.to_string())),
+            Err(e) => Err(CommitFailure::Lmdb(e)),
         }
     }
 }
@@ -348,8 +348,8 @@ fn is_broken(env: &Env<WithoutTls>) -> bool {
     matches!(env.write_txn(), Err(heed::Error::Mdb(MdbError::Panic)))
 }
 
-fn not_written(e: &io::Error) -> Failure {
-    Failure::Aborted(if disk_space::is_full_error(e) {
+fn not_written(e: &io::Error) -> CommitFailure {
+    CommitFailure::Aborted(if disk_space::is_full_error(e) {
         Error::ResourceExhausted("the disk is full; nothing was written".into())
     } else {
         Error::Internal(format!("writing the journal: {e}; nothing was written"))

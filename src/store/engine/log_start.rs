@@ -13,7 +13,7 @@ pub(crate) enum LogStart {
     Restart(LogStep),
 }
 
-/// Decides about a log of which `meta` and `head` were found and of which `keep` is to be kept.
+/// Decides whether a log with this `meta` and `head` continues or restarts, under the retention `keep`.
 pub(crate) fn decide(meta: LogMeta, head: Result<Option<LogHead>>, keep: Retention) -> LogStart {
     let keep_noted = Some(keep);
     if !keep.is_on() {

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::model::{Error, Result};
 use crate::store::dir::root::StoreDir;
 use crate::store::dir::store_id;
-use crate::store::engine::committer::{Committer, Failure};
+use crate::store::engine::committer::{CommitFailure, Committer};
 use crate::store::engine::transaction::BatchChanges;
 use crate::store::engine::version::{CurrentVersion, KnownLog, ShownLog};
 use crate::store::error::lmdb_error;
@@ -39,23 +39,23 @@ pub(crate) struct OpenEnvironment {
 
 impl OpenEnvironment {
     /// Commits the writes of a batch.
-    pub(crate) fn commit(&self, changes: BatchChanges) -> Result<(), Failure> {
+    pub(crate) fn commit(&self, changes: BatchChanges) -> Result<(), CommitFailure> {
         self.committer().commit(&self.env, &self.tables, &self.version, changes)
     }
 
     /// Starts a new epoch of the log.
-    pub(crate) fn renew_epoch(&self) -> Result<(), Failure> {
+    pub(crate) fn renew_epoch(&self) -> Result<(), CommitFailure> {
         self.committer().renew_epoch(&self.env, &self.tables, &self.version)
     }
 
     /// Writes the overlay to LMDB's file.
-    pub(crate) fn checkpoint(&self) -> Result<(), Failure> {
+    pub(crate) fn checkpoint(&self) -> Result<(), CommitFailure> {
         let overlay = self.version.overlay();
         self.committer().checkpoint(&self.env, &self.tables, &self.version, overlay)
     }
 
     /// Writes the overlay to LMDB's file, which needs no journal from then on.
-    pub(crate) fn close(&self) -> Result<(), Failure> {
+    pub(crate) fn close(&self) -> Result<(), CommitFailure> {
         self.committer().close(&self.env, &self.tables, &self.version)
     }
 

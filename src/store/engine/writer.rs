@@ -26,7 +26,7 @@ use crate::log_throttle::throttled_log;
 use crate::metrics::Commits;
 use crate::model::{Context, Error, Result};
 use crate::store::dir::disk_space;
-use crate::store::engine::committer::Failure;
+use crate::store::engine::committer::CommitFailure;
 use crate::store::engine::environment::Environment;
 use crate::store::engine::job::{Job, job, stopped};
 use crate::store::engine::open_environment::{OpenEnvironment, view_to_write};
@@ -218,11 +218,11 @@ impl WriterThread {
             ))
         };
         match failed {
-            Failure::Aborted(error) => (Err(error), None),
-            Failure::Lmdb(e) => (Err(not_committed(&self.environment, &e)), None),
-            Failure::Unknown(why) => (Err(unknown(why)), None),
-            Failure::EnvironmentLost(why) => (Err(unknown(why)), Some(opened)),
-            Failure::NotAttempted(why) => {
+            CommitFailure::Aborted(error) => (Err(error), None),
+            CommitFailure::Lmdb(e) => (Err(not_committed(&self.environment, &e)), None),
+            CommitFailure::Unknown(why) => (Err(unknown(why)), None),
+            CommitFailure::EnvironmentLost(why) => (Err(unknown(why)), Some(opened)),
+            CommitFailure::NotAttempted(why) => {
                 let why = format!("committing: {why}: nothing was written; try again");
                 (Err(Error::Unavailable(why)), Some(opened))
             }
@@ -273,7 +273,7 @@ impl WriterThread {
                  again"
             );
         }
-        if let Failure::EnvironmentLost(_) = failed {
+        if let CommitFailure::EnvironmentLost(_) = failed {
             let _ = self.environment.reopen(opened);
         }
     }

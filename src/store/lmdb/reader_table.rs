@@ -146,8 +146,8 @@ impl ReaderTable {
     }
 }
 
-/// Whether the process holds its lock on the table, at the byte of its number. When that cannot be
-/// told it counts as there.
+/// Whether the process holds its lock on the table, at the byte of its number. If the
+/// kernel cannot say so, the process counts as alive.
 fn is_alive(table: &File, process: u32) -> bool {
     let mut lock = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,

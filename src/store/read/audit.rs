@@ -13,7 +13,7 @@ use crate::store::{Entry, Kind, Snapshot};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stored<'t> {
     /// Whether the record was set aside.
-    pub aside: bool,
+    pub is_set_aside: bool,
     /// The key of the record.
     pub key: &'t [u8],
     /// The message, if its checksum is correct.
@@ -43,7 +43,7 @@ pub struct Counts {
     /// Records that may be collected.
     pub expiring: u64,
     /// Records that were set aside.
-    pub aside: u64,
+    pub set_aside: u64,
 }
 
 impl Snapshot<'_> {
@@ -52,13 +52,14 @@ impl Snapshot<'_> {
         &self,
         visit: &mut dyn FnMut(Stored<'_>) -> Result<()>,
     ) -> Result<()> {
-        for (aside, table) in [(false, Table::Records), (true, Table::SetAside)] {
+        for table in [Table::Records, Table::SetAside] {
+            let is_set_aside = table == Table::SetAside;
             for record in self.view.range_from(table, b"")? {
                 let (key, stored) = record?;
                 let message = value::decode(key, stored);
                 let mut index_entries = IndexEntries::default();
                 let mut expires = None;
-                if !aside {
+                if !is_set_aside {
                     for entry in message.map(|m| index::entries(key, m)).unwrap_or_default() {
                         let there = self.view.get(Table::Index, &entry)?.is_some();
                         index_entries.needed += 1;
@@ -66,7 +67,7 @@ impl Snapshot<'_> {
                     }
                     expires = self.view.get(Table::Expiring, key)?;
                 }
-                visit(Stored { aside, key, message, index_entries, expires })?;
+                visit(Stored { is_set_aside, key, message, index_entries, expires })?;
             }
         }
         Ok(())
@@ -104,7 +105,7 @@ impl Snapshot<'_> {
             records: self.view.len(Table::Records)?,
             index: self.view.len(Table::Index)?,
             expiring: self.view.len(Table::Expiring)?,
-            aside: self.view.len(Table::SetAside)?,
+            set_aside: self.view.len(Table::SetAside)?,
         })
     }
 }

@@ -87,8 +87,9 @@ struct Audit {
 }
 
 impl Snapshot<'_> {
-    /// Reads all of the log. Each entry must be whole and follow the one before, its state before must be
-    /// the one that the log had last of the image, and the last one that of the record.
+    /// Reads the whole log. Each entry must be whole and follow the entry before it. Its state before the
+    /// change must be the state after the previous change of the image in the log. The last state of an
+    /// image must be that of its record.
     pub(crate) fn audit_log(&self, progress: &mut dyn FnMut()) -> Result<LogAudit> {
         let (txn, tables) = self.view.base();
         let meta = LogMeta::read(txn, tables).map_err(|e| lmdb_error("reading the log", &e))?;
@@ -118,7 +119,8 @@ impl Snapshot<'_> {
         Ok(audit.found)
     }
 
-    /// Holds the last state of each image in the log to its record. A damaged record is told elsewhere.
+    /// Compares the last state of each image in the log with its record. The audit of the records reports a
+    /// damaged record.
     fn compare(&self, audit: &mut Audit) -> Result<()> {
         for (key, LoggedImage { name, seq, state: known }) in std::mem::take(&mut audit.images) {
             let stored = self.view.get(Table::Records, &key)?;
@@ -158,7 +160,7 @@ impl Audit {
         };
         let follows = match self.previous_chain {
             Some(chain) => entry::follows(entry, chain),
-            // What the oldest one follows is gone.
+            // The log no longer has the entry before the oldest one.
             None => seq != 1 || entry::follows(entry, 0),
         };
         if !follows {

@@ -3,7 +3,7 @@
 //! The result is a list of candidates, in byte order of names, each once: every image that matches the plan's
 //! filter, and perhaps others. The caller applies the filter to each.
 
-use crate::model::image::plan::{Lookup, Plan};
+use crate::model::image::plan::{Lookup, QueryPlan};
 use crate::model::{Namespace, Result};
 use crate::store::read::scan::Entry;
 use crate::store::read::state::ReadState;
@@ -18,11 +18,11 @@ use crate::store::schema::table::Table;
 pub(crate) fn candidates<'t>(
     state: &'t (impl ReadState + ?Sized),
     namespace: &Namespace,
-    plan: &Plan,
+    plan: &QueryPlan,
     limit: usize,
     step: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Option<Vec<Entry<'t>>>> {
-    let Plan::Lookups(alternatives) = plan else { return Ok(None) };
+    let QueryPlan::Lookups(alternatives) = plan else { return Ok(None) };
     let prefix = keys::prefix(namespace, Kind::Image);
     let mut search = CandidateSearch { state, namespace, prefix, limit, found: Vec::new(), step };
     for lookups in alternatives {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use go_compat::quote::quote;
 
-use crate::model::image::plan::Plan;
+use crate::model::image::plan::QueryPlan;
 use crate::model::{Namespace, Result};
 use crate::store::read::lookup;
 use crate::store::read::scan;
@@ -78,15 +78,15 @@ pub trait Records: ReadState {
         Scan::new(self, namespace, Kind::Image, beginning)
     }
 
-    /// The images in a namespace whose names begin with `beginning`, behind the one at `place`
-    /// ([`Entry::place`]), in the order of their places: that of their names, but for long ones.
+    /// The images in a namespace whose names begin with `beginning`, behind the one at `position`
+    /// ([`Entry::position`]), in the order of their positions. That is the order of their names, except for long names.
     fn images_after(
         &self,
         namespace: &Namespace,
         beginning: &[u8],
-        place: &[u8],
+        position: &[u8],
     ) -> Result<impl Iterator<Item = Result<Entry<'_>>>> {
-        scan::images_after(self, namespace, beginning, place)
+        scan::images_after(self, namespace, beginning, position)
     }
 
     /// Candidates that include every image that matches the filter of `plan`, in byte order of names; `None` if
@@ -94,7 +94,7 @@ pub trait Records: ReadState {
     fn candidates(
         &self,
         namespace: &Namespace,
-        plan: &Plan,
+        plan: &QueryPlan,
         limit: usize,
         step: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Option<Vec<Entry<'_>>>> {
@@ -301,13 +301,13 @@ mod tests {
             };
             store.read(all).unwrap()
         };
-        let of = |name: &str, when: &str| Expiring {
+        let expires = |name: &str, when: &str| Expiring {
             namespace: ns.clone(),
             kind: Kind::Image,
             name: name.into(),
             when: when.into(),
         };
-        assert_eq!(expiring(), [of("a", "soon"), of(&long, "later")]);
+        assert_eq!(expiring(), [expires("a", "soon"), expires(&long, "later")]);
         put(&store, &ns, "a");
         let doomed = (ns.clone(), long.clone());
         store

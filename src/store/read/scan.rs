@@ -1,8 +1,8 @@
 //! Scanning records in order of their names.
 //!
-//! LMDB's order of keys is the order of names, but for long ones: those with one head lie side by
-//! side in the order of their hashes, and are sorted here, run by run (`schema` says why that is
-//! enough).
+//! LMDB's order of keys is the order of names, except for long names. Long names with the same beginning
+//! lie side by side in the order of their hashes, and this module sorts them, run by run (`schema` says
+//! why that is enough).
 
 use crate::store::schema::keys;
 use std::collections::BTreeMap;
@@ -143,21 +143,22 @@ impl<'t> Iterator for Scan<'t> {
     }
 }
 
-/// The images of a namespace whose names begin with `names`, behind the one at `place`, in order of their
-/// places. Every namespace can be gone through in pieces that way: the next piece begins behind the
-/// place of the last image, whether that is still there or not.
+/// The images of a namespace whose names begin with `names`, behind the one at `position`, in order of their
+/// positions. So a namespace can be read in pieces: the next piece begins behind the position
+/// of the last image, even if that image has been deleted.
 pub(crate) fn images_after<'t>(
     state: &'t (impl ReadState + ?Sized),
     namespace: &Namespace,
     names: &[u8],
-    place: &[u8],
+    position: &[u8],
 ) -> Result<impl Iterator<Item = Result<Entry<'t>>>> {
     let kind = Kind::Image;
     let root = keys::prefix(namespace, kind);
     let prefix = root.len();
     let beginning = [&root, keys::name_prefix(names)].concat();
-    // The byte 0 makes the first key behind that of the place.
-    let from = if place.is_empty() { beginning.clone() } else { [&root, place, b"\0"].concat() };
+    // The byte 0 makes the first key behind that of the position.
+    let from =
+        if position.is_empty() { beginning.clone() } else { [&root, position, b"\0"].concat() };
     let view = state.view();
     let range = view.prefix_from(Table::Records, beginning, &from)?;
     Ok(range.map(move |found| {
@@ -167,9 +168,8 @@ pub(crate) fn images_after<'t>(
 }
 
 impl<'t> Entry<'t> {
-    /// Where it stands among the images of its namespace: its name, or, of a long name, its first bytes
-    /// and a hash.
-    pub fn place(&self) -> &'t [u8] {
+    /// The position of the image in its namespace: its name; for a long name, its first bytes and a hash.
+    pub fn position(&self) -> &'t [u8] {
         self.key.get(self.prefix..).unwrap_or_default()
     }
 
@@ -197,7 +197,7 @@ impl<'t> Entry<'t> {
         self.value.get(value::HEADER..).and_then(first_field).unwrap_or(head)
     }
 
-    /// The name as far as the key has it: whole, but for long names.
+    /// The part of the name that is in the key: the whole name, unless it is long.
     fn head(&self) -> &'t [u8] {
         let name = self.key.get(self.prefix..).unwrap_or_default();
         if self.is_long() { name.get(..NAME_PREFIX_BYTES).unwrap_or(name) } else { name }

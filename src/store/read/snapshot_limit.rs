@@ -90,7 +90,7 @@ pub(crate) struct SnapshotLimit {
 }
 
 impl SnapshotLimit {
-    /// An error once the snapshot is to be given up.
+    /// Returns an error if the snapshot must be closed.
     pub(crate) fn check(&self) -> Result<()> {
         let written = self.written.0.written.load(Ordering::Relaxed).saturating_sub(self.since);
         if written <= PAUSE_FROM {

@@ -31,9 +31,9 @@ pub(crate) struct Expected {
 
 /// Reads the last checkpoint of a state.
 pub(crate) fn last_checkpoint(txn: &RoTxn<'_>, tables: &Tables) -> Result<LastCheckpoint> {
-    let told = |e: heed::Error| lmdb_error("reading the store", &e);
-    let id = number(tables.meta.get(txn, CHECKPOINT).map_err(told)?).unwrap_or_default();
-    let journal = number(tables.meta.get(txn, JOURNAL).map_err(told)?);
+    let read_error = |e: heed::Error| lmdb_error("reading the store", &e);
+    let id = number(tables.meta.get(txn, CHECKPOINT).map_err(read_error)?).unwrap_or_default();
+    let journal = number(tables.meta.get(txn, JOURNAL).map_err(read_error)?);
     Ok(LastCheckpoint { id, journal })
 }
 

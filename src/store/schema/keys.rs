@@ -54,12 +54,12 @@ pub(crate) fn prefix(namespace: &Namespace, kind: Kind) -> Vec<u8> {
 /// The key of a record.
 pub(crate) fn key(namespace: &Namespace, kind: Kind, name: &str) -> Vec<u8> {
     let mut key = prefix(namespace, kind);
-    key.extend(place_of(name));
+    key.extend(position_of(name));
     key
 }
 
-/// The place of an image among those of its namespace: what its key has behind the namespace.
-pub(crate) fn place_of(name: &str) -> Vec<u8> {
+/// The position of an image among those of its namespace: what its key has behind the namespace.
+pub(crate) fn position_of(name: &str) -> Vec<u8> {
     match name.as_bytes().get(..NAME_PREFIX_BYTES) {
         Some(head) if name.len() > NAME_PREFIX_BYTES => {
             [head, &[LONG_MARKER], &Sha256::digest(name)].concat()

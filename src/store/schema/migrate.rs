@@ -219,7 +219,7 @@ mod tests {
             closed_by_version(version, dir.path());
             let off = Some(crate::store::Retention { bytes: 0, age: None });
             assert_eq!(Store::open_and_keep(dir.path(), off).unwrap().log_head(), None);
-            // A command does as the daemon was told.
+            // A command keeps the daemon's setting.
             assert_eq!(Store::open(dir.path()).unwrap().log_head(), None, "version {version}");
         }
     }

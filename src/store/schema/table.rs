@@ -1,7 +1,7 @@
 //! The databases that a write may change.
 
 /// A database that a write may change. Entries of the journal hold its number, which never changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Table {
     /// `records`

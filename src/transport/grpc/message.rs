@@ -374,16 +374,16 @@ mod tests {
 
     #[test]
     fn deadlines_have_a_unit() {
-        let of = |value: &str| {
+        let parsed = |value: &str| {
             deadline(&Request::builder().header("grpc-timeout", value).body(()).unwrap())
         };
-        assert_eq!(of("2H"), Some(Duration::from_secs(7200)));
-        assert_eq!(of("3M"), Some(Duration::from_secs(180)));
-        assert_eq!(of("5S"), Some(Duration::from_secs(5)));
-        assert_eq!(of("10000000n"), Some(Duration::from_millis(10)));
-        assert_eq!(of("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(parsed("2H"), Some(Duration::from_secs(7200)));
+        assert_eq!(parsed("3M"), Some(Duration::from_secs(180)));
+        assert_eq!(parsed("5S"), Some(Duration::from_secs(5)));
+        assert_eq!(parsed("10000000n"), Some(Duration::from_millis(10)));
+        assert_eq!(parsed("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
         for bad in ["", "5", "S", "-1S", "5é", "5s"] {
-            assert_eq!(of(bad), None, "{bad}");
+            assert_eq!(parsed(bad), None, "{bad}");
         }
     }
 }

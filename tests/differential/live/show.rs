@@ -1,4 +1,4 @@
-//! Requests and records in one line each, with what is long cut short.
+//! Shows a request or a record as one line. Long texts are shortened.
 
 use std::collections::BTreeMap;
 

@@ -1,10 +1,10 @@
-//! Whether a history is linearizable: whether each call can be given one moment between its beginning
-//! and its end, so that all of them, in the order of these moments, are answered as they were.
+//! Checks whether a history is linearizable: each call can take effect at one moment between its beginning and its end,
+//! so that the order of these moments explains all answers.
 //!
-//! Wing and Gong's search, as Lowe made it fast: the history is gone through in the order of time with
-//! the set of all configurations that are possible so far. A configuration is a state of the store and
-//! which of the calls under way have had their moment. A change gets its moment only when a call that
-//! ends needs it; a read, which changes nothing, gets it as soon as its answer fits.
+//! This is the search of Wing and Gong, with Lowe's improvement. It reads the history in the order of time, with the set
+//! of all configurations that are possible so far. A configuration is a state of the store, and the set of pending calls
+//! that have taken effect. A change takes effect only when a call that ends needs it. A read, which changes nothing,
+//! takes effect as soon as its answer fits.
 
 use std::collections::HashSet;
 

@@ -197,14 +197,14 @@ impl Client {
             Ok(Ok(bytes)) => return parse_reply(operation, &bytes).map(|outcome| (outcome, false)),
             Ok(Err(CallError::Status(code, message))) => (code, message),
         };
-        let is = |wanted: Code| code == wanted as i32;
-        if is(Code::AlreadyExists) {
+        let has_code = |wanted: Code| code == wanted as i32;
+        if has_code(Code::AlreadyExists) {
             Ok((Outcome::AlreadyExists, false))
-        } else if is(Code::NotFound) {
+        } else if has_code(Code::NotFound) {
             Ok((Outcome::NotFound, false))
         } else if message.contains("unknown whether") {
             Ok((Outcome::Unknown, false))
-        } else if is(Code::Unavailable) || (is(Code::InvalidArgument) && invalid) {
+        } else if has_code(Code::Unavailable) || (has_code(Code::InvalidArgument) && invalid) {
             Ok((Outcome::Refused, false))
         } else {
             Err(format!("{}: {operation:?} is answered {code}: {message}", self.name))

@@ -84,7 +84,7 @@ impl Record {
         }
     }
 
-    /// The record in an image, and of which name; a sentence if no write made it.
+    /// The number of the name and the record of an image. An error if no write of the test made the image.
     pub fn of(image: &Image) -> Result<(usize, Self), String> {
         let name = NAMES.iter().position(|name| *name == image.name);
         let number = |at: &MessageField<Timestamp>| u32::try_from(at.seconds - EPOCH).ok();

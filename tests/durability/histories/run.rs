@@ -69,7 +69,7 @@ impl std::fmt::Display for Figures {
     }
 }
 
-/// One store and what is known of it.
+/// One store, and the test's knowledge of it.
 struct Run {
     runtime: Runtime,
     dir: tempfile::TempDir,
@@ -192,7 +192,7 @@ impl Run {
         }
     }
 
-    /// The log of the dead daemon's store leads to what is listed.
+    /// Checks that the log of the dead daemon's store leads to the listed images.
     fn check_log(&self) {
         let store = ReadOnlyStore::open(&self.store()).unwrap();
         store.read(|snapshot| Ok(changelog::replay(snapshot, NAMESPACE))).unwrap();

@@ -1,10 +1,9 @@
-//! What a disk may hold of two files, by what was written to them and synced.
+//! The states that two files may have on a disk, by the recorded writes and syncs.
 //!
-//! The rules are those of the page cache. A write changes the page in memory, and the disk may have
-//! the page as it is now from then on, or as it was at any time since its last sync. A sync that
-//! succeeds leaves of each written page the state in memory. A sync that fails leaves all that
-//! was possible before, and the kernel does not try those pages again: later syncs leave them
-//! so, until they are written anew.
+//! The rules are those of the page cache. A write changes the page in memory. From then on the disk may have any
+//! state of the page since its last sync, also the newest. After a sync that succeeds, the disk has the state in
+//! memory of each written page. After a sync that fails, every state is possible that was possible before. The kernel
+//! does not write those pages again: later syncs leave them so, until they are written anew.
 
 use std::rc::Rc;
 
@@ -116,11 +115,11 @@ impl Disks {
             disk.states(unit, most, pick, &mut |state| all.push(state.map(<[u8]>::to_vec)));
         }
         for number in 0..data.len().max(journal.len()) {
-            let mut of = |all: &[Option<Vec<u8>>]| match number < all.len() {
+            let mut index = |all: &[Option<Vec<u8>>]| match number < all.len() {
                 true => number,
                 false => pick(all.len()),
             };
-            let (data_at, journal_at) = (of(&data), of(&journal));
+            let (data_at, journal_at) = (index(&data), index(&journal));
             look(data[data_at].as_deref(), journal[journal_at].as_deref());
         }
     }

@@ -16,9 +16,9 @@ use crate::support::workload::{Content, NAMESPACE};
 pub enum End {
     /// Answered, or seen by a read.
     Fine,
-    /// Refused: once that is answered it must not show any more.
+    /// Refused: after this answer, the change must not show.
     Failed,
-    /// The answer says that it may show or not; or there was none.
+    /// The answer says that the outcome is unknown, or there was no answer.
     Unknown,
 }
 
@@ -117,7 +117,7 @@ impl Writer {
         }
     }
 
-    /// Learns what is stored. What a read has shown is there for good.
+    /// Reads the stored images. A change that a read has shown must stay.
     pub async fn look(&mut self, client: &Client) {
         let begun = self.position();
         let listed: ListImagesResponse =

@@ -1,14 +1,14 @@
-//! Power cuts: what a daemon under load writes to its data file and its journal and syncs is recorded, and every
-//! state that the disk may be left in is built, between any two of those calls: all that was
-//! synced, and any part of what was not, torn at 4 KiB and at 512 bytes. Each is verified and
-//! opened; every answered write is there, any other is there whole or not at all, and `check`
-//! finds index and records in agreement. The log has every answered change once, and leads to what is listed.
+//! Power cuts. The test records the writes and syncs of a daemon under load to its data file and its journal. For each
+//! point between two of these calls it builds the states that a power cut may leave on the disk: all synced bytes, and
+//! any part of the others, torn at 4 KiB and at 512 bytes. Each state is verified and opened. Every answered write must
+//! be there, any other write must be there whole or not at all, and for `check` index and records must agree. The log
+//! must have every answered change once, and its changes must lead to the listed images.
 //!
-//! The recorder is a small C library that is preloaded into the daemon (`record.c`); `disk` says what
-//! a disk may hold; `load` are the clients. Part of the load runs while a sync, or the write of a
+//! The recorder is a small C library that is preloaded into the daemon (`record.c`). `disk` builds the states of a
+//! disk; `load` has the clients. Part of the load runs while a sync, or the write of a
 //! meta page or of an entry of the journal, fails, and over a SIGKILL.
 //!
-//! `LMDB_IMAGES_POWER_STATES` says how many states are looked at between two calls, if there are
+//! `LMDB_IMAGES_POWER_STATES` says how many states are checked between two calls, if there are
 //! more (default 3, for each way to tear), `LMDB_IMAGES_POWER_WRITES` how many changes are made in
 //! each part of the load (default 6), `LMDB_IMAGES_SEED` repeats a run's choices (not its timing).
 
@@ -180,7 +180,7 @@ impl Recorded {
 /// What a state has: the content of each name, and those that its log tells of.
 type Contents = (BTreeMap<String, u64>, BTreeMap<String, Vec<Content>>);
 
-/// Opens a state and says what is in it.
+/// Opens a state and returns its content.
 fn contents(root: &Path, data: Option<&[u8]>, journal: Option<&[u8]>) -> Contents {
     // The state before may have been that of another store.
     for (file, state) in [("store-id", None), ("data.mdb", data), ("journal", journal)] {
@@ -263,8 +263,8 @@ async fn every_answered_write_survives_a_power_cut() {
     assert!(lost.is_empty(), "{:#?}", &lost[..lost.len().min(10)]);
 }
 
-/// A command that reads beside the daemon shows what is on disk: an entry of the journal may be written
-/// and not synced yet, and a power cut would take back what was shown.
+/// A command that reads beside the daemon shows only changes that are on disk. An entry of the journal may be written
+/// and not synced yet, and a power cut would undo a change that was shown.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_syncs_what_it_read_before_it_shows_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -290,10 +290,10 @@ async fn a_reader_syncs_what_it_read_before_it_shows_it() {
     for what in ["sync", "reader"] {
         recorded.fail(what);
         let done = ls();
-        let told = String::from_utf8_lossy(&done.stderr).into_owned();
+        let message = String::from_utf8_lossy(&done.stderr).into_owned();
         assert!(
-            !done.status.success() && told.contains("may not be on the disk"),
-            "{what}: {told}"
+            !done.status.success() && message.contains("may not be on the disk"),
+            "{what}: {message}"
         );
         assert!(!String::from_utf8_lossy(&done.stdout).contains("shown"), "{what}: {done:?}");
     }

@@ -175,8 +175,8 @@ async fn exactly_one_client_wins_each_round_of_compare_and_set() {
                 let new = format!("sha256:{:064x}", 1 + round * CLIENTS + number);
                 let (client, known) = (client.clone(), digest.clone());
                 tokio::spawn(async move {
-                    let is = Some(precondition::Is::Digest(known));
-                    let item = put(moved("latest", &new), is);
+                    let unchanged = Some(precondition::Is::Digest(known));
+                    let item = put(moved("latest", &new), unchanged);
                     let made = client.call::<ApplyResponse>("Apply", batch(vec![item])).await;
                     made.map(|_| new)
                 })

@@ -2,8 +2,9 @@
 
 use super::*;
 
-async fn history(catalog: &Catalog, of: history_request::Of) -> Result<Vec<Change>, Refused> {
-    let mut request = HistoryRequest { of: Some(of), page_size: 2, ..HistoryRequest::default() };
+async fn history(catalog: &Catalog, subject: history_request::Of) -> Result<Vec<Change>, Refused> {
+    let mut request =
+        HistoryRequest { of: Some(subject), page_size: 2, ..HistoryRequest::default() };
     let mut found = Vec::new();
     loop {
         let page: HistoryResponse = catalog.call("History", request.clone()).await?;
@@ -28,8 +29,8 @@ async fn history_lists_the_changes_of_a_name_or_digest_newest_first() {
         set(&catalog, &name, &digest).await;
         set(&catalog, &name, OTHER).await;
         delete(&catalog, &name).await;
-        let of = history_request::Of::Name;
-        let found = history(&catalog, of(name.clone())).await.unwrap();
+        let by_name = history_request::Of::Name;
+        let found = history(&catalog, by_name(name.clone())).await.unwrap();
         let kinds: Vec<_> = found.iter().map(|c| c.kind.enum_value().unwrap()).collect();
         use Kind::{KIND_CREATED, KIND_DELETED, KIND_UPDATED};
         let expected = [KIND_DELETED, KIND_UPDATED, KIND_UPDATED, KIND_CREATED, KIND_CREATED];
@@ -38,7 +39,7 @@ async fn history_lists_the_changes_of_a_name_or_digest_newest_first() {
         let by_digest = history(&catalog, history_request::Of::Digest(digest)).await.unwrap();
         assert_eq!(by_digest.len(), 2, "it came and went");
         let request = HistoryRequest {
-            of: Some(of(name.clone())),
+            of: Some(by_name(name.clone())),
             namespaces: vec!["m".into()],
             ..HistoryRequest::default()
         };
@@ -58,7 +59,7 @@ async fn history_lists_the_changes_of_a_name_or_digest_newest_first() {
         assert!(refused.is(Code::InvalidArgument, "PAGE_TOKEN"));
         let refused = history(&catalog, history_request::Of::Digest("x".into())).await.unwrap_err();
         assert_eq!(refused.code, Code::InvalidArgument);
-        assert_eq!(history(&catalog, of("nothing".into())).await.unwrap(), []);
+        assert_eq!(history(&catalog, by_name("nothing".into())).await.unwrap(), []);
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const WATCH_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// After this time a watch that has nothing to send says how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
@@ -43,7 +43,7 @@ async fn a_watch_of_another_namespace_that_is_idle_over_compactions_resumes() {
         let begun = Instant::now();
         let mut watch = catalog.watch(request).await.unwrap();
         assert!(matches!(watch.is().await, Is::Started(_)));
-        // Until what the watch began with is gone.
+        // Until the log has dropped the changes that the watch began with.
         let mut first = next;
         while first <= next {
             first = until_compacted(&catalog).await;
@@ -55,13 +55,13 @@ async fn a_watch_of_another_namespace_that_is_idle_over_compactions_resumes() {
             }
         }
         fastest = fastest.min(begun.elapsed());
-        // A later checkpoint may drop more changes, and then the watch would be told once more. The newest
+        // A later checkpoint may drop more changes, and then the watch would learn of it again. The newest
         // change stays.
         make(&catalog, "other", image(&round.to_string())).await;
         next = watch.changes(1).await[0].seq + 1;
     }
-    // By then it would be told even if no change had gone.
-    assert!(fastest < PROGRESS_INTERVAL, "it is told of no compaction: {fastest:?}");
+    // After that time the watch gets a message even if no change was dropped.
+    assert!(fastest < PROGRESS_INTERVAL, "it learns of no compaction: {fastest:?}");
     make(&catalog, "other", image("mine")).await;
     let request = WatchRequest { namespaces: vec!["other".into()], ..from(&epoch, next) };
     let mut watch = catalog.watch(request).await.unwrap();
@@ -136,7 +136,7 @@ async fn a_position_that_is_no_longer_in_the_log_is_refused_with_the_first_one()
             }
         }
     };
-    let ended = tokio::time::timeout(PATIENCE, ended).await.expect("it goes on over the gap");
+    let ended = tokio::time::timeout(WATCH_TIMEOUT, ended).await.expect("it goes on over the gap");
     assert!(ended.is(Code::OutOfRange, "COMPACTED"), "{ended:?}");
 }
 

@@ -15,7 +15,7 @@ use protobuf::Message;
 use protobuf::well_known_types::empty::Empty;
 
 /// The environment in which the clock shows that second.
-fn at(dir: &Path, seconds: i64) -> Vec<(&'static str, OsString)> {
+fn environment_at(dir: &Path, seconds: i64) -> Vec<(&'static str, OsString)> {
     let library = dir.join("clock.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/clock/clock.c");
     let built = Command::new("cc")
@@ -44,7 +44,7 @@ fn scrape(socket: &Path) -> String {
 
 async fn serves(seconds: i64, stored: i64, past: &str, future: &str) {
     let dir = tempfile::tempdir().unwrap();
-    let environment = at(dir.path(), seconds);
+    let environment = environment_at(dir.path(), seconds);
     let daemon = DaemonProcess::start_in(dir.path(), &environment);
     let state = dir.path().join("state");
     let grpc_socket = state.join("images.sock");

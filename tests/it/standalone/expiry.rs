@@ -50,7 +50,7 @@ async fn a_sync_delete_removes_expired_images_and_emits_their_events() {
     }
     let left: ListResponse = call(&channel, LEASES, "List", &ListRequest::new()).await.unwrap();
     assert_eq!(left.leases.iter().map(|l| l.id.as_str()).collect::<Vec<_>>(), ["holds"]);
-    // A lease given up with `sync` lets go of what it held.
+    // When a lease is deleted with `sync`, the image that it held is collected.
     let give_up = DeleteRequest { id: "holds".into(), sync: true, ..Default::default() };
     call::<Empty>(&channel, LEASES, "Delete", &give_up).await.unwrap();
     assert_eq!(names(&client, "n").await, ["future", "never"]);

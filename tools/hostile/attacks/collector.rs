@@ -1,4 +1,4 @@
-//! What expires: very much at once, and calls that wait until it is gone.
+//! Expiring records: very many at once, and calls that wait until they are removed.
 
 use jiff::{Span, Timestamp};
 

@@ -203,7 +203,7 @@ impl Siege {
         Ok(())
     }
 
-    /// Asks 1,000 times at once, and reads what comes for a while.
+    /// Sends 1,000 requests at once, and reads and drops the answers.
     fn burst(&self, path: &Path, first: &[u8], ask: fn(u32) -> Vec<u8>) -> io::Result<()> {
         let mut stream = self.connect(path)?;
         let asked: Vec<u8> = (0..1000).flat_map(|number| ask(2 * number + 1)).collect();
@@ -217,7 +217,7 @@ impl Siege {
         })
     }
 
-    /// Asks once, however long it takes to be read, and waits for what comes.
+    /// Sends one request, however slowly the daemon reads it, and waits for the answer.
     fn ask(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut stream = self.connect(path)?;
         let mut left = bytes;

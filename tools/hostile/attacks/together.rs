@@ -1,4 +1,4 @@
-//! All that is bounded, filled at once: what it takes together is to stay within the stated sum.
+//! Fills all bounds of memory at once: their sum must stay within the stated one.
 
 use super::super::client::Protocol;
 use super::super::load::{Load, Parameters, Plan};

@@ -16,8 +16,8 @@ const MAX_RANGES: usize = 128 << 10;
 #[derive(Default)]
 pub(super) struct Classes {
     pub(super) ranges: usize,
-    /// Whether `:]` is known not to come any more. Looking for it again and again
-    /// would take a time that grows with the square of the pattern.
+    /// Whether the rest of the pattern is known to have no `:]`. Repeated searches for
+    /// it would take a time that grows with the square of the pattern.
     pub(super) no_more_names: bool,
     /// The look-up of a property is expensive, and a pattern may have many.
     properties: HashMap<(Property, bool), CharSet>,

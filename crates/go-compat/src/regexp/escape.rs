@@ -7,7 +7,7 @@ use super::parse::Parser;
 use super::piece::Piece;
 
 impl Parser<'_> {
-    /// Reads an escape outside of brackets, its backslash gone.
+    /// Reads an escape outside of brackets. The caller has read its backslash.
     pub(super) fn backslash(&mut self) -> Result<(), RegexpError> {
         let look = match self.peek() {
             Some('A') => Look::Start,
@@ -37,7 +37,7 @@ impl Parser<'_> {
         text.chars().try_for_each(|rune| self.literal(rune.into()))
     }
 
-    /// Reads an escape that stands for one rune, its backslash gone.
+    /// Reads an escape that stands for one rune. The caller has read its backslash.
     pub(super) fn rune_escape(&mut self) -> Result<u32, RegexpError> {
         let kind = self.next().ok_or(RegexpError::TrailingBackslash)?;
         match kind {

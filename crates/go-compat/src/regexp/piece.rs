@@ -24,8 +24,8 @@ pub(super) struct Piece {
     size: u64,
 }
 
-/// The shape of a piece, by which Go merges neighbours: literals that follow each other are one,
-/// and a sequence in a sequence, or a choice in a choice, is no level of its own.
+/// The shape of a piece. By shapes, Go merges neighbours: literals that follow each other become one, and a
+/// sequence in a sequence, or a choice in a choice, adds no level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
     Literal { folded: bool },
@@ -35,7 +35,7 @@ enum Shape {
 }
 
 impl Piece {
-    /// A single rune, or what it folds to.
+    /// A single rune, or the runes that it folds to.
     pub(super) fn literal(tree: Hir, folded: bool) -> Self {
         Piece { tree, shape: Shape::Literal { folded }, height: 1, repeats: 0, size: 1 }
     }

@@ -20,7 +20,7 @@ fn turning_the_log_off_removes_it_and_turning_it_on_begins_another_epoch() {
     put(&store, 0, 5);
     store.checkpoint().unwrap();
     drop(store);
-    // A command does as the daemon was told.
+    // A command keeps the daemon's setting.
     let store = Store::open(crash.path()).unwrap();
     put(&store, 0, 5);
     assert_eq!((store.log_head(), store.read(|s| s.log_head()).unwrap()), (None, None));

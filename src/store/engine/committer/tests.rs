@@ -1,4 +1,4 @@
-//! What the disk holds after a kill, and what is refused when it is opened.
+//! The content of the disk after a kill, and the stores that are refused when they are opened.
 
 use crate::store::dir::files::DATA_FILE;
 use std::fs;

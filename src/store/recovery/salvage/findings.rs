@@ -1,6 +1,7 @@
 //! The result of a salvage: records and damage.
 
 use crate::store::schema::checkpoint_id::StoreIdentity;
+use crate::store::schema::table::Table;
 
 /// The place where a record was found, from the most to the least certain one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +19,8 @@ pub(crate) enum Origin {
 /// A record with a correct checksum.
 #[derive(Debug, Clone)]
 pub(crate) struct SavedRecord<'m> {
-    /// Whether the record is among those that are set aside.
-    pub is_set_aside: bool,
+    /// The table of the record: `Records` or `SetAside`.
+    pub table: Table,
     /// The key.
     pub key: &'m [u8],
     /// The message.

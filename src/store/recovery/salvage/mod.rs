@@ -24,6 +24,7 @@ use std::fs::File;
 pub(crate) use self::findings::{Findings, Origin, SavedRecord};
 use self::key_range::KeyRange;
 use crate::store::schema::keys::ROOT_PREFIX;
+use crate::store::schema::table::Table;
 use crate::store::schema::value;
 use lmdb_verify::layout::{Db, MAX_DEPTH, METAS, Meta, NO_PAGE, PAGE_HEADER, Page, node, page};
 use lmdb_verify::pages::{Damage, PageSet, Pages};
@@ -115,10 +116,10 @@ impl Salvage<'_, '_> {
         }
     }
 
-    /// Adds a gap if `range` is in the live state.
+    /// Adds a gap of `table` if `range` is in the live state.
     fn add_gap(
         &mut self,
-        aside: bool,
+        table: Table,
         range: &KeyRange,
         origin: Origin,
         damage: impl std::fmt::Display,
@@ -126,7 +127,7 @@ impl Salvage<'_, '_> {
         if origin == Origin::Live {
             self.report(damage);
             let [records, set_aside] = &mut self.gaps;
-            if aside { set_aside } else { records }.push(range.clone());
+            if table == Table::SetAside { set_aside } else { records }.push(range.clone());
         }
     }
 
@@ -159,20 +160,20 @@ impl Salvage<'_, '_> {
                 })?;
             }
         }
-        for (aside, db) in [(false, records), (true, set_aside)] {
+        for (table, db) in [(Table::Records, records), (Table::SetAside, set_aside)] {
             match db {
                 Some(db) => self.visit_leaves(
                     &db,
                     origin,
-                    Some(aside),
+                    Some(table),
                     &mut |salvage, page, range, origin| {
-                        salvage.save_leaf(page, range, aside, origin)
+                        salvage.save_leaf(page, range, table, origin)
                     },
                 )?,
                 None => {
-                    let name = if aside { "aside" } else { "records" };
+                    let name = table.name();
                     self.add_gap(
-                        aside,
+                        table,
                         &KeyRange::default(),
                         origin,
                         format_args!("the database {name:?} cannot be found"),
@@ -198,12 +199,12 @@ impl Salvage<'_, '_> {
 
     /// Calls `visit` with each leaf of a tree, the range of keys that the leaf may have, and the origin of
     /// its records. A page with the number of another page may be old, so its records are
-    /// [`Origin::Unreferenced`].
+    /// [`Origin::Unreferenced`]. A missing page of `table` becomes a gap.
     fn visit_leaves(
         &mut self,
         db: &Db,
         origin: Origin,
-        aside: Option<bool>,
+        table: Option<Table>,
         visit: &mut dyn FnMut(&mut Self, Page<'_>, &KeyRange, Origin) -> Result<()>,
     ) -> Result<()> {
         if db.root == NO_PAGE {
@@ -213,8 +214,8 @@ impl Salvage<'_, '_> {
         let mut buffer = Vec::new();
         while let Some((number, range, level)) = todo.pop() {
             let missing = |salvage: &mut Self, what: &dyn std::fmt::Display| {
-                if let Some(aside) = aside {
-                    salvage.add_gap(aside, &range, origin, what);
+                if let Some(table) = table {
+                    salvage.add_gap(table, &range, origin, what);
                 }
             };
             let free = self.free.as_ref().is_some_and(|free| free.contains(number));
@@ -272,31 +273,26 @@ impl Salvage<'_, '_> {
         &mut self,
         page: Page<'_>,
         range: &KeyRange,
-        aside: bool,
+        table: Table,
         origin: Origin,
     ) -> Result<()> {
         let mut value = Vec::new();
         let number = page.number().unwrap_or_default();
         let count = node_count(page);
         if count == 0 || page.flags() != Some(page::LEAF) {
-            self.add_gap(aside, range, origin, Damage::page(number, "is damaged"));
+            self.add_gap(table, range, origin, Damage::page(number, "is damaged"));
         }
         for index in 0..count {
             let Some(node) = page.node(index, true).filter(|node| range.contains(node.key)) else {
-                self.add_gap(aside, range, origin, Damage::page(number, "has a damaged node"));
+                self.add_gap(table, range, origin, Damage::page(number, "has a damaged node"));
                 continue;
             };
             let stored = self.value(&node, &mut value);
             match stored.and_then(|stored| value::decode(node.key, stored).ok()) {
                 Some(message) => {
-                    let wanted = origin == Origin::Live || self.gap_with(node.key) == Some(aside);
+                    let wanted = origin == Origin::Live || self.gap_with(node.key) == Some(table);
                     if wanted {
-                        (self.visit)(SavedRecord {
-                            is_set_aside: aside,
-                            key: node.key,
-                            message,
-                            origin,
-                        })?;
+                        (self.visit)(SavedRecord { table, key: node.key, message, origin })?;
                     }
                 }
                 None => {
@@ -304,7 +300,7 @@ impl Salvage<'_, '_> {
                         self.found.damaged_keys.push(node.key.to_vec());
                     }
                     self.add_gap(
-                        aside,
+                        table,
                         &KeyRange::of_key(node.key),
                         origin,
                         Damage::page(number, "has a record whose checksum is wrong"),
@@ -328,12 +324,15 @@ impl Salvage<'_, '_> {
         Some(long)
     }
 
-    /// The kind of gap that contains the key: `Some(true)` for records that are set aside, `Some(false)` for
-    /// the others.
-    fn gap_with(&self, key: &[u8]) -> Option<bool> {
-        let [records, aside] = &self.gaps;
+    /// The table with a gap that contains the key. The gaps of `records` come first.
+    fn gap_with(&self, key: &[u8]) -> Option<Table> {
+        let [records, set_aside] = &self.gaps;
         let contains = |gaps: &[KeyRange]| gaps.iter().any(|range| range.contains(key));
-        if contains(records) { Some(false) } else { contains(aside).then_some(true) }
+        if contains(records) {
+            Some(Table::Records)
+        } else {
+            contains(set_aside).then_some(Table::SetAside)
+        }
     }
 
     /// Searches the pages that are neither reached nor free.
@@ -359,15 +358,10 @@ impl Salvage<'_, '_> {
             }
             for node in nodes(page).filter(|node| node.key.starts_with(ROOT_PREFIX)) {
                 let Some(stored) = self.value(&node, &mut value) else { continue };
-                if let (Ok(message), Some(aside)) =
+                if let (Ok(message), Some(table)) =
                     (value::decode(node.key, stored), self.gap_with(node.key))
                 {
-                    (self.visit)(SavedRecord {
-                        is_set_aside: aside,
-                        key: node.key,
-                        message,
-                        origin,
-                    })?;
+                    (self.visit)(SavedRecord { table, key: node.key, message, origin })?;
                 }
             }
         }

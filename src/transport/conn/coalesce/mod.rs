@@ -67,7 +67,7 @@ impl CoalescingStream {
         is_full
     }
 
-    /// Whether the peer has closed the connection, found without reading what it sent before.
+    /// Whether the peer has closed the connection. This does not read the bytes that it sent before.
     pub(crate) fn is_hung_up(&self) -> bool {
         let shared = self.shared.lock();
         let mut polled = [PollFd::new(shared.stream.as_fd(), PollFlags::POLLHUP)];

@@ -55,8 +55,8 @@ const MAX_OPENED_AHEAD: usize = 64;
 pub(crate) struct Upstream {
     socket: Arc<Path>,
     live: Mutex<Option<LiveConnection>>,
-    /// Counts the client connections: each upstream of the socket has one clone, and so has the one that
-    /// they are made from.
+    /// Counts the client connections: each upstream of the socket has one clone. The upstream that they are
+    /// made from has one clone too.
     clients: Arc<()>,
 }
 

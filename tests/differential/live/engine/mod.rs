@@ -90,7 +90,7 @@ pub trait Servers: Sized {
 #[derive(Debug)]
 pub struct Difference {
     kind: String,
-    told: String,
+    text: String,
     /// The number of the step.
     at: usize,
 }
@@ -138,14 +138,14 @@ pub async fn play<S: Servers>(
                 continue;
             }
             let kind = format!("{} {} / {}", S::method(&step), theirs.kind(), ours.kind());
-            let told = format!("  containerd: {theirs:?}\n  ours, {way}: {ours:?}\n");
-            return Some(Difference { kind, told, at });
+            let text = format!("  containerd: {theirs:?}\n  ours, {way}: {ours:?}\n");
+            return Some(Difference { kind, text, at });
         }
     }
     let (events, differ) = servers.end(running, &sequence.setup).await;
     outcome.events += events;
     let at = sequence.steps.len().saturating_sub(1);
-    differ.map(|told| Difference { kind: "events".into(), told, at })
+    differ.map(|text| Difference { kind: "events".into(), text, at })
 }
 
 /// Plays random sequences for `time`, at least one.
@@ -189,7 +189,7 @@ fn report<S: Servers>(
     for step in &sequence.steps {
         report += &format!("    {step:?}\n");
     }
-    report + &difference.told
+    report + &difference.text
 }
 
 /// Compares for as long as the environment says, and fails if any answer differs.

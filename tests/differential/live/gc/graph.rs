@@ -1,4 +1,4 @@
-//! Random images and leases, most of them expired, and what they refer to.
+//! Random images and leases, most of them expired, and their references.
 
 use std::collections::BTreeMap;
 
@@ -105,7 +105,7 @@ impl Graph {
     }
 }
 
-/// A name of which there may be an image.
+/// A name; an image of this name may exist or not.
 fn name(r: &mut Rng) -> String {
     format!("i{}", r.usize(..MAX_IMAGES + 2))
 }

@@ -77,13 +77,13 @@ impl Answer {
         };
         let message = &failed.message;
         // The reason a filter does not parse stands behind the filter.
-        let told = message.rsplit_once(" >|").and_then(|(_, end)| end.split_once("]: "));
-        let from = told.map_or(message.as_str(), |(_, reason)| reason);
+        let framed = message.rsplit_once(" >|").and_then(|(_, end)| end.split_once("]: "));
+        let from = framed.map_or(message.as_str(), |(_, reason)| reason);
         let fixed = from.split(|c: char| c == '"' || c == ':' || c.is_ascii_digit()).next();
         let head: Vec<&str> = fixed.unwrap_or("").split(' ').take(4).collect();
         let tail = message.rsplit(": ").next().unwrap_or("");
         let code = tonic::Code::from_i32(failed.code);
-        let filters = if told.is_some() { "filters … " } else { "" };
+        let filters = if framed.is_some() { "filters … " } else { "" };
         format!("{code:?} {filters}{} … {}", head.join(" "), short(tail))
     }
 }

@@ -77,10 +77,10 @@ pub const KNOWN: &[Known<Step, Answer>] = &[
             let (value, _) = rest.rsplit_once(" is empty; ")?;
             let map = if map == "image.Labels" { "labels" } else { "Annotations" };
             let name = &step.image()?.name;
-            let told = format!(
+            let expected = format!(
                 "writing {map} for image {name}: failed to set label \"\"={value}: key required"
             );
-            Some(Answer::failed(Code::Unknown, told))
+            Some(Answer::failed(Code::Unknown, expected))
         },
     },
     Known {
@@ -88,8 +88,8 @@ pub const KNOWN: &[Known<Step, Answer>] = &[
         versions: (FIRST, (2, 3, 0)),
         reason: "errors of the target began so",
         due: |_, ours| {
-            let told = ours.message()?.strip_prefix("target.")?;
-            Some(Answer::failed(Code::InvalidArgument, format!("Target.{told}")))
+            let rest = ours.message()?.strip_prefix("target.")?;
+            Some(Answer::failed(Code::InvalidArgument, format!("Target.{rest}")))
         },
     },
     Known {
@@ -98,24 +98,24 @@ pub const KNOWN: &[Known<Step, Answer>] = &[
         reason: "bolt takes the end of an empty bucket for the empty key (docs/compatibility.md)",
         due: |step, ours| {
             let Request::Delete(request) = &step.request else { return None };
-            let told = request.name.is_empty() && ours.message()? == "image \"\": not found";
-            told.then(|| Answer::failed(Code::Unknown, "incompatible value"))
+            let is_due = request.name.is_empty() && ours.message()? == "image \"\": not found";
+            is_due.then(|| Answer::failed(Code::Unknown, "incompatible value"))
         },
     },
     Known {
         name: "label too long",
         versions: (FIRST, (1, 7, 0)),
-        reason: "the sentence told no length, and 10 bytes of the key instead of 64",
+        reason: "the sentence had no length, and 10 bytes of the key instead of 64",
         due: |_, ours| {
             let (before, rest) = ours.message()?.split_once(" length (")?;
             let (_, shown) = rest.split_once(", key: ")?;
             // The key may be one of the mask that no label has, beside a label that is too long, too.
             let key = shown.strip_suffix(": invalid argument")?;
             let shown = key.as_bytes().get(..10).map_or(key.into(), lossy);
-            let told = format!(
+            let expected = format!(
                 "{before} greater than maximum size (4096 bytes), key: {shown}: invalid argument"
             );
-            Some(Answer::failed(Code::InvalidArgument, told))
+            Some(Answer::failed(Code::InvalidArgument, expected))
         },
     },
 ];

@@ -100,7 +100,7 @@ async fn a_request_that_is_too_large_is_refused_alike() {
         let mut request = GetImageRequest { name: "x".repeat(LIMIT - 5), ..Default::default() };
         assert_eq!(request.compute_size() as usize, LIMIT);
         request.name += &"x".repeat(more);
-        // Without a namespace nothing is repeated of what is not too large.
+        // Without a namespace, the error for a request that is not too large does not repeat the name.
         let step = Step { space: Space::Header(None), request: Request::Get(request) };
         let there = failed(step.ask(&servers.theirs, 1).await);
         let here = failed(step.ask(&servers.ours[0].1, 1).await);

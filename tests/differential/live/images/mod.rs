@@ -1,5 +1,5 @@
 //! Random requests to the Images of a real containerd and to ours, over both protocols: all answers must be
-//! equal, but for what `known.rs` lists.
+//! equal, except for the differences that `known.rs` lists.
 
 mod answer;
 mod filters;

@@ -17,7 +17,7 @@ pub enum Space {
     Own(usize),
     /// As long as one may be.
     Longest,
-    /// None, or what is no valid one.
+    /// No namespace, or an invalid one.
     Header(Option<String>),
 }
 

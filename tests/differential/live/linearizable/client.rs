@@ -1,4 +1,4 @@
-//! A client of one socket: it makes random calls, and records what it is told.
+//! A client of one socket: it makes random calls, and records the answers.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -30,7 +30,7 @@ pub const SOURCE: (&str, Value) = ("source", 7);
 /// How long an answer may take. Longer than the daemon waits for containerd.
 const TEST_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// The clock of all clients, and what they recorded.
+/// The clock of all clients, and their recorded operations.
 pub struct Recorder {
     clock: AtomicU64,
     values: AtomicU32,
@@ -78,7 +78,7 @@ pub struct Caller {
     pub calls: Calls,
 }
 
-/// Makes calls until it is told to stop.
+/// Makes calls until `recorder` says stop.
 pub async fn run(caller: &Caller, recorder: &Recorder, mut rng: Rng) {
     let mut connection = None;
     while !recorder.stop.load(SeqCst) {
@@ -153,13 +153,14 @@ struct One<'c> {
     name: usize,
 }
 
-/// What is known when an answer is there: nothing of a call that was cut off.
-enum Told {
+/// The answer to a call, as far as the client knows it.
+enum Answer {
     Reply(Vec<u8>),
     Code(i32),
     /// An error that promises that nothing was changed.
     Refused,
-    Nothing,
+    /// The call was cut off, so its outcome is unknown.
+    Unknown,
 }
 
 impl One<'_> {
@@ -171,7 +172,7 @@ impl One<'_> {
         NAMES[self.name].into()
     }
 
-    async fn ask(&self, service: &str, method: &str, message: &impl Message) -> Told {
+    async fn ask(&self, service: &str, method: &str, message: &impl Message) -> Answer {
         let (namespace, bytes) = (Some(NAMESPACES[self.ns]), message.write_to_bytes().unwrap());
         let answer = async {
             match self.client {
@@ -182,15 +183,15 @@ impl One<'_> {
         let answer = tokio::time::timeout(TEST_TIMEOUT, answer).await;
         self.recorder.operations.fetch_add(1, SeqCst);
         match answer.unwrap_or_else(|_| panic!("{} hangs in {method}", self.caller.name)) {
-            Ok(reply) => Told::Reply(reply),
-            Err(Failed { code, .. }) if code == Code::NotFound as i32 => Told::Code(code),
-            Err(Failed { code, .. }) if code == Code::AlreadyExists as i32 => Told::Code(code),
-            Err(failed) if failed.message.contains("nothing was changed") => Told::Refused,
-            Err(_) => Told::Nothing,
+            Ok(reply) => Answer::Reply(reply),
+            Err(Failed { code, .. }) if code == Code::NotFound as i32 => Answer::Code(code),
+            Err(Failed { code, .. }) if code == Code::AlreadyExists as i32 => Answer::Code(code),
+            Err(failed) if failed.message.contains("nothing was changed") => Answer::Refused,
+            Err(_) => Answer::Unknown,
         }
     }
 
-    async fn images(&self, method: &str, message: &impl Message) -> Told {
+    async fn images(&self, method: &str, message: &impl Message) -> Answer {
         self.ask(crate::support::IMAGES, method, message).await
     }
 
@@ -202,14 +203,14 @@ impl One<'_> {
     async fn get(&self) -> bool {
         let begin = self.recorder.tick();
         let request = GetImageRequest { name: self.named(), ..Default::default() };
-        let told = self.images("Get", &request).await;
+        let answer = self.images("Get", &request).await;
         let end = self.recorder.tick();
-        let value = match told {
-            Told::Reply(bytes) => {
+        let value = match answer {
+            Answer::Reply(bytes) => {
                 value_of(&GetImageResponse::parse_from_bytes(&bytes).unwrap().image)
             }
-            Told::Code(_) => ABSENT,
-            Told::Refused | Told::Nothing => return false,
+            Answer::Code(_) => ABSENT,
+            Answer::Refused | Answer::Unknown => return false,
         };
         self.record(self.register(), begin, end, Effect::Read(value), false);
         true
@@ -224,9 +225,9 @@ impl One<'_> {
         };
         let begin = self.recorder.tick();
         let request = ListImagesRequest { filters, ..Default::default() };
-        let told = self.images("List", &request).await;
+        let answer = self.images("List", &request).await;
         let end = self.recorder.tick();
-        let Told::Reply(bytes) = told else { return false };
+        let Answer::Reply(bytes) = answer else { return false };
         let images = ListImagesResponse::parse_from_bytes(&bytes).unwrap().images;
         for (other, name) in NAMES.iter().enumerate() {
             if matches!(kind, 1 | 2) && other != self.name {
@@ -244,18 +245,18 @@ impl One<'_> {
         true
     }
 
-    /// Records a write: its effect, or what a refusal tells.
-    fn written(&self, begin: u64, told: &Told, effect: Effect) -> bool {
+    /// Records a write: its effect, or what a refusal shows.
+    fn written(&self, begin: u64, answer: &Answer, effect: Effect) -> bool {
         let end = self.recorder.tick();
-        let (end, effect, in_doubt) = match told {
-            Told::Reply(_) => (end, effect, false),
-            Told::Code(code) if *code == Code::AlreadyExists as i32 => {
+        let (end, effect, in_doubt) = match answer {
+            Answer::Reply(_) => (end, effect, false),
+            Answer::Code(code) if *code == Code::AlreadyExists as i32 => {
                 (end, Effect::Present, false)
             }
-            Told::Code(_) => (end, Effect::Read(ABSENT), false),
-            Told::Refused => return true,
+            Answer::Code(_) => (end, Effect::Read(ABSENT), false),
+            Answer::Refused => return true,
             // Until the end of the round, when containerd has started again.
-            Told::Nothing => (u64::MAX, effect, true),
+            Answer::Unknown => (u64::MAX, effect, true),
         };
         self.record(self.register(), begin, end, effect, in_doubt);
         !in_doubt
@@ -265,23 +266,23 @@ impl One<'_> {
         let begin = self.recorder.tick();
         let image = MessageField::some(image(NAMES[self.name], value));
         let request = CreateImageRequest { image, ..Default::default() };
-        let told = self.images("Create", &request).await;
-        self.written(begin, &told, Effect::Create(value))
+        let answer = self.images("Create", &request).await;
+        self.written(begin, &answer, Effect::Create(value))
     }
 
     async fn update(&self, value: Value) -> bool {
         let begin = self.recorder.tick();
         let image = MessageField::some(image(NAMES[self.name], value));
         let request = UpdateImageRequest { image, ..Default::default() };
-        let told = self.images("Update", &request).await;
-        self.written(begin, &told, Effect::Update(value))
+        let answer = self.images("Update", &request).await;
+        self.written(begin, &answer, Effect::Update(value))
     }
 
     async fn delete(&self, sync: bool) -> bool {
         let begin = self.recorder.tick();
         let request = DeleteImageRequest { name: self.named(), sync, ..Default::default() };
-        let told = self.images("Delete", &request).await;
-        self.written(begin, &told, Effect::Delete)
+        let answer = self.images("Delete", &request).await;
+        self.written(begin, &answer, Effect::Delete)
     }
 
     /// Overwrites a name with a copy of the source.
@@ -301,10 +302,10 @@ impl One<'_> {
         };
         let service = "containerd.services.transfer.v1.Transfer";
         let begin = self.recorder.tick();
-        let told = self.ask(service, "Transfer", &request).await;
+        let answer = self.ask(service, "Transfer", &request).await;
         // It creates, or else updates: an image that comes or goes in between is an error that says little.
-        let in_doubt = !matches!(told, Told::Reply(_));
-        let is_over = !matches!(told, Told::Nothing);
+        let in_doubt = !matches!(answer, Answer::Reply(_));
+        let is_over = !matches!(answer, Answer::Unknown);
         let end = if is_over { self.recorder.tick() } else { u64::MAX };
         self.record(self.register(), begin, end, Effect::Put(SOURCE.1), in_doubt);
         is_over

@@ -1,4 +1,4 @@
-//! What a client asks of one name, and what it was told.
+//! A call of a client for one name, and its answer.
 
 use std::fmt;
 

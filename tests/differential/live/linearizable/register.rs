@@ -1,10 +1,10 @@
-//! Whether the operations of one name are linearizable: each can be given one moment between its beginning and
-//! its end, so that in the order of these moments all are answered as they were.
+//! Checks whether the operations of one name are linearizable: each operation can take effect at one moment between its
+//! beginning and its end, so that the order of these moments explains all answers.
 //!
-//! The search is Wing and Gong's: the history is gone through in the order of time, with all
-//! configurations that are possible so far. A configuration is a value, and which of the writes under way have
-//! had their moment. A write gets its moment when an operation that ends needs it. A read gets it as
-//! soon as its answer fits, since that changes nothing.
+//! The search is that of Wing and Gong. It reads the history in the order of time, with all configurations that are
+//! possible so far. A configuration is a value, and the set of pending writes that have taken effect. A write
+//! takes effect when an operation that ends needs it. A read takes effect as soon as its answer fits, since it
+//! changes nothing.
 
 use std::collections::HashSet;
 use std::fmt::Write;

@@ -10,7 +10,7 @@ use super::front::Front;
 use crate::support::containerd::Containerd;
 use crate::support::{Client, create, grpc, image};
 
-/// Changes, of which some would be late if they were waited for by events alone: nearly all of them.
+/// The number of changes. If the daemon waited for events alone, nearly all of them would be late.
 const CHANGES: usize = 20;
 
 async fn ask<R: Message>(front: &Front, method: &str, message: &impl Message) -> R {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use lmdb_images::daemon::Daemon;
-use lmdb_images::metrics::Source;
+use lmdb_images::metrics::ReadSource;
 use lmdb_images::transport::Limits;
 use tempfile::TempDir;
 use tonic::metadata::MetadataValue;
@@ -67,7 +67,7 @@ impl Front {
 
     /// How many reads containerd's files have answered.
     pub fn answered_from_files(&self) -> u64 {
-        self.daemon.proxy().unwrap().upstream().reads(Source::Files)
+        self.daemon.proxy().unwrap().upstream().reads(ReadSource::Files)
     }
 
     /// The folder of containerd's data.

@@ -15,11 +15,11 @@ use crate::support::settings::{seed, setting};
 const NAMESPACES: [&str; 6] = ["first", "second", "third", "missing", "-invalid", ""];
 
 fn labels(rng: &mut Rng, most: usize) -> Vec<(String, String)> {
-    // One label at most where the order of entries would not be told: Go's maps have none.
+    // At most one label where the answers are compared in order: Go's maps have no order.
     (0..rng.usize(..=most)).map(|n| (format!("k{n}"), "v".repeat(rng.usize(..2000)))).collect()
 }
 
-/// What there is to be asked for.
+/// The content and the names that exist.
 #[derive(Default)]
 struct World {
     digests: Vec<String>,

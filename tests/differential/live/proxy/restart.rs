@@ -1,5 +1,5 @@
 //! A containerd that hangs or is down, also just after it started again, and a daemon that starts while it
-//! is down: what is read is never older than what containerd has answered, and names are served.
+//! is down. A read is never older than an answer that containerd has given, and names are served.
 //!
 //! `LMDB_IMAGES_LINEARIZABLE_DAEMON` names another `lmdb-images` to be tried, such as an older one.
 
@@ -164,7 +164,7 @@ async fn the_files_are_not_read_if_another_containerd_may_listen() {
     pair.shows(1, "containerd is down").await;
     std::fs::remove_file(pair.containerd.socket()).unwrap();
     pair.shows(1, "its socket is gone").await;
-    // It accepts calls and answers none. It may have changed what it keeps elsewhere.
+    // This process accepts calls and answers none. It may be a containerd that has changed records in another file.
     let other = UnixListener::bind(pair.containerd.socket()).unwrap();
     let failed = pair.size().await.unwrap_err();
     assert!(failed.is(Code::Unavailable), "{failed:?}");

@@ -130,7 +130,7 @@ fn namespace_shown(namespace: Option<&Namespace>) -> String {
     namespace.map_or("unset".into(), |n| format!("{:?} {:?}", n.name, n.labels))
 }
 
-/// A lease; an id that containerd may have chosen is not told.
+/// A lease. An id that containerd may have chosen is left out.
 fn lease(lease: &Lease) -> String {
     let id = if is_random(&lease.id) { "random" } else { &lease.id };
     format!("{id:?} {:?} {}", lease.labels, time(lease.created_at.as_ref()))

@@ -49,7 +49,7 @@ async fn containerd_answers_as_is_written() {
     let answer = ask(&theirs, "n", create("version")).await;
     assert_eq!(answer.unwrap_err(), failed(Code::Unknown, "incompatible value"));
 
-    // What cannot be told was stored.
+    // containerd has stored the update although it cannot publish its event.
     let update = UpdateNamespaceRequest { namespace: namespace("a-"), ..Default::default() };
     let answer = ask(&theirs, "", Request::UpdateNamespace(update)).await;
     assert!(answer.is_err_and(|e| e.is(Code::Unknown)));

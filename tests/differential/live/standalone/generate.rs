@@ -241,7 +241,7 @@ fn leases(r: &mut Rng) -> Request {
     let id = lease_id(r);
     match r.usize(..100) {
         0..30 => {
-            // Those without an id are told apart by nothing.
+            // Leases without an id cannot be distinguished, so they get no labels.
             let mut labels = if id.is_empty() { BTreeMap::new() } else { labels(r) };
             if !id.is_empty() && r.chance(15) {
                 let until = r.one(&["2999-01-01T00:00:00Z", "soon", ""]);

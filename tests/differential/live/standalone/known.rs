@@ -30,7 +30,7 @@ pub const KNOWN: &[Known<Step, Answer>] = &[
     Known {
         name: "label too long",
         versions: (FIRST, (1, 7, 0)),
-        reason: "the sentence told no length, and 10 bytes of the key instead of 64",
+        reason: "the sentence had no length, and 10 bytes of the key instead of 64",
         due: |_, ours| {
             let Answer::Failed(failed) = ours else { return None };
             let (before, rest) = failed.message.split_once(" length (")?;
@@ -38,10 +38,10 @@ pub const KNOWN: &[Known<Step, Answer>] = &[
             // The key may be one of the mask that no label has, beside a label that is too long, too.
             let key = shown.strip_suffix(": invalid argument")?;
             let shown = key.as_bytes().get(..10).map_or(key.into(), lossy);
-            let told = format!(
+            let expected = format!(
                 "{before} greater than maximum size (4096 bytes), key: {shown}: invalid argument"
             );
-            Some(Answer::Failed(Failed { code: failed.code, message: told }))
+            Some(Answer::Failed(Failed { code: failed.code, message: expected }))
         },
     },
     Known {
@@ -60,21 +60,22 @@ pub const KNOWN: &[Known<Step, Answer>] = &[
         due: |_, ours| {
             let rest = ours.message()?.strip_prefix("lease.Labels: the key of value ")?;
             let (value, _) = rest.rsplit_once(" is empty; ")?;
-            let told = format!("failed to set label \"\"={value}: key required");
-            Some(Answer::failed(Code::Unknown, told))
+            let expected = format!("failed to set label \"\"={value}: key required");
+            Some(Answer::failed(Code::Unknown, expected))
         },
     },
     Known {
         name: "update of an invalid namespace",
         versions: (FIRST, LAST),
-        reason: "it is stored, and refused when its event is told; ours stores nothing \
+        reason: "it is stored, and refused when its event is published; ours stores nothing \
                  (docs/compatibility.md)",
         due: |step, ours| {
             let Request::UpdateNamespace(request) = &step.request else { return None };
             let refused = Namespace::parse(&request.namespace.name).err()?;
-            let told = (ours.message()? == refused.message() && !request.namespace.name.is_empty())
-                .then(|| format!("failed publishing event: namespace validation: {refused}"))?;
-            Some(Answer::failed(Code::Unknown, told))
+            let sentence = (ours.message()? == refused.message()
+                && !request.namespace.name.is_empty())
+            .then(|| format!("failed publishing event: namespace validation: {refused}"))?;
+            Some(Answer::failed(Code::Unknown, sentence))
         },
     },
     Known {
@@ -87,9 +88,9 @@ pub const KNOWN: &[Known<Step, Answer>] = &[
             ours.message().filter(|_| space.name.is_empty())?;
             let stored = match paths.first().map(|path| path.strip_prefix("labels.")) {
                 None if space.labels.is_empty() => {
-                    let told =
+                    let expected =
                         "failed publishing event: namespace is required: failed precondition";
-                    return Some(Answer::failed(Code::Unknown, told));
+                    return Some(Answer::failed(Code::Unknown, expected));
                 }
                 None => space.labels.iter().all(|(k, v)| k.len() + v.len() <= MAX_SIZE),
                 Some(None) => false,
@@ -105,9 +106,9 @@ pub const KNOWN: &[Known<Step, Answer>] = &[
         versions: (FIRST, LAST),
         reason: "bolt knows no empty key; ours says what is missing (docs/compatibility.md)",
         due: |_, ours| {
-            let told =
+            let is_due =
                 ours.message()? == "AddResourceRequest.resource.id must be set: invalid argument";
-            told.then(|| Answer::failed(Code::Unknown, "key required"))
+            is_due.then(|| Answer::failed(Code::Unknown, "key required"))
         },
     },
     Known {
@@ -115,8 +116,9 @@ pub const KNOWN: &[Known<Step, Answer>] = &[
         versions: (FIRST, LAST),
         reason: "bolt knows no empty bucket; ours calls the type invalid (docs/compatibility.md)",
         due: |_, ours| {
-            let told = "invalid snapshot resource type snapshots/: invalid argument";
-            (ours.message()? == told).then(|| Answer::failed(Code::Unknown, "bucket name required"))
+            let expected = "invalid snapshot resource type snapshots/: invalid argument";
+            (ours.message()? == expected)
+                .then(|| Answer::failed(Code::Unknown, "bucket name required"))
         },
     },
     Known {
@@ -125,8 +127,8 @@ pub const KNOWN: &[Known<Step, Answer>] = &[
         reason: "bolt takes the end of an empty bucket for the empty key (docs/compatibility.md)",
         due: |step, ours| {
             let Request::DeleteLease(request) = &step.request else { return None };
-            let told = request.id.is_empty() && ours.message()? == "lease \"\": not found";
-            told.then(|| Answer::failed(Code::Unknown, "incompatible value"))
+            let is_due = request.id.is_empty() && ours.message()? == "lease \"\": not found";
+            is_due.then(|| Answer::failed(Code::Unknown, "incompatible value"))
         },
     },
 ];

@@ -1,5 +1,5 @@
 //! Random requests to the services beside Images, to a real containerd and to a daemon that stands alone:
-//! all answers and all events must be equal, but for what `known.rs` lists.
+//! all answers and all events must be equal, except for the differences that `known.rs` lists.
 
 mod answer;
 mod deliberate;

@@ -56,7 +56,7 @@ pub struct Step {
 impl Request {
     /// Its service, its method, and its message.
     pub fn parts(&self) -> (&'static str, &'static str, Vec<u8>) {
-        fn of<M: Message>(
+        fn encoded<M: Message>(
             service: &'static str,
             method: &'static str,
             message: &M,
@@ -64,25 +64,25 @@ impl Request {
             (service, method, message.write_to_bytes().unwrap())
         }
         match self {
-            Self::GetNamespace(m) => of(NAMESPACES, "Get", m),
-            Self::ListNamespaces(m) => of(NAMESPACES, "List", m),
-            Self::CreateNamespace(m) => of(NAMESPACES, "Create", m),
-            Self::UpdateNamespace(m) => of(NAMESPACES, "Update", m),
-            Self::DeleteNamespace(m) => of(NAMESPACES, "Delete", m),
-            Self::CreateImage(m) => of(IMAGES, "Create", m),
-            Self::UpdateImage(m) => of(IMAGES, "Update", m),
-            Self::DeleteImage(m) => of(IMAGES, "Delete", m),
-            Self::CreateLease(m) => of(LEASES, "Create", m),
-            Self::DeleteLease(m) => of(LEASES, "Delete", m),
-            Self::ListLeases(m) => of(LEASES, "List", m),
-            Self::AddResource(m) => of(LEASES, "AddResource", m),
-            Self::DeleteResource(m) => of(LEASES, "DeleteResource", m),
-            Self::ListResources(m) => of(LEASES, "ListResources", m),
-            Self::Publish(m) => of(EVENTS, "Publish", m),
-            Self::Forward(m) => of(EVENTS, "Forward", m),
-            Self::Subscribe(m) => of(EVENTS, "Subscribe", m),
-            Self::Plugins(m) => of(INTROSPECTION, "Plugins", m),
-            Self::Transfer(m) => of(TRANSFER, "Transfer", m),
+            Self::GetNamespace(m) => encoded(NAMESPACES, "Get", m),
+            Self::ListNamespaces(m) => encoded(NAMESPACES, "List", m),
+            Self::CreateNamespace(m) => encoded(NAMESPACES, "Create", m),
+            Self::UpdateNamespace(m) => encoded(NAMESPACES, "Update", m),
+            Self::DeleteNamespace(m) => encoded(NAMESPACES, "Delete", m),
+            Self::CreateImage(m) => encoded(IMAGES, "Create", m),
+            Self::UpdateImage(m) => encoded(IMAGES, "Update", m),
+            Self::DeleteImage(m) => encoded(IMAGES, "Delete", m),
+            Self::CreateLease(m) => encoded(LEASES, "Create", m),
+            Self::DeleteLease(m) => encoded(LEASES, "Delete", m),
+            Self::ListLeases(m) => encoded(LEASES, "List", m),
+            Self::AddResource(m) => encoded(LEASES, "AddResource", m),
+            Self::DeleteResource(m) => encoded(LEASES, "DeleteResource", m),
+            Self::ListResources(m) => encoded(LEASES, "ListResources", m),
+            Self::Publish(m) => encoded(EVENTS, "Publish", m),
+            Self::Forward(m) => encoded(EVENTS, "Forward", m),
+            Self::Subscribe(m) => encoded(EVENTS, "Subscribe", m),
+            Self::Plugins(m) => encoded(INTROSPECTION, "Plugins", m),
+            Self::Transfer(m) => encoded(TRANSFER, "Transfer", m),
         }
     }
 
@@ -92,7 +92,7 @@ impl Request {
         format!("{}/{method}", service.rsplit('.').next().unwrap())
     }
 
-    /// containerd reads through what is unset here, and dies: none may be sent.
+    /// Whether containerd would read a field that is unset, and die. Such a request must not be sent.
     pub fn is_deadly(&self) -> bool {
         match self {
             Self::CreateNamespace(m) => m.namespace.is_none(),

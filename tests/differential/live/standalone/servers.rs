@@ -132,13 +132,13 @@ impl engine::Servers for Servers {
             count += theirs.len();
             if theirs != ours {
                 let split = theirs.iter().zip(&ours).take_while(|(t, o)| t == o).count();
-                let told = format!(
+                let difference = format!(
                     "  watched with {filters:?}, events from the {split}th on\n  containerd: {:?}\n  \
                      ours:       {:?}\n",
                     &theirs[split..],
                     &ours[split..]
                 );
-                return (count, Some(told));
+                return (count, Some(difference));
             }
         }
         (count, None)

@@ -1,29 +1,29 @@
-//! The standing of a node by its reports, and with it the database's answer to the next one.
+//! The progress of a node by its reports. It predicts the database's answer to the next report.
 //!
-//! The rules are those of `schema/reports.sql`: a node that finds a gap or another log there
-//! finds it here, before it publishes.
+//! The rules are those of `schema/reports.sql`. So a node notices a gap or another log before it publishes a
+//! report that the database would refuse.
 
-use crate::fleet::report::{Answer, Body, Hello, LogPosition, Report, Want};
+use crate::fleet::report::{Answer, Body, Hello, LogPosition, NodeReport, Want};
 
-/// The standing of a node after its reports.
+/// The progress of a node after its reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum ReportProgress {
     /// A snapshot is wanted, or a part of it was sent.
     Snapshot {
-        /// Why it is wanted, as the answer of the database says it.
+        /// Why it is wanted, in the words of the database's answer.
         why: String,
     },
     /// All changes up to one were reported.
     At {
         /// The epoch of the node's log.
         log: String,
-        /// The change.
+        /// The position of that change.
         position: LogPosition,
     },
 }
 
-impl Standing {
-    /// The standing of a node that has reported nothing.
+impl ReportProgress {
+    /// The progress of a node that has reported nothing.
     pub(crate) fn initial() -> Self {
         Self::snapshot_wanted("first")
     }
@@ -57,7 +57,7 @@ impl Standing {
         }
     }
 
-    /// The standing that the answer of the database tells.
+    /// The progress that the answer of the database shows.
     pub(crate) fn from_answer(answer: &Answer) -> Self {
         match (answer.want, &answer.log) {
             (Want::Changes | Want::Page, Some(log)) => Self::At {
@@ -90,8 +90,8 @@ impl Standing {
         matches!(self, Self::Snapshot { .. })
     }
 
-    /// The predicted answer to a report, and the standing after it. A report whose answer is not ok is not sent.
-    pub(crate) fn apply(&self, report: &Report) -> (Answer, Self) {
+    /// The predicted answer to a report, and the progress after it. A report whose answer is not ok is not sent.
+    pub(crate) fn apply(&self, report: &NodeReport) -> (Answer, Self) {
         let why = match &report.body {
             Body::Hello(hello) => {
                 let why = self.snapshot_reason(&report.log, hello);
@@ -166,40 +166,43 @@ mod tests {
     use super::*;
     use crate::fleet::report::Head;
 
-    fn at(seq: u64, chain: u64) -> Standing {
-        Standing::At { log: "log-1".into(), position: LogPosition::new(seq, chain) }
+    fn at(seq: u64, chain: u64) -> ReportProgress {
+        ReportProgress::At { log: "log-1".into(), position: LogPosition::new(seq, chain) }
     }
 
-    fn hello(log: &str, first: u64, last: u64, chain: u64) -> Report {
+    fn hello(log: &str, first: u64, last: u64, chain: u64) -> NodeReport {
         let head = Head { first, last, chain: format!("{chain:016x}") };
         let (store, machine, now) = (String::new(), String::new(), String::new());
         let hello = Hello { store, head, machine, boot: None, version: "1".into(), now };
-        Report::new(log, Body::Hello(hello))
+        NodeReport::new(log, Body::Hello(hello))
     }
 
-    fn changes(log: &str, after: LogPosition, to: LogPosition) -> Report {
-        Report::new(log, Body::Changes { after, to, changes: Vec::new() })
+    fn changes(log: &str, after: LogPosition, to: LogPosition) -> NodeReport {
+        NodeReport::new(log, Body::Changes { after, to, changes: Vec::new() })
     }
 
     #[test]
     fn a_header_is_read_as_it_was_written() {
         let unknown = LogPosition { seq: 7, chain: None };
-        for standing in [
+        for progress in [
             at(7, 0xab),
-            Standing::At { log: "l".into(), position: unknown },
-            Standing::snapshot_wanted("compacted"),
+            ReportProgress::At { log: "l".into(), position: unknown },
+            ReportProgress::snapshot_wanted("compacted"),
         ] {
-            assert_eq!(Standing::parse(&standing.header()), Some(standing));
+            assert_eq!(ReportProgress::parse(&progress.header()), Some(progress));
         }
         for header in ["", "at l 7", "at l x 0", "snapshot", "at  7 -"] {
-            assert_eq!(Standing::parse(header), None, "{header}");
+            assert_eq!(ReportProgress::parse(header), None, "{header}");
         }
     }
 
     #[test]
     fn hello_finds_what_the_database_would_find() {
-        let why = |standing: &Standing, report: &Report| standing.apply(report).0.why;
-        assert_eq!(why(&Standing::initial(), &hello("log-1", 1, 9, 9)).as_deref(), Some("first"));
+        let why = |progress: &ReportProgress, report: &NodeReport| progress.apply(report).0.why;
+        assert_eq!(
+            why(&ReportProgress::initial(), &hello("log-1", 1, 9, 9)).as_deref(),
+            Some("first")
+        );
         assert_eq!(why(&at(5, 5), &hello("log-2", 1, 9, 9)).as_deref(), Some("log"));
         assert_eq!(why(&at(5, 5), &hello("log-1", 1, 4, 4)).as_deref(), Some("rollback"));
         assert_eq!(why(&at(5, 5), &hello("log-1", 1, 5, 6)).as_deref(), Some("diverged"));
@@ -218,7 +221,7 @@ mod tests {
         let (answer, next) =
             at(5, 5).apply(&changes("log-1", LogPosition::new(5, 6), LogPosition::new(8, 8)));
         assert_eq!((answer.ok, answer.want), (false, Want::Snapshot));
-        assert_eq!(next, Standing::snapshot_wanted("diverged"));
+        assert_eq!(next, ReportProgress::snapshot_wanted("diverged"));
         let (answer, next) =
             at(5, 5).apply(&changes("log-1", LogPosition::new(6, 6), LogPosition::new(8, 8)));
         assert_eq!((answer.ok, answer.want, next), (false, Want::Changes, at(5, 5)));
@@ -226,11 +229,11 @@ mod tests {
 
     #[test]
     fn a_snapshot_that_was_interrupted_is_begun_again_for_the_same_reason() {
-        let diverged = Standing::snapshot_wanted("diverged");
+        let diverged = ReportProgress::snapshot_wanted("diverged");
         let page = Body::Page { token: "t".into(), page: 0, rows: Vec::new() };
-        let (answer, next) = diverged.apply(&Report::new("log-1", page));
+        let (answer, next) = diverged.apply(&NodeReport::new("log-1", page));
         assert!(answer.ok);
-        let after_a_kill = Standing::parse(&next.header()).unwrap();
+        let after_a_kill = ReportProgress::parse(&next.header()).unwrap();
         let (answer, _) = after_a_kill.apply(&hello("log-1", 1, 9, 9));
         assert_eq!((answer.want, answer.why.as_deref()), (Want::Snapshot, Some("diverged")));
     }
@@ -245,15 +248,17 @@ mod tests {
         assert!(!at(5, 5).agrees_with(&answer(true, Want::Snapshot, 5)));
         let other = Answer { log: None, ..answer(true, Want::Changes, 5) };
         assert!(!at(5, 5).agrees_with(&other), "an empty database");
-        assert!(Standing::snapshot_wanted("first").agrees_with(&answer(true, Want::Page, 0)));
+        assert!(ReportProgress::snapshot_wanted("first").agrees_with(&answer(true, Want::Page, 0)));
         let hello = [answer(true, Want::Changes, 5), answer(true, Want::Snapshot, 0)];
         assert!(
-            hello.iter().all(|answer| !Standing::snapshot_wanted("first").agrees_with(answer)),
+            hello
+                .iter()
+                .all(|answer| !ReportProgress::snapshot_wanted("first").agrees_with(answer)),
             "waited for"
         );
-        let told = Standing::from_answer(&answer(false, Want::Changes, 3));
+        let of_answer = ReportProgress::from_answer(&answer(false, Want::Changes, 3));
         let position = LogPosition { seq: 3, chain: None };
-        assert_eq!(told, Standing::At { log: "log-1".into(), position });
-        assert_eq!(Standing::from_answer(&other), Standing::initial());
+        assert_eq!(of_answer, ReportProgress::At { log: "log-1".into(), position });
+        assert_eq!(ReportProgress::from_answer(&other), ReportProgress::initial());
     }
 }
