@@ -17,6 +17,7 @@ mod client;
 mod compare;
 mod growth;
 mod grpc;
+mod idle_watchers;
 mod limits;
 mod log_cost;
 mod machine;
