@@ -19,7 +19,7 @@ use super::client::{Client, Prepared, Protocol};
 use super::report::{Progress, Report, Unit, markdown, thousands};
 use super::server::{Kind, Server};
 use super::targets::fill;
-use super::{Arguments, Result, log_cost, machine, store};
+use super::{Arguments, Result, idle_watchers, log_cost, machine, store};
 
 const SERVICE: &str = "lmdbimages.v1.Catalog";
 
@@ -31,7 +31,7 @@ const CHANGES: u32 = 200;
 const CHANGES_PER_SECOND: u32 = 20;
 
 /// Streams of one connection.
-const STREAMS: usize = 100;
+pub const STREAMS: usize = 100;
 
 /// The number of calls that a median is of.
 const CALLS: usize = 100;
@@ -58,7 +58,7 @@ pub async fn run(arguments: &Arguments, report: &Report) -> Result<Vec<String>> 
     let machine = format!("{}; {}", machine::describe(dir.path()), machine::today());
     let server = Arc::new(Server::start(&Kind::Ours, dir.path()).await?.0);
     let target = Target { server, protocol: Protocol::Grpc };
-    let progress = Progress::new(6)?;
+    let progress = Progress::new(7)?;
     let mut figures = Vec::new();
     progress.say("filling lmdb-images");
     fill(&target, 0, COUNTED, 10).await?;
@@ -67,6 +67,8 @@ pub async fn run(arguments: &Arguments, report: &Report) -> Result<Vec<String>> 
     progress.step();
     figures.extend(watchers(&target, 1, 0).await?);
     figures.extend(watchers(&target, 1000, 1).await?);
+    progress.step();
+    figures.push(idle_watchers::run(&target, arguments.turns).await?);
     progress.step();
     let most = arguments.most.max(COUNTED);
     fill(&target, COUNTED, most, 10).await?;
@@ -145,7 +147,7 @@ async fn past(target: &Target) -> Result<Vec<Figure>> {
     ])
 }
 
-const WATCH: &str = "/lmdbimages.v1.Catalog/Watch";
+pub const WATCH: &str = "/lmdbimages.v1.Catalog/Watch";
 
 /// From the answer to a change until the watchers have it, and the memory of the watchers.
 async fn watchers(target: &Target, count: usize, run: u32) -> Result<Vec<Figure>> {

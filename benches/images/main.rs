@@ -16,6 +16,7 @@ mod client;
 mod compare;
 mod growth;
 mod grpc;
+mod idle_watchers;
 mod limits;
 mod log_cost;
 mod machine;

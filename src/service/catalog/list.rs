@@ -248,6 +248,12 @@ pub(crate) fn count(
     let now = Start::at(snapshot)?;
     let mut response =
         CountResponse { epoch: now.epoch_text(), seq: now.seq, ..Default::default() };
+    if compiled.is_all()
+        && let Some(count) = snapshot.count_images(namespace)?
+    {
+        response.count = count;
+        return Ok(response);
+    }
     let limit = max_lookups(snapshot)?;
     let few = match compiled.lookups() {
         Some(query) => candidates(snapshot, namespace, query, limit, &mut cancel)?,

@@ -11,6 +11,7 @@ use go_compat::quote::quote;
 
 use crate::model::image::plan::QueryPlan;
 use crate::model::{Namespace, Result};
+use crate::store::read::count;
 use crate::store::read::lookup;
 use crate::store::read::scan;
 use crate::store::read::scan::{Entry, Scan};
@@ -105,6 +106,11 @@ pub trait Records: ReadState {
     /// counted wrong.
     fn approximate_count(&self) -> Result<u64> {
         self.view().approximate_len(Table::Records)
+    }
+
+    /// The number of images in a namespace, if it can be had without reading them.
+    fn count_images(&self, namespace: &Namespace) -> Result<Option<u64>> {
+        count::count_images(self, namespace)
     }
 
     /// The names of all namespaces, in byte order.
