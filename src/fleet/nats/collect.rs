@@ -161,7 +161,8 @@ impl Source {
 struct Partition {
     number: u32,
     source: Source,
-    /// `None` at the start and after a failure, as the stream may have been deleted. Then it is made again.
+    /// `None` at the start, and after a failure or an interval without a report, as the stream may have been deleted.
+    /// Then it is made again.
     consumer: Option<Consumer<ConsumerConfig>>,
     reporter: Reporter,
     collected: Collected,
@@ -174,8 +175,10 @@ impl Partition {
         loop {
             match self.next().await {
                 Ok(true) => backoff.reset(),
-                // No report came in this interval.
+                // No report came in this interval. The consumer is looked up again: after the stream was deleted, a
+                // request for the next report may end without an error, as if there was none.
                 Ok(false) => {
+                    self.consumer = None;
                     self.reporter.close();
                     self.set_state(true, "waiting for reports".into());
                 }
