@@ -29,15 +29,14 @@ pub(crate) fn count_images(
     let before = view
         .range_from(Table::Records, b"")?
         .take_while(|pair| !matches!(pair, Ok((key, _)) if *key >= first.as_slice()));
-    let mut others: u64 = 0;
-    for pair in before.chain(view.range_from(Table::Records, &behind)?) {
-        pair?;
-        others += 1;
-        if others > MAX_OTHERS as u64 {
-            return Ok(None);
-        }
+    let others = before
+        .chain(view.range_from(Table::Records, &behind)?)
+        .take(MAX_OTHERS + 1)
+        .try_fold(0_usize, |count, pair| pair.map(|_| count + 1))?;
+    if others > MAX_OTHERS {
+        return Ok(None);
     }
-    Ok(Some(view.len(Table::Records)?.saturating_sub(others)))
+    Ok(Some(view.len(Table::Records)?.saturating_sub(others as u64)))
 }
 
 #[cfg(test)]
