@@ -7,7 +7,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`cli`] | parses the command line and the settings, starts logging, calls one function |
-//! | [`fleet`] | reports to the PostgreSQL of a fleet, also through NATS; its schema and queries |
+//! | `fleet` | reports to the PostgreSQL of a fleet, also through NATS; its schema and queries |
 //! | [`daemon`], [`admin`] | the sockets and the order of start and stop; the commands, one file each |
 //! | [`transport`] | gRPC and ttrpc: connections, messages, routing, status codes |
 //! | [`health`] | tests whether the store and containerd can answer |
@@ -115,6 +115,7 @@ pub mod cli;
 pub mod clock;
 pub mod containerd;
 pub mod daemon;
+#[cfg(feature = "fleet")]
 pub(crate) mod fleet;
 pub(crate) mod health;
 pub mod limits;

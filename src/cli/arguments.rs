@@ -12,33 +12,39 @@ use clap::{ArgMatches, FromArgMatches};
 use go_compat::quote::quote;
 
 use super::output::{Failure, print_rendered, report_error};
-use super::{Cli, command};
 use crate::model::printable::one_line;
 
 /// Exit status for a wrong command line.
 const EXIT_USAGE: u8 = 2;
 
-/// Parses the arguments.
+/// Parses the arguments by `command`.
 ///
 /// # Errors
 /// The exit status, after printing the help that was asked for or the error.
-pub(crate) fn parse(arguments: Vec<OsString>) -> Result<(Cli, ArgMatches), Failure> {
+pub(crate) fn parse<C: FromArgMatches>(
+    command: fn() -> clap::Command,
+    arguments: Vec<OsString>,
+) -> Result<(C, ArgMatches), Failure> {
     let parsed = command().try_get_matches_from(&arguments);
-    let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let parsed = parsed.and_then(|matches| Ok((C::from_arg_matches(&matches)?, matches)));
     parsed.map_err(|mut error| {
-        if let Some(reason) = invalid_utf8(&error, &arguments) {
+        if let Some(reason) = invalid_utf8(&error, command(), &arguments) {
             report_error(reason);
             return Failure::Status(ExitCode::from(EXIT_USAGE));
         }
-        if is_from_environment(&error, &arguments) {
-            name_variable(&mut error, &arguments);
+        if is_from_environment(&error, command(), &arguments) {
+            name_variable(&mut error, command(), &arguments);
         }
         print_and_exit(error)
     })
 }
 
 /// Describes the variable or the argument that is not UTF-8, if that is the error: clap does not name it.
-fn invalid_utf8(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
+fn invalid_utf8(
+    error: &clap::Error,
+    commands: clap::Command,
+    arguments: &[OsString],
+) -> Option<String> {
     if error.kind() != ErrorKind::InvalidUtf8 {
         return None;
     }
@@ -46,7 +52,6 @@ fn invalid_utf8(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
     if let Some(argument) = arguments.iter().find(|argument| argument.to_str().is_none()) {
         return Some(format!("the argument {} is not UTF-8: write it again", shown(argument)));
     }
-    let commands = command();
     let variables = commands.get_subcommands().chain([&commands]).flat_map(|c| c.get_arguments());
     variables.filter_map(|argument| argument.get_env()).find_map(|name| {
         let value = std::env::var_os(name).filter(|value| value.to_str().is_none())?;
@@ -90,14 +95,18 @@ fn escape(error: &mut clap::Error) {
 
 /// Returns true if the error comes from an environment variable: the arguments alone give another
 /// result.
-fn is_from_environment(error: &clap::Error, arguments: &[OsString]) -> bool {
+fn is_from_environment(
+    error: &clap::Error,
+    command: clap::Command,
+    arguments: &[OsString],
+) -> bool {
     if !matches!(
         error.kind(),
         ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::InvalidUtf8
     ) {
         return false;
     }
-    match without_environment(command()).try_get_matches_from(arguments) {
+    match without_environment(command).try_get_matches_from(arguments) {
         Ok(_) => true,
         Err(other) => other.to_string() != error.to_string(),
     }
@@ -109,9 +118,8 @@ fn without_environment(command: clap::Command) -> clap::Command {
 }
 
 /// Replaces the name of the argument in the error with that of its environment variable.
-fn name_variable(error: &mut clap::Error, arguments: &[OsString]) {
+fn name_variable(error: &mut clap::Error, mut known: clap::Command, arguments: &[OsString]) {
     let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidArg) else { return };
-    let mut known = command();
     known.build();
     let mut innermost = &known;
     for word in arguments.iter().skip(1) {

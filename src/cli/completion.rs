@@ -62,11 +62,16 @@ pub(crate) fn script(shell: &str) -> Result<String> {
     String::from_utf8(text).map_err(|e| failed(&e))
 }
 
-/// Answers the shell's completion script and returns true, if that script runs this program. Must be called before
-/// any thread starts.
-pub(crate) fn try_complete() -> bool {
+/// Whether the shell's completion script runs this program.
+pub(crate) fn is_requested() -> bool {
+    std::env::var_os(VARIABLE).is_some()
+}
+
+/// Answers the shell's completion script by `command` and returns true, if that script runs this program. Must be called
+/// before any thread starts.
+pub(crate) fn try_complete(command: fn() -> clap::Command) -> bool {
     let folder = std::env::current_dir().ok();
-    let answer = CompleteEnv::with_factory(super::command).var(VARIABLE);
+    let answer = CompleteEnv::with_factory(command).var(VARIABLE);
     // A script of another version: nothing is completed.
     answer.try_complete(std::env::args_os(), folder.as_deref()).unwrap_or(true)
 }

@@ -9,7 +9,7 @@ use clap::{ArgMatches, Args};
 
 use super::output::{Failure, Output, note};
 use super::text::visible;
-use super::{ContainerdArgs, StoreArgs, arguments, block_on, command};
+use super::{ContainerdArgs, StoreArgs, arguments, block_on, node_command};
 use crate::admin::import;
 use crate::admin::import::containerd_scan::Guess;
 
@@ -80,7 +80,7 @@ fn print_summary(summary: &import::Summary) -> Result<(), Failure> {
 fn refuse_containerd(matches: &ArgMatches) -> Result<(), Failure> {
     let source = matches.subcommand().and_then(|(_, import)| import.value_source("socket"));
     if source == Some(ValueSource::CommandLine) {
-        let mut all = command();
+        let mut all = node_command();
         all.build();
         let mut import = all.find_subcommand("import").cloned().unwrap_or(all);
         let message = "the argument '--bolt <FILE>' cannot be used with '--containerd <SOCKET>'";

@@ -4,20 +4,19 @@ mod apply;
 mod arguments;
 mod backup;
 mod bounded;
-mod certificates;
 mod change;
 mod check;
-#[cfg(feature = "nats")]
-mod collect;
 mod compact;
 mod completion;
 mod config;
 mod count;
 mod daemon_args;
+mod delegate;
 mod diff;
 mod explain;
 mod export;
-mod fleet;
+#[cfg(feature = "fleet")]
+pub mod fleet;
 mod health;
 mod history;
 mod import;
@@ -28,14 +27,13 @@ mod ls;
 mod moment;
 mod output;
 mod paths;
+mod program;
 mod recover;
 mod rescue;
 mod restore;
-mod running;
 mod serve;
 mod settings;
 mod settings_file;
-mod ship;
 mod span;
 mod stat;
 mod tag;
@@ -52,7 +50,6 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 
-use crate::daemon::process;
 use crate::model::{Context, Error, Namespace, Result};
 use output::Failure;
 use settings_file::File;
@@ -92,8 +89,6 @@ enum Command {
     Config(config::Config),
     Health(health::Health),
     Top(top::Top),
-    Ship(ship::Ship),
-    Fleet(fleet::Fleet),
     Completion(completion::Completion),
 }
 
@@ -176,13 +171,22 @@ fn drive(command: Pin<Box<dyn Future<Output = ()> + '_>>) -> Result<()> {
     Ok(())
 }
 
-/// Returns the command line with the defaults of the settings in its help. `tools/pages.rs` generates the
-/// manual pages and the shell completions from it.
+/// Returns the command line of both programs. `tools/pages.rs` generates the manual pages and the shell completions
+/// from it.
+#[cfg(feature = "fleet")]
 pub fn command() -> clap::Command {
+    let fleet = fleet::command();
+    fleet.get_subcommands().fold(node_command(), |command, delegated| {
+        command.mut_subcommand(delegated.get_name(), |_| delegated.clone())
+    })
+}
+
+/// Returns the command line of `lmdb-images`, with the defaults of the settings in its help.
+fn node_command() -> clap::Command {
     let command = Cli::command()
         .mut_subcommand("serve", settings::with_defaults)
         .mut_subcommand("config", |c| c.mut_subcommand("show", settings::with_defaults));
-    without_values(command)
+    delegate::with_commands(without_values(command))
 }
 
 /// Hides the values of environment variables from the help: they are external text.
@@ -200,20 +204,15 @@ fn without_values(command: clap::Command) -> clap::Command {
 /// - 4: standard output could not be written
 /// - 141: the reader of standard output closed the pipe
 pub fn main() -> ExitCode {
-    if completion::try_complete() {
-        return ExitCode::SUCCESS;
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if let Err(error) = delegate::delegate(&arguments) {
+        return Failure::from(error).report();
     }
-    let ended = process::survive_large_files()
-        .map_err(Failure::from)
-        .and_then(|()| arguments::parse(std::env::args_os().collect()))
-        .and_then(|(cli, matches)| run(cli.command, &matches));
-    ended.unwrap_or_else(|failure| failure.report())
+    program::run(arguments, node_command, run)
 }
 
-fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode, Failure> {
-    let has_own_log = matches!(&command, Command::Serve(_) | Command::Ship(_))
-        || matches!(&command, Command::Fleet(fleet) if fleet.is_service());
-    if !has_own_log {
+fn run(Cli { command }: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> {
+    if !matches!(&command, Command::Serve(_)) {
         logging::start_for_command()?;
     }
     let done = |()| ExitCode::SUCCESS;
@@ -243,8 +242,6 @@ fn run(command: Command, matches: &ArgMatches) -> Result<ExitCode, Failure> {
         Command::Health(command) => command.run(),
         Command::Config(command) => command.run(matches).map(done),
         Command::Top(command) => command.run().map(done),
-        Command::Ship(command) => Ok(command.run().map(done)?),
-        Command::Fleet(command) => command.run(),
         Command::Completion(command) => command.run().map(done),
     }
 }

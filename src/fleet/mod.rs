@@ -3,7 +3,7 @@
 //! - [`schema`]: the tables, and the function `report` that is all a node may call
 //! - [`report`]: the report of a node, and the answer to it
 //! - [`target`]: the address of a PostgreSQL, read from its [`url`]; [`tls`], [`postgres`]: the connection to it
-//! - `nats`: reports through NATS JetStream, for nodes that cannot reach the database
+//! - [`nats`]: reports through NATS JetStream, for nodes that cannot reach the database
 //! - [`catalog`]: reads the log of the node's daemon
 //! - [`ship`]: reads the log and reports it, until it is stopped
 //! - [`questions`]: the queries of the commands
@@ -15,7 +15,6 @@
 
 pub(crate) mod backoff;
 pub(crate) mod catalog;
-#[cfg(feature = "nats")]
 pub(crate) mod nats;
 pub(crate) mod postgres;
 pub(crate) mod questions;

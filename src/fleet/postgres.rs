@@ -137,7 +137,6 @@ impl Reporter {
     }
 
     /// Forwards a report of a node, as the node sent it.
-    #[cfg(feature = "nats")]
     pub(crate) async fn forward(
         &mut self,
         node: &str,

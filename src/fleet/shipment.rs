@@ -3,15 +3,12 @@
 use tokio::time::Instant;
 
 use crate::clock;
-#[cfg(feature = "nats")]
 use crate::fleet::nats::{address::Nats, publish::Publisher};
 use crate::fleet::postgres::Reporter;
 use crate::fleet::report::{Answer, NodeReport};
 use crate::fleet::target::Postgres;
 use crate::fleet::tls::Certificates;
 use crate::metrics::ship::Shipped;
-#[cfg(not(feature = "nats"))]
-use crate::model::Error;
 use crate::model::Result;
 
 /// The destination of reports.
@@ -20,29 +17,17 @@ pub(crate) enum Destination {
     /// To the database.
     Postgres(Box<Reporter>),
     /// To the stream that `fleet collect` reads.
-    #[cfg(feature = "nats")]
     Nats(Box<Publisher>),
 }
 
 impl Destination {
     /// The destination at the address of `--to`.
     pub(crate) fn parse(url: &str, certificates: Certificates) -> Result<Self> {
-        if url.starts_with("nats://") {
-            return Self::nats(url, certificates);
-        }
-        Ok(Self::Postgres(Box::new(Reporter::new(Postgres::parse(url, certificates)?))))
-    }
-
-    #[cfg(feature = "nats")]
-    fn nats(url: &str, certificates: Certificates) -> Result<Self> {
-        Ok(Self::Nats(Box::new(Publisher::new(Nats::parse(url, certificates)?))))
-    }
-
-    #[cfg(not(feature = "nats"))]
-    fn nats(_: &str, _: Certificates) -> Result<Self> {
-        Err(Error::InvalidArgument(
-            "this lmdb-images was built without NATS (feature `nats`)".into(),
-        ))
+        Ok(if url.starts_with("nats://") {
+            Self::Nats(Box::new(Publisher::new(Nats::parse(url, certificates)?)))
+        } else {
+            Self::Postgres(Box::new(Reporter::new(Postgres::parse(url, certificates)?)))
+        })
     }
 }
 
@@ -64,7 +49,6 @@ impl Shipment {
         let started = Instant::now();
         let answer = match &mut self.destination {
             Destination::Postgres(reporter) => reporter.send(report).await,
-            #[cfg(feature = "nats")]
             Destination::Nats(publisher) => publisher.send(report).await,
         };
         self.shipped.seconds.observe(started.elapsed().as_secs_f64());
@@ -82,7 +66,6 @@ impl Shipment {
     pub(crate) async fn correction(&mut self) {
         match &mut self.destination {
             Destination::Postgres(_) => std::future::pending().await,
-            #[cfg(feature = "nats")]
             Destination::Nats(publisher) => publisher.correction().await,
         }
     }
@@ -96,7 +79,6 @@ impl Shipment {
     pub(crate) fn close(&mut self) {
         match &mut self.destination {
             Destination::Postgres(reporter) => reporter.close(),
-            #[cfg(feature = "nats")]
             Destination::Nats(publisher) => publisher.close(),
         }
     }
@@ -106,7 +88,6 @@ impl Shipment {
     pub(crate) fn close_idle(&mut self) {
         match &mut self.destination {
             Destination::Postgres(reporter) => reporter.close(),
-            #[cfg(feature = "nats")]
             Destination::Nats(_) => {}
         }
     }
@@ -115,7 +96,6 @@ impl Shipment {
     pub(crate) fn can_close_idle(&self) -> bool {
         match &self.destination {
             Destination::Postgres(reporter) => reporter.is_connected(),
-            #[cfg(feature = "nats")]
             Destination::Nats(_) => false,
         }
     }

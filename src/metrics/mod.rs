@@ -4,7 +4,7 @@
 //! - [`clients`]: calls by the program that made them
 //! - `collect`: what a collector handed on
 //! - [`names`]: the services and methods that may be values of labels
-//! - [`ship`]: what a shipper reported
+//! - `ship`: what a shipper reported
 //!
 //! Each part of the program owns its metrics and knows no registry; [`crate::daemon::metrics`] registers
 //! all of them. A client cannot choose a method's label value: unknown names become `other`. `docs/metrics.md`
@@ -12,9 +12,10 @@
 
 pub(crate) mod calls;
 pub(crate) mod clients;
-#[cfg(feature = "nats")]
+#[cfg(feature = "fleet")]
 pub(crate) mod collect;
 pub(crate) mod names;
+#[cfg(feature = "fleet")]
 pub(crate) mod ship;
 
 use prometheus_client::encoding::EncodeLabelSet;

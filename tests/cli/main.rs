@@ -12,6 +12,7 @@
 mod support;
 
 mod config;
+mod delegate;
 mod files;
 mod forms;
 mod mute;

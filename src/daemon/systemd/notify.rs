@@ -33,6 +33,7 @@ pub(crate) async fn ready(status: &str) {
 }
 
 /// Reports another status.
+#[cfg(feature = "fleet")]
 pub(crate) async fn status(text: String) {
     send_on_pool(move || send(&[Status(&text)])).await;
 }

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use tokio::sync::watch;
 
-use super::block_on;
-use super::bounded::Bounded;
 use super::certificates::CertificateArgs;
-use super::logging::{self, Filter, Format};
 use super::running::until_signal;
+use crate::cli::block_on;
+use crate::cli::bounded::Bounded;
+use crate::cli::logging::{self, Filter, Format};
 use crate::daemon::metrics::Address;
 use crate::fleet::nats::address::Nats;
 use crate::fleet::nats::collect::Collector;

@@ -7,12 +7,12 @@ use clap::Args;
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use super::block_on;
-use super::bounded::Bounded;
-use super::logging::{self, Filter, Format};
-use super::paths::default_state;
 use super::running::until_signal;
 use crate::admin::file;
+use crate::cli::block_on;
+use crate::cli::bounded::Bounded;
+use crate::cli::logging::{self, Filter, Format};
+use crate::cli::paths::default_state;
 use crate::daemon::metrics::Address;
 use crate::fleet::catalog::Catalog;
 use crate::fleet::ship::{Identity, ReportingState, Shipper};

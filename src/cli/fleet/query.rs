@@ -6,12 +6,11 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 
-use super::block_on;
 use super::certificates::CertificateArgs;
-#[cfg(feature = "nats")]
 use super::collect::Collect;
-use super::output::{Failure, note, print};
-use super::text::{MAX_CELL_CHARS, cell, table};
+use crate::cli::block_on;
+use crate::cli::output::{Failure, note, print};
+use crate::cli::text::{MAX_CELL_CHARS, cell, table};
 use crate::fleet::questions::{QueryResult, Question};
 use crate::fleet::schema;
 use crate::fleet::target::Postgres;
@@ -89,7 +88,6 @@ enum Command {
     /// List what a person should look at: copied stores, rolled-back disks, changes that were lost
     Incidents(Source),
 
-    #[cfg(feature = "nats")]
     Collect(Collect),
 }
 
@@ -115,11 +113,7 @@ struct Source {
 impl Fleet {
     /// Whether the command runs until it is stopped.
     pub(crate) fn is_service(&self) -> bool {
-        match self.command {
-            #[cfg(feature = "nats")]
-            Command::Collect(_) => true,
-            _ => false,
-        }
+        matches!(self.command, Command::Collect(_))
     }
 
     /// Asks, and prints the answer.
@@ -141,7 +135,6 @@ impl Fleet {
             Command::Stale(source) => source.ask(&Question::Stale)?,
             Command::Drift { name, source } => source.ask(&Question::Drift(name))?,
             Command::Incidents(source) => source.ask(&Question::Incidents)?,
-            #[cfg(feature = "nats")]
             Command::Collect(command) => command.run()?,
         }
         Ok(ExitCode::SUCCESS)

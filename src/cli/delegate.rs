@@ -1,0 +1,95 @@
+//! `ship` and `fleet` are commands of another program, `lmdb-images-fleet`, which is installed beside this one.
+//!
+//! So the program of a node has neither a client of PostgreSQL and NATS nor TLS, and is a quarter smaller.
+
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use super::completion;
+use crate::model::{Context, Error, Result};
+
+/// The program that has the commands.
+const PROGRAM: &str = "lmdb-images-fleet";
+
+/// The commands, with the first line of their help.
+const COMMANDS: [(&str, &str); 2] = [
+    ("ship", "Report this node's images, and each change of them, to the PostgreSQL of a fleet"),
+    (
+        "fleet",
+        "Ask which nodes have which images, in the PostgreSQL that `lmdb-images ship` reports to",
+    ),
+];
+
+/// Adds the commands to the help of this program.
+pub(crate) fn with_commands(command: clap::Command) -> clap::Command {
+    command.subcommands(COMMANDS.map(|(name, about)| clap::Command::new(name).about(about)))
+}
+
+/// Replaces this program by `lmdb-images-fleet` if the arguments name one of its commands, or ask for the help or the
+/// completion of one. Otherwise returns.
+///
+/// # Errors
+/// The arguments name one of its commands, and the program cannot be started.
+pub(crate) fn delegate(arguments: &[OsString]) -> Result<()> {
+    let is_completion = completion::is_requested();
+    let Some(name) = delegated(arguments, is_completion) else { return Ok(()) };
+    let folder = std::env::current_exe().or_internal("the path of this program")?;
+    let path = folder.with_file_name(PROGRAM);
+    let error = Command::new(&path).args(arguments.iter().skip(1)).exec();
+    // While a line is written, an error would stand in it.
+    if is_completion {
+        return Ok(());
+    }
+    Err(match error.kind() {
+        ErrorKind::NotFound => Error::FailedPrecondition(format!(
+            "`lmdb-images {name}` needs the program {}, which is not there: install {PROGRAM}",
+            path.display()
+        )),
+        _ => Error::Internal(format!("starting {}: {error}", path.display())),
+    })
+}
+
+/// The command of [`PROGRAM`] that the arguments name. A shell that completes a line passes it after `--`.
+fn delegated(arguments: &[OsString], is_completion: bool) -> Option<&'static str> {
+    let mut words = arguments.iter().map(|word| word.as_os_str());
+    if is_completion {
+        words.find(|word| *word == "--")?;
+    }
+    let named = words.skip(1).find(|word| *word != "help")?;
+    COMMANDS.iter().map(|(name, _)| *name).find(|name| named == *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(feature = "fleet")]
+    #[test]
+    fn the_commands_are_those_of_the_other_program() {
+        let there = crate::cli::fleet::command();
+        let there =
+            there.get_subcommands().map(|c| (c.get_name(), c.get_about().unwrap().to_string()));
+        let here = COMMANDS.map(|(name, about)| (name, about.to_owned()));
+        assert!(there.eq(here));
+    }
+
+    #[test]
+    fn only_the_first_word_names_a_command() {
+        let named = |line: &str, is_completion| {
+            let words: Vec<_> = line.split(' ').map(OsString::from).collect();
+            delegated(&words, is_completion)
+        };
+        assert_eq!(named("lmdb-images ship --to x", false), Some("ship"));
+        assert_eq!(named("lmdb-images help fleet where", false), Some("fleet"));
+        assert_eq!(named("lmdb-images fleet --help", false), Some("fleet"));
+        for other in
+            ["lmdb-images", "lmdb-images ls fleet", "lmdb-images help", "lmdb-images -- fleet"]
+        {
+            assert_eq!(named(other, false), None, "{other}");
+        }
+        assert_eq!(named("lmdb-images -- lmdb-images fleet w", true), Some("fleet"));
+        assert_eq!(named("lmdb-images fleet", true), None);
+    }
+}
