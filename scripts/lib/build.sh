@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The program as it is released, for this machine's architecture or another; sourced after common.sh, never run.
+# The programs as they are released, for this machine's architecture or another; sourced after common.sh, never run.
 
 CARGO_AUDITABLE=0.7.7
 
@@ -15,12 +15,16 @@ cargo_tool() {
     printf '%s\n' "$version" >"$tools/$name.version"
 }
 
-# build_dist ARCH: builds the program for that architecture of Debian's by the profile dist of Cargo.toml, with the
-# list of its libraries in it. Sets BUILD_TRIPLE to the name that Rust has for it, BUILD_TOOLS to what the names of its
-# binutils begin with, and BUILD_PROGRAM to the program. Another architecture than the machine's takes Debian's cross
-# compiler.
+# build_features PROGRAM: the flags of cargo by which a program is built with the libraries that it needs.
+build_features() { [[ $1 == lmdb-images-fleet ]] || printf -- '--no-default-features\n'; }
+
+# build_dist ARCH PROGRAM...: builds the programs for that architecture of Debian's by the profile dist of Cargo.toml,
+# with the list of their libraries in them. Sets BUILD_TRIPLE to the name that Rust has for it, BUILD_TOOLS to what the
+# names of its binutils begin with, and BUILD_FOLDER to the folder of the programs. Another architecture than the
+# machine's takes Debian's cross compiler.
 build_dist() {
-    local arch=$1 native gnu target=() auditable=(auditable) lld flags=()
+    local arch=$1 native gnu auditable=(auditable) lld index program flags flag features
+    shift
     native=$(dpkg --print-architecture)
     case $arch in
     amd64) gnu=x86_64-linux-gnu BUILD_TRIPLE=x86_64-unknown-linux-gnu ;;
@@ -29,7 +33,7 @@ build_dist() {
     esac
     need cc gcc
     BUILD_TOOLS=
-    BUILD_PROGRAM=$REPO/target/dist/lmdb-images
+    BUILD_FOLDER=$REPO/target/$BUILD_TRIPLE/dist
     if [[ $arch != "$native" ]]; then
         need "$gnu-gcc" "gcc-${gnu//_/-}"
         [[ -e /usr/$gnu/lib/libc.so ]] || apt_get install --no-install-recommends "libc6-dev-$arch-cross" ||
@@ -41,25 +45,32 @@ build_dist() {
         fi
         local name=${BUILD_TRIPLE//-/_}
         export "CC_$name=$gnu-gcc" "CARGO_TARGET_${name^^}_LINKER=$gnu-gcc"
-        target=(--target "$BUILD_TRIPLE")
         BUILD_TOOLS=$gnu-
-        BUILD_PROGRAM=$REPO/target/$BUILD_TRIPLE/dist/lmdb-images
     fi
     if ! cargo_tool cargo-auditable "$CARGO_AUDITABLE"; then
-        say "cargo-auditable cannot be had (target/tools/cargo-auditable.log): the program does not carry the list of its libraries"
+        say "cargo-auditable cannot be had (target/tools/cargo-auditable.log): the programs do not carry the list of their libraries"
         auditable=()
     fi
+    # Frame pointers make the tables for unwinding smaller by more than they add to the code, and "perf" follows calls by
+    # them. Panics name source files as they are in any build, and not where this machine has them.
+    flags="-C force-frame-pointers=yes --remap-path-prefix=$REPO=lmdb-images"
+    for index in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do flags+=" --remap-path-prefix=${index%/}=crates"; done
     # Rust's own linker stores equal functions once, the ends of strings with the strings (-O2), and relocations in a few
     # bits each. glibc reads those from 2.36 on, which is Debian 12's.
     lld=$(rustc --print sysroot)/lib/rustlib/$(rustc --version --verbose | sed -n 's/^host: //p')/bin/gcc-ld
     if [[ -x $lld/ld.lld ]]; then
         for flag in "-B$lld" -fuse-ld=lld -Wl,-O2 -Wl,--icf=all -Wl,-z,pack-relative-relocs; do
-            flags+=(-C "link-arg=$flag")
+            flags+=" -C link-arg=$flag"
         done
     else
         say "Rust has no linker in $lld: the program is larger"
     fi
-    say "building lmdb-images for $arch (10 to 20 minutes the first time)"
-    cargo "${auditable[@]}" rustc --profile dist --locked --bin lmdb-images "${target[@]}" -- "${flags[@]}" >&2
-    export BUILD_TRIPLE BUILD_TOOLS BUILD_PROGRAM
+    for program; do
+        say "building $program for $arch (10 to 20 minutes the first time)"
+        mapfile -t features < <(build_features "$program")
+        # With --target, the flags are not for what runs during the build.
+        RUSTFLAGS=$flags cargo "${auditable[@]}" build --profile dist --locked --bin "$program" "${features[@]}" \
+            --target "$BUILD_TRIPLE" >&2
+    done
+    export BUILD_TRIPLE BUILD_TOOLS BUILD_FOLDER
 }
