@@ -6,7 +6,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`cli`] | parses the command line and the settings, starts logging, calls one function |
+//! | [`cli`] | parses the command line and the settings, starts logging, calls one function; `cli::fleet` is the program `lmdb-images-fleet` |
 //! | `fleet` | reports to the PostgreSQL of a fleet, also through NATS; its schema and queries |
 //! | [`daemon`], [`admin`] | the sockets and the order of start and stop; the commands, one file each |
 //! | [`transport`] | gRPC and ttrpc: connections, messages, routing, status codes |
