@@ -1,6 +1,5 @@
 //! The commands of `lmdb-images-fleet`, called as commands of `lmdb-images`.
 
-use std::fs;
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -29,7 +28,10 @@ fn its_commands_and_their_help_are_those_of_one_program() {
 /// A folder with `lmdb-images` alone, as a node's package installs it.
 fn alone() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    fs::copy(PROGRAM, dir.path().join("lmdb-images")).unwrap();
+    // By another process: a program that is open for writing here, and so in each process that another test starts
+    // meanwhile, cannot be executed.
+    let copied = Command::new("cp").arg(PROGRAM).arg(dir.path().join("lmdb-images")).status();
+    assert!(copied.unwrap().success());
     dir
 }
 
