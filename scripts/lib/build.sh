@@ -53,14 +53,14 @@ build_dist() {
     fi
     # Frame pointers make the tables for unwinding smaller by more than they add to the code, and "perf" follows calls by
     # them. Panics name source files as they are in any build, and not where this machine has them.
-    flags="-C force-frame-pointers=yes --remap-path-prefix=$REPO=lmdb-images"
-    for index in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do flags+=" --remap-path-prefix=${index%/}=crates"; done
+    flags=(-Cforce-frame-pointers=yes "--remap-path-prefix=$REPO=lmdb-images")
+    for index in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do flags+=("--remap-path-prefix=${index%/}=crates"); done
     # Rust's own linker stores equal functions once, the ends of strings with the strings (-O2), and relocations in a few
     # bits each. glibc reads those from 2.36 on, which is Debian 12's.
     lld=$(rustc --print sysroot)/lib/rustlib/$(rustc --version --verbose | sed -n 's/^host: //p')/bin/gcc-ld
     if [[ -x $lld/ld.lld ]]; then
         for flag in "-B$lld" -fuse-ld=lld -Wl,-O2 -Wl,--icf=all -Wl,-z,pack-relative-relocs; do
-            flags+=" -C link-arg=$flag"
+            flags+=("-Clink-arg=$flag")
         done
     else
         say "Rust has no linker in $lld: the program is larger"
@@ -69,7 +69,8 @@ build_dist() {
         say "building $program for $arch (10 to 20 minutes the first time)"
         mapfile -t features < <(build_features "$program")
         # With --target, the flags are not for what runs during the build.
-        RUSTFLAGS=$flags cargo "${auditable[@]}" build --profile dist --locked --bin "$program" "${features[@]}" \
+        # The separator of this variable allows a blank in a path.
+        CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && printf '%s' "${flags[*]}") cargo "${auditable[@]}" build --profile dist --locked --bin "$program" "${features[@]}" \
             --target "$BUILD_TRIPLE" >&2
     done
     export BUILD_TRIPLE BUILD_TOOLS BUILD_FOLDER

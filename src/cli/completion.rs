@@ -64,7 +64,8 @@ pub(crate) fn script(shell: &str) -> Result<String> {
 
 /// Whether the shell's completion script runs this program.
 pub(crate) fn is_requested() -> bool {
-    std::env::var_os(VARIABLE).is_some()
+    // As clap_complete reads it: an empty one and 0 ask for nothing.
+    std::env::var_os(VARIABLE).is_some_and(|shell| !shell.is_empty() && shell != "0")
 }
 
 /// Answers the shell's completion script by `command` and returns true, if that script runs this program. Must be called

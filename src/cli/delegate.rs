@@ -2,13 +2,14 @@
 //!
 //! So the program of a node has neither a client of PostgreSQL and NATS nor TLS, and is a quarter smaller.
 
-use std::ffi::OsString;
-use std::io::ErrorKind;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::convert::Infallible;
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::unistd::execv;
 
 use super::completion;
-use crate::model::{Context, Error, Result};
+use crate::model::{Error, Result};
 
 /// The program that has the commands.
 const PROGRAM: &str = "lmdb-images-fleet";
@@ -35,19 +36,36 @@ pub(crate) fn with_commands(command: clap::Command) -> clap::Command {
 pub(crate) fn delegate(arguments: &[OsString]) -> Result<()> {
     let is_completion = completion::is_requested();
     let Some(name) = delegated(arguments, is_completion) else { return Ok(()) };
-    let folder = std::env::current_exe().or_internal("the path of this program")?;
-    let path = folder.with_file_name(PROGRAM);
-    let error = Command::new(&path).args(arguments.iter().skip(1)).exec();
-    // While a line is written, an error would stand in it.
+    let failed = start(arguments);
+    // An error message would be printed into the line that the user is writing.
     if is_completion {
         return Ok(());
     }
-    Err(match error.kind() {
-        ErrorKind::NotFound => Error::FailedPrecondition(format!(
-            "`lmdb-images {name}` needs the program {}, which is not there: install {PROGRAM}",
-            path.display()
-        )),
-        _ => Error::Internal(format!("starting {}: {error}", path.display())),
+    failed.map(|_| ()).map_err(|why| {
+        Error::FailedPrecondition(format!("`lmdb-images {name}` needs {PROGRAM}: {why}"))
+    })
+}
+
+/// Replaces this program by the other one. Returns only if that fails, with the reason.
+fn start(arguments: &[OsString]) -> std::result::Result<Infallible, String> {
+    let this = std::env::current_exe().map_err(|e| format!("the folder of this program: {e}"))?;
+    let path = this.with_file_name(PROGRAM);
+    if path.symlink_metadata().is_err() {
+        return Err(format!("{} is not there: install {PROGRAM}", path.display()));
+    }
+    // As a link to this program, it would start itself for ever.
+    if path.canonicalize().is_ok_and(|path| path == this) {
+        return Err(format!("{} is lmdb-images: install {PROGRAM}", path.display()));
+    }
+    let words =
+        [path.as_os_str()].into_iter().chain(arguments.iter().skip(1).map(|a| a.as_os_str()));
+    let words: std::result::Result<Vec<_>, _> =
+        words.map(|word| CString::new(word.as_bytes())).collect();
+    let words = words.map_err(|e| e.to_string())?;
+    // Not `Command::exec`: if the file is no program, that has a shell run it as a script.
+    let program = words.first().ok_or("the command line is empty")?;
+    execv(program, &words).map_err(|errno| {
+        format!("{} cannot be started: {}: install {PROGRAM} again", path.display(), errno.desc())
     })
 }
 
@@ -57,7 +75,9 @@ fn delegated(arguments: &[OsString], is_completion: bool) -> Option<&'static str
     if is_completion {
         words.find(|word| *word == "--")?;
     }
-    let named = words.skip(1).find(|word| *word != "help")?;
+    let mut words = words.skip(1);
+    let first = words.next()?;
+    let named = if first == "help" { words.next()? } else { first };
     COMMANDS.iter().map(|(name, _)| *name).find(|name| named == *name)
 }
 
@@ -84,9 +104,13 @@ mod tests {
         assert_eq!(named("lmdb-images ship --to x", false), Some("ship"));
         assert_eq!(named("lmdb-images help fleet where", false), Some("fleet"));
         assert_eq!(named("lmdb-images fleet --help", false), Some("fleet"));
-        for other in
-            ["lmdb-images", "lmdb-images ls fleet", "lmdb-images help", "lmdb-images -- fleet"]
-        {
+        for other in [
+            "lmdb-images",
+            "lmdb-images ls fleet",
+            "lmdb-images help help fleet",
+            "lmdb-images help",
+            "lmdb-images -- fleet",
+        ] {
             assert_eq!(named(other, false), None, "{other}");
         }
         assert_eq!(named("lmdb-images -- lmdb-images fleet w", true), Some("fleet"));

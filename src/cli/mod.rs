@@ -250,6 +250,8 @@ fn run(Cli { command }: Cli, matches: &ArgMatches) -> Result<ExitCode, Failure> 
 mod tests {
     #[test]
     fn the_command_line_is_sound() {
+        super::node_command().debug_assert();
+        #[cfg(feature = "fleet")]
         super::command().debug_assert();
     }
 }

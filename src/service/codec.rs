@@ -11,7 +11,8 @@ pub fn encode(message: &impl Message) -> Result<Vec<u8>> {
     message.write_to_bytes().or_internal("encoding a message")
 }
 
-/// Appends a length-delimited field to an encoded message.
+/// Appends a length-delimited field to an encoded message. Inlined in a build for size too, as what reads the fields.
+#[inline(always)]
 pub(crate) fn push_field(message: &mut Vec<u8>, number: u8, bytes: &[u8]) {
     message.push(number << 3 | 2);
     let mut length = bytes.len();

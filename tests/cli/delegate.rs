@@ -1,10 +1,13 @@
 //! The commands of `lmdb-images-fleet`, called as commands of `lmdb-images`.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{PROGRAM, run};
+use super::{Ended, PROGRAM, program, run};
 
 #[test]
 fn its_commands_and_their_help_are_those_of_one_program() {
@@ -35,16 +38,54 @@ fn alone() -> TempDir {
     dir
 }
 
+/// Runs `lmdb-images LINE` in the folder. It must fail, and say this.
+fn refused(dir: &Path, line: &[&str], says: &str) {
+    let mut command = Command::new("timeout");
+    command.args(["10".as_ref(), dir.join("lmdb-images").as_os_str()]).args(line);
+    let found = command.output().unwrap();
+    let said = String::from_utf8(found.stderr).unwrap();
+    assert_eq!(found.status.code(), Some(1), "{said}");
+    assert!(said.contains(says), "{said}");
+}
+
 #[test]
 fn without_the_other_program_the_error_names_it() {
     let dir = alone();
+    let path = dir.path().join("lmdb-images-fleet");
     for line in [&["fleet", "nodes"][..], &["ship"], &["help", "fleet"]] {
-        let found = Command::new(dir.path().join("lmdb-images")).args(line).output().unwrap();
-        let said = String::from_utf8(found.stderr).unwrap();
-        let path = dir.path().join("lmdb-images-fleet");
-        assert_eq!(found.status.code(), Some(1), "{said}");
-        assert!(said.contains(&format!("needs the program {}", path.display())), "{said}");
-        assert!(said.ends_with(": install lmdb-images-fleet\n"), "{said}");
+        refused(
+            dir.path(),
+            line,
+            &format!("{} is not there: install lmdb-images-fleet\n", path.display()),
+        );
+    }
+}
+
+#[test]
+fn another_file_in_its_place_is_not_run() {
+    let dir = alone();
+    let path = dir.path().join("lmdb-images-fleet");
+    // A shell would run the empty file, and report success.
+    fs::write(&path, "").unwrap();
+    refused(dir.path(), &["ship"], "cannot be started: Permission denied");
+    fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    refused(
+        dir.path(),
+        &["ship"],
+        "cannot be started: Exec format error: install lmdb-images-fleet again",
+    );
+    fs::remove_file(&path).unwrap();
+    symlink("lmdb-images", &path).unwrap();
+    refused(dir.path(), &["ship"], "lmdb-images-fleet is lmdb-images: install");
+}
+
+#[test]
+fn a_variable_that_asks_for_no_completion_does_not_matter() {
+    let dir = tempfile::tempdir().unwrap();
+    for value in ["", "0"] {
+        let mut command = program(dir.path());
+        command.env("LMDB_IMAGES_COMPLETE", value).args(["fleet", "nodes"]);
+        Ended(command.output().unwrap()).failed(1, "which PostgreSQL? Give --from");
     }
 }
 

@@ -12,6 +12,7 @@
 mod support;
 
 mod config;
+#[cfg(feature = "fleet")]
 mod delegate;
 mod files;
 mod forms;

@@ -6,6 +6,9 @@
 //! It accepts only the encoding that this program writes: each field at most once, in the order of the
 //! field numbers, and map entries in the order of their keys. Any other encoding that protobuf allows is
 //! not an [`Encoded`] and must be decoded. The module does not check that strings are UTF-8.
+//!
+//! A List reads each image by the small functions below. They are inlined in a build for size too: without that a List of
+//! 300 images took 115 µs of processor time and not 100 (h2load, 2026-11-29).
 
 use protobuf::Message;
 use protobuf::well_known_types::timestamp::Timestamp;
@@ -141,6 +144,7 @@ impl<'m> Iterator for Entries<'m> {
 }
 
 /// Takes the entries of a map off the front of `rest`. They must be in the order of their keys.
+#[inline(always)]
 fn entries<'m>(rest: &mut &'m [u8], tag: u8) -> Option<&'m [u8]> {
     let all = *rest;
     let mut last = None;
@@ -157,6 +161,7 @@ fn entries<'m>(rest: &mut &'m [u8], tag: u8) -> Option<&'m [u8]> {
 }
 
 /// Takes the field of this tag off the front of `rest`. A missing field is empty.
+#[inline(always)]
 fn field<'m>(rest: &mut &'m [u8], tag: u8) -> Option<&'m [u8]> {
     let Some((found, after)) = rest.split_first() else { return Some(&[]) };
     if *found != tag {
@@ -169,6 +174,7 @@ fn field<'m>(rest: &mut &'m [u8], tag: u8) -> Option<&'m [u8]> {
     Some(body)
 }
 
+#[inline(always)]
 fn varint(rest: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
