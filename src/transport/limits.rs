@@ -18,9 +18,13 @@ pub const CATALOG: &str = "lmdbimages.v1.Catalog";
 /// must leave room for calls.
 pub(crate) const MAX_STREAMS: u32 = 4096;
 
-/// How long forwarded calls may go on after the daemon begins to shut down. Their clients need many
-/// calls to finish their work, and streams of events never end by themselves.
+/// How long forwarded calls may go on after the daemon begins to shut down. The connection closes sooner if only calls are
+/// left that wait for something to happen, such as a stream of events.
 pub(crate) const DRAIN_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a client may send calls on its connection after the daemon begins to shut down: until the client has read the
+/// GOAWAY frame.
+pub(crate) const GOAWAY_TIME: Duration = Duration::from_millis(200);
 
 /// How long containerd may take to accept a connection.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -4,6 +4,7 @@ use lmdb_images::api::health::HealthCheckRequest;
 use protobuf::Message;
 
 use super::*;
+use crate::support;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endless_stream_does_not_delay_the_shutdown() {
@@ -20,6 +21,26 @@ async fn an_endless_stream_does_not_delay_the_shutdown() {
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
         assert_eq!(status.message(), "lmdb-images is shutting down");
     }
+    soon(stopped).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_events_ends_before_a_call_that_may_end() {
+    const SUBSCRIBE: &str = "/containerd.services.events.v1.Events/Subscribe";
+    let Chain { upstream, daemon, channel, dir: _dir } = Chain::start().await;
+    upstream.script(SUBSCRIBE, Scripted::Stream);
+    let other = support::channel(daemon.containerd_socket().unwrap()).await.unwrap();
+    let call = tokio::spawn(async move { unary(&other, "Hang", Request::new(vec![])).await });
+    let mut grpc = ready(&channel).await;
+    let path = PathAndQuery::from_static(SUBSCRIBE);
+    let events = grpc.server_streaming(Request::new(vec![]), path, Raw);
+    let mut events = soon(events).await.unwrap().into_inner();
+    upstream.until(|u| u.calls() == 1).await;
+    let stopped = tokio::spawn(daemon.stop());
+    let ended: Result<Option<Vec<u8>>, _> = soon(events.message()).await;
+    assert_eq!(ended.unwrap_err().message(), "lmdb-images is shutting down");
+    assert_eq!(upstream.calls(), 1, "the call was cut off with the stream");
+    soon(call).await.unwrap().unwrap_err();
     soon(stopped).await.unwrap();
 }
 

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use hyper::body::{Body, Frame};
 use tokio::task::JoinSet;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::model::Error;
 use crate::transport::conn::coalesce::ConnectionAborter;
@@ -110,18 +111,21 @@ pub(crate) struct ResponseBody {
     name: String,
     has_failed: bool,
     aborter: Arc<ConnectionAborter>,
+    /// For the count of open calls.
+    _open: Option<TaskTrackerToken>,
 }
 
 impl ResponseBody {
-    /// The response of the containerd `name`. `upload` sends the rest of the request.
+    /// The response of the containerd `name`. `upload` sends the rest of the request, `open` counts the call as open.
     pub(crate) fn new(
         body: RecvStream,
         upload: Option<RequestPump>,
         name: String,
         aborter: Arc<ConnectionAborter>,
+        open: Option<TaskTrackerToken>,
     ) -> Self {
         let upload = upload.map(|upload| JoinSet::from_iter([upload]));
-        Self { body, _upload: upload, name, has_failed: false, aborter }
+        Self { body, _upload: upload, name, has_failed: false, aborter, _open: open }
     }
 
     /// The last frame of a response whose stream failed with `error`.

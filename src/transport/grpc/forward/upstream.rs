@@ -35,8 +35,9 @@ use crate::transport::conn::coalesce::{CoalescingStream, ConnectionAborter};
 use crate::transport::grpc::forward::body::{RequestPump, ResponseBody, reset_reason};
 use crate::transport::grpc::message::Body;
 use crate::transport::grpc::request_body::RequestBody;
-use crate::transport::limits::{CONNECT_TIMEOUT, DRAIN_GRACE, MAX_STREAMS};
+use crate::transport::limits::{CONNECT_TIMEOUT, DRAIN_GRACE, GOAWAY_TIME, MAX_STREAMS};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// The flow-control window of a stream, to containerd and from it. In smaller windows a large upload is
 /// slower. With larger ones, streams that are not read would take more memory.
@@ -48,6 +49,10 @@ pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 256 << 20;
 
 /// The most clients for which the server opens a connection to containerd before their first call.
 const MAX_OPENED_AHEAD: usize = 64;
+
+/// The calls that end when something happens, perhaps never: clients have them open all the time.
+const WAITING_CALLS: [&str; 2] =
+    ["/containerd.services.events.v1.Events/Subscribe", "/containerd.services.tasks.v1.Tasks/Wait"];
 
 /// The connection to containerd for the calls of one client connection. The first call opens it, unless it
 /// was opened ahead; a call that finds it closed opens a new one.
@@ -66,6 +71,8 @@ pub(crate) struct Upstream {
 struct LiveConnection {
     sender: SendRequest<Bytes>,
     aborter: Arc<ConnectionAborter>,
+    /// The open calls but [`WAITING_CALLS`]; each has a token.
+    calls: TaskTracker,
 }
 
 impl Upstream {
@@ -91,7 +98,8 @@ impl Upstream {
         tokio::spawn(async move { drop(upstream.connection(&stop).await) }.boxed());
     }
 
-    /// Forwards a call and returns the response. [`DRAIN_GRACE`] after `stop` the call is cut off.
+    /// Forwards a call and returns the response. [`DRAIN_GRACE`] after `stop` the call is cut off, and before that when
+    /// only [`WAITING_CALLS`] are left.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when containerd cannot be reached; [`Error::Upstream`] when containerd
@@ -120,7 +128,9 @@ impl Upstream {
         head.version = http::Version::HTTP_2;
         head.headers.insert(DIRECT_HEADER, HeaderValue::from_static("1"));
         let is_complete = read.is_empty() && body.is_end_stream();
-        let LiveConnection { mut sender, aborter } = self.connection(stop).await?;
+        let is_waiting = WAITING_CALLS.contains(&head.uri.path());
+        let LiveConnection { mut sender, aborter, calls } = self.connection(stop).await?;
+        let open = (!is_waiting).then(|| calls.token());
         let into_status = |e: h2::Error| self.reset_status(&e, &aborter);
         let (mut response, stream) =
             sender.send_request(Request::from_parts(head, ()), is_complete).map_err(into_status)?;
@@ -134,7 +144,7 @@ impl Upstream {
         });
         let response = response.await.map_err(into_status)?;
         Ok(response.map(|body| {
-            ResponseBody::new(body, upload, self.name(), Arc::clone(&aborter)).boxed_unsync()
+            ResponseBody::new(body, upload, self.name(), Arc::clone(&aborter), open).boxed_unsync()
         }))
     }
 
@@ -158,10 +168,11 @@ impl Upstream {
     /// The open connection, if it accepts calls, else a new one.
     async fn connection(&self, stop: &CancellationToken) -> Result<LiveConnection> {
         let mut live = self.live.lock().await;
-        if let Some(LiveConnection { sender, aborter }) = live.as_ref()
+        if let Some(LiveConnection { sender, aborter, calls }) = live.as_ref()
             && let Ok(sender) = sender.clone().ready().await
         {
-            return Ok(LiveConnection { sender, aborter: Arc::clone(aborter) });
+            let (aborter, calls) = (Arc::clone(aborter), calls.clone());
+            return Ok(LiveConnection { sender, aborter, calls });
         }
         let connected =
             tokio::time::timeout(CONNECT_TIMEOUT, self.connect(stop)).await.unwrap_or_else(|_| {
@@ -191,10 +202,17 @@ impl Upstream {
             .map_err(|e| unreachable(&e))?;
         // The task ends with the last sender. The calls report a failure of the connection.
         let (stop, last) = (stop.clone(), Arc::downgrade(&aborter));
+        let calls = TaskTracker::new();
+        let open = calls.clone();
         let task = async move {
             let past_grace = async {
                 stop.cancelled().await;
-                tokio::time::sleep(DRAIN_GRACE).await;
+                let only_waiting_calls_are_open = async {
+                    tokio::time::sleep(GOAWAY_TIME).await;
+                    open.close();
+                    open.wait().await;
+                };
+                let _ = tokio::time::timeout(DRAIN_GRACE, only_waiting_calls_are_open).await;
             };
             tokio::select! {
                 _ = connection => {}
@@ -202,7 +220,7 @@ impl Upstream {
             }
         };
         tokio::spawn(task.boxed());
-        Ok(LiveConnection { sender, aborter })
+        Ok(LiveConnection { sender, aborter, calls })
     }
 
     fn name(&self) -> String {
