@@ -54,7 +54,7 @@ pub(crate) struct Collect {
     nats_ca: Option<PathBuf>,
 
     /// Serve metrics in Prometheus format here: a unix socket (a path that begins with /) or a loopback
-    /// address with a port
+    /// address with a port; exposed:0.0.0.0:PORT where a firewall guards the port
     #[arg(long, env = "LMDB_IMAGES_COLLECT_METRICS_ADDRESS", value_name = "ADDRESS")]
     metrics_address: Option<Address>,
 

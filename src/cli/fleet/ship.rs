@@ -77,7 +77,7 @@ struct ShipSettings {
     machine: Option<String>,
 
     /// Serve metrics in Prometheus format here: a unix socket (a path that begins with /) or a loopback
-    /// address with a port
+    /// address with a port; exposed:0.0.0.0:PORT where a firewall guards the port
     #[arg(long, env = "LMDB_IMAGES_SHIP_METRICS_ADDRESS", value_name = "ADDRESS")]
     metrics_address: Option<Address>,
 

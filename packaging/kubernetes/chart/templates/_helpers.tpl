@@ -13,3 +13,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "lmdb-images.image" -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
+
+{{/* Where metrics listen, without the port. "exposed:" says that the address is not a loopback one; networkPolicy guards it. */}}
+{{- define "lmdb-images.listen" -}}
+exposed:{{ if eq .Values.metrics.listen "::" }}[::]{{ else }}{{ .Values.metrics.listen }}{{ end }}
+{{- end }}
