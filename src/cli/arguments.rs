@@ -52,12 +52,17 @@ fn invalid_utf8(
     if let Some(argument) = arguments.iter().find(|argument| argument.to_str().is_none()) {
         return Some(format!("the argument {} is not UTF-8: write it again", shown(argument)));
     }
-    let variables = commands.get_subcommands().chain([&commands]).flat_map(|c| c.get_arguments());
-    variables.filter_map(|argument| argument.get_env()).find_map(|name| {
+    variables(&commands).into_iter().find_map(|name| {
         let value = std::env::var_os(name).filter(|value| value.to_str().is_none())?;
         let name = name.to_string_lossy();
         Some(format!("environment variable {name}: {} is not UTF-8: set it again", shown(&value)))
     })
+}
+
+/// Returns the environment variables of a command and of all commands below it.
+fn variables(command: &clap::Command) -> Vec<&OsStr> {
+    let own = command.get_arguments().filter_map(|argument| argument.get_env());
+    own.chain(command.get_subcommands().flat_map(variables)).collect()
 }
 
 /// Prints a help or an error of clap, and returns the exit status.

@@ -4,6 +4,7 @@ use clap::{ArgMatches, Args, Subcommand};
 use serde_json::json;
 
 use super::output::{Failure, print};
+use super::paths;
 use super::settings::{self, DaemonSettings};
 use super::settings_file::File;
 use crate::model::printable::escaped;
@@ -70,6 +71,8 @@ impl Config {
 /// Returns a file in which all settings are commented out, so that it changes nothing as it is.
 fn default_file() -> String {
     let defaults = DaemonSettings::defaults().table();
+    let socket = paths::default_state().join("metrics.sock").to_string_lossy().into_owned();
+    let socket = toml::Value::from(socket).to_string();
     let mut text = String::from(
         "# Settings of lmdb-images. Each is also a flag of \"lmdb-images serve\" and an environment\n\
          # variable, which take precedence over this file. A line that is commented out shows the default,\n\
@@ -79,7 +82,8 @@ fn default_file() -> String {
         let value = match (defaults.get(&setting.key), setting.value.as_str()) {
             (Some(value), _) => value.to_string(),
             (None, "SOCKET") => "\"/run/containerd/containerd.sock\"".into(),
-            (None, "ADDRESS") => "\"127.0.0.1:9478\"".into(),
+            // A port would not do in the packaged service, which has no network.
+            (None, "ADDRESS") => socket.clone(),
             (None, _) => "0".into(),
         };
         let unset = if defaults.contains_key(&setting.key) { "" } else { " (default: none)" };

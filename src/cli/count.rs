@@ -8,6 +8,7 @@ use serde_json::json;
 use super::output::{Failure, print, report_error};
 use super::{NamespaceArg, StoreArgs};
 use crate::admin::count;
+use crate::admin::ls::Conditions;
 use crate::api::catalog::CountRequest;
 
 /// Count images
@@ -23,6 +24,10 @@ pub(crate) struct Count {
     /// Filters of images
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
+
+    /// Only images with this label: KEY for any value, or KEY=VALUE; may be repeated, then all must match
+    #[arg(long = "label", value_name = "LABEL")]
+    labels: Vec<String>,
 
     /// Leave out images that match this filter; may be repeated, then those that match any
     #[arg(long, value_name = "FILTER")]
@@ -48,8 +53,9 @@ impl Count {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let one = self.namespace.parse()?;
         let namespace = (!self.all_namespaces).then_some(&one);
+        let conditions = Conditions { digest: None, labels: self.labels };
         let request = CountRequest {
-            filters: self.filters,
+            filters: conditions.filters(self.filters)?,
             without: self.without,
             ..CountRequest::default()
         };

@@ -1,7 +1,9 @@
 //! `lmdb-images history`.
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
+use super::candidates::{images_anywhere, namespaces};
 use super::change::{HEADS, cells, json};
 use super::daemon_args::DaemonArgs;
 use super::output::{Failure, StyledOutput, note};
@@ -25,10 +27,11 @@ use crate::model::{Namespace, UnixTime};
 #[derive(Args)]
 pub(crate) struct History {
     /// Name of an image, or a digest
+    #[arg(add = ArgValueCompleter::new(images_anywhere))]
     subject: String,
 
     /// Only changes in this namespace; may be repeated [default: all]
-    #[arg(short, long = "namespace", value_name = "NAMESPACE")]
+    #[arg(short, long = "namespace", value_name = "NAMESPACE", add = ArgValueCompleter::new(namespaces))]
     namespaces: Vec<String>,
 
     /// Only changes since this time: 90s, 30m, 2h, 7d ago, or a point in time such as 2026-11-28T12:00:00Z

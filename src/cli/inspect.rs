@@ -3,7 +3,7 @@
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
-use super::completion::images;
+use super::candidates::images;
 use super::output::{Failure, print};
 use super::text::pretty;
 use super::{NamespaceArg, StoreArgs};

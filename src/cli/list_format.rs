@@ -1,4 +1,7 @@
 //! The line of `ls --format`: text with fields in braces.
+//!
+//! `{{` and `}}` are braces, `\t` is a tab, `\n` a line end and `\\` a backslash, as shells pass these to the program as
+//! they are written.
 
 use std::fmt::Write;
 use std::str::FromStr;
@@ -38,19 +41,51 @@ pub(crate) struct ListFormat {
 const FIELDS: &str = "{namespace}, {name}, {mediaType}, {digest}, {size}, {createdAt}, {updatedAt}, {labels} \
                       and {labels.KEY}";
 
+/// What is written for a character of the text.
+const SIGNS: [(&str, char); 5] =
+    [("{{", '{'), ("}}", '}'), ("\\t", '\t'), ("\\n", '\n'), ("\\\\", '\\')];
+
+/// Whether the text behind `{{` is that of docker's templates, as in `{{.Name}}` and `{{json .}}`. A text that begins
+/// with `{.` can therefore not be printed: a template is much likelier.
+fn is_template(behind: &str) -> bool {
+    let word = behind.trim_start();
+    word.strip_prefix("json").unwrap_or(word).trim_start().starts_with('.')
+}
+
 impl FromStr for ListFormat {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (mut pieces, mut rest) = (Vec::new(), text);
-        while let Some((before, behind)) = rest.split_once('{') {
-            let end = || format!("a \"{{\" in {} has no \"}}\": add it", quote(text));
-            let (field, after) = behind.split_once('}').ok_or_else(end)?;
-            pieces.push(Piece::Text(before.to_owned()));
-            pieces.push(Piece::Field(field.parse()?));
-            rest = after;
+        let (mut pieces, mut plain, mut rest) = (Vec::new(), String::new(), text);
+        while let Some(c) = rest.chars().next() {
+            let sign = |(written, sign): &(&str, char)| Some((*sign, rest.strip_prefix(written)?));
+            if let Some((sign, after)) = SIGNS.iter().find_map(sign) {
+                if sign == '{' && is_template(after) {
+                    return Err(format!(
+                        "{} has a field of a Go template: write {{name}} for {{{{.Name}}}}; the fields are \
+                         {FIELDS}",
+                        quote(text)
+                    ));
+                }
+                plain.push(sign);
+                rest = after;
+            } else if let Some(behind) = rest.strip_prefix('{') {
+                let end = || {
+                    format!(
+                        "a \"{{\" in {} has no \"}}\": add it, or write {{{{ for the brace itself",
+                        quote(text)
+                    )
+                };
+                let (field, after) = behind.split_once('}').ok_or_else(end)?;
+                pieces.push(Piece::Text(std::mem::take(&mut plain)));
+                pieces.push(Piece::Field(field.parse()?));
+                rest = after;
+            } else {
+                plain.push(c);
+                rest = rest.get(c.len_utf8()..).unwrap_or_default();
+            }
         }
-        pieces.push(Piece::Text(rest.to_owned()));
+        pieces.push(Piece::Text(plain));
         Ok(Self { pieces })
     }
 }
@@ -139,6 +174,9 @@ mod tests {
         assert_eq!(line("{namespace}/{name} {digest}\t{size}"), "n/\"a\\x1b:1\" sha256:ab\t7");
         assert_eq!(line("{labels.stage}|{labels.none}|{labels}|{createdAt}"), "live||stage=live|");
         assert_eq!(line("plain }"), "plain }");
+        assert_eq!(line(r"{namespace}\t{size}\n\\t\d"), "n\t7\n\\t\\d");
+        assert_eq!(line(r#"{{"size": {size}, "of": {{}}}}"#), r#"{"size": 7, "of": {}}"#);
+        assert_eq!(line("{{{size}}}"), "{7}");
     }
 
     #[test]
@@ -148,6 +186,10 @@ mod tests {
             ("{labels.}", "no field \"labels.\""),
             ("{}", "no field \"\""),
             ("x {name", "has no \"}\""),
+            ("{name} {", "or write {{ for the brace itself"),
+            ("{{.Name}}\t{{.Size}}", "write {name} for {{.Name}}; the fields are {namespace}"),
+            ("{{ .Name }}", "write {name}"),
+            ("{{json .}}", "write {name}"),
         ] {
             let error = ListFormat::from_str(format).unwrap_err();
             assert!(error.contains(says), "{format}: {error}");

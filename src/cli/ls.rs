@@ -82,7 +82,8 @@ pub(crate) struct Ls {
     #[arg(short, long, value_enum, value_name = "FORM", group = "form")]
     output: Option<Form>,
 
-    /// Print a line of this text for each image, with fields in braces: '{name} {digest} {labels.stage}'
+    /// Print a line of this text for each image, with fields in braces: '{name}\t{digest} {labels.stage}'. \t is a tab,
+    /// \n a line end, {{ and }} are braces
     #[arg(long, value_name = "TEXT", group = "form")]
     format: Option<ListFormat>,
 

@@ -4,6 +4,7 @@ mod apply;
 mod arguments;
 mod backup;
 mod bounded;
+mod candidates;
 mod change;
 mod check;
 mod compact;
@@ -51,6 +52,7 @@ use clap::{ArgMatches, Args, CommandFactory, Parser, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 
 use crate::model::{Context, Error, Namespace, Result};
+pub use completion::script as completion_script;
 use output::Failure;
 use settings_file::File;
 
@@ -136,7 +138,7 @@ impl ContainerdArgs {
 #[derive(Args)]
 struct NamespaceArg {
     /// The namespace, as for ctr
-    #[arg(short, long, env = "CONTAINERD_NAMESPACE", default_value = "default", add = ArgValueCompleter::new(completion::namespaces))]
+    #[arg(short, long, env = "CONTAINERD_NAMESPACE", default_value = "default", add = ArgValueCompleter::new(candidates::namespaces))]
     namespace: String,
 }
 
@@ -171,8 +173,7 @@ fn drive(command: Pin<Box<dyn Future<Output = ()> + '_>>) -> Result<()> {
     Ok(())
 }
 
-/// Returns the command line of both programs. `tools/pages.rs` generates the manual pages and the shell completions
-/// from it.
+/// Returns the command line of both programs. `tools/pages.rs` generates the manual pages from it.
 #[cfg(feature = "fleet")]
 pub fn command() -> clap::Command {
     let fleet = fleet::command();

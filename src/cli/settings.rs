@@ -71,9 +71,9 @@ pub(crate) struct DaemonSettings {
     #[arg(long, env = "LMDB_IMAGES_READONLY_GID", value_name = "GID")]
     pub(crate) readonly_gid: Option<Gid>,
 
-    /// Serve metrics in Prometheus format here: a unix socket (a path that begins with /) or a
-    /// loopback address with a port, such as 127.0.0.1:9478; exposed:0.0.0.0:9478 where a firewall
-    /// guards the port
+    /// Serve metrics in Prometheus format here, which `lmdb-images top` reads: a unix socket (a path
+    /// that begins with /; the packaged service can serve no other) or a loopback address with a port,
+    /// such as 127.0.0.1:9478; exposed:0.0.0.0:9478 where a firewall guards the port
     #[arg(long, env = "LMDB_IMAGES_METRICS_ADDRESS", value_name = "ADDRESS")]
     pub(crate) metrics_address: Option<Address>,
 

@@ -25,6 +25,12 @@ pub(crate) struct File {
 }
 
 impl File {
+    /// The file of a command line that is not parsed: the one that its flag names, else the variable's or the default.
+    pub(crate) fn named(by_flag: Option<PathBuf>) -> Self {
+        let by_variable = || std::env::var_os(FILE_VARIABLE).map(PathBuf::from);
+        Self { config: by_flag.or_else(by_variable) }
+    }
+
     /// Path of the file.
     pub(crate) fn path(&self) -> PathBuf {
         self.config.clone().unwrap_or_else(default_config)

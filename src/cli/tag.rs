@@ -4,7 +4,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use serde_json::json;
 
-use super::completion::images;
+use super::candidates::images;
 use super::daemon_args::DaemonArgs;
 use super::output::{Failure, print};
 use super::text::visible;

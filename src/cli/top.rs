@@ -6,7 +6,7 @@ use clap::Args;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Style;
-use ratatui::text::Line;
+use ratatui::text::Text;
 use ratatui::widgets::{Row as TableRow, Table};
 use ratatui::{DefaultTerminal, Frame};
 
@@ -19,6 +19,8 @@ use crate::admin::top::{Endpoint, Figures, Samples, scrape};
 use crate::daemon::metrics::Address;
 use crate::model::printable::one_line;
 use crate::model::{Error, Result};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Show what a running daemon does: calls by method and by program, their times, containerd
 ///
@@ -65,7 +67,7 @@ impl Top {
         if self.once {
             std::thread::sleep(interval);
             let figures = readings.next()?;
-            return print_once(&head(&readings.endpoint, &figures, None), &figures);
+            return print_once(&head(&readings.endpoint, &figures), &figures);
         }
         let terminal = ratatui::try_init()
             .map_err(|e| Error::Internal(format!("taking the terminal: {e}; --once needs none")))?;
@@ -100,16 +102,22 @@ impl Readings {
 
 fn show(mut terminal: DefaultTerminal, readings: &mut Readings, interval: Duration) -> Result<()> {
     let failed = |e: std::io::Error| Error::Internal(format!("the terminal: {e}"));
-    let (mut figures, mut error) = (Figures::default(), None);
-    let mut due = Instant::now() + interval.min(Duration::from_secs(1));
+    let (mut figures, mut error) = (Figures::default(), None::<String>);
+    let mut due = Instant::now() + interval.min(SECOND);
     loop {
-        let head = head(&readings.endpoint, &figures, error.as_deref());
-        terminal.draw(|frame| draw(frame, &head, &figures)).map_err(failed)?;
+        let stale = error.as_deref().map(|error| (error, readings.at.elapsed()));
+        let head = head(&readings.endpoint, &figures);
+        terminal.draw(|frame| draw(frame, &head, &figures, stale, interval)).map_err(failed)?;
         let left = due.saturating_duration_since(Instant::now());
-        if event::poll(left).map_err(failed)? {
+        // The age of figures that are no longer read grows on the screen.
+        let wait = if error.is_some() { left.min(SECOND) } else { left };
+        if event::poll(wait).map_err(failed)? {
             if is_end(&event::read().map_err(failed)?) {
                 return Ok(());
             }
+            continue;
+        }
+        if wait < left {
             continue;
         }
         // A daemon that restarts is waited for.
@@ -128,21 +136,28 @@ fn is_end(event: &Event) -> bool {
     key.kind == KeyEventKind::Press && (key.code == KeyCode::Char('q') || is_interrupt)
 }
 
+/// A count with its noun: `1 call`, `2 calls`.
+fn counted(count: f64, one: &str, several: &str) -> String {
+    let count = format!("{count:.0}");
+    let noun = if count == "1" { one } else { several };
+    format!("{count} {noun}")
+}
+
 /// The lines above the table.
-fn head(endpoint: &Endpoint, figures: &Figures, error: Option<&str>) -> Vec<String> {
+fn head(endpoint: &Endpoint, figures: &Figures) -> Vec<String> {
     let count = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.0}"));
     let mut lines = vec![
-        match error {
-            Some(error) => one_line(error),
-            None => format!("lmdb-images at {endpoint}"),
-        },
+        format!("lmdb-images at {endpoint}"),
         format!(
-            "{:.0} connections, {:.0} calls under way, {:.0} of them watches and {:.0} subscriptions",
-            figures.connections, figures.in_flight, figures.watches, figures.subscriptions,
+            "{}, {} under way, of them {} and {}",
+            counted(figures.connections, "connection", "connections"),
+            counted(figures.in_flight, "call", "calls"),
+            counted(figures.watches, "watch", "watches"),
+            counted(figures.subscriptions, "subscription", "subscriptions"),
         ),
         format!(
-            "{} images, change {}; {:.1} commits/s, 99% within {}",
-            count(figures.images),
+            "{}, change {}; {:.1} commits/s, 99% within {}",
+            figures.images.map_or("- images".into(), |images| counted(images, "image", "images")),
             count(figures.last_change),
             figures.commits,
             within(figures.commit_p99, figures.commits),
@@ -193,19 +208,62 @@ fn within(time: Option<Duration>, rate: f64) -> String {
     }
 }
 
-fn draw(frame: &mut Frame<'_>, head: &[String], figures: &Figures) {
-    let lines = u16::try_from(head.len()).unwrap_or(u16::MAX);
-    let [above, methods, clients] = Layout::vertical([
-        Constraint::Length(lines.saturating_add(1)),
+/// Draws the screen. `stale` is why there are no newer figures, and the age of these.
+fn draw(
+    frame: &mut Frame<'_>,
+    head: &[String],
+    figures: &Figures,
+    stale: Option<(&str, Duration)>,
+    interval: Duration,
+) {
+    let width = usize::from(frame.area().width);
+    let error = stale.map(|(error, age)| {
+        let age = counted(age.as_secs_f64().floor(), "second", "seconds");
+        [one_line(error), format!("These figures are {age} old:")]
+    });
+    let error = error.into_iter().flatten().flat_map(|line| wrapped(&line, width));
+    let error: Vec<_> = error.collect();
+    let head: Vec<_> = head.iter().flat_map(|line| wrapped(line, width)).collect();
+    let every = counted(interval.as_secs_f64(), "second", "seconds");
+    let keys = wrapped(&format!("q: end; the figures are read every {every}"), width);
+    let height = |lines: &[String]| u16::try_from(lines.len()).unwrap_or(u16::MAX);
+    let [alarm, above, methods, clients, below] = Layout::vertical([
+        Constraint::Length(height(&error)),
+        Constraint::Length(height(&head).saturating_add(1)),
         Constraint::Fill(1),
         Constraint::Fill(1),
+        Constraint::Length(height(&keys)),
     ])
     .areas(frame.area());
-    let text: Vec<_> = head.iter().map(|line| Line::from(line.as_str())).collect();
-    frame.render_widget(ratatui::text::Text::from(text), above);
+    let style = if stale.is_some() { Style::new().dim() } else { Style::new() };
+    frame.render_widget(Text::from(error.join("\n")).style(Style::new().bold()), alarm);
+    frame.render_widget(Text::from(head.join("\n")).style(style), above);
     let widths = [20, 6, 10, 10, 10, 12];
-    draw_table(frame, methods, METHOD_HEADS, widths, method_cells(figures));
-    draw_table(frame, clients, CLIENT_HEADS, [20, 30, 10], client_cells(figures));
+    draw_table(frame, methods, METHOD_HEADS, widths, method_cells(figures), style);
+    draw_table(frame, clients, CLIENT_HEADS, [20, 30, 10], client_cells(figures), style);
+    frame.render_widget(Text::from(keys.join("\n")).style(Style::new().reversed()), below);
+}
+
+/// The lines of a text at a width: between words, or inside one that is longer than a line.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    for word in text.split(' ') {
+        let has_room = line.chars().count() + 1 + word.chars().count() <= width;
+        if !line.is_empty() && !has_room {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        for c in word.chars() {
+            if line.chars().count() == width.max(1) {
+                lines.push(std::mem::take(&mut line));
+            }
+            line.push(c);
+        }
+    }
+    lines.push(line);
+    lines
 }
 
 /// Draws a table whose columns have at least these widths.
@@ -215,9 +273,12 @@ fn draw_table<const N: usize>(
     heads: [&str; N],
     widths: [u16; N],
     cells: impl Iterator<Item = [String; N]>,
+    style: Style,
 ) {
     let heads = TableRow::new(heads).style(Style::new().bold());
-    let table = Table::new(cells.map(TableRow::new), widths.map(Constraint::Min)).header(heads);
+    let table = Table::new(cells.map(TableRow::new), widths.map(Constraint::Min))
+        .header(heads)
+        .style(style);
     frame.render_widget(table, area);
 }
 
@@ -259,37 +320,54 @@ mod tests {
         let figures = Figures {
             rows: vec![row],
             clients: vec![client],
+            in_flight: 1.0,
             watches: 4.0,
             connections: 3.0,
             following: Some(false),
             reads: vec![("files".into(), 2.0)],
             ..Figures::default()
         };
-        let mut terminal = Terminal::new(TestBackend::new(80, 12)).unwrap();
-        let endpoint = Endpoint::Unix("/run/m.sock".into());
-        let head = head(&endpoint, &figures, None);
-        terminal.draw(|frame| draw(frame, &head, &figures)).unwrap();
-        let screen = terminal.backend().to_string();
+        let screen = screen(80, &figures, None);
         for part in [
             "/run/m.sock",
-            "3 connections",
-            "4 of them watches",
+            "3 connections, 1 call under way, of them 4 watches and 0 subscriptions",
             "NOT FOLLOWED; reads: 2.0/s from files",
             "12.3",
             "5ms",
             "ctr",
             "7.9",
+            "q: end; the figures are read every 2 seconds",
         ] {
             assert!(screen.contains(part), "{part} is not in {screen}");
         }
         assert!(!screen.contains('\u{1b}'), "{screen}");
     }
 
+    /// What is on a screen of this width.
+    fn screen(width: u16, figures: &Figures, stale: Option<(&str, Duration)>) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, 16)).unwrap();
+        let head = head(&Endpoint::Unix("/run/m.sock".into()), figures);
+        let interval = Duration::from_secs(2);
+        terminal.draw(|frame| draw(frame, &head, figures, stale, interval)).unwrap();
+        terminal.backend().to_string()
+    }
+
     #[test]
-    fn an_error_stands_in_the_place_of_the_address() {
-        let endpoint = Endpoint::Unix("/run/m.sock".into());
-        let lines = head(&endpoint, &Figures::default(), Some("gone\nforged"));
-        assert_eq!(lines[0], "gone\\nforged");
-        assert_eq!(lines.len(), 3, "nothing is said of a containerd that is not there");
+    fn figures_that_are_no_longer_read_have_an_age() {
+        let stale = Some(("gone\nforged", Duration::from_millis(7900)));
+        let screen = screen(80, &Figures::default(), stale);
+        assert!(screen.contains("gone\\nforged"), "{screen}");
+        assert!(screen.contains("These figures are 7 seconds old:"), "{screen}");
+        assert!(!screen.contains("containerd"), "{screen}");
+    }
+
+    #[test]
+    fn a_narrow_screen_has_the_whole_head() {
+        let figures = Figures { images: Some(1.0), ..Figures::default() };
+        let screen = screen(30, &figures, Some(("connect /run/m.sock: none", SECOND)));
+        for part in ["These figures are 1 second", "\"subscriptions ", "1 image,", "99% within -"] {
+            assert!(screen.contains(part), "{part} is not in {screen}");
+        }
+        assert_eq!(wrapped("/a/long/path is", 6), ["/a/lon", "g/path", "is"]);
     }
 }

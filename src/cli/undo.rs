@@ -1,7 +1,9 @@
 //! `lmdb-images undo`.
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
+use super::candidates::images;
 use super::change::{HEADS, cells, json};
 use super::daemon_args::DaemonArgs;
 use super::output::{Failure, StyledOutput, note};
@@ -24,6 +26,7 @@ use crate::model::{Error, UnixTime};
 #[derive(Args)]
 pub(crate) struct Undo {
     /// Number of a change, or name of an image
+    #[arg(add = ArgValueCompleter::new(images))]
     what: String,
 
     /// With a name: the state after this change, or at this time (30m or 2h ago, or 2026-11-28T12:00:00Z)

@@ -102,6 +102,11 @@ fn a_wrong_variable_is_called_by_its_name() {
         let error = format!("environment variable {variable}: \"a\\xff\" is not UTF-8");
         super::Ended(ended).failed(2, &error);
     }
+    // A variable of a command of a command.
+    let ended =
+        program(dir.path()).args(["fleet", "nodes"]).env("LMDB_IMAGES_FLEET", bytes).output();
+    let error = "environment variable LMDB_IMAGES_FLEET: \"a\\xff\" is not UTF-8";
+    super::Ended(ended.unwrap()).failed(2, error);
     let given = [std::ffi::OsStr::new("serve"), std::ffi::OsStr::new("--log"), bytes];
     run(dir.path(), &given).failed(2, "the argument \"a\\xff\" is not UTF-8");
     run(dir.path(), &["serve", "--max-calls", "many"]).failed(2, "'--max-calls <N>'");

@@ -1,9 +1,11 @@
-//! The forms of `ls`, the lint of names, and what a shell asks for completion.
+//! The forms of `ls`, the lint of names, `count` and `top`.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
-use super::{Ended, args, program, run, store};
+use lmdb_images::store::Store;
+
+use super::{args, fill, run, store};
 
 fn listed(dir: &std::path::Path, line: &str) -> String {
     run(dir, &args(dir, &format!("ls --root ROOT {line}"))).worked()
@@ -58,34 +60,24 @@ fn check_names_lists_what_docker_and_cri_cannot_show() {
     run(dir, &args(dir, "check --root DIR/none --names")).failed(2, "");
 }
 
-/// The completions that bash's script gets for these words. The user is writing the last one.
-fn completed(dir: &std::path::Path, words: &[&str]) -> Vec<String> {
-    let mut command = program(dir);
-    command.env("LMDB_IMAGES_COMPLETE", "bash").env("LMDB_IMAGES_ROOT", dir.join("root"));
-    command.env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string()).env("_CLAP_IFS", "\n");
-    let ended = Ended(command.arg("--").args(words).output().unwrap());
-    ended.worked().lines().map(str::to_owned).collect()
-}
-
 #[test]
-fn a_shell_is_offered_commands_namespaces_and_names_of_the_store() {
-    let dir =
-        store(&["docker.io/library/a:1", "docker.io/library/b:1", "quay.io/c:1", "docker.io/$(x)"]);
-    let dir = dir.path();
-    assert_eq!(completed(dir, &["lmdb-images", "takeo"]), ["takeover"]);
-    let names = completed(dir, &["lmdb-images", "inspect", "docker.io/"]);
-    assert_eq!(names, ["docker.io/library/a:1", "docker.io/library/b:1"]);
-    assert_eq!(completed(dir, &["lmdb-images", "ls", "-n", "d"]), ["default"]);
-    // Without a store nothing is offered, and nothing is printed on standard error.
-    let none = tempfile::tempdir().unwrap();
-    assert_eq!(completed(none.path(), &["lmdb-images", "inspect", "d"]), [""; 0]);
-    for shell in ["bash", "zsh", "fish"] {
-        assert!(
-            run(dir, &args(dir, &format!("completion {shell}")))
-                .worked()
-                .contains("LMDB_IMAGES_COMPLETE")
-        );
+fn count_takes_the_labels_of_ls() {
+    let dir = store(&["docker.io/library/a:1"]);
+    let mut labelled = crate::support::image("docker.io/library/b:1");
+    labelled.labels.insert("team".into(), "a".into());
+    fill(&Store::open(&dir.path().join("root")).unwrap(), "default", vec![labelled]);
+    for (line, count) in [
+        ("", "2\n"),
+        ("--label team", "1\n"),
+        ("--label team=a name~=b", "1\n"),
+        ("--label team=b", "0\n"),
+        ("--label team name~=y.a", "0\n"),
+    ] {
+        let line = format!("count --root ROOT {line}");
+        assert_eq!(run(dir.path(), &args(dir.path(), line.trim_end())).worked(), count, "{line}");
     }
+    run(dir.path(), &args(dir.path(), "count --root ROOT --label =a"))
+        .failed(1, "--label \"=a\" has no key");
 }
 
 #[test]
@@ -120,7 +112,7 @@ fn top_shows_the_difference_of_two_scrapes() {
     assert_eq!(row("Images/Get")[..2], ["Images/Get", "grpc"]);
     assert_eq!(row("Catalog/Watch")[..5], ["Catalog/Watch", "grpc", "0.0", "0.0", "3"]);
     assert_eq!(row("ctr")[..2], ["ctr", "Images/Get"]);
-    assert!(said.contains("3 of them watches and 0 subscriptions"), "{said}");
+    assert!(said.contains("3 calls under way, of them 3 watches and 0 subscriptions"), "{said}");
     // A second has passed, or somewhat more.
     for rate in [row("Images/Get")[2], row("ctr")[2]] {
         let rate: f64 = rate.parse().unwrap();
