@@ -3,26 +3,27 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use http::HeaderMap;
 use protobuf::Message;
 use protobuf::UnknownValueRef;
 use protobuf::well_known_types::empty::Empty;
-use tonic::{Code, Status};
 
 use crate::containerd::client::GrpcClient;
-use crate::model::{Error, Result};
+use crate::model::{Error, Namespace, Result};
 
 const IMAGES: &str = "/runtime.v1.ImageService/ListImages";
 const VERSION: &str = "/runtime.v1.RuntimeService/Version";
 
+/// The namespace in which CRI works.
+const NAMESPACE: &str = "k8s.io";
+
 /// The field of both replies that is counted: the images, and the version of the interface.
 const FIRST_FIELD: u32 = 1;
 
+/// gRPC's code of a service that is not there.
+const UNIMPLEMENTED: i32 = 12;
+
 /// How long containerd's plugin may take to be ready after containerd's start.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long one call may take.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pause between two attempts.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -33,28 +34,29 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// The call that containerd answers and `through` does not.
 pub(crate) async fn check(through: &Path, direct: &Path) -> Result<String> {
     let containerd = GrpcClient::lazy(direct);
-    if let Err(status) = ready(&containerd).await {
-        return Ok(match status.code() {
-            Code::Unimplemented | Code::Unavailable => "skipped, containerd has no CRI".into(),
-            code => format!("skipped, containerd's CRI says {code:?}: {}", status.message()),
+    if let Err(e) = ready(&containerd).await {
+        return Ok(match e {
+            Error::Upstream(UNIMPLEMENTED, _) | Error::Unavailable(_) => {
+                "skipped, containerd has no CRI".into()
+            }
+            e => format!("skipped, containerd's CRI does not answer: {}", e.message()),
         });
     }
     let daemon = GrpcClient::connect(through).await?;
     let through = through.display();
-    let failed = |path: &str, status: Status| {
+    let failed = |path: &str, e: Error| {
         Error::FailedPrecondition(format!(
-            "containerd answers {path}, and {through} does not: {:?}: {}",
-            status.code(),
-            status.message()
+            "containerd answers {path}, and {through} does not: {}",
+            e.message()
         ))
     };
-    call(&daemon, VERSION).await.map_err(|status| failed(VERSION, status))?;
-    let images = call(&daemon, IMAGES).await.map_err(|status| failed(IMAGES, status))?;
+    call(&daemon, VERSION).await.map_err(|e| failed(VERSION, e))?;
+    let images = call(&daemon, IMAGES).await.map_err(|e| failed(IMAGES, e))?;
     Ok(format!("containerd's CRI answers at {through}, with {images} images"))
 }
 
 /// Awaits that containerd answers both calls. It refuses them for a moment after its start.
-async fn ready(containerd: &GrpcClient) -> std::result::Result<(), Status> {
+async fn ready(containerd: &GrpcClient) -> Result<()> {
     let started = Instant::now();
     loop {
         let answered = match call(containerd, VERSION).await {
@@ -62,24 +64,19 @@ async fn ready(containerd: &GrpcClient) -> std::result::Result<(), Status> {
             failed => failed,
         };
         match answered {
-            Err(status)
-                if status.code() != Code::Unimplemented && started.elapsed() < READY_TIMEOUT =>
-            {
-                tokio::time::sleep(RETRY_INTERVAL).await;
-            }
-            answered => return answered.map(drop),
+            Ok(_) => return Ok(()),
+            Err(e @ Error::Upstream(UNIMPLEMENTED, _)) => return Err(e),
+            Err(e) if started.elapsed() >= READY_TIMEOUT => return Err(e),
+            Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
         }
     }
 }
 
 /// Makes a call with an empty request, and returns how often the reply has [`FIRST_FIELD`]. The two messages of CRI
 /// are not built in: the library keeps fields that it does not know.
-async fn call(client: &GrpcClient, path: &'static str) -> std::result::Result<usize, Status> {
-    let headers = HeaderMap::new();
-    let call = client.call::<Empty, Empty>(path, None, &headers, Empty::new());
-    let reply = tokio::time::timeout(CALL_TIMEOUT, call).await;
-    let reply = reply.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))?;
-    Ok(count(&reply))
+async fn call(client: &GrpcClient, path: &'static str) -> Result<usize> {
+    let namespace = Namespace::parse(NAMESPACE)?;
+    client.call_with_timeout::<_, Empty>(path, &namespace, Empty::new()).await.map(|r| count(&r))
 }
 
 fn count(reply: &Empty) -> usize {
