@@ -67,7 +67,7 @@ const NOTES: [&str; 2] = [
 
 /// The effect of a restart of dockerd with containerd.
 const DOCKER_NOTE: &str = "docker.service is restarted with containerd if it runs: docker's containers go on if \
-                           live-restore is on, and end if not";
+                           live-restore is on, and end if not; a docker exec under way ends";
 
 /// Steps in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
