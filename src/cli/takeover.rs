@@ -95,7 +95,7 @@ impl Release {
             return if self.here {
                 Ok(ExitCode::SUCCESS)
             } else {
-                finish(out, &released_message())
+                finish(out, "nothing to release: this node was not taken over")
             };
         }
         if self.here {

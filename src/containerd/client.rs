@@ -12,6 +12,7 @@ use http::HeaderMap;
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use protobuf::Message;
+use protobuf::well_known_types::empty::Empty;
 use tokio::net::UnixStream;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
@@ -21,6 +22,7 @@ use crate::api::images::{
     GetImageRequest, GetImageResponse, Image, ListImagesRequest, ListImagesResponse,
 };
 use crate::api::namespace::{ListNamespacesRequest, ListNamespacesResponse, Namespace as Record};
+use crate::api::version::VersionResponse;
 use crate::containerd::DIRECT_HEADER;
 use crate::containerd::codec::{EncodedCodec, decode, encode};
 use crate::containerd::partition::{Partition, Split};
@@ -95,6 +97,16 @@ impl GrpcClient {
             .await
             .map_err(|s| self.failed("listing namespaces", &s))?;
         Ok(reply.namespaces)
+    }
+
+    /// The version of the containerd, as it says it.
+    pub(crate) async fn version(&self) -> Result<String> {
+        let path = "/containerd.services.version.v1.Version/Version";
+        let reply: VersionResponse = self
+            .call(path, None, &HeaderMap::new(), Empty::new())
+            .await
+            .map_err(|s| self.failed("reading the version", &s))?;
+        Ok(reply.version)
     }
 
     /// All images of a namespace, by partitions: one reply carries at most 16 MiB.

@@ -4,10 +4,11 @@
 //! - [`layout`]: the addresses, and the files that a takeover makes; [`texts`]: their texts; [`disk`] writes them
 //! - [`mod@unit`]: reads containerd's command from its unit; [`listening`]: the sockets that it listens on;
 //!   [`node`]: the state of this machine; [`preflight`]: the checks before the first step
+//! - [`clients`]: the clients of containerd, and the addresses that their [`settings`] name
 //! - [`plan`]: the steps, as data, so that the command prints exactly the steps that it takes; [`steps`]: takes one
 //! - [`record`]: the state of a takeover, which a release needs after an interruption
 //! - [`systemd`]: systemctl; [`shims`]: containers that were started during the takeover
-//! - [`postflight`]: the checks after the last step
+//! - [`postflight`]: the checks after the last step, with [`cri`] for the kubelet's calls
 //!
 //! **One file decides.** Every file of a takeover has an effect only while `takeover.env` exists: the two
 //! sockets have it as a condition, and without it containerd's command ends in an empty variable. The takeover
@@ -17,6 +18,8 @@
 //! **systemd finishes.** The steps run in a transient unit of systemd's. If their process is killed, systemd
 //! runs `release`, which begins anywhere and can be repeated.
 
+mod clients;
+mod cri;
 mod disk;
 mod layout;
 mod listening;
@@ -25,6 +28,7 @@ mod plan;
 mod postflight;
 mod preflight;
 mod record;
+mod settings;
 mod shims;
 mod steps;
 mod systemd;
@@ -36,6 +40,7 @@ use std::path::Path;
 pub(crate) use self::layout::{ADDRESS, UPSTREAM};
 pub(crate) use self::plan::TakeoverPlan;
 
+use self::clients::Clients;
 use self::layout::Files;
 use self::node::Node;
 use self::record::{Phase, TakeoverRecord};
@@ -68,8 +73,11 @@ pub(crate) enum TakeoverState {
 
 /// Returns the state of this machine, by the files of a takeover.
 pub(crate) fn state() -> Result<TakeoverState> {
-    let files = Files::of_machine();
-    Ok(match TakeoverRecord::read(&files)?.map(|record| record.phase) {
+    state_of(&Files::of_machine())
+}
+
+fn state_of(files: &Files) -> Result<TakeoverState> {
+    Ok(match TakeoverRecord::read(files)?.map(|record| record.phase) {
         Some(Phase::Taken) => TakeoverState::Taken,
         Some(Phase::Taking | Phase::Releasing) => TakeoverState::Interrupted,
         None if files.all().iter().any(|path| path.symlink_metadata().is_ok()) => {
@@ -122,9 +130,10 @@ pub(crate) async fn take(store: &Path, mut each: impl FnMut(TakeoverEvent<'_>)) 
     let files = Files::of_machine();
     let mut systemctl = Systemctl;
     let node = Node::inspect(&mut systemctl)?;
+    let clients = Clients::of_machine(&mut systemctl);
     let plan = plan::takeover(&files, &node);
     let taken = match run(&plan, &files, &mut systemctl, &mut each) {
-        Ok(()) => postflight::check_taken(store, &node, &mut each).await,
+        Ok(()) => postflight::check_taken(store, &node, &clients, &mut each).await,
         Err(e) => Err(e),
     };
     let Err(failed) = taken else {
@@ -154,7 +163,10 @@ pub(crate) async fn release(mut each: impl FnMut(TakeoverEvent<'_>)) -> Result<(
 /// The plan of [`release`]. Changes nothing.
 pub(crate) fn plan_release() -> Result<TakeoverPlan> {
     let files = Files::of_machine();
-    Ok(plan::release(&files, TakeoverRecord::read(&files)?.as_ref()))
+    let plan = plan::release(&files, TakeoverRecord::read(&files)?.as_ref());
+    // A release works without an answer, too.
+    let restarted_too = node::restarted_with_containerd(&mut Systemctl).unwrap_or_default();
+    Ok(TakeoverPlan { restarted_too, ..plan })
 }
 
 fn release_steps(

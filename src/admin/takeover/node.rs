@@ -1,5 +1,6 @@
 //! The state of this machine: containerd's service, its sockets, our service.
 
+use std::fmt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
@@ -17,6 +18,12 @@ pub(crate) struct SocketOwner {
     pub(crate) gid: u32,
     /// The permission bits.
     pub(crate) mode: u32,
+}
+
+impl fmt::Display for SocketOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mode {:04o}, user {} and group {}", self.mode, self.uid, self.gid)
+    }
 }
 
 /// The state of the machine before a takeover, as far as the takeover changes it.
@@ -57,23 +64,33 @@ impl Node {
         let owner = socket_owner(ADDRESS)?;
         let ttrpc_owner =
             socket_owner(&format!("{ADDRESS}{TTRPC_SUFFIX}")).unwrap_or_else(|_| owner.clone());
-        let mut restarted_too = Vec::new();
-        for relation in ["RequiredBy", "BoundBy", "ConsistsOf"] {
-            let units = property(systemd, CONTAINERD_UNIT, relation)?;
-            restarted_too.extend(units.split_whitespace().map(str::to_owned));
-        }
-        restarted_too.sort();
-        restarted_too.dedup();
+        let restarted_too = restarted_with_containerd(systemd)?;
         let service_was_active = property(systemd, OUR_UNIT, "ActiveState")? == "active";
         Ok(Self { command, owner, ttrpc_owner, service_was_active, restarted_too })
     }
+}
+
+/// Units that systemd restarts with containerd, if they are active.
+pub(crate) fn restarted_with_containerd(systemd: &mut dyn Systemd) -> Result<Vec<String>> {
+    let mut restarted = Vec::new();
+    for relation in ["RequiredBy", "BoundBy", "ConsistsOf"] {
+        let units = property(systemd, CONTAINERD_UNIT, relation)?;
+        restarted.extend(units.split_whitespace().map(str::to_owned));
+    }
+    restarted.sort();
+    restarted.dedup();
+    Ok(restarted)
 }
 
 fn stop(why: String) -> Error {
     Error::FailedPrecondition(why)
 }
 
-fn socket_owner(path: &str) -> Result<SocketOwner> {
+/// Looks at a socket.
+///
+/// # Errors
+/// `FailedPrecondition` if the path is not that of a socket.
+pub(crate) fn socket_owner(path: &str) -> Result<SocketOwner> {
     let found = Path::new(path).symlink_metadata();
     let found = found.map_err(|e| Error::Internal(format!("looking at {path}: {e}")))?;
     if !found.file_type().is_socket() {

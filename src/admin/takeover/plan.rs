@@ -3,7 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::layout::{ADDRESS, CONTAINERD_UNIT, Files, OUR_UNIT, SOCKET_UNIT, TTRPC_UNIT, UPSTREAM};
+use super::layout::{
+    ADDRESS, CONTAINERD_UNIT, DOCKER_UNIT, Files, OUR_UNIT, SOCKET_UNIT, TTRPC_UNIT, UPSTREAM,
+};
 use super::node::Node;
 use super::record::{Phase, TakeoverRecord};
 use super::texts;
@@ -63,6 +65,10 @@ const NOTES: [&str; 2] = [
      restart of containerd: docker ps then shows the container as running, until docker rm -f",
 ];
 
+/// The effect of a restart of dockerd with containerd.
+const DOCKER_NOTE: &str = "docker.service is restarted with containerd if it runs: docker's containers go on if \
+                           live-restore is on, and end if not; a docker exec under way ends";
+
 /// Steps in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TakeoverPlan {
@@ -89,6 +95,9 @@ impl TakeoverPlan {
                 self.restarted_too.join(", ")
             ));
         }
+        if self.restarted_too.iter().any(|unit| unit == DOCKER_UNIT) {
+            lines.push(format!("note  {DOCKER_NOTE}"));
+        }
         lines
     }
 }
@@ -109,7 +118,7 @@ pub(crate) fn takeover(files: &Files, node: &Node) -> TakeoverPlan {
     TakeoverPlan { steps, restarted_too: node.restarted_too.clone() }
 }
 
-/// The steps of a release, from any state. The switch goes first: without it containerd restarts on its own address,
+/// The steps of a release, from any state, without the units that systemd restarts with containerd. The switch goes first: without it containerd restarts on its own address,
 /// whatever systemd has loaded. The daemon stops after that restart, as it takes seconds to let its clients go, and no
 /// client would have an answer in the meantime.
 pub(crate) fn release(files: &Files, record: Option<&TakeoverRecord>) -> TakeoverPlan {

@@ -5,17 +5,24 @@ use std::path::Path;
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access, geteuid};
 
-use super::layout::{ADDRESS, CONTAINERD_UNIT, OUR_UNIT, UPSTREAM};
+use super::clients::Clients;
+use super::layout::{ADDRESS, CONTAINERD_UNIT, DOCKER_UNIT, OUR_UNIT, UPSTREAM};
 use super::node::Node;
 use super::systemd::{Systemd, property};
 use super::unit;
+use crate::admin::containerd::await_reply;
 use crate::admin::diff::{self, DifferenceKind};
 use crate::admin::peers;
 use crate::admin::precondition::Check;
+use crate::containerd::client::GrpcClient;
+use crate::model::Error;
 use crate::store::dir::files::DATA_FILE;
 
 /// Free space that the file system of the store must have. A copy of 100,000 images takes about a quarter.
 const MIN_FREE_BYTES: u64 = 256 << 20;
+
+/// The oldest containerd, major and minor version, that the takeover is tested with.
+const MIN_VERSION: (u32, u32) = (1, 6);
 
 /// Checks that need no containerd.
 pub(crate) fn of_machine(systemd: &mut impl Systemd) -> Vec<Check> {
@@ -47,7 +54,7 @@ fn check_systemd() -> Result<String, String> {
 
 /// Checks that both units are loaded, and that no active unit has a socket with the name of one of the takeover.
 fn check_units(systemd: &mut impl Systemd) -> Result<String, String> {
-    let text = |e: crate::model::Error| e.message().to_owned();
+    let text = |e: Error| e.message().to_owned();
     for unit in [CONTAINERD_UNIT, OUR_UNIT] {
         if property(systemd, unit, "LoadState").map_err(text)? != "loaded" {
             return Err(format!("there is no {unit}: install its package first"));
@@ -72,28 +79,89 @@ pub(crate) async fn of_node(
     program: &Path,
 ) -> Vec<Check> {
     let check = |subject, found| Check { subject, found };
-    vec![
-        check("containerd", Ok(format!("listens on {ADDRESS}, started by `{}`", node.command))),
-        check("containers", check_containers(systemd)),
+    let clients = Clients::of_machine(systemd);
+    let mut checks = vec![
+        check("containerd", check_version(node).await),
+        check("containers", check_containers(systemd, node, &clients)),
         check("program", check_program(systemd, program)),
         check("store", check_names(store, node.service_was_active).await),
         check("room", check_room(store)),
         check("address", check_upstream()),
         check("clients", Ok(describe_clients())),
-    ]
+    ];
+    checks.extend(clients.found.iter().map(|client| check(client.subject, Ok(client.to_string()))));
+    checks
 }
 
-fn check_containers(systemd: &mut impl Systemd) -> Result<String, String> {
-    match property(systemd, CONTAINERD_UNIT, "KillMode") {
-        Ok(mode) if mode == "process" => {
-            Ok("go on: containerd's restart leaves their shims".into())
-        }
-        Ok(mode) => Err(format!(
-            "{CONTAINERD_UNIT} has KillMode={mode}, so its restart would end every container: set \
-             KillMode=process, as containerd's own unit does"
+async fn check_version(node: &Node) -> Result<String, String> {
+    let text = |e: Error| e.message().to_owned();
+    let containerd = GrpcClient::connect(Path::new(ADDRESS)).await.map_err(text)?;
+    let version = await_reply(&containerd, containerd.version()).await.map_err(text)?;
+    is_supported(&version)?;
+    Ok(format!("{version}, at {ADDRESS}, started by `{}`", node.command))
+}
+
+/// Refuses a containerd older than [`MIN_VERSION`]. A version that is not two numbers, of a build of somebody's own,
+/// is not refused.
+fn is_supported(version: &str) -> Result<(), String> {
+    let mut parts = version.trim_start_matches('v').split('.').map(str::parse::<u32>);
+    match (parts.next(), parts.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < MIN_VERSION => Err(format!(
+            "containerd at {ADDRESS} is {version}, and a takeover needs {}.{} or later: upgrade containerd first",
+            MIN_VERSION.0, MIN_VERSION.1
         )),
-        Err(e) => Err(e.message().into()),
+        _ => Ok(()),
     }
+}
+
+fn check_containers(
+    systemd: &mut impl Systemd,
+    node: &Node,
+    clients: &Clients,
+) -> Result<String, String> {
+    let text = |e: Error| e.message().to_owned();
+    let mode = property(systemd, CONTAINERD_UNIT, "KillMode").map_err(text)?;
+    // systemd restarts only those that run.
+    let mut restarted = Vec::new();
+    for unit in &node.restarted_too {
+        if property(systemd, unit, "ActiveState").map_err(text)? == "active" {
+            restarted.push(unit.as_str());
+        }
+    }
+    describe_containers(&mode, &restarted, clients.docker_has_live_restore)
+}
+
+/// The effect of containerd's restart on containers: those of docker end with a dockerd that stops.
+fn describe_containers(
+    kill_mode: &str,
+    restarted: &[&str],
+    docker_has_live_restore: bool,
+) -> Result<String, String> {
+    if kill_mode != "process" {
+        return Err(format!(
+            "{CONTAINERD_UNIT} has KillMode={kill_mode}, so its restart would end every container: set \
+             KillMode=process, as containerd's own unit does"
+        ));
+    }
+    let shims = "go on: containerd's restart leaves their shims";
+    if !restarted.contains(&DOCKER_UNIT) {
+        return Ok(match restarted {
+            [] => shims.to_owned(),
+            units => format!("{shims}; systemd restarts {} with it", units.join(", ")),
+        });
+    }
+    if !docker_has_live_restore {
+        return Err(format!(
+            "systemd restarts {} with {CONTAINERD_UNIT}, and docker's containers would end, because live-restore is \
+             off: set \"live-restore\": true in /etc/docker/daemon.json and `systemctl reload {DOCKER_UNIT}`, or \
+             end them yourself, `systemctl stop {DOCKER_UNIT}`",
+            restarted.join(", ")
+        ));
+    }
+    Ok(format!(
+        "{shims}; systemd restarts {} with it, and docker's containers go on because live-restore is on",
+        restarted.join(", ")
+    ))
 }
 
 /// The service must have this version, because it reads the files that this program writes.
@@ -166,5 +234,41 @@ fn describe_clients() -> String {
             format!("connect again, and calls under way fail: {}", peers.join(", "))
         }
         Err(e) => format!("not known: {e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_containerd_before_1_6_is_refused() {
+        for supported in ["1.6.20~ds1", "1.6.0", "v1.7.24", "2.1.9", "1.10.0", "2.0.0-rc.1", "dev"]
+        {
+            is_supported(supported).unwrap();
+        }
+        for old in ["1.5.18", "v1.4.13~ds1", "0.2.1"] {
+            let refused = is_supported(old).unwrap_err();
+            assert!(refused.contains(&format!("is {old}, and a takeover needs 1.6")), "{refused}");
+        }
+    }
+
+    #[test]
+    fn docker_restarted_without_live_restore_stops_a_takeover() {
+        let shims = "go on: containerd's restart leaves their shims";
+        let describe = describe_containers;
+        assert_eq!(describe("process", &[], false).unwrap(), shims);
+        let other = format!("{shims}; systemd restarts a.service with it");
+        assert_eq!(describe("process", &["a.service"], false).unwrap(), other);
+        let refused = describe("process", &["a.service", "docker.service"], false).unwrap_err();
+        assert!(
+            refused
+                .starts_with("systemd restarts a.service, docker.service with containerd.service")
+                && refused.contains("live-restore is off"),
+            "{refused}"
+        );
+        let on = describe("process", &["docker.service"], true).unwrap();
+        assert!(on.ends_with("go on because live-restore is on"), "{on}");
+        assert!(describe("control-group", &[], true).unwrap_err().contains("end every container"));
     }
 }
