@@ -101,7 +101,7 @@ async fn check_version(node: &Node) -> Result<String, String> {
     Ok(format!("{version}, at {ADDRESS}, started by `{}`", node.command))
 }
 
-/// Refuses a containerd older than [`MIN_VERSION`]. A version that is not two numbers, of a build of somebody's own,
+/// Refuses a containerd older than [`MIN_VERSION`]. A version that is not two numbers, of a private build,
 /// is not refused.
 fn is_supported(version: &str) -> Result<(), String> {
     let mut parts = version.trim_start_matches('v').split('.').map(str::parse::<u32>);
