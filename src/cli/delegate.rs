@@ -1,6 +1,6 @@
 //! `ship` and `fleet` are commands of another program, `lmdb-images-fleet`, which is installed beside this one.
 //!
-//! So the program of a node has neither a client of PostgreSQL and NATS nor TLS, and is a quarter smaller.
+//! So the program of a node has neither a client of PostgreSQL and NATS nor TLS, and is more than a quarter smaller.
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsString};

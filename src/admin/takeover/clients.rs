@@ -6,15 +6,12 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::layout::{ADDRESS, DOCKER_UNIT};
+use super::layout::{ADDRESS, DOCKER_UNIT, OUR_ADDRESS};
 use super::settings::{
     not_parsed, resolved, settings, socket_path, value_after, words, yaml_value,
 };
 use super::systemd::Systemd;
 use super::unit;
-
-/// The link to our socket, which the service has with and without a takeover.
-const OUR_ADDRESS: &str = "/run/lmdb-images/containerd.sock";
 
 const DOCKER_FILE: &str = "/etc/docker/daemon.json";
 const CRICTL_FILE: &str = "/etc/crictl.yaml";
@@ -22,6 +19,9 @@ const NERDCTL_FILE: &str = "/etc/nerdctl/nerdctl.toml";
 const BUILDKIT_FILE: &str = "/etc/buildkit/buildkitd.toml";
 const KUBELET_FILE: &str = "/var/lib/kubelet/config.yaml";
 const KUBELET_FLAGS_FILE: &str = "/var/lib/kubelet/kubeadm-flags.env";
+
+/// The values of a flag that Go's `strconv.ParseBool` reads as false.
+const GO_FALSE: [&str; 6] = ["0", "f", "F", "false", "False", "FALSE"];
 
 /// The address that a client uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,7 +129,8 @@ fn docker(root: &Path, command: Option<&str>) -> (Vec<Client>, bool) {
     let by_flag = value_after(&words, "--containerd")
         .map(|value| Endpoint::Named(format!("{DOCKER_UNIT}'s --containerd"), value));
     let live_flag = words.iter().position(|word| *word == "--live-restore");
-    let live_flag = live_flag.is_some_and(|at| words.get(at + 1).copied() != Some("false"));
+    let is_off = |word: &&str| GO_FALSE.contains(word);
+    let live_flag = live_flag.is_some_and(|at| !words.get(at + 1).is_some_and(is_off));
     let settings = match settings(root, DOCKER_FILE) {
         None if command.is_none() => return (Vec::new(), false),
         None => None,
@@ -372,6 +373,7 @@ mod tests {
         assert!(has("{\"live-restore\": true}", "dockerd"));
         assert!(has("{}", "dockerd --live-restore -D"));
         assert!(!has("{\"live-restore\": false}", "dockerd --live-restore=false"));
+        assert!(!has("{}", "dockerd --live-restore=0"));
         assert!(!has("{\"live-restore\": ", "dockerd"), "not known");
     }
 }

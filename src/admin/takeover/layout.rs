@@ -8,6 +8,9 @@ pub(crate) const ADDRESS: &str = "/run/containerd/containerd.sock";
 /// The address of containerd while the daemon listens on [`ADDRESS`].
 pub(crate) const UPSTREAM: &str = "/run/containerd/containerd-upstream.sock";
 
+/// The link to the daemon's socket for containerd's clients, which is there with and without a takeover.
+pub(crate) const OUR_ADDRESS: &str = "/run/lmdb-images/containerd.sock";
+
 /// The suffix that containerd appends to its address for ttrpc, where shims send their events.
 pub(crate) const TTRPC_SUFFIX: &str = ".ttrpc";
 

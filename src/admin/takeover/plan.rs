@@ -118,9 +118,10 @@ pub(crate) fn takeover(files: &Files, node: &Node) -> TakeoverPlan {
     TakeoverPlan { steps, restarted_too: node.restarted_too.clone() }
 }
 
-/// The steps of a release, from any state, without the units that systemd restarts with containerd. The switch goes first: without it containerd restarts on its own address,
-/// whatever systemd has loaded. The daemon stops after that restart, as it takes seconds to let its clients go, and no
-/// client would have an answer in the meantime.
+/// The steps of a release, from any state, without the units that systemd restarts with containerd.
+///
+/// The switch goes first: without it containerd restarts on its own address, whatever systemd has loaded. The daemon stops
+/// after that restart: it may wait two seconds for its clients' calls, and no client would have an answer in the meantime.
 pub(crate) fn release(files: &Files, record: Option<&TakeoverRecord>) -> TakeoverPlan {
     let was_active = record.is_some_and(|record| record.service_was_active);
     let mut steps = vec![

@@ -1,4 +1,4 @@
-//! The texts of settings: reads files of a bounded size, and finds values in them.
+//! Reads clients' files of settings, of a bounded size, and finds values in them.
 //!
 //! TOML and JSON are parsed by their libraries; of YAML only lines `key: value` at the top are read, which is the
 //! form of the keys that are needed here.

@@ -25,21 +25,33 @@ async fn an_endless_stream_does_not_delay_the_shutdown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_of_events_ends_before_a_call_that_may_end() {
-    const SUBSCRIBE: &str = "/containerd.services.events.v1.Events/Subscribe";
+async fn calls_that_wait_for_an_event_end_before_a_call_that_may_end() {
+    const WAITING: [&str; 4] = [
+        "/containerd.services.events.v1.Events/Subscribe",
+        "/containerd.services.tasks.v1.Tasks/Wait",
+        "/containerd.services.sandbox.v1.Controller/Wait",
+        "/runtime.v1.RuntimeService/GetContainerEvents",
+    ];
     let Chain { upstream, daemon, channel, dir: _dir } = Chain::start().await;
-    upstream.script(SUBSCRIBE, Scripted::Stream);
+    for path in WAITING {
+        upstream.script(path, Scripted::Stream);
+    }
     let other = support::channel(daemon.containerd_socket().unwrap()).await.unwrap();
     let call = tokio::spawn(async move { unary(&other, "Hang", Request::new(vec![])).await });
-    let mut grpc = ready(&channel).await;
-    let path = PathAndQuery::from_static(SUBSCRIBE);
-    let events = grpc.server_streaming(Request::new(vec![]), path, Raw);
-    let mut events = soon(events).await.unwrap().into_inner();
+    let mut waiting = Vec::new();
+    for path in WAITING {
+        let mut grpc = ready(&channel).await;
+        let path = PathAndQuery::from_static(path);
+        let replies = grpc.server_streaming(Request::new(vec![]), path, Raw);
+        waiting.push(soon(replies).await.unwrap().into_inner());
+    }
     upstream.until(|u| u.calls() == 1).await;
     let stopped = tokio::spawn(daemon.stop());
-    let ended: Result<Option<Vec<u8>>, _> = soon(events.message()).await;
-    assert_eq!(ended.unwrap_err().message(), "lmdb-images is shutting down");
-    assert_eq!(upstream.calls(), 1, "the call was cut off with the stream");
+    for mut replies in waiting {
+        let ended: Result<Option<Vec<u8>>, _> = soon(replies.message()).await;
+        assert_eq!(ended.unwrap_err().message(), "lmdb-images is shutting down");
+    }
+    assert_eq!(upstream.calls(), 1, "the call was cut off with the others");
     soon(call).await.unwrap().unwrap_err();
     soon(stopped).await.unwrap();
 }

@@ -51,8 +51,12 @@ pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 256 << 20;
 const MAX_OPENED_AHEAD: usize = 64;
 
 /// The calls that end when something happens, perhaps never: clients have them open all the time.
-const WAITING_CALLS: [&str; 2] =
-    ["/containerd.services.events.v1.Events/Subscribe", "/containerd.services.tasks.v1.Tasks/Wait"];
+const WAITING_CALLS: [&str; 4] = [
+    "/containerd.services.events.v1.Events/Subscribe",
+    "/containerd.services.tasks.v1.Tasks/Wait",
+    "/containerd.services.sandbox.v1.Controller/Wait",
+    "/runtime.v1.RuntimeService/GetContainerEvents",
+];
 
 /// The connection to containerd for the calls of one client connection. The first call opens it, unless it
 /// was opened ahead; a call that finds it closed opens a new one.
