@@ -18,11 +18,18 @@ machine_is_booted() { machine systemctl is-system-running | grep -E 'running|deg
 # machine_stop: shuts it down in order, as TERM is nspawn's word for that.
 machine_stop() { stop_process "$MACHINE_PID"; }
 
-# machine COMMAND...: in it, as from a login. Its first process is nspawn's only child.
-machine() {
+# machine_first: prints the id of its first process, which is nspawn's only child.
+machine_first() {
     local first
     read -r first _ < <(cat /proc/"$MACHINE_PID"/task/*/children) || true
     [[ $first ]] || return
+    printf '%s\n' "$first"
+}
+
+# machine COMMAND...: in it, as from a login.
+machine() {
+    local first
+    first=$(machine_first) || return
     nsenter --target "$first" --mount --uts --ipc --net --pid --cgroup --root --wd \
         env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 SYSTEMD_PAGER= "$@"
 }

@@ -30,6 +30,7 @@ as_postgres() {
 
 # start_postgres NAME [SETTING=VALUE...]: a server in $WORK/NAME with a unix socket there, and on no port
 # unless a setting names one. Every role may log in at the socket. Started again, it finds its data as it was.
+# With POSTGRES_NETWORK, a file such as /proc/PID/ns/net, its ports are in that network.
 # Sets POSTGRES_PID, POSTGRES_DIR (also the socket's folder), POSTGRES_URL (of the superuser).
 start_postgres() {
     local name=$1 setting
@@ -50,6 +51,7 @@ start_postgres() {
     # Not as_postgres: the process in the background must be the server, which is killed by its id.
     local -a drop_root=()
     ((EUID != 0)) || drop_root=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+    [[ -z ${POSTGRES_NETWORK:-} ]] || drop_root=(nsenter "--net=$POSTGRES_NETWORK" "${drop_root[@]}")
     POSTGRES_URL="postgresql://postgres@/postgres?host=$POSTGRES_DIR"
     # After a kill its other processes end by themselves; until then it does not start.
     for _ in {1..20}; do

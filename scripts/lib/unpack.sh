@@ -106,7 +106,7 @@ provide() {
     mkdir "$new"
     # Side by side, whichever of Debian's folders they are in: then containerd
     # finds its shim without PATH, and no script has to know the package's layout.
-    find "$WORK/root" -type f \( -path '*bin/*' -o -path '*/cli-plugins/*' \) -exec cp -t "$new" {} +
+    find "$WORK/root" -type f \( -path '*bin/*' -o -path '*/cli-plugins/*' -o -path '*/cni/*' \) -exec cp -t "$new" {} +
     cp "$WORK/root/usr/share/doc/$package/copyright" "$WORK/origin" "$new"
     for program in "$@"; do
         [[ -x $new/$program ]] || die "$package of Debian $suite holds no program $program"
