@@ -117,15 +117,9 @@ ctr_run() {
         --runc-root "$dir/runc" --cgroup "/${WORK##*/}/$SRANDOM" "$@"
 }
 
-# remove_cgroups: those of ctr_run, in each of version 1's hierarchies or in
-# version 2's only one. The kernel removes none that has a process.
-remove_cgroups() {
-    local top
-    for top in /sys/fs/cgroup/"${WORK##*/}" /sys/fs/cgroup/*/"${WORK##*/}"; do
-        [[ -d $top && ! -L ${top%/*} ]] || continue
-        find "$top" -depth -type d -exec rmdir {} +
-    done
-}
+# remove_cgroups: those of ctr_run, and those of a machine (machine.sh), whose hierarchies begin at this process's own
+# groups. The kernel removes none that has a process.
+remove_cgroups() { find /sys/fs/cgroup -depth -type d -path "*/${WORK##*/}*" -exec rmdir {} +; }
 
 # stop_containerd NAME [KILL]: ends its containers first, as shims outlive
 # containerd by design, then containerd itself; with KILL it kills containerd at

@@ -47,6 +47,8 @@ disabled_plugins = ["io.containerd.nri.v1.nri"]
 
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "localhost/pause:1"
+  # The kernel need not let a container's root spare its own from being killed for memory.
+  restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/opt/cni/bin"
     conf_dir = "/etc/cni/net.d"
@@ -84,12 +86,15 @@ YAML
 node_unit() {
     local name=$1
     shift
-    printf '[Service]\nExecStart=%s\nRestart=always\nRestartSec=1\nKillMode=process\nStandardOutput=append:/var/log/%s.log\nStandardError=inherit\n[Install]\nWantedBy=multi-user.target\n' \
+    printf '[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart=%s\nRestart=always\nRestartSec=1\nKillMode=process\nStandardOutput=append:/var/log/%s.log\nStandardError=inherit\n[Install]\nWantedBy=multi-user.target\n' \
         "$*" "$name" >"$DEBIAN_ROOT/etc/systemd/system/$name.service"
     inside systemctl --quiet enable "$name.service"
 }
 
 node_units() {
+    # systemd would remove the kubelet's control groups, as none of its own.
+    mkdir -p "$DEBIAN_ROOT/etc/systemd/system.conf.d"
+    printf '[Manager]\nDefaultMemoryAccounting=no\nDefaultTasksAccounting=no\n' >"$DEBIAN_ROOT/etc/systemd/system.conf.d/accounting.conf"
     node_unit etcd /usr/bin/etcd --data-dir=/var/lib/etcd --unsafe-no-fsync
     node_unit kube-apiserver "$PROGRAMS/kube-apiserver" --etcd-servers=http://127.0.0.1:2379 \
         --advertise-address="$NODE_ADDRESS" --service-cluster-ip-range=10.96.0.0/16 --allow-privileged \
@@ -97,7 +102,8 @@ node_units() {
         --tls-cert-file="$PKI/apiserver.crt" --tls-private-key-file="$PKI/apiserver.key" \
         --service-account-issuer=https://cluster.local --service-account-key-file="$PKI/accounts.key" \
         --service-account-signing-key-file="$PKI/accounts.key" --endpoint-reconciler-type=none \
-        --kubelet-client-certificate="$PKI/admin.crt" --kubelet-client-key="$PKI/admin.key"
+        --kubelet-client-certificate="$PKI/admin.crt" --kubelet-client-key="$PKI/admin.key" \
+        --kubelet-preferred-address-types=InternalIP
     node_unit kube-controller-manager "$PROGRAMS/kube-controller-manager" --leader-elect=false \
         --kubeconfig=/etc/kubernetes/controller-manager.conf --use-service-account-credentials \
         --service-account-private-key-file="$PKI/accounts.key" --root-ca-file="$PKI/cluster.crt"
@@ -125,17 +131,18 @@ YAML
 node_boot() {
     local file
     for file in containerd kubelet log; do mkdir -p "$WORK/disk/$file"; done
-    node_cgroups
     # shellcheck disable=SC2034 # machine_boot takes them
     MACHINE_ARGUMENTS=(--capability=all --bind=/dev/kmsg --bind-ro="$KUBERNETES_BIN:$PROGRAMS" --bind-ro="$CNI_BIN:/opt/cni/bin"
         --bind="$WORK/disk/containerd:/var/lib/containerd" --bind="$WORK/disk/kubelet:/var/lib/kubelet")
     SYSTEMD_SECCOMP=0 machine_boot
+    # Nothing in it needs to end in order.
+    on_exit stop_process "$MACHINE_PID" KILL
+    node_cgroups
     nsenter --target "$(machine_first)" --net ip address add "$NODE_ADDRESS/32" dev lo
     # The kubelet wants these of the kernel. They are the whole machine's, so it is shown files that say so.
     # The variable is that shell's.
     # shellcheck disable=SC2016
-    machine bash -c 'for top in /sys/fs/cgroup /sys/fs/cgroup/*; do mount -o remount,bind,rw "$top" 2>/dev/null; done
-        mkdir /run/kernel
+    machine bash -c 'mkdir /run/kernel
         while read -r name value; do
             echo "$value" >"/run/kernel/$name"
             mount --bind "/run/kernel/$name" "/proc/sys/${name//.//}"
@@ -156,11 +163,13 @@ node_is_ready() { [[ $(kubectl get node "$NODE" --output 'jsonpath={.status.cond
 
 # node_cgroups: the one that the kubelet takes for the root, in each of version 1's hierarchies or version 2's only one.
 node_cgroups() {
-    local top
     on_exit await 20 "the end of the containers" cgroups_are_gone
-    for top in /sys/fs/cgroup /sys/fs/cgroup/*; do
-        [[ ! -e $top/cgroup.procs || -L $top ]] || mkdir -p "$top/${WORK##*/}"
-    done
+    # The variables are that shell's.
+    # shellcheck disable=SC2016
+    machine bash -c 'for top in /sys/fs/cgroup /sys/fs/cgroup/*; do
+        mount -o remount,bind,rw "$top" 2>/dev/null
+        [[ ! -e $top/cgroup.procs || -L $top ]] || mkdir -p "$top/$1"
+    done' node_cgroups "${WORK##*/}"
 }
 cgroups_are_gone() { ! remove_cgroups 2>&1 | grep .; }
 
