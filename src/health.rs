@@ -4,6 +4,7 @@
 //! containerd's events must arrive, and containerd must report that it is healthy. A result is cached
 //! for [`CACHE_TTL`], so frequent checks cost little.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::api::health::health_check_response::ServingStatus;
 use crate::api::health::{HealthCheckRequest, HealthCheckResponse};
+use crate::containerd::client::GrpcClient;
 use crate::model::{Error, Result};
 use crate::proxy::images::ProxyImages;
 use crate::store::Store;
@@ -22,6 +24,9 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long containerd may take to answer.
 const CONTAINERD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a daemon may take to answer [`ask`]: longer than its own check of its parts.
+pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How long a result stays valid.
 const CACHE_TTL: Duration = Duration::from_millis(500);
@@ -97,4 +102,21 @@ impl Health {
             other => Err(unhealthy(format!("says that it is {other:?}"))),
         }
     }
+}
+
+/// Asks the daemon at `socket` by gRPC whether it serves.
+///
+/// # Errors
+/// `Unavailable` if the daemon does not answer within `time`.
+pub(crate) async fn ask(socket: &Path, time: Duration) -> Result<bool> {
+    let failed = |what: String| Error::Unavailable(format!("{}: {what}", socket.display()));
+    let (path, headers) = ("/grpc.health.v1.Health/Check", HeaderMap::new());
+    // `lazy` does not require a containerd at the other end.
+    let daemon = GrpcClient::lazy(socket);
+    let call = daemon.call(path, None, &headers, HealthCheckRequest::default());
+    let found: HealthCheckResponse = timeout(time, call)
+        .await
+        .map_err(|_| failed(format!("no answer within {:.1} s", time.as_secs_f64())))?
+        .map_err(|status| failed(format!("{:?}: {}", status.code(), status.message())))?;
+    Ok(found.status.enum_value() == Ok(ServingStatus::SERVING))
 }

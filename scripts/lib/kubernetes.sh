@@ -180,12 +180,13 @@ ctr() { machine ctr --namespace k8s.io "$@"; }
 # shown FILTER WORD...: a part of objects, as jsonpath has it.
 shown() { local path=$1; shift; kubectl get "$@" --output "jsonpath={$path}"; }
 
-# seconds_of COMMAND...: sets TOOK.
+# seconds_of COMMAND...: sets TOOK; the command's status.
 seconds_of() {
-    local begun=$EPOCHREALTIME
-    "$@"
+    local begun=$EPOCHREALTIME status=0
+    "$@" || status=$?
     # shellcheck disable=SC2034 # for the script
     TOOK=$(awk -v a="$begun" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }')
+    return "$status"
 }
 # has_ended POD
 has_ended() { [[ $(shown .status.phase pod "$1") =~ Succeeded|Failed ]]; }

@@ -3,28 +3,21 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use http::HeaderMap;
-
-use crate::api::health::health_check_response::ServingStatus;
-use crate::api::health::{HealthCheckRequest, HealthCheckResponse};
-use crate::containerd::client::GrpcClient;
-use crate::model::{Error, Result};
-
-/// How long the daemon may take for a reply. Its own check of its parts takes 7 s at most.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::health::{REPLY_TIMEOUT, ask};
+use crate::model::Result;
 
 /// Pause between two calls of [`wait`].
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Repeats [`run`] until the daemon serves, for at most `time`. Calls once if `time` is zero.
+/// Repeats [`ask`] until the daemon serves, for at most `time`. Calls once if `time` is zero.
 pub(crate) async fn wait(socket: &Path, time: Duration) -> Result<bool> {
     if time.is_zero() {
-        return run(socket, REPLY_TIMEOUT).await;
+        return ask(socket, REPLY_TIMEOUT).await;
     }
     let started = Instant::now();
     loop {
         let left = time.saturating_sub(started.elapsed());
-        let outcome = run(socket, REPLY_TIMEOUT.min(left)).await;
+        let outcome = ask(socket, REPLY_TIMEOUT.min(left)).await;
         let left = time.saturating_sub(started.elapsed());
         if matches!(outcome, Ok(true)) || left.is_zero() {
             return outcome;
@@ -34,21 +27,4 @@ pub(crate) async fn wait(socket: &Path, time: Duration) -> Result<bool> {
             return outcome;
         }
     }
-}
-
-/// Returns whether the daemon at `socket` serves.
-///
-/// # Errors
-/// `Unavailable` if the daemon does not answer within `time`.
-pub(crate) async fn run(socket: &Path, time: Duration) -> Result<bool> {
-    let failed = |what: String| Error::Unavailable(format!("{}: {what}", socket.display()));
-    let (path, headers) = ("/grpc.health.v1.Health/Check", HeaderMap::new());
-    // `lazy` does not require a containerd at the other end.
-    let daemon = GrpcClient::lazy(socket);
-    let call = daemon.call(path, None, &headers, HealthCheckRequest::default());
-    let found: HealthCheckResponse = tokio::time::timeout(time, call)
-        .await
-        .map_err(|_| failed(format!("no answer within {:.1} s", time.as_secs_f64())))?
-        .map_err(|status| failed(format!("{:?}: {}", status.code(), status.message())))?;
-    Ok(found.status.enum_value() == Ok(ServingStatus::SERVING))
 }

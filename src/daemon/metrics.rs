@@ -1,4 +1,4 @@
-//! Metrics: the address that serves them, and the figures of the store that a scrape reads.
+//! Metrics: the address that serves them and the checks of health, and the figures of the store that a scrape reads.
 //!
 //! [`crate::metrics`] counts events where they happen. State is read at each scrape. Only counting
 //! images may take long, because LMDB keeps no count for a part of a database: the daemon counts again
@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,13 +22,14 @@ use tokio::net::TcpListener;
 
 use super::sockets::{self, Access, Socket, UnlinkOnDrop};
 use crate::daemon::reader_monitor::ReaderMonitor;
+use crate::health::{Health, REPLY_TIMEOUT, ask};
 use crate::log_throttle::throttled_log;
 use crate::metrics::calls::Calls;
 use crate::metrics::{Upstream, names};
 use crate::model::{Error, Result};
 use crate::store::read::usage::Usage;
 use crate::store::{Kind, Records, Snapshot, Store};
-use crate::transport::metrics_http::{Listener, Pages};
+use crate::transport::metrics_http::{Listener, Pages, Verdict};
 
 /// Number of namespaces with a label value of their own: those with the most images. All others share
 /// the value `other`.
@@ -133,11 +134,29 @@ impl Address {
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     registry: Arc<Registry>,
+    /// The daemon's own gRPC socket.
+    socket: Arc<Path>,
+    health: Health,
 }
 
 impl Pages for Metrics {
     fn metrics(&self) -> impl Future<Output = Result<String>> + Send {
         self.clone().text()
+    }
+
+    async fn health(&self) -> Verdict {
+        match self.ask().await? {
+            true => Ok("SERVING".into()),
+            false => match self.health.check().await {
+                Ok(()) => Err("NOT_SERVING".into()),
+                Err(e) => Err(format!("NOT_SERVING: {e}")),
+            },
+        }
+    }
+
+    async fn alive(&self) -> Verdict {
+        let serving = self.ask().await?;
+        Ok(if serving { "SERVING" } else { "NOT_SERVING" }.into())
     }
 }
 
@@ -148,6 +167,8 @@ impl Metrics {
         readers: Arc<Mutex<ReaderMonitor>>,
         calls: &Calls,
         upstream: Option<&Upstream>,
+        socket: &Path,
+        health: Health,
     ) -> Self {
         let mut registry = Registry::with_prefix("lmdb_images");
         calls.register(&mut registry);
@@ -160,7 +181,12 @@ impl Metrics {
             readers,
             image_counts: Mutex::default(),
         }));
-        Self { registry: Arc::new(registry) }
+        Self { registry: Arc::new(registry), socket: socket.into(), health }
+    }
+
+    /// Asks as a client would, so that the check has the same way as a call.
+    async fn ask(&self) -> std::result::Result<bool, String> {
+        ask(&self.socket, REPLY_TIMEOUT).await.map_err(|e| format!("UNREACHABLE: {e}"))
     }
 
     /// Encodes all metrics in the Prometheus text format.

@@ -147,7 +147,14 @@ impl Daemon {
         if let Some(address) = &config.metrics {
             let (listener, bound, address) = address.listen(access(config.gid)).await?;
             let upstream = daemon.proxy.as_ref().map(ProxyImages::upstream);
-            let metrics = Metrics::new(daemon.store.clone(), monitored, &limits.metrics, upstream);
+            let metrics = Metrics::new(
+                daemon.store.clone(),
+                monitored,
+                &limits.metrics,
+                upstream,
+                &daemon.grpc,
+                health.clone(),
+            );
             daemon.metrics = Some(address);
             let server = async move {
                 metrics_http::run(listener, stopping, metrics).await;

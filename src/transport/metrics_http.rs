@@ -1,4 +1,5 @@
-//! The metrics endpoint: HTTP/1, `GET /metrics`, and `GET /health` where the process has no other socket.
+//! The metrics endpoint: HTTP/1, `GET /metrics`, and the checks `GET /health` and `GET /alive`. Kubernetes can
+//! make them while it can run no command in a container.
 //!
 //! Each scrape has a connection of its own, with a timeout, and the number of open connections is
 //! limited. At the limit, the server closes the oldest connection that waits for its client, so
@@ -61,15 +62,19 @@ pub(crate) enum Listener {
     Tcp(TcpListener),
 }
 
+/// The result of a check, as a sentence for a person: the error if the check failed.
+pub(crate) type Verdict = std::result::Result<String, String>;
+
 /// The pages of the endpoint.
 pub(crate) trait Pages: Clone + Send + Sync + 'static {
     /// The metrics.
     fn metrics(&self) -> impl Future<Output = Result<String>> + Send;
 
-    /// A sentence for a person: the error if the process does not do its work. `None` if there is no such page.
-    fn health(&self) -> Option<std::result::Result<String, String>> {
-        None
-    }
+    /// Whether the process does its work.
+    fn health(&self) -> impl Future<Output = Verdict> + Send;
+
+    /// Whether the process answers: the error if a restart of it would help.
+    fn alive(&self) -> impl Future<Output = Verdict> + Send;
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -226,16 +231,20 @@ async fn answer(request: &Request<Incoming>, pages: &impl Pages) -> Response<Ful
         *response.status_mut() = status;
         response
     };
-    let (path, health) = (request.uri().path(), pages.health());
-    if path != "/metrics" && (path != "/health" || health.is_none()) {
-        let here = if health.is_some() { "/metrics and /health are" } else { "/metrics is" };
-        return plain(StatusCode::NOT_FOUND, format!("only {here} here\n"));
+    let path = request.uri().path();
+    if !["/metrics", "/health", "/alive"].contains(&path) {
+        return plain(StatusCode::NOT_FOUND, "only /metrics, /health and /alive are here\n".into());
     }
     if request.method() != Method::GET {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n".into());
     }
-    if let ("/health", Some(health)) = (path, health) {
-        return match health {
+    let verdict = match path {
+        "/health" => Some(pages.health().await),
+        "/alive" => Some(pages.alive().await),
+        _ => None,
+    };
+    if let Some(verdict) = verdict {
+        return match verdict {
             Ok(text) => plain(StatusCode::OK, format!("{text}\n")),
             Err(text) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{text}\n")),
         };

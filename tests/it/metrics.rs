@@ -186,6 +186,43 @@ async fn every_metric_is_documented_and_set() {
     alone.daemon.stop().await;
 }
 
+/// Kubernetes asks these pages while containerd, which would run a command in the container, is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_containerd_the_daemon_is_alive_and_not_healthy() {
+    let dir = tempfile::tempdir().unwrap();
+    let alone = Daemon::start(&config(dir.path(), Limits::default())).await.unwrap();
+    let before = tempfile::tempdir().unwrap();
+    let mut front = config(before.path(), Limits::default());
+    front.containerd = Some(alone.grpc().to_owned());
+    front.metrics = Some("127.0.0.1:0".parse().unwrap());
+    let front = Daemon::start(&front).await.unwrap();
+    let address = front.metrics().unwrap();
+    let becomes = async |page: &str, status: &str, text: &str| {
+        let line = format!("GET {page}");
+        let asked = async {
+            loop {
+                let (head, body) = request(address, &line).await;
+                if head.starts_with(&format!("HTTP/1.1 {status} ")) && body.starts_with(text) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let outcome = tokio::time::timeout(TEST_TIMEOUT, asked).await;
+        assert!(
+            outcome.is_ok(),
+            "{page} is not {status} {text:?}: {:?}",
+            request(address, &line).await
+        );
+    };
+    becomes("/health", "200", "SERVING\n").await;
+    becomes("/alive", "200", "SERVING\n").await;
+    alone.stop().await;
+    becomes("/health", "503", "NOT_SERVING: containerd at ").await;
+    becomes("/alive", "200", "NOT_SERVING\n").await;
+    front.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_block_no_scrape() {
     for address in [None, Some("127.0.0.1:0".parse().unwrap())] {

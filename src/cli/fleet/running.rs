@@ -11,7 +11,7 @@ use crate::daemon::sockets::Access;
 use crate::daemon::systemd::notify;
 use crate::fleet::ship::ReportingState;
 use crate::model::Result;
-use crate::transport::metrics_http::{self, Pages};
+use crate::transport::metrics_http::{self, Pages, Verdict};
 
 /// The pages of the metrics address.
 #[derive(Clone)]
@@ -25,13 +25,18 @@ impl<F: Fn() -> String + Clone + Send + Sync + 'static> Pages for MetricsPages<F
         std::future::ready(Ok((self.text)()))
     }
 
-    fn health(&self) -> Option<std::result::Result<String, String>> {
+    async fn health(&self) -> Verdict {
         let ReportingState { is_reporting, text } = self.states.borrow().clone();
         match (is_reporting, text.is_empty()) {
-            (true, _) => Some(Ok(text)),
-            (false, true) => Some(Err("starting".into())),
-            (false, false) => Some(Err(text)),
+            (true, _) => Ok(text),
+            (false, true) => Err("starting".into()),
+            (false, false) => Err(text),
         }
+    }
+
+    // A restart would not bring the server back.
+    async fn alive(&self) -> Verdict {
+        Ok("alive".into())
     }
 }
 

@@ -18,3 +18,26 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "lmdb-images.listen" -}}
 exposed:{{ if eq .Values.metrics.listen "::" }}[::]{{ else }}{{ .Values.metrics.listen }}{{ end }}
 {{- end }}
+
+{{/* How Kubernetes asks whether the daemon serves, and whether it answers. Without metrics there is no port to ask at. */}}
+{{- define "lmdb-images.health" -}}
+{{- if .Values.metrics.enabled -}}
+httpGet:
+  path: /health
+  port: metrics
+{{- else -}}
+exec:
+  command: [/usr/bin/lmdb-images, health, --state={{ .Values.node.sockets }}]
+{{- end }}
+{{- end }}
+
+{{- define "lmdb-images.alive" -}}
+{{- if .Values.metrics.enabled -}}
+httpGet:
+  path: /alive
+  port: metrics
+{{- else -}}
+exec:
+  command: [/usr/bin/lmdb-images, health, --alive, --state={{ .Values.node.sockets }}]
+{{- end }}
+{{- end }}
