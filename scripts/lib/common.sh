@@ -229,6 +229,11 @@ remove_tmp() {
     fi
 }
 
+# remove_cgroups: the control groups of this script, which are named as $WORK is, wherever they are: those of a machine
+# (machine.sh) are below this process's own. The kernel removes none that has a process.
+remove_cgroups() { find /sys/fs/cgroup -depth -type d -path "*/${WORK##*/}*" -exec rmdir {} +; }
+cgroups_are_gone() { ! remove_cgroups 2>&1 | grep .; }
+
 # ---------------------------------------------------------------- packages
 
 # apt_get ARGUMENTS...: the machine's apt-get; what it prints is in AWAITED. The

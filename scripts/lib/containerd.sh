@@ -117,10 +117,6 @@ ctr_run() {
         --runc-root "$dir/runc" --cgroup "/${WORK##*/}/$SRANDOM" "$@"
 }
 
-# remove_cgroups: those of ctr_run, and those of a machine (machine.sh), whose hierarchies begin at this process's own
-# groups. The kernel removes none that has a process.
-remove_cgroups() { find /sys/fs/cgroup -depth -type d -path "*/${WORK##*/}*" -exec rmdir {} +; }
-
 # stop_containerd NAME [KILL]: ends its containers first, as shims outlive
 # containerd by design, then containerd itself; with KILL it kills containerd at
 # once, and its containers after it. No error when it has ended already.

@@ -131,12 +131,11 @@ YAML
 node_boot() {
     local file
     for file in containerd kubelet log; do mkdir -p "$WORK/disk/$file"; done
+    allow_inotify
     # shellcheck disable=SC2034 # machine_boot takes them
     MACHINE_ARGUMENTS=(--capability=all --bind=/dev/kmsg --bind-ro="$KUBERNETES_BIN:$PROGRAMS" --bind-ro="$CNI_BIN:/opt/cni/bin"
         --bind="$WORK/disk/containerd:/var/lib/containerd" --bind="$WORK/disk/kubelet:/var/lib/kubelet")
     SYSTEMD_SECCOMP=0 machine_boot
-    # Nothing in it needs to end in order.
-    on_exit stop_process "$MACHINE_PID" KILL
     node_cgroups
     nsenter --target "$(machine_first)" --net ip address add "$NODE_ADDRESS/32" dev lo
     # The kubelet wants these of the kernel. They are the whole machine's, so it is shown files that say so.
@@ -157,13 +156,24 @@ SYSCTL
     await 30 "containerd" machine ctr version || die "containerd does not run on the node"
     ctr images import /root/pause.tar >/dev/null
     await 120 "the API server" kubectl get --raw /readyz || die "there is no API server: $(tail -n 20 "$DEBIAN_ROOT/var/log/kube-apiserver.log")"
+    await 60 "the accounts of pods" has_accounts || die "the controllers make no account"
     await 60 "the node" node_is_ready || die "the node is not ready: $(tail -n 20 "$DEBIAN_ROOT/var/log/kubelet.log")"
 }
+has_accounts() { kubectl get serviceaccount default; }
 node_is_ready() { [[ $(kubectl get node "$NODE" --output 'jsonpath={.status.conditions[?(@.type=="Ready")].status}') == True ]]; }
+
+# allow_inotify: has the kernel give one user the watchers of files that systemd, containerd and Kubernetes want together;
+# 128, its default, are few for two machines. Put back at exit.
+allow_inotify() {
+    local limit=/proc/sys/fs/inotify/max_user_instances now
+    now=$(<"$limit")
+    ((now < 1024)) || return 0
+    on_exit eval "echo $now >$limit"
+    echo 1024 >"$limit"
+}
 
 # node_cgroups: the one that the kubelet takes for the root, in each of version 1's hierarchies or version 2's only one.
 node_cgroups() {
-    on_exit await 20 "the end of the containers" cgroups_are_gone
     # The variables are that shell's.
     # shellcheck disable=SC2016
     machine bash -c 'for top in /sys/fs/cgroup /sys/fs/cgroup/*; do
@@ -171,7 +181,6 @@ node_cgroups() {
         [[ ! -e $top/cgroup.procs || -L $top ]] || mkdir -p "$top/$1"
     done' node_cgroups "${WORK##*/}"
 }
-cgroups_are_gone() { ! remove_cgroups 2>&1 | grep .; }
 
 kubectl() { machine kubectl "$@"; }
 helm() { machine helm "$@"; }

@@ -6,11 +6,23 @@
 # prints goes to $WORK/boot.log; it ends with the script.
 MACHINE_ARGUMENTS=()
 machine_boot() {
-    # As its own, without the machine's systemd, which need not be there.
-    systemd-nspawn --quiet --boot --register=no --keep-unit --private-network --console=pipe \
-        --machine="li-$$" --directory="$DEBIAN_ROOT" "${MACHINE_ARGUMENTS[@]}" </dev/null >>"$WORK/boot.log" 2>&1 &
+    local own=${WORK##*/}.machine hierarchy
+    # As its own, without the machine's systemd, which need not be there. Two machines in one control group would take
+    # each other's services for their own.
+    on_exit await 20 "the end of the machine's control groups" cgroups_are_gone
+    for hierarchy in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
+        [[ ! -e $hierarchy/cgroup.procs ]] || mkdir -p "$hierarchy/$own"
+    done
+    (
+        for hierarchy in /sys/fs/cgroup/{systemd,unified}/"$own"; do
+            [[ ! -d $hierarchy ]] || echo "$BASHPID" >"$hierarchy/cgroup.procs"
+        done
+        exec systemd-nspawn --quiet --boot --register=no --keep-unit --private-network --console=pipe \
+            --machine="li-$$" --directory="$DEBIAN_ROOT" "${MACHINE_ARGUMENTS[@]}"
+    ) </dev/null >>"$WORK/boot.log" 2>&1 &
     MACHINE_PID=$!
     record_pid "$MACHINE_PID"
+    on_exit machine_kill
     await 60 "PID 1" machine_is_booted || { tail -n 20 "$WORK/boot.log" >&2; die "no systemd boots in a container here"; }
 }
 machine_is_booted() { machine systemctl is-system-running | grep -E 'running|degraded'; }
@@ -18,10 +30,16 @@ machine_is_booted() { machine systemctl is-system-running | grep -E 'running|deg
 # machine_stop: shuts it down in order, as TERM is nspawn's word for that.
 machine_stop() { stop_process "$MACHINE_PID"; }
 
+# machine_kill: ends all of it at once, and nspawn with it. nspawn does not take it along when it is killed itself.
+machine_kill() {
+    local first
+    ! first=$(machine_first) || kill -KILL "$first"
+}
+
 # machine_first: prints the id of its first process, which is nspawn's only child.
 machine_first() {
     local first
-    read -r first _ < <(cat /proc/"$MACHINE_PID"/task/*/children) || true
+    read -r first _ < <(cat /proc/"$MACHINE_PID"/task/*/children 2>/dev/null) || true
     [[ $first ]] || return
     printf '%s\n' "$first"
 }
