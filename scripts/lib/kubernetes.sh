@@ -131,7 +131,6 @@ YAML
 node_boot() {
     local file
     for file in containerd kubelet log; do mkdir -p "$WORK/disk/$file"; done
-    allow_inotify
     # shellcheck disable=SC2034 # machine_boot takes them
     MACHINE_ARGUMENTS=(--capability=all --bind=/dev/kmsg --bind-ro="$KUBERNETES_BIN:$PROGRAMS" --bind-ro="$CNI_BIN:/opt/cni/bin"
         --bind="$WORK/disk/containerd:/var/lib/containerd" --bind="$WORK/disk/kubelet:/var/lib/kubelet")
@@ -161,16 +160,6 @@ SYSCTL
 }
 has_accounts() { kubectl get serviceaccount default; }
 node_is_ready() { [[ $(kubectl get node "$NODE" --output 'jsonpath={.status.conditions[?(@.type=="Ready")].status}') == True ]]; }
-
-# allow_inotify: has the kernel give one user the watchers of files that systemd, containerd and Kubernetes want together;
-# 128, its default, are few for two machines. Put back at exit.
-allow_inotify() {
-    local limit=/proc/sys/fs/inotify/max_user_instances now
-    now=$(<"$limit")
-    ((now < 1024)) || return 0
-    on_exit eval "echo $now >$limit"
-    echo 1024 >"$limit"
-}
 
 # node_cgroups: the one that the kubelet takes for the root, in each of version 1's hierarchies or version 2's only one.
 node_cgroups() {
