@@ -40,14 +40,15 @@ machine_kill() {
 machine_first() {
     local first
     read -r first _ < <(cat /proc/"$MACHINE_PID"/task/*/children 2>/dev/null) || true
-    [[ $first ]] || return
+    # With a number: in a trap, bash would return what was before it.
+    [[ $first ]] || return 1
     printf '%s\n' "$first"
 }
 
 # machine COMMAND...: in it, as from a login.
 machine() {
     local first
-    first=$(machine_first) || return
+    first=$(machine_first) || return 1
     nsenter --target "$first" --mount --uts --ipc --net --pid --cgroup --root --wd \
         env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 SYSTEMD_PAGER= "$@"
 }
