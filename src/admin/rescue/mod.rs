@@ -38,7 +38,7 @@ pub(crate) mod wanted;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use self::blobs::Blobs;
+use self::blobs::BlobFolder;
 use self::namespace::NamespaceRestorer;
 use self::plan::{PlannedImage, RescuePlan};
 use self::preflight::Preflight;
@@ -112,7 +112,7 @@ async fn rescue(
     };
     let content = layout.content.as_deref().ok_or_else(|| missing("content"))?;
     let database = layout.database.as_deref().ok_or_else(|| missing("database"))?;
-    let mut blobs = Blobs::of_content(content)?;
+    let mut blobs = BlobFolder::of_content(content)?;
     let relinked = if options.dry_run { 0 } else { relink(content)? };
     let mut plan = RescuePlan::new(wanted, &blobs, options.sources);
     let preflight = Preflight {
