@@ -16,21 +16,21 @@ use crate::model::{Namespace, UnixTime};
 
 /// Show the changes of an image, or of a digest
 ///
-/// Newest first. SUBJECT is the name of an image, or a whole digest: then the changes that gave an image
-/// this digest or took it away. Asks the daemon; if none runs, reads the files of the store. The columns
-/// are those of `watch`. The log keeps the newest changes only (setting log-keep): a note says where it
-/// begins.
+/// Prints the newest change first. SUBJECT is the name of an image, or a whole digest. For a digest, prints the
+/// changes that gave this digest to an image or took it away. Asks the daemon; if none runs, reads the files of
+/// the store. The columns are those of `watch`. The log keeps only the newest changes (setting log-keep); a
+/// note says where it begins.
 ///
 /// Example: lmdb-images history docker.io/library/app:latest --since 2h
 ///
-/// Exits with 1 when nothing is found.
+/// Exits with 1 if it finds no change.
 #[derive(Args)]
 pub(crate) struct History {
     /// Name of an image, or a digest
     #[arg(add = ArgValueCompleter::new(images_anywhere))]
     subject: String,
 
-    /// Only changes in this namespace; may be repeated [default: all]
+    /// Only changes in this namespace. May be repeated [default: all namespaces]
     #[arg(short, long = "namespace", value_name = "NAMESPACE", add = ArgValueCompleter::new(namespaces))]
     namespaces: Vec<String>,
 
@@ -38,11 +38,11 @@ pub(crate) struct History {
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
 
-    /// Only changes before the one with this number
+    /// Only changes before the change with this number
     #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
     before: Option<u64>,
 
-    /// At most this number of changes
+    /// Print at most this number of changes
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 

@@ -22,17 +22,17 @@ use crate::model::{Error, Result};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Show what a running daemon does: calls by method and by program, their times, containerd
+/// Show the activity of a running daemon: calls by method and by program, times, watches, reads
 ///
-/// Reads the daemon's metrics, so metrics_address must be set in its settings. The time of a method is what
-/// 99 of 100 calls took at most, by the limits of the metrics' buckets. Calls under way are counted as the last
-/// reading found them; a watch is under way as long as it is open. q ends it.
+/// Reads the daemon's metrics, so metrics_address must be set in its settings. The time of a method is that in
+/// which 99 of 100 calls ended, rounded up to the limit of a bucket of the metrics. The number of calls under
+/// way is that at the last reading; a watch is under way as long as it is open. The key q ends the command.
 #[derive(Args)]
 pub(crate) struct Top {
     #[command(flatten)]
     file: File,
 
-    /// Where the daemon gives out its metrics [default: metrics_address of its settings]
+    /// Address of the daemon's metrics [default: metrics_address of its settings]
     #[arg(long, env = "LMDB_IMAGES_METRICS_ADDRESS", value_name = "ADDRESS")]
     metrics_address: Option<Address>,
 
@@ -40,7 +40,7 @@ pub(crate) struct Top {
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
     interval: u64,
 
-    /// Print the figures of one interval and end
+    /// Print the figures of one interval, and exit
     #[arg(long)]
     once: bool,
 }
