@@ -2,6 +2,7 @@
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
+use go_compat::quote::quote;
 
 use super::candidates::{images_anywhere, namespaces};
 use super::change::{HEADS, cells, json};
@@ -12,7 +13,7 @@ use crate::admin::history;
 use crate::api::catalog::HistoryRequest;
 use crate::api::catalog::history_request::Of;
 use crate::clock;
-use crate::model::{Namespace, UnixTime};
+use crate::model::{Error, Namespace, UnixTime};
 
 /// Show the changes of an image, or of a digest
 ///
@@ -67,9 +68,14 @@ impl History {
         let since = self.since.as_deref().map(|since| {
             let at = moment::parse("--since", since, clock::display_time())?;
             let nanos = u32::try_from(at.subsec_nanosecond()).unwrap_or_default();
-            Ok::<_, crate::model::Error>(UnixTime { seconds: at.as_second(), nanos }.to_record())
+            Ok::<_, Error>(UnixTime { seconds: at.as_second(), nanos }.to_record())
         });
+        if self.subject.is_empty() {
+            let message = "the subject is empty: give the name of an image, or a whole digest";
+            return Err(Error::InvalidArgument(message.into()).into());
+        }
         let is_digest = crate::model::digest::validate(&self.subject).is_ok();
+        let sought = quote(&self.subject);
         let subject = if is_digest { Of::Digest } else { Of::Name };
         let request = HistoryRequest {
             of: Some(subject(self.subject)),
@@ -110,7 +116,8 @@ impl History {
         }
         Ok(match is_empty {
             true => {
-                note(format_args!("lmdb-images: no change of that name or digest is in the log"));
+                let noun = if is_digest { "digest" } else { "image" };
+                note(format_args!("lmdb-images: the log has no change of {noun} {sought}"));
                 std::process::ExitCode::FAILURE
             }
             false => std::process::ExitCode::SUCCESS,

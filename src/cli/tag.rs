@@ -62,8 +62,8 @@ impl Tag {
             (None, true) => Some(Is::Absent(true)),
             (None, false) => None,
         };
-        let (digest, done) =
-            block_on(tag(&daemon, &namespace, self.source, &self.name, condition))?;
+        let (digest, done) = block_on(tag(&daemon, &namespace, self.source, &self.name, condition))
+            .map_err(|e| e.without("item 1: "))?;
         let result = done.results.into_iter().next().unwrap_or_default();
         print(|out| match self.json {
             true => writeln!(

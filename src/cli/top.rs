@@ -24,8 +24,8 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Show the activity of a running daemon: calls by method and by program, times, watches, reads
 ///
-/// Reads the daemon's metrics, so metrics_address must be set in its settings. The time of a method is that in
-/// which 99 of 100 calls ended, rounded up to the limit of a bucket of the metrics. The number of calls under
+/// Reads the daemon's metrics, so metrics_address must be set in its settings. P99 is the time in which 99 of
+/// 100 calls ended, rounded up to the limit of a bucket of the metrics. The number of calls under
 /// way is that at the last reading; a watch is under way as long as it is open. The key q ends the command.
 #[derive(Args)]
 pub(crate) struct Top {
@@ -156,11 +156,11 @@ fn head(endpoint: &Endpoint, figures: &Figures) -> Vec<String> {
             counted(figures.subscriptions, "subscription", "subscriptions"),
         ),
         format!(
-            "{}, change {}; {:.1} commits/s, 99% within {}",
+            "{}, change {}; {:.1} commits/s, p99 {}",
             figures.images.map_or("- images".into(), |images| counted(images, "image", "images")),
             count(figures.last_change),
             figures.commits,
-            within(figures.commit_p99, figures.commits),
+            p99(figures.commit_p99, figures.commits),
         ),
     ];
     if let Some(following) = figures.following {
@@ -175,7 +175,7 @@ fn head(endpoint: &Endpoint, figures: &Figures) -> Vec<String> {
     lines
 }
 
-const METHOD_HEADS: [&str; 6] = ["METHOD", "BY", "CALLS/S", "FAILED/S", "UNDER WAY", "99% WITHIN"];
+const METHOD_HEADS: [&str; 6] = ["METHOD", "BY", "CALLS/S", "FAILED/S", "UNDER WAY", "P99"];
 
 fn method_cells(figures: &Figures) -> impl Iterator<Item = [String; 6]> {
     figures.rows.iter().map(|row| {
@@ -185,7 +185,7 @@ fn method_cells(figures: &Figures) -> impl Iterator<Item = [String; 6]> {
             format!("{:.1}", row.rate),
             format!("{:.1}", row.failed),
             format!("{:.0}", row.in_flight),
-            within(row.p99, row.rate),
+            p99(row.p99, row.rate),
         ]
     })
 }
@@ -200,7 +200,7 @@ fn client_cells(figures: &Figures) -> impl Iterator<Item = [String; 3]> {
 }
 
 /// A time, or a text that says that it is longer than the last bucket.
-fn within(time: Option<Duration>, rate: f64) -> String {
+fn p99(time: Option<Duration>, rate: f64) -> String {
     match time {
         Some(time) => format!("{time:?}"),
         None if rate > 0.0 => "more".into(),
@@ -225,7 +225,7 @@ fn draw(
     let error: Vec<_> = error.collect();
     let head: Vec<_> = head.iter().flat_map(|line| wrapped(line, width)).collect();
     let every = counted(interval.as_secs_f64(), "second", "seconds");
-    let keys = wrapped(&format!("q: end; the figures are read every {every}"), width);
+    let keys = wrapped(&format!("press q to quit; read every {every}"), width);
     let height = |lines: &[String]| u16::try_from(lines.len()).unwrap_or(u16::MAX);
     let [alarm, above, methods, clients, below] = Layout::vertical([
         Constraint::Length(height(&error)),
@@ -336,7 +336,7 @@ mod tests {
             "5ms",
             "ctr",
             "7.9",
-            "q: end; the figures are read every 2 seconds",
+            "press q to quit; read every 2 seconds",
         ] {
             assert!(screen.contains(part), "{part} is not in {screen}");
         }
@@ -365,7 +365,7 @@ mod tests {
     fn a_narrow_screen_has_the_whole_head() {
         let figures = Figures { images: Some(1.0), ..Figures::default() };
         let screen = screen(30, &figures, Some(("connect /run/m.sock: none", SECOND)));
-        for part in ["These figures are 1 second", "\"subscriptions ", "1 image,", "99% within -"] {
+        for part in ["These figures are 1 second", "\"subscriptions ", "1 image,", "p99 -"] {
             assert!(screen.contains(part), "{part} is not in {screen}");
         }
         assert_eq!(wrapped("/a/long/path is", 6), ["/a/lon", "g/path", "is"]);

@@ -53,7 +53,12 @@ impl ReadOnlyStore {
     /// table.
     pub fn open(root: &Path) -> Result<Self> {
         let path = root.join(DATA_FILE);
-        let missing = || Error::not_found(format_args!("there is no store in {}", root.display()));
+        let missing = || {
+            Error::not_found(format_args!(
+                "there is no store in {}: name its folder with --root, or make one with `serve` or `import`",
+                root.display()
+            ))
+        };
         let found = match permissions::stat_regular(&path)?.filter(|found| found.len() > 0) {
             Some(found) => found,
             None => {

@@ -144,7 +144,9 @@ impl Fleet {
 impl Source {
     fn ask(self, question: &Question) -> Result<(), Failure> {
         let url = self.from.ok_or_else(|| {
-            Error::InvalidArgument("which PostgreSQL? Give --from, or set LMDB_IMAGES_FLEET".into())
+            Error::InvalidArgument(
+                "no PostgreSQL server is named: give --from, or set LMDB_IMAGES_FLEET".into(),
+            )
         })?;
         let from = Postgres::parse(&url, self.certificates.into())?;
         let found = block_on(question.ask(&from))?;

@@ -143,7 +143,8 @@ impl Ship {
 async fn ship(settings: ShipSettings) -> Result<()> {
     let to = settings.to.ok_or_else(|| {
         Error::InvalidArgument(
-            "report where? Give --to postgres://NODE@HOST/DATABASE or nats://NODE@HOST".into(),
+            "no server is named: give --to postgres://NODE@HOST/DATABASE or --to nats://NODE@HOST"
+                .into(),
         )
     })?;
     let certificates = Certificates { cert: settings.cert, key: settings.key, ca: settings.ca };

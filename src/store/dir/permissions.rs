@@ -137,8 +137,8 @@ pub(crate) fn chown_like(path: &Path, beside: &Metadata) -> Result<()> {
 /// The error for a user that is neither the owner nor root.
 pub(crate) fn permission_error(path: &Path) -> Error {
     Error::failed_precondition(format_args!(
-        "{} may be read by its owner and root only; others ask the daemon on \
-         readonly.sock, if it serves one",
+        "only root and its owner may read {}; other users can ask the daemon on readonly.sock, if it serves \
+         that socket",
         path.display()
     ))
 }
