@@ -73,8 +73,8 @@ pub(crate) struct DaemonSettings {
 
     /// Address where the daemon serves metrics in Prometheus format, which `lmdb-images top` reads: a unix
     /// socket (a path that begins with /; the packaged service can serve no other) or a loopback address with a
-    /// port, such as 127.0.0.1:9478. For another address, such as exposed:0.0.0.0:9478, a firewall must guard
-    /// the port
+    /// port, such as 127.0.0.1:9478. Another address needs the prefix exposed:, such as exposed:0.0.0.0:9478,
+    /// and a firewall that guards the port
     #[arg(long, env = "LMDB_IMAGES_METRICS_ADDRESS", value_name = "ADDRESS")]
     pub(crate) metrics_address: Option<Address>,
 

@@ -55,8 +55,8 @@ pub(crate) struct Collect {
     nats_ca: Option<PathBuf>,
 
     /// Address that serves metrics in Prometheus format: a unix socket (a path that begins with /) or a
-    /// loopback address with a port. For another address, such as exposed:0.0.0.0:PORT, a firewall must guard
-    /// the port
+    /// loopback address with a port. Another address needs the prefix exposed:, such as exposed:0.0.0.0:PORT,
+    /// and a firewall that guards the port
     #[arg(long, env = "LMDB_IMAGES_COLLECT_METRICS_ADDRESS", value_name = "ADDRESS")]
     metrics_address: Option<Address>,
 

@@ -77,8 +77,8 @@ struct ShipSettings {
     machine: Option<String>,
 
     /// Address that serves metrics in Prometheus format: a unix socket (a path that begins with /) or a
-    /// loopback address with a port. For another address, such as exposed:0.0.0.0:PORT, a firewall must guard
-    /// the port
+    /// loopback address with a port. Another address needs the prefix exposed:, such as exposed:0.0.0.0:PORT,
+    /// and a firewall that guards the port
     #[arg(long, env = "LMDB_IMAGES_SHIP_METRICS_ADDRESS", value_name = "ADDRESS")]
     metrics_address: Option<Address>,
 
