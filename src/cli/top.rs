@@ -52,8 +52,8 @@ impl Top {
             Some(address) => address,
             None => self.file.read()?.metrics_address.ok_or_else(|| {
                 Error::FailedPrecondition(
-                    "the daemon gives out no metrics: set metrics_address in its settings, such as \
-                     \"/run/lmdb-images/metrics.sock\", or name the address with --metrics-address"
+                    "the daemon's settings have no metrics_address: set it, for example to \
+                     \"/run/lmdb-images/metrics.sock\", or give the address with --metrics-address"
                         .into(),
                 )
             })?,
