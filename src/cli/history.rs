@@ -110,7 +110,7 @@ impl History {
             note(format_args!("lmdb-images: there are more; --limit or --before show them"));
         } else if found.first > 1 {
             note(format_args!(
-                "lmdb-images: the log begins with change {}; what was before is not known",
+                "lmdb-images: the log begins with change {}; it no longer has earlier changes",
                 found.first
             ));
         }

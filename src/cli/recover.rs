@@ -36,10 +36,10 @@ impl Recover {
         let at = root.display();
         match &self.to {
             Some(to) => {
-                note(format_args!("saving what is in {at} to a fresh store in {}", to.display()))
+                note(format_args!("saving the store in {at} to a fresh store in {}", to.display()))
             }
             None => note(format_args!(
-                "saving what is in {at} to a fresh store in its place; a damaged file is kept beside it"
+                "saving the store in {at} to a fresh store in its place; a damaged file is kept beside it"
             )),
         }
         let report = recover::run(&root, self.to.as_deref())?;

@@ -230,7 +230,7 @@ fn finish(mut out: Output, json: bool, summary: &RescueSummary) -> Result<ExitCo
         return Ok(ExitCode::SUCCESS);
     }
     if !json {
-        note("what was lost or left is listed above; a pull brings an image back");
+        note("the lost and skipped images are listed above; a pull brings an image back");
     }
     Ok(ExitCode::FAILURE)
 }

@@ -13,7 +13,9 @@ use super::{Ended, PROGRAM, program, run};
 fn its_commands_and_their_help_are_those_of_one_program() {
     let dir = tempfile::tempdir().unwrap();
     let help = run(dir.path(), &["--help"]).worked();
-    for (name, about) in [("ship", "Report this node's images"), ("fleet", "Query the images of all nodes")] {
+    for (name, about) in
+        [("ship", "Report this node's images"), ("fleet", "Query the images of all nodes")]
+    {
         assert!(help.contains(&format!("\n  {name}  ")), "{help}");
         let own = run(dir.path(), &[name, "--help"]).worked();
         assert!(

@@ -317,7 +317,7 @@ fn damaged(file: &Path, found: &containerd_schema::Survey) -> Error {
         text += &format!("; and {} more", lost.len() - MAX_NAMED_PLACES);
     }
     text += &format!(
-        "; --salvage imports what can be read: {} images in {} namespaces",
+        "; --salvage imports the readable records: {} images in {} namespaces",
         found.images, found.namespaces
     );
     Error::DataLoss(text)

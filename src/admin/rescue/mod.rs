@@ -169,7 +169,7 @@ fn relink(content: &Path) -> Result<u64> {
 
 fn interrupted(error: &Error) -> Error {
     Error::Unavailable(format!(
-        "{error}; the rescue ended there; what was taken up is kept by a lease: run it again for the rest"
+        "{error}; the rescue ended there; a lease keeps the blobs that were taken up: run it again for the rest"
     ))
 }
 

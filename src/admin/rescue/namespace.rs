@@ -218,7 +218,7 @@ fn lease_end(planned: &PlannedNamespace) -> UnixTime {
 fn unseen_blob_error(digest: &str, blobs: &BlobFolder) -> Error {
     Error::FailedPrecondition(format!(
         "containerd does not see {digest}, which lies in {}: is this the folder of that containerd, and \
-         is its content_sharing_policy \"shared\"? What was taken up before is kept by a lease: run the \
+         is its content_sharing_policy \"shared\"? A lease keeps the blobs that were taken up before: run the \
          rescue again when it is mended",
         blobs.folder().display()
     ))

@@ -116,7 +116,7 @@ pub(crate) fn open_regular(path: &Path, write: bool) -> Result<Option<File>> {
 pub(crate) fn sync_read(path: &Path, file: &File) -> Result<()> {
     match file.sync_data() {
         Err(e) if e.kind() != ErrorKind::ReadOnlyFilesystem => Err(Error::Internal(format!(
-            "{} is not shown, as what was read of it may not be on the disk: syncing it: {e}",
+            "{} is not shown, as its content may not be on the disk: syncing it: {e}",
             path.display()
         ))),
         _ => Ok(()),
