@@ -41,9 +41,7 @@ pub(crate) async fn wait(socket: &Path, time: Duration) -> Result<bool> {
 /// # Errors
 /// `Unavailable` if the daemon does not answer within `time`.
 pub(crate) async fn run(socket: &Path, time: Duration) -> Result<bool> {
-    let failed = |what: String| {
-        Error::Unavailable(format!("cannot call the daemon at {}: {what}", socket.display()))
-    };
+    let failed = |what: String| Error::Unavailable(format!("{}: {what}", socket.display()));
     let (path, headers) = ("/grpc.health.v1.Health/Check", HeaderMap::new());
     // `lazy` does not require a containerd at the other end.
     let daemon = GrpcClient::lazy(socket);

@@ -57,7 +57,7 @@ impl Health {
             print(|out| writeln!(out, "{object}"))?;
         } else {
             if let Some(error) = error {
-                report_error(error);
+                report_error(format_args!("cannot call the daemon at {error}"));
             }
             print(|out| writeln!(out, "{status}"))?;
         }
