@@ -2,8 +2,8 @@
 # A booted Debian in a container, with systemd as PID 1; sourced after common.sh and debian.sh, never run.
 # debian_root makes its files.
 
-# machine_boot: boots DEBIAN_ROOT, with the further arguments for systemd-nspawn in MACHINE_ARGUMENTS. What it
-# prints goes to $WORK/boot.log; it ends with the script.
+# machine_boot: boots DEBIAN_ROOT, with the further arguments for systemd-nspawn in MACHINE_ARGUMENTS. Its
+# output goes to $WORK/boot.log; the machine ends with the script.
 MACHINE_ARGUMENTS=()
 machine_boot() {
     # As its own, without the machine's systemd, which need not be there.
