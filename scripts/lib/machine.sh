@@ -26,3 +26,7 @@ machine() {
     nsenter --target "$first" --mount --uts --ipc --net --pid --cgroup --root --wd \
         env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 SYSTEMD_PAGER= "$@"
 }
+
+# remove_machine_folder: the one that nspawn leaves where /run is on a disk. It is the last thing that is done at exit.
+remove_machine_folder() { rmdir "/run/systemd/nspawn/propagate/li-$$" 2>/dev/null || true; }
+on_exit remove_machine_folder
