@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use lmdb_images::store::journal::entry::{Entry, MAGIC, sign};
+use lmdb_images::store::journal::entry::{JournalEntry, MAGIC, sign};
 use lmdb_images::store::journal::overlay::Overlay;
 
 use super::Input;
@@ -25,7 +25,7 @@ pub fn run(data: &[u8]) {
     if bytes.starts_with(MAGIC) {
         sign(&mut bytes);
     }
-    let Some((entry, length)) = Entry::decode(&bytes) else { return };
+    let Some((entry, length)) = JournalEntry::decode(&bytes) else { return };
     // An entry of schema 3 has no base, and is only read.
     if entry.base.is_some() {
         assert_eq!(entry.encode().as_deref(), bytes.get(..length));

@@ -4,7 +4,7 @@
 CARGO_AUDITABLE=0.7.7
 
 # cargo_tool NAME VERSION: builds a subcommand of cargo under target/tools the first time and puts it in the PATH.
-# Returns 1 if it cannot be had; what cargo said is in target/tools/NAME.log.
+# Returns 1 if the build fails; target/tools/NAME.log has cargo's output.
 cargo_tool() {
     local name=$1 version=$2 tools=$REPO/target/tools
     export PATH=$tools/bin:$PATH
@@ -19,8 +19,8 @@ cargo_tool() {
 build_features() { [[ $1 == lmdb-images-fleet ]] || printf -- '--no-default-features\n'; }
 
 # build_dist ARCH PROGRAM...: builds the programs for that architecture of Debian's by the profile dist of Cargo.toml,
-# with the list of their libraries in them. Sets BUILD_TRIPLE to the name that Rust has for it, BUILD_TOOLS to what the
-# names of its binutils begin with, and BUILD_FOLDER to the folder of the programs. Another architecture than the
+# with the list of their libraries in them. Sets BUILD_TRIPLE to Rust's name of the architecture, BUILD_TOOLS to the prefix
+# of the names of its binutils, and BUILD_FOLDER to the folder of the programs. Another architecture than the
 # machine's takes Debian's cross compiler.
 build_dist() {
     local arch=$1 native gnu auditable=(auditable) lld index program flags flag features
@@ -68,7 +68,7 @@ build_dist() {
     for program; do
         say "building $program for $arch (10 to 20 minutes the first time)"
         mapfile -t features < <(build_features "$program")
-        # With --target, the flags are not for what runs during the build.
+        # With --target, cargo does not use the flags for programs that run during the build.
         # The separator of this variable allows a blank in a path.
         CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && printf '%s' "${flags[*]}") cargo "${auditable[@]}" build --profile dist --locked --bin "$program" "${features[@]}" \
             --target "$BUILD_TRIPLE" >&2

@@ -5,7 +5,7 @@
 #   # shellcheck source=SCRIPTDIR/../lib/common.sh
 #   . "$(dirname "${BASH_SOURCE[0]}")/../lib/common.sh"
 #
-# What must outlive a call is handed over in variables, not on standard output:
+# Functions return results that outlive a call in variables, not on standard output:
 # the clean-up list would be lost in the subshell of "$(...)".
 
 # The repository's top folder, and the folder of the scripts.
@@ -77,9 +77,9 @@ containerd_in() {
 
 # ---------------------------------------------------------------- waiting
 
-# await SECONDS DESCRIPTION COMMAND...: runs COMMAND until it succeeds; on the
-# deadline says what was awaited and the last words of COMMAND, and returns 1.
-# COMMAND runs in a subshell; what it printed last is in AWAITED afterwards.
+# await SECONDS DESCRIPTION COMMAND...: runs COMMAND until it succeeds; at the
+# deadline prints DESCRIPTION and the last output of COMMAND, and returns 1.
+# COMMAND runs in a subshell; AWAITED has its last output afterwards.
 # The one place that sleeps: for conditions that no event announces.
 await() {
     local seconds=$1 what=$2 now end
@@ -128,7 +128,7 @@ trap 'exit 143' TERM
 
 # process_start PID: prints the start time of a live process; fails when there
 # is none or only a zombie. The name in /proc/PID/stat may hold blanks and
-# parentheses, so what is before the last ")" is cut off first.
+# parentheses, so the text up to the last ")" is cut off first.
 process_start() {
     local stat
     local -a field
@@ -175,7 +175,7 @@ stop_process() {
     # Takes the status of a child, so that no zombie stays.
     STOPPED_STATUS=0
     wait "$pid" 2>/dev/null || STOPPED_STATUS=$?
-    # What "wait" says of a disowned child depends on chance.
+    # The status that "wait" gives for a disowned child depends on chance.
     [[ $signal == TERM ]] || STOPPED_STATUS=137
     export STOPPED_STATUS
     unset "PROCESS_STARTED[$pid]"
@@ -236,7 +236,7 @@ cgroups_are_gone() { ! remove_cgroups 2>&1 | grep .; }
 
 # ---------------------------------------------------------------- packages
 
-# apt_get ARGUMENTS...: the machine's apt-get; what it prints is in AWAITED. The
+# apt_get ARGUMENTS...: runs the machine's apt-get; AWAITED has its output. The
 # timeout below covers dpkg's locks only: "update" gives up at once when another
 # process holds the lists' lock, so that case is repeated here.
 apt_get() {

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # A containerd of a script's own; sourced after common.sh, never run.
 
-# From 2.2 on, ctr says on version 1 of control groups that it is deprecated, between what it is asked for.
+# From 2.2 on, ctr warns that version 1 of control groups is deprecated, in the middle of its output.
 export CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1
 
 declare -A CONTAINERD_BINDIR_OF=() CONTAINERD_DIR_OF=() CONTAINERD_PID_OF=()
@@ -141,8 +141,8 @@ stop_containerd() {
 # remove_shim_folder: for a machine that had none before. Another's sockets keep it.
 remove_shim_folder() { rmdir /run/containerd/s /run/containerd 2>/dev/null || true; }
 
-# stop_shims DIR: what stop_containerd could not ask containerd for, as when it
-# was killed. A shim is known by having DIR's socket, a path that only this
+# stop_shims DIR: ends the shims that stop_containerd could not end through containerd, for example after
+# containerd was killed. A shim is known by having DIR's socket, a path that only this
 # script has, as an argument of its own; its children are the containers.
 stop_shims() {
     local dir=$1 shim child

@@ -4,8 +4,8 @@
 # mirrors: prints the addresses at which the machine may have Debian's archive,
 # the likeliest first. apt itself is asked, as it alone knows all forms of its
 # sources; "--no-release-info" has it answer for lists never fetched, too.
-# Likely is what carries the machine's own release and is named as archives are;
-# others' repositories may look the same, so each is only an offer.
+# A source is likely a mirror if it carries the machine's own release and has the name of an archive;
+# other repositories may look the same, so each mirror is only a candidate.
 mirrors() {
     local release address codename rank
     # shellcheck source=/dev/null
@@ -20,8 +20,8 @@ mirrors() {
         sort -s -k1,1nr | awk '!seen[$2]++ { print $2 }'
 }
 
-# What a tree has beside the least that is a Debian: systemd as PID 1, Debian's containerd and
-# its dockerd, and what reads manual pages and completions.
+# The packages of a tree beside a minimal Debian: systemd as PID 1, Debian's containerd and
+# its dockerd, and the readers of manual pages and completions.
 DEBIAN_PACKAGES=systemd,systemd-sysv,dbus,ca-certificates,man-db,bash-completion,zsh,fish,containerd,runc,docker.io
 
 # debian_base: has target/trees/bookworm hold a Debian 12, made the first time and never
@@ -49,7 +49,7 @@ debian_base() {
 }
 
 # debian_root NAME: a Debian of the script's own, as debian_base made it, gone at exit; sets
-# DEBIAN_ROOT. What is changed in it is in memory, where the kernel allows.
+# DEBIAN_ROOT. Changes in it stay in memory if the kernel allows that.
 debian_root() {
     local dir
     debian_base

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# What shell tests say of what they see; sourced after common.sh, never run.
+# Output of shell tests: the checks that succeeded or failed; sourced after common.sh, never run.
 
-# ok WHAT: one thing that was seen to hold.
+# ok TEXT: prints that a check succeeded.
 ok() { printf 'ok   %s\n' "$*"; }
 
 # fail WHAT: ends the test.

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Daemons, shippers and what the PostgreSQL has of them; sourced after common.sh, daemon.sh and postgres.sh,
+# Daemons, shippers and their rows in PostgreSQL; sourced after common.sh, daemon.sh and postgres.sh,
 # never run.
 
 need jq jq
@@ -20,7 +20,7 @@ ask() { "$PROGRAM" fleet "$@" --from "$(url reader)"; }
 # address_of ROLE [FOLDER]: where it reports. A script may have another way.
 address_of() { url "$@"; }
 
-# start_ship NAME ROLE [FOLDER]: reports what daemon NAME has. Sets SHIP_PID.
+# start_ship NAME ROLE [FOLDER]: starts a shipper that reports the images of daemon NAME. Sets SHIP_PID.
 start_ship() {
     "$PROGRAM" ship --to "$(address_of "$2" "${3:-}")" --address "$WORK/$1/state/readonly.sock" --heartbeat 2 \
         --machine "machine-$1" </dev/null >>"$WORK/ship-$1.log" 2>&1 &
@@ -62,7 +62,7 @@ log_of() {
         "$WORK/watched"
 }
 has_watched() { [[ $(tail -n 1 "$WORK/watched" | jq .seq) == "$1" ]]; }
-# rows_of ROLE: what the server has of it.
+# rows_of ROLE: the rows of this node in the database.
 rows_of() {
     sql -c "SELECT seq, kind, namespace, name, before, after FROM fleet.changes
         WHERE node = '$1' AND origin <> 'snapshot' ORDER BY epoch, seq"
@@ -70,6 +70,6 @@ rows_of() {
 # images_of NAME, inventory ROLE: its images, and those that the server has of it.
 images_of() { "$PROGRAM" ls --all-namespaces --root "$WORK/$1/root" --json | jq -r '[.namespace, .name, .target.digest] | join("|")'; }
 inventory() { sql -c "SELECT namespace, name, digest FROM fleet.images WHERE node = '$1' ORDER BY namespace, name COLLATE \"C\""; }
-# is_shipped NAME ROLE: whether the server has what the node has.
+# is_shipped NAME ROLE: whether the database has the images of the node.
 is_shipped() { [[ $(images_of "$1") == "$(inventory "$2")" && $(sql -c "SELECT seq = last FROM fleet.node WHERE name = '$2'") == t ]]; }
 incidents() { sql -c "SELECT kind FROM fleet.incidents WHERE node = '$1' ORDER BY at"; }

@@ -2,8 +2,8 @@
 # A booted Debian in a container, with systemd as PID 1; sourced after common.sh and debian.sh, never run.
 # debian_root makes its files.
 
-# machine_boot: boots DEBIAN_ROOT, with the further arguments for systemd-nspawn in MACHINE_ARGUMENTS. What it
-# prints goes to $WORK/boot.log; it ends with the script.
+# machine_boot: boots DEBIAN_ROOT, with the further arguments for systemd-nspawn in MACHINE_ARGUMENTS. Its
+# output goes to $WORK/boot.log; the machine ends with the script.
 MACHINE_ARGUMENTS=()
 machine_boot() {
     local own=${WORK##*/}.machine hierarchy
@@ -52,3 +52,7 @@ machine() {
     nsenter --target "$first" --mount --uts --ipc --net --pid --cgroup --root --wd \
         env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 SYSTEMD_PAGER= "$@"
 }
+
+# remove_machine_folder: the one that nspawn leaves where /run is on a disk. It is the last thing that is done at exit.
+remove_machine_folder() { rmdir "/run/systemd/nspawn/propagate/li-$$" 2>/dev/null || true; }
+on_exit remove_machine_folder

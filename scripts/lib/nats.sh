@@ -79,7 +79,7 @@ stream_leader() {
     return 1
 }
 
-# nats_request USER PASSWORD SUBJECT TEXT: publishes to the first server, and prints what the server says to that.
+# nats_request USER PASSWORD SUBJECT TEXT: publishes to the first server, and prints the server's answer.
 nats_request() {
     python3 - "${NATS_PORTS[0]}" "$@" <<'PY'
 import json, re, socket, sys

@@ -2,9 +2,9 @@
 # The commands that a Markdown file shows in its fenced blocks, run and compared; sourced after
 # common.sh and expect.sh, never run.
 #
-# In a block with lines that begin with "$ ", these are commands and the lines below each what
-# it prints; in another block every line is a command. A block with a language ("```toml") is
-# none. "…" in what is printed stands for anything in a line, and alone for any lines. A
+# In a block with lines that begin with "$ ", these lines are commands, and the lines below each are its
+# output; in another block every line is a command. A block with a language ("```toml") has no commands.
+# "…" in the output stands for any text in a line, and alone on a line for any lines. A
 # command may fail only where the file shows it: by "$ echo $?" after it, or by words of the
 # program's own ("ctr: …").
 
@@ -37,7 +37,7 @@ readme_add() {
 }
 
 # readme_block NUMBER RUNNER: each command of the block is given to RUNNER, and the exit status
-# of the one before it, for "echo $?"; what it prints is compared.
+# of the command before it, for "echo $?"; the output is compared.
 readme_block() {
     local number=$1 runner=$2 line i status=0 prompts=
     local -a commands=() wanted=()
@@ -63,7 +63,7 @@ readme_command() {
     # A comment is no part of the name of a test.
     local name=${command%%  #*}
     name=${name%"${name##*[![:space:]]}"}
-    # A file, as a runner may start what goes on.
+    # The output goes to a file: a runner may start a process that continues.
     make_tmp
     "$runner" "$command" "$before" >"$WORK/said" 2>&1 && status=0 || status=$?
     said=$(<"$WORK/said")
@@ -77,7 +77,7 @@ readme_command() {
     ok "$name"
 }
 
-# readme_same SHOWN GOT: whether it is what the file shows, blanks at the ends of lines aside.
+# readme_same SHOWN GOT: whether the output GOT equals the text SHOWN, except for blanks at the ends of lines.
 readme_same() {
     local i=0 j=0 star='' from=0 line
     local -a shown=() got=()

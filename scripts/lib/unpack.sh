@@ -97,7 +97,7 @@ provide() {
         flock -w 600 "$lock" || die "another ${0##*/} $name has held $dir/.$name.lock for ten minutes"
     }
     [[ ! -d $dir/$name ]] || return 0
-    # What a killed process left; only one process has the lock.
+    # A killed process may have left this folder; only one process has the lock.
     rm -rf "$dir/.$name.new"
 
     make_tmp

@@ -74,7 +74,10 @@ impl Daemon {
     pub(crate) fn error(&self, error: CallError) -> Error {
         if error.is_unreachable() {
             let socket = self.socket.display();
-            return Error::Unavailable(format!("the daemon at {socket}: {}", error.message));
+            return Error::Unavailable(format!(
+                "cannot call the daemon at {socket}: {}",
+                error.message
+            ));
         }
         Error::Upstream(error.code, error.message)
     }

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{progress, record};
 use crate::model::{Error, Result};
-use crate::store::read::audit::{Counts, Stored};
+use crate::store::read::audit::{Counts, RecordAudit};
 use crate::store::read::log_audit::LogEnds;
 use crate::store::{Kind, ReadOnlyStore};
 
@@ -125,7 +125,7 @@ impl CheckReport {
         }
     }
 
-    fn check_record(&mut self, stored: &Stored<'_>) {
+    fn check_record(&mut self, stored: &RecordAudit<'_>) {
         let aside = if stored.is_set_aside { ", set aside" } else { "" };
         let wrong = |report: &mut Self, what: &str| {
             report.add_damage(format!("{}{aside}: {what}", record::describe_key(stored.key)));

@@ -17,7 +17,7 @@ pub(crate) fn refusal(checks: &[Check]) -> Option<Error> {
         checks.iter().filter(|check| check.found.is_err()).map(|check| check.subject).collect();
     (!failed.is_empty()).then(|| {
         Error::FailedPrecondition(format!(
-            "nothing was changed: see what is said above of {}",
+            "nothing was changed: see the lines above about {}",
             failed.join(", ")
         ))
     })

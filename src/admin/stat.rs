@@ -33,7 +33,7 @@ pub struct Stat {
     /// Contents of each namespace, ordered by name.
     pub namespaces: Vec<NamespaceUsage>,
     /// Size of each LMDB database.
-    pub databases: Vec<Database>,
+    pub databases: Vec<DatabaseSize>,
     /// Snapshots that other processes hold, the oldest first.
     pub readers: Vec<Reader>,
 }
@@ -92,7 +92,7 @@ pub struct NamespaceUsage {
 
 /// Size of an LMDB database.
 #[derive(Debug, Serialize)]
-pub struct Database {
+pub struct DatabaseSize {
     /// Name of the database.
     pub name: &'static str,
     /// Number of entries.
@@ -178,7 +178,7 @@ pub fn run(root: &Path) -> Result<Stat> {
         databases: usage
             .databases
             .into_iter()
-            .map(|d| Database { name: d.name, entries: d.entries, pages: d.pages })
+            .map(|d| DatabaseSize { name: d.name, entries: d.entries, pages: d.pages })
             .collect(),
     })
 }

@@ -19,21 +19,21 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// Change several images at once
 ///
-/// Calls the daemon. FILE has one change a line, as JSON: {"put": IMAGE} makes or replaces an image, with
-/// IMAGE as `ls --json` prints it; with "mask": ["labels.stage"] only these fields; {"remove": NAME} removes
-/// one. A change may have a condition: "if": {"absent": true}, {"digest": "sha256:…"} or {"etag": "…"}.
-/// Either all changes are made, or none. In front of a containerd that is possible for one change only;
-/// --allow-partial makes each by itself.
+/// Calls the daemon. FILE has one change per line, as JSON. {"put": IMAGE} creates or replaces an image, with
+/// IMAGE as `ls --json` prints it; with "mask": ["labels.stage"], it replaces only these fields. {"remove":
+/// NAME} removes an image. A change may have a condition: "if": {"absent": true}, {"digest": "sha256:…"} or
+/// {"etag": "…"}. The daemon makes all changes or none. In front of a containerd, it can do so only for a FILE
+/// with one change; --allow-partial makes each change separately.
 ///
 /// Example of a FILE: {"remove": "docker.io/library/app:1.3", "if": {"digest": "sha256:…"}}
 ///
-/// Exits with 1 when a change was not made.
+/// Exits with 1 if a change was not made.
 #[derive(Args)]
 pub(crate) struct Apply {
-    /// File with one change a line
+    /// File with one change per line
     file: PathBuf,
 
-    /// Make each change by itself: some may be made and others not
+    /// Make each change separately: some may succeed and others fail
     #[arg(long)]
     allow_partial: bool,
 

@@ -10,8 +10,9 @@ use crate::admin::backup;
 
 /// Write a snapshot of the store to a file
 ///
-/// The daemon may keep running. The file is compact and readable by its owner only. It is synced and
-/// verified before it gets its name. A damaged store is refused. `restore` puts the file back.
+/// The daemon may keep running. The file is compact and readable by its owner only. The command syncs and
+/// verifies the file before the file gets its name. It refuses a damaged store. `restore` makes the backup the
+/// store again.
 #[derive(Args)]
 pub(crate) struct Backup {
     #[command(flatten)]

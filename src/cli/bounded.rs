@@ -42,7 +42,8 @@ impl<const MIN: u32, const MAX: u32> FromStr for Bounded<MIN, MAX> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse::<i64>().map_err(|e| e.to_string())?.try_into()
+        let number = text.parse::<i64>();
+        number.map_err(|_| format!("{text:?} is not a number in {MIN}..={MAX}"))?.try_into()
     }
 }
 
@@ -63,7 +64,10 @@ mod tests {
             let error = text.parse::<Bounded<1, 9>>().unwrap_err();
             assert_eq!(error, format!("{text} is not in 1..=9"));
         }
-        assert!("x".parse::<Bounded<1, 9>>().is_err());
+        for text in ["x", "", "1.5", "99999999999999999999"] {
+            let error = text.parse::<Bounded<1, 9>>().unwrap_err();
+            assert_eq!(error, format!("{text:?} is not a number in 1..=9"));
+        }
         assert_eq!(Bounded::<1, 9>::clamped(1 << 40).get(), 9);
     }
 }

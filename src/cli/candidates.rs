@@ -100,7 +100,7 @@ impl Line {
                 (_, Some(rest)) => Some(rest.strip_prefix('=').unwrap_or(rest)),
                 (None, None) => None,
             };
-            values.extend(value.map(str::to_owned));
+            values.extend(value.map(|value| unquoted(value).to_owned()));
         }
         values
     }
@@ -120,6 +120,12 @@ impl Line {
             }
         }
     }
+}
+
+/// A word that is quoted as a whole, without its quotes. Shells pass the words of the line as they are written.
+fn unquoted(word: &str) -> &str {
+    let inside = |quote: char| word.strip_prefix(quote)?.strip_suffix(quote);
+    inside('\'').or_else(|| inside('"')).unwrap_or(word)
 }
 
 /// A path as it is written in a shell, where ~ is the home folder.
@@ -175,11 +181,16 @@ mod tests {
             ("l inspect --namespaces x --name=x", &[]),
             ("l inspect -- -n x", &[]),
             ("l inspect -n", &[]),
+            ("l inspect -n 'x' d", &["x"]),
+            ("l inspect --namespace=\"x\" d", &["x"]),
+            ("l inspect -n 'x", &["'x"]),
         ] {
             let line = Line::of(line.split(' ').map(OsString::from));
             assert_eq!(line.namespaces(), values);
         }
         let line = Line::of(["l", "--root", "/x", "--root=/y"].map(OsString::from).into_iter());
         assert_eq!(line.store().unwrap(), PathBuf::from("/y"));
+        let line = Line::of(["l", "--root", "'/x y'"].map(OsString::from).into_iter());
+        assert_eq!(line.store().unwrap(), PathBuf::from("/x y"));
     }
 }

@@ -15,17 +15,18 @@ use crate::model::printable::one_line;
 /// Checks every page of the file, every record and its checksum, and that the index agrees with the
 /// records. Reads one snapshot and changes nothing. The daemon may keep running.
 ///
-/// Exits with 0 when the store is whole, 1 when something is damaged or named, 2 when the check failed.
+/// Exits with 0 if the store is whole, with 1 if it is damaged, and with 2 if the check failed. With --names,
+/// exits with 1 if it lists a name.
 #[derive(Args)]
 pub(crate) struct Check {
     #[command(flatten)]
     root: StoreArgs,
 
-    /// Instead, list the names that docker and CRI cannot show, or look for elsewhere, with the reason
+    /// List the names that docker and CRI cannot show or find, with the reason, and check nothing else
     #[arg(long)]
     names: bool,
 
-    /// Print one JSON object; with --names, one a line
+    /// Print one JSON object; with --names, one object per line
     #[arg(long)]
     json: bool,
 }

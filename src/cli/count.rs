@@ -18,25 +18,26 @@ use crate::api::catalog::CountRequest;
 ///
 /// Example: lmdb-images count -A --without 'labels.team'
 ///
-/// Exits with 1 when damaged records cannot be looked at.
+/// Exits with 1 if damaged records are left out of the count.
 #[derive(Args)]
 pub(crate) struct Count {
     /// Filters of images
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
 
-    /// Only images with this label: KEY for any value, or KEY=VALUE; may be repeated, then all must match
+    /// Only images with this label: KEY for any value, or KEY=VALUE. If repeated, an image must have all of the
+    /// labels
     #[arg(long = "label", value_name = "LABEL")]
     labels: Vec<String>,
 
-    /// Leave out images that match this filter; may be repeated, then those that match any
+    /// Leave out images that match this filter. If repeated, leave out images that match any of the filters
     #[arg(long, value_name = "FILTER")]
     without: Vec<String>,
 
     #[command(flatten)]
     namespace: NamespaceArg,
 
-    /// All namespaces, one a line
+    /// Count in all namespaces, and print one line for each
     #[arg(short = 'A', long)]
     all_namespaces: bool,
 

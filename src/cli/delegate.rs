@@ -17,10 +17,7 @@ const PROGRAM: &str = "lmdb-images-fleet";
 /// The commands, with the first line of their help.
 const COMMANDS: [(&str, &str); 2] = [
     ("ship", "Report this node's images, and each change of them, to the PostgreSQL of a fleet"),
-    (
-        "fleet",
-        "Ask which nodes have which images, in the PostgreSQL that `lmdb-images ship` reports to",
-    ),
+    ("fleet", "Query the images of all nodes in the PostgreSQL that `lmdb-images ship` reports to"),
 ];
 
 /// Adds the commands to the help of this program.

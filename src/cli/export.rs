@@ -12,12 +12,12 @@ use crate::model::printable::one_line;
 
 /// Copy the image records and namespaces of the store into a running containerd
 ///
-/// Afterwards containerd has every name whose content it has, and can be used without this program. An
-/// image is listed and left if containerd lacks its content, or has a different image of that name.
-/// Removes nothing, and a second run changes nothing. The daemon may keep running. containerd 1.7 and
-/// later keep the times of creation and change.
+/// Afterwards containerd has every name whose content it has, and clients need lmdb-images no more. Skips and
+/// lists an image if containerd lacks its content, or has a different image of that name. Removes nothing, and
+/// a second run changes nothing. The daemon may keep running. containerd 1.7 and later keep the times of
+/// creation and change.
 ///
-/// Exits with 1 when something was left.
+/// Exits with 1 if it skipped an image.
 #[derive(Args)]
 pub(crate) struct Export {
     #[command(flatten)]

@@ -14,9 +14,9 @@ use crate::model::Error;
 
 /// Ask a running daemon for its health
 ///
-/// Calls grpc.health of the daemon: SERVING when its store can be read and written and, in front of a
-/// containerd, containerd answers and its events arrive. Exits with 0 when the daemon is serving, 1 when
-/// it is not, and 3 when it does not answer.
+/// Calls grpc.health of the daemon. The daemon is SERVING if it can read and write its store. In front of a
+/// containerd, containerd must also answer, and its events must arrive. Exits with 0 if the daemon is serving,
+/// with 1 if it is not, and with 3 if it does not answer.
 #[derive(Args)]
 pub(crate) struct Health {
     #[command(flatten)]
@@ -26,7 +26,8 @@ pub(crate) struct Health {
     #[arg(long, value_name = "SECONDS", default_value_t = 0, hide_default_value = true)]
     wait: u64,
 
-    /// Exit with 0 when the daemon answers, serving or not: whether a restart of it would help
+    /// Exit with 0 if the daemon answers, serving or not. A probe that restarts the daemon needs this: a
+    /// restart helps only a daemon that does not answer
     #[arg(long, conflicts_with = "wait")]
     alive: bool,
 
@@ -56,7 +57,7 @@ impl Health {
             print(|out| writeln!(out, "{object}"))?;
         } else {
             if let Some(error) = error {
-                report_error(error);
+                report_error(format_args!("cannot call the daemon at {error}"));
             }
             print(|out| writeln!(out, "{status}"))?;
         }

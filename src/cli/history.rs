@@ -2,6 +2,7 @@
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
+use go_compat::quote::quote;
 
 use super::candidates::{images_anywhere, namespaces};
 use super::change::{HEADS, cells, json};
@@ -12,25 +13,25 @@ use crate::admin::history;
 use crate::api::catalog::HistoryRequest;
 use crate::api::catalog::history_request::Of;
 use crate::clock;
-use crate::model::{Namespace, UnixTime};
+use crate::model::{Error, Namespace, UnixTime};
 
 /// Show the changes of an image, or of a digest
 ///
-/// Newest first. SUBJECT is the name of an image, or a whole digest: then the changes that gave an image
-/// this digest or took it away. Asks the daemon; if none runs, reads the files of the store. The columns
-/// are those of `watch`. The log keeps the newest changes only (setting log-keep): a note says where it
-/// begins.
+/// Prints the newest change first. SUBJECT is the name of an image, or a whole digest. For a digest, prints the
+/// changes that gave this digest to an image or took it away. Asks the daemon; if none runs, reads the files of
+/// the store. The columns are those of `watch`. The log keeps only the newest changes (setting log-keep); a
+/// note says where it begins.
 ///
 /// Example: lmdb-images history docker.io/library/app:latest --since 2h
 ///
-/// Exits with 1 when nothing is found.
+/// Exits with 1 if it finds no change.
 #[derive(Args)]
 pub(crate) struct History {
     /// Name of an image, or a digest
     #[arg(add = ArgValueCompleter::new(images_anywhere))]
     subject: String,
 
-    /// Only changes in this namespace; may be repeated [default: all]
+    /// Only changes in this namespace. May be repeated [default: all namespaces]
     #[arg(short, long = "namespace", value_name = "NAMESPACE", add = ArgValueCompleter::new(namespaces))]
     namespaces: Vec<String>,
 
@@ -38,11 +39,11 @@ pub(crate) struct History {
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
 
-    /// Only changes before the one with this number
+    /// Only changes before the change with this number
     #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
     before: Option<u64>,
 
-    /// At most this number of changes
+    /// Print at most this number of changes
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 
@@ -67,9 +68,14 @@ impl History {
         let since = self.since.as_deref().map(|since| {
             let at = moment::parse("--since", since, clock::display_time())?;
             let nanos = u32::try_from(at.subsec_nanosecond()).unwrap_or_default();
-            Ok::<_, crate::model::Error>(UnixTime { seconds: at.as_second(), nanos }.to_record())
+            Ok::<_, Error>(UnixTime { seconds: at.as_second(), nanos }.to_record())
         });
+        if self.subject.is_empty() {
+            let message = "the subject is empty: give the name of an image, or a whole digest";
+            return Err(Error::InvalidArgument(message.into()).into());
+        }
         let is_digest = crate::model::digest::validate(&self.subject).is_ok();
+        let sought = quote(&self.subject);
         let subject = if is_digest { Of::Digest } else { Of::Name };
         let request = HistoryRequest {
             of: Some(subject(self.subject)),
@@ -104,13 +110,14 @@ impl History {
             note(format_args!("lmdb-images: there are more; --limit or --before show them"));
         } else if found.first > 1 {
             note(format_args!(
-                "lmdb-images: the log begins with change {}; what was before is not known",
+                "lmdb-images: the log begins with change {}; it no longer has earlier changes",
                 found.first
             ));
         }
         Ok(match is_empty {
             true => {
-                note(format_args!("lmdb-images: no change of that name or digest is in the log"));
+                let noun = if is_digest { "digest" } else { "image" };
+                note(format_args!("lmdb-images: the log has no change of {noun} {sought}"));
                 std::process::ExitCode::FAILURE
             }
             false => std::process::ExitCode::SUCCESS,

@@ -15,9 +15,8 @@ use crate::admin::import::containerd_scan::Guess;
 
 /// Copy the image records and namespaces of a containerd into the store
 ///
-/// Keeps the times of the records. Keeps records that only the store has. A second run changes nothing.
-/// The daemon must be stopped. Exits with 1 when --salvage left something out or
-/// found something that it is not sure of.
+/// Keeps the times of the records. Keeps records that only the store has. A second run changes nothing. The
+/// daemon must be stopped. Exits with 1 if --salvage left a record out, or found one that it is not sure of.
 #[derive(Args)]
 pub(crate) struct Import {
     #[command(flatten)]
@@ -31,8 +30,8 @@ pub(crate) struct Import {
     #[arg(long, value_name = "FILE")]
     bolt: Option<PathBuf>,
 
-    /// Import the readable records of a damaged bolt file, and name the others. If the list of buckets or
-    /// both meta pages are lost, look for images at every page, and say of each how sure it is
+    /// Import the readable records of a damaged bolt file, and list the lost ones. If the list of buckets or
+    /// both meta pages are lost, search every page for images, and print how certain each image is
     #[arg(long, requires = "bolt")]
     salvage: bool,
 }

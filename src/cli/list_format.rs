@@ -56,6 +56,9 @@ impl FromStr for ListFormat {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("the text is empty: give fields, such as {name}".into());
+        }
         let (mut pieces, mut plain, mut rest) = (Vec::new(), String::new(), text);
         while let Some(c) = rest.chars().next() {
             let sign = |(written, sign): &(&str, char)| Some((*sign, rest.strip_prefix(written)?));

@@ -45,19 +45,20 @@ pub(crate) struct Ls {
     #[arg(long, value_name = "DIGEST")]
     digest: Option<String>,
 
-    /// Only images with this label: KEY for any value, or KEY=VALUE; may be repeated, then all must match
+    /// Only images with this label: KEY for any value, or KEY=VALUE. If repeated, an image must have all of the
+    /// labels
     #[arg(long = "label", value_name = "LABEL")]
     labels: Vec<String>,
 
-    /// Leave out images that match this filter; may be repeated, then those that match any
+    /// Leave out images that match this filter. If repeated, leave out images that match any of the filters
     #[arg(long, value_name = "FILTER")]
     without: Vec<String>,
 
-    /// At most this number of images; a note says how to go on
+    /// List at most this number of images; a note says how to list the next ones
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "all_namespaces")]
     limit: Option<u32>,
 
-    /// Only images whose names come after this one; it need not exist
+    /// Only images whose names come after this name; no image needs to have it
     #[arg(long, value_name = "NAME", conflicts_with = "all_namespaces")]
     after: Option<String>,
 
@@ -78,7 +79,7 @@ pub(crate) struct Ls {
     #[arg(long, group = "form")]
     json: bool,
 
-    /// What to print of each image
+    /// Form of the output
     #[arg(short, long, value_enum, value_name = "FORM", group = "form")]
     output: Option<Form>,
 

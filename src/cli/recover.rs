@@ -11,11 +11,10 @@ use crate::admin::recover;
 
 /// Save the readable records of a damaged store
 ///
-/// Copies every record with a right checksum to a fresh store, which replaces the damaged one. The damaged
-/// file is kept as data.mdb.damaged-TIME. A store without damage is not changed. The daemon must be
-/// stopped.
+/// Copies every record with a correct checksum to a fresh store, which replaces the damaged one. Keeps the
+/// damaged file as data.mdb.damaged-TIME. Does not change a store without damage. The daemon must be stopped.
 ///
-/// Exits with 0 when nothing was lost, with 1 when a record was lost or may be out of date.
+/// Exits with 0 if nothing was lost, and with 1 if a record was lost or may be out of date.
 #[derive(Args)]
 pub(crate) struct Recover {
     #[command(flatten)]
@@ -37,10 +36,10 @@ impl Recover {
         let at = root.display();
         match &self.to {
             Some(to) => {
-                note(format_args!("saving what is in {at} to a fresh store in {}", to.display()))
+                note(format_args!("saving the store in {at} to a fresh store in {}", to.display()))
             }
             None => note(format_args!(
-                "saving what is in {at} to a fresh store in its place; a damaged file is kept beside it"
+                "saving the store in {at} to a fresh store in its place; a damaged file is kept beside it"
             )),
         }
         let report = recover::run(&root, self.to.as_deref())?;

@@ -15,14 +15,15 @@ use crate::admin::rescue::{self, RescueOptions};
 use crate::model::printable::one_line;
 use crate::model::{Error, Namespace};
 
-/// Give a containerd that lost its database its images back
+/// Restore the images of a containerd that has lost its database
 ///
-/// Takes the names from the store, those set aside too, and the content from containerd's own disk: no
-/// byte is copied, and no network is used. First prints what it checks, and changes nothing if a check
-/// fails. An image whose content is not all there is named with what is missing. A rescue that was
-/// killed can be run again. docs/operations.md has the steps before it: "The day meta.db is gone".
+/// Takes the names from the store, also those that were set aside, and the content from containerd's own disk.
+/// Copies no byte and uses no network. First prints its checks, and changes nothing if a check fails. Does not
+/// restore an image whose content is incomplete: it prints the name and the missing blobs. You may run the
+/// command again after it was killed. docs/operations.md describes the steps before the rescue, under "The day
+/// meta.db is gone".
 ///
-/// Exits with 1 when something was lost or left.
+/// Exits with 1 if an image was lost or skipped.
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Rescue {
@@ -35,33 +36,34 @@ pub(crate) struct Rescue {
     #[command(flatten)]
     containerd: ContainerdArgs,
 
-    /// Without a store: find images among the blobs of this folder of a containerd, and print a list.
-    /// Save it in a file, choose, and give the file to --choice
+    /// Without a store: find images among the blobs in this folder of a containerd, and print a list of them.
+    /// Save the list in a file, edit it, and pass the file to --choice
     #[arg(long, value_name = "DIR", conflicts_with_all = ["choice", "dry_run", "verify", "sources", "merge"])]
     from_blobs: Option<PathBuf>,
 
-    /// The namespace in the list of --from-blobs
+    /// Namespace of the images in the list of --from-blobs
     #[arg(short, long, default_value = "default", requires = "from_blobs")]
     namespace: String,
 
-    /// Take the names from this file, a list of --from-blobs, and not from the store
+    /// Take the names from this file, a list of --from-blobs, instead of the store
     #[arg(long, value_name = "FILE")]
     choice: Option<PathBuf>,
 
-    /// Change nothing, and print what would be done
+    /// Print the checks and the plan, and change nothing
     #[arg(long)]
     dry_run: bool,
 
-    /// Hash every blob first, and take up none that is damaged. Without it only manifests are hashed
+    /// Hash every blob first, and skip damaged blobs. Without this flag, the command hashes only manifests
     #[arg(long)]
     verify: bool,
 
-    /// Label each blob with the repositories that the names of its images say, a guess. A push to such a
+    /// Label each blob with the repositories in the names of its images, which is a guess. A push to such a
     /// registry can then refer to the blob instead of sending it
     #[arg(long)]
     sources: bool,
 
-    /// Allow a containerd that has other images. They stay, and one of the same name stays too
+    /// Allow a containerd that already has images. The command changes none of them: it skips a name that
+    /// containerd has
     #[arg(long)]
     merge: bool,
 
@@ -76,25 +78,26 @@ enum Step {
     Unprepare(Unprepare),
 }
 
-/// Put aside what stands in the way of a rescue, while containerd is stopped
+/// Move the files that block a rescue out of the way, while containerd is stopped
 ///
-/// Gives the blobs second names, so that no collection can cost one. Puts aside meta.db, the folders of
-/// the snapshotters (the files that containers wrote are in them) and the state folder. Prints each step
-/// before it is done. Nothing is copied or removed. Refuses while anything holds meta.db.
+/// Links the blobs under second names, so that containerd's collector cannot destroy one. Moves meta.db, the
+/// folders of the snapshotters (which have the files that containers wrote) and the state folder out of the
+/// way. Prints each step before it takes it. Copies and removes no file. Refuses to run while a process holds
+/// meta.db.
 #[derive(Args)]
 struct Prepare {
     #[command(flatten)]
     folders: FolderArgs,
 
-    /// Change nothing, and print the steps
+    /// Print the steps, and change nothing
     #[arg(long)]
     dry_run: bool,
 }
 
 /// Undo `rescue prepare`, while containerd is stopped
 ///
-/// Puts everything back where it was. What containerd has made in the meantime is kept beside it, under
-/// a name that ends in .newer-TIME.
+/// Moves everything back to its place. Keeps the files that containerd has made in the meantime beside it,
+/// under names that end in .newer-TIME.
 #[derive(Args)]
 struct Unprepare {
     #[command(flatten)]
@@ -227,7 +230,7 @@ fn finish(mut out: Output, json: bool, summary: &RescueSummary) -> Result<ExitCo
         return Ok(ExitCode::SUCCESS);
     }
     if !json {
-        note("what was lost or left is listed above; a pull brings an image back");
+        note("the lost and skipped images are listed above; a pull brings an image back");
     }
     Ok(ExitCode::FAILURE)
 }

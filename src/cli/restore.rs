@@ -10,7 +10,7 @@ use crate::admin::restore;
 
 /// Restore the store from a backup
 ///
-/// Verifies all checksums of the backup first; a damaged backup changes nothing. The daemon must be
+/// Verifies all checksums of the backup first, and changes nothing if the backup is damaged. The daemon must be
 /// stopped.
 #[derive(Args)]
 pub(crate) struct Restore {

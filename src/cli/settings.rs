@@ -45,8 +45,8 @@ pub(crate) struct DaemonSettings {
     #[serde(default, deserialize_with = "path")]
     pub(crate) state: Option<PathBuf>,
 
-    /// Stand in front of the containerd behind this socket: its clients then use containerd.sock in
-    /// the folder of the sockets
+    /// Run in front of the containerd that listens on this socket. Its clients then use containerd.sock in the
+    /// folder of the sockets
     #[arg(long, env = "LMDB_IMAGES_CONTAINERD", value_name = "SOCKET")]
     #[serde(default, deserialize_with = "path")]
     pub(crate) containerd: Option<PathBuf>,
@@ -71,9 +71,10 @@ pub(crate) struct DaemonSettings {
     #[arg(long, env = "LMDB_IMAGES_READONLY_GID", value_name = "GID")]
     pub(crate) readonly_gid: Option<Gid>,
 
-    /// Serve metrics in Prometheus format here, which `lmdb-images top` reads: a unix socket (a path
-    /// that begins with /; the packaged service can serve no other) or a loopback address with a port,
-    /// such as 127.0.0.1:9478; exposed:0.0.0.0:9478 where a firewall guards the port
+    /// Address where the daemon serves metrics in Prometheus format, which `lmdb-images top` reads: a unix
+    /// socket (a path that begins with /; the packaged service can serve no other) or a loopback address with a
+    /// port, such as 127.0.0.1:9478. Another address needs the prefix exposed:, such as exposed:0.0.0.0:9478,
+    /// and a firewall that guards the port
     #[arg(long, env = "LMDB_IMAGES_METRICS_ADDRESS", value_name = "ADDRESS")]
     pub(crate) metrics_address: Option<Address>,
 
@@ -91,11 +92,11 @@ pub(crate) struct DaemonSettings {
     )]
     pub(crate) log_format: Option<Format>,
 
-    /// Maximum of open connections per socket; a further one is closed at once
+    /// Maximum number of open connections per socket; the daemon closes a further one at once
     #[arg(long, env = "LMDB_IMAGES_MAX_CONNECTIONS", value_name = "N")]
     pub(crate) max_connections: Option<Bounded<1, 1_000_000>>,
 
-    /// Maximum of calls in flight per connection; further ones wait
+    /// Maximum number of calls in flight per connection; further calls wait
     #[arg(long, env = "LMDB_IMAGES_MAX_CALLS", value_name = "N")]
     pub(crate) max_calls: Option<Bounded<1, 65_536>>,
 
@@ -119,17 +120,18 @@ pub(crate) struct DaemonSettings {
     #[arg(long, env = "LMDB_IMAGES_REPLY_BUDGET", value_name = "MIB")]
     pub(crate) reply_budget: Option<Bounded<16, 4_095>>,
 
-    /// How much of the data file the log of changes may take, in MiB; the oldest entries go. 0 turns the
-    /// log off and removes it
+    /// Largest size of the log of changes in the data file, in MiB; the daemon removes the oldest entries. 0
+    /// turns the log off and removes it
     #[arg(long, env = "LMDB_IMAGES_LOG_KEEP", value_name = "MIB")]
     pub(crate) log_keep: Option<Bounded<0, 65_536>>,
 
-    /// Age at which entries of the log of changes go, in seconds; with 0 only --log-keep counts
+    /// Age at which the daemon removes entries of the log of changes, in seconds; with 0, only --log-keep
+    /// bounds the log
     #[arg(long, env = "LMDB_IMAGES_LOG_KEEP_FOR", value_name = "SECONDS")]
     pub(crate) log_keep_for: Option<Bounded<0, 3_153_600_000>>,
 
-    /// In front of a containerd: how long its content stays after a client has removed or moved the name
-    /// of an image, so that an undo needs no pull, such as 24h. With 0s nothing is kept
+    /// How long the content of an image stays in the containerd behind the daemon after a client has removed or
+    /// moved its name, such as 24h, so that an undo needs no pull. With 0s, the daemon protects no content
     #[arg(long, env = "LMDB_IMAGES_UNDO_KEEP", value_name = "TIME")]
     pub(crate) undo_keep: Option<Span>,
 }

@@ -17,28 +17,28 @@ use crate::model::{Namespace, Result};
 
 /// Give an image another name
 ///
-/// Calls the daemon. NAME gets target and labels of SOURCE; an image of that name is replaced. With
-/// --if-digest it is replaced only if it has this digest now, with --if-absent only made: of several
-/// clients that try at the same time, one succeeds.
+/// Calls the daemon. NAME gets the target and the labels of SOURCE. The command replaces an existing image
+/// NAME; with --if-digest, only if that image has this digest now; with --if-absent, never. If several clients
+/// try this at the same time, one of them succeeds.
 ///
 /// Example: lmdb-images tag app:1.4 app:latest --if-digest sha256:…
 ///
-/// Exits with 1 when the condition is not met.
+/// Exits with 1 if the condition is not met.
 #[derive(Args)]
 pub(crate) struct Tag {
     /// Name of an image
     #[arg(add = ArgValueCompleter::new(images))]
     source: String,
 
-    /// Its other name
+    /// The other name
     #[arg(add = ArgValueCompleter::new(images))]
     name: String,
 
-    /// Only if NAME has this digest now
+    /// Change NAME only if it has this digest now
     #[arg(long, value_name = "DIGEST", conflicts_with = "if_absent")]
     if_digest: Option<String>,
 
-    /// Only if there is no image NAME
+    /// Change NAME only if no image has this name
     #[arg(long)]
     if_absent: bool,
 
@@ -62,8 +62,8 @@ impl Tag {
             (None, true) => Some(Is::Absent(true)),
             (None, false) => None,
         };
-        let (digest, done) =
-            block_on(tag(&daemon, &namespace, self.source, &self.name, condition))?;
+        let (digest, done) = block_on(tag(&daemon, &namespace, self.source, &self.name, condition))
+            .map_err(|e| e.without("item 1: "))?;
         let result = done.results.into_iter().next().unwrap_or_default();
         print(|out| match self.json {
             true => writeln!(

@@ -22,17 +22,17 @@ use crate::model::{Error, Result};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Show what a running daemon does: calls by method and by program, their times, containerd
+/// Show the activity of a running daemon: calls by method and by program, times, watches, reads
 ///
-/// Reads the daemon's metrics, so metrics_address must be set in its settings. The time of a method is what
-/// 99 of 100 calls took at most, by the limits of the metrics' buckets. Calls under way are counted as the last
-/// reading found them; a watch is under way as long as it is open. q ends it.
+/// Reads the daemon's metrics, so metrics_address must be set in its settings. P99 is the time in which 99 of
+/// 100 calls ended, rounded up to the limit of a bucket of the metrics. The number of calls under
+/// way is that at the last reading; a watch is under way as long as it is open. The key q ends the command.
 #[derive(Args)]
 pub(crate) struct Top {
     #[command(flatten)]
     file: File,
 
-    /// Where the daemon gives out its metrics [default: metrics_address of its settings]
+    /// Address of the daemon's metrics [default: metrics_address of its settings]
     #[arg(long, env = "LMDB_IMAGES_METRICS_ADDRESS", value_name = "ADDRESS")]
     metrics_address: Option<Address>,
 
@@ -40,7 +40,7 @@ pub(crate) struct Top {
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
     interval: u64,
 
-    /// Print the figures of one interval and end
+    /// Print the figures of one interval, and exit
     #[arg(long)]
     once: bool,
 }
@@ -52,8 +52,8 @@ impl Top {
             Some(address) => address,
             None => self.file.read()?.metrics_address.ok_or_else(|| {
                 Error::FailedPrecondition(
-                    "the daemon gives out no metrics: set metrics_address in its settings, such as \
-                     \"/run/lmdb-images/metrics.sock\", or name the address with --metrics-address"
+                    "the daemon's settings have no metrics_address: set it, for example to \
+                     \"/run/lmdb-images/metrics.sock\", or give the address with --metrics-address"
                         .into(),
                 )
             })?,
@@ -156,11 +156,11 @@ fn head(endpoint: &Endpoint, figures: &Figures) -> Vec<String> {
             counted(figures.subscriptions, "subscription", "subscriptions"),
         ),
         format!(
-            "{}, change {}; {:.1} commits/s, 99% within {}",
+            "{}, change {}; {:.1} commits/s, p99 {}",
             figures.images.map_or("- images".into(), |images| counted(images, "image", "images")),
             count(figures.last_change),
             figures.commits,
-            within(figures.commit_p99, figures.commits),
+            p99(figures.commit_p99, figures.commits),
         ),
     ];
     if let Some(following) = figures.following {
@@ -175,7 +175,7 @@ fn head(endpoint: &Endpoint, figures: &Figures) -> Vec<String> {
     lines
 }
 
-const METHOD_HEADS: [&str; 6] = ["METHOD", "BY", "CALLS/S", "FAILED/S", "UNDER WAY", "99% WITHIN"];
+const METHOD_HEADS: [&str; 6] = ["METHOD", "BY", "CALLS/S", "FAILED/S", "UNDER WAY", "P99"];
 
 fn method_cells(figures: &Figures) -> impl Iterator<Item = [String; 6]> {
     figures.rows.iter().map(|row| {
@@ -185,7 +185,7 @@ fn method_cells(figures: &Figures) -> impl Iterator<Item = [String; 6]> {
             format!("{:.1}", row.rate),
             format!("{:.1}", row.failed),
             format!("{:.0}", row.in_flight),
-            within(row.p99, row.rate),
+            p99(row.p99, row.rate),
         ]
     })
 }
@@ -200,7 +200,7 @@ fn client_cells(figures: &Figures) -> impl Iterator<Item = [String; 3]> {
 }
 
 /// A time, or a text that says that it is longer than the last bucket.
-fn within(time: Option<Duration>, rate: f64) -> String {
+fn p99(time: Option<Duration>, rate: f64) -> String {
     match time {
         Some(time) => format!("{time:?}"),
         None if rate > 0.0 => "more".into(),
@@ -225,7 +225,7 @@ fn draw(
     let error: Vec<_> = error.collect();
     let head: Vec<_> = head.iter().flat_map(|line| wrapped(line, width)).collect();
     let every = counted(interval.as_secs_f64(), "second", "seconds");
-    let keys = wrapped(&format!("q: end; the figures are read every {every}"), width);
+    let keys = wrapped(&format!("press q to quit; read every {every}"), width);
     let height = |lines: &[String]| u16::try_from(lines.len()).unwrap_or(u16::MAX);
     let [alarm, above, methods, clients, below] = Layout::vertical([
         Constraint::Length(height(&error)),
@@ -336,7 +336,7 @@ mod tests {
             "5ms",
             "ctr",
             "7.9",
-            "q: end; the figures are read every 2 seconds",
+            "press q to quit; read every 2 seconds",
         ] {
             assert!(screen.contains(part), "{part} is not in {screen}");
         }
@@ -365,7 +365,7 @@ mod tests {
     fn a_narrow_screen_has_the_whole_head() {
         let figures = Figures { images: Some(1.0), ..Figures::default() };
         let screen = screen(30, &figures, Some(("connect /run/m.sock: none", SECOND)));
-        for part in ["These figures are 1 second", "\"subscriptions ", "1 image,", "99% within -"] {
+        for part in ["These figures are 1 second", "\"subscriptions ", "1 image,", "p99 -"] {
             assert!(screen.contains(part), "{part} is not in {screen}");
         }
         assert_eq!(wrapped("/a/long/path is", 6), ["/a/lon", "g/path", "is"]);

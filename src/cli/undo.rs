@@ -15,29 +15,32 @@ use crate::model::{Error, UnixTime};
 
 /// Undo a change of an image
 ///
-/// Calls the daemon. WHAT is the number of a change, as `history` and `watch` print it, or the name of an
-/// image: then its newest change is undone, or, with --to, the image gets the state that it had after that
-/// change or at that time. The undo is a change itself and can be undone. It is refused when the image was
-/// changed since, and, in front of a containerd, when containerd no longer has the content.
+/// Calls the daemon. SEQ is the number of a change, as `history` and `watch` print it. With NAME, the name of
+/// an image, `undo` takes back the newest change of the image; with --to, the image gets the state that it had
+/// after that change or at that time. An undo is itself a change and can be undone. The daemon refuses an undo
+/// if the image has changed since. In front of a containerd, it also refuses an undo if containerd no longer
+/// has the content.
 ///
 /// Example: lmdb-images undo docker.io/library/app:latest --to 2h --dry-run
 ///
-/// Exits with 1 when the undo is refused.
+/// Exits with 1 if the daemon refuses the undo.
 #[derive(Args)]
 pub(crate) struct Undo {
     /// Number of a change, or name of an image
     #[arg(add = ArgValueCompleter::new(images))]
+    #[arg(value_name = "SEQ|NAME")]
     what: String,
 
-    /// With a name: the state after this change, or at this time (30m or 2h ago, or 2026-11-28T12:00:00Z)
+    /// With NAME: give the image the state after this change, or at this time (30m or 2h ago, or
+    /// 2026-11-28T12:00:00Z)
     #[arg(long, value_name = "SEQ|TIME")]
     to: Option<String>,
 
-    /// Print what would be done, and do nothing
+    /// Print the change, and do not make it
     #[arg(long)]
     dry_run: bool,
 
-    /// Also if the image was changed since
+    /// Undo the change even if the image has changed since
     #[arg(long)]
     force: bool,
 

@@ -10,23 +10,24 @@ use crate::admin::watch::{self, StartPosition, WatchEvent};
 use crate::api::catalog::WatchRequest;
 use crate::model::Namespace;
 
-/// Print each change of an image as it is made
+/// Print each change of an image when it happens
 ///
-/// Calls the daemon. A change is printed if the image matches any FILTER before or after it; filters are
-/// those of `ls`. The columns are: number, time in UTC, namespace, name, digest before and after, program
-/// and user, origin. Waits for a daemon that restarts, and goes on without a gap. If changes were dropped
-/// from the log meanwhile, it says so and prints the present images first, each with "=".
+/// Calls the daemon. Prints a change if the image matches any FILTER before or after the change; FILTERs are
+/// those of `ls`. The columns are: number, time in UTC, namespace, name, digest before and after, program and
+/// user, origin. If the daemon restarts, `watch` waits for it and continues without a gap. If the log has lost
+/// changes meanwhile, `watch` says so, prints every present image with "=", and then continues.
 ///
 /// Example: lmdb-images watch --all 'name~=^docker\.io/library/'
 ///
-/// Runs until it is interrupted. Exits with 1 when the daemon cannot be reached at first, or refuses.
+/// Runs until you interrupt it. Exits with 1 if it cannot reach the daemon at its start, or if the daemon
+/// refuses the call.
 #[derive(Args)]
 pub(crate) struct Watch {
     /// Filters of images
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
 
-    /// Only changes in this namespace; may be repeated [default: all]
+    /// Only changes in this namespace. May be repeated [default: all namespaces]
     #[arg(short, long = "namespace", value_name = "NAMESPACE")]
     namespaces: Vec<String>,
 
@@ -34,7 +35,7 @@ pub(crate) struct Watch {
     #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "all")]
     from: Option<u64>,
 
-    /// Begin with the oldest change that is kept
+    /// Begin with the oldest change in the log
     #[arg(long)]
     all: bool,
 

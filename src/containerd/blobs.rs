@@ -29,7 +29,7 @@ pub struct Blobs {
 
 /// An open blob.
 #[derive(Debug)]
-pub(crate) struct Blob {
+pub(crate) struct BlobFile {
     file: File,
     disk_reads: Arc<Semaphore>,
     _handle: OwnedSemaphorePermit,
@@ -56,7 +56,7 @@ impl Blobs {
 
     /// Opens the blob of a valid digest. Returns `None` if the file is no regular file of `size` bytes, or if
     /// too many files are open.
-    pub(crate) fn open(&self, digest: &str, size: u64) -> Option<Blob> {
+    pub(crate) fn open(&self, digest: &str, size: u64) -> Option<BlobFile> {
         let handle = Arc::clone(&self.handles).try_acquire_owned().ok()?;
         let path = blob_path(&self.folder, digest)?;
         // Without NONBLOCK, opening a named pipe would wait for a writer.
@@ -64,12 +64,12 @@ impl Blobs {
         let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
         let found = file.metadata().ok()?;
         let disk_reads = Arc::clone(&self.disk_reads);
-        let blob = Blob { file, disk_reads, _handle: handle };
+        let blob = BlobFile { file, disk_reads, _handle: handle };
         (found.is_file() && found.size() == size).then_some(blob)
     }
 }
 
-impl Blob {
+impl BlobFile {
     /// Fills `buffer` with the bytes from `offset` on, if the kernel has the first of them in memory:
     /// this does not wait for a disk. Returns the number of bytes, or `None` if it would have to wait.
     ///
@@ -121,7 +121,7 @@ mod tests {
         (dir, blobs, path)
     }
 
-    async fn read(blob: &Arc<Blob>, offset: u64) -> Option<Vec<u8>> {
+    async fn read(blob: &Arc<BlobFile>, offset: u64) -> Option<Vec<u8>> {
         Arc::clone(blob).read_on_disk(vec![0; 2], 0, offset).await.ok()
     }
 

@@ -4,7 +4,7 @@
 //! the read; [`bbolt_read`] says why. A record with a key that this version does not know counts as
 //! damaged, because only containerd itself can answer for it.
 //!
-//! [`Database::open`] refuses a file that cannot be read exactly. [`super::layout`] finds the file.
+//! [`MetadataDatabase::open`] refuses a file that cannot be read exactly. [`super::layout`] finds the file.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -40,7 +40,7 @@ const LOCK_LIST: &str = "/proc/locks";
 
 /// The database of a containerd.
 #[derive(Debug)]
-pub struct Database {
+pub struct MetadataDatabase {
     file: LiveFile,
     device: u64,
     inode: u64,
@@ -66,7 +66,7 @@ pub(crate) struct Images {
     pub transaction: u64,
 }
 
-impl Database {
+impl MetadataDatabase {
     /// Opens a database, which a containerd may write or not.
     ///
     /// # Errors

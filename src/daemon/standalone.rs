@@ -49,7 +49,7 @@ async fn collect(local: LocalImages, stop: CancellationToken) {
             collected = local.collect() => collected,
         };
         if let Err(e) = collected {
-            log::error!("collecting what has expired: {e}");
+            log::error!("collecting expired records: {e}");
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -75,7 +75,7 @@ impl Commits {
         registry.register("commit_failures", "Commits that failed", self.failed.clone());
         registry.register(
             "checkpoint_seconds",
-            "Time of a checkpoint: writing what was committed to LMDB's file",
+            "Time of a checkpoint: writing the committed changes to LMDB's file",
             self.checkpoints.clone(),
         );
         registry.register(

@@ -134,6 +134,15 @@ impl Error {
         self
     }
 
+    /// The same error with a sentence that does not begin with `place`.
+    pub(crate) fn without(mut self, place: &str) -> Self {
+        let message = self.message_mut();
+        if let Some(rest) = message.strip_prefix(place) {
+            *message = rest.to_owned();
+        }
+        self
+    }
+
     fn message_mut(&mut self) -> &mut String {
         sentence!(self, message_mut)
     }

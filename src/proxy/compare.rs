@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
-use crate::containerd::database::{Bounded, Database};
+use crate::containerd::database::{Bounded, MetadataDatabase};
 use crate::model::image::encoded::Encoded;
 use crate::model::{Error, Namespace, Result};
 use crate::service::cancel::Cancel;
@@ -55,7 +55,7 @@ impl ComparisonCache {
     /// The database cannot be read.
     pub fn holds(
         &self,
-        database: &Database,
+        database: &MetadataDatabase,
         namespace: &Namespace,
         snapshot: &Snapshot<'_>,
     ) -> Result<bool> {
@@ -88,7 +88,7 @@ impl ComparisonCache {
 /// # Errors
 /// The database or the copy cannot be read, or `cancel` ends the comparison.
 pub(crate) fn compare(
-    database: &Database,
+    database: &MetadataDatabase,
     namespace: &Namespace,
     snapshot: &Snapshot<'_>,
     cancel: &mut Cancel,
@@ -148,7 +148,7 @@ pub(crate) fn compare(
 /// `None` if it returned false. Otherwise returns the transaction of the database, if the walk read all images
 /// in one.
 fn walk(
-    database: &Database,
+    database: &MetadataDatabase,
     namespace: &Namespace,
     cancel: &mut Cancel,
     mut each: impl FnMut(crate::model::image::Image) -> Result<bool>,

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 
 use crate::containerd::blobs::Blobs;
 use crate::containerd::client::GrpcClient;
-use crate::containerd::database::Database;
+use crate::containerd::database::MetadataDatabase;
 use crate::containerd::layout::Layout;
 use crate::containerd::listener::Listener;
 use crate::model::printable;
@@ -58,7 +58,7 @@ struct State {
 #[derive(Debug)]
 pub struct LiveFiles {
     /// The database.
-    pub database: Database,
+    pub database: MetadataDatabase,
     /// The content, if that lies in files.
     pub blobs: Option<Blobs>,
     /// The comparisons with the copy.
@@ -109,7 +109,11 @@ impl LiveFiles {
             ));
         }
         let blobs = layout.content.as_deref().map(Blobs::new);
-        Ok(Self { database: Database::open(path)?, blobs, comparisons: ComparisonCache::default() })
+        Ok(Self {
+            database: MetadataDatabase::open(path)?,
+            blobs,
+            comparisons: ComparisonCache::default(),
+        })
     }
 
     /// Opens the files of the containerd that reported `layout` and listens on `socket`.

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::api::content::{InfoResponse, ReadContentRequest};
 use crate::api::images::{GetImageResponse, Image, ListImagesRequest};
 use crate::api::namespace::{GetNamespaceResponse, Namespace as Record};
-use crate::containerd::blobs::Blob;
+use crate::containerd::blobs::BlobFile;
 use crate::containerd::database::Bounded;
 use crate::limits::memory::{Reservation, SMALL};
 use crate::log_throttle::throttled_log;
@@ -41,7 +41,7 @@ const MAX_NAME_IN_ERROR: usize = 4 << 10;
 #[derive(Debug)]
 pub(crate) struct BlobRange {
     /// The blob.
-    pub(crate) blob: Arc<Blob>,
+    pub(crate) blob: Arc<BlobFile>,
     /// The offset of the first byte.
     pub(crate) offset: u64,
     /// The number of bytes.

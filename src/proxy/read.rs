@@ -45,7 +45,7 @@ impl ProxyImages {
         }
         if !is_down {
             return Err(Error::Unavailable(format!(
-                "{why}, and its files cannot be read; what is kept here may be older: try again"
+                "{why}, and its files cannot be read; the copy here may be older: try again"
             )));
         }
         self.upstream().read(ReadSource::Copy);

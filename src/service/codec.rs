@@ -45,7 +45,7 @@ pub(crate) fn check_record<M: ApiMessage>(
 ) -> Result<()> {
     if record.len() > limit {
         return Err(Error::ResourceExhausted(format!(
-            "{} would be a record of {} bytes, and at most {limit} are stored: shorten what it holds",
+            "{} would be a record of {} bytes, and at most {limit} are stored: shorten its texts",
             what(),
             record.len()
         )));

@@ -37,7 +37,7 @@ pub(crate) use changelog::entry::whole_state;
 pub use engine::transaction::Transaction;
 pub(crate) use read::changelog::LogPage;
 pub use read::records::{Records, Snapshot};
-pub use read::scan::{Entry, RecordKey};
+pub use read::scan::{RecordKey, RecordRef};
 pub(crate) use read::view::Revision;
 pub use read_only::ReadOnlyStore;
 pub use schema::keys::Kind;

@@ -16,7 +16,7 @@ use super::dir::{permissions, root, store_id};
 use super::engine::committer;
 use super::error::{environment_lost_error, lmdb_error};
 use super::journal::overlay::Overlay;
-use super::journal::replay::{self, Fault};
+use super::journal::replay::{self, JournalFault};
 use super::lmdb::open::{begin_to_read, free_dead_readers, with_largest_map};
 use super::lmdb::reader_table::{self, HeldSnapshot, ReaderTable};
 use super::read::records::Snapshot;
@@ -53,7 +53,12 @@ impl ReadOnlyStore {
     /// table.
     pub fn open(root: &Path) -> Result<Self> {
         let path = root.join(DATA_FILE);
-        let missing = || Error::not_found(format_args!("there is no store in {}", root.display()));
+        let missing = || {
+            Error::not_found(format_args!(
+                "there is no store in {}: name its folder with --root, or make one with `serve` or `import`",
+                root.display()
+            ))
+        };
         let found = match permissions::stat_regular(&path)?.filter(|found| found.len() > 0) {
             Some(found) => found,
             None => {
@@ -144,7 +149,7 @@ impl ReadOnlyStore {
     /// LMDB's last state, with the changes of the journal on top of it. A daemon may append to the journal and make
     /// a checkpoint meanwhile. Then this function reads both again, until they belong together.
     fn view(&self) -> Result<View<'_>> {
-        let mut before: Option<(LastCheckpoint, Fault)> = None;
+        let mut before: Option<(LastCheckpoint, JournalFault)> = None;
         let mut reads = 0;
         loop {
             // LMDB refuses an environment only after a failed write.

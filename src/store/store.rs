@@ -140,9 +140,9 @@ impl Store {
         self.environment.acquire()?.close().map_err(|failed| {
             let error = match failed {
                 committer::CommitFailure::Lmdb(e) => {
-                    lmdb_error("writing what is in the journal", &e)
+                    lmdb_error("writing the changes in the journal", &e)
                 }
-                failed => Error::Internal(format!("writing what is in the journal: {failed}")),
+                failed => Error::Internal(format!("writing the changes in the journal: {failed}")),
             };
             disk_space::explain(self.root(), error)
         })

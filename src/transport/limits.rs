@@ -23,7 +23,7 @@ pub(crate) const MAX_STREAMS: u32 = 4096;
 pub(crate) const DRAIN_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a client may send calls on its connection after the daemon begins to shut down: until the client has read the
-/// GOAWAY frame.
+/// GOAWAY frame, or for ttrpc, which has none, until the calls have been read that are on their way.
 pub(crate) const GOAWAY_TIME: Duration = Duration::from_millis(200);
 
 /// How long containerd may take to accept a connection.

@@ -13,7 +13,9 @@ use super::{Ended, PROGRAM, program, run};
 fn its_commands_and_their_help_are_those_of_one_program() {
     let dir = tempfile::tempdir().unwrap();
     let help = run(dir.path(), &["--help"]).worked();
-    for (name, about) in [("ship", "Report this node's images"), ("fleet", "Ask which nodes")] {
+    for (name, about) in
+        [("ship", "Report this node's images"), ("fleet", "Query the images of all nodes")]
+    {
         assert!(help.contains(&format!("\n  {name}  ")), "{help}");
         let own = run(dir.path(), &[name, "--help"]).worked();
         assert!(
@@ -25,7 +27,7 @@ fn its_commands_and_their_help_are_those_of_one_program() {
     let version = run(dir.path(), &["fleet", "--version"]).worked();
     assert_eq!(version, concat!("lmdb-images-fleet ", env!("CARGO_PKG_VERSION"), "\n"));
     run(dir.path(), &["fleet", "nowhere"]).failed(2, "unrecognized subcommand 'nowhere'");
-    run(dir.path(), &["fleet", "nodes"]).failed(1, "which PostgreSQL? Give --from");
+    run(dir.path(), &["fleet", "nodes"]).failed(1, "no PostgreSQL server is named: give --from");
 }
 
 /// A folder with `lmdb-images` alone, as a node's package installs it.
@@ -85,7 +87,7 @@ fn a_variable_that_asks_for_no_completion_does_not_matter() {
     for value in ["", "0"] {
         let mut command = program(dir.path());
         command.env("LMDB_IMAGES_COMPLETE", value).args(["fleet", "nodes"]);
-        Ended(command.output().unwrap()).failed(1, "which PostgreSQL? Give --from");
+        Ended(command.output().unwrap()).failed(1, "no PostgreSQL server is named: give --from");
     }
 }
 

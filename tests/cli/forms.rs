@@ -119,5 +119,5 @@ fn top_shows_the_difference_of_two_scrapes() {
         assert!((10.0..=100.5).contains(&rate), "{said}");
     }
     run(dir.path(), &args(dir.path(), "top --once --metrics-address DIR/none"))
-        .failed(1, "is metrics_address set");
+        .failed(1, "is metrics_address set in its settings?");
 }

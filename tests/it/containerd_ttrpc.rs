@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lmdb_images::daemon::Daemon;
 use lmdb_images::transport::Limits;
@@ -106,4 +106,53 @@ async fn without_containerds_socket_a_client_is_disconnected_until_it_is_there()
     let stopped = tokio::time::timeout(TEST_TIMEOUT, daemon.stop()).await;
     assert!(stopped.is_ok(), "it waits for a client that stays");
     assert_eq!(soon(client.read(&mut [0; 1])).await.unwrap(), 0);
+}
+
+/// A frame of that type on stream 1, with an empty payload.
+fn frame(kind: u8) -> [u8; 10] {
+    [0, 0, 0, 0, 0, 0, 0, 1, kind, 0]
+}
+
+const REQUEST: u8 = 1;
+const RESPONSE: u8 = 2;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answered_client_that_stays_does_not_delay_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let containerd = UnixListener::bind(ttrpc(dir.path())).unwrap();
+    let daemon = in_front(&dir).await;
+    let mut client = connect(&daemon).await;
+    let (mut server, _) = soon(containerd.accept()).await.unwrap();
+    let mut got = [0; 10];
+    client.write_all(&frame(REQUEST)).await.unwrap();
+    soon(server.read_exact(&mut got)).await.unwrap();
+    server.write_all(&frame(RESPONSE)).await.unwrap();
+    soon(client.read_exact(&mut got)).await.unwrap();
+    let stopping = Instant::now();
+    soon(daemon.stop()).await;
+    let took = stopping.elapsed();
+    // A shim stays connected for as long as its containers run. A call that is open may take two seconds.
+    assert!(took < Duration::from_millis(1_500), "the end took {took:?}");
+    assert_eq!(soon(client.read(&mut got)).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_call_is_answered_after_the_end_has_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let containerd = UnixListener::bind(ttrpc(dir.path())).unwrap();
+    let daemon = in_front(&dir).await;
+    let mut client = connect(&daemon).await;
+    let (mut server, _) = soon(containerd.accept()).await.unwrap();
+    let mut got = [0; 10];
+    client.write_all(&frame(REQUEST)).await.unwrap();
+    soon(server.read_exact(&mut got)).await.unwrap();
+    let answer = async {
+        // A containerd that takes longer than a connection without a call may stay.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        server.write_all(&frame(RESPONSE)).await.unwrap();
+        client.read_exact(&mut got).await.unwrap();
+        got
+    };
+    let (got, ()) = soon(async { tokio::join!(answer, daemon.stop()) }).await;
+    assert_eq!(got, frame(RESPONSE));
 }

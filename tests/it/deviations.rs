@@ -1,4 +1,4 @@
-//! Where we answer otherwise than containerd, on purpose: one test for each row of
+//! Intended differences from containerd: one test for each row of
 //! `docs/compatibility.md`, against our daemon only. `differential.rs` shows that all else is alike.
 
 use lmdb_images::api::images::{

@@ -4,7 +4,7 @@
 //! The command reads the whole file of a stopped containerd once before it writes. If a part of the file
 //! cannot be read, it imports nothing, unless `salvage` asks for the readable records. If the list of
 //! buckets or both meta pages are lost, `salvage` also looks for images at every page
-//! ([`containerd_scan`]). The file of a running containerd is read with [`Database`], a few images at a
+//! ([`containerd_scan`]). The file of a running containerd is read with [`MetadataDatabase`], a few images at a
 //! time, each group from one state.
 
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use super::{MAX_BATCH_RECORDS, Summary, open, put_images, put_namespace};
 use crate::admin::{file, progress};
 use crate::api::images::Image;
 use crate::api::namespace::Namespace as Record;
-use crate::containerd::database::{Bounded, Database};
+use crate::containerd::database::{Bounded, MetadataDatabase};
 use crate::model::{Error, Namespace, Result};
 use crate::store::{Kind, Records, Store};
 
@@ -45,7 +45,7 @@ pub(crate) enum BoltFile {
     /// No containerd has it open, and the lock keeps containerd out.
     AtRest(Flock<File>),
     /// A running containerd has it open.
-    Live(Database),
+    Live(MetadataDatabase),
 }
 
 /// Copies the records of a bolt file into the store in `root`. With `salvage` it skips records that
@@ -125,7 +125,7 @@ fn scan(root: &Path, file: &Path, source: &File) -> Result<Outcome> {
     Ok(Outcome { summary: copy.summary, unreadable: Vec::new(), guesses })
 }
 
-fn run_live(root: &Path, database: &Database) -> Result<Outcome> {
+fn run_live(root: &Path, database: &MetadataDatabase) -> Result<Outcome> {
     // Before opening the store, which creates it.
     let namespaces = database.namespaces()?;
     let store = open(root)?;
@@ -151,7 +151,7 @@ fn run_live(root: &Path, database: &Database) -> Result<Outcome> {
 /// # Errors
 /// The database cannot be read, or `each` fails.
 pub(crate) fn each_image(
-    database: &Database,
+    database: &MetadataDatabase,
     namespace: &Namespace,
     mut each: impl FnMut(Image) -> Result<()>,
 ) -> Result<()> {
@@ -254,7 +254,7 @@ pub(crate) fn open_file(path: &Path) -> Result<BoltFile> {
         Err((_, Errno::EWOULDBLOCK)) => {
             // Only the file itself is opened, not a link to it.
             let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-            let open = Database::open(&path).and_then(|database| {
+            let open = MetadataDatabase::open(&path).and_then(|database| {
                 database.check_is_locked()?;
                 Ok(BoltFile::Live(database))
             });
@@ -317,7 +317,7 @@ fn damaged(file: &Path, found: &containerd_schema::Survey) -> Error {
         text += &format!("; and {} more", lost.len() - MAX_NAMED_PLACES);
     }
     text += &format!(
-        "; --salvage imports what can be read: {} images in {} namespaces",
+        "; --salvage imports the readable records: {} images in {} namespaces",
         found.images, found.namespaces
     );
     Error::DataLoss(text)

@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use crate::admin::record::{self, Record};
 use crate::admin::recover::report::RecoveryReport;
 use crate::model::Result;
-use crate::store::journal::entry::Entry;
+use crate::store::journal::entry::JournalEntry;
 use crate::store::journal::header::Header;
-use crate::store::journal::replay::{Fault, ReadableJournal};
+use crate::store::journal::replay::{JournalFault, ReadableJournal};
 use crate::store::recovery::salvage::Findings;
 use crate::store::schema::table::Table;
 use crate::store::schema::value;
@@ -22,12 +22,12 @@ use crate::store::{Kind, Records, Store, Transaction};
 /// What recovery does with each journal entry.
 pub(crate) struct JournalReplay<'j> {
     /// Entries that follow the data file's state, in order.
-    newer: Vec<&'j Entry>,
+    newer: Vec<&'j JournalEntry>,
     /// Entries that may be older or newer than that state.
-    unordered: Vec<&'j Entry>,
+    unordered: Vec<&'j JournalEntry>,
     /// True if there is no data file to compare with.
     data_file_missing: bool,
-    fault: Option<Fault>,
+    fault: Option<JournalFault>,
 }
 
 impl<'j> JournalReplay<'j> {
@@ -73,7 +73,7 @@ impl<'j> JournalReplay<'j> {
         report.from_journal = self.newer.len() as u64;
         report.journal_fault = match &self.fault {
             _ if self.data_file_missing => Some("its data file is missing".to_owned()),
-            fault => fault.as_ref().map(Fault::to_string),
+            fault => fault.as_ref().map(JournalFault::to_string),
         };
         for entry in &self.newer {
             let changes = entry.batch.clone();
@@ -97,7 +97,7 @@ impl<'j> JournalReplay<'j> {
 }
 
 /// Returns true if the data file certainly contains the entry: the entry follows an earlier checkpoint.
-fn is_checkpointed(entry: &Entry, found: &Findings) -> bool {
+fn is_checkpointed(entry: &JournalEntry, found: &Findings) -> bool {
     match (entry.base, found.transaction) {
         _ if !found.is_newest_known => false,
         (Some(base), Some(transaction)) => base < transaction,
@@ -107,11 +107,15 @@ fn is_checkpointed(entry: &Entry, found: &Findings) -> bool {
     }
 }
 
-fn fault(journal: &ReadableJournal, found: &Findings, newer: &[&Entry]) -> Option<Fault> {
+fn fault(
+    journal: &ReadableJournal,
+    found: &Findings,
+    newer: &[&JournalEntry],
+) -> Option<JournalFault> {
     let missing = newer.iter().zip(0..).find(|(entry, number)| entry.number != *number);
     if let Some((_, number)) = missing {
         let highest = newer.iter().map(|entry| entry.number).max();
-        return Some(Fault::Gap(number, highest.unwrap_or_default()));
+        return Some(JournalFault::Gap(number, highest.unwrap_or_default()));
     }
     let named = found.identity.journal?;
     let fits = |header: &Header| {
@@ -119,8 +123,8 @@ fn fault(journal: &ReadableJournal, found: &Findings, newer: &[&Entry]) -> Optio
             && (header.checkpoint == named || Some(header.checkpoint) == found.identity.checkpoint)
     };
     match &journal.header {
-        None => Some(Fault::Header),
-        Some(header) => (!fits(header)).then_some(Fault::OtherCheckpoint),
+        None => Some(JournalFault::Header),
+        Some(header) => (!fits(header)).then_some(JournalFault::OtherCheckpoint),
     }
 }
 

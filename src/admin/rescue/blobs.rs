@@ -19,7 +19,7 @@ const HASH_BUFFER_BYTES: usize = 256 << 10;
 
 /// The fault of a blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum BlobFault {
     /// The file is missing.
     Missing,
     /// The file has another length.
@@ -35,7 +35,7 @@ pub(crate) enum Fault {
     Other(String),
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for BlobFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => f.write_str("is missing"),
@@ -50,13 +50,13 @@ impl fmt::Display for Fault {
 
 /// A folder with the blobs.
 #[derive(Debug)]
-pub(crate) struct Blobs {
+pub(crate) struct BlobFolder {
     folder: PathBuf,
     /// Damaged blobs, by digest.
-    damaged: BTreeMap<String, Fault>,
+    damaged: BTreeMap<String, BlobFault>,
 }
 
-impl Blobs {
+impl BlobFolder {
     /// The blobs of a content folder: `<folder>/blobs`.
     ///
     /// # Errors
@@ -76,7 +76,7 @@ impl Blobs {
     }
 
     /// Adds damaged blobs, which [`check`](Self::check) then refuses.
-    pub(crate) fn note_damaged(&mut self, damaged: BTreeMap<String, Fault>) {
+    pub(crate) fn note_damaged(&mut self, damaged: BTreeMap<String, BlobFault>) {
         self.damaged.extend(damaged);
     }
 
@@ -87,49 +87,50 @@ impl Blobs {
     }
 
     /// Checks that the blob has a file of this length, and is not among the damaged ones.
-    pub(crate) fn check(&self, digest: &str, size: i64) -> Result<(), Fault> {
+    pub(crate) fn check(&self, digest: &str, size: i64) -> Result<(), BlobFault> {
         if let Some(fault) = self.damaged.get(digest) {
             return Err(fault.clone());
         }
-        let path = self.path(digest).ok_or_else(|| Fault::Other("is no digest".into()))?;
+        let path = self.path(digest).ok_or_else(|| BlobFault::Other("is no digest".into()))?;
         let found = match path.symlink_metadata() {
             Ok(found) if found.is_file() => found.len(),
-            Ok(_) => return Err(Fault::Other("is no regular file".into())),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Fault::Missing),
-            Err(e) => return Err(Fault::Other(format!("cannot be read: {e}"))),
+            Ok(_) => return Err(BlobFault::Other("is no regular file".into())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(BlobFault::Missing),
+            Err(e) => return Err(BlobFault::Other(format!("cannot be read: {e}"))),
         };
         match i64::try_from(found) {
             Ok(found) if found == size => Ok(()),
-            _ => Err(Fault::Size { found, wanted: size }),
+            _ => Err(BlobFault::Size { found, wanted: size }),
         }
     }
 
     /// Reads a manifest or an index, and checks its hash.
-    pub(crate) fn read(&self, digest: &str, size: i64) -> Result<Vec<u8>, Fault> {
+    pub(crate) fn read(&self, digest: &str, size: i64) -> Result<Vec<u8>, BlobFault> {
         self.check(digest, size)?;
         let length = u64::try_from(size).unwrap_or(u64::MAX);
         if length > MAX_MANIFEST_BYTES {
             let what = format!("has {size} bytes, and a manifest {MAX_MANIFEST_BYTES} at most");
-            return Err(Fault::Other(what));
+            return Err(BlobFault::Other(what));
         }
-        let path = self.path(digest).ok_or_else(|| Fault::Other("is no digest".into()))?;
-        let unread = |e: &dyn fmt::Display| Fault::Other(format!("cannot be read: {e}"));
+        let path = self.path(digest).ok_or_else(|| BlobFault::Other("is no digest".into()))?;
+        let unread = |e: &dyn fmt::Display| BlobFault::Other(format!("cannot be read: {e}"));
         let file = file::open_to_read(&path).map_err(|e| unread(&e))?;
         let mut bytes = Vec::new();
         file.take(MAX_MANIFEST_BYTES).read_to_end(&mut bytes).map_err(|e| unread(&e))?;
-        let mut hasher = Hasher::new(digest).ok_or_else(|| Fault::Other("is no digest".into()))?;
+        let mut hasher =
+            Hasher::new(digest).ok_or_else(|| BlobFault::Other("is no digest".into()))?;
         hasher.write_all(&bytes).map_err(|e| unread(&e))?;
-        if hasher.hex() == encoded(digest) { Ok(bytes) } else { Err(Fault::Hash) }
+        if hasher.hex() == encoded(digest) { Ok(bytes) } else { Err(BlobFault::Hash) }
     }
 
     /// Reads the whole blob and compares its hash. `read` is called with the bytes of each read.
-    pub(crate) fn verify(&self, digest: &str, mut read: impl FnMut(u64)) -> Result<(), Fault> {
-        let other = || Fault::Other("is no digest".into());
+    pub(crate) fn verify(&self, digest: &str, mut read: impl FnMut(u64)) -> Result<(), BlobFault> {
+        let other = || BlobFault::Other("is no digest".into());
         let path = self.path(digest).ok_or_else(other)?;
         let mut hasher = Hasher::new(digest).ok_or_else(other)?;
-        let unread = |e: &dyn fmt::Display| Fault::Other(format!("cannot be read: {e}"));
+        let unread = |e: &dyn fmt::Display| BlobFault::Other(format!("cannot be read: {e}"));
         let mut file = match file::open_to_read(&path) {
-            Err(Error::NotFound(_)) => return Err(Fault::Missing),
+            Err(Error::NotFound(_)) => return Err(BlobFault::Missing),
             opened => opened.map_err(|e| unread(&e))?,
         };
         let mut buffer = vec![0; HASH_BUFFER_BYTES];
@@ -139,7 +140,7 @@ impl Blobs {
             hasher.write_all(bytes).map_err(|e| unread(&e))?;
             read(count as u64);
         }
-        if hasher.hex() == encoded(digest) { Ok(()) } else { Err(Fault::Hash) }
+        if hasher.hex() == encoded(digest) { Ok(()) } else { Err(BlobFault::Hash) }
     }
 }
 

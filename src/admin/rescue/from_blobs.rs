@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::blobs::{Blobs, MAX_MANIFEST_BYTES};
+use super::blobs::{BlobFolder, MAX_MANIFEST_BYTES};
 use super::manifest::{Content, Descriptor, ManifestKind};
 use super::tree::{self, Loss};
 use crate::admin::file;
@@ -40,7 +40,7 @@ pub(crate) struct Candidate {
 /// # Errors
 /// If there is no such folder.
 pub(crate) fn find(folder: &Path) -> Result<Vec<Candidate>> {
-    let blobs = Blobs::of_content(&content_folder(folder)?)?;
+    let blobs = BlobFolder::of_content(&content_folder(folder)?)?;
     let nodes = nodes(&blobs)?;
     let mut named: BTreeMap<String, BTreeMap<&str, Target>> = BTreeMap::new();
     let mut referred = BTreeSet::new();
@@ -82,7 +82,7 @@ pub(crate) fn find(folder: &Path) -> Result<Vec<Candidate>> {
     Ok(candidates)
 }
 
-fn candidate(blobs: &Blobs, name: String, target: Target, is_older: bool) -> Candidate {
+fn candidate(blobs: &BlobFolder, name: String, target: Target, is_older: bool) -> Candidate {
     let tree = tree::walk(blobs, &target);
     Candidate { name, target, lost: tree.lost, usable: tree.usable, is_older }
 }
@@ -102,7 +102,7 @@ impl Node {
     }
 }
 
-fn nodes(blobs: &Blobs) -> Result<BTreeMap<String, Node>> {
+fn nodes(blobs: &BlobFolder) -> Result<BTreeMap<String, Node>> {
     let unread = |folder: &Path, e: std::io::Error| {
         Error::Unavailable(format!("reading {}: {e}: run this as root", folder.display()))
     };
@@ -125,7 +125,7 @@ fn nodes(blobs: &Blobs) -> Result<BTreeMap<String, Node>> {
 }
 
 /// Reads a blob if it is a manifest or an index.
-fn node(blobs: &Blobs, digest: &str) -> Option<Node> {
+fn node(blobs: &BlobFolder, digest: &str) -> Option<Node> {
     let path = blobs.path(digest)?;
     let found = path.symlink_metadata().ok()?;
     if !found.is_file() || found.len() > MAX_MANIFEST_BYTES || !begins_like_json(&path) {

@@ -38,7 +38,7 @@ pub(crate) mod wanted;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use self::blobs::Blobs;
+use self::blobs::BlobFolder;
 use self::namespace::NamespaceRestorer;
 use self::plan::{PlannedImage, RescuePlan};
 use self::preflight::Preflight;
@@ -112,7 +112,7 @@ async fn rescue(
     };
     let content = layout.content.as_deref().ok_or_else(|| missing("content"))?;
     let database = layout.database.as_deref().ok_or_else(|| missing("database"))?;
-    let mut blobs = Blobs::of_content(content)?;
+    let mut blobs = BlobFolder::of_content(content)?;
     let relinked = if options.dry_run { 0 } else { relink(content)? };
     let mut plan = RescuePlan::new(wanted, &blobs, options.sources);
     let preflight = Preflight {
@@ -169,7 +169,7 @@ fn relink(content: &Path) -> Result<u64> {
 
 fn interrupted(error: &Error) -> Error {
     Error::Unavailable(format!(
-        "{error}; the rescue ended there; what was taken up is kept by a lease: run it again for the rest"
+        "{error}; the rescue ended there; a lease keeps the blobs that were taken up: run it again for the rest"
     ))
 }
 

@@ -6,10 +6,10 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 use uuid::Uuid;
 
-use super::blobs::{Blobs, Fault};
+use super::blobs::{BlobFault, BlobFolder};
 use super::plan::{PlannedImage, PlannedNamespace};
 use super::report::{ImageResult, RescueEvent, RescueOutcome, RescueSummary};
-use super::tree::{Blob, Loss};
+use super::tree::{BlobInfo, Loss};
 use crate::admin::export::{self, Put};
 use crate::api::namespace::Namespace as Record;
 use crate::clock;
@@ -32,7 +32,7 @@ pub(crate) struct NamespaceRestorer<'r, F> {
     /// The containerd.
     pub(crate) containerd: &'r GrpcClient,
     /// The blobs on its disk.
-    pub(crate) blobs: &'r Blobs,
+    pub(crate) blobs: &'r BlobFolder,
     /// Counts.
     pub(crate) summary: &'r mut RescueSummary,
     /// Shows the number of adopted blobs.
@@ -149,9 +149,9 @@ impl<F: FnMut(RescueEvent)> NamespaceRestorer<'_, F> {
         &mut self,
         leased: &GrpcClient,
         namespace: &Namespace,
-        blob: &Blob,
-    ) -> Result<Result<(), Fault>> {
-        let Blob { digest, size, labels } = blob;
+        blob: &BlobInfo,
+    ) -> Result<Result<(), BlobFault>> {
+        let BlobInfo { digest, size, labels } = blob;
         match leased.adopt_blob(namespace, &BlobToAdopt { digest, size: *size, labels }).await? {
             Adoption::Adopted => self.summary.adopted += 1,
             Adoption::Known => {
@@ -166,7 +166,7 @@ impl<F: FnMut(RescueEvent)> NamespaceRestorer<'_, F> {
                 Err(fault) => return Ok(Err(fault)),
             },
             Adoption::Refused(why) => {
-                return Ok(Err(Fault::Other(format!("is refused by containerd: {why}"))));
+                return Ok(Err(BlobFault::Other(format!("is refused by containerd: {why}"))));
             }
         }
         Ok(Ok(()))
@@ -215,10 +215,10 @@ fn lease_end(planned: &PlannedNamespace) -> UnixTime {
     end
 }
 
-fn unseen_blob_error(digest: &str, blobs: &Blobs) -> Error {
+fn unseen_blob_error(digest: &str, blobs: &BlobFolder) -> Error {
     Error::FailedPrecondition(format!(
         "containerd does not see {digest}, which lies in {}: is this the folder of that containerd, and \
-         is its content_sharing_policy \"shared\"? What was taken up before is kept by a lease: run the \
+         is its content_sharing_policy \"shared\"? A lease keeps the blobs that were taken up before: run the \
          rescue again when it is mended",
         blobs.folder().display()
     ))

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::blobs::Blobs;
+use super::blobs::BlobFolder;
 use super::sources;
-use super::tree::{self, Blob, Loss};
+use super::tree::{self, BlobInfo, Loss};
 use super::wanted::{Wanted, WantedImage};
 use crate::model::Namespace;
 
@@ -30,7 +30,7 @@ pub(crate) struct PlannedNamespace {
     /// The images.
     pub(crate) images: Vec<PlannedImage>,
     /// The blobs that its images need, by digest.
-    pub(crate) blobs: BTreeMap<String, Blob>,
+    pub(crate) blobs: BTreeMap<String, BlobInfo>,
     /// Names whose record is damaged.
     pub(crate) damaged: Vec<String>,
 }
@@ -62,7 +62,7 @@ pub(crate) struct Extent {
 impl RescuePlan {
     /// Makes the plan. With `with_sources` each blob gets labels with the repositories that it may have come
     /// from.
-    pub(crate) fn new(wanted: &Wanted, blobs: &Blobs, with_sources: bool) -> Self {
+    pub(crate) fn new(wanted: &Wanted, blobs: &BlobFolder, with_sources: bool) -> Self {
         let mut plan = Self::default();
         for (namespace, wanted) in wanted {
             let mut planned = PlannedNamespace {
@@ -121,7 +121,7 @@ impl RescuePlan {
 }
 
 impl PlannedNamespace {
-    fn add(&mut self, blobs: Vec<Blob>) {
+    fn add(&mut self, blobs: Vec<BlobInfo>) {
         for blob in blobs {
             match self.blobs.get_mut(&blob.digest) {
                 Some(known) => known.labels.extend(blob.labels),

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::tree::Blob;
+use super::tree::BlobInfo;
 
 /// The prefix of the key of such a label. The host of the registry follows.
 const SOURCE_LABEL: &str = "containerd.io/distribution.source.";
@@ -15,7 +15,7 @@ const MAX_LABEL_BYTES: usize = 4096;
 /// their blobs.
 pub(crate) fn label<'i>(
     images: impl Iterator<Item = (&'i str, &'i [String])>,
-    blobs: &mut BTreeMap<String, Blob>,
+    blobs: &mut BTreeMap<String, BlobInfo>,
 ) {
     let mut repositories: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
     for (name, digests) in images {

@@ -130,8 +130,8 @@ fn rename(from: &Path, to: &Path) -> Result<bool> {
     fs::create_dir_all(folder).map_err(|e| failed("making", folder, &e))?;
     fs::rename(from, to).map_err(|e| match e.kind() {
         ErrorKind::CrossesDevices | ErrorKind::ResourceBusy => Error::FailedPrecondition(format!(
-            "{} is a file system of its own, so it cannot be renamed ({e}): unmount it, or move what is \
-             in it by hand",
+            "{} is a file system of its own, so it cannot be renamed ({e}): unmount it, or move its \
+             files by hand",
             from.display()
         )),
         _ => failed("moving", from, &e),
@@ -150,7 +150,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<Steps>> {
     let Some((_, text)) = file::read_text(path, MAX_STEPS_BYTES)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(|e| {
         Error::DataLoss(format!(
-            "{} cannot be read: {e}: undo by hand what it lists, then remove it",
+            "{} cannot be read: {e}: undo by hand the steps that it lists, then remove it",
             path.display()
         ))
     })

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-use super::blobs::{Blobs, Fault};
+use super::blobs::{BlobFault, BlobFolder};
 use super::manifest::{Content, Descriptor, ManifestKind, REFERENCE_LABEL};
 use crate::api::descriptor::Descriptor as Target;
 
@@ -19,7 +19,7 @@ const TARGET: &str = "the target";
 
 /// A blob on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Blob {
+pub(crate) struct BlobInfo {
     /// The digest.
     pub(crate) digest: String,
     /// The size in bytes.
@@ -36,7 +36,7 @@ pub(crate) struct Loss {
     /// The role of the blob in the image.
     pub(crate) part: String,
     /// The fault.
-    pub(crate) fault: Fault,
+    pub(crate) fault: BlobFault,
 }
 
 impl fmt::Display for Loss {
@@ -49,7 +49,7 @@ impl fmt::Display for Loss {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tree {
     /// The blobs on disk. A blob comes after the blobs that it refers to.
-    pub(crate) blobs: Vec<Blob>,
+    pub(crate) blobs: Vec<BlobInfo>,
     /// The missing and damaged blobs.
     pub(crate) lost: Vec<Loss>,
     /// Whether the image can be used on some platform, and so can get its name.
@@ -68,7 +68,7 @@ enum State {
 }
 
 /// Walks the blobs of an image from its target on.
-pub(crate) fn walk(blobs: &Blobs, target: &Target) -> Tree {
+pub(crate) fn walk(blobs: &BlobFolder, target: &Target) -> Tree {
     let top = Descriptor {
         media_type: target.media_type.clone(),
         digest: target.digest.clone(),
@@ -84,7 +84,7 @@ pub(crate) fn walk(blobs: &Blobs, target: &Target) -> Tree {
 }
 
 struct Walk<'b> {
-    blobs: &'b Blobs,
+    blobs: &'b BlobFolder,
     /// The state of each descriptor: a hostile index may name one blob any number of times.
     seen: HashMap<(String, i64, ManifestKind), State>,
     listed: BTreeSet<String>,
@@ -118,13 +118,13 @@ impl Walk<'_> {
         state
     }
 
-    fn read(&self, descriptor: &Descriptor, depth: usize) -> Result<Content, Fault> {
+    fn read(&self, descriptor: &Descriptor, depth: usize) -> Result<Content, BlobFault> {
         if depth == 0 {
-            return Err(Fault::Other(format!("lies below more than {MAX_DEPTH} others")));
+            return Err(BlobFault::Other(format!("lies below more than {MAX_DEPTH} others")));
         }
         let bytes = self.blobs.read(&descriptor.digest, descriptor.size)?;
         serde_json::from_slice(&bytes)
-            .map_err(|e| Fault::Other(format!("cannot be read: it is no manifest: {e}")))
+            .map_err(|e| BlobFault::Other(format!("cannot be read: it is no manifest: {e}")))
     }
 
     fn manifest(&mut self, own: &Descriptor, content: Content, part: &str, depth: usize) -> State {
@@ -187,12 +187,12 @@ impl Walk<'_> {
     fn list(&mut self, descriptor: &Descriptor, labels: BTreeMap<String, String>) {
         if self.listed.insert(descriptor.digest.clone()) {
             let (digest, size) = (descriptor.digest.clone(), descriptor.size);
-            self.tree.blobs.push(Blob { digest, size, labels });
+            self.tree.blobs.push(BlobInfo { digest, size, labels });
         }
     }
 
-    fn lose(&mut self, descriptor: &Descriptor, part: &str, fault: Fault) -> State {
-        let state = if fault == Fault::Missing { State::Absent } else { State::Broken };
+    fn lose(&mut self, descriptor: &Descriptor, part: &str, fault: BlobFault) -> State {
+        let state = if fault == BlobFault::Missing { State::Absent } else { State::Broken };
         let (digest, part) = (descriptor.digest.clone(), part.to_owned());
         self.tree.lost.push(Loss { digest, part, fault });
         state
@@ -253,7 +253,7 @@ mod tests {
                 size: target["size"].as_i64().unwrap(),
                 ..Target::default()
             };
-            walk(&Blobs::of_content(self.0.path()).unwrap(), &target)
+            walk(&BlobFolder::of_content(self.0.path()).unwrap(), &target)
         }
 
         fn content(&self, descriptor: &Value) -> Value {

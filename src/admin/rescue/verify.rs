@@ -7,12 +7,12 @@ use std::thread;
 
 use parking_lot::Mutex;
 
-use super::blobs::{Blobs, Fault};
+use super::blobs::{BlobFault, BlobFolder};
 use super::plan::RescuePlan;
 use crate::admin::progress;
 
 /// Hashes the blobs of the plan, and returns those that are damaged.
-pub(crate) fn run(blobs: &Blobs, plan: &RescuePlan) -> BTreeMap<String, Fault> {
+pub(crate) fn run(blobs: &BlobFolder, plan: &RescuePlan) -> BTreeMap<String, BlobFault> {
     let digests: Vec<_> = plan.digests().into_iter().collect();
     let progress = progress::byte_bar("hashed", plan.extent().bytes);
     let (next, damaged) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));

@@ -3,88 +3,25 @@
 //! Only the files that the clients read by default are read. A file that cannot be parsed is a note, and does not stop
 //! a takeover.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::layout::{ADDRESS, DOCKER_UNIT, OUR_ADDRESS};
-use super::settings::{
-    not_parsed, resolved, settings, socket_path, value_after, words, yaml_value,
-};
+use super::client::{Client, Endpoint, named, with_images};
+use super::commands::{ClientCommand, ClientCommands};
+use super::kubelet::kubelet;
+use super::layout::{ADDRESS, DOCKER_UNIT};
+use super::settings::{not_parsed, settings, variable, yaml_value};
 use super::systemd::Systemd;
-use super::unit;
 
 const DOCKER_FILE: &str = "/etc/docker/daemon.json";
 const CRICTL_FILE: &str = "/etc/crictl.yaml";
 const NERDCTL_FILE: &str = "/etc/nerdctl/nerdctl.toml";
 const BUILDKIT_FILE: &str = "/etc/buildkit/buildkitd.toml";
-const KUBELET_FILE: &str = "/var/lib/kubelet/config.yaml";
-const KUBELET_FLAGS_FILE: &str = "/var/lib/kubelet/kubeadm-flags.env";
 
-/// The values of a flag that Go's `strconv.ParseBool` reads as false.
-const GO_FALSE: [&str; 6] = ["0", "f", "F", "false", "False", "FALSE"];
+/// The file with variables for every session, by pam_env.
+const ENVIRONMENT_FILE: &str = "/etc/environment";
 
-/// The address that a client uses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Endpoint {
-    /// The settings do not name one.
-    Default,
-    /// The setting's place, and its value.
-    Named(String, String),
-    /// The client is set to use no containerd. The setting's place.
-    Off(String),
-    /// The settings cannot be read, and why.
-    Unknown(String),
-}
-
-/// A client of containerd.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Client {
-    /// "client " and the name of the program.
-    pub(crate) subject: &'static str,
-    endpoint: Endpoint,
-    /// The path of the socket, if the client uses one and it is known.
-    path: Option<PathBuf>,
-    /// Whether the takeover moves what the path leads to.
-    is_moved: bool,
-}
-
-impl Client {
-    fn new(root: &Path, subject: &'static str, endpoint: Endpoint) -> Self {
-        let path = match &endpoint {
-            Endpoint::Default => Some(PathBuf::from(ADDRESS)),
-            Endpoint::Named(_, value) => socket_path(value),
-            Endpoint::Off(_) | Endpoint::Unknown(_) => None,
-        };
-        let address = resolved(root, Path::new(ADDRESS));
-        let is_moved = path.as_ref().is_some_and(|path| resolved(root, path) == address);
-        Self { subject, endpoint, path, is_moved }
-    }
-
-    /// The path of the socket as the client has it, if the takeover moves it.
-    pub(crate) fn moved_path(&self) -> Option<&Path> {
-        self.path.as_deref().filter(|_| self.is_moved)
-    }
-}
-
-impl fmt::Display for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.endpoint {
-            Endpoint::Default => write!(f, "uses {ADDRESS}, by default"),
-            Endpoint::Named(place, value) if self.is_moved => {
-                write!(f, "uses {value}, by {place}")
-            }
-            Endpoint::Named(place, value) if self.path.as_deref() == Some(OUR_ADDRESS.as_ref()) => {
-                write!(f, "{place} names {value}, our own socket: it goes through us already")
-            }
-            Endpoint::Named(place, value) => write!(
-                f,
-                "{place} names {value}, which the takeover does not move: it goes on beside us"
-            ),
-            Endpoint::Off(place) => write!(f, "uses no containerd, by {place}"),
-            Endpoint::Unknown(why) => write!(f, "its address is not known: {why}"),
-        }
-    }
-}
+/// The variable from which ctr and nerdctl take the address, unless a flag names it.
+const ADDRESS_VARIABLE: &str = "CONTAINERD_ADDRESS";
 
 /// The clients that were found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -98,16 +35,14 @@ pub(crate) struct Clients {
 impl Clients {
     /// Looks for the clients of this machine.
     pub(crate) fn of_machine(systemd: &mut impl Systemd) -> Self {
-        let text = systemd.systemctl(&["cat", DOCKER_UNIT]).ok();
-        let command = text.and_then(|text| unit::command(&text).ok());
-        Self::below(Path::new("/"), command.as_deref())
+        Self::below(Path::new("/"), &ClientCommands::of_machine(systemd))
     }
 
-    /// Looks for the clients whose settings are below a folder. `dockerd` is the command of docker's unit, if there
-    /// is such a unit.
-    pub(crate) fn below(root: &Path, dockerd: Option<&str>) -> Self {
-        let (docker, docker_has_live_restore) = docker(root, dockerd);
-        let found = [docker, crictl(root), nerdctl(root), buildkit(root), kubelet(root)];
+    /// Looks for the clients that have these commands, or settings below a folder.
+    pub(crate) fn below(root: &Path, commands: &ClientCommands) -> Self {
+        let (docker, docker_has_live_restore) = docker(root, commands.dockerd.as_ref());
+        let kubelet = kubelet(root, commands.kubelet.as_ref());
+        let found = [docker, crictl(root), nerdctl(root), buildkit(root), kubelet, sessions(root)];
         Self { found: found.into_iter().flatten().collect(), docker_has_live_restore }
     }
 
@@ -123,14 +58,12 @@ impl Clients {
     }
 }
 
-fn docker(root: &Path, command: Option<&str>) -> (Vec<Client>, bool) {
+fn docker(root: &Path, command: Option<&ClientCommand>) -> (Vec<Client>, bool) {
     let subject = "client docker";
-    let words = command.map(words).unwrap_or_default();
-    let by_flag = value_after(&words, "--containerd")
+    let by_flag = command
+        .and_then(|command| command.value("--containerd"))
         .map(|value| Endpoint::Named(format!("{DOCKER_UNIT}'s --containerd"), value));
-    let live_flag = words.iter().position(|word| *word == "--live-restore");
-    let is_off = |word: &&str| GO_FALSE.contains(word);
-    let live_flag = live_flag.is_some_and(|at| !words.get(at + 1).is_some_and(is_off));
+    let live_flag = command.is_some_and(|command| command.is_on("--live-restore"));
     let settings = match settings(root, DOCKER_FILE) {
         None if command.is_none() => return (Vec::new(), false),
         None => None,
@@ -153,20 +86,17 @@ fn docker(root: &Path, command: Option<&str>) -> (Vec<Client>, bool) {
 
 fn crictl(root: &Path) -> Vec<Client> {
     let Some(text) = settings(root, CRICTL_FILE) else { return Vec::new() };
-    let of = |key| text.as_ref().map_err(Clone::clone).and_then(|text| yaml_value(text, key));
-    let endpoint = |found: Result<Option<&str>, String>| match found {
-        Ok(found) => named(CRICTL_FILE, found),
-        Err(why) => Endpoint::Unknown(format!("{CRICTL_FILE}: {why}")),
+    let endpoint = |key| match &text {
+        Ok(text) => match yaml_value(text, key) {
+            Ok(found) => named(CRICTL_FILE, found.as_deref()),
+            Err(why) => Endpoint::Unknown(format!("{CRICTL_FILE}: {why}")),
+        },
+        Err(why) => Endpoint::Unknown(why.clone()),
     };
-    let runtime = Client::new(root, "client crictl", endpoint(of("runtime-endpoint")));
-    match of("image-endpoint") {
-        // It is that of the runtime then.
-        Ok(None | Some("")) => vec![runtime],
-        images => {
-            let images = Client::new(root, "client crictl, images", endpoint(images));
-            if images.endpoint == runtime.endpoint { vec![runtime] } else { vec![runtime, images] }
-        }
-    }
+    with_images(
+        Client::new(root, "client crictl", endpoint("runtime-endpoint")),
+        Client::new(root, "client crictl, images", endpoint("image-endpoint")),
+    )
 }
 
 fn nerdctl(root: &Path) -> Vec<Client> {
@@ -201,58 +131,37 @@ fn toml_client(
     vec![Client::new(root, subject, endpoint)]
 }
 
-/// The flag counts before the file.
-fn kubelet(root: &Path) -> Vec<Client> {
-    let (flags, file) = (settings(root, KUBELET_FLAGS_FILE), settings(root, KUBELET_FILE));
-    if flags.is_none() && file.is_none() {
-        return Vec::new();
-    }
-    let found = || {
-        let flags = flags.transpose()?.unwrap_or_default();
-        if let Some(value) = value_after(&words(&flags), "--container-runtime-endpoint") {
-            return Ok(Endpoint::Named(KUBELET_FLAGS_FILE.into(), value));
-        }
-        let file = file.transpose()?.unwrap_or_default();
-        let value = yaml_value(&file, "containerRuntimeEndpoint");
-        Ok(named(KUBELET_FILE, value.map_err(|why| format!("{KUBELET_FILE}: {why}"))?))
+/// The variable of every session, if the file has it.
+fn sessions(root: &Path) -> Vec<Client> {
+    let place = format!("{ADDRESS_VARIABLE} in {ENVIRONMENT_FILE}");
+    let endpoint = match settings(root, ENVIRONMENT_FILE) {
+        None => return Vec::new(),
+        Some(Err(why)) => Endpoint::Unknown(why),
+        Some(Ok(text)) => match variable(&text, ADDRESS_VARIABLE) {
+            None => return Vec::new(),
+            Some(value) => named(&place, Some(value)),
+        },
     };
-    vec![Client::new(root, "client kubelet", found().unwrap_or_else(Endpoint::Unknown))]
-}
-
-/// An empty setting is the default.
-fn named(place: &str, value: Option<&str>) -> Endpoint {
-    match value {
-        None | Some("") => Endpoint::Default,
-        Some(value) => Endpoint::Named(place.into(), value.into()),
-    }
+    vec![Client::new(root, "client ctr, nerdctl", endpoint)]
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::client::testing::{beside, machine};
+    use super::super::kubelet::{KUBELET_FILE, KUBELET_FLAGS_FILE};
     use super::super::settings::MAX_SETTINGS_BYTES;
     use super::*;
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    /// A machine with these files, the address, and `/var/run` that leads to `/run`.
-    fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |path: &str| dir.path().join(path.trim_start_matches('/'));
-        fs::create_dir_all(at("/run/containerd")).unwrap();
-        fs::create_dir_all(at("/var")).unwrap();
-        fs::write(at(ADDRESS), "").unwrap();
-        symlink("../run", at("/var/run")).unwrap();
-        for (path, text) in files {
-            fs::create_dir_all(at(path).parent().unwrap()).unwrap();
-            fs::write(at(path), text).unwrap();
-        }
-        dir
+    fn commands(dockerd: Option<&str>) -> ClientCommands {
+        ClientCommands { dockerd: dockerd.map(ClientCommand::of_text), kubelet: None }
     }
 
     /// The lines of the clients with these files.
     fn lines(files: &[(&str, &str)], dockerd: Option<&str>) -> Vec<String> {
         let machine = machine(files);
-        let found = Clients::below(machine.path(), dockerd).found;
+        let found = Clients::below(machine.path(), &commands(dockerd)).found;
         found.iter().map(|client| format!("{}: {client}", client.subject)).collect()
     }
 
@@ -281,7 +190,10 @@ mod tests {
     fn the_setting_of_each_client_is_found() {
         let files = [
             (DOCKER_FILE, "{\"containerd\": \"/d.sock\"}"),
-            (CRICTL_FILE, "runtime-endpoint: unix:///r.sock # here\nimage-endpoint: '/i.sock'\n"),
+            (
+                CRICTL_FILE,
+                "\"runtime-endpoint\": unix:///r.sock # here\nimage-endpoint: '/i.sock'\n",
+            ),
             (NERDCTL_FILE, "address = \"unix:///var/run/containerd/containerd.sock\"\n"),
             (
                 BUILDKIT_FILE,
@@ -289,11 +201,6 @@ mod tests {
             ),
             (KUBELET_FILE, "containerRuntimeEndpoint: unix:///k.sock\n"),
         ];
-        let beside = |name: &str, file: &str, value: &str| {
-            format!(
-                "client {name}: {file} names {value}, which the takeover does not move: it goes on beside us"
-            )
-        };
         let expected = [
             beside("docker", DOCKER_FILE, "/d.sock"),
             beside("crictl", CRICTL_FILE, "unix:///r.sock"),
@@ -321,6 +228,21 @@ mod tests {
     }
 
     #[test]
+    fn the_variable_of_every_session_is_an_address() {
+        let line = |text| lines(&[(ENVIRONMENT_FILE, text)], None);
+        let place = "CONTAINERD_ADDRESS in /etc/environment";
+        assert_eq!(line("PATH=/bin\nXCONTAINERD_ADDRESS=/x\n#CONTAINERD_ADDRESS=/y\n"), [""; 0]);
+        for text in [
+            "CONTAINERD_ADDRESS=/v.sock\n",
+            "CONTAINERD_ADDRESS=/old.sock\n  export CONTAINERD_ADDRESS=\"/v.sock\" # ours\n",
+        ] {
+            assert_eq!(line(text), [beside("ctr, nerdctl", place, "/v.sock")]);
+        }
+        let expected = format!("client ctr, nerdctl: uses {ADDRESS}, by {place}");
+        assert_eq!(line(&format!("CONTAINERD_ADDRESS='{ADDRESS}'")), [expected]);
+    }
+
+    #[test]
     fn settings_that_cannot_be_read_are_a_note() {
         let long = "a".repeat(MAX_SETTINGS_BYTES as usize + 1);
         for (file, text, why) in [
@@ -330,6 +252,9 @@ mod tests {
             (CRICTL_FILE, "runtime-endpoint: \"/x\n", "runtime-endpoint has no end of its quotes"),
             (KUBELET_FILE, "containerRuntimeEndpoint: {a: \u{1b}}\n", "has \"{a: \\x1b}\", not a"),
             (CRICTL_FILE, &long, "is longer than 1048576 bytes"),
+            (ENVIRONMENT_FILE, &long, "is longer than 1048576 bytes"),
+            (KUBELET_FILE, "{\"containerRuntimeEndpoint\": ", "and is not JSON: EOF"),
+            (KUBELET_FILE, "{\"containerRuntimeEndpoint\": [1]}", "has \"[1]\", not a text"),
         ] {
             let found = lines(&[(file, text)], None);
             assert!(
@@ -355,19 +280,19 @@ mod tests {
         let machine = machine(&files);
         let at = machine.path().join(link.trim_start_matches('/'));
         symlink("containerd/containerd.sock", &at).unwrap();
-        let paths = Clients::below(machine.path(), None).moved_paths();
+        let paths = Clients::below(machine.path(), &commands(None)).moved_paths();
         let expected = [ADDRESS, "/var/run/containerd/containerd.sock", link].map(PathBuf::from);
         assert_eq!(paths, expected);
         // Between two states there may be no socket: the folders lead there still.
         fs::remove_file(at).unwrap();
         fs::remove_file(machine.path().join(ADDRESS.trim_start_matches('/'))).unwrap();
-        assert_eq!(Clients::below(machine.path(), None).moved_paths(), expected[..2]);
+        assert_eq!(Clients::below(machine.path(), &commands(None)).moved_paths(), expected[..2]);
     }
 
     #[test]
     fn live_restore_is_a_setting_or_a_flag() {
         let has = |json: &str, command: &str| {
-            Clients::below(machine(&[(DOCKER_FILE, json)]).path(), Some(command))
+            Clients::below(machine(&[(DOCKER_FILE, json)]).path(), &commands(Some(command)))
                 .docker_has_live_restore
         };
         assert!(has("{\"live-restore\": true}", "dockerd"));

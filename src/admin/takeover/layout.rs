@@ -16,6 +16,7 @@ pub(crate) const TTRPC_SUFFIX: &str = ".ttrpc";
 
 pub(crate) const CONTAINERD_UNIT: &str = "containerd.service";
 pub(crate) const DOCKER_UNIT: &str = "docker.service";
+pub(crate) const KUBELET_UNIT: &str = "kubelet.service";
 pub(crate) const OUR_UNIT: &str = "lmdb-images.service";
 pub(crate) const SOCKET_UNIT: &str = "lmdb-images-takeover.socket";
 pub(crate) const TTRPC_UNIT: &str = "lmdb-images-takeover-ttrpc.socket";

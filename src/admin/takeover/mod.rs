@@ -4,7 +4,8 @@
 //! - [`layout`]: the addresses, and the files that a takeover makes; [`texts`]: their texts; [`disk`] writes them
 //! - [`mod@unit`]: reads containerd's command from its unit; [`listening`]: the sockets that it listens on;
 //!   [`node`]: the state of this machine; [`preflight`]: the checks before the first step
-//! - [`clients`]: the clients of containerd, and the addresses that their [`settings`] name
+//! - [`clients`]: each [`client`] of containerd on this machine, and the address that its [`settings`] and [`commands`]
+//!   name; those of the [`kubelet`] have rules of their own
 //! - [`plan`]: the steps, as data, so that the command prints exactly the steps that it takes; [`steps`]: takes one
 //! - [`record`]: the state of a takeover, which a release needs after an interruption
 //! - [`systemd`]: systemctl; [`shims`]: containers that were started during the takeover
@@ -18,9 +19,12 @@
 //! **systemd finishes.** The steps run in a transient unit of systemd's. If their process is killed, systemd
 //! runs `release`, which begins anywhere and can be repeated.
 
+mod client;
 mod clients;
+mod commands;
 mod cri;
 mod disk;
+mod kubelet;
 mod layout;
 mod listening;
 mod node;

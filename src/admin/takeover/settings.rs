@@ -1,7 +1,7 @@
 //! Reads clients' files of settings, of a bounded size, and finds values in them.
 //!
 //! TOML and JSON are parsed by their libraries; of YAML only lines `key: value` at the top are read, which is the
-//! form of the keys that are needed here.
+//! form of the keys that are needed here, or JSON.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -33,20 +33,41 @@ pub(crate) fn words(text: &str) -> Vec<&str> {
     text.split(ends).filter(|word| !word.is_empty()).collect()
 }
 
-/// The word after a flag.
-pub(crate) fn value_after(words: &[&str], flag: &str) -> Option<String> {
-    let at = words.iter().position(|word| *word == flag)?;
-    words.get(at + 1).map(|value| (*value).to_owned())
+/// The word after a flag. If the flag is repeated, the last one counts, as in Go's programs.
+pub(crate) fn last_value_after(words: &[impl AsRef<str>], flag: &str) -> Option<String> {
+    let at = words.iter().rposition(|word| word.as_ref() == flag)?;
+    words.get(at + 1).map(|value| value.as_ref().to_owned())
 }
 
-/// The value of a line `key: value` that is not indented: plain or in quotes, and perhaps with a comment after it.
-pub(crate) fn yaml_value<'t>(text: &'t str, key: &str) -> Result<Option<&'t str>, String> {
-    let of_line = |line: &'t str| line.strip_prefix(key)?.trim_start().strip_prefix(':');
-    let Some(value) = text.lines().find_map(of_line).map(str::trim) else { return Ok(None) };
+/// The value of a variable in a file that pam_env reads: of the last line `NAME=value`, without quotes around the value, and
+/// perhaps with a comment after it.
+pub(crate) fn variable<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    let of_line = |line: &'t str| {
+        let line = line.trim_start();
+        let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
+        line.strip_prefix(name)?.strip_prefix('=')
+    };
+    let value = text.lines().filter_map(of_line).next_back()?;
+    let value = value.split('#').next().unwrap_or_default();
+    Some(value.trim().trim_matches(['"', '\'']))
+}
+
+/// The value of a key at the top of a file of YAML: of a line `key: value` that is not indented, plain or in quotes, and
+/// perhaps with a comment after it. A file that begins with a brace is read as JSON, which is YAML, too.
+pub(crate) fn yaml_value(text: &str, key: &str) -> Result<Option<String>, String> {
+    if text.trim_start().starts_with('{') {
+        return json_value(text, key);
+    }
+    let keys = [key.to_owned(), format!("\"{key}\""), format!("'{key}'")];
+    let mut of_lines = text.lines().filter_map(|line| {
+        let rest = keys.iter().find_map(|key| line.strip_prefix(key.as_str()))?;
+        rest.trim_start().strip_prefix(':')
+    });
+    let Some(value) = of_lines.next().map(str::trim) else { return Ok(None) };
     for quote in ['"', '\''] {
         if let Some(rest) = value.strip_prefix(quote) {
             let end = rest.find(quote);
-            let inner = end.and_then(|end| rest.get(..end));
+            let inner = end.and_then(|end| rest.get(..end)).map(str::to_owned);
             return inner.map(Some).ok_or_else(|| format!("{key} has no end of its quotes"));
         }
     }
@@ -60,7 +81,17 @@ pub(crate) fn yaml_value<'t>(text: &'t str, key: &str) -> Result<Option<&'t str>
         value if value.starts_with(['|', '>', '{', '[', '&', '*', '!']) => {
             Err(format!("{key} has {}, not a plain value", quote(value)))
         }
-        value => Ok(Some(value)),
+        value => Ok(Some(value.to_owned())),
+    }
+}
+
+fn json_value(text: &str, key: &str) -> Result<Option<String>, String> {
+    let json: serde_json::Value = serde_json::from_str(text)
+        .map_err(|e| format!("it begins with a brace, and is not JSON: {e}"))?;
+    match json.get(key) {
+        None | Some(serde_json::Value::Null) => Ok(None),
+        Some(serde_json::Value::String(value)) => Ok(Some(value.clone())),
+        Some(value) => Err(format!("{key} has {}, not a text", quote(value.to_string()))),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -65,7 +66,7 @@ pub(crate) async fn scrape(endpoint: &Endpoint) -> Result<Samples> {
     let answer = tokio::time::timeout(TIMEOUT, read)
         .await
         .map_err(|_| failed(format!("no answer within {} s", TIMEOUT.as_secs())))?
-        .map_err(|e| failed(format!("{e}: is metrics_address set in the daemon's settings?")))?;
+        .map_err(|e| failed(with_advice(&e)))?;
     let answer = String::from_utf8_lossy(&answer);
     match answer.split_once("\r\n\r\n") {
         Some((head, body)) if head.split_whitespace().nth(1) == Some("200") => {
@@ -75,7 +76,17 @@ pub(crate) async fn scrape(endpoint: &Endpoint) -> Result<Samples> {
             let status = head.lines().next().unwrap_or_default();
             Err(failed(format!("answered {}", crate::model::printable::one_line(status))))
         }
-        None => Err(failed("what answers does not speak HTTP".into())),
+        None => Err(failed("the program that answers does not speak HTTP".into())),
+    }
+}
+
+/// An error of the connection, with its likely cause.
+fn with_advice(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            format!("{error}: run the command as root, or as the daemon's user or group")
+        }
+        _ => format!("{error}: is the daemon running, and is metrics_address set in its settings?"),
     }
 }
 
@@ -170,7 +181,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let missing = scrape(&Endpoint::Unix(path.clone())).await.unwrap_err();
-        assert!(missing.message().contains("is metrics_address set"), "{missing}");
+        assert!(missing.message().contains("is metrics_address set in its settings"), "{missing}");
         let listener = tokio::net::UnixListener::bind(&path).unwrap();
         tokio::spawn(async move {
             for answer in ["HTTP/1.0 404 Not Found\r\n\r\nx", "SSH-2.0\r\n"] {

@@ -13,11 +13,11 @@ pub(crate) struct CertificateArgs {
     #[arg(long, env = "LMDB_IMAGES_FLEET_CERT", value_name = "FILE")]
     cert: Option<PathBuf>,
 
-    /// Its key, in PEM
+    /// Private key of the certificate, in PEM
     #[arg(long, env = "LMDB_IMAGES_FLEET_KEY", value_name = "FILE")]
     key: Option<PathBuf>,
 
-    /// Certificates of the authorities of the server's, in PEM [default: the system's]
+    /// CA certificates that verify the server's certificate, in PEM [default: the system's]
     #[arg(long, env = "LMDB_IMAGES_FLEET_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
 }

@@ -19,22 +19,23 @@ use crate::fleet::tls::Certificates;
 use crate::metrics::collect::Collected;
 use crate::model::Result;
 
-/// Bring the reports that `ship --to nats://…` publishes to the PostgreSQL of a fleet
+/// Copy the reports that `ship --to nats://…` publishes into the PostgreSQL of a fleet
 ///
-/// Makes the stream LMDB_IMAGES_FLEET if it is not there. A report is acknowledged after the database has
-/// committed it. The collector keeps nothing: it may be killed anywhere, and several may run at once. Runs
-/// until SIGTERM, SIGINT or SIGHUP.
+/// Makes the stream LMDB_IMAGES_FLEET if it does not exist. The collector acknowledges a report after the
+/// database has committed it. The collector has no state of its own: you may kill it at any moment, and run
+/// several at once. Runs until SIGTERM, SIGINT or SIGHUP.
 #[derive(Args)]
 pub(crate) struct Collect {
-    /// The NATS: nats://USER@HOST:PORT
+    /// NATS server with the reports: nats://USER@HOST:PORT
     #[arg(long, env = "LMDB_IMAGES_COLLECT_FROM", value_name = "URL")]
     from: String,
 
-    /// The PostgreSQL: postgres://ROLE@HOST/DATABASE, of a role that is fleet_collector
+    /// PostgreSQL server that gets the reports: postgres://ROLE@HOST/DATABASE, with a role that is a member of
+    /// fleet_collector
     #[arg(long, env = "LMDB_IMAGES_COLLECT_TO", value_name = "URL")]
     to: String,
 
-    /// On how many servers the stream is kept [default: 1 for a new stream]
+    /// Number of NATS servers that keep the stream [default: 1 for a new stream]
     #[arg(long, env = "LMDB_IMAGES_COLLECT_REPLICAS", value_name = "N")]
     replicas: Option<Bounded<1, 5>>,
 
@@ -45,16 +46,17 @@ pub(crate) struct Collect {
     #[arg(long, env = "LMDB_IMAGES_COLLECT_NATS_CERT", value_name = "FILE", requires = "nats_key")]
     nats_cert: Option<PathBuf>,
 
-    /// Its key, in PEM [default: --key]
+    /// Private key of the certificate for NATS, in PEM [default: --key]
     #[arg(long, env = "LMDB_IMAGES_COLLECT_NATS_KEY", value_name = "FILE", requires = "nats_cert")]
     nats_key: Option<PathBuf>,
 
-    /// Certificates of the authorities of NATS's, in PEM [default: --ca]
+    /// CA certificates that verify the certificate of the NATS server, in PEM [default: --ca]
     #[arg(long, env = "LMDB_IMAGES_COLLECT_NATS_CA", value_name = "FILE")]
     nats_ca: Option<PathBuf>,
 
-    /// Serve metrics in Prometheus format here: a unix socket (a path that begins with /) or a loopback
-    /// address with a port; exposed:0.0.0.0:PORT where a firewall guards the port
+    /// Address that serves metrics in Prometheus format: a unix socket (a path that begins with /) or a
+    /// loopback address with a port. Another address needs the prefix exposed:, such as exposed:0.0.0.0:PORT,
+    /// and a firewall that guards the port
     #[arg(long, env = "LMDB_IMAGES_COLLECT_METRICS_ADDRESS", value_name = "ADDRESS")]
     metrics_address: Option<Address>,
 

@@ -13,7 +13,7 @@ use clap::{ArgMatches, CommandFactory, Parser, Subcommand};
 use super::output::Failure;
 use super::{logging, program, without_values};
 
-/// The commands `ship` and `fleet` of lmdb-images, which starts this program for them
+/// The commands `ship` and `fleet` of lmdb-images
 #[derive(Parser)]
 #[command(name = "lmdb-images", bin_name = "lmdb-images", version, propagate_version = true)]
 struct Cli {

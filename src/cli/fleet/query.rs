@@ -16,7 +16,7 @@ use crate::fleet::schema;
 use crate::fleet::target::Postgres;
 use crate::model::{Error, Result};
 
-/// Ask which nodes have which images, in the PostgreSQL that `lmdb-images ship` reports to
+/// Query the images of all nodes in the PostgreSQL that `lmdb-images ship` reports to
 #[derive(Args)]
 pub(crate) struct Fleet {
     #[command(subcommand)]
@@ -25,12 +25,12 @@ pub(crate) struct Fleet {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Print the SQL that makes the tables, or brings them up to date; or run it
+    /// Print or run the SQL that creates or updates the tables
     ///
-    /// One transaction; a second run changes nothing. The role that runs it needs CREATEROLE, and CREATE
-    /// in the database.
+    /// The SQL is one transaction, and a second run changes nothing. The role that runs the SQL needs
+    /// CREATEROLE, and CREATE in the database.
     Schema {
-        /// Run it in this PostgreSQL instead: postgres://ROLE@HOST/DATABASE
+        /// Run the SQL in this PostgreSQL instead of printing it: postgres://ROLE@HOST/DATABASE
         #[arg(long, value_name = "URL")]
         to: Option<String>,
 
@@ -43,7 +43,7 @@ enum Command {
 
     /// List the nodes that have a digest, or an image of this name
     Where {
-        /// sha256:ab12… or the beginning of it, or the name of an image
+        /// A digest, the beginning of a digest such as sha256:ab12, or the name of an image
         #[arg(value_name = "DIGEST|NAME")]
         what: String,
 
@@ -51,21 +51,21 @@ enum Command {
         source: Source,
     },
 
-    /// List what changed on all nodes, the newest first
+    /// List the changes on all nodes, the newest first
     Changes {
-        /// For how long, such as 1h, 90m or '2 days'
+        /// List the changes of this last span of time, such as 1h, 90m or '2 days'
         #[arg(long, value_name = "TIME", default_value = "1h")]
         since: String,
 
-        /// Only of this node
+        /// List only changes on this node
         #[arg(long, value_name = "NODE")]
         node: Option<String>,
 
-        /// Only of this image name
+        /// List only changes of this image name
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
 
-        /// The most rows
+        /// List at most this number of changes
         #[arg(long, value_name = "N", default_value_t = 1000)]
         limit: i64,
 
@@ -76,7 +76,7 @@ enum Command {
     /// List the nodes that have not reported for a while
     Stale(Source),
 
-    /// List the nodes that have another digest under this name than most
+    /// List the nodes whose digest for a name differs from that of most nodes
     Drift {
         /// Name of an image
         name: String,
@@ -85,7 +85,7 @@ enum Command {
         source: Source,
     },
 
-    /// List what a person should look at: copied stores, rolled-back disks, changes that were lost
+    /// List incidents that need a person's attention: copied stores, rolled-back disks, lost changes
     Incidents(Source),
 
     Collect(Collect),
@@ -94,7 +94,7 @@ enum Command {
 /// The database to ask.
 #[derive(Args)]
 struct Source {
-    /// The PostgreSQL: postgres://ROLE@HOST/DATABASE
+    /// PostgreSQL server: postgres://ROLE@HOST/DATABASE
     #[arg(long, env = "LMDB_IMAGES_FLEET", value_name = "URL")]
     from: Option<String>,
 
@@ -144,7 +144,9 @@ impl Fleet {
 impl Source {
     fn ask(self, question: &Question) -> Result<(), Failure> {
         let url = self.from.ok_or_else(|| {
-            Error::InvalidArgument("which PostgreSQL? Give --from, or set LMDB_IMAGES_FLEET".into())
+            Error::InvalidArgument(
+                "no PostgreSQL server is named: give --from, or set LMDB_IMAGES_FLEET".into(),
+            )
         })?;
         let from = Postgres::parse(&url, self.certificates.into())?;
         let found = block_on(question.ask(&from))?;

@@ -48,7 +48,7 @@ pub(crate) struct Ship {
 #[derive(Debug, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct ShipSettings {
-    /// Where to report: postgres://NODE@HOST/DATABASE, or nats://NODE@HOST:PORT
+    /// Server that gets the reports: postgres://NODE@HOST/DATABASE, or nats://NODE@HOST:PORT
     #[arg(long, env = "LMDB_IMAGES_SHIP_TO", value_name = "URL")]
     to: Option<String>,
 
@@ -64,7 +64,7 @@ struct ShipSettings {
     #[arg(long, env = "LMDB_IMAGES_FLEET_KEY", value_name = "FILE")]
     key: Option<PathBuf>,
 
-    /// CA certificates that the server's certificate is checked with, in PEM [default: the system's]
+    /// CA certificates that verify the server's certificate, in PEM [default: the system's]
     #[arg(long, env = "LMDB_IMAGES_FLEET_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
 
@@ -72,12 +72,13 @@ struct ShipSettings {
     #[arg(long, env = "LMDB_IMAGES_SHIP_HEARTBEAT", value_name = "SECONDS")]
     heartbeat: Option<Bounded<1, 86_400>>,
 
-    /// Name of this machine in the reports, for people to read only [default: the host name]
+    /// Name of this machine in the reports, for human readers only [default: the host name]
     #[arg(long, env = "LMDB_IMAGES_SHIP_MACHINE", value_name = "NAME")]
     machine: Option<String>,
 
-    /// Serve metrics in Prometheus format here: a unix socket (a path that begins with /) or a loopback
-    /// address with a port; exposed:0.0.0.0:PORT where a firewall guards the port
+    /// Address that serves metrics in Prometheus format: a unix socket (a path that begins with /) or a
+    /// loopback address with a port. Another address needs the prefix exposed:, such as exposed:0.0.0.0:PORT,
+    /// and a firewall that guards the port
     #[arg(long, env = "LMDB_IMAGES_SHIP_METRICS_ADDRESS", value_name = "ADDRESS")]
     metrics_address: Option<Address>,
 
@@ -142,7 +143,8 @@ impl Ship {
 async fn ship(settings: ShipSettings) -> Result<()> {
     let to = settings.to.ok_or_else(|| {
         Error::InvalidArgument(
-            "report where? Give --to postgres://NODE@HOST/DATABASE or nats://NODE@HOST".into(),
+            "no server is named: give --to postgres://NODE@HOST/DATABASE or --to nats://NODE@HOST"
+                .into(),
         )
     })?;
     let certificates = Certificates { cert: settings.cert, key: settings.key, ca: settings.ca };

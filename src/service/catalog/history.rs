@@ -6,7 +6,7 @@ use protobuf::Message;
 
 use super::entry::{Fields, entry};
 use super::errors::{epoch_changed, log_off};
-use super::token::{RequestHash, Start, Token, page_size, request_hash};
+use super::token::{PageToken, RequestHash, Start, page_size, request_hash};
 use crate::api::catalog::history_request::Of;
 use crate::api::catalog::{Change, HistoryRequest, HistoryResponse};
 use crate::model::{Error, Namespace, Result, digest};
@@ -31,7 +31,7 @@ pub(crate) struct HistoryQuery {
     since: Option<(i64, i32)>,
     size: usize,
     hash: RequestHash,
-    from: Option<Token>,
+    from: Option<PageToken>,
 }
 
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl HistoryQuery {
         let hash = request_hash("History", &[&bounds, &request.namespaces]);
         let from = match request.page_token.as_str() {
             "" => None,
-            token => Some(Token::decode(token, uuid, &hash)?),
+            token => Some(PageToken::decode(token, uuid, &hash)?),
         };
         let size = page_size(request.page_size, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
         let namespaces = request.namespaces.into_iter().collect();
@@ -98,7 +98,7 @@ impl HistoryQuery {
         let last = changes.last().map_or(0, |change| change.seq);
         let has_more = changes.len() < found.len();
         let position = last.to_be_bytes().to_vec();
-        let next = has_more.then_some(Token { request: self.hash, start: begun, position });
+        let next = has_more.then_some(PageToken { request: self.hash, start: begun, position });
         Ok(HistoryResponse {
             changes,
             next_page_token: next.map(|token| token.encode(uuid)).unwrap_or_default(),

@@ -14,7 +14,7 @@ use crate::service::cancel::Cancel;
 use crate::service::codec::{encode, push_field};
 use crate::service::images::query::Query;
 use crate::service::local::LocalImages;
-use crate::store::{Entry, Records, Snapshot, Store};
+use crate::store::{RecordRef, Records, Snapshot, Store};
 
 /// The bytes of images that are read and sent at a time.
 const READ_BYTES: usize = 16 << 10;
@@ -113,7 +113,7 @@ impl PieceBuilder {
         &mut self,
         snapshot: &Snapshot<'_>,
         namespace: &Namespace,
-        entry: &Entry<'_>,
+        entry: &RecordRef<'_>,
     ) -> Result<()> {
         self.rows += 1;
         match self.change(snapshot, namespace, entry) {
@@ -131,7 +131,7 @@ impl PieceBuilder {
         &mut self,
         snapshot: &Snapshot<'_>,
         namespace: &Namespace,
-        entry: &Entry<'_>,
+        entry: &RecordRef<'_>,
     ) -> Result<Option<Vec<u8>>> {
         let mut step = || self.cancel.check().and_then(|()| snapshot.check_held());
         step()?;

@@ -7,7 +7,7 @@ use super::errors::{epoch_changed, log_off};
 use super::etag::etag;
 use super::mask::ReadMask;
 use super::select::Selection;
-use super::token::{RequestHash, Start, Token, page_size, request_hash};
+use super::token::{PageToken, RequestHash, Start, page_size, request_hash};
 use crate::api::catalog::{CountRequest, CountResponse, ListRequest, ListResponse, ListedImage};
 use crate::limits::memory::ReplyBuffer;
 use crate::log_throttle::throttled_log;
@@ -16,7 +16,7 @@ use crate::service::cancel::Cancel;
 use crate::service::codec::{encode, push_field};
 use crate::service::images::query::{candidates, max_lookups};
 use crate::service::reply::{BuildOutcome, ReplyBuilder};
-use crate::store::{Entry, Records, Snapshot};
+use crate::store::{RecordRef, Records, Snapshot};
 
 /// The images of a page, if the client sets no page size.
 pub(crate) const DEFAULT_PAGE_SIZE: usize = 100;
@@ -47,7 +47,7 @@ pub(crate) struct PageQuery {
     size: usize,
     mask: Option<ReadMask>,
     hash: RequestHash,
-    from: Option<Token>,
+    from: Option<PageToken>,
 }
 
 /// A page, and the token of the next one.
@@ -56,7 +56,7 @@ pub(crate) struct Page {
     /// The encoded `ListResponse`.
     pub(crate) built: BuildOutcome,
     /// The token of the next page; `None` after the last.
-    pub(crate) next: Option<Token>,
+    pub(crate) next: Option<PageToken>,
 }
 
 impl PageQuery {
@@ -68,7 +68,7 @@ impl PageQuery {
         let hash = request_hash("List", &[&[namespace.to_string()], &filters, &without]);
         let from = match request.page_token.as_str() {
             "" => None,
-            token => Some(Token::decode(token, uuid, &hash)?),
+            token => Some(PageToken::decode(token, uuid, &hash)?),
         };
         Ok(Self { namespace, filters, without, size, mask, hash, from })
     }
@@ -84,7 +84,7 @@ impl PageQuery {
     }
 
     /// Continues behind the page that returned this token.
-    pub(crate) fn continue_from(&mut self, next: Token) {
+    pub(crate) fn continue_from(&mut self, next: PageToken) {
         self.from = Some(next);
     }
 
@@ -116,7 +116,7 @@ impl PageQuery {
         let last = match find_candidates(snapshot, &self.namespace, selection, &mut builder.cancel)?
         {
             Some(mut found) => {
-                found.sort_unstable_by_key(Entry::position);
+                found.sort_unstable_by_key(RecordRef::position);
                 found.retain(|entry| entry.position() > position);
                 builder.fill(snapshot, found.into_iter().map(Ok))?
             }
@@ -126,7 +126,7 @@ impl PageQuery {
                 builder.fill(snapshot, all)?
             }
         };
-        let next = last.map(|position| Token { request: self.hash, start: begun, position });
+        let next = last.map(|position| PageToken { request: self.hash, start: begun, position });
         let tail = ListResponse {
             next_page_token: next.as_ref().map(|t| t.encode(uuid)).unwrap_or_default(),
             epoch: begun.epoch_text(),
@@ -145,7 +145,7 @@ fn find_candidates<'s>(
     namespace: &Namespace,
     selection: &Selection,
     cancel: &mut Cancel,
-) -> Result<Option<Vec<Entry<'s>>>> {
+) -> Result<Option<Vec<RecordRef<'s>>>> {
     match selection.lookups() {
         Some(query) => candidates(snapshot, namespace, query, MAX_LOOKUPS, cancel),
         None => Ok(None),
@@ -168,7 +168,7 @@ impl PageBuilder<'_, '_> {
     fn fill<'s>(
         &mut self,
         snapshot: &Snapshot<'_>,
-        entries: impl Iterator<Item = Result<Entry<'s>>>,
+        entries: impl Iterator<Item = Result<RecordRef<'s>>>,
     ) -> Result<Option<Vec<u8>>> {
         let mut last: Option<&[u8]> = None;
         for (number, entry) in entries.enumerate() {
@@ -199,7 +199,7 @@ impl PageBuilder<'_, '_> {
     }
 
     /// The encoded `ListedImage`, if the image matches.
-    fn item(&mut self, snapshot: &Snapshot<'_>, entry: &Entry<'_>) -> Result<Option<Vec<u8>>> {
+    fn item(&mut self, snapshot: &Snapshot<'_>, entry: &RecordRef<'_>) -> Result<Option<Vec<u8>>> {
         let cancel = &mut self.cancel;
         let mut step = || cancel.check().and_then(|()| snapshot.check_held());
         step()?;
@@ -217,7 +217,7 @@ impl PageBuilder<'_, '_> {
     }
 
     /// Adds an image if the page has room for it.
-    fn add(&mut self, entry: &Entry<'_>, item: &[u8]) -> Result<bool> {
+    fn add(&mut self, entry: &RecordRef<'_>, item: &[u8]) -> Result<bool> {
         let limit = self.limit.saturating_sub(TAIL_BYTES);
         let size = self.reply.size().saturating_add(item.len());
         if self.count > 0 && size > limit.min(MAX_PAGE_BYTES) {
@@ -259,7 +259,7 @@ pub(crate) fn count(
         Some(query) => candidates(snapshot, namespace, query, limit, &mut cancel)?,
         None => None,
     };
-    let mut add = |entry: Entry<'_>| {
+    let mut add = |entry: RecordRef<'_>| {
         let mut step = || cancel.check().and_then(|()| snapshot.check_held());
         step()?;
         let matches = compiled.is_all()

@@ -49,7 +49,7 @@ use change_filter::ChangeFilter;
 use errors::{check_position, log_off};
 use history::HistoryQuery;
 use list::{Page, PageQuery};
-use token::Token;
+use token::PageToken;
 use undo::Restored;
 use watch::{Watch, large_messages_budget, read_changes};
 
@@ -218,7 +218,7 @@ impl Catalog {
         &self,
         call: &CallContext,
         query: &Arc<PageQuery>,
-    ) -> Result<(Reply, Option<Token>)> {
+    ) -> Result<(Reply, Option<PageToken>)> {
         if let Some(namespace) = query.begins() {
             self.writer.catch_up(call.client, namespace).await?;
         }

@@ -39,7 +39,7 @@ pub struct Start {
 
 /// The content of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token {
+pub struct PageToken {
     /// The request.
     pub request: RequestHash,
     /// The moment at which the first page was read.
@@ -85,7 +85,7 @@ pub fn request_hash(method: &str, parts: &[&[String]]) -> RequestHash {
     truncated(hash)
 }
 
-impl Token {
+impl PageToken {
     /// The token for clients of the store `uuid`.
     pub fn encode(&self, uuid: &str) -> String {
         let start =
@@ -149,8 +149,8 @@ mod tests {
 
     const STORE: &str = "6a2f4f0e-7d6b-4a0d-8a06-0a7a4c1f5e11";
 
-    fn token() -> Token {
-        Token {
+    fn token() -> PageToken {
+        PageToken {
             request: request_hash("List", &[&["n".to_owned()], &[], &[]]),
             start: Start { epoch: uuid::Uuid::from_u128(5), seq: 7 },
             position: b"docker.io/library/a:1".to_vec(),
@@ -158,7 +158,7 @@ mod tests {
     }
 
     fn refusal(text: &str, uuid: &str, request: &RequestHash) -> String {
-        let error = Token::decode(text, uuid, request).unwrap_err();
+        let error = PageToken::decode(text, uuid, request).unwrap_err();
         assert!(
             matches!(&error, Error::Detailed(_, detail) if detail.reason == REASON),
             "{error:?}"
@@ -170,7 +170,7 @@ mod tests {
     fn a_token_is_valid_only_for_its_store_and_its_request() {
         let token = token();
         let text = token.encode(STORE);
-        assert_eq!(Token::decode(&text, STORE, &token.request), Ok(token.clone()));
+        assert_eq!(PageToken::decode(&text, STORE, &token.request), Ok(token.clone()));
         assert!(refusal(&text, "another", &token.request).contains("another store made it"));
         let other = request_hash("List", &[&["n".to_owned()], &["f".to_owned()], &[]]);
         assert!(refusal(&text, STORE, &other).contains("belongs to another request"));
@@ -202,7 +202,7 @@ mod tests {
             let at = at % bytes.len();
             bytes[at] ^= 1 << bit;
             let text = URL_SAFE_NO_PAD.encode(bytes);
-            prop_assert!(Token::decode(&text, STORE, &token.request).is_err());
+            prop_assert!(PageToken::decode(&text, STORE, &token.request).is_err());
         }
     }
 }

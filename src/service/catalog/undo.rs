@@ -148,7 +148,7 @@ pub(crate) fn plan(
 
 fn unknown(name: &str, head: &LogHead) -> Error {
     Error::not_found(format_args!(
-        "a change of image {} in the log, which has {} to {}",
+        "image {} in the log of changes, which has {} to {}",
         quote(name),
         head.first,
         head.last

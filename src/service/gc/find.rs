@@ -19,7 +19,7 @@ use crate::model::{Error, Namespace, Result, UnixTime};
 use crate::service::codec::decode;
 use crate::service::events::Labels;
 use crate::service::gc::references::{Links, MAX_LINKS, NameId, References};
-use crate::service::gc::schedule::{Entry, Loaded};
+use crate::service::gc::schedule::{ExpiryEntry, Loaded};
 use crate::service::gc::{Collector, EXPIRE, Unreadable, expires, references, unreadable_time};
 use crate::service::leases;
 use crate::store::read::scan::{Expiring, RecordKey};
@@ -144,7 +144,7 @@ fn due_in_store(
     snapshot: &Snapshot<'_>,
     from: &RecordKey,
     now: UnixTime,
-) -> Result<(Vec<Entry>, Option<RecordKey>)> {
+) -> Result<(Vec<ExpiryEntry>, Option<RecordKey>)> {
     let mut due = Vec::new();
     for entry in snapshot.expiring_keys(from)? {
         let (key, when) = entry?;
@@ -193,7 +193,7 @@ pub(crate) enum EntryState {
 
 /// Compares an entry with its record. Only the record has a checksum, so the record decides whether it
 /// expires.
-pub(crate) fn state_of(records: &impl Records, (time, key): &Entry) -> EntryState {
+pub(crate) fn state_of(records: &impl Records, (time, key): &ExpiryEntry) -> EntryState {
     let found = records.expiring(key).and_then(|found| {
         let Some(record) = found else { return Ok(None) };
         let message = records.record_at(key)?;

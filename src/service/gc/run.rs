@@ -26,7 +26,7 @@ use crate::service::gc::find::{
     self, Candidate, CandidateBatch, CandidateSource, EntryState, Subject, find, state_of,
 };
 use crate::service::gc::references::References;
-use crate::service::gc::schedule::Entry;
+use crate::service::gc::schedule::ExpiryEntry;
 use crate::service::gc::{Collector, EXPIRE, RunState, State, shown};
 use crate::store::read::scan::{Expiring, RecordKey};
 use crate::store::{Cause, Kind, Origin, Snapshot, Store, Transaction};
@@ -107,7 +107,7 @@ impl Drop for ActiveRun<'_> {
 
 impl State {
     /// Removes an entry from the schedule, in a job.
-    fn remove(&mut self, entry: &Entry) {
+    fn remove(&mut self, entry: &ExpiryEntry) {
         self.is_removing = true;
         self.schedule.remove(entry);
     }

@@ -23,12 +23,12 @@ pub(crate) const MAX_ENTRIES: usize = 8_192;
 const FOREVER: UnixTime = UnixTime { seconds: i64::MAX, nanos: 0 };
 
 /// The time when a record expires, and the record's key.
-pub(crate) type Entry = (UnixTime, RecordKey);
+pub(crate) type ExpiryEntry = (UnixTime, RecordKey);
 
 /// The records that expire next.
 #[derive(Debug)]
 pub(crate) struct Schedule {
-    entries: BTreeSet<Entry>,
+    entries: BTreeSet<ExpiryEntry>,
     /// The earliest time of the entries that were dropped.
     horizon: UnixTime,
     is_loaded: bool,
@@ -44,7 +44,7 @@ impl Default for Schedule {
 
 impl Schedule {
     /// Adds an entry, unless the next load adds it.
-    pub(crate) fn insert(&mut self, entry: Entry) {
+    pub(crate) fn insert(&mut self, entry: ExpiryEntry) {
         if entry.0 < self.horizon {
             self.entries.insert(entry);
             self.trim();
@@ -97,13 +97,13 @@ impl Schedule {
     }
 
     /// The entries of records that expired before `now`. They stay in the schedule.
-    pub(crate) fn due(&self, now: UnixTime) -> Vec<Entry> {
+    pub(crate) fn due(&self, now: UnixTime) -> Vec<ExpiryEntry> {
         let before = (Bound::Unbounded, Bound::Excluded((now, RecordKey::first())));
         self.entries.range(before).cloned().collect()
     }
 
     /// Removes an entry. Only the writer thread may call this.
-    pub(crate) fn remove(&mut self, entry: &Entry) {
+    pub(crate) fn remove(&mut self, entry: &ExpiryEntry) {
         self.entries.remove(entry);
     }
 }
@@ -111,7 +111,7 @@ impl Schedule {
 /// The next entries, read from the store.
 #[derive(Debug)]
 pub(crate) struct Loaded {
-    entries: BTreeSet<Entry>,
+    entries: BTreeSet<ExpiryEntry>,
     horizon: UnixTime,
 }
 
@@ -123,7 +123,7 @@ impl Default for Loaded {
 
 impl Loaded {
     /// Adds an entry. Beyond [`MAX_ENTRIES`] entries, those with the latest times are dropped.
-    pub(crate) fn add(&mut self, entry: Entry) {
+    pub(crate) fn add(&mut self, entry: ExpiryEntry) {
         if entry.0 >= self.horizon {
             return;
         }
@@ -146,7 +146,7 @@ mod tests {
         UnixTime { seconds, nanos: 0 }
     }
 
-    fn entry(seconds: i64, name: &str) -> Entry {
+    fn entry(seconds: i64, name: &str) -> ExpiryEntry {
         (at(seconds), RecordKey::new(&Namespace::parse("n").unwrap(), Kind::Image, name))
     }
 

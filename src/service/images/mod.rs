@@ -27,14 +27,14 @@ use crate::store::{Kind, Records, Transaction};
 #[derive(Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
     /// The change was made.
-    Written(Stored),
+    Written(WriteReply),
     /// Nothing was changed: the reply takes this number of bytes, and the caller must reserve them first.
     Needs(usize),
 }
 
 /// The result of a change.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct WriteReply {
     /// The encoded response, with the image as it is now.
     pub answer: Vec<u8>,
     /// The image's labels as they are now.
@@ -200,7 +200,7 @@ fn write(
     check(image, &record)?;
     store(change, namespace, lease, image, &record)?;
     let labels = std::mem::take(&mut image.labels);
-    Ok(WriteOutcome::Written(Stored { answer: reply.message, labels }))
+    Ok(WriteOutcome::Written(WriteReply { answer: reply.message, labels }))
 }
 
 /// Encodes an image for the store.

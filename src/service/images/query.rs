@@ -11,7 +11,7 @@ use crate::model::{Error, Namespace, Result};
 use crate::service::cancel::Cancel;
 use crate::service::codec::decode;
 use crate::service::reply::{BuildOutcome, ReplyBuilder};
-use crate::store::{Entry, Kind, Records};
+use crate::store::{Kind, RecordRef, Records};
 
 /// The filters of a List and their plan.
 #[derive(Debug)]
@@ -158,7 +158,7 @@ pub fn candidates<'t>(
     query: &Query,
     max_candidates: usize,
     cancel: &mut Cancel,
-) -> Result<Option<Vec<Entry<'t>>>> {
+) -> Result<Option<Vec<RecordRef<'t>>>> {
     let mut step = || cancel.check().and_then(|()| records.check_held());
     let found = records.candidates(namespace, &query.plan, max_candidates, &mut step);
     // If the time or the snapshot ran out during the look-up, this call returns that error again.
@@ -174,7 +174,7 @@ pub fn candidates<'t>(
 
 fn fill<'t>(
     records: &impl Records,
-    entries: impl Iterator<Item = Result<Entry<'t>>>,
+    entries: impl Iterator<Item = Result<RecordRef<'t>>>,
     namespace: &Namespace,
     query: &Query,
     buffer: ReplyBuffer<'_>,

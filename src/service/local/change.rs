@@ -8,7 +8,7 @@ use crate::limits::client::Client;
 use crate::limits::memory::{Reservation, SMALL};
 use crate::model::{Namespace, Result};
 use crate::service::events::{Labels, OwnEvent};
-use crate::service::images::{ReplyLimits, Stored, WriteOutcome};
+use crate::service::images::{ReplyLimits, WriteOutcome, WriteReply};
 use crate::service::{CallContext, Reply};
 use crate::store::Transaction;
 
@@ -106,7 +106,7 @@ impl LocalImages {
                 change.set_cause(cause);
                 Ok(match work(change, &ns, limits)? {
                     WriteOutcome::Needs(bytes) => ChangeOutcome::Needs(bytes, work, event),
-                    WriteOutcome::Written(Stored { answer, labels }) => {
+                    WriteOutcome::Written(WriteReply { answer, labels }) => {
                         let event = event(labels);
                         collector.observe(&ns, &event);
                         ChangeOutcome::Written(answer, Cell::new(Some(event)))

@@ -116,7 +116,7 @@ pub(crate) fn open_regular(path: &Path, write: bool) -> Result<Option<File>> {
 pub(crate) fn sync_read(path: &Path, file: &File) -> Result<()> {
     match file.sync_data() {
         Err(e) if e.kind() != ErrorKind::ReadOnlyFilesystem => Err(Error::Internal(format!(
-            "{} is not shown, as what was read of it may not be on the disk: syncing it: {e}",
+            "{} is not shown, as its content may not be on the disk: syncing it: {e}",
             path.display()
         ))),
         _ => Ok(()),
@@ -137,8 +137,8 @@ pub(crate) fn chown_like(path: &Path, beside: &Metadata) -> Result<()> {
 /// The error for a user that is neither the owner nor root.
 pub(crate) fn permission_error(path: &Path) -> Error {
     Error::failed_precondition(format_args!(
-        "{} may be read by its owner and root only; others ask the daemon on \
-         readonly.sock, if it serves one",
+        "only root and its owner may read {}; other users can ask the daemon on readonly.sock, if it serves \
+         that socket",
         path.display()
     ))
 }

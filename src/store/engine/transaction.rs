@@ -16,7 +16,7 @@ use crate::store::journal::entry::WriteBatch;
 use crate::store::journal::overlay::Overlay;
 use crate::store::read::records::Records;
 use crate::store::read::scan;
-use crate::store::read::state::{Fault, ReadState, get};
+use crate::store::read::state::{ReadState, RecordFault, get};
 use crate::store::read::view::View;
 use crate::store::schema::keys::{self, Kind};
 use crate::store::schema::table::Table;
@@ -233,8 +233,8 @@ impl<'e> Transaction<'e> {
         let old = match get(&self.view, key) {
             Ok(Some(message)) => Old::Known(message),
             Ok(None) => Old::Missing,
-            Err(Fault::Damaged) => Old::Damaged,
-            Err(Fault::Store(error)) => return Err(error),
+            Err(RecordFault::Damaged) => Old::Damaged,
+            Err(RecordFault::Store(error)) => return Err(error),
         };
         let existed = !matches!(old, Old::Missing);
         if let Some((namespace, name)) = image

@@ -261,7 +261,7 @@ impl WriterThread {
         let Err(failed) = done else {
             self.retry_at = None;
             if failed_before {
-                log::info!("what was only in the journal is in LMDB's file now");
+                log::info!("the changes that were only in the journal are in LMDB's file now");
             }
             return;
         };
@@ -269,7 +269,7 @@ impl WriterThread {
         // Log only the first failure: while the disk is full, every attempt fails.
         if !failed_before {
             log::error!(
-                "a checkpoint failed: {failed}; what it was to write is safe in the journal; it is tried \
+                "a checkpoint failed: {failed}; its changes are safe in the journal; it is tried \
                  again"
             );
         }

@@ -121,7 +121,7 @@ fn op(bytes: &[u8]) -> Option<(Op<'_>, &[u8])> {
 
 /// An entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct JournalEntry {
     /// The checkpoint that the entry follows.
     pub checkpoint: u64,
     /// The LMDB transaction of that checkpoint; unknown in an entry of schema 3.
@@ -134,7 +134,7 @@ pub struct Entry {
     pub batch: WriteBatch,
 }
 
-impl Entry {
+impl JournalEntry {
     /// The entry as bytes. `None` if its changes were too many to be kept, if its UUID has another
     /// length, or if its base is unknown.
     pub fn encode(&self) -> Option<Vec<u8>> {
@@ -214,12 +214,12 @@ pub(super) fn checksum(bytes: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    fn entry() -> Entry {
+    fn entry() -> JournalEntry {
         let mut changes = WriteBatch::new(58);
         changes.push((Table::Records, b"key", Some(b"value")));
         changes.push((Table::Index, b"entry", Some(b"")));
         changes.push((Table::Expiring, b"key", None));
-        Entry {
+        JournalEntry {
             checkpoint: 41,
             base: Some(7),
             number: 2,
@@ -234,7 +234,7 @@ mod tests {
         let mut bytes = entry.encode().unwrap();
         let length = bytes.len();
         bytes.extend(b"behind");
-        let (found, end) = Entry::decode(&bytes).unwrap();
+        let (found, end) = JournalEntry::decode(&bytes).unwrap();
         assert_eq!((end, found.batch.bytes.len()), (length, 40));
         assert_eq!((found.checkpoint, found.base, found.number), (41, Some(7), 2));
         assert_eq!(found.uuid, entry.uuid);
@@ -255,10 +255,10 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Entry::decode(&damaged), None, "bit {bit}");
+            assert_eq!(JournalEntry::decode(&damaged), None, "bit {bit}");
         }
         for length in 0..bytes.len() {
-            assert_eq!(Entry::decode(&bytes[..length]), None, "length {length}");
+            assert_eq!(JournalEntry::decode(&bytes[..length]), None, "length {length}");
         }
     }
 
@@ -269,7 +269,7 @@ mod tests {
         old.extend(&whole[32..]);
         old[..8].copy_from_slice(MAGIC_V1);
         sign(&mut old);
-        let (found, length) = Entry::decode(&old).unwrap();
+        let (found, length) = JournalEntry::decode(&old).unwrap();
         assert_eq!((length, found.base), (old.len(), None));
         assert!(found.batch.iter().eq(entry().batch.iter()));
     }
@@ -286,6 +286,6 @@ mod tests {
         assert!(changes.has_overflowed() && changes.bytes.capacity() == 0);
         changes.push((Table::Records, b"k", None));
         assert!(changes.has_overflowed() && changes.iter().next().is_none());
-        assert_eq!(Entry { batch: changes, ..entry() }.encode(), None);
+        assert_eq!(JournalEntry { batch: changes, ..entry() }.encode(), None);
     }
 }

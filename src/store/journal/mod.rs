@@ -110,7 +110,7 @@ impl Journal {
 
 #[cfg(test)]
 mod tests {
-    use super::entry::{Entry, WriteBatch};
+    use super::entry::{JournalEntry, WriteBatch};
     use super::*;
     use crate::store::schema::table::Table;
 
@@ -122,7 +122,8 @@ mod tests {
         let mut journal = Journal::open(dir.path(), &header, &Replay::default()).unwrap();
         let mut changes = WriteBatch::new(MAX_ENTRY_BYTES);
         changes.push((Table::Records, &[1; 4], Some(&vec![7; MAX_ENTRY_BYTES - 12])));
-        let largest = Entry { checkpoint: 1, base: Some(1), number: 0, uuid, batch: changes };
+        let largest =
+            JournalEntry { checkpoint: 1, base: Some(1), number: 0, uuid, batch: changes };
         let largest = largest.encode().unwrap();
         assert_eq!(largest.len(), HEADER_BYTES + MAX_ENTRY_BYTES);
         while journal.has_room() {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
-use super::entry::{Entry, WriteBatch};
+use super::entry::{JournalEntry, WriteBatch};
 use super::header::Header;
 use super::layout::{LENGTH, SECTOR};
 use crate::model::{Context, Error, Result};
@@ -30,7 +30,7 @@ impl Replay {
 
 /// The reason why a journal cannot be replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum JournalFault {
     /// There is no file.
     Missing,
     /// The file ends too early.
@@ -45,7 +45,7 @@ pub(crate) enum Fault {
     Gap(u32, u32),
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for JournalFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => f.write_str("it is missing"),
@@ -60,7 +60,7 @@ impl fmt::Display for Fault {
     }
 }
 
-impl Fault {
+impl JournalFault {
     /// The error about the journal in the folder `root`.
     pub(crate) fn error(&self, root: &Path) -> Error {
         let root = root.display();
@@ -74,40 +74,43 @@ impl Fault {
 }
 
 /// Reads the changes that the journal in the folder `root` has on top of LMDB's file. No other process
-/// may be writing it, or the caller confirms a [`Fault`] with [`persists`].
-pub(crate) fn read(root: &Path, expected: &Expected) -> Result<Result<Replay, Fault>> {
+/// may be writing it, or the caller confirms a [`JournalFault`] with [`persists`].
+pub(crate) fn read(root: &Path, expected: &Expected) -> Result<Result<Replay, JournalFault>> {
     Ok(examine(bytes(root, false)?.as_deref(), expected))
 }
 
 /// The same beside a daemon that may be writing the journal. The returned changes are on disk: the daemon's own
 /// sync of an entry may still be running, and a power cut must not revert a change that a reader has printed.
-pub(crate) fn read_and_sync(root: &Path, expected: &Expected) -> Result<Result<Replay, Fault>> {
+pub(crate) fn read_and_sync(
+    root: &Path,
+    expected: &Expected,
+) -> Result<Result<Replay, JournalFault>> {
     Ok(examine(bytes(root, true)?.as_deref(), expected))
 }
 
 /// Whether a fault is damage, given that `again` was read after it, without a checkpoint in between. A writer
 /// appends an entry after the previous one is whole. So after a read that found entry n, a later read finds all
 /// entries below n.
-pub(crate) fn persists(fault: &Fault, again: &Fault) -> bool {
+pub(crate) fn persists(fault: &JournalFault, again: &JournalFault) -> bool {
     match (fault, again) {
-        (Fault::Gap(_, highest), Fault::Gap(missing, _)) => missing <= highest,
+        (JournalFault::Gap(_, highest), JournalFault::Gap(missing, _)) => missing <= highest,
         _ => fault == again,
     }
 }
 
-fn examine(bytes: Option<&[u8]>, expected: &Expected) -> Result<Replay, Fault> {
+fn examine(bytes: Option<&[u8]>, expected: &Expected) -> Result<Replay, JournalFault> {
     let header = bytes.and_then(Header::decode);
     if let Some(named) = expected.last.journal {
-        let bytes = bytes.ok_or(Fault::Missing)?;
+        let bytes = bytes.ok_or(JournalFault::Missing)?;
         if bytes.len() < LENGTH {
-            return Err(Fault::Cut(bytes.len()));
+            return Err(JournalFault::Cut(bytes.len()));
         }
-        let header = header.as_ref().ok_or(Fault::Header)?;
+        let header = header.as_ref().ok_or(JournalFault::Header)?;
         if header.uuid != expected.uuid {
-            return Err(Fault::OtherStore(header.uuid.clone()));
+            return Err(JournalFault::OtherStore(header.uuid.clone()));
         }
         if header.checkpoint != expected.last.id && header.checkpoint != named {
-            return Err(Fault::OtherCheckpoint);
+            return Err(JournalFault::OtherCheckpoint);
         }
     }
     match (bytes, header) {
@@ -129,12 +132,12 @@ pub(crate) fn read_v1(root: &Path, uuid: &str, checkpoint: u64) -> Result<Replay
     entries(&bytes, 0, &expected).map_err(|fault| fault.error(root))
 }
 
-fn entries(bytes: &[u8], start: usize, expected: &Expected) -> Result<Replay, Fault> {
+fn entries(bytes: &[u8], start: usize, expected: &Expected) -> Result<Replay, JournalFault> {
     let counts =
-        |entry: &Entry| entry.uuid == expected.uuid && entry.checkpoint == expected.last.id;
+        |entry: &JournalEntry| entry.uuid == expected.uuid && entry.checkpoint == expected.last.id;
     let mut changes = Vec::new();
     let mut end = start;
-    while let Some((entry, length)) = bytes.get(end..).and_then(Entry::decode) {
+    while let Some((entry, length)) = bytes.get(end..).and_then(JournalEntry::decode) {
         if !counts(&entry) || entry.number as usize != changes.len() {
             break;
         }
@@ -144,7 +147,7 @@ fn entries(bytes: &[u8], start: usize, expected: &Expected) -> Result<Replay, Fa
     let next = u32::try_from(changes.len()).unwrap_or(u32::MAX);
     let behind = whole(bytes, end).filter(|e| counts(e) && e.number > next).map(|e| e.number).max();
     if let Some(highest) = behind {
-        return Err(Fault::Gap(next, highest));
+        return Err(JournalFault::Gap(next, highest));
     }
     let bytes = bytes.get(start..end.min(bytes.len())).unwrap_or_default().to_vec();
     Ok(Replay { batches: changes, bytes })
@@ -156,7 +159,7 @@ pub(crate) struct ReadableJournal {
     /// The header, if that is whole.
     pub(crate) header: Option<Header>,
     /// The entries that are whole, in the order of the file.
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<JournalEntry>,
 }
 
 /// Reads the whole entries of the folder's journal, for a damaged store.
@@ -165,11 +168,11 @@ pub(crate) fn read_damaged(root: &Path) -> Result<ReadableJournal> {
     Ok(ReadableJournal { header: Header::decode(&bytes), entries: whole(&bytes, 0).collect() })
 }
 
-fn whole(bytes: &[u8], from: usize) -> impl Iterator<Item = Entry> {
+fn whole(bytes: &[u8], from: usize) -> impl Iterator<Item = JournalEntry> {
     let sectors = bytes.get(from..).unwrap_or_default().chunks(SECTOR).enumerate();
-    let begins = sectors.filter(|(_, sector)| Entry::begins(sector));
+    let begins = sectors.filter(|(_, sector)| JournalEntry::begins(sector));
     begins.filter_map(move |(number, _)| {
-        bytes.get(from + number * SECTOR..).and_then(Entry::decode).map(|(entry, _)| entry)
+        bytes.get(from + number * SECTOR..).and_then(JournalEntry::decode).map(|(entry, _)| entry)
     })
 }
 
@@ -207,26 +210,28 @@ mod tests {
     fn entry(checkpoint: u64, number: u32, length: usize) -> Vec<u8> {
         let mut changes = WriteBatch::new(super::super::layout::MAX_ENTRY_BYTES);
         changes.push((Table::Records, &number.to_le_bytes(), Some(&vec![7; length])));
-        Entry { checkpoint, base: Some(3), number, uuid: uuid(), batch: changes }.encode().unwrap()
+        JournalEntry { checkpoint, base: Some(3), number, uuid: uuid(), batch: changes }
+            .encode()
+            .unwrap()
     }
 
     fn open(root: &Path, checkpoint: u64, replay: &Replay) -> Journal {
         Journal::open(root, &Header { checkpoint, uuid: uuid() }, replay).unwrap()
     }
 
-    fn numbers(replay: Result<Replay, Fault>) -> Result<Vec<u8>, Fault> {
+    fn numbers(replay: Result<Replay, JournalFault>) -> Result<Vec<u8>, JournalFault> {
         let first = |changes: &WriteBatch| changes.iter().next().unwrap().1[0];
         replay.map(|replay| replay.batches.iter().map(first).collect())
     }
 
-    fn found(root: &Path, checkpoint: u64) -> Result<Vec<u8>, Fault> {
+    fn found(root: &Path, checkpoint: u64) -> Result<Vec<u8>, JournalFault> {
         numbers(read(root, &expected(checkpoint)).unwrap())
     }
 
     #[test]
     fn entries_of_the_last_checkpoint_are_found_in_order() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(found(dir.path(), 1), Err(Fault::Missing));
+        assert_eq!(found(dir.path(), 1), Err(JournalFault::Missing));
         let mut journal = open(dir.path(), 1, &Replay::default());
         for number in 0..5 {
             journal.append(&entry(1, number, 1000)).unwrap();
@@ -235,7 +240,10 @@ mod tests {
         // The checkpoint after has all of them.
         assert_eq!(found(dir.path(), 2), Ok(vec![]));
         let other = Expected { uuid: "another".into(), ..expected(1) };
-        assert_eq!(numbers(read(dir.path(), &other).unwrap()), Err(Fault::OtherStore(uuid())));
+        assert_eq!(
+            numbers(read(dir.path(), &other).unwrap()),
+            Err(JournalFault::OtherStore(uuid()))
+        );
         // Another process goes on behind them.
         let replay = read(dir.path(), &expected(1)).unwrap().unwrap();
         let mut journal = open(dir.path(), 1, &replay);
@@ -245,7 +253,10 @@ mod tests {
         journal.append(&entry(2, 0, 1)).unwrap();
         assert_eq!(found(dir.path(), 2), Ok(vec![0]));
         let unknown = Expected { last: LastCheckpoint { id: 4, journal: Some(3) }, ..expected(0) };
-        assert_eq!(numbers(read(dir.path(), &unknown).unwrap()), Err(Fault::OtherCheckpoint));
+        assert_eq!(
+            numbers(read(dir.path(), &unknown).unwrap()),
+            Err(JournalFault::OtherCheckpoint)
+        );
         // The new one, and five of the checkpoint before.
         assert_eq!(read_damaged(dir.path()).unwrap().entries.len(), 6);
         assert_eq!(dir.path().join(JOURNAL_FILE).metadata().unwrap().len(), LENGTH as u64);
@@ -268,8 +279,8 @@ mod tests {
             numbers(examine(Some(&bytes), &expected(1)))
         };
         let at = |number: usize| SECTOR * (1 + 3 * number);
-        assert_eq!(damaged(at(0) + HEADER_BYTES), Err(Fault::Gap(0, 2)));
-        assert_eq!(damaged(at(1) + 600), Err(Fault::Gap(1, 2)));
+        assert_eq!(damaged(at(0) + HEADER_BYTES), Err(JournalFault::Gap(0, 2)));
+        assert_eq!(damaged(at(1) + 600), Err(JournalFault::Gap(1, 2)));
         assert_eq!(damaged(at(2) + 600), Ok(vec![0, 1]));
         assert_eq!(damaged(at(2) + 8), Ok(vec![0, 1]));
     }
@@ -283,7 +294,7 @@ mod tests {
             examine(Some(&bytes), &expected(1)).unwrap_err()
         };
         let (first, second) = (piecewise(2, 5), piecewise(6, 9));
-        assert_eq!((&first, &second), (&Fault::Gap(2, 4), &Fault::Gap(6, 8)));
+        assert_eq!((&first, &second), (&JournalFault::Gap(2, 4), &JournalFault::Gap(6, 8)));
         assert!(!persists(&first, &second));
         // Entry 2 is still missing after entry 4 was seen.
         assert!(persists(&first, &piecewise(2, 7)));

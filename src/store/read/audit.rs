@@ -7,11 +7,11 @@ use crate::store::schema::keys;
 use crate::store::schema::table::Table;
 use crate::store::schema::value;
 use crate::store::schema::value::Damaged;
-use crate::store::{Entry, Kind, Snapshot};
+use crate::store::{Kind, RecordRef, Snapshot};
 
 /// A stored record.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Stored<'t> {
+pub(crate) struct RecordAudit<'t> {
     /// Whether the record was set aside.
     pub is_set_aside: bool,
     /// The key of the record.
@@ -50,7 +50,7 @@ impl Snapshot<'_> {
     /// Calls `visit` with every record in order of keys, then with those that are set aside.
     pub(crate) fn for_each_record(
         &self,
-        visit: &mut dyn FnMut(Stored<'_>) -> Result<()>,
+        visit: &mut dyn FnMut(RecordAudit<'_>) -> Result<()>,
     ) -> Result<()> {
         for table in [Table::Records, Table::SetAside] {
             let is_set_aside = table == Table::SetAside;
@@ -67,7 +67,7 @@ impl Snapshot<'_> {
                     }
                     expires = self.view.get(Table::Expiring, key)?;
                 }
-                visit(Stored { is_set_aside, key, message, index_entries, expires })?;
+                visit(RecordAudit { is_set_aside, key, message, index_entries, expires })?;
             }
         }
         Ok(())
@@ -76,13 +76,13 @@ impl Snapshot<'_> {
     /// Calls `visit` with every image that was set aside, in order of keys.
     pub(crate) fn for_each_aside(
         &self,
-        visit: &mut dyn FnMut(&Namespace, Entry<'_>) -> Result<()>,
+        visit: &mut dyn FnMut(&Namespace, RecordRef<'_>) -> Result<()>,
     ) -> Result<()> {
         for record in self.view.range_from(Table::SetAside, b"")? {
             let (key, value) = record?;
             if let Some((namespace, Some(kind @ Kind::Image))) = keys::parse_key(key) {
                 let prefix = keys::prefix(&namespace, kind).len();
-                visit(&namespace, Entry { key, value, prefix, kind })?;
+                visit(&namespace, RecordRef { key, value, prefix, kind })?;
             }
         }
         Ok(())

@@ -5,7 +5,7 @@
 
 use crate::model::image::plan::{Lookup, QueryPlan};
 use crate::model::{Namespace, Result};
-use crate::store::read::scan::Entry;
+use crate::store::read::scan::RecordRef;
 use crate::store::read::state::ReadState;
 use crate::store::read::view::Prefixed;
 use crate::store::schema::index;
@@ -21,7 +21,7 @@ pub(crate) fn candidates<'t>(
     plan: &QueryPlan,
     limit: usize,
     step: &mut dyn FnMut() -> Result<()>,
-) -> Result<Option<Vec<Entry<'t>>>> {
+) -> Result<Option<Vec<RecordRef<'t>>>> {
     let QueryPlan::Lookups(alternatives) = plan else { return Ok(None) };
     let prefix = keys::prefix(namespace, Kind::Image);
     let mut search = CandidateSearch { state, namespace, prefix, limit, found: Vec::new(), step };
@@ -44,7 +44,7 @@ struct CandidateSearch<'t, 's, T: ?Sized> {
     /// The prefix of the keys of all images of the namespace.
     prefix: Vec<u8>,
     limit: usize,
-    found: Vec<Entry<'t>>,
+    found: Vec<RecordRef<'t>>,
     step: &'s mut dyn FnMut() -> Result<()>,
 }
 
@@ -143,7 +143,7 @@ impl<'t, T: ReadState + ?Sized> CandidateSearch<'t, '_, T> {
     fn add(&mut self, key: &'t [u8], value: &'t [u8]) -> bool {
         let room = self.found.len() < self.limit;
         if room {
-            self.found.push(Entry { key, value, prefix: self.prefix.len(), kind: Kind::Image });
+            self.found.push(RecordRef { key, value, prefix: self.prefix.len(), kind: Kind::Image });
         }
         room
     }

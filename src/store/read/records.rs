@@ -14,8 +14,8 @@ use crate::model::{Namespace, Result};
 use crate::store::read::count;
 use crate::store::read::lookup;
 use crate::store::read::scan;
-use crate::store::read::scan::{Entry, Scan};
 use crate::store::read::scan::{Expiring, RecordKey};
+use crate::store::read::scan::{RecordRef, Scan};
 use crate::store::read::state::{ReadState, get};
 use crate::store::read::view::{Revision, View};
 use crate::store::schema::keys::Kind;
@@ -80,13 +80,13 @@ pub trait Records: ReadState {
     }
 
     /// The images in a namespace whose names begin with `beginning`, behind the one at `position`
-    /// ([`Entry::position`]), in the order of their positions. That is the order of their names, except for long names.
+    /// ([`RecordRef::position`]), in the order of their positions. That is the order of their names, except for long names.
     fn images_after(
         &self,
         namespace: &Namespace,
         beginning: &[u8],
         position: &[u8],
-    ) -> Result<impl Iterator<Item = Result<Entry<'_>>>> {
+    ) -> Result<impl Iterator<Item = Result<RecordRef<'_>>>> {
         scan::images_after(self, namespace, beginning, position)
     }
 
@@ -98,7 +98,7 @@ pub trait Records: ReadState {
         plan: &QueryPlan,
         limit: usize,
         step: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<Option<Vec<Entry<'_>>>> {
+    ) -> Result<Option<Vec<RecordRef<'_>>>> {
         lookup::candidates(self, namespace, plan, limit, step)
     }
 

@@ -56,7 +56,7 @@ pub struct Expiring {
 
 /// A record of a scan.
 #[derive(Debug, Clone, Copy)]
-pub struct Entry<'t> {
+pub struct RecordRef<'t> {
     pub(crate) key: &'t [u8],
     pub(crate) value: &'t [u8],
     /// The offset of the name in the key, in bytes.
@@ -73,9 +73,9 @@ pub struct Scan<'t> {
     /// Bytes of each key before the name.
     prefix: usize,
     /// Long names with one head, sorted by name from last to first.
-    long_name_run: Vec<Entry<'t>>,
+    long_name_run: Vec<RecordRef<'t>>,
     /// The entry behind that run, already read.
-    ahead: Option<Entry<'t>>,
+    ahead: Option<RecordRef<'t>>,
 }
 
 impl<'t> Scan<'t> {
@@ -100,14 +100,14 @@ impl<'t> Scan<'t> {
         })
     }
 
-    fn read(&mut self) -> Result<Option<Entry<'t>>> {
+    fn read(&mut self) -> Result<Option<RecordRef<'t>>> {
         self.limit.map_or(Ok(()), SnapshotLimit::check)?;
         let found = self.range.next().transpose()?;
         let (prefix, kind) = (self.prefix, self.kind);
-        Ok(found.map(|(key, value)| Entry { key, value, prefix, kind }))
+        Ok(found.map(|(key, value)| RecordRef { key, value, prefix, kind }))
     }
 
-    fn read_run(&mut self, first: Entry<'t>) -> Result<()> {
+    fn read_run(&mut self, first: RecordRef<'t>) -> Result<()> {
         let head = first.head();
         self.long_name_run.push(first);
         while let Some(entry) = self.read()? {
@@ -123,7 +123,7 @@ impl<'t> Scan<'t> {
 }
 
 impl<'t> Iterator for Scan<'t> {
-    type Item = Result<Entry<'t>>;
+    type Item = Result<RecordRef<'t>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(entry) = self.long_name_run.pop() {
@@ -151,7 +151,7 @@ pub(crate) fn images_after<'t>(
     namespace: &Namespace,
     names: &[u8],
     position: &[u8],
-) -> Result<impl Iterator<Item = Result<Entry<'t>>>> {
+) -> Result<impl Iterator<Item = Result<RecordRef<'t>>>> {
     let kind = Kind::Image;
     let root = keys::prefix(namespace, kind);
     let prefix = root.len();
@@ -163,11 +163,11 @@ pub(crate) fn images_after<'t>(
     let range = view.prefix_from(Table::Records, beginning, &from)?;
     Ok(range.map(move |found| {
         view.limit().map_or(Ok(()), SnapshotLimit::check)?;
-        found.map(|(key, value)| Entry { key, value, prefix, kind })
+        found.map(|(key, value)| RecordRef { key, value, prefix, kind })
     }))
 }
 
-impl<'t> Entry<'t> {
+impl<'t> RecordRef<'t> {
     /// The position of the image in its namespace: its name; for a long name, its first bytes and a hash.
     pub fn position(&self) -> &'t [u8] {
         self.key.get(self.prefix..).unwrap_or_default()
@@ -288,7 +288,7 @@ pub(crate) fn expiring(
     let strange = || damaged(&format!("key {}", lossy(key)));
     let Some((namespace, Some(kind))) = keys::parse_key(key) else { return Err(strange()) };
     let prefix = keys::prefix(&namespace, kind).len();
-    let name = Entry { key, value, prefix, kind }.name().to_vec();
+    let name = RecordRef { key, value, prefix, kind }.name().to_vec();
     let name = String::from_utf8(name).map_err(|_| strange())?;
     Ok(Some(Expiring { namespace, kind, name, when: lossy(when).into_owned() }))
 }

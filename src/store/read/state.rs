@@ -18,12 +18,12 @@ impl ReadState for View<'_> {
 }
 
 /// The reason why a record cannot be read.
-pub(crate) enum Fault {
+pub(crate) enum RecordFault {
     Damaged,
     Store(Error),
 }
 
-impl Fault {
+impl RecordFault {
     pub(crate) fn into_error(self, what: impl FnOnce() -> String) -> Error {
         match self {
             Self::Damaged => damaged(&what()),
@@ -36,9 +36,9 @@ impl Fault {
 pub(crate) fn get<'t>(
     state: &'t (impl ReadState + ?Sized),
     key: &[u8],
-) -> Result<Option<&'t [u8]>, Fault> {
-    let value = state.view().get(Table::Records, key).map_err(Fault::Store)?;
-    value.map(|value| value::decode(key, value)).transpose().map_err(|_| Fault::Damaged)
+) -> Result<Option<&'t [u8]>, RecordFault> {
+    let value = state.view().get(Table::Records, key).map_err(RecordFault::Store)?;
+    value.map(|value| value::decode(key, value)).transpose().map_err(|_| RecordFault::Damaged)
 }
 
 pub(crate) fn damaged(what: &str) -> Error {

@@ -30,12 +30,12 @@ pub struct Usage {
     /// The number of the last commit.
     pub last_commit: u64,
     /// The use of each database.
-    pub databases: Vec<Database>,
+    pub databases: Vec<DatabaseUsage>,
 }
 
 /// The size of a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Database {
+pub struct DatabaseUsage {
     /// The name, as in `schema`.
     pub name: &'static str,
     /// The number of its entries.
@@ -68,7 +68,7 @@ impl Usage {
                 Some(table) => view.len(table)?,
                 None => stat.entries as u64,
             };
-            databases.push(Database { name, entries, pages: pages_of(&stat) });
+            databases.push(DatabaseUsage { name, entries, pages: pages_of(&stat) });
         }
         let used: u64 = databases.iter().map(|database| database.pages).sum();
         Ok(Self {

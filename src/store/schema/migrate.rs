@@ -91,7 +91,7 @@ mod tests {
     use crate::api::images::Image;
     use crate::model::Namespace;
     use crate::store::journal;
-    use crate::store::journal::entry::{Entry, sign};
+    use crate::store::journal::entry::{JournalEntry, sign};
     use crate::store::lmdb::open::map;
     use crate::store::schema::databases;
     use crate::store::schema::keys::key;
@@ -226,8 +226,13 @@ mod tests {
 
     /// An entry of a journal of schema 3, which has no transaction.
     fn entry_of_schema_3(checkpoint: u64, number: u32, changes: WriteBatch) -> Vec<u8> {
-        let entry =
-            Entry { checkpoint, base: Some(0), number, uuid: STORE_UUID.into(), batch: changes };
+        let entry = JournalEntry {
+            checkpoint,
+            base: Some(0),
+            number,
+            uuid: STORE_UUID.into(),
+            batch: changes,
+        };
         let mut bytes = entry.encode().unwrap();
         bytes.drain(24..32);
         bytes[..8].copy_from_slice(b"lmdbimj1");

@@ -16,7 +16,7 @@ use h2::Reason;
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame};
 
-use crate::containerd::blobs::Blob;
+use crate::containerd::blobs::BlobFile;
 use crate::log_throttle::throttled_log;
 use crate::proxy::live_reads::BlobRange;
 use crate::transport::grpc::message;
@@ -37,7 +37,7 @@ const DATA_TAG: u8 = 2 << 3 | 2;
 
 /// The messages of a range of a blob.
 pub(crate) struct BlobBody {
-    blob: Arc<Blob>,
+    blob: Arc<BlobFile>,
     /// The offset of the next byte in the file.
     position: u64,
     /// The number of bytes of the range that were sent.

@@ -13,7 +13,8 @@ use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::UnixStream;
 
 use crate::metrics::calls::Calls;
-use crate::transport::limits::{CONNECT_TIMEOUT, DRAIN_GRACE};
+use crate::transport::limits::{CONNECT_TIMEOUT, DRAIN_GRACE, GOAWAY_TIME};
+use crate::transport::ttrpc::open_calls::CountedStream;
 use tokio_util::sync::CancellationToken;
 
 /// The buffer of one direction of a connection, in bytes.
@@ -34,17 +35,23 @@ impl TtrpcForwarder {
         Self { socket: Arc::from(socket), metrics, is_reported: Arc::default() }
     }
 
-    /// Forwards one connection until either side closes it, or until [`DRAIN_GRACE`] after `stop`.
-    pub(crate) async fn connection(self, mut client: UnixStream, stop: CancellationToken) {
+    /// Forwards one connection until either side closes it, or until [`DRAIN_GRACE`] after `stop`. Without an open call
+    /// it ends after [`GOAWAY_TIME`]: a shim keeps its connection for as long as its containers run.
+    pub(crate) async fn connection(self, client: UnixStream, stop: CancellationToken) {
         let _open = self.metrics.connection("ttrpc");
         let mut containerd = match self.connect().await {
             Ok(stream) => stream,
             Err(e) => return self.report(&e),
         };
         self.is_reported.store(false, Ordering::Relaxed);
+        let (mut client, mut open_calls) = CountedStream::new(client);
         let past_grace = async {
             stop.cancelled().await;
-            tokio::time::sleep(DRAIN_GRACE).await;
+            let no_call_is_open = async {
+                tokio::time::sleep(GOAWAY_TIME).await;
+                let _ = open_calls.wait_for(|open| *open == 0).await;
+            };
+            let _ = tokio::time::timeout(DRAIN_GRACE, no_call_is_open).await;
         };
         tokio::select! {
             ended = copy_bidirectional_with_sizes(

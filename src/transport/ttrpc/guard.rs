@@ -4,10 +4,6 @@
 //! stream counts requests and replies, and gives the library no input while too many calls are in
 //! flight: the server stops reading a client that does not read its replies. The stream also closes
 //! connections that stall in the middle of a frame or of a reply, or that do not speak ttrpc.
-//!
-//! ```text
-//! frame   0..4 length of the payload   4..8 stream   8 type   9 flags   10.. payload
-//! ```
 
 use std::future::Future;
 use std::io;
@@ -20,10 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
-use ttrpc::proto::{
-    MESSAGE_HEADER_LENGTH, MESSAGE_LENGTH_MAX, MESSAGE_TYPE_DATA, MESSAGE_TYPE_REQUEST,
-    MessageHeader,
-};
+use ttrpc::proto::{MESSAGE_LENGTH_MAX, MESSAGE_TYPE_DATA, MESSAGE_TYPE_REQUEST, MessageHeader};
 
 use crate::limits::decoded_size;
 use crate::limits::memory::{MemoryBudget, OVERDUE_CHECK_INTERVAL, Reservation, SMALL};
@@ -32,6 +25,7 @@ use crate::transport::Limits;
 use crate::transport::conn::fair::{CALL_COST, FairShare, QUANTUM};
 use crate::transport::conn::state::ConnectionState;
 use crate::transport::ttrpc::envelope::FieldCounter;
+use crate::transport::ttrpc::frames::{Event, FrameScanner};
 
 /// The longest frame of a ttrpc client, in bytes. The library skips a payload above its own limit and
 /// answers with an error. A larger frame means another protocol (HTTP reads as 1.3 GB).
@@ -261,56 +255,6 @@ impl AsyncWrite for GuardedStream {
     }
 }
 
-/// Finds the frames in a stream of bytes.
-#[derive(Default)]
-struct FrameScanner {
-    raw: [u8; MESSAGE_HEADER_LENGTH],
-    /// The number of bytes in `raw` that have been read.
-    known: usize,
-    head: MessageHeader,
-    /// The bytes of the payload that are still to come.
-    left: usize,
-}
-
-enum Event<'b> {
-    /// The head of a frame is complete.
-    Head(MessageHeader),
-    /// A part of the payload.
-    Part(&'b [u8]),
-    /// The frame is complete.
-    End(MessageHeader),
-}
-
-impl FrameScanner {
-    /// Whether the stream is between two frames.
-    fn is_between(&self) -> bool {
-        self.known == 0
-    }
-
-    /// Consumes bytes from the start of `bytes` until the next event, or until none is left.
-    fn take<'b>(&mut self, bytes: &mut &'b [u8]) -> Option<Event<'b>> {
-        if self.known < MESSAGE_HEADER_LENGTH {
-            while self.known < MESSAGE_HEADER_LENGTH {
-                let (byte, rest) = bytes.split_first()?;
-                *self.raw.get_mut(self.known)? = *byte;
-                self.known += 1;
-                *bytes = rest;
-            }
-            self.head = MessageHeader::from(self.raw);
-            self.left = self.head.length as usize;
-            return Some(Event::Head(self.head));
-        }
-        if self.left == 0 {
-            self.known = 0;
-            return Some(Event::End(self.head));
-        }
-        let (part, rest) = bytes.split_at_checked(self.left.min(bytes.len()))?;
-        *bytes = rest;
-        self.left -= part.len();
-        (!part.is_empty()).then_some(Event::Part(part))
-    }
-}
-
 /// A timeout that runs from the first poll to the next stop.
 struct Timer {
     time: Duration,
@@ -344,37 +288,4 @@ fn overdue_check() -> Interval {
     let mut interval = tokio::time::interval(OVERDUE_CHECK_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn events(frames: &mut FrameScanner, mut bytes: &[u8]) -> Vec<(bool, u32)> {
-        std::iter::from_fn(|| frames.take(&mut bytes))
-            .filter_map(|event| match event {
-                Event::Head(head) => Some((true, head.stream_id)),
-                Event::End(head) => Some((false, head.stream_id)),
-                Event::Part(_) => None,
-            })
-            .collect()
-    }
-
-    #[test]
-    fn frames_are_seen_however_they_are_cut() {
-        let mut bytes = Vec::new();
-        for (stream, length) in [(1, 0), (3, 5), (5, 1)] {
-            bytes.extend(Vec::<u8>::from(MessageHeader::new_request(stream, length)));
-            bytes.extend(vec![0xff; length as usize]);
-        }
-        let expected = [(true, 1), (false, 1), (true, 3), (false, 3), (true, 5), (false, 5)];
-        for cut in 0..bytes.len() {
-            let (first, second) = bytes.split_at(cut);
-            let mut frames = FrameScanner::default();
-            let mut seen = events(&mut frames, first);
-            seen.extend(events(&mut frames, second));
-            assert_eq!(seen, expected, "cut at {cut}");
-            assert!(frames.is_between());
-        }
-    }
 }

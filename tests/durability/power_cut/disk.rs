@@ -12,7 +12,7 @@ pub const SECTOR: usize = 512;
 
 /// An entry of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
+pub enum DiskEntry {
     Write { offset: u64, data: Vec<u8>, outcome: Write },
     Sync { fine: bool },
     Length(u64),
@@ -29,7 +29,7 @@ pub enum Write {
     Failed,
 }
 
-impl Entry {
+impl DiskEntry {
     /// The entries of a log, each with its end, and with the file that it is about.
     pub fn all(mut log: &[u8]) -> Vec<(u64, usize, Self)> {
         let whole = log.len();
@@ -86,9 +86,9 @@ pub struct Disks {
 }
 
 impl Disks {
-    pub fn apply(&mut self, file: usize, entry: &Entry) {
+    pub fn apply(&mut self, file: usize, entry: &DiskEntry) {
         match (file, entry) {
-            (_, Entry::FolderSynced) => {
+            (_, DiskEntry::FolderSynced) => {
                 self.data.apply(entry);
                 self.journal.apply(entry);
             }
@@ -137,10 +137,10 @@ pub struct Disk {
 }
 
 impl Disk {
-    pub fn apply(&mut self, entry: &Entry) {
+    pub fn apply(&mut self, entry: &DiskEntry) {
         match entry {
-            Entry::Write { offset, data, outcome } => self.write(*offset, data, *outcome),
-            Entry::Sync { fine } => {
+            DiskEntry::Write { offset, data, outcome } => self.write(*offset, data, *outcome),
+            DiskEntry::Sync { fine } => {
                 for page in self.pages.iter_mut().filter(|p| p.dirty) {
                     if *fine {
                         page.synced();
@@ -151,16 +151,16 @@ impl Disk {
                     self.synced_length = self.length;
                 }
             }
-            Entry::Length(length) => {
+            DiskEntry::Length(length) => {
                 assert!(*length >= self.length, "no write shortens the file");
                 self.grow(*length);
             }
-            Entry::Placed(data) => {
+            DiskEntry::Placed(data) => {
                 *self = Self { placed: true, ..Self::default() };
                 self.write(0, data, Write::Synced);
                 self.synced_length = self.length;
             }
-            Entry::FolderSynced => self.named = self.placed,
+            DiskEntry::FolderSynced => self.named = self.placed,
         }
     }
 
@@ -318,14 +318,14 @@ mod tests {
         found
     }
 
-    fn written(offset: usize, fill: u8, outcome: Write) -> Entry {
-        Entry::Write { offset: offset as u64, data: page(fill), outcome }
+    fn written(offset: usize, fill: u8, outcome: Write) -> DiskEntry {
+        DiskEntry::Write { offset: offset as u64, data: page(fill), outcome }
     }
 
-    fn disk(entries: &[Entry]) -> Disk {
+    fn disk(entries: &[DiskEntry]) -> Disk {
         let mut disk = Disk::default();
-        disk.apply(&Entry::Placed(page(0)));
-        disk.apply(&Entry::FolderSynced);
+        disk.apply(&DiskEntry::Placed(page(0)));
+        disk.apply(&DiskEntry::FolderSynced);
         entries.iter().for_each(|entry| disk.apply(entry));
         disk
     }
@@ -334,7 +334,7 @@ mod tests {
     fn an_unsynced_write_may_be_on_the_disk_or_not() {
         let two = [written(0, 1, Write::Plain), written(0, 2, Write::Plain)];
         assert_eq!(states(&disk(&two), PAGE), [page(0), page(1), page(2)]);
-        let synced = [two.to_vec(), vec![Entry::Sync { fine: true }]].concat();
+        let synced = [two.to_vec(), vec![DiskEntry::Sync { fine: true }]].concat();
         assert_eq!(states(&disk(&synced), PAGE), [page(2)]);
         assert_eq!(states(&disk(&[written(0, 1, Write::Synced)]), PAGE), [page(1)]);
         assert_eq!(states(&disk(&two[..1]), SECTOR).len(), 256);
@@ -344,11 +344,14 @@ mod tests {
 
     #[test]
     fn a_failed_sync_stays_in_doubt_until_the_page_is_written_again() {
-        let failed =
-            [written(0, 1, Write::Plain), Entry::Sync { fine: false }, Entry::Sync { fine: true }];
+        let failed = [
+            written(0, 1, Write::Plain),
+            DiskEntry::Sync { fine: false },
+            DiskEntry::Sync { fine: true },
+        ];
         assert_eq!(states(&disk(&failed), PAGE), [page(0), page(1)]);
         let again =
-            [failed.to_vec(), vec![written(0, 1, Write::Plain), Entry::Sync { fine: true }]]
+            [failed.to_vec(), vec![written(0, 1, Write::Plain), DiskEntry::Sync { fine: true }]]
                 .concat();
         assert_eq!(states(&disk(&again), PAGE), [page(1)]);
     }

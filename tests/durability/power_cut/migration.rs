@@ -11,7 +11,7 @@ use lmdb_images::model::Namespace;
 use lmdb_images::store::{Kind, Records, Store};
 
 use super::Recorded;
-use super::disk::{Disks, Entry, PAGE, SECTOR, State, Write};
+use super::disk::{DiskEntry, Disks, PAGE, SECTOR, State, Write};
 use crate::support::settings::{seed, setting};
 use crate::support::workload::{NAMESPACE, record, whole};
 use protobuf::Message;
@@ -115,12 +115,12 @@ fn a_migrated_store_has_one_schema_or_the_other_after_a_power_cut() {
     store_of_version_4(&root);
     let [data, journal] = ["data.mdb", "journal"].map(|file| fs::read(root.join(file)).unwrap());
     recorded.start().stop();
-    let log = Entry::all(&fs::read(&recorded.log).unwrap());
+    let log = DiskEntry::all(&fs::read(&recorded.log).unwrap());
 
     let mut disks = Disks::default();
-    disks.apply(0, &Entry::Placed(data));
-    disks.apply(1, &Entry::Write { offset: 0, data: journal, outcome: Write::Synced });
-    disks.apply(0, &Entry::FolderSynced);
+    disks.apply(0, &DiskEntry::Placed(data));
+    disks.apply(1, &DiskEntry::Write { offset: 0, data: journal, outcome: Write::Synced });
+    disks.apply(0, &DiskEntry::FolderSynced);
     let mut random = Rng::with_seed(seed());
     let (mut states, mut schemas) = (0, [0, 0]);
     for (_, file, entry) in &log {

@@ -28,7 +28,7 @@ use lmdb_images::model::Namespace;
 use lmdb_images::store::{Kind, Records, Store};
 use protobuf::Message;
 
-use self::disk::{Disks, Entry, PAGE, SECTOR, State};
+use self::disk::{DiskEntry, Disks, PAGE, SECTOR, State};
 use self::load::{Change, Writer, allowed};
 use crate::support::changelog;
 use crate::support::daemon_process::DaemonProcess;
@@ -113,7 +113,7 @@ impl Recorded {
     }
 
     /// The load: gives the log, and all that was asked and answered.
-    async fn run(&self, seed: u64, changes: usize) -> (Vec<(u64, usize, Entry)>, Vec<Change>) {
+    async fn run(&self, seed: u64, changes: usize) -> (Vec<(u64, usize, DiskEntry)>, Vec<Change>) {
         let mut writers: Vec<_> = (0..CLIENTS)
             .map(|id| Writer {
                 id,
@@ -152,7 +152,7 @@ impl Recorded {
         };
         tokio::join!(self.all_write(&mut writers, usize::MAX, false), killed);
         // An entry that the killed process had not finished stands for a call it had not made.
-        let whole = Entry::all(&std::fs::read(&self.log).unwrap()).last().unwrap().0;
+        let whole = DiskEntry::all(&std::fs::read(&self.log).unwrap()).last().unwrap().0;
         std::fs::File::options().write(true).open(&self.log).unwrap().set_len(whole).unwrap();
         let daemon = self.start();
         let client = Client::grpc(&self.dir.join("state/images.sock")).await;
@@ -161,14 +161,14 @@ impl Recorded {
         }
         self.all_write(&mut writers, changes, false).await;
         daemon.stop();
-        let log = Entry::all(&std::fs::read(&self.log).unwrap());
+        let log = DiskEntry::all(&std::fs::read(&self.log).unwrap());
         (log, writers.into_iter().flat_map(|w| w.changes).collect())
     }
 
     /// The log leads to the file that is there.
     fn nothing_escaped(&self) {
         let mut disks = Disks::default();
-        for (_, file, entry) in Entry::all(&std::fs::read(&self.log).unwrap()) {
+        for (_, file, entry) in DiskEntry::all(&std::fs::read(&self.log).unwrap()) {
             disks.apply(file, &entry);
         }
         for (disk, file) in [(disks.data, "data.mdb"), (disks.journal, "journal")] {
@@ -227,7 +227,7 @@ async fn every_answered_write_survives_a_power_cut() {
     let mut lost = Vec::new();
     for (at, file, entry) in &log {
         disks.apply(*file, entry);
-        syncs += u64::from(!matches!(entry, Entry::Write { outcome: disk::Write::Plain, .. }));
+        syncs += u64::from(!matches!(entry, DiskEntry::Write { outcome: disk::Write::Plain, .. }));
         let may: BTreeMap<_, _> = (0..CLIENTS)
             .flat_map(|id| (0..NAMES).map(move |n| format!("{id}/{n}")))
             .map(|name| (allowed(changes.iter().filter(|c| c.name == name), *at), name))
@@ -284,7 +284,7 @@ async fn a_reader_syncs_what_it_read_before_it_shows_it() {
     let done = ls();
     assert!(String::from_utf8_lossy(&done.stdout).contains("shown"), "{done:?}");
     let synced: BTreeSet<usize> = std::fs::read(&recorded.log)
-        .map(|log| Entry::all(&log).into_iter().map(|(_, file, _)| file).collect())
+        .map(|log| DiskEntry::all(&log).into_iter().map(|(_, file, _)| file).collect())
         .unwrap();
     assert_eq!(synced, [0, 1].into(), "data file and journal");
     for what in ["sync", "reader"] {

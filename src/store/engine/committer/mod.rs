@@ -26,7 +26,7 @@ use crate::store::engine::transaction::BatchChanges;
 use crate::store::engine::version::{CurrentVersion, ShownLog};
 use crate::store::error::lmdb_error;
 use crate::store::journal::Journal;
-use crate::store::journal::entry::Entry;
+use crate::store::journal::entry::JournalEntry;
 use crate::store::journal::header::Header;
 use crate::store::journal::overlay::Overlay;
 use crate::store::journal::replay;
@@ -181,7 +181,7 @@ impl Committer {
             self.require_journal(env, tables, version)?;
         }
         self.begin_journal()?;
-        let entry = Entry {
+        let entry = JournalEntry {
             checkpoint: self.last.id,
             base: Some(env.info().last_txn_id as u64),
             number: self.entries,

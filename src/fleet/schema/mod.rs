@@ -10,22 +10,22 @@ use crate::fleet::target::Postgres;
 use crate::model::Result;
 
 /// The steps of the tables. A step that was released is never changed.
-const TABLES: [&str; 1] = [include_str!("schema/tables_1.sql")];
+const TABLES: [&str; 1] = [include_str!("tables_1.sql")];
 
 /// Functions, views and rights, in the order in which they need each other.
 const FUNCTIONS: [&str; 4] = [
-    include_str!("schema/helpers.sql"),
-    include_str!("schema/housekeeping.sql"),
-    include_str!("schema/reports.sql"),
-    include_str!("schema/views.sql"),
+    include_str!("helpers.sql"),
+    include_str!("housekeeping.sql"),
+    include_str!("reports.sql"),
+    include_str!("views.sql"),
 ];
 
 /// Returns the script. Running it a second time changes nothing.
 pub(crate) fn script() -> String {
     let mut script = String::new();
-    script.push_str(include_str!("schema/begin.sql"));
-    script.push_str(include_str!("schema/roles.sql"));
-    script.push_str(include_str!("schema/version.sql"));
+    script.push_str(include_str!("begin.sql"));
+    script.push_str(include_str!("roles.sql"));
+    script.push_str(include_str!("version.sql"));
     // Writing to a String cannot fail.
     let _ = write!(
         script,
