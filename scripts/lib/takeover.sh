@@ -10,6 +10,7 @@ takeover_root() {
     local bin program
     need systemd-nspawn systemd-container
     debian_root d
+    # shellcheck disable=SC2034 # machine_boot takes them
     MACHINE_ARGUMENTS=(--capability=all)
     if [[ ${2:-} ]]; then
         bin=$(containerd_in "$2")
