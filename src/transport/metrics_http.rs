@@ -29,6 +29,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::clock;
 use crate::log_throttle::throttled_log;
 use crate::model::Result;
+use crate::model::printable::escaped;
 use tokio_util::sync::CancellationToken;
 
 /// Connections at a time. For one more, the server closes the oldest that waits for its client.
@@ -244,10 +245,10 @@ async fn answer(request: &Request<Incoming>, pages: &impl Pages) -> Response<Ful
         _ => None,
     };
     if let Some(verdict) = verdict {
-        return match verdict {
-            Ok(text) => plain(StatusCode::OK, format!("{text}\n")),
-            Err(text) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{text}\n")),
-        };
+        let status = if verdict.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let (Ok(text) | Err(text)) = verdict;
+        // The reason may have words of containerd or of a server in it.
+        return plain(status, format!("{}\n", escaped(&text)));
     }
     match pages.metrics().await {
         Ok(text) => {
