@@ -69,7 +69,8 @@ impl Takeover {
             TakeoverState::Taken => return finish(out, &format!("{ADDRESS} is ours already")),
             TakeoverState::Interrupted => {
                 return Err(Error::FailedPrecondition(
-                    "a takeover or a release was interrupted: run `lmdb-images release` first".into(),
+                    "a takeover or a release was interrupted: run `lmdb-images release` first"
+                        .into(),
                 )
                 .into());
             }
