@@ -41,7 +41,7 @@ pub(crate) struct ListFormat {
 const FIELDS: &str = "{namespace}, {name}, {mediaType}, {digest}, {size}, {createdAt}, {updatedAt}, {labels} \
                       and {labels.KEY}";
 
-/// What is written for a character of the text.
+/// The escape of each character that a format cannot have as it is.
 const SIGNS: [(&str, char); 5] =
     [("{{", '{'), ("}}", '}'), ("\\t", '\t'), ("\\n", '\n'), ("\\\\", '\\')];
 

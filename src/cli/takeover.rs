@@ -13,44 +13,45 @@ use crate::admin::takeover::{self, ADDRESS, TakeoverEvent, TakeoverState, UPSTRE
 use crate::model::printable::one_line;
 use crate::model::{Error, Result};
 
-/// Take the address of this machine's containerd, so that every client goes through us
+/// Put lmdb-images at the address of this machine's containerd, so that every client goes through it
 ///
-/// For a containerd that systemd runs. containerd moves to /run/containerd/containerd-upstream.sock by a
-/// drop-in of its unit, and sockets that systemd holds for lmdb-images.service take its address: no client
-/// needs another setting. containerd is restarted once; containers go on. Prints what it checks and
-/// everything that it will write or restart, changes nothing if a check fails, and goes back by itself if
-/// one fails afterwards. It goes on when the terminal goes, and systemd goes back if it is killed.
+/// Works on a machine where systemd runs containerd. A drop-in of containerd's unit moves containerd to
+/// /run/containerd/containerd-upstream.sock, and sockets that systemd holds for lmdb-images.service take its
+/// address. No client needs another setting. The command restarts containerd once; running containers keep
+/// running. It first prints its checks and everything that it will write or restart. It changes nothing if a
+/// check fails, and undoes the takeover if a later check fails. It continues if the terminal closes; if it is
+/// killed, systemd undoes the takeover.
 ///
-/// The store is the daemon's. `lmdb-images release` is the way back.
+/// --root is the folder of the daemon's store. `lmdb-images release` gives the address back.
 #[derive(Args)]
 pub(crate) struct Takeover {
     #[command(flatten)]
     root: StoreArgs,
 
-    /// Change nothing, and print the checks and what would be done
+    /// Print the checks and the plan, and change nothing
     #[arg(long)]
     dry_run: bool,
 
-    /// Do the steps in this process: systemd calls this
+    /// Take the steps in this process, as systemd does
     #[arg(long, hide = true, conflicts_with = "dry_run")]
     here: bool,
 }
 
-/// Give containerd its address back, the way back from takeover
+/// Give containerd its address back, after a takeover
 ///
-/// Restarts containerd once; containers go on. Works after a takeover that was interrupted anywhere, and
-/// can be repeated. The store, its names and the settings stay.
+/// The command restarts containerd once; running containers keep running. It works after a takeover that was
+/// interrupted at any step, and can be repeated. The store, its names and the settings stay.
 #[derive(Args)]
 pub(crate) struct Release {
-    /// Change nothing, and print what would be done
+    /// Print the plan, and change nothing
     #[arg(long)]
     dry_run: bool,
 
-    /// Do the steps in this process: systemd calls this
+    /// Take the steps in this process, as systemd does
     #[arg(long, hide = true, conflicts_with = "dry_run")]
     here: bool,
 
-    /// Do nothing unless a command was interrupted: systemd calls this
+    /// Change nothing unless a command was interrupted, as systemd does
     #[arg(long, hide = true, requires = "here")]
     if_interrupted: bool,
 }
@@ -68,7 +69,8 @@ impl Takeover {
             TakeoverState::Taken => return finish(out, &format!("{ADDRESS} is ours already")),
             TakeoverState::Interrupted => {
                 return Err(Error::FailedPrecondition(
-                    "a takeover or release has not come to its end: run `lmdb-images release` first".into(),
+                    "a takeover or a release was interrupted: run `lmdb-images release` first"
+                        .into(),
                 )
                 .into());
             }

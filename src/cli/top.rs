@@ -343,7 +343,7 @@ mod tests {
         assert!(!screen.contains('\u{1b}'), "{screen}");
     }
 
-    /// What is on a screen of this width.
+    /// The text of a screen of this width.
     fn screen(width: u16, figures: &Figures, stale: Option<(&str, Duration)>) -> String {
         let mut terminal = Terminal::new(TestBackend::new(width, 16)).unwrap();
         let head = head(&Endpoint::Unix("/run/m.sock".into()), figures);

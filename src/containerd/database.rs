@@ -49,7 +49,7 @@ pub struct MetadataDatabase {
 /// The result of a read that may take a given number of bytes.
 #[derive(Debug)]
 pub(crate) enum Bounded<T> {
-    /// What was read.
+    /// The value that was read.
     Read(T),
     /// The pages to read have more bytes.
     TooLarge,

@@ -18,7 +18,7 @@ pub(crate) struct Url {
     pub(crate) password: Option<String>,
     /// The hosts.
     pub(crate) hosts: Vec<HostAndPort>,
-    /// What follows the `/`.
+    /// The part after the `/`.
     pub(crate) path: String,
     /// The parameters, in order.
     pub(crate) query: Vec<Parameter>,

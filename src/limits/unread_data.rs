@@ -25,7 +25,7 @@ const MAX_UNREAD_BYTES: usize = 7 << 20;
 /// is the largest frame (16 KiB) and the overhead of a few.
 const CONNECTION_BYTES: usize = 18 << 10;
 
-/// What the HTTP/2 library takes for an unread frame beside its data, in bytes.
+/// Memory of the HTTP/2 library for an unread frame, beside the frame's data, in bytes.
 const FRAME_OVERHEAD_BYTES: usize = 512;
 
 /// The unread data of all connections. Clones share the account.
@@ -68,7 +68,7 @@ struct Account {
 }
 
 impl Account {
-    /// What the connection has in the account of all connections.
+    /// Bytes that the account of all connections has of this connection.
     fn excess(&self) -> usize {
         (self.bytes + self.max_frames * FRAME_OVERHEAD_BYTES).saturating_sub(CONNECTION_BYTES)
     }

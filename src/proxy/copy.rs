@@ -32,7 +32,7 @@ pub(crate) enum Refreshed {
     Absent,
 }
 
-/// What becomes of the copy of a record that containerd does not have.
+/// The fate of the copy of a record that containerd does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Removal {
     /// The copy is deleted: a client has deleted the record.

@@ -19,7 +19,7 @@ use crate::store::schema::table::Table;
 use crate::store::schema::value;
 use crate::store::{Kind, Records, Store, Transaction};
 
-/// What recovery does with each journal entry.
+/// The treatment of each journal entry by a recovery.
 pub(crate) struct JournalReplay<'j> {
     /// Entries that follow the data file's state, in order.
     newer: Vec<&'j JournalEntry>,

@@ -109,7 +109,7 @@ impl Descriptor {
         }
     }
 
-    /// What this child of an index, its `number`th, is called in sentences.
+    /// Name of this child of an index, its `number`th, in sentences.
     pub(crate) fn part(&self, number: usize) -> String {
         if self.is_attestation() {
             return format!("attestation {number}");

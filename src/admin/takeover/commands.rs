@@ -109,14 +109,17 @@ mod tests {
         let mut process = Command::new("sh")
             .args([
                 "-c",
-                "read line",
+                "echo started; read line",
                 "kubelet",
                 "--endpoint=unix:///a b.sock?x=1",
                 "--live-restore",
             ])
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        // The kernel has the arguments a moment after it has begun to execute the program.
+        process.stdout.as_mut().unwrap().read_exact(&mut [0; 8]).unwrap();
         let command = ClientCommand::of_process(process.id());
         process.kill().unwrap();
         process.wait().unwrap();

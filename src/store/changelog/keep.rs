@@ -18,7 +18,7 @@ use crate::store::schema::value;
 /// log longer than it may be.
 const MAX_PRUNED: usize = 512;
 
-/// What a checkpoint has added to the log.
+/// The changes that a checkpoint has added to the log.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Added {
     entries: usize,

@@ -5,7 +5,7 @@ use crate::store::changelog::LogHead;
 use crate::store::changelog::keep::LogStep;
 use crate::store::schema::log_meta::{LogMeta, Retention};
 
-/// What happens to the log when the store is opened.
+/// The state of the log after the store is opened.
 pub(crate) enum LogStart {
     /// The log continues, or stays off.
     Continue(Option<LogHead>),

@@ -179,8 +179,7 @@ fn word64(bytes: &[u8], at: usize) -> u64 {
     u64::from_ne_bytes(word.copied().unwrap_or_default())
 }
 
-/// What a process runs: its program and first word, as `lmdb-images ls`. Nothing when that cannot be
-/// known.
+/// The program of a process and its first argument, such as `lmdb-images ls`. `None` if they cannot be read.
 pub(crate) fn command_line(process: u32) -> Option<String> {
     let words = std::fs::read(format!("/proc/{process}/cmdline")).ok()?;
     let words = String::from_utf8_lossy(&words);

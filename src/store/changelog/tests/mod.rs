@@ -90,7 +90,7 @@ fn work(change: &mut Transaction<'_>, ops: &[Op]) -> Result<()> {
     Ok(())
 }
 
-/// What is on the disk now, as a store of its own.
+/// A copy of the files of the store, as a crash would leave them.
 fn crashed(root: &Path) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for file in [DATA_FILE, JOURNAL_FILE, STORE_ID_FILE] {

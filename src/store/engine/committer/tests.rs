@@ -30,7 +30,7 @@ fn names(snapshot: &Snapshot<'_>) -> Result<Vec<String>> {
     snapshot.scan(&namespace(), Kind::Lease)?.map(|entry| Ok(entry?.display_name())).collect()
 }
 
-/// What is on the disk now, as a store of its own.
+/// A copy of the files of the store, as a crash would leave them.
 fn crashed(store: &Store) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for file in [DATA_FILE, JOURNAL_FILE] {

@@ -29,7 +29,7 @@ pub(crate) struct SavedRecord<'m> {
     pub origin: Origin,
 }
 
-/// What a salvage says about the file.
+/// The results of a salvage of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
     /// The file has no damage, neither in its pages nor in its values.
