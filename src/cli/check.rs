@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::StoreArgs;
-use super::output::{Failure, note, print, report_error};
+use super::output::{Failure, note, print};
 use super::text::visible;
 use crate::admin::{check, names};
 use crate::model::printable::one_line;
@@ -37,31 +37,16 @@ impl Check {
         if self.names {
             return self.list_names();
         }
-        let report = self.root.folder().and_then(|root| {
-            note(format_args!("checking the store in {}", root.display()));
-            check::run(&root)
-        });
-        match report {
-            Ok(report) => {
-                let text = if self.json { report.json() } else { report.to_string() };
-                print(|out| writeln!(out, "{text}"))?;
-                Ok(if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-            }
-            Err(e) => {
-                report_error(e);
-                Ok(ExitCode::from(2))
-            }
-        }
+        let root = self.root.folder()?;
+        note(format_args!("checking the store in {}", root.display()));
+        let report = check::run(&root)?;
+        let text = if self.json { report.json() } else { report.to_string() };
+        print(|out| writeln!(out, "{text}"))?;
+        Ok(if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
     fn list_names(&self) -> Result<ExitCode, Failure> {
-        let found = match self.root.folder().and_then(|root| names::run(&root)) {
-            Ok(found) => found,
-            Err(e) => {
-                report_error(e);
-                return Ok(ExitCode::from(2));
-            }
-        };
+        let found = names::run(&self.root.folder()?)?;
         print(|out| {
             found.iter().try_for_each(|finding| {
                 if self.json {

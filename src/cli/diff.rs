@@ -13,7 +13,8 @@ use crate::model::printable::one_line;
 /// Compare the store with a running containerd
 ///
 /// Prints one line for each image that differs: namespace, name, and the fields that differ. Changes
-/// nothing. The daemon may keep running. Exits with 1 when something differs.
+/// nothing. The daemon may keep running. Exits with 0 if nothing differs, with 1 if an image differs, and with
+/// 2 if the command failed.
 #[derive(Args)]
 pub(crate) struct Diff {
     #[command(flatten)]

@@ -24,7 +24,7 @@ use crate::model::{Error, Namespace, UnixTime};
 ///
 /// Example: lmdb-images history docker.io/library/app:latest --since 2h
 ///
-/// Exits with 1 if it finds no change.
+/// Exits with 1 if it finds no change, and with 2 if the command failed.
 #[derive(Args)]
 pub(crate) struct History {
     /// Name of an image, or a digest

@@ -16,6 +16,9 @@ use super::text::EscapingWriter;
 use crate::model::printable::{escaped, one_line};
 use crate::model::{Error, Result};
 
+/// Exit status of a failed command if its status 1 is a result, as of Unix's `diff`.
+const EXIT_NO_RESULT: u8 = 2;
+
 /// Exit status if standard output cannot be written, for example to a full disk.
 const EXIT_OUTPUT_FAILED: u8 = 4;
 
@@ -27,6 +30,8 @@ const EXIT_OUTPUT_CLOSED: u8 = 128 + 13;
 pub(crate) enum Failure {
     /// The command failed.
     Command(Error),
+    /// A command failed whose exit status 1 is a result, such as a difference.
+    NoResult(Error),
     /// The message is printed already; this is the exit status.
     Status(ExitCode),
     /// Standard output could not be written.
@@ -63,12 +68,24 @@ impl Failure {
         }
     }
 
+    /// The same of a command whose exit status 1 is a result.
+    pub(crate) fn without_result(self) -> Self {
+        match self {
+            Self::Command(error) => Self::NoResult(error),
+            other => other,
+        }
+    }
+
     /// Prints the failure to stderr, and returns the exit status.
     pub(crate) fn report(&self) -> ExitCode {
         match self {
             Self::Command(error) => {
                 report_error(error);
                 ExitCode::FAILURE
+            }
+            Self::NoResult(error) => {
+                report_error(error);
+                ExitCode::from(EXIT_NO_RESULT)
             }
             Self::Status(status) => *status,
             Self::Output { error, done } if error.kind() == ErrorKind::BrokenPipe => {

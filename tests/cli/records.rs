@@ -165,15 +165,32 @@ fn a_mute_daemon_is_waited_for_no_longer_than_asked() {
 fn an_error_names_the_file_or_the_socket_that_was_asked() {
     let dir = store(&["a"]);
     std::fs::write(dir.path().join("no.db"), "x".repeat(9000)).unwrap();
-    for (line, named) in [
-        ("ls --bolt DIR/no.db", "no.db: "),
+    for (line, status, named) in [
+        ("ls --bolt DIR/no.db", 1, "no.db: "),
         // The files of a store do not answer for a daemon that was named.
-        ("history a --root ROOT --address DIR/none.sock", "none.sock"),
+        ("history a --root ROOT --address DIR/none.sock", 2, "none.sock"),
     ] {
-        run(dir.path(), &args(dir.path(), line)).failed(1, named);
+        run(dir.path(), &args(dir.path(), line)).failed(status, named);
     }
     let unnamed = run(dir.path(), &args(dir.path(), "history a --root ROOT --state DIR/none"));
     assert!(unnamed.worked().contains("sha256:"), "the files answer where no daemon was named");
+}
+
+/// 1 is a result of these commands, such as a difference.
+#[test]
+fn a_command_that_finds_or_does_not_find_fails_with_2() {
+    let dir = store(&["a"]);
+    for (line, error) in [
+        ("diff --root ROOT --containerd DIR/none.sock", "none.sock"),
+        ("check --root DIR/none", "there is no store"),
+        ("check --names --root DIR/none", "there is no store"),
+        ("history a --root DIR/none --state DIR/none", "there is no store"),
+        ("history a --root ROOT -n a/b", "a/b"),
+    ] {
+        run(dir.path(), &args(dir.path(), line)).failed(2, error);
+    }
+    let none = run(dir.path(), &args(dir.path(), "history b --root ROOT --state DIR/none"));
+    none.failed(1, "no change of image");
 }
 
 /// The numbers of changes begin with 1. The service takes 0 for "not given".
