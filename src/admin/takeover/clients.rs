@@ -9,8 +9,9 @@ use super::client::{Client, Endpoint, named, with_images};
 use super::commands::{ClientCommand, ClientCommands};
 use super::kubelet::kubelet;
 use super::layout::{ADDRESS, DOCKER_UNIT};
-use super::settings::{not_parsed, settings, variable, yaml_value};
+use super::settings::{not_parsed, settings, variable};
 use super::systemd::Systemd;
+use super::yaml::top_value;
 
 const DOCKER_FILE: &str = "/etc/docker/daemon.json";
 const CRICTL_FILE: &str = "/etc/crictl.yaml";
@@ -59,37 +60,53 @@ impl Clients {
 }
 
 fn docker(root: &Path, command: Option<&ClientCommand>) -> (Vec<Client>, bool) {
-    let subject = "client docker";
-    let by_flag = command
-        .and_then(|command| command.value("--containerd"))
-        .map(|value| Endpoint::Named(format!("{DOCKER_UNIT}'s --containerd"), value));
-    let live_flag = command.is_some_and(|command| command.is_on("--live-restore"));
-    let settings = match settings(root, DOCKER_FILE) {
-        None if command.is_none() => return (Vec::new(), false),
-        None => None,
-        Some(Ok(text)) if text.trim().is_empty() => None,
-        Some(text) => Some(text.and_then(|text| {
-            serde_json::from_str::<serde_json::Value>(&text).map_err(|e| not_parsed(DOCKER_FILE, e))
-        })),
+    let value = |flag| command.map_or(Ok(None), |command| command.value(flag));
+    let settings = match value("--config-file") {
+        Ok(file) => docker_settings(root, file),
+        Err(why) => Err(why),
     };
-    let mut live = live_flag;
-    let endpoint = match settings {
-        None => Endpoint::Default,
-        Some(Err(why)) => Endpoint::Unknown(why),
-        Some(Ok(json)) => {
-            live |= json.get("live-restore").and_then(serde_json::Value::as_bool) == Some(true);
-            named(DOCKER_FILE, json.get("containerd").and_then(serde_json::Value::as_str))
+    if command.is_none() && settings == Ok(None) {
+        return (Vec::new(), false);
+    }
+    let is_live = |json: &serde_json::Value| json.get("live-restore")?.as_bool();
+    let live = command.is_some_and(|command| command.is_on("--live-restore"))
+        || settings
+            .as_ref()
+            .is_ok_and(|found| found.as_ref().and_then(|(_, json)| is_live(json)) == Some(true));
+    let endpoint = match (value("--containerd"), settings) {
+        (Ok(Some(value)), _) => named(&format!("{DOCKER_UNIT}'s --containerd"), Some(value)),
+        (Err(why), _) | (_, Err(why)) => Endpoint::Unknown(why),
+        (Ok(None), Ok(None)) => Endpoint::Default,
+        (Ok(None), Ok(Some((name, json)))) => {
+            named(&name, json.get("containerd").and_then(serde_json::Value::as_str))
         }
     };
-    (vec![Client::new(root, subject, by_flag.unwrap_or(endpoint))], live)
+    (vec![Client::new(root, "client docker", endpoint)], live)
+}
+
+/// The name of dockerd's file of settings, and the file. It need not exist, unless a flag names it.
+fn docker_settings(
+    root: &Path,
+    by_flag: Option<&str>,
+) -> Result<Option<(String, serde_json::Value)>, String> {
+    let name = by_flag.unwrap_or(DOCKER_FILE);
+    match settings(root, name).transpose()? {
+        None if by_flag.is_some() => Err(format!("there is no {name}")),
+        None => Ok(None),
+        Some(text) if text.trim().is_empty() => Ok(Some((name.into(), serde_json::Value::Null))),
+        Some(text) => {
+            let json = serde_json::from_str(&text).map_err(|e| not_parsed(name, e))?;
+            Ok(Some((name.into(), json)))
+        }
+    }
 }
 
 fn crictl(root: &Path) -> Vec<Client> {
     let Some(text) = settings(root, CRICTL_FILE) else { return Vec::new() };
     let endpoint = |key| match &text {
-        Ok(text) => match yaml_value(text, key) {
+        Ok(text) => match top_value(text, key) {
             Ok(found) => named(CRICTL_FILE, found.as_deref()),
-            Err(why) => Endpoint::Unknown(format!("{CRICTL_FILE}: {why}")),
+            Err(why) => Endpoint::Unknown(not_parsed(CRICTL_FILE, why)),
         },
         Err(why) => Endpoint::Unknown(why.clone()),
     };
@@ -228,6 +245,20 @@ mod tests {
     }
 
     #[test]
+    fn docker_has_the_file_that_its_flag_names() {
+        let files = [
+            (DOCKER_FILE, "{\"containerd\": \"/d.sock\", \"live-restore\": true}"),
+            ("/x.json", "{\"containerd\": \"/x.sock\"}"),
+        ];
+        let command = "/usr/bin/dockerd --config-file /x.json --containerd=";
+        assert_eq!(lines(&files, Some(command)), [beside("docker", "/x.json", "/x.sock")]);
+        let machine = machine(&files);
+        assert!(!Clients::below(machine.path(), &commands(Some(command))).docker_has_live_restore);
+        let found = lines(&files, Some("/usr/bin/dockerd --config-file=/none.json"));
+        assert_eq!(found, ["client docker: its address is not known: there is no /none.json"]);
+    }
+
+    #[test]
     fn the_variable_of_every_session_is_an_address() {
         let line = |text| lines(&[(ENVIRONMENT_FILE, text)], None);
         let place = "CONTAINERD_ADDRESS in /etc/environment";
@@ -249,16 +280,26 @@ mod tests {
             (DOCKER_FILE, "{\"containerd\": ", "daemon.json cannot be parsed: EOF"),
             (NERDCTL_FILE, "address = ", "nerdctl.toml cannot be parsed: "),
             (BUILDKIT_FILE, "[worker.containerd\n", "buildkitd.toml cannot be parsed: "),
-            (CRICTL_FILE, "runtime-endpoint: \"/x\n", "runtime-endpoint has no end of its quotes"),
-            (KUBELET_FILE, "containerRuntimeEndpoint: {a: \u{1b}}\n", "has \"{a: \\x1b}\", not a"),
+            (
+                CRICTL_FILE,
+                "runtime-endpoint: \"/x\n",
+                "crictl.yaml cannot be parsed: while scanning",
+            ),
+            (CRICTL_FILE, "\u{1b}[1m\n", "crictl.yaml "),
+            (
+                KUBELET_FILE,
+                "containerRuntimeEndpoint: {a: b}\n",
+                "containerRuntimeEndpoint is no text",
+            ),
             (CRICTL_FILE, &long, "is longer than 1048576 bytes"),
             (ENVIRONMENT_FILE, &long, "is longer than 1048576 bytes"),
-            (KUBELET_FILE, "{\"containerRuntimeEndpoint\": ", "and is not JSON: EOF"),
-            (KUBELET_FILE, "{\"containerRuntimeEndpoint\": [1]}", "has \"[1]\", not a text"),
+            (KUBELET_FILE, "{\"containerRuntimeEndpoint\": ", "config.yaml cannot be parsed: "),
         ] {
             let found = lines(&[(file, text)], None);
             assert!(
-                found[0].contains("its address is not known: ") && found[0].contains(why),
+                found[0].contains("its address is not known: ")
+                    && found[0].contains(why)
+                    && !found[0].contains('\u{1b}'),
                 "{found:?}"
             );
         }

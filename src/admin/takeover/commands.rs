@@ -3,8 +3,10 @@
 use std::io::Read;
 use std::path::Path;
 
+use go_compat::quote::quote;
+
 use super::layout::{DOCKER_UNIT, KUBELET_UNIT};
-use super::settings::{last_value_after, words};
+use super::settings::{arguments, last_value};
 use super::systemd::{Systemd, property};
 use super::unit;
 use crate::admin::file;
@@ -23,8 +25,8 @@ impl ClientCommands {
     /// The commands on this machine.
     pub(crate) fn of_machine(systemd: &mut impl Systemd) -> Self {
         Self {
-            dockerd: ClientCommand::of_unit(systemd, DOCKER_UNIT),
-            kubelet: ClientCommand::of_unit(systemd, KUBELET_UNIT),
+            dockerd: ClientCommand::of_unit(systemd, DOCKER_UNIT, "dockerd"),
+            kubelet: ClientCommand::of_unit(systemd, KUBELET_UNIT, "kubelet"),
         }
     }
 }
@@ -32,16 +34,18 @@ impl ClientCommands {
 /// The command of a client.
 #[derive(Debug)]
 pub(crate) struct ClientCommand {
-    words: Vec<String>,
+    arguments: Vec<String>,
     /// Whether it is that of a process, in which systemd has replaced variables by their values.
     pub(crate) is_running: bool,
 }
 
 impl ClientCommand {
-    /// The command of the unit's process, or that in the unit's text if it does not run. `None` without such a unit.
-    fn of_unit(systemd: &mut impl Systemd, unit: &str) -> Option<Self> {
+    /// The command of the unit's process if that is the program, or else the one in the unit's text. `None` without such a
+    /// unit.
+    fn of_unit(systemd: &mut impl Systemd, unit: &str, program: &str) -> Option<Self> {
         let pid = property(systemd, unit, "MainPID").ok()?.parse().unwrap_or_default();
-        if let Some(command) = Self::of_process(pid) {
+        // A script may be the unit's process, and start the program.
+        if let Some(command) = Self::of_process(pid).filter(|command| command.runs(program)) {
             return Some(command);
         }
         let text = systemd.systemctl(&["cat", unit]).ok()?;
@@ -53,37 +57,43 @@ impl ClientCommand {
         let mut bytes = Vec::new();
         let file = file::open_to_read(Path::new(&format!("/proc/{pid}/cmdline"))).ok()?;
         file.take(MAX_COMMAND_BYTES).read_to_end(&mut bytes).ok()?;
-        let mut words = Vec::new();
-        for argument in String::from_utf8_lossy(&bytes).split('\0') {
-            match argument.split_once('=') {
-                Some((flag, value)) if flag.starts_with('-') => {
-                    words.extend([flag, value].map(str::to_owned))
-                }
-                _ => words.push(argument.to_owned()),
-            }
-        }
         // A process that has ended has an empty command.
-        words.iter().any(|word| !word.is_empty()).then_some(Self { words, is_running: true })
+        let text = String::from_utf8_lossy(bytes.strip_suffix(b"\0")?).into_owned();
+        let arguments = text.split('\0').map(str::to_owned).collect();
+        Some(Self { arguments, is_running: true })
     }
 
     /// The command in the text of a unit.
     pub(crate) fn of_text(text: &str) -> Self {
-        let words = words(text).into_iter().map(str::to_owned).collect();
-        Self { words, is_running: false }
+        Self { arguments: arguments(text), is_running: false }
     }
 
-    /// The value of a flag. A variable of systemd's is not known.
-    pub(crate) fn value(&self, flag: &str) -> Option<String> {
-        last_value_after(&self.words, flag).filter(|value| !value.starts_with('$'))
+    fn runs(&self, program: &str) -> bool {
+        let path = self.arguments.first().map(Path::new);
+        path.and_then(Path::file_name).is_some_and(|name| name == program)
+    }
+
+    /// The value of a flag; `None` without the flag, or if its value is empty.
+    ///
+    /// # Errors
+    /// If the value has a variable, which only systemd can replace.
+    pub(crate) fn value(&self, flag: &str) -> Result<Option<&str>, String> {
+        let value = last_value(&self.arguments, flag).filter(|value| !value.is_empty());
+        match value {
+            Some(value) if !self.is_running && value.contains('$') => {
+                Err(format!("its {flag} is {}, and it does not run", quote(value)))
+            }
+            value => Ok(value),
+        }
     }
 
     /// Whether the command has a flag that can be on or off, and has it on.
     pub(crate) fn is_on(&self, flag: &str) -> bool {
         /// The values that Go's `strconv.ParseBool` reads as false.
         const GO_FALSE: [&str; 6] = ["0", "f", "F", "false", "False", "FALSE"];
-        self.words.iter().rposition(|word| word == flag).is_some_and(|at| {
-            !self.words.get(at + 1).is_some_and(|value| GO_FALSE.contains(&value.as_str()))
-        })
+        let mut values = self.arguments.iter().rev().filter_map(|word| word.strip_prefix(flag));
+        let value = values.find(|rest| rest.is_empty() || rest.starts_with('='));
+        value.is_some_and(|rest| !GO_FALSE.contains(&rest.trim_start_matches('=')))
     }
 }
 
@@ -94,14 +104,27 @@ mod tests {
 
     #[test]
     fn the_last_value_of_a_flag_counts() {
-        let command = ClientCommand::of_text("/usr/bin/kubelet --a=1 --a 2 --b=$X --c '/d e'");
-        assert_eq!(command.value("--a").as_deref(), Some("2"));
-        assert_eq!(command.value("--b"), None, "a variable");
-        assert_eq!(command.value("--e"), None);
+        let command = ClientCommand::of_text(
+            "/usr/bin/kubelet --a=1 --a 2=3 --b=/x/$X --c '/d e' --e= -H fd://",
+        );
+        assert_eq!(command.value("--a"), Ok(Some("2=3")));
+        assert_eq!(command.value("--c"), Ok(Some("/d e")));
+        assert_eq!(command.value("--e"), Ok(None), "an empty value");
+        assert_eq!(command.value("--f"), Ok(None));
+        let error = command.value("--b").unwrap_err();
+        assert_eq!(error, "its --b is \"/x/$X\", and it does not run");
         assert!(!command.is_running);
         let is_on = |text| ClientCommand::of_text(text).is_on("--live-restore");
         assert!(is_on("dockerd --live-restore=false --live-restore -D"));
         assert!(!is_on("dockerd --live-restore --live-restore=f"));
+        assert!(!is_on("dockerd --live-restored"));
+    }
+
+    #[test]
+    fn a_script_that_starts_the_program_is_not_the_program() {
+        let runs = |text| ClientCommand::of_text(text).runs("kubelet");
+        assert!(runs("/usr/bin/kubelet --v=2") && runs("kubelet"));
+        assert!(!runs("/bin/bash /usr/bin/kubelet") && !runs(""));
     }
 
     #[test]
@@ -124,7 +147,7 @@ mod tests {
         process.kill().unwrap();
         process.wait().unwrap();
         let command = command.unwrap();
-        assert_eq!(command.value("--endpoint").as_deref(), Some("unix:///a b.sock?x=1"));
+        assert_eq!(command.value("--endpoint"), Ok(Some("unix:///a b.sock?x=1")));
         assert!(command.is_running && command.is_on("--live-restore"));
         assert!(ClientCommand::of_process(0).is_none());
     }

@@ -1,12 +1,13 @@
 //! The addresses that the kubelet uses. A flag counts before the files of `--config-dir`, these before the file of
 //! `--config`, and this before the default.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::client::{Client, Endpoint, named, with_images};
 use super::commands::ClientCommand;
 use super::layout::KUBELET_UNIT;
-use super::settings::{last_value_after, settings, words, yaml_value};
+use super::settings::{arguments_of_variables, last_value, not_parsed, settings};
+use super::yaml::top_value;
 
 /// The file of settings that kubeadm writes, and that a kubelet is taken to read unless its flags say otherwise.
 pub(super) const KUBELET_FILE: &str = "/var/lib/kubelet/config.yaml";
@@ -26,70 +27,95 @@ pub(super) fn kubelet(root: &Path, command: Option<&ClientCommand>) -> Vec<Clien
     if command.is_none() && !is_there(KUBELET_FILE) && !is_there(KUBELET_FLAGS_FILE) {
         return Vec::new();
     }
-    let [runtime, images] = match KubeletSettings::read(root, command) {
-        Ok(found) => [
-            found.endpoint("--container-runtime-endpoint", "containerRuntimeEndpoint"),
-            found.endpoint("--image-service-endpoint", "imageServiceEndpoint"),
-        ],
-        Err(why) => [Endpoint::Unknown(why.clone()), Endpoint::Unknown(why)],
-    };
-    let client = |subject, endpoint| Client::new(root, subject, endpoint);
-    with_images(client("client kubelet", runtime), client("client kubelet, images", images))
+    let read = KubeletSettings::read(root, command);
+    let client = |subject, flag, key| Client::new(root, subject, read.endpoint(flag, key));
+    let runtime =
+        client("client kubelet", "--container-runtime-endpoint", "containerRuntimeEndpoint");
+    let images =
+        client("client kubelet, images", "--image-service-endpoint", "imageServiceEndpoint");
+    with_images(runtime, images)
 }
 
 /// The kubelet's settings, as texts.
 struct KubeletSettings<'c> {
     command: Option<&'c ClientCommand>,
-    /// The text of the file with kubeadm's flags, unless the command has them already.
-    flags: String,
+    /// The flags in kubeadm's file, unless the command has them already.
+    flags: Result<Vec<String>, String>,
     /// Names and texts of files, the one that counts most first.
-    files: Vec<(String, String)>,
+    files: Result<Vec<(String, String)>, String>,
 }
 
 impl<'c> KubeletSettings<'c> {
-    fn read(root: &Path, command: Option<&'c ClientCommand>) -> Result<Self, String> {
+    fn read(root: &Path, command: Option<&'c ClientCommand>) -> Self {
         let is_running = command.is_some_and(|command| command.is_running);
         let flags = match is_running {
-            true => String::new(),
-            false => settings(root, KUBELET_FLAGS_FILE).transpose()?.unwrap_or_default(),
+            true => Ok(Vec::new()),
+            false => settings(root, KUBELET_FLAGS_FILE)
+                .transpose()
+                .map(|text| arguments_of_variables(&text.unwrap_or_default())),
         };
-        let value = |flag| command.and_then(|command| command.value(flag));
-        let mut files = Vec::new();
-        if let Some(folder) = value("--config-dir") {
-            add_drop_ins(root, &folder, &mut files)?;
-            files.reverse();
-        }
-        match value("--config") {
-            Some(name) => {
-                let text = settings(root, &name).ok_or_else(|| format!("there is no {name}"))??;
-                files.push((name, text));
-            }
-            // A process without that flag reads no file.
-            None if is_running => {}
-            None => {
-                let text = settings(root, KUBELET_FILE).transpose()?;
-                files.extend(text.map(|text| (KUBELET_FILE.to_owned(), text)));
-            }
-        }
-        Ok(Self { command, flags, files })
+        Self { command, flags, files: read_files(root, command, is_running) }
     }
 
     fn endpoint(&self, flag: &str, key: &str) -> Endpoint {
-        if let Some(value) = self.command.and_then(|command| command.value(flag)) {
-            return named(&format!("{KUBELET_UNIT}'s {flag}"), Some(&value));
+        self.find(flag, key).unwrap_or_else(Endpoint::Unknown)
+    }
+
+    fn find(&self, flag: &str, key: &str) -> Result<Endpoint, String> {
+        if let Some(value) = value(self.command, flag)? {
+            return Ok(named(&format!("{KUBELET_UNIT}'s {flag}"), Some(value)));
         }
-        if let Some(value) = last_value_after(&words(&self.flags), flag) {
-            return named(KUBELET_FLAGS_FILE, Some(&value));
+        let flags = self.flags.as_ref().map_err(Clone::clone)?;
+        if let Some(value) = last_value(flags, flag) {
+            return Ok(named(KUBELET_FLAGS_FILE, Some(value)));
         }
-        for (name, text) in &self.files {
-            match yaml_value(text, key) {
-                Ok(None) => {}
-                Ok(Some(value)) => return named(name, Some(&value)),
-                Err(why) => return Endpoint::Unknown(format!("{name}: {why}")),
+        for (name, text) in self.files.as_ref().map_err(Clone::clone)? {
+            let found = top_value(text, key).map_err(|why| not_parsed(name, why))?;
+            // A null in a drop-in means the default, too.
+            if let Some(value) = found {
+                return Ok(named(name, Some(&value)));
             }
         }
-        Endpoint::Default
+        Ok(Endpoint::Default)
     }
+}
+
+fn value<'c>(command: Option<&'c ClientCommand>, flag: &str) -> Result<Option<&'c str>, String> {
+    command.map_or(Ok(None), |command| command.value(flag))
+}
+
+/// The files of `--config-dir` and of `--config`.
+fn read_files(
+    root: &Path,
+    command: Option<&ClientCommand>,
+    is_running: bool,
+) -> Result<Vec<(String, String)>, String> {
+    let mut files = Vec::new();
+    if let Some(folder) = value(command, "--config-dir")? {
+        // The kubelet does not follow a link here, unless the path ends in a slash.
+        let link = folder_of(root, folder).symlink_metadata().is_ok_and(|at| at.is_symlink());
+        if !link || folder.ends_with('/') {
+            add_drop_ins(root, folder, &mut files)?;
+            files.reverse();
+        }
+    }
+    match value(command, "--config")? {
+        Some(name) => {
+            let text = settings(root, name).ok_or_else(|| format!("there is no {name}"))??;
+            files.push((name.to_owned(), text));
+        }
+        // A process without that flag reads no file.
+        None if is_running => {}
+        None => {
+            let text = settings(root, KUBELET_FILE).transpose()?;
+            files.extend(text.map(|text| (KUBELET_FILE.to_owned(), text)));
+        }
+    }
+    Ok(files)
+}
+
+fn folder_of(root: &Path, folder: &str) -> PathBuf {
+    root.join(folder.trim_matches('/'))
 }
 
 /// Adds the files of `--config-dir` and its folders, in the order in which the kubelet reads them.
@@ -99,8 +125,8 @@ fn add_drop_ins(
     files: &mut Vec<(String, String)>,
 ) -> Result<(), String> {
     let failed = |e| format!("{folder}, of the kubelet's --config-dir, cannot be read: {e}");
-    let at = root.join(folder.trim_start_matches('/'));
-    let entries = at.read_dir().and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let entries =
+        folder_of(root, folder).read_dir().and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let mut entries = entries.map_err(failed)?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
@@ -149,7 +175,9 @@ mod tests {
             ("/etc/k/plain.json", "{\"containerRuntimeEndpoint\": \"unix:///json.sock\"}"),
             ("/etc/k/without.yaml", "kind: KubeletConfiguration\n"),
         ];
-        assert_eq!(running(&files, "--v=2"), std::slice::from_ref(&default));
+        for flags in ["--v=2", "--config= --config-dir= --container-runtime-endpoint="] {
+            assert_eq!(running(&files, flags), std::slice::from_ref(&default));
+        }
         assert_eq!(running(&files, "--config=/etc/k/without.yaml"), [default]);
         let flag = "kubelet.service's --container-runtime-endpoint";
         let flags = "--config=/etc/k/own.yaml --container-runtime-endpoint=/a --container-runtime-endpoint=/b";
@@ -157,9 +185,12 @@ mod tests {
             ("--config /etc/k/own.yaml", "/etc/k/own.yaml", "unix:///own.sock"),
             ("--config=/etc/k/plain.json", "/etc/k/plain.json", "unix:///json.sock"),
             (flags, flag, "/b"),
+            ("--container-runtime-endpoint=/a=b", flag, "/a=b"),
         ] {
             assert_eq!(running(&files, flags), [beside("kubelet", place, value)]);
         }
+        let found = running(&files, "--config=/etc/k/none.yaml --container-runtime-endpoint=/a");
+        assert_eq!(found[0], beside("kubelet", flag, "/a"), "the flag needs no file");
         let found = running(&[], "--config=/etc/k/none.yaml");
         assert_eq!(
             found,
@@ -171,11 +202,24 @@ mod tests {
     fn a_kubelet_that_does_not_run_has_kubeadms_files() {
         let files = [(KUBELET_FILE, "containerRuntimeEndpoint: unix:///file.sock\n")];
         let machine = machine(&files);
-        let command =
-            ClientCommand::of_text("/usr/bin/kubelet --config=${CONFIG} $KUBELET_KUBEADM_ARGS");
-        let found = kubelet(machine.path(), Some(&command));
+        let stopped = |flags: &str| {
+            let command = ClientCommand::of_text(&format!("/usr/bin/kubelet {flags}"));
+            kubelet(machine.path(), Some(&command))[0].to_string()
+        };
+        let kubeadm = "$KUBELET_CONFIG_ARGS $KUBELET_KUBEADM_ARGS";
         let expected = format!("{KUBELET_FILE} names unix:///file.sock, ");
-        assert!(found[0].to_string().starts_with(&expected), "{found:?}");
+        assert!(stopped(kubeadm).starts_with(&expected), "{}", stopped(kubeadm));
+        for flag in ["--config=${X}", "--config-dir=/etc/$X", "--container-runtime-endpoint=$X"] {
+            assert!(stopped(flag).starts_with("its address is not known: its --co"), "{flag}");
+        }
+        let flags = machine.path().join(KUBELET_FLAGS_FILE.trim_start_matches('/'));
+        fs::write(
+            flags,
+            "# was: --container-runtime-endpoint=/old.sock\nKUBELET_KUBEADM_ARGS=\"--v=2 --container-runtime-endpoint=/new.sock\"\n",
+        )
+        .unwrap();
+        let expected = format!("{KUBELET_FLAGS_FILE} names /new.sock, ");
+        assert!(stopped(kubeadm).starts_with(&expected), "{}", stopped(kubeadm));
     }
 
     #[test]
@@ -195,8 +239,25 @@ mod tests {
         let more = [files.as_slice(), &[("/etc/k/d/30.conf", c.as_str())]].concat();
         let expected = beside("kubelet", "/etc/k/d/30.conf", "unix:///c.sock");
         assert_eq!(running(&more, flags), [expected]);
+        let null = [files.as_slice(), &[("/etc/k/d/40.conf", "containerRuntimeEndpoint: null\n")]];
+        let default = format!("client kubelet: uses {ADDRESS}, by default");
+        assert_eq!(running(&null.concat(), flags), [default], "a null takes the value back");
         let found = running(&files, "--config-dir=/etc/none");
         assert!(found[0].contains("its address is not known: /etc/none, of the"), "{found:?}");
+    }
+
+    #[test]
+    fn a_folder_of_drop_ins_is_followed_through_a_link_only_with_a_slash() {
+        let file = "containerRuntimeEndpoint: unix:///a.sock\n";
+        let machine = machine(&[("/etc/k/d/a.conf", file)]);
+        std::os::unix::fs::symlink("d", machine.path().join("etc/k/link")).unwrap();
+        let found = |folder| {
+            let mut command = ClientCommand::of_text(&format!("kubelet --config-dir={folder}"));
+            command.is_running = true;
+            kubelet(machine.path(), Some(&command))[0].to_string()
+        };
+        assert!(found("/etc/k/link").ends_with("by default"));
+        assert!(found("/etc/k/link/").contains("unix:///a.sock"), "{}", found("/etc/k/link/"));
     }
 
     #[test]

@@ -38,6 +38,7 @@ mod steps;
 mod systemd;
 mod texts;
 mod unit;
+mod yaml;
 
 use std::path::Path;
 

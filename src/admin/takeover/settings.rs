@@ -1,12 +1,7 @@
-//! Reads clients' files of settings, of a bounded size, and finds values in them.
-//!
-//! TOML and JSON are parsed by their libraries; of YAML only lines `key: value` at the top are read, which is the
-//! form of the keys that are needed here, or JSON.
+//! Reads clients' files of settings, of a bounded size, and finds flags and variables.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-
-use go_compat::quote::quote;
 
 use crate::admin::file;
 
@@ -27,16 +22,27 @@ pub(crate) fn not_parsed(name: &str, why: impl fmt::Display) -> String {
     format!("{name} cannot be parsed: {why}")
 }
 
-/// The words of a command or of a file with one. A flag and its value, `--flag=value`, are two words.
-pub(crate) fn words(text: &str) -> Vec<&str> {
-    let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '=');
-    text.split(ends).filter(|word| !word.is_empty()).collect()
+/// The arguments of a command as a text, of which quotes are removed.
+pub(crate) fn arguments(text: &str) -> Vec<String> {
+    // Where a quote has no end, it is a part of its word.
+    shlex::split(text).unwrap_or_else(|| text.split_whitespace().map(str::to_owned).collect())
 }
 
-/// The word after a flag. If the flag is repeated, the last one counts, as in Go's programs.
-pub(crate) fn last_value_after(words: &[impl AsRef<str>], flag: &str) -> Option<String> {
-    let at = words.iter().rposition(|word| word.as_ref() == flag)?;
-    words.get(at + 1).map(|value| value.as_ref().to_owned())
+/// The arguments in the values of a file of variables, in which some lines are comments.
+pub(crate) fn arguments_of_variables(text: &str) -> Vec<String> {
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with(['#', ';']));
+    let values = lines.filter_map(|line| Some(line.split_once('=')?.1.trim()));
+    values.flat_map(|value| arguments(value.trim_matches(['"', '\'']))).collect()
+}
+
+/// The value of a flag, as `--flag=value` or as `--flag value`. If the flag is repeated, the last one counts, as in Go's
+/// programs.
+pub(crate) fn last_value<'a>(arguments: &'a [String], flag: &str) -> Option<&'a str> {
+    let mut places = (0..arguments.len()).rev();
+    places.find_map(|at| match arguments.get(at)?.strip_prefix(flag)? {
+        "" => arguments.get(at + 1).map(String::as_str),
+        rest => rest.strip_prefix('='),
+    })
 }
 
 /// The value of a variable in a file that pam_env reads: of the last line `NAME=value`, without quotes around the value, and
@@ -50,49 +56,6 @@ pub(crate) fn variable<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     let value = text.lines().filter_map(of_line).next_back()?;
     let value = value.split('#').next().unwrap_or_default();
     Some(value.trim().trim_matches(['"', '\'']))
-}
-
-/// The value of a key at the top of a file of YAML: of a line `key: value` that is not indented, plain or in quotes, and
-/// perhaps with a comment after it. A file that begins with a brace is read as JSON, which is YAML, too.
-pub(crate) fn yaml_value(text: &str, key: &str) -> Result<Option<String>, String> {
-    if text.trim_start().starts_with('{') {
-        return json_value(text, key);
-    }
-    let keys = [key.to_owned(), format!("\"{key}\""), format!("'{key}'")];
-    let mut of_lines = text.lines().filter_map(|line| {
-        let rest = keys.iter().find_map(|key| line.strip_prefix(key.as_str()))?;
-        rest.trim_start().strip_prefix(':')
-    });
-    let Some(value) = of_lines.next().map(str::trim) else { return Ok(None) };
-    for quote in ['"', '\''] {
-        if let Some(rest) = value.strip_prefix(quote) {
-            let end = rest.find(quote);
-            let inner = end.and_then(|end| rest.get(..end)).map(str::to_owned);
-            return inner.map(Some).ok_or_else(|| format!("{key} has no end of its quotes"));
-        }
-    }
-    let value = match value.split_once(" #") {
-        _ if value.starts_with('#') => "",
-        Some((value, _)) => value.trim_end(),
-        None => value,
-    };
-    match value {
-        "" | "~" | "null" => Ok(None),
-        value if value.starts_with(['|', '>', '{', '[', '&', '*', '!']) => {
-            Err(format!("{key} has {}, not a plain value", quote(value)))
-        }
-        value => Ok(Some(value.to_owned())),
-    }
-}
-
-fn json_value(text: &str, key: &str) -> Result<Option<String>, String> {
-    let json: serde_json::Value = serde_json::from_str(text)
-        .map_err(|e| format!("it begins with a brace, and is not JSON: {e}"))?;
-    match json.get(key) {
-        None | Some(serde_json::Value::Null) => Ok(None),
-        Some(serde_json::Value::String(value)) => Ok(Some(value.clone())),
-        Some(value) => Err(format!("{key} has {}, not a text", quote(value.to_string()))),
-    }
 }
 
 /// The path of a Unix socket, from an endpoint: a path, or `unix://` and a path.
