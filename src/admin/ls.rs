@@ -20,7 +20,7 @@ use crate::model::{Context, Error, Namespace, Result};
 use crate::service::cancel::Cancel;
 use crate::service::catalog::select::Selection;
 use crate::service::codec::{decode, encode};
-use crate::service::images::query::{self, Query};
+use crate::service::images::query;
 use crate::service::reply::{BuildOutcome, ReplyBuilder};
 use crate::store::{Kind, ReadOnlyStore, Records, Snapshot, position_of};
 
@@ -117,7 +117,6 @@ pub(crate) fn list(
     filters: Vec<String>,
     page: &Page,
 ) -> Result<Listing> {
-    let query = Query::new(&filters)?;
     let selection = Selection::compile(&filters, &page.exclude, &mut Cancel::never())?;
     let is_page = page.after.is_some() || page.limit.is_some() || !page.exclude.is_empty();
     let store = ReadOnlyStore::open(root)?;
@@ -134,7 +133,7 @@ pub(crate) fn list(
                 next_after = last;
                 built
             } else {
-                query::list(snapshot, &namespace, &query, buffer, Cancel::never())?
+                query::list(snapshot, &namespace, selection.wanted(), buffer, Cancel::never())?
             };
             left_out += built.left_out;
             Ok((namespace, built.reply.unwrap_or_default().message))

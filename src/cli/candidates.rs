@@ -90,8 +90,8 @@ impl Line {
         Self { words: words.take_while(|word| word != "--").collect() }
     }
 
-    /// The values of a flag in any form: `-n x`, `-nx`, `-n=x`, `--namespace x` and `--namespace=x`.
-    fn values(&self, short: Option<&str>, long: &str) -> Vec<String> {
+    /// The values of a flag as they are written, in any form: `-n x`, `-nx`, `-n=x`, `--namespace x` and `--namespace=x`.
+    fn values(&self, short: Option<&str>, long: &str) -> Vec<&str> {
         let (mut values, mut words) = (Vec::new(), self.words.iter());
         while let Some(word) = words.next() {
             let value = match (word.strip_prefix(long), short.and_then(|s| word.strip_prefix(s))) {
@@ -100,13 +100,13 @@ impl Line {
                 (_, Some(rest)) => Some(rest.strip_prefix('=').unwrap_or(rest)),
                 (None, None) => None,
             };
-            values.extend(value.map(|value| unquoted(value).to_owned()));
+            values.extend(value);
         }
         values
     }
 
     fn namespaces(&self) -> Vec<String> {
-        self.values(Some("-n"), "--namespace")
+        self.values(Some("-n"), "--namespace").into_iter().map(text).collect()
     }
 
     /// The folder of the store, from the line, the variables, the file of settings or the default.
@@ -122,16 +122,33 @@ impl Line {
     }
 }
 
-/// A word that is quoted as a whole, without its quotes. Shells pass the words of the line as they are written.
-fn unquoted(word: &str) -> &str {
+/// The text between the quotes of a word that is quoted as a whole.
+fn between_quotes(word: &str) -> Option<&str> {
     let inside = |quote: char| word.strip_prefix(quote)?.strip_suffix(quote);
-    inside('\'').or_else(|| inside('"')).unwrap_or(word)
+    inside('\'').or_else(|| inside('"'))
 }
 
-/// A path as it is written in a shell, where ~ is the home folder.
-fn path(written: String) -> PathBuf {
-    let below_home = written.strip_prefix("~/").zip(std::env::home_dir());
-    below_home.map(|(path, home)| home.join(path)).unwrap_or_else(|| written.into())
+/// A word without its quotes, or without its backslashes. Shells pass the words of the line as they are written.
+fn text(word: &str) -> String {
+    between_quotes(word).map_or_else(|| unescaped(word), str::to_owned)
+}
+
+/// A word without quotes, where a backslash stands before a character that the shell must not obey.
+fn unescaped(word: &str) -> String {
+    let mut chars = word.chars();
+    let next = || match chars.next()? {
+        '\\' => chars.next().or(Some('\\')),
+        c => Some(c),
+    };
+    std::iter::from_fn(next).collect()
+}
+
+/// A path as it is written in a shell, where ~ is the home folder if it is not quoted.
+fn path(word: &str) -> PathBuf {
+    match word.strip_prefix("~/").zip(std::env::home_dir()) {
+        Some((below, home)) => home.join(unescaped(below)),
+        None => text(word).into(),
+    }
 }
 
 /// Those that begin as `current`. A name with a character that a shell would obey is not offered.
@@ -192,5 +209,21 @@ mod tests {
         assert_eq!(line.store().unwrap(), PathBuf::from("/y"));
         let line = Line::of(["l", "--root", "'/x y'"].map(OsString::from).into_iter());
         assert_eq!(line.store().unwrap(), PathBuf::from("/x y"));
+    }
+
+    #[test]
+    fn a_path_is_read_as_a_shell_reads_it() {
+        let home = std::env::home_dir().unwrap();
+        for (word, expected) in [
+            (r"/x\ y/\'z\\w", PathBuf::from(r"/x y/'z\w")),
+            (r"/x\", PathBuf::from(r"/x\")),
+            (r"'/x\ y'", PathBuf::from(r"/x\ y")),
+            (r"~/x\ y", home.join("x y")),
+            ("'~/x'", PathBuf::from("~/x")),
+            ("\"~/x\"", PathBuf::from("~/x")),
+            (r"\~/x", PathBuf::from("~/x")),
+        ] {
+            assert_eq!(path(word), expected, "{word}");
+        }
     }
 }

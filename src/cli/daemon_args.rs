@@ -27,6 +27,7 @@ pub(crate) struct DaemonArgs {
 impl DaemonArgs {
     /// Returns the socket, from the arguments, the settings file or the default.
     pub(crate) fn socket(&self) -> Result<PathBuf> {
+        self.file.check_flag()?;
         Ok(match (&self.address, &self.state) {
             (Some(address), _) => address.clone(),
             (None, Some(state)) => state.join("images.sock"),

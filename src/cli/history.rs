@@ -74,6 +74,7 @@ impl History {
             let message = "the subject is empty: give the name of an image, or a whole digest";
             return Err(Error::InvalidArgument(message.into()).into());
         }
+        let filters = self.filters();
         let is_digest = crate::model::digest::validate(&self.subject).is_ok();
         let sought = quote(&self.subject);
         let subject = if is_digest { Of::Digest } else { Of::Name };
@@ -117,10 +118,28 @@ impl History {
         Ok(match is_empty {
             true => {
                 let noun = if is_digest { "digest" } else { "image" };
-                note(format_args!("lmdb-images: the log has no change of {noun} {sought}"));
+                note(format_args!(
+                    "lmdb-images: the log has no change of {noun} {sought}{filters}"
+                ));
                 std::process::ExitCode::FAILURE
             }
             false => std::process::ExitCode::SUCCESS,
         })
+    }
+
+    /// The flags that leave changes out, as the end of a sentence: " that fits --since and --before".
+    fn filters(&self) -> String {
+        let flags = [
+            (self.since.is_some(), "--since"),
+            (self.before.is_some(), "--before"),
+            (!self.namespaces.is_empty(), "--namespace"),
+        ];
+        let given: Vec<_> =
+            flags.iter().filter(|(given, _)| *given).map(|(_, flag)| *flag).collect();
+        match given.as_slice() {
+            [] => String::new(),
+            [one] => format!(" that fits {one}"),
+            [first @ .., last] => format!(" that fits {} and {last}", first.join(", ")),
+        }
     }
 }

@@ -108,6 +108,7 @@ struct StoreArgs {
 impl StoreArgs {
     /// Returns the folder, from the argument, the settings file or the default.
     fn folder(&self) -> Result<PathBuf> {
+        self.file.check_flag()?;
         match &self.root {
             Some(root) => Ok(root.clone()),
             None => Ok(self.file.read()?.root.unwrap_or_else(paths::default_root)),

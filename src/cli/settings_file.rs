@@ -53,21 +53,41 @@ impl File {
                 parse(&text, &path).map(Some)
             }
             (Ok(None), None) => Ok(None),
-            (Ok(None), Some(_)) => Err(self.file_error(&format!(
-                "there is no file {}: name another, or create it from the output of `lmdb-images config \
-                 default`",
-                path.display()
-            ))),
+            (Ok(None), Some(_)) => Err(self.missing(&path)),
             (Err(e), Some(_)) => Err(self.file_error(e.message())),
             (Err(e), None) => Err(e),
         }
     }
 
+    /// Checks that the file exists if the flag names it, for a command that needs no setting of it. A faulty file does
+    /// not hinder such a command, and neither does a variable, which may be older than the command.
+    ///
+    /// # Errors
+    /// If the file does not exist.
+    pub(crate) fn check_flag(&self) -> Result<()> {
+        match &self.config {
+            Some(path) if !self.is_by_variable() && !path.try_exists().unwrap_or(true) => {
+                Err(self.missing(path))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn missing(&self, path: &Path) -> Error {
+        self.file_error(&format!(
+            "there is no file {}: name another, or create it from the output of `lmdb-images config default`",
+            path.display()
+        ))
+    }
+
+    fn is_by_variable(&self) -> bool {
+        std::env::var_os(FILE_VARIABLE)
+            .is_some_and(|named| self.config.as_deref() == Some(Path::new(&named)))
+    }
+
     /// Returns an error that begins with the flag or the variable that named the file.
     fn file_error(&self, why: &str) -> Error {
-        let is_variable = std::env::var_os(FILE_VARIABLE)
-            .is_some_and(|named| self.config.as_deref() == Some(Path::new(&named)));
-        let by = if is_variable { FILE_VARIABLE } else { "--config" };
+        let by = if self.is_by_variable() { FILE_VARIABLE } else { "--config" };
         Error::InvalidArgument(format!("{by}: {why}"))
     }
 }

@@ -48,6 +48,7 @@ pub(crate) struct Top {
 impl Top {
     /// Reads the metrics, and shows them until it is ended.
     pub(crate) fn run(self) -> Result<(), Failure> {
+        self.file.check_flag()?;
         let address = match self.metrics_address.clone() {
             Some(address) => address,
             None => self.file.read()?.metrics_address.ok_or_else(|| {

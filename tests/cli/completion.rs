@@ -123,6 +123,13 @@ fn bash_completes_names_that_it_splits() {
         let found = offered_by_bash(dir.path(), &format!("lmdb-images {written}"), &split, current);
         assert_eq!(found, offered, "{written}");
     }
+    // Bash itself writes a blank in a path with a backslash.
+    std::os::unix::fs::symlink(dir.path(), dir.path().join("a folder")).unwrap();
+    let root = format!("{}/a\\ folder/root", dir.path().display());
+    let split = ["lmdb-images", "count", "--root", &root, "-n", "k"];
+    let line = split.join(" ");
+    let elsewhere = tempfile::tempdir().unwrap();
+    assert_eq!(offered_by_bash(elsewhere.path(), &line, &split, "k"), "k8s.io");
     // Here a blank is between the separator and the next word.
     let split = ["lmdb-images", "tag", "a", ":", "docker.io/library/a", ":", "1"];
     let line = "lmdb-images tag a: docker.io/library/a:1";

@@ -112,3 +112,23 @@ fn a_wrong_variable_is_called_by_its_name() {
     run(dir.path(), &["serve", "--max-calls", "many"]).failed(2, "'--max-calls <N>'");
     run(dir.path(), &["serve", "--state", &long]).failed(1, "--state: the socket path");
 }
+
+/// A faulty file must not hinder a command that needs no setting of it.
+#[test]
+fn a_file_that_the_flag_names_must_exist_also_if_no_setting_is_needed() {
+    let dir = super::store(&["a"]);
+    fs::write(dir.path().join("faulty"), "nonsense").unwrap();
+    for line in ["ls --root ROOT", "history a --root ROOT --state DIR/none"] {
+        let none = format!("{line} --config DIR/none.toml");
+        let status = if line.starts_with("ls") { 1 } else { 2 };
+        run(dir.path(), &args(dir.path(), &none)).failed(status, "--config: there is no file");
+        run(dir.path(), &args(dir.path(), &format!("{line} --config DIR/faulty"))).worked();
+        let mut command = program(dir.path());
+        command.args(args(dir.path(), line)).env("LMDB_IMAGES_CONFIG", "/nothing/here");
+        super::Ended(command.output().unwrap()).worked();
+    }
+    for line in ["health --address DIR/none.sock", "top --once --metrics-address DIR/none.sock"] {
+        let none = format!("{line} --config DIR/none.toml");
+        run(dir.path(), &args(dir.path(), &none)).failed(1, "--config: there is no file");
+    }
+}

@@ -190,7 +190,33 @@ fn a_command_that_finds_or_does_not_find_fails_with_2() {
         run(dir.path(), &args(dir.path(), line)).failed(2, error);
     }
     let none = run(dir.path(), &args(dir.path(), "history b --root ROOT --state DIR/none"));
-    none.failed(1, "no change of image");
+    none.failed(1, "no change of image \"b\"\n");
+}
+
+#[test]
+fn a_history_without_a_fitting_change_names_the_flags() {
+    let dir = store(&["a"]);
+    for (flags, names) in [
+        ("--since 2099-01-01T00:00:00Z", "--since"),
+        ("--before 1", "--before"),
+        ("-n other --before 1", "--before and --namespace"),
+        ("--before 1 -n other --since 2h", "--since, --before and --namespace"),
+    ] {
+        let line = format!("history a --root ROOT --state DIR/none {flags}");
+        let error = format!("the log has no change of image \"a\" that fits {names}\n");
+        run(dir.path(), &args(dir.path(), &line)).failed(1, &error);
+    }
+}
+
+#[test]
+fn a_faulty_regular_expression_is_reported_once() {
+    let dir = store(&["a"]);
+    for flags in ["", " --limit 1", " -A"] {
+        let ended = run(dir.path(), &args(dir.path(), &format!("ls --root ROOT name~=({flags}")));
+        ended.worked();
+        let error = "error compiling regexp \"(\": missing closing )";
+        assert_eq!(ended.err().matches(error).count(), 1, "{flags}: {}", ended.err());
+    }
 }
 
 /// The numbers of changes begin with 1. The service takes 0 for "not given".

@@ -34,6 +34,11 @@ impl Selection {
         self.is_all
     }
 
+    /// The query of the filters, without those of exclusion.
+    pub(crate) fn wanted(&self) -> &Query {
+        &self.wanted
+    }
+
     /// The prefix of the names of all matching images.
     pub(crate) fn name_prefix(&self) -> &[u8] {
         self.wanted.as_name_prefix().unwrap_or_default()
