@@ -1,10 +1,9 @@
 //! The health check of the store and, in proxy mode, of containerd.
 //!
 //! A check does real work. It reads the store, on this thread and on the writer thread. In proxy mode
-//! containerd's events must arrive, and containerd must report that it is healthy. A result is cached
-//! for [`CACHE_TTL`], so frequent checks cost little.
+//! containerd's events must arrive, and containerd must report that it is healthy. The result for each
+//! of the two is cached for [`CACHE_TTL`], so frequent checks cost little.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,6 @@ use tokio::time::timeout;
 
 use crate::api::health::health_check_response::ServingStatus;
 use crate::api::health::{HealthCheckRequest, HealthCheckResponse};
-use crate::containerd::client::GrpcClient;
 use crate::model::{Error, Result};
 use crate::proxy::images::ProxyImages;
 use crate::store::Store;
@@ -25,52 +23,53 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long containerd may take to answer.
 const CONTAINERD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a daemon may take to answer [`ask`]: longer than its own check of its parts.
-pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
-
 /// How long a result stays valid.
 const CACHE_TTL: Duration = Duration::from_millis(500);
 
-/// Checks whether the daemon can answer calls. Clones share the cached result.
+/// Checks whether the daemon can answer calls. Clones share the cached results.
 #[derive(Debug, Clone)]
 pub(crate) struct Health {
     store: Store,
     front: Option<ProxyImages>,
-    known: Arc<Mutex<Option<CachedVerdict>>>,
+    store_result: CachedResult,
+    containerd_result: CachedResult,
 }
+
+/// The last result of a check. Clones share it.
+#[derive(Debug, Clone, Default)]
+struct CachedResult(Arc<Mutex<Option<CheckResult>>>);
 
 /// The result of a check, and its time.
 #[derive(Debug)]
-struct CachedVerdict {
-    since: Instant,
+struct CheckResult {
+    at: Instant,
     found: Result<()>,
+}
+
+impl CachedResult {
+    /// The last result, or that of `check` if the last one is too old. One check runs at a time.
+    async fn get(&self, check: impl Future<Output = Result<()>>) -> Result<()> {
+        let mut last = self.0.lock().await;
+        if let Some(last) = last.as_ref().filter(|last| last.at.elapsed() < CACHE_TTL) {
+            return last.found.clone();
+        }
+        let found = check.await;
+        *last = Some(CheckResult { at: Instant::now(), found: found.clone() });
+        found
+    }
 }
 
 impl Health {
     /// Checks `store` and, in proxy mode, the containerd of `front`.
     pub(crate) fn new(store: Store, front: Option<ProxyImages>) -> Self {
-        Self { store, front, known: Arc::default() }
+        let (store_result, containerd_result) = Default::default();
+        Self { store, front, store_result, containerd_result }
     }
 
     /// Ok when the daemon can answer all calls.
     pub(crate) async fn check(&self) -> Result<()> {
-        let mut known = self.known.lock().await;
-        if let Some(known) = known.as_ref().filter(|known| known.since.elapsed() < CACHE_TTL) {
-            return known.found.clone();
-        }
-        let found = match self.store().await {
-            Ok(()) => self.containerd().await,
-            Err(e) => Err(e),
-        };
-        *known = Some(CachedVerdict { since: Instant::now(), found: found.clone() });
-        found
-    }
-
-    /// Ok when the store can be read and written.
-    pub(crate) async fn store(&self) -> Result<()> {
-        timeout(STORE_TIMEOUT, self.store.probe()).await.unwrap_or_else(|_| {
-            Err(Error::Unavailable(format!("the store did not answer within {:?}", STORE_TIMEOUT)))
-        })
+        self.store().await?;
+        self.containerd_result.get(self.containerd()).await
     }
 
     /// Ok when a restart would not help: the store answers, or its files have been removed from their
@@ -80,6 +79,17 @@ impl Health {
             Err(_) if self.store.check_files().is_err() => Ok(()),
             found => found,
         }
+    }
+
+    /// Ok when the store can be read and written.
+    async fn store(&self) -> Result<()> {
+        let probe = async {
+            timeout(STORE_TIMEOUT, self.store.probe()).await.unwrap_or_else(|_| {
+                let silent = format!("the store did not answer within {:?}", STORE_TIMEOUT);
+                Err(Error::Unavailable(silent))
+            })
+        };
+        self.store_result.get(probe).await
     }
 
     async fn containerd(&self) -> Result<()> {
@@ -102,21 +112,4 @@ impl Health {
             other => Err(unhealthy(format!("says that it is {other:?}"))),
         }
     }
-}
-
-/// Asks the daemon at `socket` by gRPC whether it serves.
-///
-/// # Errors
-/// `Unavailable` if the daemon does not answer within `time`.
-pub(crate) async fn ask(socket: &Path, time: Duration) -> Result<bool> {
-    let failed = |what: String| Error::Unavailable(format!("{}: {what}", socket.display()));
-    let (path, headers) = ("/grpc.health.v1.Health/Check", HeaderMap::new());
-    // `lazy` does not require a containerd at the other end.
-    let daemon = GrpcClient::lazy(socket);
-    let call = daemon.call(path, None, &headers, HealthCheckRequest::default());
-    let found: HealthCheckResponse = timeout(time, call)
-        .await
-        .map_err(|_| failed(format!("no answer within {:.1} s", time.as_secs_f64())))?
-        .map_err(|status| failed(format!("{:?}: {}", status.code(), status.message())))?;
-    Ok(found.status.enum_value() == Ok(ServingStatus::SERVING))
 }

@@ -3,8 +3,16 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::health::{REPLY_TIMEOUT, ask};
-use crate::model::Result;
+use http::HeaderMap;
+use tokio::time::timeout;
+
+use crate::api::health::health_check_response::ServingStatus;
+use crate::api::health::{HealthCheckRequest, HealthCheckResponse};
+use crate::containerd::client::GrpcClient;
+use crate::model::{Error, Result};
+
+/// How long a daemon may take to answer: longer than its own check of its parts.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Pause between two calls of [`wait`].
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -27,4 +35,21 @@ pub(crate) async fn wait(socket: &Path, time: Duration) -> Result<bool> {
             return outcome;
         }
     }
+}
+
+/// Asks the daemon at `socket` by gRPC whether it serves.
+///
+/// # Errors
+/// `Unavailable` if the daemon does not answer within `time`.
+async fn ask(socket: &Path, time: Duration) -> Result<bool> {
+    let failed = |what: String| Error::Unavailable(format!("{}: {what}", socket.display()));
+    let (path, headers) = ("/grpc.health.v1.Health/Check", HeaderMap::new());
+    // `lazy` does not require a containerd at the other end.
+    let daemon = GrpcClient::lazy(socket);
+    let call = daemon.call(path, None, &headers, HealthCheckRequest::default());
+    let found: HealthCheckResponse = timeout(time, call)
+        .await
+        .map_err(|_| failed(format!("no answer within {:.1} s", time.as_secs_f64())))?
+        .map_err(|status| failed(format!("{:?}: {}", status.code(), status.message())))?;
+    Ok(found.status.enum_value() == Ok(ServingStatus::SERVING))
 }

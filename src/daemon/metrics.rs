@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 
 use super::sockets::{self, Access, Socket, UnlinkOnDrop};
 use crate::daemon::reader_monitor::ReaderMonitor;
-use crate::health::{Health, REPLY_TIMEOUT, ask};
+use crate::health::Health;
 use crate::log_throttle::throttled_log;
 use crate::metrics::calls::Calls;
 use crate::metrics::{Upstream, names};
@@ -134,8 +134,6 @@ impl Address {
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
     registry: Arc<Registry>,
-    /// The daemon's own gRPC socket.
-    socket: Arc<Path>,
     health: Health,
 }
 
@@ -145,18 +143,18 @@ impl Pages for Metrics {
     }
 
     async fn health(&self) -> Verdict {
-        match self.ask().await? {
-            true => Ok("SERVING".into()),
-            false => match self.health.check().await {
-                Ok(()) => Err("NOT_SERVING".into()),
-                Err(e) => Err(format!("NOT_SERVING: {e}")),
-            },
+        match self.health.check().await {
+            Ok(()) => Ok("SERVING".into()),
+            Err(e) => Err(format!("NOT_SERVING: {e}")),
         }
     }
 
+    // Not by a call at the daemon's own socket: clients may fill it, and it may be another user's, or gone.
     async fn alive(&self) -> Verdict {
-        let serving = self.ask().await?;
-        Ok(if serving { "SERVING" } else { "NOT_SERVING" }.into())
+        match self.health.liveness().await {
+            Ok(()) => Ok("alive".into()),
+            Err(e) => Err(format!("the store does not answer: {e}")),
+        }
     }
 }
 
@@ -167,7 +165,6 @@ impl Metrics {
         readers: Arc<Mutex<ReaderMonitor>>,
         calls: &Calls,
         upstream: Option<&Upstream>,
-        socket: &Path,
         health: Health,
     ) -> Self {
         let mut registry = Registry::with_prefix("lmdb_images");
@@ -181,12 +178,7 @@ impl Metrics {
             readers,
             image_counts: Mutex::default(),
         }));
-        Self { registry: Arc::new(registry), socket: socket.into(), health }
-    }
-
-    /// Asks as a client would, so that the check has the same way as a call.
-    async fn ask(&self) -> std::result::Result<bool, String> {
-        ask(&self.socket, REPLY_TIMEOUT).await.map_err(|e| format!("UNREACHABLE: {e}"))
+        Self { registry: Arc::new(registry), health }
     }
 
     /// Encodes all metrics in the Prometheus text format.

@@ -152,7 +152,6 @@ impl Daemon {
                 monitored,
                 &limits.metrics,
                 upstream,
-                &daemon.grpc,
                 health.clone(),
             );
             daemon.metrics = Some(address);

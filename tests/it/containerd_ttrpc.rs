@@ -156,3 +156,28 @@ async fn an_open_call_is_answered_after_the_end_has_begun() {
     let (got, ()) = soon(async { tokio::join!(answer, daemon.stop()) }).await;
     assert_eq!(got, frame(RESPONSE));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_head_has_arrived_in_part_is_an_open_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let containerd = UnixListener::bind(ttrpc(dir.path())).unwrap();
+    let daemon = in_front(&dir).await;
+    let mut client = connect(&daemon).await;
+    let (mut server, _) = soon(containerd.accept()).await.unwrap();
+    let request = frame(REQUEST);
+    let (begun, rest) = request.split_at(5);
+    let mut got = [0; 10];
+    client.write_all(begun).await.unwrap();
+    soon(server.read_exact(&mut got[..5])).await.unwrap();
+    let call = async {
+        // A client that takes longer than a connection without a call may stay.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        client.write_all(rest).await.unwrap();
+        server.read_exact(&mut got[5..]).await.unwrap();
+        assert_eq!(got, frame(REQUEST));
+        server.write_all(&frame(RESPONSE)).await.unwrap();
+        client.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, frame(RESPONSE));
+    };
+    soon(async { tokio::join!(call, daemon.stop()) }).await;
+}

@@ -10,7 +10,7 @@ use lmdb_images::daemon::Daemon;
 use lmdb_images::daemon::metrics::Address;
 use lmdb_images::transport::Limits;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
 
 use crate::support::snapshot_holder::SnapshotHolder;
 use crate::support::{Client, IMAGES, Protocol, Served, channel, config, create, grpc, image};
@@ -216,11 +216,46 @@ async fn without_containerd_the_daemon_is_alive_and_not_healthy() {
         );
     };
     becomes("/health", "200", "SERVING\n").await;
-    becomes("/alive", "200", "SERVING\n").await;
+    becomes("/alive", "200", "alive\n").await;
+    let socket = alone.grpc().to_owned();
     alone.stop().await;
     becomes("/health", "503", "NOT_SERVING: containerd at ").await;
-    becomes("/alive", "200", "NOT_SERVING\n").await;
+    becomes("/alive", "200", "alive\n").await;
+    // A containerd that hangs: it accepts no connection.
+    let hanging = UnixListener::bind(&socket).unwrap();
+    becomes("/health", "503", "NOT_SERVING: containerd at ").await;
+    becomes("/alive", "200", "alive\n").await;
+    drop(hanging);
     front.stop().await;
+}
+
+/// A restart helps against neither, and would disconnect the clients that the daemon answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_checks_need_no_place_at_the_socket_and_no_file_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut served = config(dir.path(), Limits { connections: 4, ..Limits::default() });
+    served.metrics = Some("127.0.0.1:0".parse().unwrap());
+    let daemon = Daemon::start(&served).await.unwrap();
+    let are_ok = async |while_: &str| {
+        for page in ["/health", "/alive"] {
+            let (head, body) = request(daemon.metrics().unwrap(), &format!("GET {page}")).await;
+            assert!(head.starts_with("HTTP/1.1 200 "), "{page} while {while_}: {head}\n{body}");
+        }
+    };
+    let mut idle = Vec::new();
+    let full = async {
+        while value(&scrape(&daemon).await, "lmdb_images_connections_refused_total") == 0.0 {
+            idle.push(UnixStream::connect(daemon.grpc()).await.unwrap());
+        }
+    };
+    tokio::time::timeout(TEST_TIMEOUT, full).await.unwrap();
+    are_ok("clients fill the socket").await;
+    drop(idle);
+    std::fs::remove_file(daemon.grpc()).unwrap();
+    are_ok("the socket's file is gone").await;
+    let text = scrape(&daemon).await;
+    assert_eq!(value(&text, "lmdb_images_calls_total"), 0.0, "a check counts as a call\n{text}");
+    daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,12 +44,12 @@ impl TtrpcForwarder {
             Err(e) => return self.report(&e),
         };
         self.is_reported.store(false, Ordering::Relaxed);
-        let (mut client, mut open_calls) = CountedStream::new(client);
+        let (mut client, mut has_open_call) = CountedStream::new(client);
         let past_grace = async {
             stop.cancelled().await;
             let no_call_is_open = async {
                 tokio::time::sleep(GOAWAY_TIME).await;
-                let _ = open_calls.wait_for(|open| *open == 0).await;
+                let _ = has_open_call.wait_for(|is_open| !is_open).await;
             };
             let _ = tokio::time::timeout(DRAIN_GRACE, no_call_is_open).await;
         };

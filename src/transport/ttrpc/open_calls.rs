@@ -1,4 +1,4 @@
-//! Counts the calls of a forwarded connection that containerd has not answered, from the frames that pass.
+//! Whether a forwarded connection has a call that containerd has not answered, from the frames that pass.
 
 use std::io;
 use std::pin::Pin;
@@ -12,21 +12,30 @@ use crate::transport::ttrpc::frames::{Event, FrameScanner};
 
 /// The stream of a client, with its requests and the answers to them counted. The bytes are not changed.
 ///
-/// Bytes that are not ttrpc make a wrong count, which may be too high: the count is only a reason to end a connection
-/// early.
+/// Bytes that are not ttrpc, and answers without a request, make a wrong count, too high or too low. The count only
+/// decides how soon a connection ends when the daemon stops.
 pub(super) struct CountedStream<S> {
     stream: S,
     requests: FrameScanner,
     answers: FrameScanner,
-    open: watch::Sender<usize>,
+    /// The requests whose head has arrived, without those that are answered.
+    calls: usize,
+    has_open_call: watch::Sender<bool>,
 }
 
 impl<S> CountedStream<S> {
-    /// The stream, and the number of its open calls.
-    pub(super) fn new(stream: S) -> (Self, watch::Receiver<usize>) {
-        let (open, count) = watch::channel(0);
+    /// The stream, and whether it has an open call. A call is open from the first byte of its request to the last
+    /// byte of its answer.
+    pub(super) fn new(stream: S) -> (Self, watch::Receiver<bool>) {
+        let (has_open_call, seen) = watch::channel(false);
         let (requests, answers) = <(FrameScanner, FrameScanner)>::default();
-        (Self { stream, requests, answers, open }, count)
+        (Self { stream, requests, answers, calls: 0, has_open_call }, seen)
+    }
+
+    fn publish(&self) {
+        let has_open_call = self.calls > 0 || !self.requests.is_between();
+        self.has_open_call
+            .send_if_modified(|known| std::mem::replace(known, has_open_call) != has_open_call);
     }
 }
 
@@ -41,11 +50,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for CountedStream<S> {
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         let mut read = buf.filled().get(before..).unwrap_or_default();
         while let Some(event) = this.requests.take(&mut read) {
-            // From its head on, so that no request is cut in the middle.
             if matches!(event, Event::Head(head) if head.type_ == MESSAGE_TYPE_REQUEST) {
-                this.open.send_modify(|open| *open += 1);
+                this.calls += 1;
             }
         }
+        this.publish();
         Poll::Ready(Ok(()))
     }
 }
@@ -61,9 +70,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CountedStream<S> {
         let mut written = buf.get(..count).unwrap_or_default();
         while let Some(event) = this.answers.take(&mut written) {
             if matches!(event, Event::End(head) if head.type_ == MESSAGE_TYPE_RESPONSE) {
-                this.open.send_modify(|open| *open = open.saturating_sub(1));
+                this.calls = this.calls.saturating_sub(1);
             }
         }
+        this.publish();
         Poll::Ready(Ok(count))
     }
 
