@@ -113,16 +113,22 @@ fn frame(kind: u8) -> [u8; 10] {
     [0, 0, 0, 0, 0, 0, 0, 1, kind, 0]
 }
 
+/// A daemon, a client of it, and containerd's end of the client's connection.
+async fn connected(dir: &TempDir) -> (Daemon, UnixStream, UnixStream) {
+    let containerd = UnixListener::bind(ttrpc(dir.path())).unwrap();
+    let daemon = in_front(dir).await;
+    let client = connect(&daemon).await;
+    let (server, _) = soon(containerd.accept()).await.unwrap();
+    (daemon, client, server)
+}
+
 const REQUEST: u8 = 1;
 const RESPONSE: u8 = 2;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answered_client_that_stays_does_not_delay_the_end() {
     let dir = tempfile::tempdir().unwrap();
-    let containerd = UnixListener::bind(ttrpc(dir.path())).unwrap();
-    let daemon = in_front(&dir).await;
-    let mut client = connect(&daemon).await;
-    let (mut server, _) = soon(containerd.accept()).await.unwrap();
+    let (daemon, mut client, mut server) = connected(&dir).await;
     let mut got = [0; 10];
     client.write_all(&frame(REQUEST)).await.unwrap();
     soon(server.read_exact(&mut got)).await.unwrap();
@@ -139,10 +145,7 @@ async fn an_answered_client_that_stays_does_not_delay_the_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_call_is_answered_after_the_end_has_begun() {
     let dir = tempfile::tempdir().unwrap();
-    let containerd = UnixListener::bind(ttrpc(dir.path())).unwrap();
-    let daemon = in_front(&dir).await;
-    let mut client = connect(&daemon).await;
-    let (mut server, _) = soon(containerd.accept()).await.unwrap();
+    let (daemon, mut client, mut server) = connected(&dir).await;
     let mut got = [0; 10];
     client.write_all(&frame(REQUEST)).await.unwrap();
     soon(server.read_exact(&mut got)).await.unwrap();
@@ -160,10 +163,7 @@ async fn an_open_call_is_answered_after_the_end_has_begun() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_whose_head_has_arrived_in_part_is_an_open_call() {
     let dir = tempfile::tempdir().unwrap();
-    let containerd = UnixListener::bind(ttrpc(dir.path())).unwrap();
-    let daemon = in_front(&dir).await;
-    let mut client = connect(&daemon).await;
-    let (mut server, _) = soon(containerd.accept()).await.unwrap();
+    let (daemon, mut client, mut server) = connected(&dir).await;
     let request = frame(REQUEST);
     let (begun, rest) = request.split_at(5);
     let mut got = [0; 10];
